@@ -1,0 +1,99 @@
+"""Encoded prompts, and batches of them: token ids, mask, named positions, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One encoded prompt, unpadded: token ids, and the index of each named position in them."""
+
+    tokens: tuple[int, ...]
+    positions: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A base prompt, the source prompt that donates activations, and the token that answers the base prompt."""
+
+    base: Prompt
+    source: Prompt
+    answer: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A batch of prompts: tokens and mask [batch, seq]; positions: name -> [batch] indices into seq."""
+
+    tokens: Tensor
+    mask: Tensor
+    positions: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 2 or self.mask.shape != self.tokens.shape:
+            raise ValueError(f"tokens {tuple(self.tokens.shape)} and mask {tuple(self.mask.shape)}: not [batch, seq]")
+        for name, index in self.positions.items():
+            if index.shape != self.tokens.shape[:1]:
+                raise ValueError(f"position {name}: {tuple(index.shape)}, not [batch]")
+            if not self.mask[torch.arange(len(index)), index].all():
+                raise ValueError(f"position {name} lies on padding")
+
+    @property
+    def position_ids(self) -> Tensor:
+        """[batch, seq]: each token's place in its own prompt; 0 on left padding."""
+        return (self.mask.cumsum(-1) - 1).clamp(min=0)
+
+    def to(self, device: torch.device | str) -> Run:
+        """The same batch on `device`."""
+        moved = {name: index.to(device) for name, index in self.positions.items()}
+        return Run(self.tokens.to(device), self.mask.to(device), moved)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base run, its source run row by row, and the base's answer tokens [batch]."""
+
+    base: Run
+    source: Run
+    answer: Tensor
+
+    def __post_init__(self) -> None:
+        if not len(self.base.tokens) == len(self.source.tokens) == len(self.answer):
+            raise ValueError("base, source and answer differ in batch size")
+
+    def to(self, device: torch.device | str) -> Pair:
+        """The same batch on `device`."""
+        return Pair(self.base.to(device), self.source.to(device), self.answer.to(device))
+
+
+def padded(prompts: Sequence[Prompt], pad: int = 0, side: Side = "left") -> Run:
+    """The prompts as one batch, padded on `side` to the longest; every prompt names the same positions."""
+    width = max(len(prompt.tokens) for prompt in prompts)
+    tokens = torch.full((len(prompts), width), pad)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    offsets = []
+    for row, prompt in enumerate(prompts):
+        offset = width - len(prompt.tokens) if side == "left" else 0
+        tokens[row, offset : offset + len(prompt.tokens)] = torch.tensor(prompt.tokens)
+        mask[row, offset : offset + len(prompt.tokens)] = 1
+        offsets.append(offset)
+    positions = {
+        name: torch.tensor([prompt.positions[name] + offset for prompt, offset in zip(prompts, offsets, strict=True)])
+        for name in prompts[0].positions
+    }
+    return Run(tokens, mask, positions)
+
+
+def collate(examples: Sequence[Example], pad: int = 0, side: Side = "left") -> Pair:
+    """The examples as one padded batch of pairs."""
+    base = padded([example.base for example in examples], pad, side)
+    source = padded([example.source for example in examples], pad, side)
+    return Pair(base, source, torch.tensor([example.answer for example in examples]))

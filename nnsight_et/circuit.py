@@ -1,0 +1,131 @@
+"""Heads, groups of heads at a position, and circuits: their names and their JSON form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nnsight_et.errors import TaskError, accepted
+
+SCHEMA = 1
+_NAME = re.compile(r"L(\d+)H(\d+)")
+
+
+class Head(NamedTuple):
+    """One attention head; index counts query heads. Sorted heads are in the order a forward pass meets them."""
+
+    layer: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.index}"
+
+    @classmethod
+    def parse(cls, name: str) -> Head:
+        """The head called `name`, such as L9H3; TaskError if it is not a head's name."""
+        match = _NAME.fullmatch(name) if isinstance(name, str) else None
+        if match is None:
+            raise TaskError(f"{name!r} is not the name of a head; accepted: L<layer>H<index>, such as L9H3")
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Heads that do one job at one named position, the most important first."""
+
+    name: str
+    at: str
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Groups of heads at named positions (paper §4.1: a set of pairs of head and token)."""
+
+    groups: tuple[HeadGroup, ...]
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The named positions of the groups, each once, in the groups' order."""
+        return tuple(dict.fromkeys(group.at for group in self.groups))
+
+    @property
+    def size(self) -> int:
+        """How many (head, group) pairs there are; a head in two groups counts twice."""
+        return sum(len(group.heads) for group in self.groups)
+
+    def at(self, position: str) -> frozenset[Head]:
+        """The heads of all groups at `position`."""
+        return frozenset(head for group in self.groups if group.at == position for head in group.heads)
+
+    def group(self, name: str) -> HeadGroup:
+        """The group called `name`; TaskError if there is none."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise TaskError(f"the circuit has no group {name!r}; {accepted(name, (group.name for group in self.groups))}")
+
+    def check_fits(self, n_layers: int, n_heads: int, where: str) -> None:
+        """Raise TaskError if a head lies outside a model of n_layers x n_heads."""
+        for group in self.groups:
+            for head in group.heads:
+                if head.layer >= n_layers or head.index >= n_heads:
+                    raise TaskError(
+                        f"{where}: group {group.name} has {head}; the model has layers L0-L{n_layers - 1} "
+                        f"and heads H0-H{n_heads - 1}"
+                    )
+
+    def to_dict(self) -> dict:
+        """Plain data: {"schema": 1, "groups": [{"name", "at", "heads": ["L9H3", ...]}]}."""
+        groups = [
+            {"name": group.name, "at": group.at, "heads": [str(head) for head in group.heads]} for group in self.groups
+        ]
+        return {"schema": SCHEMA, "groups": groups}
+
+    def to_json(self) -> str:
+        """The circuit as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "circuit") -> Circuit:
+        """The circuit in `data` (the form of to_dict); TaskError naming `where` if it is not one."""
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("groups"), list):
+            raise TaskError(f'{where}: not a circuit; accepted: {{"schema": {SCHEMA}, "groups": [...]}}')
+        groups = tuple(_group(entry, f"{where}: groups[{i}]") for i, entry in enumerate(data["groups"]))
+        names = [group.name for group in groups]
+        if len(set(names)) < len(names):
+            raise TaskError(f"{where}: two groups have the same name among {', '.join(names)}")
+        return cls(groups)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "circuit") -> Circuit:
+        """The circuit written in `text`; TaskError naming `where` if it is not one."""
+        try:
+            data = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise TaskError(f"{where}: not JSON ({error})") from None
+        return cls.from_dict(data, where)
+
+
+def _group(entry: object, where: str) -> HeadGroup:
+    fields = entry if isinstance(entry, dict) else {}
+    name, at, heads = fields.get("name"), fields.get("at"), fields.get("heads")
+    if set(fields) != {"name", "at", "heads"} or not isinstance(name, str) or not isinstance(at, str):
+        raise TaskError(f'{where}: accepted: {{"name": text, "at": position, "heads": ["L9H3", ...]}}')
+    if not isinstance(heads, list):
+        raise TaskError(f"{where}: heads is not a list")
+    try:
+        parsed = tuple(Head.parse(head) for head in heads)
+    except TaskError as error:
+        raise TaskError(f"{where}: {error}") from None
+    if len(set(parsed)) < len(parsed):
+        raise TaskError(f"{where}: the head {_repeated(parsed)} is there twice")
+    return HeadGroup(name, at, parsed)
+
+
+def _repeated(heads: Iterable[Head]) -> Head:
+    seen: set[Head] = set()
+    return next(head for head in heads if head in seen or seen.add(head))

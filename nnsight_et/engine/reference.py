@@ -1,0 +1,116 @@
+"""The definition: two whole forward passes per path, nothing cached, nothing skipped. Written for reading.
+
+`engine: reference` in a manifest runs it; tests and self-checks compare the default engine with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Pair, Run
+from nnsight_et.circuit import Head
+from nnsight_et.engine.readout import Readout, plain, readout
+from nnsight_et.models.model import Model, Via
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """z of one layer for every token: values [batch, seq, head, d_head] where `where` [batch, seq, head] is true."""
+
+    values: Tensor
+    where: Tensor
+
+
+def head_outputs(model: Model, run: Run) -> list[Tensor]:
+    """Per layer z [batch, seq, head, d_head] of a plain run."""
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        z = []
+        for layer in range(model.n_layers):
+            z.append(model.z(layer))
+    return z
+
+
+def replaced(model: Model, run: Run, replacements: dict[int, Replacement], answer: Tensor) -> Readout:
+    """[batch]: the readout of a run in which head outputs of some layers are replaced; later layers see it."""
+    row = torch.arange(len(run.tokens), device=model.device)
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        for layer, replacement in sorted(replacements.items()):
+            z = model.z(layer)
+            model.write_z(layer, torch.where(replacement.where[..., None], replacement.values, z))
+        outcome = readout(model.logits()[row, run.positions["last"]], answer)
+    return outcome
+
+
+def path_effects(
+    model: Model, pair: Pair, at: str, senders: Sequence[Head], receivers: Sequence[Head], via: Via | None
+) -> tuple[Readout, list[Readout]]:
+    """The base run's readout [batch], and one per sender when only the path from it to the receivers donates (§4.1).
+
+    Without receivers the path ends in the logits. Senders and receivers are at position `at`.
+    """
+    base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
+    clean = plain(model, pair.base, pair.answer)
+    patched = []
+    for sender in senders:
+        frozen = frozen_but(pair, at, sender, base_z, source_z)
+        if via is None:
+            patched.append(replaced(model, pair.base, frozen, pair.answer))
+        else:
+            inputs = receiver_inputs(model, pair.base, frozen, receivers, via)
+            patched.append(with_inputs(model, pair, at, inputs, receivers, via))
+    return clean, patched
+
+
+def frozen_but(
+    pair: Pair, at: str, sender: Head, base_z: list[Tensor], source_z: list[Tensor]
+) -> dict[int, Replacement]:
+    """Every head from the position on as in the base run, except the sender at the position, as in the source run."""
+    row = torch.arange(len(pair.answer), device=pair.answer.device)
+    position = pair.base.positions[at]
+    columns = torch.arange(pair.base.tokens.shape[1], device=pair.answer.device)
+    replacements = {}
+    for layer, z in enumerate(base_z):
+        values = z.clone()
+        if layer == sender.layer:
+            donated = source_z[layer][row, pair.source.positions[at], sender.index]
+            values[row, position, sender.index] = donated
+        where = (columns >= position[:, None])[..., None].expand(values.shape[:-1])
+        replacements[layer] = Replacement(values, where)
+    return replacements
+
+
+def receiver_inputs(
+    model: Model, run: Run, frozen: dict[int, Replacement], receivers: Sequence[Head], via: Via
+) -> dict[int, Tensor]:
+    """Receiver layer -> its queries, keys or values [batch, seq, head, d_head] in the frozen run (run 1)."""
+    layers = {receiver.layer for receiver in receivers}
+    inputs = {}
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        for layer in range(model.n_layers):
+            if layer in layers:
+                inputs[layer] = model.projection(layer, via)
+            z = model.z(layer)
+            model.write_z(layer, torch.where(frozen[layer].where[..., None], frozen[layer].values, z))
+    return inputs
+
+
+def with_inputs(
+    model: Model, pair: Pair, at: str, inputs: dict[int, Tensor], receivers: Sequence[Head], via: Via
+) -> Readout:
+    """[batch]: the base run with all receivers' inputs at the position replaced at once, nothing frozen (run 2)."""
+    run, position = pair.base, pair.base.positions[at]
+    row = torch.arange(len(run.tokens), device=model.device)
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        for layer in sorted(inputs):
+            current = model.projection(layer, via).clone()
+            for receiver in receivers:
+                if receiver.layer == layer:
+                    index = model.receiver(receiver.index, via)
+                    current[row, position, index] = inputs[layer][row, position, index]
+            model.write_projection(layer, via, current)
+        outcome = readout(model.logits()[row, run.positions["last"]], pair.answer)
+    return outcome

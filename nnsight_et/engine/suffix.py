@@ -1,0 +1,145 @@
+"""The suffix pass: the base run again from some layer up, for its live tokens only, in many variants at once.
+
+Each variant sees the fixed tokens through the captured cache, and itself. Variants stand side by side on the sequence
+axis ("branches", under a 4-D mask) and, past `branch_tokens` tokens, on top of each other as rows of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.capture import Capture
+from nnsight_et.engine.readout import Readout, joined, readout
+from nnsight_et.models.model import Model
+
+Site = Literal["query", "key", "value", "z"]
+SITES: tuple[Site, ...] = ("query", "key", "value", "z")  # in the order of a forward pass
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Values for some heads of one layer at one live token per example.
+
+    values [variant or 1, batch, k, d_head] replace what the run computes for heads [k]; keep [variant, k], where given,
+    is how much of the run's own value stays: booleans choose, numbers in [0, 1] mix (and carry gradients).
+    """
+
+    layer: int
+    site: Site
+    slot: Tensor  # [batch], among the live tokens
+    heads: Tensor  # [k]
+    values: Tensor
+    keep: Tensor | None = None
+
+    def chosen(self, variants: Tensor) -> Edit:
+        """The same edit for some of the variants."""
+        values = self.values if len(self.values) == 1 else self.values[variants]
+        keep = self.keep if self.keep is None else self.keep[variants]
+        return Edit(self.layer, self.site, self.slot, self.heads, values, keep)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How variants lie in one forward: row r and branch j hold variant r * branches + j."""
+
+    rows: int
+    branches: int
+    batch: int
+    live: int
+
+    def spread(self, live: Tensor) -> Tensor:
+        """[rows * batch, branches * m, ...] from [batch, m, ...]: the same for every variant."""
+        return live.repeat(self.rows, self.branches, *([1] * (live.ndim - 2)))
+
+    def by_variant(self, tokens: Tensor) -> Tensor:
+        """[rows, branches, batch, m, ...]: a view of [rows * batch, branches * m, ...]."""
+        return tokens.unflatten(0, (self.rows, self.batch)).unflatten(2, (self.branches, self.live)).transpose(1, 2)
+
+
+def suffix(
+    model: Model, capture: Capture, start: int, edits: Sequence[Edit], answer: Tensor, variants: int, chunks: Chunks
+) -> Readout:
+    """[variant, batch]: the readout of every variant of the captured run, recomputed from layer `start` up."""
+    parts, live = [], capture.live.shape[1]
+    step = chunks.variants(len(capture.live), live)
+    for first in range(0, variants, step):
+        count = min(step, variants - first)
+        rows = ceil(count * live / max(chunks.branch_tokens, live))
+        layout = Layout(rows, ceil(count / rows), len(capture.live), live)
+        padded = torch.arange(rows * layout.branches, device=model.device).clamp(max=count - 1) + first
+        here = [edit.chosen(padded) for edit in edits]
+        outcome = _pass(model, capture, start, here, answer, layout)
+        parts.append(Readout(outcome.probability[:count], outcome.logit[:count], outcome.predicted[:count]))
+    return joined(parts)
+
+
+def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], answer: Tensor, layout: Layout) -> Readout:
+    row = torch.arange(layout.batch, device=model.device)[:, None]
+    tokens = layout.spread(capture.run.tokens[row, capture.live])
+    places = layout.spread(capture.run.position_ids[row, capture.live])
+    last = layout.spread(capture.slot(capture.run.positions["last"])[:, None])
+    last = last + torch.arange(layout.branches, device=model.device) * layout.live  # [rows * batch, branches]
+    every_row = torch.arange(len(tokens), device=model.device)[:, None]
+    with model.trace(tokens, places, _mask(model, capture, layout), cache=_prefix(capture, start, layout.rows)):
+        if start:
+            model.skip_layers(range(start), layout.spread(capture.entering[start]))
+        for layer in range(start, model.n_layers):
+            for edit in (edit for site in SITES for edit in edits if (edit.layer, edit.site) == (layer, site)):
+                _apply(model, edit, layout)
+        model.narrow_unembedding(every_row, last)
+        logits = model.logits().unflatten(0, (layout.rows, layout.batch)).transpose(1, 2).flatten(0, 1)
+        outcome = readout(logits, answer)  # [variant, batch]
+    return outcome
+
+
+def _apply(model: Model, edit: Edit, layout: Layout) -> None:
+    """Inside a trace: write one edit into every variant."""
+    whole = model.z(edit.layer) if edit.site == "z" else model.projection(edit.layer, edit.site)
+    whole = whole.clone()
+    view = layout.by_variant(whole)
+    row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.slot[:, None]
+    shape = (layout.rows, layout.branches, layout.batch, len(edit.heads), model.d_head)
+    values = edit.values.expand(layout.rows * layout.branches, -1, -1, -1).reshape(shape).to(whole.dtype)
+    if edit.keep is not None:
+        current = view[:, :, row, slot, edit.heads]
+        keep = edit.keep.unflatten(0, (layout.rows, layout.branches))[:, :, None, :, None]
+        choose = keep.dtype == torch.bool
+        values = torch.where(keep, current, values) if choose else keep * current + (1 - keep) * values
+    view[:, :, row, slot, edit.heads] = values
+    if edit.site == "z":
+        model.write_z(edit.layer, whole)
+    else:
+        model.write_projection(edit.layer, edit.site, whole)
+
+
+def _prefix(capture: Capture, start: int, rows: int) -> DynamicCache:
+    """A fresh cache with the fixed tokens' keys and values; skipped layers get one number, which nobody reads."""
+    layers = []
+    for layer, (keys, values) in enumerate(capture.cache):
+        if layer < start:
+            layers.append((keys.new_zeros(1, 1, 1, 1), values.new_zeros(1, 1, 1, 1)))
+        else:
+            layers.append((keys.repeat(rows, 1, 1, 1), values.repeat(rows, 1, 1, 1)))
+    return DynamicCache(layers)
+
+
+def _mask(model: Model, capture: Capture, layout: Layout) -> Tensor:
+    """[rows * batch, 1, branches * m, c + branches * m]: every branch sees the fixed tokens before it, and itself."""
+    m, branches = layout.live, layout.branches
+    real = capture.run.mask.bool().gather(1, capture.live)[:, None]  # [batch, 1, m]
+    order = torch.arange(m, device=model.device)
+    itself = (order <= order[:, None]) & real | (order == order[:, None])  # [batch, m, m]; padding sees itself alone
+    own = torch.zeros(layout.batch, branches, m, branches, m, dtype=torch.bool, device=model.device)
+    one = torch.arange(branches, device=model.device)
+    own[:, one, :, one] = itself.expand(branches, -1, -1, -1)
+    sees = torch.cat([capture.visible.repeat(1, branches, 1), own.flatten(3).flatten(1, 2)], -1)
+    added = torch.zeros(sees.shape, dtype=model.dtype, device=model.device)
+    return added.masked_fill(~sees, torch.finfo(model.dtype).min).repeat(layout.rows, 1, 1)[:, None]

@@ -1,0 +1,54 @@
+"""What can go wrong, and the exit code the shell gives it.
+
+NnsightEtError
+├── ManifestError      the manifest or an option: its text, a name, a number (2)
+├── TaskError          data that cannot be made as asked, or a circuit file that does not fit (2)
+├── UnsupportedModel   a model that cannot be found, read, or taken apart (2)
+├── ExperimentError    an experiment that ran and failed (1)
+└── ResultError        a result that is damaged, or a run directory somebody else holds (1)
+
+A message says where, what was found, and what is accepted. Anything else raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NnsightEtError(Exception):
+    """Base of all errors a user can cause or mend; the shell prints the message alone."""
+
+    exit_code = 2
+
+
+class ManifestError(NnsightEtError):
+    """The manifest, or an option given for it, cannot be used as written."""
+
+
+class TaskError(NnsightEtError):
+    """The task's data or a circuit does not fit: an object of two tokens, an unknown position, a missing head."""
+
+
+class UnsupportedModel(NnsightEtError):
+    """A model that cannot be found, read, or taken apart."""
+
+
+class ExperimentError(NnsightEtError):
+    """An experiment that started and could not be finished."""
+
+    exit_code = 1
+
+
+class ResultError(NnsightEtError):
+    """A result on disk that is damaged, of another schema, or held by another process."""
+
+    exit_code = 1
+
+
+def accepted(found: str, names: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the closest one if there is one, and all that are accepted."""
+    known = list(names)
+    close = get_close_matches(found, known, n=1)
+    listed = ", ".join(known) if known else "none"
+    return f"did you mean '{close[0]}'? accepted: {listed}" if close else f"accepted: {listed}"

@@ -1,0 +1,1 @@
+"""The paper's methods, one a file, each a few lines on top of the engine."""

@@ -1,0 +1,78 @@
+"""Path patching (§4.1): what the answer's probability loses when one path, from a head to later heads, breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import nnsight
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Pair
+from nnsight_et.circuit import Head
+from nnsight_et.engine import one_token, reference
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.capture import captured, head_outputs, suffix_of
+from nnsight_et.engine.one_token import Receivers
+from nnsight_et.engine.readout import Readout, joined, readout, stacked
+from nnsight_et.engine.suffix import Edit, suffix
+from nnsight_et.models.model import Model, Via
+
+
+@dataclass(frozen=True)
+class Path:
+    """From a sender at position `at` into the `via` of receivers there, or, without receivers, into the logits."""
+
+    at: str
+    via: Via | None = None
+    receivers: tuple[Head, ...] = ()
+
+    def reaching(self, n_layers: int, n_heads: int) -> list[Head]:
+        """The senders that can reach the end of the path, row-major: all, or those below the last receiver's layer."""
+        end = max((head.layer for head in self.receivers), default=n_layers)
+        return [Head(layer, index) for layer in range(end) for index in range(n_heads)]
+
+
+def path_probabilities(
+    model: Model, pair: Pair, path: Path, senders: Sequence[Head], engine: str, chunks: Chunks
+) -> dict[str, Tensor]:
+    """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
+
+    Senders that cannot reach the end of the path are not accepted: Path.reaching lists those that can.
+    """
+    with model.session():
+        effects = _reference_effects if engine == "reference" else _effects
+        outcome = nnsight.save(effects(model, pair, path, sorted(senders), chunks))
+    return outcome
+
+
+def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
+    at, answer = pair.base.positions[path.at], pair.answer
+    receivers = Receivers.of(model, path.receivers, path.via) if path.via else None
+    ends = sorted(receivers.heads) if receivers else []
+    layers = sorted({sender.layer for sender in senders})
+    starts = {layer: next(end for end in ends if end > layer) for layer in layers} if receivers else {}
+    capture = captured(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
+    step = chunks.variants(len(answer), capture.live.shape[1])
+    source_z = head_outputs(model, pair.source, pair.source.positions[path.at], layers)
+    parts: list[Readout] = []
+    for layer, group in groupby(senders, lambda head: head.layer):
+        heads = torch.tensor([head.index for head in group], device=model.device)
+        for some in heads.split(step):
+            if receivers is None:
+                parts.append(one_token.to_logits(model, capture.token, layer, some, source_z[layer], answer))
+                continue
+            inputs = one_token.to_receivers(model, capture.token, layer, some, source_z[layer], receivers)
+            slot = capture.slot(at)
+            edits = [Edit(end, receivers.via, slot, receivers.heads[end], values) for end, values in inputs.items()]
+            parts.append(suffix(model, capture, starts[layer], edits, answer, len(some), chunks))
+    return {"base": readout(capture.logits, answer).probability.cpu(), "patched": joined(parts).probability.cpu()}
+
+
+def _reference_effects(
+    model: Model, pair: Pair, path: Path, senders: Sequence[Head], chunks: Chunks
+) -> dict[str, Tensor]:
+    base, patched = reference.path_effects(model, pair, path.at, senders, path.receivers, path.via)
+    return {"base": base.probability.cpu(), "patched": stacked(patched).probability.cpu()}

@@ -1,0 +1,71 @@
+"""Cells: one batch of examples of one step of a job, measured once and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Example, Prompt
+from nnsight_et.jobs.work import Progress, Work
+from nnsight_et.plan import Job, ModelChoice, digest
+from nnsight_et.tasks.boxes import VERSION
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a job on one model: its examples, cut into batches of their indices."""
+
+    job: Job
+    choice: ModelChoice
+    name: str
+    examples: Sequence[Example]
+    batches: tuple[tuple[int, ...], ...]
+
+
+def measured(
+    work: Work, step: Step, what: dict[str, Any], measure: Callable[[Sequence[Example]], dict[str, Tensor]]
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Tensors by name [..., example] over all of the step's examples, in their order.
+
+    `what` says what `measure` makes of a batch: with the data, the model and how it runs it is the name of the cell.
+    """
+    cells, reused = [], 0
+    for done, batch in enumerate(step.batches, start=1):
+        some = [step.examples[index] for index in batch]
+        key = work.key(step.job, step.choice, what | {"data": data_digest(some)})
+        cell = work.stored(key)
+        reused += cell is not None
+        cells.append(work.kept(key, measure(some)) if cell is None else cell)
+        yield Progress(step.job.name, step.name, done, len(step.batches), reused)
+    back = torch.tensor([index for batch in step.batches for index in batch]).argsort()
+    return {name: torch.cat([cell[name] for cell in cells], -1)[..., back] for name in cells[0]}
+
+
+def batches(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[tuple[int, ...]]:
+    """Indices of examples in batches of at most `most`, from each one's (group, length).
+
+    Only examples of one group share a batch; within it they are sorted by length, equal ones in their order.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):
+        if batch and (len(batch) == most or sizes[index][0] != sizes[batch[0]][0]):
+            yield tuple(batch)
+            batch = []
+        batch.append(index)
+    if batch:
+        yield tuple(batch)
+
+
+def data_digest(data: Sequence[Example] | Sequence[Prompt]) -> str:
+    """Digest of encoded examples or prompts, in their order."""
+    return digest([VERSION, [_plain(entry) for entry in data]])
+
+
+def _plain(entry: Example | Prompt) -> list[Any]:
+    if isinstance(entry, Prompt):
+        return [entry.tokens, sorted(entry.positions.items())]
+    return [_plain(entry.base), _plain(entry.source), entry.answer]

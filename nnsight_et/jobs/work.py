@@ -1,0 +1,146 @@
+"""What jobs share: models in memory, data, chunk sizes, and the cells already measured."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Example, Pair, Prompt, collate, padded
+from nnsight_et.circuit import Circuit
+from nnsight_et.disk import write_file
+from nnsight_et.engine.budget import Chunks, chunks
+from nnsight_et.interventions.ablation import Question
+from nnsight_et.manifest import BoxesTask
+from nnsight_et.models.load import Files, found, loaded, shape_of, tokenizer_of
+from nnsight_et.models.model import Model
+from nnsight_et.models.named import Shape
+from nnsight_et.plan import Job, ModelChoice, digest
+from nnsight_et.store import Result, Store
+from nnsight_et.tasks.boxes import OBJECTS, Boxes
+
+ENGINE_VERSION = 1  # raised when the same words start to mean other numbers: cells of before are not used
+CHUNKS = "chunks.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One more cell of an experiment's step is done; `reused` of those `done` came from the store."""
+
+    experiment: str
+    step: str
+    done: int
+    total: int
+    reused: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job has found: tensors by name, headline numbers, and a digest of the data it was found on."""
+
+    scores: dict[str, Tensor]
+    summary: dict[str, Any]
+    data_digest: str
+
+
+@dataclass
+class Work:
+    """One run in progress: the store, its folder, where models run, and what was loaded or found so far."""
+
+    store: Store
+    folder: Path
+    device: str
+    memory: int | None
+    fresh: bool
+    results: dict[str, Result] = field(default_factory=dict)
+    _files: dict[str, Files] = field(default_factory=dict)
+    _in_memory: tuple[str, Model] | None = None
+
+    def files(self, choice: ModelChoice) -> Files:
+        """The model's files and fingerprint."""
+        if choice.name not in self._files:
+            self._files[choice.name] = found(choice.name, choice.spec)
+        return self._files[choice.name]
+
+    def shape(self, choice: ModelChoice) -> Shape:
+        """The model's sizes, from its configuration."""
+        return shape_of(self.files(choice))
+
+    def model(self, job: Job, choice: ModelChoice) -> Model:
+        """The model in memory; the one before it leaves."""
+        if self._in_memory is None or self._in_memory[0] != choice.name:
+            self._in_memory = None
+            gc.collect()
+            self._in_memory = (choice.name, loaded(self.files(choice), choice.dtype, self.device, job.attention))
+        return self._in_memory[1]
+
+    def chunks(self, job: Job, choice: ModelChoice, prompt_tokens: int) -> Chunks:
+        """The model's chunk sizes: chosen once per run directory, so that a resumed run gives the same bytes."""
+        name = f"{choice.name}/{choice.dtype}/{prompt_tokens}"
+        if name not in self._chunks:
+            self._chunks[name] = chunks(self.model(job, choice), prompt_tokens, self.memory)
+            plain = {key: value.to_dict() for key, value in self._chunks.items()}
+            write_file(self.folder / CHUNKS, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
+        return self._chunks[name]
+
+    @cached_property
+    def _chunks(self) -> dict[str, Chunks]:
+        path = self.folder / CHUNKS
+        if not path.is_file():
+            return {}
+        return {key: Chunks(**value) for key, value in json.loads(path.read_text()).items()}
+
+    def key(self, job: Job, choice: ModelChoice, what: dict[str, Any]) -> str:
+        """The name of a cell: a digest of the model, how it runs, and `what` is measured on which data."""
+        setting = {"engine": job.engine, "version": ENGINE_VERSION, "dtype": choice.dtype, "attention": job.attention}
+        return digest({"model": self.files(choice).fingerprint, **setting, **what})
+
+    def stored(self, key: str) -> dict[str, Tensor] | None:
+        """The cell of that name, unless this run is to measure everything afresh."""
+        return None if self.fresh else self.store.cell(key)
+
+    def kept(self, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The cell's tensors, now also in the store."""
+        self.store.write_cell(key, tensors)
+        return tensors
+
+    def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
+        """Pairs of the job's task for the model's tokenizer."""
+        return task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+
+    def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
+        """Single prompts of the job's task: what mean ablation averages over."""
+        return task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
+
+    def pad(self, choice: ModelChoice) -> int:
+        """The tokenizer's padding token."""
+        pad = tokenizer_of(self.files(choice)).pad_token_id
+        assert isinstance(pad, int)
+        return pad
+
+    def pair(self, model: Model, choice: ModelChoice, examples: Sequence[Example]) -> Pair:
+        """The examples as one batch on the model's device."""
+        return collate(examples, self.pad(choice)).to(model.device)
+
+    def question(self, model: Model, choice: ModelChoice, examples: Sequence[Example]) -> Question:
+        """The examples' base prompts and answers as one batch on the model's device."""
+        run = padded([example.base for example in examples], self.pad(choice)).to(model.device)
+        return Question(run, torch.tensor([example.answer for example in examples], device=model.device))
+
+    def circuit(self, job: Job) -> Circuit:
+        """The circuit the job uses: from its file, or found by the experiment it needs."""
+        if job.circuit is not None:
+            return job.circuit
+        return Circuit.from_dict(self.results[job.needs[0]].header.summary["circuit"], f"experiment {job.needs[0]}")
+
+
+def task_of(task: BoxesTask) -> Boxes:
+    """The generator of a manifest's task."""
+    return Boxes(task.boxes, task.objects or OBJECTS)

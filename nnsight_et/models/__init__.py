@@ -1,0 +1,1 @@
+"""Models: their names, their parts, and how they are loaded."""

@@ -1,0 +1,63 @@
+"""The models known by name, as data: where their weights are and how large they are. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+EMBEDDED = Path(__file__).parent.parent / "zoo" / "embedded"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model: what plans and memory estimates need before any weight is read."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_model: int
+    d_mlp: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Where a model's weights are: a folder or hub id, and those of a LoRA adapter over it."""
+
+    path: str
+    adapter: str | None = None
+    revision: str | None = None
+    adapter_revision: str | None = None
+    tokenizer: str | None = None  # a folder or hub id, where it is not beside the weights
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model with a name of its own in this package."""
+
+    spec: ModelSpec
+    shape: Shape
+    description: str
+
+
+LLAMA_7B = Shape(n_layers=32, n_heads=32, n_kv_heads=32, d_head=128, d_model=4096, d_mlp=11008, vocabulary=32000)
+TINY = Shape(n_layers=5, n_heads=8, n_kv_heads=8, d_head=32, d_model=160, d_mlp=256, vocabulary=256)
+
+
+def _embedded(folder: str, adapter: str | None = None) -> ModelSpec:
+    return ModelSpec(str(EMBEDDED / folder), adapter and str(EMBEDDED / adapter), tokenizer=str(EMBEDDED / "tokenizer"))
+
+
+NAMED: dict[str, NamedModel] = {
+    "llama": NamedModel(ModelSpec("huggyllama/llama-7b"), LLAMA_7B, "LLaMA-7B, pretrained"),
+    "vicuna": NamedModel(ModelSpec("AlekseyKorshuk/vicuna-7b"), LLAMA_7B, "LLaMA-7B finetuned on conversations"),
+    "goat": NamedModel(
+        ModelSpec("huggyllama/llama-7b", adapter="tiedong/goat-lora-7b"), LLAMA_7B, "LLaMA-7B + LoRA on arithmetic"
+    ),
+    "float": NamedModel(ModelSpec("nikhil07prakash/float-7b"), LLAMA_7B, "LLaMA-7B finetuned on arithmetic"),
+    "llama-tiny": NamedModel(_embedded("llama-tiny"), TINY, "embedded stand-in for llama"),
+    "vicuna-tiny": NamedModel(_embedded("vicuna-tiny"), TINY, "embedded, finetuned on rephrased prompts"),
+    "goat-tiny": NamedModel(_embedded("llama-tiny", "goat-tiny"), TINY, "llama-tiny + LoRA on arithmetic and boxes"),
+    "float-tiny": NamedModel(_embedded("float-tiny"), TINY, "embedded, finetuned on arithmetic and boxes"),
+}

@@ -1,0 +1,121 @@
+"""Manifest -> results: every job in order, every finished piece of work stored at once. Sees every layer."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from nnsight_et.errors import ManifestError, ResultError, accepted
+from nnsight_et.jobs import faithfulness, path_patching
+from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
+from nnsight_et.manifest import Manifest
+from nnsight_et.plan import Job, Plan, digest, plan
+from nnsight_et.store import ModelRecord, Result, ResultHeader, Store, read_result, write_result
+from nnsight_et.tasks.boxes import VERSION
+
+METHODS = {"path_patching": path_patching, "faithfulness": faithfulness}
+PACKAGES = ("nnsight_et", "nnsight", "torch", "transformers")
+
+__all__ = ["METHODS", "Progress", "run", "run_folder"]
+
+
+def run_folder(manifest: Manifest, root: Path) -> Path:
+    """Where the manifest's results are, or will be."""
+    return Store(root).folder(plan(manifest))
+
+
+def run(manifest: Manifest, root: Path, only: Sequence[str] = (), fresh: bool = False) -> Iterator[Progress]:
+    """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.
+
+    What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work.
+    """
+    whole = plan(manifest)
+    jobs = _chosen(whole, only)
+    store = Store(root)
+    folder = store.folder(whole)
+    device = _device(manifest.device)
+    with store.writing(folder):
+        store.sweep(folder)
+        work = Work(store, folder, device, manifest.memory_bytes, fresh)
+        for job in jobs:
+            METHODS[job.spec.method].check(work, job)
+        for job in jobs:
+            try:
+                yield from _finished(work, job)
+            except Exception as error:
+                error.add_note(f"while running {job.name}")
+                raise
+
+
+def _finished(work: Work, job: Job) -> Iterator[Progress]:
+    """Read the job's result, or measure and write it; afterwards it is among the work's results."""
+    place, identity = work.folder / job.name, _identity(work, job)
+    result = None if work.fresh else _earlier(place, identity)
+    if result is not None:
+        yield Progress(job.name, job.spec.method, 1, 1, 1)
+    else:
+        start = time.monotonic()
+        outcome = yield from METHODS[job.spec.method].measure(work, job)
+        write_result(place, Result(_header(work, job, identity, outcome, time.monotonic() - start), outcome.scores))
+        result = read_result(place)
+    work.results[job.name] = result
+
+
+def _earlier(place: Path, identity: str) -> Result | None:
+    """The result at `place`, if it is there, whole, and of the same work."""
+    try:
+        result = read_result(place)
+    except ResultError:
+        return None
+    return result if result.header.identity == identity else None
+
+
+def _identity(work: Work, job: Job) -> str:
+    """Digest of what is computed: the job, its models' files, its circuits, and the versions of data and engine."""
+    prints = [work.files(choice).fingerprint for choice in job.models]
+    needs = [work.results[name].header.identity for name in job.needs]
+    return digest({"job": job.id, "models": prints, "needs": needs, "data": VERSION, "engine": ENGINE_VERSION})
+
+
+def _header(work: Work, job: Job, identity: str, outcome: Outcome, seconds: float) -> ResultHeader:
+    records = [
+        ModelRecord(name=choice.name, fingerprint=work.files(choice).fingerprint, description=_source(choice.spec.path))
+        for choice in job.models
+    ]
+    return ResultHeader(
+        job=job.to_dict(),
+        job_id=job.id,
+        identity=identity,
+        models=records,
+        data_digest=outcome.data_digest,
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        device=work.device,
+        seconds=round(seconds, 3),
+        summary=outcome.summary,
+    )
+
+
+def _source(path: str) -> str:
+    """A hub id as it is; of a folder its name, not where this machine has it."""
+    return Path(path).name if Path(path).is_dir() else path
+
+
+def _chosen(whole: Plan, only: Sequence[str]) -> tuple[Job, ...]:
+    names = [job.name for job in whole.jobs]
+    for name in only:
+        if name not in names:
+            raise ManifestError(f"--only: no experiment named '{name}'; {accepted(name, names)}")
+    return whole.chosen(tuple(only))
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ManifestError(f"device: {wanted}, and there is no CUDA device here; accepted: cpu, auto")
+    return wanted

@@ -1,0 +1,1 @@
+"""Tasks: prompts with named positions, and the pairs of them that interventions need."""

@@ -1,0 +1,43 @@
+"""From text with marked places to token ids with named positions, for any fast tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nnsight_et.batch import Prompt
+from nnsight_et.errors import TaskError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class MarkedText:
+    """A text, and named spans of characters [start, end) in it; each span must be one token."""
+
+    text: str
+    spans: dict[str, tuple[int, int]]
+
+
+def encoded(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """The prompt's tokens with each span's token index, and `last`; TaskError if a span is not exactly one token."""
+    encoding = tokenizer(marked.text, return_offsets_mapping=True)
+    offsets = encoding["offset_mapping"]
+    positions = {name: _token_at(marked.text, span, offsets, name) for name, span in marked.spans.items()}
+    return Prompt(tuple(encoding["input_ids"]), positions | {"last": len(offsets) - 1})
+
+
+def _token_at(text: str, span: tuple[int, int], offsets: list[tuple[int, int]], name: str) -> int:
+    """The index of the one token whose characters are `span`, a space before it allowed."""
+    start, end = span
+    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
+    if len(inside) == 1:
+        a, b = offsets[inside[0]]
+        if b == end and text[a:start].strip() == "":
+            return inside[0]
+    word, pieces = text[start:end], [text[offsets[i][0] : offsets[i][1]] for i in inside]
+    raise TaskError(
+        f"{name}: '{word}' is not one token of this tokenizer (found {', '.join(map(repr, pieces)) or 'no token'}); "
+        "accepted: words that are a single token"
+    )
