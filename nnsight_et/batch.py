@@ -69,9 +69,26 @@ class Pair:
         if not len(self.base.tokens) == len(self.source.tokens) == len(self.answer):
             raise ValueError("base, source and answer differ in batch size")
 
+    @property
+    def question(self) -> Question:
+        """The base run and its answers."""
+        return Question(self.base, self.answer)
+
     def to(self, device: torch.device | str) -> Pair:
         """The same batch on `device`."""
         return Pair(self.base.to(device), self.source.to(device), self.answer.to(device))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A batch of prompts and the token [batch] that answers each, or that an intervention should make the answer."""
+
+    run: Run
+    answer: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.run.tokens) != len(self.answer):
+            raise ValueError("prompts and answers differ in batch size")
 
 
 def padded(prompts: Sequence[Prompt], pad: int = 0, side: Side = "left") -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,16 +100,19 @@ def _seen(run: Run, live: Tensor, cache: list[tuple[Tensor, Tensor]]) -> tuple[l
     return [(keys[:, :, :width], values[:, :, :width]) for keys, values in cache], visible
 
 
-def head_outputs(model: Model, run: Run, at: Tensor, layers: Iterable[int]) -> dict[int, Tensor]:
-    """Layer -> z [batch, head, d_head] at `at` [batch] of a plain run, which stops above the last of `layers`."""
-    wanted = sorted(layers)
+def head_outputs(model: Model, run: Run, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:
+    """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops above the last wanted layer."""
+    layers = {name: frozenset(found) for name, found in wanted.items()}
+    last = max(max(found) for found in layers.values())
     row = torch.arange(len(run.tokens), device=model.device)
-    z = {}
+    outputs: dict[str, dict[int, Tensor]] = {name: {} for name in layers}
     with model.trace(run.tokens, run.position_ids, run.mask):
-        for layer in range(wanted[-1] + 1):
-            if layer in wanted:
-                z[layer] = model.z(layer)[row, at]
-        residual = model.layer(wanted[-1]).output
-        model.skip_layers(range(wanted[-1] + 1, model.n_layers), residual)
+        for layer in range(last + 1):
+            z = model.z(layer)
+            for name in layers:
+                if layer in layers[name]:
+                    outputs[name][layer] = z[row, run.positions[name]]
+        residual = model.layer(last).output
+        model.skip_layers(range(last + 1, model.n_layers), residual)
         model.skip_unembedding(residual)
-    return z
+    return outputs

@@ -75,7 +75,7 @@ def _enter(model: Model, token: TokenCapture, layer: int, copies: int) -> None:
 def _frozen_attention(
     model: Model, token: TokenCapture, here: int, layer: int, senders: Tensor, donated: Tensor
 ) -> Tensor:
-    """[sender * batch, 1, d]: inside a trace, clean attention output; in the senders' own layer, with their donation."""
+    """[sender * batch, 1, d]: inside a trace, clean attention output, in the senders' layer with their donation."""
     if here > layer:
         return token.attention[here].repeat(len(senders), 1, 1)
     z = token.z[here].repeat(len(senders), 1, 1, 1)  # [sender, batch, head, d_head]

@@ -114,3 +114,20 @@ def with_inputs(
             model.write_projection(layer, via, current)
         outcome = readout(model.logits()[row, run.positions["last"]], pair.answer)
     return outcome
+
+
+def blocked(model: Model, run: Run, first: int, blind: Tensor, to: Tensor, answer: Tensor) -> Readout:
+    """[batch]: the run in which no head of layers >= first at `blind` [batch] attends to `to` [batch] (App. A)."""
+    row = torch.arange(len(run.tokens), device=model.device)
+    order = torch.arange(run.tokens.shape[1], device=model.device)
+    sees = ((order <= order[:, None]) & run.mask.bool()[:, None]) | (order == order[:, None])  # [batch, seq, seq]
+    fewer = sees.clone()
+    fewer[row, blind, to] = False
+    lowest = torch.finfo(model.dtype).min
+    masks = [torch.zeros(seen.shape, dtype=model.dtype, device=model.device) for seen in (sees, fewer)]
+    masks = [mask.masked_fill(~seen, lowest)[:, None] for mask, seen in zip(masks, (sees, fewer), strict=True)]
+    with model.trace(run.tokens, run.position_ids, masks[0]):
+        for layer in range(first, model.n_layers):
+            model.write_attention_mask(layer, masks[1])
+        outcome = readout(model.logits()[row, run.positions["last"]], answer)
+    return outcome

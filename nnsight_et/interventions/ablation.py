@@ -10,33 +10,41 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Run
+from nnsight_et.batch import Question, Run
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import captured, live_at
+from nnsight_et.engine.capture import Capture, captured, live_at, suffix_of
 from nnsight_et.engine.readout import Readout, plain, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.model import Model
 
 
 @dataclass(frozen=True)
-class Means:
-    """Mean head outputs: z [layer, slot, head, d_head].
+class Fill:
+    """What an ablated head outputs instead: zero, its mean over other prompts, or its output in another prompt.
 
-    A slot is an absolute position; or, with names, the named position of that index, and the last slot the others.
+    means [layer, slot, head, d_head] with a slot per absolute position; or, with names, one per named position and a
+    last one for all other tokens. `resampled` has a prompt for each of the batch, of the same length, to take outputs of.
     """
 
-    z: Tensor
-    names: tuple[str, ...] | None
+    means: Tensor | None = None
+    names: tuple[str, ...] | None = None
+    resampled: Run | None = None
 
-    def of(self, run: Run, layer: int) -> Tensor:
-        """[batch, seq, head, d_head]: the mean each token of the run has in `layer`."""
-        return self.z[layer][slots(run, self.names)]
+    def outputs(self, model: Model, run: Run) -> list[Tensor]:
+        """Per layer [batch, seq, head, d_head]: what each token of the run has if the head is ablated there."""
+        if self.resampled is not None:
+            return reference.head_outputs(model, self.resampled)
+        if self.means is None:
+            zero = torch.zeros(*run.tokens.shape, model.n_heads, model.d_head, dtype=model.dtype, device=model.device)
+            return [zero] * model.n_layers
+        slot = slots(run, self.names)
+        return [layer[slot] for layer in self.means.to(model.device)]
 
 
 def slots(run: Run, names: tuple[str, ...] | None) -> Tensor:
-    """[batch, seq]: the slot of Means that each token belongs to."""
+    """[batch, seq]: the slot of a mean that each token belongs to."""
     if names is None:
         return run.position_ids
     named = torch.full_like(run.tokens, len(names))
@@ -69,24 +77,29 @@ def _mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | No
     return (total / tokens.clamp(min=1)[:, None, None]).to(model.dtype).cpu()
 
 
-@dataclass(frozen=True)
-class Question:
-    """A batch of prompts and the token [batch] that answers each."""
-
-    run: Run
-    answer: Tensor
-
-
 def circuit_readouts(
-    model: Model, question: Question, means: Means, circuits: Sequence[Circuit], engine: str, chunks: Chunks
+    model: Model, question: Question, fill: Fill, circuits: Sequence[Circuit], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
-    """Readouts, by name, of each circuit alone: tensors [circuit, batch].
+    """Readouts, by name, of each circuit alone: tensors [circuit, batch]. Their accuracy is F(C) (§4.2).
 
-    Circuit alone: at the positions of the circuits' groups heads outside the circuit take their mean, elsewhere all.
+    Alone: at the positions of the circuits' groups heads outside the circuit are ablated, elsewhere all heads.
     """
     with model.session():
         alone = _reference_alone if engine == "reference" else _alone
-        outcome = nnsight.save(alone(model, question, means, circuits, chunks).numbers())
+        outcome = nnsight.save(alone(model, question, fill, circuits, chunks).numbers())
+    return outcome
+
+
+def remainder_readouts(
+    model: Model, question: Question, fill: Fill, knocked: Sequence[Circuit], engine: str, chunks: Chunks
+) -> dict[str, Tensor]:
+    """Readouts, by name, of the model without each of the sets of heads: tensors [set, batch]: F(M \\ K) (App. C).
+
+    Only these heads are ablated, at their positions; nothing else is done to the run.
+    """
+    with model.session():
+        remainder = _reference_remainder if engine == "reference" else _remainder
+        outcome = nnsight.save(remainder(model, question, fill, knocked, chunks).numbers())
     return outcome
 
 
@@ -97,34 +110,69 @@ def model_readouts(model: Model, question: Question) -> dict[str, Tensor]:
     return outcome
 
 
-def _alone(model: Model, question: Question, means: Means, circuits: Sequence[Circuit], chunks: Chunks) -> Readout:
+def _alone(model: Model, question: Question, fill: Fill, circuits: Sequence[Circuit], chunks: Chunks) -> Readout:
     run, names = question.run, positions_of(circuits)
-    background = [means.of(run, layer) for layer in range(model.n_layers)]
+    background = fill.outputs(model, run)
     capture = captured(model, run, live_at(run, names), [0], background=background)
-    row, heads = torch.arange(len(run.tokens), device=model.device), torch.arange(model.n_heads, device=model.device)
-    edits = []
-    for name in names:
-        keep = kept(model, circuits, name)
-        slot = capture.slot(run.positions[name])
-        for layer in range(model.n_layers):
-            values = background[layer][row, run.positions[name]][None]
-            edits.append(Edit(layer, "z", slot, heads, values, keep[:, layer]))
+    keep = {name: members(model, circuits, name) for name in names}
+    edits = _ablations(model, run, capture, background, keep)
     return suffix(model, capture, 0, edits, question.answer, len(circuits), chunks)
 
 
+def _remainder(model: Model, question: Question, fill: Fill, knocked: Sequence[Circuit], chunks: Chunks) -> Readout:
+    run, names = question.run, positions_of(knocked)
+    keep = {name: ~members(model, knocked, name) for name in names}
+    first = torch.stack([run.positions[name] for name in names]).min(0).values
+    capture = captured(model, run, suffix_of(run, first), [0])
+    edits = _ablations(model, run, capture, fill.outputs(model, run), keep)
+    return suffix(model, capture, 0, edits, question.answer, len(knocked), chunks)
+
+
+def _ablations(
+    model: Model, run: Run, capture: Capture, background: Sequence[Tensor], keep: dict[str, Tensor]
+) -> list[Edit]:
+    """Edits that give heads the background's outputs at each named position, but for those it keeps there."""
+    row, heads = torch.arange(len(run.tokens), device=model.device), torch.arange(model.n_heads, device=model.device)
+    return [
+        Edit(layer, "z", capture.slot(position), heads, background[layer][row, position][None], keep[name][:, layer])
+        for name, position in ((name, run.positions[name]) for name in keep)
+        for layer in range(model.n_layers)
+        if not keep[name][:, layer].all()
+    ]
+
+
 def _reference_alone(
-    model: Model, question: Question, means: Means, circuits: Sequence[Circuit], chunks: Chunks
+    model: Model, question: Question, fill: Fill, circuits: Sequence[Circuit], chunks: Chunks
 ) -> Readout:
-    run, names = question.run, positions_of(circuits)
+    names = positions_of(circuits)
+    everywhere = [
+        [(name, ~members(model, [circuit], name)[0]) for name in names] for circuit in circuits
+    ]  # fmt: skip
+    return _reference_ablated(model, question, fill, everywhere, elsewhere=True)
+
+
+def _reference_remainder(
+    model: Model, question: Question, fill: Fill, knocked: Sequence[Circuit], chunks: Chunks
+) -> Readout:
+    there = [[(name, members(model, [heads], name)[0]) for name in heads.positions] for heads in knocked]
+    return _reference_ablated(model, question, fill, there, elsewhere=False)
+
+
+def _reference_ablated(
+    model: Model, question: Question, fill: Fill, sets: list[list[tuple[str, Tensor]]], elsewhere: bool
+) -> Readout:
+    """[set, batch]: whole runs with each set's heads [layer, head] ablated at its positions, and all heads elsewhere."""
+    run = question.run
+    background = fill.outputs(model, run)
     row = torch.arange(len(run.tokens), device=model.device)
     readouts = []
-    for circuit in circuits:
+    for heads in sets:
         replacements = {}
         for layer in range(model.n_layers):
-            where = torch.ones(*run.tokens.shape, model.n_heads, dtype=torch.bool, device=model.device)
-            for name in names:
-                where[row, run.positions[name]] = ~kept(model, [circuit], name)[0, layer]
-            replacements[layer] = reference.Replacement(means.of(run, layer), where)
+            where = torch.full((*run.tokens.shape, model.n_heads), elsewhere, device=model.device)
+            for name, ablated in heads:
+                where[row, run.positions[name]] = ablated[layer]
+            replacements[layer] = reference.Replacement(background[layer], where)
         readouts.append(reference.replaced(model, run, replacements, question.answer))
     return stacked(readouts)
 
@@ -134,7 +182,7 @@ def positions_of(circuits: Sequence[Circuit]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for circuit in circuits for name in circuit.positions))
 
 
-def kept(model: Model, circuits: Sequence[Circuit], position: str) -> Tensor:
+def members(model: Model, circuits: Sequence[Circuit], position: str) -> Tensor:
     """[circuit, layer, head]: whether each circuit has the head at `position`."""
     mask = torch.zeros(len(circuits), model.n_layers, model.n_heads, dtype=torch.bool)
     for i, circuit in enumerate(circuits):

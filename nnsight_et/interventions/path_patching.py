@@ -55,8 +55,9 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chun
     layers = sorted({sender.layer for sender in senders})
     starts = {layer: next(end for end in ends if end > layer) for layer in layers} if receivers else {}
     capture = captured(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
+    assert capture.token is not None
     step = chunks.variants(len(answer), capture.live.shape[1])
-    source_z = head_outputs(model, pair.source, pair.source.positions[path.at], layers)
+    source_z = head_outputs(model, pair.source, {path.at: layers})[path.at]
     parts: list[Readout] = []
     for layer, group in groupby(senders, lambda head: head.layer):
         heads = torch.tensor([head.index for head in group], device=model.device)

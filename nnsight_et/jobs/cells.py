@@ -26,6 +26,23 @@ class Step:
     batches: tuple[tuple[int, ...], ...]
 
 
+def whole_prompts(job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], most: int) -> Step:
+    """A step whose batches hold prompts of like length: for work that goes through whole prompts."""
+    sizes = [(0, len(example.base.tokens)) for example in examples]
+    return Step(job, choice, name, examples, tuple(batches(sizes, most)))
+
+
+def suffixes(
+    job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], positions: Sequence[str], most: int
+) -> Step:
+    """A step whose batches hold prompts with as many tokens from the first of `positions` on: for suffix passes."""
+    sizes = []
+    for example in examples:
+        length = len(example.base.tokens)
+        sizes.append((length - min(example.base.positions[name] for name in positions), length))
+    return Step(job, choice, name, examples, tuple(batches(sizes, most)))
+
+
 def measured(
     work: Work, step: Step, what: dict[str, Any], measure: Callable[[Sequence[Example]], dict[str, Tensor]]
 ) -> Generator[Progress, None, dict[str, Tensor]]:

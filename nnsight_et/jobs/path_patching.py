@@ -12,7 +12,7 @@ from nnsight_et.batch import Example
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.errors import TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.cells import Step, batches, data_digest, measured
+from nnsight_et.jobs.cells import data_digest, measured, suffixes
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import PathPatching, Stage
 from nnsight_et.metrics import patching_ratio, patching_score
@@ -64,8 +64,7 @@ def _probabilities(
     choice, shape = job.models[0], work.shape(job.models[0])
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     senders = path.reaching(shape.n_layers, shape.n_heads)
-    suffixes = [(len(one.base.tokens) - one.base.positions[path.at], len(one.base.tokens)) for one in examples]
-    step = Step(job, choice, name, examples, tuple(batches(suffixes, chunks.examples)))
+    step = suffixes(job, choice, name, examples, [path.at], chunks.examples)
 
     def measure(some: Sequence[Example]) -> dict[str, Tensor]:
         model = work.model(job, choice)

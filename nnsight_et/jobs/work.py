@@ -10,14 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nnsight_et.batch import Example, Pair, Prompt, collate, padded
+from nnsight_et.batch import Example, Pair, Prompt, collate
 from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_file
 from nnsight_et.engine.budget import Chunks, chunks
-from nnsight_et.interventions.ablation import Question
 from nnsight_et.manifest import BoxesTask
 from nnsight_et.models.load import Files, found, loaded, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
@@ -129,16 +127,18 @@ class Work:
         """The examples as one batch on the model's device."""
         return collate(examples, self.pad(choice)).to(model.device)
 
-    def question(self, model: Model, choice: ModelChoice, examples: Sequence[Example]) -> Question:
-        """The examples' base prompts and answers as one batch on the model's device."""
-        run = padded([example.base for example in examples], self.pad(choice)).to(model.device)
-        return Question(run, torch.tensor([example.answer for example in examples], device=model.device))
-
     def circuit(self, job: Job) -> Circuit:
         """The circuit the job uses: from its file, or found by the experiment it needs."""
         if job.circuit is not None:
             return job.circuit
         return Circuit.from_dict(self.results[job.needs[0]].header.summary["circuit"], f"experiment {job.needs[0]}")
+
+    def check_circuit(self, job: Job, choice: ModelChoice, circuit: Circuit | None = None) -> Shape:
+        """The model's sizes; TaskError if the circuit, by default the job's own, has heads beyond them."""
+        shape, circuit = self.shape(choice), circuit or job.circuit
+        if circuit is not None:
+            circuit.check_fits(shape.n_layers, shape.n_heads, f"experiments.{job.name}: {choice.name}")
+        return shape
 
 
 def task_of(task: BoxesTask) -> Boxes:

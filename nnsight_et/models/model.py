@@ -102,6 +102,16 @@ class Model:
         normed = self.part(self.parts.attention, layer).input
         return self.part(self.parts.site(via), layer)(normed).unflatten(-1, (self.heads_of(via), self.d_head))
 
+    def write_attention_mask(self, layer: int, mask: Tensor) -> None:
+        """Inside a trace: give the layer's attention this mask [batch, 1, seq, keys], added to its scores."""
+        attention = self.part(self.parts.attention, layer)
+        args, kwargs = attention.inputs
+        attention.inputs = (args, {**kwargs, "attention_mask": mask})
+
+    def attention_weights(self, layer: int) -> Tensor:
+        """[batch, head, seq, keys]: inside a trace of a model loaded with eager attention, who attends to what."""
+        return self.part(self.parts.attention, layer).output[1]
+
     def skip_attention(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's attention, let it add output [batch, seq, d]."""
         self.part(self.parts.attention, layer).skip((output, None))

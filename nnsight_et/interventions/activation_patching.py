@@ -1,0 +1,82 @@
+"""Activation patching (§5.2): the answer when some heads take their outputs from another run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import nnsight
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Pair, Question
+from nnsight_et.circuit import Circuit
+from nnsight_et.engine import reference
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.capture import captured, head_outputs, suffix_of
+from nnsight_et.engine.readout import Readout, stacked
+from nnsight_et.engine.suffix import Edit, suffix
+from nnsight_et.models.model import Model
+
+Donation = dict[str, dict[int, Tensor]]
+"""Position -> layer -> z [batch, head, d_head] there, of the run that donates."""
+
+
+def patched_readouts(
+    model: Model, pair: Pair, sets: Sequence[Circuit], engine: str, chunks: Chunks
+) -> dict[str, Tensor]:
+    """Readouts, by name, of the base run when each set's heads take the source's outputs: tensors [set, batch].
+
+    Each run has its own positions; nothing is frozen. An empty set changes nothing.
+    """
+    with model.session():
+        donated = head_outputs(model, pair.source, layers_of(sets))
+        outcome = nnsight.save(with_donation(model, pair.question, donated, sets, engine, chunks).numbers())
+    return outcome
+
+
+def layers_of(sets: Sequence[Circuit]) -> dict[str, set[int]]:
+    """Position -> the layers in which any of the sets has a head there."""
+    layers: dict[str, set[int]] = {}
+    for group in (group for heads in sets for group in heads.groups if group.heads):
+        layers.setdefault(group.at, set()).update(head.layer for head in group.heads)
+    return layers
+
+
+def with_donation(
+    model: Model, question: Question, donated: Donation, sets: Sequence[Circuit], engine: str, chunks: Chunks
+) -> Readout:
+    """[set, batch]: the readout of the run when each set's heads have the donated outputs. Opens traces."""
+    if engine == "reference":
+        return stacked([_reference_with(model, question, donated, heads) for heads in sets])
+    run = question.run
+    first = torch.stack([run.positions[name] for name in donated]).min(0).values
+    start = min(min(layers) for layers in donated.values())
+    capture = captured(model, run, suffix_of(run, first), [start])
+    edits = []
+    for name, layers in donated.items():
+        slot = capture.slot(run.positions[name])
+        for layer, values in layers.items():
+            heads = torch.arange(model.n_heads, device=model.device)
+            edits.append(Edit(layer, "z", slot, heads, values[None], ~_taken(model, sets, name, layer)))
+    return suffix(model, capture, start, edits, question.answer, len(sets), chunks)
+
+
+def _taken(model: Model, sets: Sequence[Circuit], name: str, layer: int) -> Tensor:
+    """[set, head]: whether each set has the head of `layer` at the position called `name`."""
+    taken = [[(layer, index) in heads.at(name) for index in range(model.n_heads)] for heads in sets]
+    return torch.tensor(taken, device=model.device)
+
+
+def _reference_with(model: Model, question: Question, donated: Donation, heads: Circuit) -> Readout:
+    run = question.run
+    row = torch.arange(len(run.tokens), device=model.device)
+    replacements = {}
+    for layer in range(model.n_layers):
+        values = torch.zeros(*run.tokens.shape, model.n_heads, model.d_head, dtype=model.dtype, device=model.device)
+        where = torch.zeros(values.shape[:-1], dtype=torch.bool, device=model.device)
+        for name in heads.positions:
+            for index in [head.index for head in heads.at(name) if head.layer == layer]:
+                values[row, run.positions[name], index] = donated[name][layer][:, index]
+                where[row, run.positions[name], index] = True
+        replacements[layer] = reference.Replacement(values, where)
+    return reference.replaced(model, run, replacements, question.answer)

@@ -1,0 +1,151 @@
+"""What the jobs that measure circuits share: their prompts, what ablated heads output, readouts of circuits."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from nnsight_et.batch import Example, Pair, Prompt, padded
+from nnsight_et.circuit import Circuit
+from nnsight_et.errors import TaskError
+from nnsight_et.interventions.ablation import (
+    Fill,
+    circuit_readouts,
+    mean_outputs,
+    model_readouts,
+    positions_of,
+    remainder_readouts,
+)
+from nnsight_et.jobs.cells import batches, data_digest, measured, suffixes, whole_prompts
+from nnsight_et.jobs.work import Progress, Work
+from nnsight_et.models.model import Model
+from nnsight_et.plan import Job, ModelChoice
+
+MEANS_SPLIT = "ablation"
+Ablation = Literal["mean", "zero", "resample"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The prompts circuits are measured on, one model, and the prompts ablated heads' outputs come from.
+
+    For resampling, each example's source is the prompt its ablated heads take their outputs from.
+    """
+
+    choice: ModelChoice
+    examples: list[Example]
+    prompts: list[Prompt]
+    ablation: Ablation
+
+    @property
+    def width(self) -> int:
+        """The length of the longest prompt."""
+        return max(len(example.base.tokens) for example in self.examples)
+
+
+def trial(
+    work: Work, job: Job, choice: ModelChoice, examples: list[Example], ablation: Ablation, ablation_examples: int
+) -> Trial:
+    """The trial of a job on one model; TaskError if resampling finds prompts of another length."""
+    prompts = work.prompts(job, choice, MEANS_SPLIT, ablation_examples)
+    if ablation == "resample":
+        examples = [replace(one, source=prompts[i % len(prompts)]) for i, one in enumerate(examples)]
+        if any(len(one.base.tokens) != len(one.source.tokens) for one in examples):
+            raise TaskError(
+                f"experiments.{job.name}.ablation: resample, and prompts differ in length; accepted: mean, zero"
+            )
+    return Trial(choice, examples, prompts, ablation)
+
+
+def model_predictions(
+    work: Work, job: Job, choice: ModelChoice, examples: Sequence[Example], name: str
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Readouts, by name, of the plain model: tensors [example]."""
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+
+    def measure(some: Sequence[Example]) -> dict[str, Tensor]:
+        model = work.model(job, choice)
+        return model_readouts(model, work.pair(model, choice, some).question)
+
+    step = whole_prompts(job, choice, name, examples, chunks.examples)
+    return (yield from measured(work, step, {"plain": True}, measure))
+
+
+def circuits_alone(
+    work: Work, job: Job, trial: Trial, circuits: Sequence[Circuit], name: str
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Readouts, by name, of each circuit alone: tensors [circuit, example]; their accuracy is F(C)."""
+    chunks = work.chunks(job, trial.choice, trial.width)
+    filling = _Filling(work, job, trial)
+
+    def measure(some: Sequence[Example]) -> dict[str, Tensor]:
+        model = work.model(job, trial.choice)
+        pair = work.pair(model, trial.choice, some)
+        return circuit_readouts(model, pair.question, filling.fill(model, pair), circuits, job.engine, chunks)
+
+    step = whole_prompts(job, trial.choice, name, trial.examples, chunks.examples)
+    what = {"alone": [circuit.to_dict() for circuit in circuits], "ablation": filling.what()}
+    return (yield from measured(work, step, what, measure))
+
+
+def model_without(
+    work: Work, job: Job, trial: Trial, knocked: Sequence[Circuit], name: str
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Readouts, by name, of the model without each set of heads: tensors [set, example]; their accuracy is F(M\\K)."""
+    chunks = work.chunks(job, trial.choice, trial.width)
+    filling = _Filling(work, job, trial)
+
+    def measure(some: Sequence[Example]) -> dict[str, Tensor]:
+        model = work.model(job, trial.choice)
+        pair = work.pair(model, trial.choice, some)
+        return remainder_readouts(model, pair.question, filling.fill(model, pair), knocked, job.engine, chunks)
+
+    step = suffixes(job, trial.choice, name, trial.examples, positions_of(knocked), chunks.examples)
+    what = {"without": [heads.to_dict() for heads in knocked], "ablation": filling.what()}
+    return (yield from measured(work, step, what, measure))
+
+
+@dataclass
+class _Filling:
+    """What ablated heads output in the batches of a trial; means are taken when the first batch needs them."""
+
+    work: Work
+    job: Job
+    trial: Trial
+    means: Tensor | None = None
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """None where means can be per absolute position: all prompts have one length; else the task's positions."""
+        prompts = [*self.trial.prompts, *(example.base for example in self.trial.examples)]
+        return None if len({len(prompt.tokens) for prompt in prompts}) == 1 else self.job.task.positions
+
+    def what(self) -> list:
+        """The part of a cell's name that says what ablated heads output."""
+        mean = self.trial.ablation == "mean"
+        return [self.trial.ablation, data_digest(self.trial.prompts) if mean else None, self.names if mean else None]
+
+    def fill(self, model: Model, pair: Pair) -> Fill:
+        """The fill of one batch."""
+        if self.trial.ablation == "zero":
+            return Fill()
+        if self.trial.ablation == "resample":
+            return Fill(resampled=pair.source)
+        if self.means is None:
+            self.means = self._means(model)
+        return Fill(self.means, self.names)
+
+    def _means(self, model: Model) -> Tensor:
+        """[layer, slot, head, d_head]: the model's means over the trial's prompts, measured once and stored."""
+        work, choice, prompts = self.work, self.trial.choice, self.trial.prompts
+        key = work.key(self.job, choice, {"means": self.names, "data": data_digest(prompts)})
+        cell = work.stored(key)
+        if cell is None:
+            chunks = work.chunks(self.job, choice, max(len(prompt.tokens) for prompt in prompts))
+            order = batches([(0, len(prompt.tokens)) for prompt in prompts], chunks.examples)
+            runs = [padded([prompts[i] for i in batch], work.pad(choice)).to(model.device) for batch in order]
+            cell = work.kept(key, mean_outputs(model, runs, self.names))
+        return cell["z"]
