@@ -68,6 +68,14 @@ class Circuit:
                 return group
         raise TaskError(f"the circuit has no group {name!r}; {accepted(name, (group.name for group in self.groups))}")
 
+    def without(self, other: Circuit) -> Circuit:
+        """This circuit when each of its groups loses the heads of the other's group of the same name."""
+        groups = []
+        for group in self.groups:
+            gone = {head for one in other.groups if one.name == group.name for head in one.heads}
+            groups.append(HeadGroup(group.name, group.at, tuple(head for head in group.heads if head not in gone)))
+        return Circuit(tuple(groups))
+
     def check_fits(self, n_layers: int, n_heads: int, where: str) -> None:
         """Raise TaskError if a head lies outside a model of n_layers x n_heads."""
         for group in self.groups:

@@ -10,15 +10,39 @@ from pathlib import Path
 
 import torch
 
-from nnsight_et.errors import ManifestError, ResultError, accepted
-from nnsight_et.jobs import faithfulness, path_patching
+from nnsight_et.errors import ManifestError, ResultError
+from nnsight_et.jobs import (
+    activation_patching,
+    attention_patterns,
+    attribution,
+    cmap,
+    comparison,
+    completeness,
+    dcm,
+    faithfulness,
+    knockout,
+    minimality,
+    path_patching,
+)
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
-from nnsight_et.plan import Job, Plan, digest, plan
+from nnsight_et.plan import Job, digest, plan
 from nnsight_et.store import ModelRecord, Result, ResultHeader, Store, read_result, write_result
 from nnsight_et.tasks.boxes import VERSION
 
-METHODS = {"path_patching": path_patching, "faithfulness": faithfulness}
+METHODS = {
+    "path_patching": path_patching,
+    "faithfulness": faithfulness,
+    "minimality": minimality,
+    "completeness": completeness,
+    "comparison": comparison,
+    "dcm": dcm,
+    "activation_patching": activation_patching,
+    "cmap": cmap,
+    "knockout": knockout,
+    "attention_patterns": attention_patterns,
+    "attribution": attribution,
+}
 PACKAGES = ("nnsight_et", "nnsight", "torch", "transformers")
 
 __all__ = ["METHODS", "Progress", "run", "run_folder"]
@@ -35,7 +59,7 @@ def run(manifest: Manifest, root: Path, only: Sequence[str] = (), fresh: bool = 
     What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work.
     """
     whole = plan(manifest)
-    jobs = _chosen(whole, only)
+    jobs = whole.chosen(only)
     store = Store(root)
     folder = store.folder(whole)
     device = _device(manifest.device)
@@ -103,14 +127,6 @@ def _header(work: Work, job: Job, identity: str, outcome: Outcome, seconds: floa
 def _source(path: str) -> str:
     """A hub id as it is; of a folder its name, not where this machine has it."""
     return Path(path).name if Path(path).is_dir() else path
-
-
-def _chosen(whole: Plan, only: Sequence[str]) -> tuple[Job, ...]:
-    names = [job.name for job in whole.jobs]
-    for name in only:
-        if name not in names:
-            raise ManifestError(f"--only: no experiment named '{name}'; {accepted(name, names)}")
-    return whole.chosen(tuple(only))
 
 
 def _device(wanted: str) -> str:

@@ -103,6 +103,8 @@ def _seen(run: Run, live: Tensor, cache: list[tuple[Tensor, Tensor]]) -> tuple[l
 def head_outputs(model: Model, run: Run, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:
     """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops above the last wanted layer."""
     layers = {name: frozenset(found) for name, found in wanted.items()}
+    if not layers:
+        return {}
     last = max(max(found) for found in layers.values())
     row = torch.arange(len(run.tokens), device=model.device)
     outputs: dict[str, dict[int, Tensor]] = {name: {} for name in layers}

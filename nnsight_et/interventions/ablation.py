@@ -25,7 +25,7 @@ class Fill:
     """What an ablated head outputs instead: zero, its mean over other prompts, or its output in another prompt.
 
     means [layer, slot, head, d_head] with a slot per absolute position; or, with names, one per named position and a
-    last one for all other tokens. `resampled` has a prompt for each of the batch, of the same length, to take outputs of.
+    last one for all other tokens. `resampled` has a prompt of the same length for each of the batch.
     """
 
     means: Tensor | None = None
@@ -161,7 +161,7 @@ def _reference_remainder(
 def _reference_ablated(
     model: Model, question: Question, fill: Fill, sets: list[list[tuple[str, Tensor]]], elsewhere: bool
 ) -> Readout:
-    """[set, batch]: whole runs with each set's heads [layer, head] ablated at its positions, and all heads elsewhere."""
+    """[set, batch]: whole runs with the heads [layer, head] of each set ablated at its positions, and all elsewhere."""
     run = question.run
     background = fill.outputs(model, run)
     row = torch.arange(len(run.tokens), device=model.device)

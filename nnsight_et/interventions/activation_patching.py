@@ -13,7 +13,7 @@ from nnsight_et.circuit import Circuit
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, head_outputs, suffix_of
-from nnsight_et.engine.readout import Readout, stacked
+from nnsight_et.engine.readout import Readout, plain, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.model import Model
 
@@ -49,6 +49,8 @@ def with_donation(
     if engine == "reference":
         return stacked([_reference_with(model, question, donated, heads) for heads in sets])
     run = question.run
+    if not donated:
+        return stacked([plain(model, run, question.answer)] * len(sets))
     first = torch.stack([run.positions[name] for name in donated]).min(0).values
     start = min(min(layers) for layers in donated.values())
     capture = captured(model, run, suffix_of(run, first), [start])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -49,12 +50,15 @@ def _reference_blocked(model: Model, question: Question, blind: Tensor, to: Tens
     return stacked([reference.blocked(model, question.run, first, blind, to, question.answer) for first in every])
 
 
-def random_targets(question: Question, blind: str, names: Sequence[str], generator: torch.Generator) -> Tensor:
-    """[batch]: an earlier position of each prompt at random: not its first token, nor one of the named positions."""
+def random_targets(question: Question, blind: str, names: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    """[batch]: an earlier token of each prompt, drawn with its own seed: not the first, nor at a named position."""
     run = question.run
     allowed = run.mask.bool().cpu() & (torch.arange(run.tokens.shape[1]) < run.positions[blind].cpu()[:, None])
     row = torch.arange(len(allowed))
     allowed[row, run.mask.cpu().argmax(-1)] = False
     for name in names:
         allowed[row, run.positions[name].cpu()] = False
-    return torch.multinomial(allowed.double(), 1, generator=generator)[:, 0].to(run.tokens.device)
+    drawn = [
+        random.Random(seed).choice(some.nonzero()[:, 0].tolist()) for seed, some in zip(seeds, allowed, strict=True)
+    ]
+    return torch.tensor(drawn, device=run.tokens.device)

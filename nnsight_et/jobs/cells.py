@@ -14,6 +14,10 @@ from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.tasks.boxes import VERSION
 
+Batch = tuple[int, ...]
+"""Indices of a step's examples."""
+Measure = Callable[[Batch], dict[str, Tensor]]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -23,7 +27,7 @@ class Step:
     choice: ModelChoice
     name: str
     examples: Sequence[Example]
-    batches: tuple[tuple[int, ...], ...]
+    batches: tuple[Batch, ...]
 
 
 def whole_prompts(job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], most: int) -> Step:
@@ -43,26 +47,35 @@ def suffixes(
     return Step(job, choice, name, examples, tuple(batches(sizes, most)))
 
 
-def measured(
-    work: Work, step: Step, what: dict[str, Any], measure: Callable[[Sequence[Example]], dict[str, Tensor]]
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Tensors by name [..., example] over all of the step's examples, in their order.
+def cells(
+    work: Work, step: Step, what: dict[str, Any], measure: Measure
+) -> Generator[Progress, None, dict[Batch, dict[str, Tensor]]]:
+    """Batch -> what `measure` makes of it, from the store where it is there.
 
-    `what` says what `measure` makes of a batch: with the data, the model and how it runs it is the name of the cell.
+    `what` says what that is: with the data, the model and how it runs it is the name of the cell.
     """
-    cells, reused = [], 0
-    for done, batch in enumerate(step.batches, start=1):
-        some = [step.examples[index] for index in batch]
-        key = work.key(step.job, step.choice, what | {"data": data_digest(some)})
+    found: dict[Batch, dict[str, Tensor]] = {}
+    reused = 0
+    for batch in step.batches:
+        key = work.key(step.job, step.choice, what | {"data": data_digest([step.examples[index] for index in batch])})
         cell = work.stored(key)
         reused += cell is not None
-        cells.append(work.kept(key, measure(some)) if cell is None else cell)
-        yield Progress(step.job.name, step.name, done, len(step.batches), reused)
-    back = torch.tensor([index for batch in step.batches for index in batch]).argsort()
-    return {name: torch.cat([cell[name] for cell in cells], -1)[..., back] for name in cells[0]}
+        found[batch] = work.kept(key, measure(batch)) if cell is None else cell
+        yield Progress(step.job.name, step.name, len(found), len(step.batches), reused)
+    return found
 
 
-def batches(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[tuple[int, ...]]:
+def measured(
+    work: Work, step: Step, what: dict[str, Any], measure: Measure
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Tensors by name [..., example] over all of the step's examples, in their order; `measure` gives [..., batch]."""
+    found = yield from cells(work, step, what, measure)
+    back = torch.tensor([index for batch in found for index in batch]).argsort()
+    names = next(iter(found.values()))
+    return {name: torch.cat([cell[name] for cell in found.values()], -1)[..., back] for name in names}
+
+
+def batches(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[Batch]:
     """Indices of examples in batches of at most `most`, from each one's (group, length).
 
     Only examples of one group share a batch; within it they are sorted by length, equal ones in their order.

@@ -19,7 +19,7 @@ from nnsight_et.interventions.ablation import (
     positions_of,
     remainder_readouts,
 )
-from nnsight_et.jobs.cells import batches, data_digest, measured, suffixes, whole_prompts
+from nnsight_et.jobs.cells import Batch, batches, data_digest, measured, suffixes, whole_prompts
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice
@@ -66,9 +66,9 @@ def model_predictions(
     """Readouts, by name, of the plain model: tensors [example]."""
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
 
-    def measure(some: Sequence[Example]) -> dict[str, Tensor]:
+    def measure(batch: Batch) -> dict[str, Tensor]:
         model = work.model(job, choice)
-        return model_readouts(model, work.pair(model, choice, some).question)
+        return model_readouts(model, work.pair(model, choice, examples, batch).question)
 
     step = whole_prompts(job, choice, name, examples, chunks.examples)
     return (yield from measured(work, step, {"plain": True}, measure))
@@ -81,9 +81,9 @@ def circuits_alone(
     chunks = work.chunks(job, trial.choice, trial.width)
     filling = _Filling(work, job, trial)
 
-    def measure(some: Sequence[Example]) -> dict[str, Tensor]:
+    def measure(batch: Batch) -> dict[str, Tensor]:
         model = work.model(job, trial.choice)
-        pair = work.pair(model, trial.choice, some)
+        pair = work.pair(model, trial.choice, trial.examples, batch)
         return circuit_readouts(model, pair.question, filling.fill(model, pair), circuits, job.engine, chunks)
 
     step = whole_prompts(job, trial.choice, name, trial.examples, chunks.examples)
@@ -98,9 +98,9 @@ def model_without(
     chunks = work.chunks(job, trial.choice, trial.width)
     filling = _Filling(work, job, trial)
 
-    def measure(some: Sequence[Example]) -> dict[str, Tensor]:
+    def measure(batch: Batch) -> dict[str, Tensor]:
         model = work.model(job, trial.choice)
-        pair = work.pair(model, trial.choice, some)
+        pair = work.pair(model, trial.choice, trial.examples, batch)
         return remainder_readouts(model, pair.question, filling.fill(model, pair), knocked, job.engine, chunks)
 
     step = suffixes(job, trial.choice, name, trial.examples, positions_of(knocked), chunks.examples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from nnsight_et.batch import Example
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.errors import TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.cells import data_digest, measured, suffixes
+from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import PathPatching, Stage
 from nnsight_et.metrics import patching_ratio, patching_score
@@ -66,9 +66,9 @@ def _probabilities(
     senders = path.reaching(shape.n_layers, shape.n_heads)
     step = suffixes(job, choice, name, examples, [path.at], chunks.examples)
 
-    def measure(some: Sequence[Example]) -> dict[str, Tensor]:
+    def measure(batch: Batch) -> dict[str, Tensor]:
         model = work.model(job, choice)
-        return path_probabilities(model, work.pair(model, choice, some), path, senders, job.engine, chunks)
+        return path_probabilities(model, work.pair(model, choice, examples, batch), path, senders, job.engine, chunks)
 
     what = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
     return (yield from measured(work, step, what, measure))

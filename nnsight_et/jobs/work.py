@@ -16,6 +16,7 @@ from nnsight_et.batch import Example, Pair, Prompt, collate
 from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_file
 from nnsight_et.engine.budget import Chunks, chunks
+from nnsight_et.jobs.roles import Roles
 from nnsight_et.manifest import BoxesTask
 from nnsight_et.models.load import Files, found, loaded, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
@@ -26,6 +27,7 @@ from nnsight_et.tasks.boxes import OBJECTS, Boxes
 
 ENGINE_VERSION = 1  # raised when the same words start to mean other numbers: cells of before are not used
 CHUNKS = "chunks.json"
+PUBLISHED = "published/"  # in front of a name: the paper's own circuit or roles
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Work:
     fresh: bool
     results: dict[str, Result] = field(default_factory=dict)
     _files: dict[str, Files] = field(default_factory=dict)
-    _in_memory: tuple[str, Model] | None = None
+    _in_memory: tuple[tuple[str, str, str], Model] | None = None
 
     def files(self, choice: ModelChoice) -> Files:
         """The model's files and fingerprint."""
@@ -73,10 +75,11 @@ class Work:
 
     def model(self, job: Job, choice: ModelChoice) -> Model:
         """The model in memory; the one before it leaves."""
-        if self._in_memory is None or self._in_memory[0] != choice.name:
+        name = (choice.name, choice.dtype, job.attention)
+        if self._in_memory is None or self._in_memory[0] != name:
             self._in_memory = None
             gc.collect()
-            self._in_memory = (choice.name, loaded(self.files(choice), choice.dtype, self.device, job.attention))
+            self._in_memory = (name, loaded(self.files(choice), choice.dtype, self.device, job.attention))
         return self._in_memory[1]
 
     def chunks(self, job: Job, choice: ModelChoice, prompt_tokens: int) -> Chunks:
@@ -123,21 +126,31 @@ class Work:
         assert isinstance(pad, int)
         return pad
 
-    def pair(self, model: Model, choice: ModelChoice, examples: Sequence[Example]) -> Pair:
-        """The examples as one batch on the model's device."""
-        return collate(examples, self.pad(choice)).to(model.device)
+    def pair(self, model: Model, choice: ModelChoice, examples: Sequence[Example], batch: Sequence[int]) -> Pair:
+        """Those of the examples that `batch` counts, as one batch on the model's device."""
+        return collate([examples[index] for index in batch], self.pad(choice)).to(model.device)
 
     def circuit(self, job: Job) -> Circuit:
-        """The circuit the job uses: from its file, or found by the experiment it needs."""
-        if job.circuit is not None:
-            return job.circuit
-        return Circuit.from_dict(self.results[job.needs[0]].header.summary["circuit"], f"experiment {job.needs[0]}")
+        """The circuit the job uses: from its file, the paper's, or found by the experiment it needs."""
+        return self.named_circuit(job, job.spec.circuit_names[0])
+
+    def named_circuit(self, job: Job, name: str) -> Circuit:
+        """One of the circuits the job names: from a file, the paper's, or found by an experiment."""
+        if name in job.circuits:
+            return job.circuits[name]
+        return Circuit.from_dict(self.results[name].header.summary["circuit"], f"experiment {name}")
+
+    def roles(self, name: str) -> Roles:
+        """The DCM selections called `name`: the paper's, or those of an experiment."""
+        if name.startswith(PUBLISHED):
+            return Roles.published(name.removeprefix(PUBLISHED))
+        return Roles.found(self.results[name].header.summary)
 
     def check_circuit(self, job: Job, choice: ModelChoice, circuit: Circuit | None = None) -> Shape:
-        """The model's sizes; TaskError if the circuit, by default the job's own, has heads beyond them."""
-        shape, circuit = self.shape(choice), circuit or job.circuit
-        if circuit is not None:
-            circuit.check_fits(shape.n_layers, shape.n_heads, f"experiments.{job.name}: {choice.name}")
+        """The model's sizes; TaskError if the circuit, or without one any that no job finds, has heads beyond them."""
+        shape = self.shape(choice)
+        for one in job.circuits.values() if circuit is None else (circuit,):
+            one.check_fits(shape.n_layers, shape.n_heads, f"experiments.{job.name}: {choice.name}")
         return shape
 
 

@@ -1,0 +1,63 @@
+"""Functionality jobs (§5.2-5.3, Fig. 3, A8, A9, Table A11): heads selected by DCM, patched in every model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+
+from nnsight_et.circuit import Circuit
+from nnsight_et.jobs.cells import data_digest
+from nnsight_et.jobs.dcm import pairs_of, tested
+from nnsight_et.jobs.work import Outcome, Progress, Work
+from nnsight_et.manifest import ActivationPatching
+from nnsight_et.plan import Job, digest
+
+SPLIT = "evaluation"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made."""
+    spec = job.spec
+    assert isinstance(spec, ActivationPatching)
+    for choice in job.models:
+        work.shape(choice)
+        for name in spec.desiderata or ():
+            pairs_of(work, job, choice, name, 1, SPLIT)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
+    spec = job.spec
+    assert isinstance(spec, ActivationPatching)
+    roles = work.roles(spec.roles)
+    rows, scores, digests = [], {}, []
+    for choice in job.models:
+        work.check_circuit(job, choice, roles.circuit)
+        for name in spec.desiderata or roles.desiderata:
+            sets = roles.sets(name)
+            accuracies = []
+            for draw in range(spec.draws):
+                examples = pairs_of(work, job, choice, name, spec.examples, SPLIT, draw)
+                found = yield from tested(work, job, choice, sets, examples, f"{choice.name} {name} {draw + 1}")
+                answers = torch.tensor([example.answer for example in examples])
+                accuracies.append((found["predicted"] == answers).double().mean(-1))
+                digests.append(data_digest(examples))
+            values = torch.stack(accuracies, -1)  # [set + 1, draw]
+            scores[f"{choice.name}.{name}.accuracy"] = values
+            rows += [_row(choice.name, name, heads, values[i], values[-1]) for i, heads in enumerate(sets)]
+    return Outcome(scores, {"rows": rows, "circuit": roles.circuit.to_dict()}, digest(digests))
+
+
+def _row(model: str, name: str, heads: Circuit, values: torch.Tensor, nothing: torch.Tensor) -> dict[str, Any]:
+    return {
+        "model": model,
+        "group": heads.groups[0].name,
+        "desideratum": name,
+        "heads": heads.size,
+        "mean": values.mean().item(),
+        "std": values.std(correction=0).item(),
+        "do_nothing": nothing.mean().item(),
+        "draws": len(values),
+    }

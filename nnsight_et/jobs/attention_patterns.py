@@ -1,0 +1,50 @@
+"""Attention pattern jobs (§4.1, §5.2, Fig. 1): where the heads of a circuit look from their position, on average."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+
+from nnsight_et.interventions.attention_patterns import attention_from
+from nnsight_et.jobs.cells import Batch, data_digest, measured, whole_prompts
+from nnsight_et.jobs.work import Outcome, Progress, Work
+from nnsight_et.manifest import AttentionPatterns
+from nnsight_et.plan import Job
+
+SPLIT = "evaluation"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
+    work.check_circuit(job, job.models[0])
+    work.examples(job, job.models[0], SPLIT, 1)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """All heads at each position of the circuit's groups; the summary has the circuit's own. Attention is eager."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, AttentionPatterns)
+    job = replace(job, attention="eager")
+    circuit = work.circuit(job)
+    work.check_circuit(job, choice, circuit)
+    examples = work.examples(job, choice, SPLIT, spec.examples)
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    to, found = job.task.positions, {}
+    for at in circuit.positions:
+
+        def weights_from(batch: Batch, at: str = at) -> dict:
+            model = work.model(job, choice)
+            return attention_from(model, work.pair(model, choice, examples, batch).base, at, to)
+
+        step = whole_prompts(job, choice, at, examples, chunks.examples)
+        cell = yield from measured(work, step, {"attention": [at, to]}, weights_from)
+        found[at] = cell["weights"].double().mean(-1)  # [layer, head, to + 2]
+    columns = (*to, "first token", "other")
+    rows = [
+        {"group": group.name, "at": group.at, "head": str(head)}
+        | dict(zip(columns, found[group.at][head].tolist(), strict=True))
+        for group in circuit.groups
+        for head in group.heads
+    ]
+    summary = {"rows": rows, "columns": columns, "circuit": circuit.to_dict()}
+    return Outcome({f"{at}.weights": weights for at, weights in found.items()}, summary, data_digest(examples))

@@ -1,0 +1,54 @@
+"""Attribution jobs: the gradient's estimate of every head's effect beside its exact one, and how well they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.interventions.attribution import head_effects
+from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.work import Outcome, Progress, Work
+from nnsight_et.manifest import Attribution
+from nnsight_et.plan import Job
+
+SPLIT = "discovery"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made."""
+    work.shape(job.models[0])
+    work.examples(job, job.models[0], SPLIT, 1)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """All heads at each of the positions, patched one by one and estimated."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, Attribution)
+    shape = work.shape(choice)
+    examples = work.examples(job, choice, SPLIT, spec.examples)
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    rows, scores = [], {}
+    for at in spec.at:
+
+        def effects(batch: Batch, at: str = at) -> dict[str, Tensor]:
+            model = work.model(job, choice)
+            return head_effects(model, work.pair(model, choice, examples, batch), at, chunks)
+
+        step = suffixes(job, choice, at, examples, [at], chunks.examples)
+        found = yield from measured(work, step, {"attribution": at}, effects)
+        means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
+        rows.append({"at": at} | agreement(means["attributed"], means["exact"]))
+        for name, values in means.items():
+            scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))
+    return Outcome(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
+
+
+def agreement(attributed: Tensor, exact: Tensor, top: int = 10) -> dict[str, Any]:
+    """Pearson's and Spearman's correlation of two scores [head], and the share of the exact top heads found."""
+    ranks = torch.stack([attributed, exact]).argsort(-1).argsort(-1).double()
+    best = [set(values.argsort(stable=True)[:top].tolist()) for values in (attributed, exact)]
+    pearson, spearman = (torch.corrcoef(torch.stack(list(pair)))[0, 1].item() for pair in ((attributed, exact), ranks))
+    return {"pearson": pearson, "spearman": spearman, "top": top, "top_found": len(best[0] & best[1]) / top}

@@ -1,0 +1,203 @@
+"""CMAP jobs (§6, Fig. 4): a donor's head activations in a recipient's runs, group by group and all together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Example
+from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.errors import UnsupportedModel
+from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
+from nnsight_et.jobs.cells import Batch, Step, cells, data_digest, measured, suffixes
+from nnsight_et.jobs.circuits import model_predictions
+from nnsight_et.jobs.work import Outcome, Progress, Work
+from nnsight_et.manifest import CMAP
+from nnsight_et.metrics import accuracy
+from nnsight_et.models.load import tokenizer_of
+from nnsight_et.models.model import Via
+from nnsight_et.models.named import Shape
+from nnsight_et.plan import Job, ModelChoice
+from nnsight_et.statistics import bootstrap_interval
+
+SPLIT = "evaluation"
+INPUTS: tuple[tuple[Via, ...], ...] = (("query",), ("key",), ("value",), ("query", "key", "value"))
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise UnsupportedModel unless the two models have one shape and one tokenizer; TaskError if there is no data."""
+    donor, recipient = job.models
+    shapes = (work.shape(donor), work.shape(recipient))
+    for name in ("n_layers", "n_heads", "n_kv_heads", "d_head"):
+        sizes = [getattr(shape, name) for shape in shapes]
+        if sizes[0] != sizes[1]:
+            found = f"{name} {sizes[0]} in {donor.name} and {sizes[1]} in {recipient.name}"
+            raise UnsupportedModel(f"experiments.{job.name}: {found}; accepted: donor and recipient of one shape")
+    vocabularies = [tokenizer_of(work.files(choice)).get_vocab() for choice in (donor, recipient)]
+    if vocabularies[0] != vocabularies[1]:
+        found = f"the tokenizers of {donor.name} and {recipient.name} differ"
+        raise UnsupportedModel(f"experiments.{job.name}: {found}; accepted: donor and recipient with one tokenizer")
+    work.check_circuit(job, donor)
+    work.examples(job, donor, SPLIT, 1)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Both models alone, the recipient with the donor's outputs, as many random heads' outputs, and with its inputs."""
+    spec, (donor, recipient) = job.spec, job.models
+    assert isinstance(spec, CMAP)
+    circuit = patched_heads(work, job)
+    examples = work.examples(job, recipient, SPLIT, spec.examples)
+    answers = torch.tensor([example.answer for example in examples])
+    alone = {}
+    for choice in (donor, recipient):
+        found = yield from model_predictions(work, job, choice, examples, f"{choice.name} alone")
+        alone[choice.name] = accuracy(found["predicted"], answers)
+    groups = [group for group in circuit.groups if group.heads]
+    named = {group.name: Circuit((group,)) for group in groups} | {"all": Circuit(tuple(groups))}
+    controls = random_sets(circuit, work.check_circuit(job, recipient, circuit), spec.random_sets, job.seed)
+    outputs = yield from _outputs(work, job, [*named.values(), *controls], examples)
+    scores = {f"output.{key}": tensor for key, tensor in outputs.items()} | {"answer": answers}
+    rows = []
+    for (name, heads), predicted in zip(named.items(), outputs["predicted"], strict=False):
+        rows.append(_row("output", name, heads, predicted, answers, job.seed))
+    for group in groups if spec.inputs else ():
+        found = yield from _inputs(work, job, group, examples)
+        scores |= {f"{group.name}.input.{key}": tensor for key, tensor in found.items()}
+        for inputs, predicted in zip(INPUTS, found["predicted"], strict=True):
+            rows.append(_row("+".join(inputs), group.name, Circuit((group,)), predicted, answers, job.seed))
+    drawn = (outputs["predicted"][len(named) :] == answers).double().mean(-1)
+    summary = {
+        "rows": rows,
+        "models": alone,
+        "donor": donor.name,
+        "recipient": recipient.name,
+        "random": _spread(drawn),
+    }
+    who = {"donor": donor.name, "recipient": recipient.name, "models": alone}
+    summary = {"rows": rows, "random": _spread(drawn), "circuit": circuit.to_dict()} | who
+    return Outcome(scores, summary, data_digest(examples))
+
+
+def patched_heads(work: Work, job: Job) -> Circuit:
+    """The circuit's heads that are patched: of each group those with its main role, of groups without one all."""
+    spec = job.spec
+    assert isinstance(spec, CMAP)
+    circuit = work.circuit(job)
+    if spec.roles is None:
+        return circuit
+    roles = work.roles(spec.roles)
+    groups = []
+    for group in circuit.groups:
+        desideratum = spec.main_role.get(group.name)
+        chosen = roles.heads(group, desideratum) if desideratum else group.heads
+        groups.append(HeadGroup(group.name, group.at, tuple(head for head in group.heads if head in chosen)))
+    return Circuit(tuple(groups))
+
+
+def _outputs(
+    work: Work, job: Job, sets: Sequence[Circuit], examples: Sequence[Example]
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Readouts, by name, [set, example] of the recipient when each set's heads have the donor's outputs."""
+    donor, recipient = job.models
+    what = [heads.to_dict() for heads in sets]
+    positions = [position for heads in sets for position in heads.positions]
+
+    def donate(batch: Batch) -> dict[str, Tensor]:
+        model = work.model(job, donor)
+        donated = donor_outputs(model, work.pair(model, donor, examples, batch).base, sets)
+        return {f"{at} {layer}": z for at, layers in donated.items() for layer, z in layers.items()}
+
+    donated = yield from cells(
+        work, _step(work, job, donor, "donor outputs", examples, positions), {"out": what}, donate
+    )
+
+    def receive(batch: Batch) -> dict[str, Tensor]:
+        model = work.model(job, recipient)
+        question = work.pair(model, recipient, examples, batch).question
+        return recipient_readouts(
+            model, question, _by_place(donated[batch]), sets, job.engine, _chunks(work, job, examples)
+        )
+
+    step = _step(work, job, recipient, "recipient outputs", examples, positions)
+    return (yield from measured(work, step, {"in": what, "donor": work.key(job, donor, {})}, receive))
+
+
+def _inputs(
+    work: Work, job: Job, group: HeadGroup, examples: Sequence[Example]
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Readouts, by name, [INPUTS, example] of the recipient when the group's heads have the donor's inputs."""
+    donor, recipient = job.models
+    what = [Circuit((group,)).to_dict(), INPUTS]
+
+    def donate(batch: Batch) -> dict[str, Tensor]:
+        model = work.model(job, donor)
+        donated = donor_inputs(model, work.pair(model, donor, examples, batch).base, group)
+        return {f"{via} {layer}": tensor for via, layers in donated.items() for layer, tensor in layers.items()}
+
+    step = _step(work, job, donor, f"donor inputs of {group.name}", examples, [group.at])
+    donated = yield from cells(work, step, {"out": what}, donate)
+
+    def receive(batch: Batch) -> dict[str, Tensor]:
+        model = work.model(job, recipient)
+        question = work.pair(model, recipient, examples, batch).question
+        chunks, inputs = _chunks(work, job, examples), _by_place(donated[batch])
+        return recipient_input_readouts(model, question, inputs, group, INPUTS, chunks)
+
+    step = _step(work, job, recipient, f"recipient inputs of {group.name}", examples, [group.at])
+    return (yield from measured(work, step, {"in": what, "donor": work.key(job, donor, {})}, receive))
+
+
+def _step(
+    work: Work, job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], positions: Sequence[str]
+) -> Step:
+    """A step in the same batches for donor and recipient."""
+    return suffixes(job, choice, name, examples, positions, _chunks(work, job, examples).examples)
+
+
+def _chunks(work: Work, job: Job, examples: Sequence[Example]) -> Chunks:
+    """The recipient's chunk sizes; the donor has the same shape."""
+    return work.chunks(job, job.models[1], max(len(example.base.tokens) for example in examples))
+
+
+def _by_place(cell: dict[str, Tensor]) -> dict[Any, dict[int, Tensor]]:
+    """What a donor's cell holds under "place layer", as place -> layer -> tensor."""
+    found: dict[Any, dict[int, Tensor]] = {}
+    for name, tensor in cell.items():
+        place, layer = name.split()
+        found.setdefault(place, {})[int(layer)] = tensor
+    return found
+
+
+def random_sets(circuit: Circuit, shape: Shape, count: int, seed: int) -> list[Circuit]:
+    """Sets of as many heads per group as the circuit has, drawn without replacement: the controls."""
+    draw = random.Random(f"{seed}/cmap")
+    every = [Head(layer, index) for layer in range(shape.n_layers) for index in range(shape.n_heads)]
+    sets = []
+    for _ in range(count):
+        drawn = ((group, tuple(sorted(draw.sample(every, len(group.heads))))) for group in circuit.groups)
+        sets.append(Circuit(tuple(HeadGroup(group.name, group.at, heads) for group, heads in drawn)))
+    return sets
+
+
+def _spread(accuracies: Tensor) -> dict[str, float] | None:
+    """Mean and standard deviation of the controls' accuracies [set]; None if there are none."""
+    if not len(accuracies):
+        return None
+    return {"mean": accuracies.mean().item(), "std": accuracies.std(correction=0).item()}
+
+
+def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:
+    right = (predicted == answers).double()
+    low, high = bootstrap_interval(right, seed)
+    return {
+        "patched": inputs,
+        "group": name,
+        "heads": heads.size,
+        "accuracy": right.mean().item(),
+        "interval": [low.item(), high.item()],
+    }

@@ -1,0 +1,138 @@
+"""DCM jobs (§5.1-5.2, App. H): per group and desideratum, the heads whose patching gives the target; one cell each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Example, Pair
+from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.interventions.activation_patching import patched_readouts
+from nnsight_et.interventions.dcm import Training, trained_mask
+from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
+from nnsight_et.manifest import DCM
+from nnsight_et.models.load import tokenizer_of
+from nnsight_et.plan import Job, ModelChoice, digest
+from nnsight_et.tasks.desiderata import desideratum
+
+TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, DCM)
+    work.check_circuit(job, choice)
+    for name in spec.desiderata:
+        pairs_of(work, job, choice, name, 1, TRAIN)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Train a mask for every group and desideratum, and try the selected heads on fresh examples."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, DCM)
+    circuit = work.circuit(job)
+    work.check_circuit(job, choice, circuit)
+    rows, scores, digests = [], {}, []
+    groups = [group for group in circuit.groups if group.heads]
+    for name in spec.desiderata:
+        data = [
+            pairs_of(work, job, choice, name, count, split)
+            for count, split in (
+                (spec.training_examples, TRAIN),
+                (spec.validation_examples, VALIDATION),
+                (spec.test_examples, TEST),
+            )
+        ]
+        digests += [data_digest(examples) for examples in data]
+        chosen = []
+        for done, group in enumerate(groups, start=1):
+            found, reused = _trained(work, job, group, data)
+            yield Progress(job.name, f"{name} masks", done, len(groups), reused * done)
+            scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items()}
+            chosen.append(selected(group, found["mask"]))
+        readouts = yield from tested(work, job, choice, chosen, data[2], f"{name} test")
+        rows += _rows(name, groups, chosen, readouts, data[2])
+    return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
+
+
+def pairs_of(
+    work: Work, job: Job, choice: ModelChoice, name: str, count: int, split: str, draw: int = 0
+) -> list[Example]:
+    """`count` pairs of a desideratum; each draw is another sample of the same split."""
+    tokenizer = tokenizer_of(work.files(choice))
+    return desideratum(task_of(job.task), name, tokenizer, count, job.seed + draw, split)
+
+
+def selected(group: HeadGroup, mask: Tensor) -> Circuit:
+    """The group's heads whose mask is 0, as a circuit of their own."""
+    heads = tuple(head for head, keep in zip(group.heads, mask.tolist(), strict=True) if keep == 0)
+    return Circuit((HeadGroup(group.name, group.at, heads),))
+
+
+def tested(
+    work: Work, job: Job, choice: ModelChoice, sets: Sequence[Circuit], examples: Sequence[Example], name: str
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Readouts, by name, [set + 1, example] when each set's heads are patched; for the last, none."""
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    every = [*sets, Circuit(())]
+    positions = [position for heads in sets for position in heads.positions]
+
+    def measure(batch: Batch) -> dict[str, Tensor]:
+        model = work.model(job, choice)
+        return patched_readouts(model, work.pair(model, choice, examples, batch), every, job.engine, chunks)
+
+    step = suffixes(job, choice, name, examples, positions, chunks.examples)
+    return (yield from measured(work, step, {"patched": [heads.to_dict() for heads in every]}, measure))
+
+
+def _trained(work: Work, job: Job, group: HeadGroup, data: list[list[Example]]) -> tuple[dict[str, Tensor], bool]:
+    """What the training found, and whether it came from the store."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, DCM)
+    training = Training(spec.sparsity, spec.learning_rate, spec.epochs, spec.validate_every)
+    what = {"group": Circuit((group,)).to_dict(), "training": vars(training), "batch": spec.batch}
+    key = work.key(job, choice, {"dcm": what, "data": [data_digest(examples) for examples in data[:2]]})
+    cell = work.stored(key)
+    if cell is not None:
+        return cell, True
+    model = work.model(job, choice)
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in data[0]))
+    train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in data[:2])
+    return work.kept(key, trained_mask(model, group, training, train, validation, chunks)), False
+
+
+def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Generator[Pair, None, None]:
+    """The examples in their order, `size` at a time."""
+    choice = job.models[0]
+    model = work.model(job, choice)
+    for first in range(0, len(examples), size):
+        yield work.pair(model, choice, examples, range(first, min(first + size, len(examples))))
+
+
+def _rows(
+    name: str, groups: list[HeadGroup], chosen: list[Circuit], readouts: dict[str, Tensor], examples: list[Example]
+) -> list[dict[str, Any]]:
+    answers = torch.tensor([example.answer for example in examples])
+    accuracy = (readouts["predicted"] == answers).double().mean(-1).tolist()
+    return [
+        {
+            "group": group.name,
+            "desideratum": name,
+            "selected": [str(head) for head in heads_of(heads)],
+            "heads": len(group.heads),
+            "accuracy": accuracy[number],
+            "do_nothing": accuracy[-1],
+            "gradient": "autograd",
+        }
+        for number, (group, heads) in enumerate(zip(groups, chosen, strict=True))
+    ]
+
+
+def heads_of(circuit: Circuit) -> tuple[Head, ...]:
+    """The heads of a circuit of one group."""
+    return circuit.groups[0].heads

@@ -1,0 +1,55 @@
+"""Attention knockout jobs (App. A, Fig. A1, A2): accuracy when one position is blind to another from some layer up."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.interventions.knockout import knockout_readouts, random_targets
+from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.work import Outcome, Progress, Work
+from nnsight_et.manifest import Edge, Knockout
+from nnsight_et.plan import Job
+
+SPLIT = "evaluation"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made."""
+    for choice in job.models:
+        work.shape(choice)
+        work.examples(job, choice, SPLIT, 1)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Every edge of attention, blocked in all layers from the first, the second, ... up; last, in none."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, Knockout)
+    examples = work.examples(job, choice, SPLIT, spec.examples)
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    answers = torch.tensor([example.answer for example in examples])
+    rows: list[dict[str, Any]] = []
+    scores: dict[str, Tensor] = {"answer": answers}
+    for edge in spec.edges:
+        name = f"{edge.blind} to {edge.to}"
+
+        def measure_edge(batch: Batch, edge: Edge = edge) -> dict[str, Tensor]:
+            model = work.model(job, choice)
+            question = work.pair(model, choice, examples, batch).question
+            if edge.to == "random":
+                seeds = [job.seed * 1_000_003 + index for index in batch]
+                to = random_targets(question, edge.blind, job.task.positions, seeds)
+            else:
+                to = question.run.positions[edge.to]
+            return knockout_readouts(model, question, question.run.positions[edge.blind], to, job.engine, chunks)
+
+        step = suffixes(job, choice, name, examples, [edge.blind], chunks.examples)
+        random_of = [job.seed, len(examples)] if edge.to == "random" else None
+        found = yield from measured(work, step, {"knockout": [edge.blind, edge.to, random_of]}, measure_edge)
+        accuracy = (found["predicted"] == answers).double().mean(-1)  # [first layer]
+        rows.append({"blind": edge.blind, "to": edge.to, "accuracy": accuracy.tolist()})
+        scores |= {f"{name}.{key}": tensor for key, tensor in found.items()}
+    return Outcome(scores, {"rows": rows, "model": choice.name}, data_digest(examples))

@@ -1,0 +1,38 @@
+"""Manifests: YAML text -> Manifest. document.py reads the text, schema.py and methods/ say what it may hold."""
+
+from nnsight_et.manifest.experiments import Experiment
+from nnsight_et.manifest.load import load, parse
+from nnsight_et.manifest.methods.activation_patching import ActivationPatching
+from nnsight_et.manifest.methods.attention_patterns import AttentionPatterns
+from nnsight_et.manifest.methods.attribution import Attribution
+from nnsight_et.manifest.methods.cmap import CMAP
+from nnsight_et.manifest.methods.comparison import Comparison
+from nnsight_et.manifest.methods.completeness import Completeness
+from nnsight_et.manifest.methods.dcm import DCM
+from nnsight_et.manifest.methods.faithfulness import Faithfulness
+from nnsight_et.manifest.methods.knockout import Edge, Knockout
+from nnsight_et.manifest.methods.minimality import Minimality
+from nnsight_et.manifest.methods.path_patching import PathPatching, Stage
+from nnsight_et.manifest.schema import BoxesTask, Manifest, OwnModel
+
+__all__ = [
+    "CMAP",
+    "DCM",
+    "ActivationPatching",
+    "AttentionPatterns",
+    "Attribution",
+    "BoxesTask",
+    "Comparison",
+    "Completeness",
+    "Edge",
+    "Experiment",
+    "Faithfulness",
+    "Knockout",
+    "Manifest",
+    "Minimality",
+    "OwnModel",
+    "PathPatching",
+    "Stage",
+    "load",
+    "parse",
+]

@@ -1,0 +1,87 @@
+"""What the types cannot say: names that must exist, cycles, and each method's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+
+from nnsight_et.errors import accepted
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.methods.path_patching import PathPatching
+from nnsight_et.manifest.schema import Manifest
+from nnsight_et.manifest.written import Surroundings
+from nnsight_et.models.named import NAMED
+
+
+def problems(manifest: Manifest) -> Iterator[Problem]:
+    """Everything that is wrong with a manifest whose types are right."""
+    yield from _task_problems(manifest)
+    for name, experiment in manifest.experiments.items():
+        known = _surroundings(manifest, name)
+        for path, text in experiment.problems(known):
+            yield Problem(("experiments", name, *path), text)
+        for path, model in experiment.model_names.items():
+            yield from _model_problems(manifest, ("experiments", name, *path), model)
+    yield from _cycles(manifest)
+
+
+def looks_like_place(model: str) -> bool:
+    """Whether a model's name is a folder or a hub id rather than a name from a list."""
+    return "/" in model
+
+
+def _surroundings(manifest: Manifest, name: str) -> Surroundings:
+    others = {other: experiment for other, experiment in manifest.experiments.items() if other != name}
+    return Surroundings(
+        positions=manifest.task.positions,
+        circuits=tuple(other for other, experiment in others.items() if experiment.finds_circuit),
+        roles=tuple(other for other, experiment in others.items() if experiment.finds_roles),
+        scores=tuple(other for other, experiment in others.items() if isinstance(experiment, PathPatching)),
+        experiments=tuple(manifest.experiments),
+        shapes={model: named.shape for model, named in NAMED.items() if model not in manifest.models},
+    )
+
+
+def _task_problems(manifest: Manifest) -> Iterator[Problem]:
+    objects, need = manifest.task.objects, 2 * manifest.task.boxes
+    if objects is None:
+        return
+    for index, word in enumerate(objects):
+        if word in objects[:index]:
+            yield Problem(("task", "objects", index), f"{word!a} is there twice")
+        elif not word.strip() or word != word.strip() or not word.isprintable():
+            yield Problem(
+                ("task", "objects", index), f"{word!a} is not a word; accepted: a noun, without spaces around it"
+            )
+    if len(objects) < need:
+        text = f"{len(objects)} objects; accepted: at least {need} for {manifest.task.boxes} boxes in base and source"
+        yield Problem(("task", "objects"), text)
+
+
+def _model_problems(manifest: Manifest, path: KeyPath, model: str) -> Iterator[Problem]:
+    names = (*manifest.models, *(name for name in NAMED if name not in manifest.models))
+    if model not in names and not looks_like_place(model):
+        yield Problem(path, f"no model named {model!a}; {accepted(model, names)}, a folder with a / in it, or a hub id")
+    elif model != model.strip() or not model.isprintable():
+        yield Problem(path, f"no model can be called {model[:60]!a}; accepted: a folder, or a hub id such as org/name")
+
+
+def _cycles(manifest: Manifest) -> Iterator[Problem]:
+    """A problem for each circle of experiments that wait for each other, at its first member."""
+    names = list(manifest.experiments)
+    waiting = {name: set(experiment.needs) & set(names) for name, experiment in manifest.experiments.items()}
+    while circle := _circle(waiting):
+        first = circle.index(min(circle, key=names.index))
+        members = [*circle[first:], *circle[: first + 1]]
+        text = f"a cycle: {' needs '.join(members)}; accepted: experiments that can be put in an order"
+        yield Problem(("experiments", members[0]), text)
+        waiting = {name: needs - set(circle) for name, needs in waiting.items() if name not in circle}
+
+
+def _circle(waiting: dict[str, set[str]]) -> list[str]:
+    """Names of which each needs the next and the last the first; none if there is no such circle."""
+    try:
+        TopologicalSorter(waiting).prepare()
+    except CycleError as error:
+        return error.args[1][:0:-1]
+    return []

@@ -1,0 +1,181 @@
+"""YAML text -> plain data that remembers its lines. The only file that knows YAML.
+
+Accepted is the part of YAML 1.2 that can be read without surprises: mappings, lists, text, numbers, true/false, null.
+Not anchors and aliases, tags, directives, repeated keys, keys that are not text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+)
+
+from nnsight_et.errors import ManifestError
+
+SIZE_LIMIT = 1 << 20  # characters
+DEPTH_LIMIT = 32
+PROBLEMS_SHOWN = 20
+KeyPath = tuple[str | int, ...]
+
+_NULL = re.compile(r"~|null|Null|NULL|")
+_TRUTH = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Problem(NamedTuple):
+    """Something a user must mend: where in the document, and what was found and what is accepted."""
+
+    path: KeyPath
+    text: str
+
+
+def dotted(path: KeyPath) -> str:
+    """The path as written in messages and in --set: experiments.circuit.stages.1.at."""
+    return ".".join(str(part) if _PLAIN_KEY.fullmatch(str(part)) else ascii(part) for part in path)
+
+
+@dataclass
+class Document:
+    """Plain data, and where each part of it was written."""
+
+    where: str
+    data: Any = None
+    places: dict[KeyPath, str] = field(default_factory=dict)
+
+    def error(self, problems: Iterable[Problem]) -> ManifestError:
+        """One error that lists every problem in the order of the text, a line each."""
+        found = list(dict.fromkeys(problems))
+        shown = sorted(found[:PROBLEMS_SHOWN], key=lambda problem: self._order(problem.path))
+        lines = [self._line(problem) for problem in shown]
+        if len(found) > PROBLEMS_SHOWN:
+            lines.append(f"{self.where}: and {len(found) - PROBLEMS_SHOWN} more problems")
+        return ManifestError("\n".join(lines))
+
+    def set(self, path: KeyPath, value: Document) -> None:
+        """Put the value of another document at `path`, whose parent exists."""
+        parent = self.data
+        for part in path[:-1]:
+            parent = parent[part]
+        parent[path[-1]] = value.data
+        self.places = {known: place for known, place in self.places.items() if known[: len(path)] != path}
+        self.places |= {(*path, *inner): value.where for inner in value.places} | {path: value.where}
+
+    def _line(self, problem: Problem) -> str:
+        return ": ".join(part for part in (self._place(problem.path), dotted(problem.path), problem.text) if part)
+
+    def _place(self, path: KeyPath) -> str:
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, self.where)
+
+    def _order(self, path: KeyPath) -> tuple[int, bool]:
+        """What is missing from a mapping comes after all that is in it."""
+        parent = path
+        while parent and parent not in self.places:
+            parent = parent[:-1]
+        inside = [index for index, known in enumerate(self.places) if known[: len(parent)] == parent]
+        return (inside[0], False) if parent == path else (inside[-1], True)
+
+
+def read(text: str, where: str, lines: bool = True) -> Document:
+    """The document written in `text`; ManifestError if it is not the YAML described above."""
+    if len(text) > SIZE_LIMIT:
+        raise ManifestError(f"{where}: {len(text)} characters; accepted: at most {SIZE_LIMIT}")
+    reader = _Reader(where, YAML(typ="safe", pure=True).parse(text), lines)
+    try:
+        return reader.document()
+    except MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        raise reader.error(at.line if at else None, f"not YAML: {_sentence(error)}") from None
+    except YAMLError as error:  # such as a character that YAML does not allow
+        raise reader.error(None, f"not YAML: {_sentence(error)}") from None
+
+
+def _sentence(error: YAMLError) -> str:
+    text = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return ascii(" ".join(str(text).split()))[1:-1]
+
+
+class _Reader:
+    def __init__(self, where: str, events: Iterator[Event], lines: bool) -> None:
+        self.result = Document(where)
+        self.events = events
+        self.lines = lines
+
+    def document(self) -> Document:
+        next(self.events)  # the stream's start
+        if isinstance(start := next(self.events), DocumentStartEvent):
+            if start.version or start.tags:
+                raise self.error(start.start_mark.line, "a % directive; accepted: YAML 1.2 without directives")
+            self.result.data = self._value(next(self.events), ())
+            next(self.events)  # the document's end
+            if isinstance(following := next(self.events), DocumentStartEvent):
+                raise self.error(following.start_mark.line, "a second document; accepted: one")
+        return self.result
+
+    def error(self, line: int | None, text: str, path: KeyPath = ()) -> ManifestError:
+        named = f"{dotted(path)}: " if path else ""
+        return ManifestError(f"{self._place(line)}: {named}{text}")
+
+    def _place(self, line: int | None) -> str:
+        return self.result.where if line is None or not self.lines else f"{self.result.where}:{line + 1}"
+
+    def _value(self, event: Any, path: KeyPath) -> Any:
+        line = event.start_mark.line
+        self.result.places.setdefault(path, self._place(line))
+        if len(path) > DEPTH_LIMIT:
+            raise self.error(line, f"nested deeper than {DEPTH_LIMIT} levels")
+        if isinstance(event, AliasEvent) or event.anchor:
+            raise self.error(line, f"the alias or anchor {event.anchor!a}; accepted: values written out", path)
+        if event.tag:
+            raise self.error(line, f"the tag {event.tag!a}; accepted: values without tags", path)
+        if isinstance(event, ScalarEvent):
+            return event.value if event.style else scalar(event.value)
+        return self._mapping(path) if isinstance(event, MappingStartEvent) else self._list(path)
+
+    def _list(self, path: KeyPath) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self.events), SequenceEndEvent):
+            items.append(self._value(event, (*path, len(items))))
+        return items
+
+    def _mapping(self, path: KeyPath) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), MappingEndEvent):
+            line = event.start_mark.line
+            key = self._value(event, path) if isinstance(event, (ScalarEvent, AliasEvent)) else None
+            if not isinstance(key, str):
+                raise self.error(line, f"a key that is not text ({key!a}); accepted: a name", path)
+            if key in entries:
+                raise self.error(line, "this key is there twice", (*path, key))
+            self.result.places[(*path, key)] = self._place(line)
+            entries[key] = self._value(next(self.events), (*path, key))
+        return entries
+
+
+def scalar(text: str) -> str | int | float | bool | None:
+    """What unquoted text means in YAML 1.2's core schema (without octal and hexadecimal numbers)."""
+    if _NULL.fullmatch(text):
+        return None
+    if _TRUTH.fullmatch(text):
+        return text.lower() == "true"
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _DECIMAL.fullmatch(text):
+        return float(text)
+    return text

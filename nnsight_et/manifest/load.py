@@ -1,0 +1,85 @@
+"""From text, and the --set options beside it, to a Manifest. Every problem found is in one ManifestError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from nnsight_et.errors import ManifestError, accepted
+from nnsight_et.manifest import checks, messages
+from nnsight_et.manifest.document import SIZE_LIMIT, Document, KeyPath, dotted, read
+from nnsight_et.manifest.schema import Manifest
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> Manifest:
+    """The manifest in the file `path`, with `settings` (each key.path=value) in place of what it says there."""
+    return parse(_text(path), path.name, settings).in_folder(path.parent)
+
+
+def parse(text: str, where: str, settings: Sequence[str] = (), lines: bool = True) -> Manifest:
+    """The manifest written in `text`; `where` names the text in messages, with `lines` numbered or not."""
+    document = read(text, where, lines)
+    if not isinstance(document.data, dict):
+        raise ManifestError(f"{where}: no manifest; accepted: a mapping with name, experiments, ...")
+    for setting in settings:
+        _apply(document, setting)
+    try:
+        manifest = Manifest.model_validate(document.data)
+    except ValidationError as error:
+        raise document.error(messages.problems(error, document.data)) from None
+    if problems := tuple(checks.problems(manifest)):
+        raise document.error(problems)
+    return manifest
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.is_file() and path.stat().st_size > 4 * SIZE_LIMIT:
+            raise ManifestError(f"{path}: {path.stat().st_size} bytes; accepted: at most {SIZE_LIMIT} characters")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not text in UTF-8 (byte {error.start}); accepted: a YAML file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ManifestError(f"{path}: cannot be read ({reason}); accepted: a manifest's file") from None
+
+
+def _apply(document: Document, setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    where = f"--set {ascii(setting[:80])[1:-1]}"
+    if not equals or not key:
+        raise ManifestError(
+            f"{where}: not a setting; accepted: key.path=value, such as experiments.circuit.examples=30"
+        )
+    document.set(_path(document, key, where), read(text, where, lines=False))
+
+
+def _path(document: Document, key: str, where: str) -> KeyPath:
+    """What `key` points at in the document; its last part may be new, and so may a mapping at the top or a model."""
+    here, path = document.data, ()
+    *parents, last = key.split(".")
+    for part in parents:
+        may_be_new = path == ("models",) or (not path and part in Manifest.model_fields)
+        if may_be_new and isinstance(here, dict) and part not in here:
+            document.set((*path, part), Document(where, {}))
+        path = (*path, _step(here, part, path, where))
+        here = here[path[-1]]
+    if isinstance(here, list):
+        return (*path, _step(here, last, path, where))
+    if not isinstance(here, dict):
+        raise ManifestError(f"{where}: {dotted(path)} is neither a mapping nor a list; accepted: {dotted(path)}=value")
+    return (*path, last)
+
+
+def _step(here: object, part: str, path: KeyPath, where: str) -> str | int:
+    """The key or index that `part` means in `here`."""
+    if isinstance(here, dict) and part in here:
+        return part
+    if isinstance(here, list):
+        if part.isdecimal() and len(part) < 10 and int(part) < len(here):
+            return int(part)
+        raise ManifestError(f"{where}: no entry {part} in {dotted(path)}; accepted: 0 to {len(here) - 1}")
+    keys = here if isinstance(here, dict) else ()
+    raise ManifestError(f"{where}: no key '{part}' in {dotted(path) or 'the manifest'}; {accepted(part, keys)}")

@@ -1,0 +1,53 @@
+"""method: activation_patching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.methods.dcm import Desideratum
+from nnsight_et.manifest.methods.shared import roles_problems, twice
+from nnsight_et.manifest.written import Count, Surroundings, Written, is_published
+
+
+class ActivationPatching(Written):
+    """What each group does in every model: the heads DCM selected, patched from the source run (§5.2-5.3, Fig. 3)."""
+
+    finds_circuit: ClassVar[bool] = False
+    finds_roles: ClassVar[bool] = False
+
+    method: Literal["activation_patching"]
+    roles: Annotated[str, Field(min_length=1)]
+    """The dcm experiment that selected the heads, or published/llama, published/goat, published/float."""
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The models to patch, in the order of the figure."""
+    desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] | None = None
+    """What to try; when absent, what heads were selected for. Variants of position patch the heads for position."""
+    examples: Count = 500
+    """How many pairs one draw has."""
+    draws: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
+    """How many samples the mean and standard deviation are taken over."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The experiment that selected the heads, unless the paper did."""
+        return () if is_published(self.roles) else (self.roles,)
+
+    @property
+    def circuit_names(self) -> tuple[str, ...]:
+        """The circuits this experiment uses: those of its roles alone."""
+        return ()
+
+    @property
+    def model_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names a model -> the name."""
+        return {("models", index): name for index, name in enumerate(self.models)}
+
+    def problems(self, known: Surroundings) -> Iterator[Problem]:
+        """What is wrong with the roles, models or desiderata, if anything."""
+        yield from roles_problems(("roles",), self.roles, known)
+        yield from twice(("models",), self.models)
+        yield from twice(("desiderata",), self.desiderata or ())

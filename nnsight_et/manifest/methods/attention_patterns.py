@@ -1,0 +1,16 @@
+"""method: attention_patterns."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nnsight_et.manifest.methods.shared import OnCircuit
+from nnsight_et.manifest.written import Count
+
+
+class AttentionPatterns(OnCircuit):
+    """How much each head of a circuit attends from its position to the named positions, on average (§4.1, §5.2)."""
+
+    method: Literal["attention_patterns"]
+    examples: Count = 500
+    """How many prompts the attention is averaged over."""

@@ -1,0 +1,50 @@
+"""method: attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nnsight_et.errors import accepted
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.methods.shared import twice
+from nnsight_et.manifest.written import Count, Surroundings, Written
+
+
+class Attribution(Written):
+    """A cheap screen, gradient times difference, beside the exact effect of patching each head's output."""
+
+    finds_circuit: ClassVar[bool] = False
+    finds_roles: ClassVar[bool] = False
+
+    method: Literal["attribution"]
+    model: str
+    """A built-in model, one of `models:`, a folder, or a hub id."""
+    at: Annotated[tuple[str, ...], Field(min_length=1)] = ("last",)
+    """The named positions whose heads are screened."""
+    examples: Count = 300
+    """How many pairs of a base and a source prompt."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The experiments whose results this one uses: none."""
+        return ()
+
+    @property
+    def circuit_names(self) -> tuple[str, ...]:
+        """The circuits this experiment uses: none."""
+        return ()
+
+    @property
+    def model_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names a model -> the name."""
+        return {("model",): self.model}
+
+    def problems(self, known: Surroundings) -> Iterator[Problem]:
+        """What is wrong with the positions, if anything."""
+        for index, at in enumerate(self.at):
+            if at not in known.positions:
+                yield Problem(("at", index), f"no position {at!a}; {accepted(at, known.positions)}")
+        yield from twice(("at",), self.at)

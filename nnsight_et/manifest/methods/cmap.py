@@ -1,0 +1,66 @@
+"""method: cmap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.methods.dcm import Desideratum
+from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems, roles_problems
+from nnsight_et.manifest.written import Count, Name, Surroundings, Written, is_file, is_published
+
+MAIN_ROLES = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
+
+
+class CMAP(Written):
+    """Patch a donor model's head activations into a recipient's runs of the same prompts (§6, Fig. 4)."""
+
+    finds_circuit: ClassVar[bool] = False
+    finds_roles: ClassVar[bool] = False
+
+    method: Literal["cmap"]
+    donor: str
+    """The model whose activations are taken."""
+    recipient: str
+    """The model they are put into."""
+    circuit: CircuitName
+    """The donor's circuit: an experiment, a .json file, or published/goat and the like."""
+    roles: Annotated[str, Field(min_length=1)] | None = None
+    """The dcm experiment, or published/goat and the like, that says which heads of each group to patch; absent: all."""
+    main_role: dict[Name, Desideratum] = MAIN_ROLES  # type: ignore[assignment]
+    """Which desideratum's heads are patched in each group; all heads of groups that are not named."""
+    examples: Count = 500
+    """How many prompts accuracy is measured on."""
+    random_sets: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 10
+    """How many sets of as many random heads are patched, for comparison."""
+    inputs: bool = True
+    """Whether the donor's queries, keys and values are patched too."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The experiments that found the circuit and selected the heads."""
+        circuit = () if is_file(self.circuit) else (self.circuit,)
+        return circuit if self.roles is None or is_published(self.roles) else (*circuit, self.roles)
+
+    @property
+    def circuit_names(self) -> tuple[str, ...]:
+        """The circuits this experiment uses, as it names them."""
+        return (self.circuit,)
+
+    @property
+    def model_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names a model -> the name."""
+        return {("donor",): self.donor, ("recipient",): self.recipient}
+
+    def problems(self, known: Surroundings) -> Iterator[Problem]:
+        """What is wrong with the circuit, the roles or the models, if anything."""
+        yield from circuit_problems(("circuit",), self.circuit, known)
+        if self.roles is not None:
+            yield from roles_problems(("roles",), self.roles, known)
+        shapes = [known.shapes.get(name) for name in (self.donor, self.recipient)]
+        if None not in shapes and shapes[0] != shapes[1]:
+            text = f"{self.recipient} and the donor {self.donor} differ in shape; accepted: models of one shape"
+            yield Problem(("recipient",), text)

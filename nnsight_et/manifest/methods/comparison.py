@@ -1,0 +1,50 @@
+"""method: comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from nnsight_et.errors import accepted
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.methods.shared import PUBLISHED, CircuitName, circuit_problems
+from nnsight_et.manifest.written import Surroundings, Written, is_file, is_published
+
+
+class Comparison(Written):
+    """How two circuits overlap, group by group, and their heads by causal impact (App. E4, F4)."""
+
+    finds_circuit: ClassVar[bool] = False
+    finds_roles: ClassVar[bool] = False
+
+    method: Literal["comparison"]
+    circuits: tuple[CircuitName, CircuitName]
+    """The pretrained model's circuit, and the finetuned one's: experiments, .json files, or published ones."""
+    scores: str | None = None
+    """The path_patching experiment, or published/goat and the like, whose scores order the heads; absent: no order."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The experiments that found the circuits and measured the scores."""
+        named = [name for name in self.circuits if not is_file(name)]
+        if self.scores is not None and not is_published(self.scores):
+            named.append(self.scores)
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def circuit_names(self) -> tuple[str, ...]:
+        """The circuits this experiment uses, as it names them."""
+        return self.circuits
+
+    @property
+    def model_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names a model: nowhere."""
+        return {}
+
+    def problems(self, known: Surroundings) -> Iterator[Problem]:
+        """What is wrong with the circuits or the scores, if anything."""
+        for index, name in enumerate(self.circuits):
+            yield from circuit_problems(("circuits", index), name, known)
+        names = (*known.scores, *(f"published/{model}" for model in PUBLISHED))
+        if self.scores is not None and self.scores not in names:
+            yield Problem(("scores",), f"no scores {self.scores!a}; {accepted(self.scores, names)}")

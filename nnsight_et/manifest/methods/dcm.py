@@ -1,0 +1,47 @@
+"""method: dcm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nnsight_et.manifest.document import Problem
+from nnsight_et.manifest.methods.shared import OnCircuit, twice
+from nnsight_et.manifest.written import Count, Surroundings
+
+Desideratum = Literal[
+    "object", "label", "position", "text_at_start", "text_at_end", "tokens_between", "segment_at_start",
+    "segment_at_end", "boxes_before", "incorrect_segment", "altered_order", "altered_association", "no_comma", "comma_after_object",
+]  # fmt: skip
+"""The variables a prompt has, and the ways to write position (Fig. 2, Tables A11-A13)."""
+
+
+class DCM(OnCircuit):
+    """Which heads of each group carry which variable: masks trained by gradient (§5.1-5.2, App. H)."""
+
+    finds_roles: ClassVar[bool] = True
+
+    method: Literal["dcm"]
+    desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] = ("object", "label", "position")
+    """The variables to find heads for."""
+    training_examples: Count = 1000
+    """How many pairs the masks are trained on."""
+    validation_examples: Count = 500
+    """How many pairs choose the best mask of a training."""
+    test_examples: Count = 500
+    """How many pairs the selected heads' accuracy is measured on."""
+    sparsity: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.01
+    """Lambda: what each selected head costs in the loss."""
+    learning_rate: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False)] = 0.1
+    epochs: Annotated[int, Field(ge=1, le=1000, strict=True)] = 2
+    batch: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 32
+    """How many pairs one step of training sees."""
+    validate_every: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 4
+    """How many batches lie between two validations."""
+
+    def problems(self, known: Surroundings) -> Iterator[Problem]:
+        """What is wrong with the circuit or the desiderata, if anything."""
+        yield from super().problems(known)
+        yield from twice(("desiderata",), self.desiderata)

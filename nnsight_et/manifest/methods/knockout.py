@@ -1,0 +1,75 @@
+"""method: knockout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nnsight_et.errors import accepted
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.written import Count, Surroundings, Written
+
+
+class Edge(Written):
+    """Attention that is blocked: from one named position to an earlier one."""
+
+    blind: str
+    """The position whose attention is blocked."""
+    to: str
+    """The position it may not attend to, or `random`: an earlier token of each prompt, not a named one."""
+
+
+EDGES = (
+    Edge(blind="last", to="correct_object"),
+    Edge(blind="last", to="query_label"),
+    Edge(blind="last", to="random"),
+    Edge(blind="query_label", to="previous_query_label"),
+    Edge(blind="query_label", to="random"),
+)
+
+
+class Knockout(Written):
+    """Accuracy when one position may not attend to another from some layer up, for every layer (App. A)."""
+
+    finds_circuit: ClassVar[bool] = False
+    finds_roles: ClassVar[bool] = False
+
+    method: Literal["knockout"]
+    model: str
+    """A built-in model, one of `models:`, a folder, or a hub id."""
+    edges: Annotated[tuple[Edge, ...], Field(min_length=1)] = EDGES
+    """What is blocked; the five sweeps of App. A when absent."""
+    examples: Count = 500
+    """How many prompts accuracy is measured on."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The experiments whose results this one uses: none."""
+        return ()
+
+    @property
+    def circuit_names(self) -> tuple[str, ...]:
+        """The circuits this experiment uses: none."""
+        return ()
+
+    @property
+    def model_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names a model -> the name."""
+        return {("model",): self.model}
+
+    def problems(self, known: Surroundings) -> Iterator[Problem]:
+        """What is wrong with the edges, if anything."""
+        for index, edge in enumerate(self.edges):
+            if edge in self.edges[:index]:
+                yield Problem(("edges", index), f"{edge.blind} to {edge.to} is there twice")
+            if edge.blind not in known.positions:
+                yield Problem(
+                    ("edges", index, "blind"), f"no position {edge.blind!a}; {accepted(edge.blind, known.positions)}"
+                )
+                continue
+            earlier = (*known.positions[: known.positions.index(edge.blind)], "random")
+            if edge.to not in earlier:
+                text = f"{edge.to!a} is no position before {edge.blind}; {accepted(edge.to, earlier)}"
+                yield Problem(("edges", index, "to"), text)

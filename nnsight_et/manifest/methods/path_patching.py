@@ -1,0 +1,122 @@
+"""method: path_patching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nnsight_et.errors import accepted
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.written import Count, Name, Surroundings, Written
+from nnsight_et.models.named import Shape
+
+
+class Stage(Written):
+    """One stage of path patching: which heads matter to `into`, through its `via` input."""
+
+    group: Name
+    """The name given to the heads this stage finds."""
+    into: Name
+    """`logits`, or the group of an earlier stage."""
+    via: Literal["query", "key", "value"] | None = None
+    """Which input of the receivers changes; not for logits."""
+    at: str
+    """The named position of the senders."""
+    keep: Count
+    """How many heads this stage adds to the circuit, the most negative scores first."""
+    receivers: Count | None = None
+    """How many of the kept heads later stages patch into."""
+
+
+class PathPatching(Written):
+    """Find a circuit by path patching, stage by stage from the logits back (§4.1)."""
+
+    finds_circuit: ClassVar[bool] = True
+    finds_roles: ClassVar[bool] = False
+
+    method: Literal["path_patching"]
+    model: str
+    """A built-in model, one of `models:`, a folder, or a hub id."""
+    examples: Count = 300
+    """How many pairs of a base and a source prompt."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The experiments whose results this one uses: none."""
+        return ()
+
+    @property
+    def circuit_names(self) -> tuple[str, ...]:
+        """The circuits this experiment uses: none."""
+        return ()
+
+    @property
+    def model_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names a model -> the name."""
+        return {("model",): self.model}
+
+    def problems(self, known: Surroundings) -> Iterator[Problem]:
+        """What is wrong with the stages, if anything."""
+        earlier: dict[str, Stage] = {}
+        for index, stage in enumerate(self.stages):
+            for key, text in _stage_problems(stage, earlier, known.positions):
+                yield Problem(("stages", index, key), text)
+            if self.model in known.shapes:
+                yield from _too_many(stage, index, _depth(stage, earlier), known.shapes[self.model], self.model)
+            used = any(later.into == stage.group for later in self.stages[index + 1 :])
+            if used and stage.receivers is None:
+                text = f"missing, and a later stage patches into {stage.group}; accepted: 1 to {stage.keep}"
+                yield Problem(("stages", index, "receivers"), text)
+            earlier.setdefault(stage.group, stage)
+
+
+def _stage_problems(
+    stage: Stage, earlier: Mapping[str, Stage], positions: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    if stage.group in earlier or stage.group == "logits":
+        yield "group", f"the name {stage.group!r} is taken; accepted: a name no earlier stage has, not logits"
+    if stage.at not in positions:
+        yield "at", f"no position {stage.at!r}; {accepted(stage.at, positions)}"
+    if stage.receivers is not None and stage.receivers > stage.keep:
+        yield "receivers", f"{stage.receivers} receivers of {stage.keep} kept heads; accepted: 1 to {stage.keep}"
+    if stage.into == "logits":
+        if stage.via is not None:
+            yield "via", f"via {stage.via!r} into logits, which have no such input; accepted: no via"
+        if stage.at in positions and stage.at != positions[-1]:
+            yield "at", f"senders at {stage.at}, but the logits are read at {positions[-1]}; accepted: {positions[-1]}"
+    elif stage.into not in earlier:
+        yield "into", f"no earlier stage finds {stage.into!r}; {accepted(stage.into, ('logits', *earlier))}"
+    elif stage.via is None:
+        yield "via", "missing; accepted: query, key, value"
+    else:
+        yield from _position_problems(stage, earlier[stage.into], positions)
+
+
+def _position_problems(stage: Stage, into: Stage, positions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """A head's query is computed at its own position; its keys and values there and before."""
+    if stage.at not in positions or into.at not in positions:
+        return
+    if stage.via == "query" and stage.at != into.at:
+        yield "at", f"senders at {stage.at}, but the query of {into.group} is made at {into.at}; accepted: {into.at}"
+    if positions.index(stage.at) > positions.index(into.at):
+        seen = positions[: positions.index(into.at) + 1]
+        yield "at", f"senders at {stage.at}, after {into.group} at {into.at}; accepted: {', '.join(seen)}"
+
+
+def _depth(stage: Stage, earlier: Mapping[str, Stage]) -> int:
+    """How many groups lie between the stage's senders and the logits: each costs a layer at least."""
+    depth = 0
+    while stage.into in earlier and depth <= len(earlier):
+        stage, depth = earlier[stage.into], depth + 1
+    return depth
+
+
+def _too_many(stage: Stage, index: int, depth: int, shape: Shape, model: str) -> Iterator[Problem]:
+    most = max(shape.n_layers - depth, 0) * shape.n_heads
+    if stage.keep > most:
+        text = f"{stage.keep} heads; {model} has {shape.n_layers} layers of {shape.n_heads} heads"
+        below = f", of which {most} can reach {stage.into}" if depth else ""
+        yield Problem(("stages", index, "keep"), f"{text}{below}; accepted: 1 to {most}")

@@ -1,0 +1,89 @@
+"""Fields and checks that several methods have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from nnsight_et.errors import accepted
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.written import Count, Surroundings, Written, is_file, is_published, no_circuit
+
+PUBLISHED = ("llama", "goat", "float")  # the models whose circuits the paper found
+CircuitName = Annotated[str, Field(min_length=1)]
+Ablation = Literal["mean", "zero", "resample"]
+
+
+class OnCircuit(Written):
+    """Base of the methods that take a circuit, and one model: by default the one it was found in."""
+
+    finds_circuit: ClassVar[bool] = False
+    finds_roles: ClassVar[bool] = False
+
+    circuit: CircuitName
+    """An experiment that finds a circuit, a .json file, or published/llama, published/goat, published/float."""
+    model: str | None = None
+    """The model to measure; when absent the one the circuit was found in."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The experiments whose results this one uses."""
+        return () if is_file(self.circuit) else (self.circuit,)
+
+    @property
+    def circuit_names(self) -> tuple[str, ...]:
+        """The circuits this experiment uses, as it names them."""
+        return (self.circuit,)
+
+    @property
+    def model_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names a model -> the name."""
+        return {} if self.model is None else {("model",): self.model}
+
+    def problems(self, known: Surroundings) -> Iterator[Problem]:
+        """What is wrong with the circuit, if anything."""
+        yield from circuit_problems(("circuit",), self.circuit, known)
+        if self.model is None and is_file(self.circuit) and not is_published(self.circuit):
+            yield Problem(
+                ("model",), "missing, and the circuit comes from a file; accepted: the model to measure it in"
+            )
+
+
+class Measured(Written):
+    """Base of the methods that ablate heads on prompts."""
+
+    examples: Count = 500
+    """How many prompts accuracy is measured on."""
+    ablation: Ablation = "mean"
+    """What an ablated head outputs: its mean over prompts (the paper's), zero, or its output in another prompt."""
+    ablation_examples: Count = 500
+    """How many prompts ablated heads' outputs come from."""
+
+
+def circuit_problems(path: KeyPath, name: str, known: Surroundings) -> Iterator[Problem]:
+    """A problem if `name` is no circuit: neither an experiment's, nor a file's, nor the paper's."""
+    if is_published(name):
+        if name.partition("/")[2] not in PUBLISHED:
+            text = f"no published circuit {name!a}; {accepted(name, [f'published/{model}' for model in PUBLISHED])}"
+            yield Problem(path, text)
+    elif not is_file(name) and name not in known.circuits:
+        yield Problem(path, no_circuit(name, known))
+
+
+def roles_problems(path: KeyPath, name: str, known: Surroundings) -> Iterator[Problem]:
+    """A problem if `name` is neither an experiment that selects heads by DCM, nor the paper's selection."""
+    names = (*known.roles, *(f"published/{model}" for model in PUBLISHED))
+    if name not in names:
+        found = (
+            f"experiment {name!r} selects no heads" if name in known.experiments else f"no experiment named {name!a}"
+        )
+        yield Problem(path, f"{found}; {accepted(name, names)}")
+
+
+def twice(path: KeyPath, names: tuple[str, ...]) -> Iterator[Problem]:
+    """A problem for each name that is there twice."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem((*path, index), f"{name} is there twice")

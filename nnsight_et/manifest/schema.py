@@ -1,0 +1,131 @@
+"""The manifest as a whole: one run of several experiments on one task."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PrivateAttr, field_validator
+from pydantic_core import PydanticCustomError
+
+from nnsight_et.manifest.experiments import Experiment
+from nnsight_et.manifest.written import Count, Name, Written
+
+DType = Literal["float32", "float64", "bfloat16", "float16"]
+_UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
+_MEMORY = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(MiB|GiB)")
+
+
+class OwnModel(Written):
+    """A model under a name of your own, or a built-in name with files of your own."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A folder (relative to the manifest) or a hub id."""
+    adapter: Annotated[str, Field(min_length=1)] | None = None
+    """A LoRA adapter for it: a folder or a hub id."""
+    revision: str | None = None
+    """The hub's revision of the model: a branch, tag or commit."""
+    adapter_revision: str | None = None
+    """The hub's revision of the adapter."""
+    tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    """A folder or a hub id, where the tokenizer is not beside the weights."""
+    dtype: DType | None = None
+    """Its dtype, where it differs from the manifest's."""
+
+
+class BoxesTask(Written):
+    """The paper's entity tracking task: which object is in the box that is asked for (§3)."""
+
+    positions: ClassVar[tuple[str, ...]] = ("correct_object", "previous_query_label", "query_label", "last")
+
+    kind: Literal["boxes"] = "boxes"
+    boxes: Count = 7
+    """How many boxes a prompt has: 2 to 12."""
+    objects: tuple[str, ...] | None = None
+    """Your own objects, each a single token of the model's tokenizer; the paper's when absent."""
+
+    @field_validator("boxes")
+    @classmethod
+    def enough_letters(cls, boxes: int) -> int:
+        """A base and a source need a letter per box each, and one more is asked for."""
+        if not 2 <= boxes <= 12:
+            need = {"need": 2 * boxes + 1, "boxes": boxes, "letters": len(ascii_uppercase)}
+            text = "{boxes} boxes need {need} letters and there are {letters}; accepted: 2 to 12"
+            if boxes < 2:
+                text = "{boxes} box leaves nothing to track; accepted: 2 to 12"
+            raise PydanticCustomError("boxes", text, need)
+        return boxes
+
+
+class Manifest(Written):
+    """Everything that is to be computed, and from what."""
+
+    name: Name
+    """Names the run's folder."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 63, strict=True)] = 0
+    engine: Literal["default", "reference"] = "default"
+    """`reference` runs the literal definition over whole prompts: slow, and for checking."""
+    dtype: DType = "float32"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = "auto"
+    """Where models run; not part of what is computed."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """The attention implementation models are loaded with."""
+    memory: str | None = None
+    """How much memory one chunk of work may take, such as 4GiB; not part of what is computed."""
+    models: Annotated[dict[Name, OwnModel], Field(default_factory=dict)]
+    """Models of your own, by the names the experiments use."""
+    task: BoxesTask = BoxesTask()
+    experiments: Annotated[dict[Name, Experiment], Field(min_length=1, max_length=1000)]
+    """What to compute, by name; a later one may use an earlier one's circuit, in any order of the text."""
+
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths in the manifest start."""
+        return self._folder
+
+    def in_folder(self, folder: Path) -> Manifest:
+        """The same manifest with relative paths that start in `folder`."""
+        moved = self.model_copy()
+        moved._folder = folder
+        return moved
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory budget in bytes; None: chosen by the engine."""
+        match = _MEMORY.fullmatch(self.memory or "")
+        return int(float(match[1]) * _UNITS[match[2]]) if match else None
+
+    @field_validator("name")
+    @classmethod
+    def not_the_store(cls, name: str) -> str:
+        """runs/store holds what all runs share."""
+        if name.lower() == "store":
+            raise PydanticCustomError(
+                "name", "the name 'store' is taken by the cells all runs share; accepted: another"
+            )
+        return name
+
+    @field_validator("memory")
+    @classmethod
+    def amount(cls, memory: str | None) -> str | None:
+        """An amount of memory is a positive number and its unit."""
+        match = _MEMORY.fullmatch(memory or "")
+        if memory is not None and (match is None or float(match[1]) == 0):
+            found = {"found": ascii(memory[:40])}
+            raise PydanticCustomError("memory", "found {found}; accepted: an amount such as 512MiB or 4GiB", found)
+        return memory
+
+    def limited(self, examples: int) -> Manifest:
+        """The same manifest with at most `examples` examples everywhere, for a quick look."""
+        experiments = {}
+        for name, experiment in self.experiments.items():
+            counts = {
+                key: getattr(experiment, key) for key in type(experiment).model_fields if key.endswith("examples")
+            }
+            fewer = {key: examples for key, count in counts.items() if count > examples}
+            experiments[name] = experiment.model_copy(update=fewer)
+        return self.model_copy(update={"experiments": experiments})

@@ -1,0 +1,57 @@
+"""What every part of a manifest is made of, and what a method's own checks may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nnsight_et.errors import accepted
+from nnsight_et.models.named import Shape
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+
+
+class Written(BaseModel):
+    """Base of everything a manifest is made of: no unknown keys, no changes, a docstring under each field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an experiment's own checks may look at."""
+
+    positions: tuple[str, ...]
+    """The task's named positions, in the order of a prompt."""
+    circuits: tuple[str, ...]
+    """The experiments that find a circuit."""
+    roles: tuple[str, ...]
+    """The experiments that select heads by DCM."""
+    scores: tuple[str, ...]
+    """The experiments that measure patching scores."""
+    experiments: tuple[str, ...]
+    """All experiments."""
+    shapes: Mapping[str, Shape]
+    """The models whose shape is known without their files."""
+
+
+def is_file(circuit: str) -> bool:
+    """Whether `circuit:` names a file, or a published circuit, rather than an experiment."""
+    return circuit.endswith(".json") or "/" in circuit
+
+
+def is_published(name: str) -> bool:
+    """Whether a circuit, its roles or its scores are the paper's own: published/llama and the like."""
+    return name.startswith("published/")
+
+
+def no_circuit(name: str, known: Surroundings) -> str:
+    """The message about a `circuit:` that names no experiment that finds one."""
+    tail = accepted(name, known.circuits)
+    if name in known.experiments:
+        return f"experiment {name!r} finds no circuit; {tail}"
+    return f"no experiment named {name!r}; {tail}, a .json file, or published/llama and the like"

@@ -1,0 +1,239 @@
+"""Manifest -> Plan: the jobs in an order that can be run, each named by a digest of what it computes.
+
+What a job computes is its experiment with every default, its data, its models, and the jobs it needs; never the
+device, the memory budget or the run's name. The same id in two manifests is the same work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from nnsight_et import published
+from nnsight_et.circuit import Circuit
+from nnsight_et.errors import ManifestError, accepted
+from nnsight_et.manifest import BoxesTask, Experiment, Manifest, OwnModel, PathPatching
+from nnsight_et.manifest.methods.shared import OnCircuit
+from nnsight_et.manifest.written import is_file, is_published
+from nnsight_et.models.named import NAMED, ModelSpec, Shape
+
+SCHEMA = 1  # of what is digested: a change of meaning without a change of text raises it
+NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits", "roles", "scores"}
+"""Keys whose values are names: what they stand for is digested, not what it is called in one manifest."""
+FILE_LIMIT = 1 << 24  # bytes of a circuit's file
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model an experiment uses: its name in the manifest, where it is, and the dtype it is loaded in."""
+
+    name: str
+    spec: ModelSpec
+    dtype: str
+    shape: Shape | None
+    """Its sizes, where they are known without its files."""
+    identity: dict[str, str | None]
+    """What the manifest says the model is, without folders of this machine."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One experiment with everything resolved."""
+
+    name: str
+    spec: Experiment
+    task: BoxesTask
+    seed: int
+    engine: str
+    dtype: str
+    attention: str
+    models: tuple[ModelChoice, ...]
+    needs: tuple[str, ...]
+    """The names of the jobs whose results this one uses."""
+    need_ids: tuple[str, ...]
+    """What those jobs compute, in the same order."""
+    circuits: dict[str, Circuit]
+    """The circuits that no earlier job finds, by the names the experiment uses: from files, or the paper's."""
+
+    @property
+    def id(self) -> str:
+        """20 hexadecimal digits: the digest of what is computed."""
+        spec = self.spec.model_dump(mode="json", exclude=NAMED_ELSEWHERE)
+        spec |= {key: name for key in NAMED_ELSEWHERE if is_published(name := str(getattr(self.spec, key, "")))}
+        return digest({"schema": SCHEMA, "spec": spec, "needs": list(self.need_ids)} | self._setting())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved job as plain data: what a result records of how it was made."""
+        spec = self.spec.model_dump(mode="json")
+        return {
+            "name": self.name,
+            "spec": spec,
+            "needs": dict(zip(self.needs, self.need_ids, strict=True)),
+        } | self._setting()
+
+    def _setting(self) -> dict[str, Any]:
+        return {
+            "task": self.task.model_dump(mode="json"),
+            "seed": self.seed,
+            "engine": self.engine,
+            "dtype": self.dtype,
+            "attention": self.attention,
+            "models": [choice.identity for choice in self.models],
+            "circuits": [
+                self.circuits[name].to_dict() if name in self.circuits else None for name in self.spec.circuit_names
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a manifest, each after the jobs it needs."""
+
+    name: str
+    jobs: tuple[Job, ...]
+
+    @property
+    def digest(self) -> str:
+        """20 hexadecimal digits: the digest of all jobs and their names."""
+        return digest({job.name: job.id for job in self.jobs})
+
+    def job(self, name: str) -> Job:
+        """The job called `name`."""
+        return next(job for job in self.jobs if job.name == name)
+
+    def chosen(self, only: Sequence[str]) -> tuple[Job, ...]:
+        """The jobs named in `only` and all they need, in order; every job if `only` is empty."""
+        names = [job.name for job in self.jobs]
+        for name in only:
+            if name not in names:
+                raise ManifestError(f"--only {ascii(name)[1:-1]}: no experiment has this name; {accepted(name, names)}")
+        wanted = set(only or names)
+        for job in reversed(self.jobs):
+            if job.name in wanted:
+                wanted |= set(job.needs)
+        return tuple(job for job in self.jobs if job.name in wanted)
+
+
+def digest(value: Any) -> str:
+    """20 hexadecimal digits that change with any part of a plain value, and with nothing else."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def plan(manifest: Manifest) -> Plan:
+    """The manifest's jobs in order; ManifestError if a circuit's file cannot be used."""
+    jobs: dict[str, Job] = {}
+
+    def add(name: str) -> None:
+        for need in manifest.experiments[name].needs:
+            add(need)
+        if name not in jobs:
+            jobs[name] = _job(manifest, name, jobs)
+
+    for name in manifest.experiments:
+        add(name)
+    return Plan(manifest.name, tuple(jobs.values()))
+
+
+def senders(job: Job) -> int | None:
+    """How many heads the job patches at most: those that can reach; None where the model's shape is not known."""
+    shape = job.models[0].shape if job.models else None
+    if not isinstance(job.spec, PathPatching) or shape is None:
+        return None
+    depth = {"logits": 0}
+    for stage in job.spec.stages:
+        depth[stage.group] = depth[stage.into] + 1
+    return sum(max(shape.n_layers - depth[stage.into], 0) * shape.n_heads for stage in job.spec.stages)
+
+
+def read_circuit(path: Path, where: str) -> Circuit:
+    """The circuit in a .json file: one by itself, or a result's; ManifestError or TaskError naming `where` if none."""
+    path = path / "result.json" if path.is_dir() else path
+    try:
+        if path.is_file() and path.stat().st_size > FILE_LIMIT:
+            raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ManifestError(f"{where}: no file {path} ({error.strerror}); accepted: a circuit's .json file") from None
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{where}: {path} is not JSON ({error}); accepted: a circuit's .json file") from None
+    summary = data.get("summary") if isinstance(data, dict) else None
+    return Circuit.from_dict(summary.get("circuit") if isinstance(summary, dict) else data, f"{where}: {path}")
+
+
+def _job(manifest: Manifest, name: str, jobs: dict[str, Job]) -> Job:
+    spec = manifest.experiments[name]
+    models = _choices(manifest, spec, jobs)
+    return Job(
+        name=name,
+        spec=spec,
+        task=manifest.task,
+        seed=manifest.seed,
+        engine=manifest.engine,
+        dtype=manifest.dtype,
+        attention=manifest.attention,
+        models=models,
+        needs=spec.needs,
+        need_ids=tuple(jobs[need].id for need in spec.needs),
+        circuits=_circuits(manifest, name, models),
+    )
+
+
+def _choice(manifest: Manifest, name: str) -> ModelChoice:
+    own = manifest.models.get(name)
+    if own is None and name in NAMED:
+        named = NAMED[name]
+        return ModelChoice(name, named.spec, manifest.dtype, named.shape, {"name": name, "dtype": manifest.dtype})
+    written = own or OwnModel(path=name)
+    dtype = written.dtype or manifest.dtype
+    places = {key: _place(manifest.folder, getattr(written, key)) for key in ("adapter", "tokenizer")}
+    spec = ModelSpec(
+        _place(manifest.folder, written.path) or written.path,
+        revision=written.revision,
+        adapter_revision=written.adapter_revision,
+        **places,
+    )
+    return ModelChoice(name, spec, dtype, None, {"name": name} | written.model_dump() | {"dtype": dtype})
+
+
+def _place(folder: Path, written: str | None) -> str | None:
+    """A folder beside the manifest where there is one, else what was written: a hub id, or a folder somewhere else."""
+    if written is None:
+        return None
+    beside = folder / Path(written).expanduser()
+    return str(beside) if beside.is_dir() or written.startswith(".") else written
+
+
+def _choices(manifest: Manifest, spec: Experiment, jobs: Mapping[str, Job]) -> tuple[ModelChoice, ...]:
+    """The experiment's models; without one of its own, the one its circuit was found in."""
+    names = tuple(spec.model_names.values())
+    if names or not isinstance(spec, OnCircuit):
+        return tuple(_choice(manifest, name) for name in names)
+    if is_published(spec.circuit):
+        return (_choice(manifest, spec.circuit.partition("/")[2]),)
+    return jobs[spec.circuit].models[:1]
+
+
+def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) -> dict[str, Circuit]:
+    """The circuits no other experiment finds, by the names this one uses: the paper's, and those of files."""
+    circuits = {}
+    for written in manifest.experiments[name].circuit_names:
+        where = f"experiments.{name}: {written}"
+        if is_published(written):
+            circuits[written] = published.circuit(written.partition("/")[2])
+        elif is_file(written):
+            circuits[written] = read_circuit(manifest.folder / written, where)
+    for written, circuit in circuits.items():
+        where = f"experiments.{name}: {written}"
+        for group in circuit.groups:
+            if group.at not in manifest.task.positions:
+                tail = accepted(group.at, manifest.task.positions)
+                raise ManifestError(f"{where}: group {group.name} is at {group.at!r}; {tail}")
+        for choice in models:
+            if choice.shape:
+                circuit.check_fits(choice.shape.n_layers, choice.shape.n_heads, f"{where}: {choice.name}")
+    return circuits

@@ -1,0 +1,93 @@
+"""The paper's own results as data: circuits (Tables A2, A3, A7), DCM selections, path patching scores, numbers.
+
+Reads JSON only and imports no torch, so that plans and reports can use it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.errors import TaskError, accepted
+
+CIRCUITS = ("llama", "goat", "float")
+"""The models whose circuits the paper found; a circuit bears its model's name."""
+DOMINANT = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
+"""Each group's main functionality (§5.2); the structure readers have none."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One published number: accuracies are shares, not percentages; std where there is one beside it."""
+
+    table: str
+    """`Table A5`, `Figure 3`, ...; `Table A11, stored` and `DCM test accuracy` are in no table of the paper."""
+    row: str
+    column: str
+    value: float
+    source: str
+    """`paper`: printed there. `notebook`: printed by the authors' notebooks. `stored results`: computed from theirs."""
+    std: float | None = None
+
+
+def circuit(name: str) -> Circuit:
+    """The published circuit of llama, goat or float, each group's most important head first; 32 layers x 32 heads."""
+    return Circuit.from_dict(_of(name, "circuits.json"), f"published/{name}")
+
+
+def selections(name: str) -> dict[str, dict[str, tuple[Head, ...]]]:
+    """Group -> desideratum -> the heads DCM selected in the published circuit; all 14 desiderata for llama's B only.
+
+    Those of `label` were trained on wrongly tokenised targets and say nothing.
+    """
+    return {
+        group: {desideratum: tuple(map(Head.parse, heads)) for desideratum, heads in selected.items()}
+        for group, selected in _of(name, "selections.json").items()
+    }
+
+
+def scores(name: str) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Group -> the published patching scores [layer][head] its heads were ranked by, more negative: more important.
+
+    Goat's have a constant added to all heads that the authors' code left in (the adapter of o_proj was dropped).
+    """
+    return {group: tuple(map(tuple, matrix)) for group, matrix in _of(name, "scores.json").items()}
+
+
+def cmap_circuit(name: str) -> Circuit:
+    """What the paper patches across models (§6.1): each group's heads of its main functionality, all of D."""
+    selected = selections(name)
+    groups = []
+    for group in circuit(name).groups:
+        desideratum = DOMINANT.get(group.name)
+        chosen = selected[group.name][desideratum] if desideratum else group.heads
+        groups.append(HeadGroup(group.name, group.at, tuple(head for head in group.heads if head in chosen)))
+    return Circuit(tuple(groups))
+
+
+def numbers() -> tuple[Number, ...]:
+    """Every published number, table by table; (table, row, column) is unique.
+
+    Rows are models, groups (`goat/value_fetcher`: patched in goat), paths, desiderata; columns what is measured. In
+    Figures A1 and A2 a column is the first blocked layer, from 0.
+    """
+    found = []
+    for block in _read("numbers.json"):
+        for row, values in block["rows"].items():
+            for column, value in zip(block["columns"], values, strict=True):
+                value, std = value if isinstance(value, list) else (value, None)
+                found.append(Number(block["table"], row, column, value, block["source"], std))
+    return tuple(found)
+
+
+def _of(name: str, file: str) -> dict[str, Any]:
+    if name not in CIRCUITS:
+        raise TaskError(f"no published circuit {name!r}; {accepted(name, CIRCUITS)}")
+    return _read(file)[name]
+
+
+def _read(file: str) -> Any:
+    return json.loads(files(__name__).joinpath(file).read_text(encoding="utf-8"))

@@ -1,0 +1,187 @@
+"""Results and cells on disk.
+
+Results: <root>/<manifest>/<plan digest>/<experiment>/{result.json, scores.safetensors}.
+Cells: <root>/store/<two digits>/<key>.safetensors.
+A folder or file that is there is complete; one that was damaged since is known by its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+from torch import Tensor
+
+from nnsight_et.disk import one_writer, sweep, write_file, write_folder
+from nnsight_et.errors import ResultError
+from nnsight_et.plan import Plan, digest
+
+SCHEMA = 1
+HEADER, SCORES = "result.json", "scores.safetensors"
+
+
+class ModelRecord(BaseModel):
+    """A model as it was used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    fingerprint: str
+    """Digest of its files."""
+    description: str
+    """Where it came from."""
+
+
+class ResultHeader(BaseModel):
+    """What result.json holds: how a result was made, and its headline numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    schema_version: Literal[1] = SCHEMA
+    job: dict[str, Any]
+    """The experiment with every default (Job.to_dict)."""
+    job_id: str
+    """Job.id: the digest of what the manifest asked for."""
+    identity: str
+    """Digest of what was computed: the job and the fingerprints of models and data."""
+    models: list[ModelRecord]
+    data_digest: str
+    """Digest of the encoded examples."""
+    versions: dict[str, str]
+    """python, nnsight_et, nnsight, torch, transformers."""
+    device: str
+    seconds: float
+    summary: dict[str, Any]
+    """The method's headline numbers; null where a number does not exist."""
+    scores_digest: str = ""
+    """Digest of scores.safetensors; filled in when the result is written."""
+    digest: str = ""
+    """Digest of everything above; filled in when the result is written."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished experiment: its header, and its scores by name."""
+
+    header: ResultHeader
+    scores: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The results and cells under one root folder."""
+
+    root: Path
+
+    def folder(self, plan: Plan) -> Path:
+        """Where the results of a manifest's run are."""
+        return self.root / plan.name / plan.digest
+
+    def writing(self, folder: Path) -> AbstractContextManager[None]:
+        """Hold a run's folder for this process; ResultError naming the holder if another process has it."""
+        return one_writer(folder)
+
+    def sweep(self, folder: Path) -> None:
+        """Remove what killed runs left half-written in a run's folder and among the cells."""
+        sweep(folder)
+        sweep(self.root / "store")
+
+    def cell(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors stored under `key`; None if there are none, or they are not what was written."""
+        path = self._cell_path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                recorded = (file.metadata() or {}).get("digest")
+                names = file.keys()
+                tensors = {name: file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError):
+            return None
+        return tensors if recorded == tensor_digest(tensors) else None
+
+    def write_cell(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Store tensors under `key`."""
+        content = _plain(tensors)
+        write_file(self._cell_path(key), bytes_of(content, {"digest": tensor_digest(content)}))
+
+    def _cell_path(self, key: str) -> Path:
+        return self.root / "store" / key[:2] / f"{key}.safetensors"
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Put a result at `folder`, in place of what is there."""
+    scores = bytes_of(_plain(result.scores))
+    header = result.header.model_copy(update={"scores_digest": _digest(scores)})
+    data = _without_nan(header.model_dump(exclude={"digest"}))
+    text = json.dumps(data | {"digest": digest(data)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_folder(folder, {SCORES: scores, HEADER: text.encode()})
+
+
+def read_header(folder: Path) -> ResultHeader:
+    """The header of the result at `folder`; ResultError naming the file if it cannot be used."""
+    path = folder / HEADER
+    try:
+        data = json.loads(path.read_bytes())
+        if isinstance(data, dict) and data.get("schema_version") != SCHEMA:
+            raise ResultError(f"{path}: schema {str(data.get('schema_version'))[:20]}; accepted: {SCHEMA}")
+        header = ResultHeader.model_validate(data)
+        if digest(header.model_dump(exclude={"digest"})) != header.digest:
+            raise ResultError(f"{path}: damaged: its digest is not the one in it; remove the folder and run again")
+        return header
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: a result") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{path}: not a result ({where}: {first['msg']})") from None
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path}: not JSON ({error})") from None
+
+
+def read_result(folder: Path) -> Result:
+    """The result at `folder`; ResultError naming the file if one is missing or damaged."""
+    header, path = read_header(folder), folder / SCORES
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: the scores of {HEADER}") from None
+    if _digest(content) != header.scores_digest:
+        raise ResultError(f"{path}: damaged: its digest is not the one in {HEADER}; remove the folder and run again")
+    return Result(header, tensors_of(content))
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of names, dtypes, shapes and contents, in the order of the names."""
+    state = blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        state.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _without_nan(value: Any) -> Any:
+    """The same plain data with null for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,118 @@
+"""Desiderata (Fig. 2, App. G and J): pairs of prompts, and the answer that swapping one variable should give.
+
+object: the content of the queried box. label: which label is asked for. position: where in the context the answer is;
+its 11 variants write the source in another way, to see what "where" means to the model.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from nnsight_et.batch import Example
+from nnsight_et.errors import TaskError, accepted
+from nnsight_et.tasks.boxes import LABELS, Boxes, Context
+from nnsight_et.tasks.desiderata_variants import PLAIN, VARIANTS, Variant, longer, written
+from nnsight_et.tasks.encoding import MarkedText, encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1  # of the generator: part of what a result was computed from
+DESIDERATA: tuple[str, ...] = ("object", "label", "position", *VARIANTS)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all desiderata of one seed share: the base context and its queried segment, and the source context."""
+
+    base: Context
+    queried: int
+    source: Context
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A source prompt, and a prompt whose correct object is the target."""
+
+    source: MarkedText
+    target: MarkedText
+
+
+def desideratum(
+    task: Boxes, name: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str
+) -> list[Example]:
+    """`count` pairs of the desideratum `name`; `answer` is the target token, not the base's own answer.
+
+    Base and source contexts share no object and no label, and are the same for every desideratum of a seed and split.
+    Both prompts name correct_object, previous_query_label, query_label and last. The source of `label` asks for a box
+    that it does not mention: its first two positions are those of one of its segments, drawn once per example.
+    """
+    if name not in DESIDERATA:
+        raise TaskError(f"no desideratum {name!r}; {accepted(name, DESIDERATA)}")
+    task.check_tokens(tokenizer)
+    bases = task.contexts(random.Random(f"{seed}/{split}/desiderata"), split)
+    examples = []
+    for number, base in enumerate(islice(bases, count)):
+        draw = random.Random(f"{seed}/{split}/desiderata/{number}")
+        scene = Scene(base, draw.randrange(task.boxes), task.context(draw, split, apart_from=base))
+        swap = _swap(task, name, scene, draw)
+        prompt = encoded(base.query(base.labels[scene.queried], scene.queried), tokenizer)
+        target = encoded(swap.target, tokenizer)
+        answer = target.tokens[target.positions["correct_object"]]
+        examples.append(Example(prompt, encoded(swap.source, tokenizer), answer))
+    return examples
+
+
+def _swap(task: Boxes, name: str, scene: Scene, draw: random.Random) -> Swap:
+    if name == "object":
+        return _object_swap(scene, draw)
+    if name == "label":
+        return _label_swap(scene, draw)
+    return _position_swap(task, scene, VARIANTS.get(name, PLAIN), draw)
+
+
+def _object_swap(scene: Scene, draw: random.Random) -> Swap:
+    """The source asks for any of its boxes; the target is its own answer."""
+    source = written(scene.source, draw.randrange(len(scene.source.objects)))
+    return Swap(source, source)
+
+
+def _label_swap(scene: Scene, draw: random.Random) -> Swap:
+    """The source asks for a box of the base, not the one the base asks for; the target is what that box holds."""
+    asked = draw.choice(_other_segments(scene))
+    label = scene.base.labels[asked]
+    source = scene.source.query(label, draw.randrange(len(scene.source.objects)))
+    return Swap(source, scene.base.query(label, asked))
+
+
+def _position_swap(task: Boxes, scene: Scene, variant: Variant, draw: random.Random) -> Swap:
+    """The source asks for another segment than the base; the target is what the base has there."""
+    segments = len(scene.base.objects)
+    targets = {asked: (asked + variant.shift) % segments for asked in _other_segments(scene)}
+    targets = {asked: target for asked, target in targets.items() if target != scene.queried}
+    if not targets:
+        raise TaskError(f"task.boxes: {segments} boxes leave no target but the base's own answer; accepted: 3 to 12")
+    asked = draw.choice(list(targets))
+    target = scene.base.query(scene.base.labels[targets[asked]], targets[asked])
+    if variant.added is None:
+        return Swap(written(scene.source, asked, variant), target)
+    source = longer(scene.source, *_unused(task, scene, draw), variant.added)
+    return Swap(written(source, asked + (variant.added == "start"), variant), target)
+
+
+def _other_segments(scene: Scene) -> list[int]:
+    return [segment for segment in range(len(scene.base.objects)) if segment != scene.queried]
+
+
+def _unused(task: Boxes, scene: Scene, draw: random.Random) -> tuple[str, str]:
+    """An object and a label that are neither in the base nor in the source."""
+    objects = [thing for thing in task.objects if thing not in scene.base.objects + scene.source.objects]
+    labels = [label for label in LABELS if label not in scene.base.labels + scene.source.labels]
+    if not objects:
+        need = 2 * task.boxes + 1
+        found = len(set(task.objects))
+        raise TaskError(f"task.objects: {found} different objects; an additional segment needs {need}")
+    return draw.choice(objects), draw.choice(labels)
