@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.jobs.cells import Batch, data_digest, measured, whole_prompts
+from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import AttentionPatterns
 from nnsight_et.plan import Job
@@ -27,7 +28,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     job = replace(job, attention="eager")
     circuit = work.circuit(job)
     work.check_circuit(job, choice, circuit)
-    examples = work.examples(job, choice, SPLIT, spec.examples)
+    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     to, found = job.task.positions, {}
     for at in circuit.positions:

@@ -10,6 +10,7 @@ import torch
 from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.jobs.cells import data_digest
 from nnsight_et.jobs.circuits import circuits_alone, model_without, trial
+from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Completeness
 from nnsight_et.metrics import completeness
@@ -30,7 +31,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     assert isinstance(spec, Completeness)
     circuit = work.circuit(job)
     work.check_circuit(job, choice, circuit)
-    examples = work.examples(job, choice, SPLIT, spec.examples)
+    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
     answers = torch.tensor([example.answer for example in examples])
     sets = [*random_halves(circuit, spec.draws, job.seed), *(Circuit((group,)) for group in circuit.groups)]

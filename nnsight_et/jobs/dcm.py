@@ -65,7 +65,7 @@ def pairs_of(
 ) -> list[Example]:
     """`count` pairs of a desideratum; each draw is another sample of the same split."""
     tokenizer = tokenizer_of(work.files(choice))
-    return desideratum(task_of(job.task), name, tokenizer, count, job.seed + draw, split)
+    return desideratum(task_of(job.task), name, tokenizer, count, 1000 * job.seed + draw, split)
 
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:

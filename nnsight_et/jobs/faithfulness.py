@@ -11,6 +11,7 @@ from torch import Tensor
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.jobs.cells import data_digest
 from nnsight_et.jobs.circuits import circuits_alone, model_predictions, trial
+from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Faithfulness
 from nnsight_et.metrics import accuracy, faithfulness
@@ -35,7 +36,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     rows, scores, digests = [], {}, []
     for choice in job.models:
         shape = work.check_circuit(job, choice, circuit)
-        examples = work.examples(job, choice, SPLIT, spec.examples)
+        examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
         circuits = [circuit, *random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_circuits, job.seed)]
         whole = yield from model_predictions(work, job, choice, examples, choice.name)
         prompts = trial(work, job, choice, examples, "mean", spec.ablation_examples)

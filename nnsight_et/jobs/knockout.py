@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Edge, Knockout
 from nnsight_et.plan import Job
@@ -28,7 +29,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     """Every edge of attention, blocked in all layers from the first, the second, ... up; last, in none."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, Knockout)
-    examples = work.examples(job, choice, SPLIT, spec.examples)
+    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     answers = torch.tensor([example.answer for example in examples])
     rows: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.jobs.cells import data_digest
 from nnsight_et.jobs.circuits import Trial, circuits_alone, trial
+from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Minimality
 from nnsight_et.metrics import contribution, greedy_set, is_kept
@@ -31,7 +32,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     assert isinstance(spec, Minimality)
     circuit = work.circuit(job)
     work.check_circuit(job, choice, circuit)
-    examples = work.examples(job, choice, SPLIT, spec.examples)
+    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
     answers = torch.tensor([example.answer for example in examples])
     groups, rows, scores = [], [], {}

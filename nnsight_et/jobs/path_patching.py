@@ -13,6 +13,7 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.errors import TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import PathPatching, Stage
 from nnsight_et.metrics import patching_ratio, patching_score
@@ -38,7 +39,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     """Run the stages in order; each one's receivers are the best heads of the stage it patches into."""
     spec, choice = _spec(job), job.models[0]
     shape = work.shape(choice)
-    examples = work.examples(job, choice, SPLIT, spec.examples)
+    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     ranked: dict[str, list[Head]] = {}
     scores: dict[str, Tensor] = {}
     stages: list[dict[str, Any]] = []

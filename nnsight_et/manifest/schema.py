@@ -123,9 +123,7 @@ class Manifest(Written):
         """The same manifest with at most `examples` examples everywhere, for a quick look."""
         experiments = {}
         for name, experiment in self.experiments.items():
-            counts = {
-                key: getattr(experiment, key) for key in type(experiment).model_fields if key.endswith("examples")
-            }
-            fewer = {key: examples for key, count in counts.items() if count > examples}
+            keys = [key for key in type(experiment).model_fields if key.endswith("examples")]
+            fewer = {key: examples for key in keys if getattr(experiment, key) > examples}
             experiments[name] = experiment.model_copy(update=fewer)
         return self.model_copy(update={"experiments": experiments})

@@ -113,12 +113,12 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
 
 def wrapped(nn: TransformersModel, name: str) -> Model:
     """An nnsight model already in memory as a Model, frozen and checked."""
-    nn._module.requires_grad_(False).eval()
+    nn.requires_grad_(False)
+    nn.eval()
     shape = shape_from(nn.config, name)
-    module = nn._module
     model = Model(
         nn, architecture(nn.config.model_type, name), shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
-        dtype=module.dtype, device=module.device,
+        dtype=nn.dtype, device=nn.device,
     )  # fmt: skip
     check_parts(model, name)
     return model

@@ -14,3 +14,5 @@ class AttentionPatterns(OnCircuit):
     method: Literal["attention_patterns"]
     examples: Count = 500
     """How many prompts the attention is averaged over."""
+    only_correct: bool = False
+    """Whether only prompts that the model itself answers right count."""

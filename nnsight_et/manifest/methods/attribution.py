@@ -26,6 +26,8 @@ class Attribution(Written):
     """The named positions whose heads are screened."""
     examples: Count = 300
     """How many pairs of a base and a source prompt."""
+    only_correct: bool = False
+    """Whether only prompts that the model itself answers right count."""
 
     @property
     def needs(self) -> tuple[str, ...]:

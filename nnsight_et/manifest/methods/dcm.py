@@ -12,9 +12,21 @@ from nnsight_et.manifest.methods.shared import OnCircuit, twice
 from nnsight_et.manifest.written import Count, Surroundings
 
 Desideratum = Literal[
-    "object", "label", "position", "text_at_start", "text_at_end", "tokens_between", "segment_at_start",
-    "segment_at_end", "boxes_before", "incorrect_segment", "altered_order", "altered_association", "no_comma", "comma_after_object",
-]  # fmt: skip
+    "object",
+    "label",
+    "position",
+    "text_at_start",
+    "text_at_end",
+    "tokens_between",
+    "segment_at_start",
+    "segment_at_end",
+    "boxes_before",
+    "incorrect_segment",
+    "altered_order",
+    "altered_association",
+    "no_comma",
+    "comma_after_object",
+]
 """The variables a prompt has, and the ways to write position (Fig. 2, Tables A11-A13)."""
 
 

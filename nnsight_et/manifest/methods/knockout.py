@@ -43,6 +43,8 @@ class Knockout(Written):
     """What is blocked; the five sweeps of App. A when absent."""
     examples: Count = 500
     """How many prompts accuracy is measured on."""
+    only_correct: bool = False
+    """Whether only prompts that the model itself answers right count."""
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ class PathPatching(Written):
     """A built-in model, one of `models:`, a folder, or a hub id."""
     examples: Count = 300
     """How many pairs of a base and a source prompt."""
+    only_correct: bool = False
+    """Whether only prompts that the model itself answers right count."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
 
     @property

@@ -56,6 +56,8 @@ class Measured(Written):
 
     examples: Count = 500
     """How many prompts accuracy is measured on."""
+    only_correct: bool = False
+    """Whether only prompts that the model itself answers right count."""
     ablation: Ablation = "mean"
     """What an ablated head outputs: its mean over prompts (the paper's), zero, or its output in another prompt."""
     ablation_examples: Count = 500

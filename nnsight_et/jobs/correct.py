@@ -1,0 +1,35 @@
+"""Examples of a job: as they are drawn, or only those the model answers right."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from nnsight_et.batch import Example
+from nnsight_et.errors import ExperimentError
+from nnsight_et.jobs.circuits import model_predictions
+from nnsight_et.jobs.work import Progress, Work
+from nnsight_et.plan import Job, ModelChoice
+
+MOST = 32  # times as many as wanted are drawn before a model counts as unable to answer
+
+
+def chosen_examples(
+    work: Work, job: Job, choice: ModelChoice, split: str, count: int, only_correct: bool
+) -> Generator[Progress, None, list[Example]]:
+    """The first `count` examples of a split, or with only_correct the first that `choice` answers right.
+
+    ExperimentError if too few of them are.
+    """
+    drawn = count
+    while True:
+        examples = work.examples(job, choice, split, drawn)
+        if not only_correct:
+            return examples
+        found = yield from model_predictions(work, job, choice, examples, f"what {choice.name} answers")
+        right = [one for one, token in zip(examples, found["predicted"].tolist(), strict=True) if token == one.answer]
+        if len(right) >= count:
+            return right[:count]
+        if drawn >= MOST * count:
+            found_right = f"{choice.name} answers {len(right)} of {drawn} prompts"
+            raise ExperimentError(f"experiments.{job.name}.only_correct: {found_right}; accepted: fewer examples")
+        drawn *= 2
