@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
 from nnsight_et.circuit import Head
-from nnsight_et.engine.readout import Readout, plain, readout
+from nnsight_et.engine.readout import Readout, readout
 from nnsight_et.models.model import Model, Via
 
 
@@ -53,7 +53,7 @@ def path_effects(
     Without receivers the path ends in the logits. Senders and receivers are at position `at`.
     """
     base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
-    clean = plain(model, pair.base, pair.answer)
+    clean = replaced(model, pair.base, {}, pair.answer)
     patched = []
     for sender in senders:
         frozen = frozen_but(pair, at, sender, base_z, source_z)

@@ -39,10 +39,15 @@ class Edit:
     values: Tensor
     keep: Tensor | None = None
 
+    @property
+    def variants(self) -> int:
+        """How many variants it has; one if it is the same in all."""
+        return max(len(self.values), 1 if self.keep is None else len(self.keep))
+
     def chosen(self, variants: Tensor) -> Edit:
         """The same edit for some of the variants."""
         values = self.values if len(self.values) == 1 else self.values[variants]
-        keep = self.keep if self.keep is None else self.keep[variants]
+        keep = self.keep if self.keep is None or len(self.keep) == 1 else self.keep[variants]
         return Edit(self.layer, self.site, self.slot, self.heads, values, keep)
 
 
@@ -65,9 +70,13 @@ class Layout:
 
 
 def suffix(
-    model: Model, capture: Capture, start: int, edits: Sequence[Edit], answer: Tensor, variants: int, chunks: Chunks
+    model: Model, capture: Capture, start: int, edits: Sequence[Edit], answer: Tensor, chunks: Chunks
 ) -> Readout:
-    """[variant, batch]: the readout of every variant of the captured run, recomputed from layer `start` up."""
+    """[variant, batch]: the readout of every variant of the captured run, recomputed from layer `start` up.
+
+    There are as many variants as the edits have; without edits one, the run itself.
+    """
+    variants = max((edit.variants for edit in edits), default=1)
     parts, live = [], capture.live.shape[1]
     step = chunks.variants(len(capture.live), live)
     for first in range(0, variants, step):
@@ -110,7 +119,8 @@ def _apply(model: Model, edit: Edit, layout: Layout) -> None:
     values = edit.values.expand(layout.rows * layout.branches, -1, -1, -1).reshape(shape).to(whole.dtype)
     if edit.keep is not None:
         current = view[:, :, row, slot, edit.heads]
-        keep = edit.keep.unflatten(0, (layout.rows, layout.branches))[:, :, None, :, None]
+        every = edit.keep.expand(layout.rows * layout.branches, -1)
+        keep = every.unflatten(0, (layout.rows, layout.branches))[:, :, None, :, None]
         choose = keep.dtype == torch.bool
         values = torch.where(keep, current, values) if choose else keep * current + (1 - keep) * values
     view[:, :, row, slot, edit.heads] = values

@@ -116,7 +116,7 @@ def _alone(model: Model, question: Question, fill: Fill, circuits: Sequence[Circ
     capture = captured(model, run, live_at(run, names), [0], background=background)
     keep = {name: members(model, circuits, name) for name in names}
     edits = _ablations(model, run, capture, background, keep)
-    return suffix(model, capture, 0, edits, question.answer, len(circuits), chunks)
+    return suffix(model, capture, 0, edits, question.answer, chunks)
 
 
 def _remainder(model: Model, question: Question, fill: Fill, knocked: Sequence[Circuit], chunks: Chunks) -> Readout:
@@ -125,7 +125,7 @@ def _remainder(model: Model, question: Question, fill: Fill, knocked: Sequence[C
     first = torch.stack([run.positions[name] for name in names]).min(0).values
     capture = captured(model, run, suffix_of(run, first), [0])
     edits = _ablations(model, run, capture, fill.outputs(model, run), keep)
-    return suffix(model, capture, 0, edits, question.answer, len(knocked), chunks)
+    return suffix(model, capture, 0, edits, question.answer, chunks)
 
 
 def _ablations(
@@ -137,7 +137,6 @@ def _ablations(
         Edit(layer, "z", capture.slot(position), heads, background[layer][row, position][None], keep[name][:, layer])
         for name, position in ((name, run.positions[name]) for name in keep)
         for layer in range(model.n_layers)
-        if not keep[name][:, layer].all()
     ]
 
 

@@ -60,7 +60,7 @@ def with_donation(
         for layer, values in layers.items():
             heads = torch.arange(model.n_heads, device=model.device)
             edits.append(Edit(layer, "z", slot, heads, values[None], ~_taken(model, sets, name, layer)))
-    return suffix(model, capture, start, edits, question.answer, len(sets), chunks)
+    return suffix(model, capture, start, edits, question.answer, chunks)
 
 
 def _taken(model: Model, sets: Sequence[Circuit], name: str, layer: int) -> Tensor:

@@ -92,7 +92,7 @@ def _with_inputs(
                 edits = _query_edits(model, donated["query"], group, own.slot(at))
             else:
                 capture = _with_donated_cache(model, capture, donated[via], group, via)
-        readouts.append(suffix(model, capture, start, edits, question.answer, 1, chunks))
+        readouts.append(suffix(model, capture, start, edits, question.answer, chunks))
     return Readout(
         torch.cat([one.probability for one in readouts]),
         torch.cat([one.logit for one in readouts]),

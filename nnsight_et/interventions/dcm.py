@@ -66,7 +66,7 @@ def masked_readout(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor
         members = [i for i, head in enumerate(group.heads) if head.layer == layer]
         heads = torch.tensor([group.heads[i].index for i in members], device=model.device)
         edits.append(Edit(layer, "z", batch.slot, heads, values[None][:, :, heads], mask[:, members]))
-    return suffix(model, batch.capture, batch.start, edits, batch.answer, len(mask), chunks)
+    return suffix(model, batch.capture, batch.start, edits, batch.answer, chunks)
 
 
 def prepared(model: Model, group: HeadGroup, pair: Pair) -> Prepared:

@@ -40,7 +40,7 @@ def _blocked(model: Model, question: Question, blind: Tensor, to: Tensor, chunks
     visible = whole.visible.clone()
     visible[row, whole.slot(blind), to] = False
     blocked = replace(whole, visible=visible)
-    readouts = [suffix(model, blocked, first, [], question.answer, 1, chunks) for first in every]
+    readouts = [suffix(model, blocked, first, [], question.answer, chunks) for first in every]
     plain = readout(whole.logits, question.answer)
     return joined([*readouts, stacked([plain])])
 

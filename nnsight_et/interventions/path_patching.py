@@ -68,7 +68,7 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chun
             inputs = one_token.to_receivers(model, capture.token, layer, some, source_z[layer], receivers)
             slot = capture.slot(at)
             edits = [Edit(end, receivers.via, slot, receivers.heads[end], values) for end, values in inputs.items()]
-            parts.append(suffix(model, capture, starts[layer], edits, answer, len(some), chunks))
+            parts.append(suffix(model, capture, starts[layer], edits, answer, chunks))
     return {"base": readout(capture.logits, answer).probability.cpu(), "patched": joined(parts).probability.cpu()}
 
 

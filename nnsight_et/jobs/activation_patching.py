@@ -9,7 +9,7 @@ import torch
 
 from nnsight_et.circuit import Circuit
 from nnsight_et.jobs.cells import data_digest
-from nnsight_et.jobs.dcm import pairs_of, tested
+from nnsight_et.jobs.dcm import Sample, pairs_of, tested
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.plan import Job, digest
@@ -24,7 +24,7 @@ def check(work: Work, job: Job) -> None:
     for choice in job.models:
         work.shape(choice)
         for name in spec.desiderata or ():
-            pairs_of(work, job, choice, name, 1, SPLIT)
+            pairs_of(work, job, choice, Sample(name, 1, SPLIT))
 
 
 def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
@@ -39,7 +39,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
             sets = roles.sets(name)
             accuracies = []
             for draw in range(spec.draws):
-                examples = pairs_of(work, job, choice, name, spec.examples, SPLIT, draw)
+                examples = pairs_of(work, job, choice, Sample(name, spec.examples, SPLIT, draw))
                 found = yield from tested(work, job, choice, sets, examples, f"{choice.name} {name} {draw + 1}")
                 answers = torch.tensor([example.answer for example in examples])
                 accuracies.append((found["predicted"] == answers).double().mean(-1))

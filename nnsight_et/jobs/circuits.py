@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from nnsight_et.batch import Example, Pair, Prompt, padded
@@ -39,6 +40,11 @@ class Trial:
     examples: list[Example]
     prompts: list[Prompt]
     ablation: Ablation
+
+    @property
+    def answers(self) -> Tensor:
+        """[example]: the right tokens."""
+        return torch.tensor([example.answer for example in self.examples])
 
     @property
     def width(self) -> int:

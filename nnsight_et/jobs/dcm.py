@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def check(work: Work, job: Job) -> None:
     assert isinstance(spec, DCM)
     work.check_circuit(job, choice)
     for name in spec.desiderata:
-        pairs_of(work, job, choice, name, 1, TRAIN)
+        pairs_of(work, job, choice, Sample(name, 1, TRAIN))
 
 
 def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
@@ -41,7 +42,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     groups = [group for group in circuit.groups if group.heads]
     for name in spec.desiderata:
         data = [
-            pairs_of(work, job, choice, name, count, split)
+            pairs_of(work, job, choice, Sample(name, count, split))
             for count, split in (
                 (spec.training_examples, TRAIN),
                 (spec.validation_examples, VALIDATION),
@@ -60,12 +61,20 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
 
 
-def pairs_of(
-    work: Work, job: Job, choice: ModelChoice, name: str, count: int, split: str, draw: int = 0
-) -> list[Example]:
-    """`count` pairs of a desideratum; each draw is another sample of the same split."""
-    tokenizer = tokenizer_of(work.files(choice))
-    return desideratum(task_of(job.task), name, tokenizer, count, 1000 * job.seed + draw, split)
+@dataclass(frozen=True)
+class Sample:
+    """Pairs of a desideratum: how many, from which split, and which draw of it."""
+
+    desideratum: str
+    count: int
+    split: str
+    draw: int = 0
+
+
+def pairs_of(work: Work, job: Job, choice: ModelChoice, sample: Sample) -> list[Example]:
+    """The sample's pairs for the model's tokenizer."""
+    tokenizer, seed = tokenizer_of(work.files(choice)), 1000 * job.seed + sample.draw
+    return desideratum(task_of(job.task), sample.desideratum, tokenizer, sample.count, seed, sample.split)
 
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:

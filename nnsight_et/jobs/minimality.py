@@ -34,12 +34,11 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     work.check_circuit(job, choice, circuit)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
-    answers = torch.tensor([example.answer for example in examples])
     groups, rows, scores = [], [], {}
     for group in circuit.groups:
-        pairs = yield from _pair_accuracies(work, job, prompts, circuit, group, answers)
+        pairs = yield from _pair_accuracies(work, job, prompts, circuit, group)
         removed = [greedy_set(pairs, number, spec.fraction) for number in range(len(group.heads))]
-        values = yield from _before_and_after(work, job, prompts, circuit, group, removed, answers)
+        values = yield from _before_and_after(work, job, prompts, circuit, group, removed)
         kept = [is_kept(before, after, spec.threshold) for before, after in values.tolist()]
         groups.append(HeadGroup(group.name, group.at, _where(group.heads, kept)))
         rows += _rows(group, removed, values, kept)
@@ -49,7 +48,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 
 
 def _pair_accuracies(
-    work: Work, job: Job, prompts: Trial, circuit: Circuit, group: HeadGroup, answers: Tensor
+    work: Work, job: Job, prompts: Trial, circuit: Circuit, group: HeadGroup
 ) -> Generator[Progress, None, Tensor]:
     """[head, head]: F of the circuit without two heads of the group; on the diagonal without one."""
     size = len(group.heads)
@@ -59,19 +58,13 @@ def _pair_accuracies(
     if not fewer:
         return accuracy
     found = yield from circuits_alone(work, job, prompts, fewer, f"{group.name} pairs")
-    for (v, w), value in zip(pairs, (found["predicted"] == answers).double().mean(-1), strict=True):
+    for (v, w), value in zip(pairs, (found["predicted"] == prompts.answers).double().mean(-1), strict=True):
         accuracy[v, w] = accuracy[w, v] = value
     return accuracy
 
 
 def _before_and_after(
-    work: Work,
-    job: Job,
-    prompts: Trial,
-    circuit: Circuit,
-    group: HeadGroup,
-    removed: list[tuple[int, ...]],
-    answers: Tensor,
+    work: Work, job: Job, prompts: Trial, circuit: Circuit, group: HeadGroup, removed: list[tuple[int, ...]]
 ) -> Generator[Progress, None, Tensor]:
     """[head, 2]: F(C \\ K) and F(C \\ (K + v)) of every head v of the group with its own K."""
     fewer = []
@@ -80,7 +73,7 @@ def _before_and_after(
     if not fewer:
         return torch.zeros(0, 2, dtype=torch.float64)
     found = yield from circuits_alone(work, job, prompts, fewer, f"{group.name} heads")
-    return (found["predicted"] == answers).double().mean(-1).unflatten(0, (-1, 2))
+    return (found["predicted"] == prompts.answers).double().mean(-1).unflatten(0, (-1, 2))
 
 
 def _part(group: HeadGroup, numbers: tuple[int, ...]) -> Circuit:

@@ -18,7 +18,8 @@ from nnsight_et.disk import write_file
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.manifest import BoxesTask
-from nnsight_et.models.load import Files, found, loaded, shape_of, tokenizer_of
+from nnsight_et.models.files import Files, found
+from nnsight_et.models.load import loaded, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice, digest

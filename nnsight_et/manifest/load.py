@@ -12,9 +12,16 @@ from nnsight_et.manifest import checks, messages
 from nnsight_et.manifest.document import SIZE_LIMIT, Document, KeyPath, dotted, read
 from nnsight_et.manifest.schema import Manifest
 
+SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "shipped").glob("*.yaml"))}
+"""The manifests that come with the package, by the names that stand for them."""
+
 
 def load(path: Path, settings: Sequence[str] = ()) -> Manifest:
-    """The manifest in the file `path`, with `settings` (each key.path=value) in place of what it says there."""
+    """The manifest in the file `path`, with `settings` (each key.path=value) in place of what it says there.
+
+    `tiny` and `paper` are the shipped ones, where there is no file of that name.
+    """
+    path = path if path.exists() else SHIPPED.get(str(path), path)
     return parse(_text(path), path.name, settings).in_folder(path.parent)
 
 
@@ -43,7 +50,8 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: not text in UTF-8 (byte {error.start}); accepted: a YAML file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ManifestError(f"{path}: cannot be read ({reason}); accepted: a manifest's file") from None
+        known = f"a manifest's file, or {' or '.join(SHIPPED)}"
+        raise ManifestError(f"{path}: cannot be read ({reason}); accepted: {known}") from None
 
 
 def _apply(document: Document, setting: str) -> None:

@@ -25,6 +25,8 @@ def problems(error: ValidationError, data: Any) -> Iterator[Problem]:
     for details in error.errors(include_url=False):
         path = _written_path(details["loc"], data)
         kind = details["type"]
+        if kind == "too_short" and len(details["input"]) >= details.get("ctx", {}).get("min_length", 0):
+            continue  # entries that are told of by themselves were not counted
         if kind == "missing":
             yield Problem(path, "missing; it is required")
         elif kind == "extra_forbidden":

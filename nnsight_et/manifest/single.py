@@ -1,4 +1,8 @@
-"""Manifests of one experiment, as the single-method commands build them: the same text a user would write."""
+"""Manifests of one method, as the single-method commands build them: the same text a user would write.
+
+Where a method needs a circuit or selected heads and none are named, those of the paper are taken for its models; for
+any other model the manifest first finds them.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,25 @@ from typing import Any
 
 from nnsight_et.manifest.document import read
 from nnsight_et.manifest.load import parse
+from nnsight_et.manifest.methods.shared import PUBLISHED
 from nnsight_et.manifest.schema import Manifest
+from nnsight_et.manifest.written import is_file
 from nnsight_et.models.named import LLAMA_7B, NAMED
 
 # keep and receivers of the boxes task's four stages: the paper's for its 7B models (§4.1), fewer for the rest
 PAPER_SIZES = ((58, 20), (10, 5), (25, 10), (5, None))
 SMALL_SIZES = ((8, 4), (6, 3), (6, 3), (4, None))
+Experiments = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What both commands can set: the rest of a manifest has its defaults, or comes from `settings` (--set)."""
+    """What every command can set: the rest of a manifest has its defaults, or comes from `settings` (--set)."""
 
     seed: int
     boxes: int
-    examples: int
+    examples: int | None = None
+    """How many examples the method has; its default when None."""
     settings: Sequence[str] = ()
 
 
@@ -33,16 +41,48 @@ def path_patching(model: str, stages: Sequence[str], setting: Setting) -> Manife
     Without stages: the boxes task's four, from the value fetchers back to the structure readers.
     """
     written = [read(text, f"--stage {index}", lines=False).data for index, text in enumerate(stages, 1)]
-    experiment = {"method": "path_patching", "model": model, "examples": setting.examples}
-    experiment["stages"] = written or four_stages(model)
-    return _manifest("path-patch", "circuit", experiment, setting)
+    found = {"method": "path_patching", "model": model, "stages": written or four_stages(model)}
+    return _manifest("path-patch", {"circuit": found}, "circuit", setting)
 
 
-def faithfulness(circuit: str, models: Sequence[str], setting: Setting) -> Manifest:
-    """Faithfulness of the circuit in a file, or in a result's folder, on `models`."""
-    place = circuit if circuit.endswith(".json") or "/" in circuit else f"./{circuit}"
-    experiment = {"method": "faithfulness", "circuit": place, "models": list(models), "examples": setting.examples}
-    return _manifest("evaluate", "faithfulness", experiment, setting)
+def evaluation(circuit: str, models: Sequence[str], also: Sequence[str], setting: Setting) -> Manifest:
+    """Faithfulness of a circuit on `models`; on each of them also `minimality` or `completeness`, where asked for."""
+    experiments: Experiments = {
+        "faithfulness": {"method": "faithfulness", "circuit": _place(circuit), "models": list(models)}
+    }
+    for method in also:
+        for number, model in enumerate(models, 1):
+            name = method if len(models) == 1 else f"{method}_{number}"
+            experiments[name] = {"method": method, "circuit": _place(circuit), "model": model}
+    return _manifest("evaluate", experiments, "", setting)
+
+
+def dcm(model: str, circuit: str | None, desiderata: Sequence[str], setting: Setting) -> Manifest:
+    """Which heads of a circuit carry which variable in `model`."""
+    experiments: Experiments = {}
+    selected = {"method": "dcm", "circuit": _circuit(model, circuit, experiments), "model": model}
+    experiments["roles"] = selected | ({"desiderata": list(desiderata)} if desiderata else {})
+    return _manifest("dcm", experiments, "", setting)
+
+
+def cmap(donor: str, recipient: str, given: tuple[str | None, str | None], setting: Setting) -> Manifest:
+    """The donor's head activations in the recipient; `given` are a circuit and roles, by default the donor's own."""
+    experiments: Experiments = {}
+    circuit = _circuit(donor, given[0], experiments)
+    roles = _roles(donor, circuit, given[1], experiments)
+    patched = {"method": "cmap", "donor": donor, "recipient": recipient, "circuit": circuit, "roles": roles}
+    return _manifest("cmap", experiments | {"cmap": patched}, "cmap", setting)
+
+
+def knockout(model: str, setting: Setting) -> Manifest:
+    """The five sweeps of attention knockout (App. A) in `model`."""
+    return _manifest("knockout", {"knockout": {"method": "knockout", "model": model}}, "knockout", setting)
+
+
+def comparison(first: str, second: str, scores: str | None, setting: Setting) -> Manifest:
+    """How two circuits overlap, and with the second one's scores their heads by causal impact."""
+    compared = {"method": "comparison", "circuits": [_place(first), _place(second)]}
+    return _manifest("compare", {"comparison": compared | ({"scores": scores} if scores else {})}, "", setting)
 
 
 def four_stages(model: str) -> list[dict[str, Any]]:
@@ -59,7 +99,35 @@ def four_stages(model: str) -> list[dict[str, Any]]:
     return stages
 
 
-def _manifest(name: str, experiment: str, spec: dict[str, Any], setting: Setting) -> Manifest:
+def _circuit(model: str, given: str | None, experiments: Experiments) -> str:
+    """The circuit to use: the given one, the paper's, or one that a further experiment finds."""
+    if given is not None:
+        return _place(given)
+    if model in PUBLISHED:
+        return f"published/{model}"
+    experiments["circuit"] = {"method": "path_patching", "model": model, "stages": four_stages(model)}
+    return "circuit"
+
+
+def _roles(model: str, circuit: str, given: str | None, experiments: Experiments) -> str:
+    """The selected heads to use: the given ones, the paper's for its circuits, or what a further experiment selects."""
+    if given is not None:
+        return given
+    if circuit == f"published/{model}":
+        return circuit
+    experiments["roles"] = {"method": "dcm", "circuit": circuit, "model": model}
+    return "roles"
+
+
+def _place(circuit: str) -> str:
+    return circuit if is_file(circuit) else f"./{circuit}"
+
+
+def _manifest(name: str, experiments: Experiments, sized: str, setting: Setting) -> Manifest:
+    """A manifest of these experiments; the number of examples goes to the one called `sized`, or if empty to all."""
+    for key, experiment in experiments.items():
+        if setting.examples is not None and (not sized or key == sized):
+            experiment["examples"] = setting.examples
     task = {"kind": "boxes", "boxes": setting.boxes}
-    data = {"name": name, "seed": setting.seed, "task": task, "experiments": {experiment: spec}}
+    data = {"name": name, "seed": setting.seed, "task": task, "experiments": experiments}
     return parse(json.dumps(data, ensure_ascii=False), f"et {name}", setting.settings, lines=False)

@@ -1,66 +1,39 @@
-"""From a model's name to a Model: the only file that reads weights."""
+"""From a model's files to a Model: the only file that reads weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
-from pathlib import Path
 
-import huggingface_hub
 import nnsight
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import StrictDataclassError
 from nnsight import TransformersModel
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.architecture import architecture
+from nnsight_et.models.files import Files, first_line
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec, Shape
-
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-FILES = (*WEIGHTS, "*.json", "tokenizer.model")
-_read_size = 1 << 24
-
-
-@dataclass(frozen=True)
-class Files:
-    """A model's folders on this machine, and a digest of what is in them."""
-
-    name: str
-    weights: Path
-    adapter: Path | None
-    tokenizer: Path
-    fingerprint: str
-
-
-def found(name: str, spec: ModelSpec) -> Files:
-    """The model's files, fetched from the hub if they are not here; UnsupportedModel if there are none."""
-    weights = _folder(name, spec.path, spec.revision)
-    _check_weights(name, weights, "config.json")
-    adapter = spec.adapter and _folder(name, spec.adapter, spec.adapter_revision)
-    if adapter:
-        _check_weights(name, adapter, "adapter_config.json")
-    tokenizer = _folder(name, spec.tokenizer, None) if spec.tokenizer else weights
-    digest = blake2b(digest_size=16)
-    for folder in (weights, adapter, tokenizer):
-        for path in sorted({path for pattern in FILES for path in folder.glob(pattern)} if folder else ()):
-            digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-            with path.open("rb") as file:
-                while block := file.read(_read_size):
-                    digest.update(block)
-        digest.update(b"/")
-    return Files(name, weights, adapter or None, tokenizer, digest.hexdigest())
+from nnsight_et.models.named import Shape
 
 
 def shape_of(files: Files) -> Shape:
     """The model's sizes, from its configuration alone; UnsupportedModel if its architecture is not known."""
     try:
         config = AutoConfig.from_pretrained(files.weights)
-    except (OSError, ValueError) as error:
-        raise UnsupportedModel(f"{files.name}: {files.weights}/config.json cannot be read ({_line(error)})") from error
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise UnsupportedModel(
+            f"{files.name}: {files.weights}/config.json cannot be read ({first_line(error)})"
+        ) from error
     return shape_from(config, files.name)
 
 
@@ -84,7 +57,7 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.tokenizer)
     except (OSError, ValueError) as error:
-        raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({_line(error)})") from error
+        raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
@@ -95,20 +68,50 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
 
 
 def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Model:
-    """The model in memory, its weights frozen and its parts checked; UnsupportedModel if they do not add up."""
+    """The model in memory, its weights frozen and its parts checked.
+
+    UnsupportedModel if its files cannot be read, lack a parameter, or its parts do not add up.
+    """
     nnsight.register("nnsight_et")
     logging.disable_progress_bar()
-    nn = TransformersModel(
-        str(files.weights),
-        task="text-generation",
-        tokenizer=tokenizer_of(files),
-        peft=str(files.adapter) if files.adapter else None,
-        dispatch=True,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        **({} if device == "cpu" else {"device_map": device}),
-    )
+    logging.set_verbosity_error()
+    try:
+        module, report = AutoModelForCausalLM.from_pretrained(
+            files.weights,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            output_loading_info=True,
+            **({} if device == "cpu" else {"device_map": device}),
+        )
+        if files.adapter:
+            module.load_adapter(str(files.adapter))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UnsupportedModel(f"{files.name}: its weights cannot be loaded ({first_line(error)})") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        found = f"{len(missing)} parameters are not in its files, such as {missing[0]}"
+        raise UnsupportedModel(f"{files.name}: {found}; accepted: weights for all that config.json describes")
+    if files.adapter:
+        _check_adapter(files, module)
+    nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
     return wrapped(nn, files.name)
+
+
+def _check_adapter(files: Files, module: PreTrainedModel) -> None:
+    """Raise UnsupportedModel unless the adapter's files hold just the parameters it has in the model."""
+    assert files.adapter is not None
+    written = set()
+    for path in files.adapter.glob("adapter_model.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            written |= {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118 - not a dict
+    for path in files.adapter.glob("adapter_model.bin"):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        written |= {name.removeprefix("base_model.model.") for name in content}
+    there = {name.replace(".default.", ".") for name, _ in module.named_parameters() if ".lora_" in name}
+    if written != there:
+        odd = sorted(written ^ there)[0]
+        found = f"its adapter does not fit its base: {odd} is in only one of them"
+        raise UnsupportedModel(f"{files.name}: {found}; accepted: a LoRA adapter made for this model")
 
 
 def wrapped(nn: TransformersModel, name: str) -> Model:
@@ -151,29 +154,3 @@ def check_parts(model: Model, name: str) -> None:
             f"{name}: its layers are not residual + attention + mlp with one output projection over heads "
             f"(relative gap {worst.item():.1e}, accepted {limit:.1e})"
         )
-
-
-def _folder(name: str, place: str, revision: str | None) -> Path:
-    local = Path(place).expanduser()
-    if local.is_dir():
-        return local
-    if place.startswith((".", "/", "~")) or place.count("/") != 1:
-        raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
-    try:
-        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UnsupportedModel(
-            f"{name}: no folder {place}, and the hub cannot give '{place}' ({_line(error)}); accepted: a local folder "
-            f"(models: {{{name}: {{path: FOLDER}}}} in the manifest), or a hub id with a network"
-        ) from error
-
-
-def _check_weights(name: str, folder: Path, config: str) -> None:
-    if not (folder / config).is_file():
-        raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format")
-    if not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
-        raise UnsupportedModel(f"{name}: no weights in {folder}; accepted: {' or '.join(WEIGHTS)}")
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -42,7 +42,7 @@ class NamedModel:
 
 
 LLAMA_7B = Shape(n_layers=32, n_heads=32, n_kv_heads=32, d_head=128, d_model=4096, d_mlp=11008, vocabulary=32000)
-TINY = Shape(n_layers=5, n_heads=8, n_kv_heads=8, d_head=32, d_model=160, d_mlp=256, vocabulary=256)
+TINY = Shape(n_layers=6, n_heads=8, n_kv_heads=8, d_head=32, d_model=128, d_mlp=256, vocabulary=283)
 
 
 def _embedded(folder: str, adapter: str | None = None) -> ModelSpec:

@@ -25,6 +25,10 @@ def encoded(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> Prompt:
     encoding = tokenizer(marked.text, return_offsets_mapping=True)
     offsets = encoding["offset_mapping"]
     positions = {name: _token_at(marked.text, span, offsets, name) for name, span in marked.spans.items()}
+    for name, index in positions.items():
+        if encoding["input_ids"][index] == tokenizer.unk_token_id:
+            word = marked.text[slice(*marked.spans[name])]
+            raise TaskError(f"{name}: '{word}' is not one token of this tokenizer (it does not know it)")
     return Prompt(tuple(encoding["input_ids"]), positions | {"last": len(offsets) - 1})
 
 

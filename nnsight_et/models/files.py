@@ -1,0 +1,74 @@
+"""From a model's name to its files: folders of this machine, or a snapshot from the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.named import ModelSpec
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+FILES = (*WEIGHTS, "*.json", "tokenizer.model")
+READ_SIZE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Files:
+    """A model's folders on this machine, and a digest of what is in them."""
+
+    name: str
+    weights: Path
+    adapter: Path | None
+    tokenizer: Path
+    fingerprint: str
+
+
+def found(name: str, spec: ModelSpec) -> Files:
+    """The model's files, fetched from the hub if they are not here; UnsupportedModel if there are none."""
+    weights = _folder(name, spec.path, spec.revision)
+    _check_weights(name, weights, "config.json")
+    adapter = spec.adapter and _folder(name, spec.adapter, spec.adapter_revision)
+    if adapter:
+        _check_weights(name, adapter, "adapter_config.json")
+    tokenizer = _folder(name, spec.tokenizer, None) if spec.tokenizer else weights
+    digest = blake2b(digest_size=16)
+    for folder in (weights, adapter, tokenizer):
+        for path in sorted({path for pattern in FILES for path in folder.glob(pattern)} if folder else ()):
+            digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+            with path.open("rb") as file:
+                while block := file.read(READ_SIZE):
+                    digest.update(block)
+        digest.update(b"/")
+    return Files(name, weights, adapter or None, tokenizer, digest.hexdigest())
+
+
+def _folder(name: str, place: str, revision: str | None) -> Path:
+    local = Path(place).expanduser()
+    if local.is_dir():
+        return local
+    if place.startswith((".", "/", "~")) or place.count("/") != 1:
+        raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
+    try:
+        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UnsupportedModel(
+            f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
+            f"folder (models: {{{name}: {{path: FOLDER}}}} in the manifest), or a hub id with a network"
+        ) from error
+
+
+def _check_weights(name: str, folder: Path, config: str) -> None:
+    if not (folder / config).is_file():
+        raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format")
+    if not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
+        raise UnsupportedModel(f"{name}: no weights in {folder}; accepted: {' or '.join(WEIGHTS)}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
