@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from nnsight_et import __version__
 from nnsight_et.errors import ManifestError, ResultError
 from nnsight_et.jobs import (
     activation_patching,
@@ -43,7 +44,7 @@ METHODS = {
     "attention_patterns": attention_patterns,
     "attribution": attribution,
 }
-PACKAGES = ("nnsight_et", "nnsight", "torch", "transformers")
+PACKAGES = ("nnsight", "torch", "transformers")
 
 __all__ = ["METHODS", "Progress", "run", "run_folder"]
 
@@ -117,7 +118,8 @@ def _header(work: Work, job: Job, identity: str, outcome: Outcome, seconds: floa
         identity=identity,
         models=records,
         data_digest=outcome.data_digest,
-        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        versions={"python": platform.python_version(), "nnsight_et": __version__}
+        | {name: version(name) for name in PACKAGES},
         device=work.device,
         seconds=round(seconds, 3),
         summary=outcome.summary,

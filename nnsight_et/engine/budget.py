@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from nnsight_et.models.model import Model
+from nnsight_et.models.named import Shape
 
 DEFAULT_BYTES = 2 << 30
 
@@ -26,16 +26,15 @@ class Chunks:
         return asdict(self)
 
 
-def chunks(model: Model, prompt_tokens: int, memory: int | None) -> Chunks:
-    """The chunk sizes whose activations stay within `memory` bytes beside the weights, for prompts of that length.
+def chunks(shape: Shape, itemsize: int, prompt_tokens: int, memory: int | None) -> Chunks:
+    """The chunk sizes whose activations of `itemsize` bytes stay within `memory` bytes, for prompts of that length.
 
     Counted per token: the widest point of a layer (MLP, norms, heads), the logits in fp32 with their softmax; and for a
     captured prompt every layer's keys, values and residual.
     """
-    config, size = model.nn.config, model.dtype.itemsize
-    heads = model.n_heads * model.d_head
-    passing = size * (3 * config.intermediate_size + 8 * config.hidden_size + 4 * heads) + 10 * config.vocab_size
-    kept = size * model.n_layers * (2 * model.n_kv_heads * model.d_head + config.hidden_size + heads)
+    heads = shape.n_heads * shape.d_head
+    passing = itemsize * (3 * shape.d_mlp + 8 * shape.d_model + 4 * heads) + 10 * shape.vocabulary
+    kept = itemsize * shape.n_layers * (2 * shape.n_kv_heads * shape.d_head + shape.d_model + heads)
     budget = memory or DEFAULT_BYTES
     examples = max(1, min(50, budget // 4 // (prompt_tokens * (kept + passing))))
     return Chunks(examples=examples, tokens=max(1, min(1 << 16, budget // 2 // passing)))

@@ -40,11 +40,12 @@ def path_probabilities(
 ) -> dict[str, Tensor]:
     """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
 
-    Senders that cannot reach the end of the path are not accepted: Path.reaching lists those that can.
+    Senders are in ascending order, and can all reach the end of the path: Path.reaching lists those that can.
     """
+    assert list(senders) == sorted(senders), "senders in the order of a forward pass"
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
-        outcome = nnsight.save(effects(model, pair, path, sorted(senders), chunks))
+        outcome = nnsight.save(effects(model, pair, path, senders, chunks))
     return outcome
 
 

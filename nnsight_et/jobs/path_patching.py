@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnsight_et.batch import Example
 from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.errors import TaskError
+from nnsight_et.errors import ExperimentError, TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
@@ -50,6 +50,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         if stage.keep > len(senders):
             raise _too_many(job, index, stage, f"{len(senders)} can reach {stage.into}", len(senders))
         probabilities = yield from _probabilities(work, job, path, stage.group, examples)
+        _check_finite(job, index, probabilities["base"])
         found = stage_scores(probabilities, senders, shape, job.seed)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
         ranked[stage.group] = ranking(found["score"], senders)[: stage.keep]
@@ -143,6 +144,16 @@ def _spec(job: Job) -> PathPatching:
     return job.spec
 
 
+def _check_finite(job: Job, index: int, base: Tensor) -> None:
+    """Raise ExperimentError where the score, a ratio to p_base, does not exist."""
+    without = int((~(base > 0)).sum())
+    if without:
+        found = f"the answer's probability in the base run is 0 or no number in {without} of {len(base)} examples"
+        accept = "prompts the model gives some chance, such as only_correct: true, or dtype: float64"
+        raise ExperimentError(f"experiments.{job.name}.stages[{index}]: {found}; accepted: {accept}")
+
+
 def _too_many(job: Job, index: int, stage: Stage, found: str, most: int) -> TaskError:
     where = f"experiments.{job.name}.stages[{index}].keep"
-    return TaskError(f"{where}: {stage.keep} heads; {found}; accepted: 1 to {most}")
+    accept = f"1 to {most}" if most else "fewer stages, or other receivers: those kept are in the first layer"
+    return TaskError(f"{where}: {stage.keep} heads; {found}; accepted: {accept}")

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nnsight_et.batch import Example, Pair, Prompt, collate
@@ -87,7 +88,9 @@ class Work:
         """The model's chunk sizes: chosen once per run directory, so that a resumed run gives the same bytes."""
         name = f"{choice.name}/{choice.dtype}/{prompt_tokens}"
         if name not in self._chunks:
-            self._chunks[name] = chunks(self.model(job, choice), prompt_tokens, self.memory)
+            self._chunks[name] = chunks(
+                self.shape(choice), getattr(torch, choice.dtype).itemsize, prompt_tokens, self.memory
+            )
             plain = {key: value.to_dict() for key, value in self._chunks.items()}
             write_file(self.folder / CHUNKS, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
         return self._chunks[name]

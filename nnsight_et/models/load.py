@@ -40,6 +40,11 @@ def shape_of(files: Files) -> Shape:
 def shape_from(config: PretrainedConfig, name: str) -> Shape:
     """The sizes in a configuration; UnsupportedModel if its architecture is not known."""
     architecture(config.model_type, name)
+    sizes = (config.num_hidden_layers, config.num_attention_heads, config.hidden_size, config.vocab_size)
+    if min(sizes) < 1:
+        raise UnsupportedModel(
+            f"{name}: config.json has {sizes} layers, heads, d_model, words; accepted: 1 or more of each"
+        )
     return Shape(
         n_layers=config.num_hidden_layers,
         n_heads=config.num_attention_heads,
@@ -56,7 +61,7 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.tokenizer)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
     if not tokenizer.is_fast:
         raise UnsupportedModel(

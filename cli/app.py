@@ -1,0 +1,94 @@
+"""The commands of `et`: each reads its arguments, calls the package, and prints. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from nnsight_et import __version__
+from nnsight_et.manifest import Manifest, load
+from nnsight_et.plan import plan as planned
+from nnsight_et.report.overview import models_table, plan_table
+
+from .execute import Where, execute, finished
+from .options import RUNS, Device, Fresh, Limit, Memory, Out, Settings, settings_of
+from .render import output, show
+from .shell import Shell
+from .single import single
+
+app = typer.Typer(
+    name="et",
+    cls=Shell,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find and evaluate circuits in language models, from one manifest.",
+)
+
+ManifestPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MANIFEST", help="A YAML file such as experiments.yaml; or one that is shipped: tiny, paper."
+    ),
+]
+
+
+@app.command()
+def run(
+    manifest: ManifestPath,
+    only: Annotated[
+        Optional[list[str]], typer.Option(metavar="NAME", help="Only this experiment and what it needs.")
+    ] = None,
+    settings: Settings = None,
+    fresh: Fresh = False,
+    out: Out = RUNS,
+    device: Device = None,
+    memory: Memory = None,
+    limit: Limit = None,
+) -> None:
+    """Run a manifest's experiments; run it again to continue where it was stopped."""
+    read = load(manifest, settings_of(settings, device, memory))
+    execute(read.limited(limit) if limit else read, Where(out, tuple(only or ()), fresh))
+
+
+@app.command()
+def plan(manifest: ManifestPath, settings: Settings = None, out: Out = RUNS, limit: Limit = None) -> None:
+    """Show the experiments in the order they run, their sizes, and what is done already."""
+    read = load(manifest, settings or ())
+    jobs = planned(read.limited(limit) if limit else read)
+    folder, done = finished(jobs, out)
+    show(output(), plan_table(jobs, done))
+    typer.echo(f"Results: {folder}")
+
+
+@app.command()
+def validate(manifest: ManifestPath, settings: Settings = None) -> None:
+    """Check a manifest's text; no model, file or network is looked at."""
+    read: Manifest = load(manifest, settings or ())
+    typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
+
+
+@app.command()
+def models() -> None:
+    """List the models known by name."""
+    show(output(), models_table())
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def et(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find and evaluate circuits in language models, from one manifest."""
+
+
+app.add_typer(single)

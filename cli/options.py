@@ -1,0 +1,34 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+RUNS = Path("runs")
+
+Settings = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: experiments.circuit.examples=30."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for results and the shared store.")]
+Device = Annotated[Optional[str], typer.Option(help="Where models run: auto, cpu, cuda or cuda:0.")]
+Memory = Annotated[Optional[str], typer.Option(help="Memory for one chunk of work, such as 4GiB.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute everything again, whatever is stored.")]
+Limit = Annotated[Optional[int], typer.Option(min=1, help="At most this many examples everywhere, for a quick look.")]
+Examples = Annotated[Optional[int], typer.Option(min=1, help="How many examples; the method's own number by default.")]
+Seed = Annotated[int, typer.Option(min=0, help="The seed of the data.")]
+Boxes = Annotated[int, typer.Option(help="How many boxes a prompt has: 2 to 12.")]
+ModelName = Annotated[str, typer.Option(help="A model known by name, a folder, or a hub id.")]
+CircuitPlace = Annotated[
+    Optional[str],
+    typer.Option(metavar="CIRCUIT", help="A .json file, a result's folder, or published/llama, published/goat, ..."),
+]
+
+
+def settings_of(settings: list[str] | None, device: str | None, memory: str | None) -> list[str]:
+    """All settings as --set writes them; options of their own come last."""
+    extra = {"device": device, "memory": memory}
+    return [*(settings or ()), *(f"{key}={value}" for key, value in extra.items() if value is not None)]

@@ -1,0 +1,61 @@
+"""Models and studies on disk, for the tests that use them as a user would."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from small_study import fresh_study, steps
+from tiny_model import hf_llama, tokenizer
+
+from nnsight_et.jobs import work
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small random model on disk."""
+    hf_llama().save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A random LoRA adapter for it, on q, k, v and o."""
+    torch.manual_seed(5)
+    wanted = LoraConfig(
+        r=3, lora_alpha=6, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM"
+    )
+    adapted = get_peft_model(hf_llama(), wanted)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:  # B starts as zeros, which would change nothing
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    return tmp_path / "adapter"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study, run to its end; only read."""
+    root = fresh_study(tmp_path_factory.mktemp("study"))
+    steps(root)
+    return root
+
+
+@pytest.fixture
+def study(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    return shutil.copytree(finished, tmp_path / "study")
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is loaded while a study runs fails the test."""
+
+    def refuse(*_args, **_options):
+        pytest.fail("a model was loaded")
+
+    monkeypatch.setattr(work, "loaded", refuse)

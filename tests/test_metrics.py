@@ -1,0 +1,157 @@
+"""Every metric on numbers worked out by hand."""
+
+from __future__ import annotations
+
+from math import inf, isnan, nan
+
+import pytest
+import torch
+
+from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.errors import TaskError
+from nnsight_et.metrics import (
+    accuracy,
+    causal_impact,
+    circuit_overlap,
+    completeness,
+    contribution,
+    faithfulness,
+    greedy_set,
+    is_kept,
+    patching_ratio,
+    patching_score,
+)
+
+# F(C \ {v, w}) of a group of five; on the diagonal F(C \ {w}).
+PAIRS = (
+    (0.80, 0.50, 0.60, 0.70, 0.90),
+    (0.50, 0.70, 0.65, 0.40, 0.75),
+    (0.60, 0.65, 0.90, 0.80, 0.85),
+    (0.70, 0.40, 0.80, 0.80, 0.80),
+    (0.90, 0.75, 0.85, 0.80, 0.90),
+)
+
+
+def circuit(**groups: tuple[str, str]) -> Circuit:
+    """name=(position, heads separated by spaces) -> the circuit."""
+    return Circuit(
+        tuple(HeadGroup(name, at, tuple(map(Head.parse, heads.split()))) for name, (at, heads) in groups.items())
+    )
+
+
+def test_the_ratio_is_per_sender_and_example():
+    patched = torch.tensor([[0.25, 0.5], [0.75, 0.2]])
+    ratio = patching_ratio(patched, torch.tensor([0.5, 0.8]))
+    assert torch.allclose(ratio, torch.tensor([[-0.5, -0.375], [0.5, -0.75]]))
+
+
+def test_the_patching_score_is_a_mean_of_ratios():
+    assert patching_score(torch.tensor([[0.25, 0.5]]), torch.tensor([0.5, 0.5])).tolist() == [-0.25]
+    score = patching_score(torch.tensor([[0.25, 0.5]]), torch.tensor([0.5, 0.25]))
+    assert score.tolist() == [0.25]  # (-1/2 + 1) / 2; the ratio of the means would be 0
+
+
+def test_accuracy_is_the_share_of_right_tokens():
+    assert accuracy(torch.tensor([3, 1, 4, 1]), torch.tensor([3, 1, 4, 5])) == 0.75
+
+
+def test_faithfulness_is_the_circuits_accuracy_over_the_models():
+    assert faithfulness(0.33, 0.66) == 0.5
+    assert faithfulness(0.9, 0.6) == pytest.approx(1.5)
+    assert isnan(faithfulness(0.0, 0.0))
+
+
+def test_completeness_is_the_distance_between_circuit_and_model():
+    assert completeness(0.02, 0.22) == pytest.approx(0.2)
+    assert completeness(0.22, 0.02) == pytest.approx(0.2)
+
+
+def test_the_greedy_set_ranks_the_others_by_what_is_lost_with_the_head():
+    # Without head 0 as well, 1 loses 0.7 - 0.5 = 0.2, 2 loses 0.9 - 0.6 = 0.3, 3 loses 0.1 and 4 nothing.
+    assert greedy_set(PAIRS, head=0, fraction=0.6) == (2, 1, 3)
+    assert greedy_set(PAIRS, head=0, fraction=0.3) == (2, 1)  # ceil(1.5)
+    assert greedy_set(PAIRS, head=0, fraction=0.2) == (2,)
+    assert greedy_set(PAIRS, head=0, fraction=0) == ()
+
+
+def test_the_greedy_set_stops_at_the_first_head_that_loses_nothing():
+    assert greedy_set(PAIRS, head=0, fraction=1) == (2, 1, 3)
+    together = ((0.5, 0.75), (0.75, 0.75))
+    assert greedy_set(together, head=0, fraction=1) == ()  # a loss of exactly 0
+    assert greedy_set(((0.5, 0.9), (0.9, 0.75)), head=0, fraction=1) == ()  # better without
+
+
+def test_heads_that_lose_the_same_stay_in_the_groups_order():
+    # Without head 0: 0.9 - 0.8 and 0.8 - 0.7, of which the second is the larger in floating point.
+    pairs = ((0.8, 0.8, 0.7), (0.8, 0.9, 0.75), (0.7, 0.75, 0.8))
+    assert greedy_set(pairs, head=0, fraction=1) == (1, 2)
+    assert greedy_set(torch.tensor(pairs, dtype=torch.float64), head=0, fraction=1) == (1, 2)
+
+
+def test_the_limit_is_a_ceiling_without_rounding_errors():
+    lost = [[0.5 if v == w else 0.1 for w in range(10)] for v in range(10)]
+    assert len(greedy_set(lost, head=0, fraction=0.3)) == 3
+    assert len(greedy_set(lost, head=0, fraction=0.1 + 0.2)) == 3  # 0.30000000000000004
+
+
+def test_a_head_is_kept_from_the_threshold_on():
+    assert contribution(0.33, 0.3) == 0.1
+    assert is_kept(0.202, 0.2, threshold=0.01)  # exactly one percent
+    assert is_kept(0.404, 0.4, threshold=0.01)
+    assert not is_kept(0.2019, 0.2, threshold=0.01)
+    assert is_kept(0.2, 0.2, threshold=0)
+    assert not is_kept(0.19, 0.2, threshold=0)
+
+
+def test_a_head_that_holds_all_accuracy_is_kept_and_one_beside_none_is_not():
+    assert contribution(0.01, 0.0) == inf
+    assert is_kept(0.01, 0.0, threshold=0.01)
+    assert isnan(contribution(0.0, 0.0))
+    assert not is_kept(0.0, 0.0, threshold=0.0)
+
+
+def test_overlap_is_counted_per_group_and_in_total():
+    first = circuit(a=("last", "L1H0 L1H1 L2H0 L2H1"), c=("query_label", "L0H0"))
+    second = circuit(c=("query_label", "L0H0 L0H1 L1H1 L1H0 L1H2"), a=("last", "L2H0 L1H1 L3H3"), d=("last", "L1H0"))
+    a, c, d, total = circuit_overlap(first, second)
+    assert a == ("a", 4, 3, 2)
+    assert (a.precision, a.recall) == (0.5, 2 / 3)
+    assert c == ("c", 1, 5, 1)
+    assert (c.precision, c.recall) == (1, 0.2)
+    assert d == ("d", 0, 1, 0)  # L1H0 is in the first circuit, in another group
+    assert isnan(d.precision)
+    assert d.recall == 0
+    assert total == ("total", 5, 9, 3)
+    assert (total.precision, total.recall) == (0.6, 1 / 3)
+
+
+def test_groups_at_different_positions_are_not_compared():
+    with pytest.raises(TaskError, match="group a is at last and at query_label"):
+        circuit_overlap(circuit(a=("last", "L0H0")), circuit(a=("query_label", "L0H0")))
+
+
+def test_causal_impact_orders_the_union_by_the_largest_absolute_score():
+    pretrained = circuit(a=("last", "L0H0 L1H1"), b=("last", "L0H1"))
+    finetuned = circuit(a=("last", "L0H0"), b=("last", "L1H0"), c=("query_label", "L0H0 L1H1"))
+    scores = {
+        "a": ((-0.1, nan), (nan, -0.3)),
+        "b": torch.tensor([[nan, 0.2], [-0.5, nan]], dtype=torch.float64),
+        "c": ((0.4, nan), (nan, 0.05)),
+    }
+    assert causal_impact(pretrained, finetuned, scores) == (
+        (Head(1, 0), 0.5, False, True),
+        (Head(0, 0), 0.4, True, True),  # c's 0.4, not a's 0.1
+        (Head(1, 1), 0.3, True, True),  # a's 0.3, not c's 0.05
+        (Head(0, 1), 0.2, True, False),
+    )
+
+
+def test_heads_of_equal_impact_are_in_the_order_of_a_forward_pass():
+    one = circuit(a=("last", "L1H0 L0H1 L0H0"))
+    ranked = causal_impact(one, circuit(), {"a": ((-0.2, 0.2), (0.2, 0.0))})
+    assert [str(impact.head) for impact in ranked] == ["L0H0", "L0H1", "L1H0"]
+
+
+def test_a_group_without_scores_is_named():
+    with pytest.raises(TaskError, match="no scores of group 'a'; accepted: b"):
+        causal_impact(circuit(a=("last", "L0H0")), circuit(), {"b": ((0.0,),)})

@@ -1,0 +1,109 @@
+"""A run that is stopped, at any moment and by any means, loses nothing finished and ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_model import hf_llama, tokenizer
+
+from nnsight_et import disk
+
+STUDY = """\
+name: long
+models: {one: {path: one}}
+task: {kind: boxes, boxes: 3}
+memory: 1MiB
+experiments:
+  found:
+    method: path_patching
+    model: one
+    examples: 40
+    stages:
+      - {group: a, into: logits, at: last, keep: 3, receivers: 2}
+      - {group: b, into: a, via: query, at: last, keep: 2}
+  table1:
+    {method: faithfulness, circuit: found, models: [one], examples: 40, ablation_examples: 10, random_circuits: 10}
+"""
+RUN = [sys.executable, "-c", "from nnsight_et_cli import app; app()", "run", "study.yaml", "--out"]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    hf_llama().save_pretrained(tmp_path / "one")
+    tokenizer().save_pretrained(tmp_path / "one")
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def scores(folder: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in folder.glob("long/*/*/scores.safetensors")}
+
+
+def cells(folder: Path) -> set[Path]:
+    return {path for path in folder.glob("store/*/*.safetensors") if not path.name.startswith(disk.TEMPORARY)}
+
+
+def stopped(study: Path, out: Path, how: signal.Signals, after: int) -> subprocess.CompletedProcess[str]:
+    """A run that gets a signal once it has stored `after` cells."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*RUN, str(out)], cwd=study, env=environment, **streams) as running:
+        while running.poll() is None and len(cells(out)) < after:
+            time.sleep(0.002)
+        running.send_signal(how)
+        stdout, stderr = running.communicate(timeout=120)
+    return subprocess.CompletedProcess(RUN, running.returncode, stdout, stderr)
+
+
+def whole(study: Path, out: Path) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*RUN, str(out)], cwd=study, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def moments(count: int, most: int) -> Iterator[int]:
+    draw = random.Random(count)
+    yield from (draw.randrange(1, most) for _ in range(count))
+
+
+def killed_and_continued(study: Path, kills: int) -> None:
+    """kill -9 at so many random moments of one run, then let it finish; it ends as if nothing had happened."""
+    whole(study, study / "calm")
+    calm, most = scores(study / "calm"), len(cells(study / "calm"))
+    assert most > kills
+    out = study / "killed"
+    for after in sorted(moments(kills, most)):
+        before = {path: path.stat().st_mtime_ns for path in cells(out)}
+        assert stopped(study, out, signal.SIGKILL, after).returncode == -signal.SIGKILL
+        assert {path: path.stat().st_mtime_ns for path in before} == before  # no finished cell was computed again
+    whole(study, out)
+    assert scores(out) == calm
+    assert not list(out.rglob(f"{disk.TEMPORARY}*"))
+
+
+def test_a_run_killed_halfway_ends_with_the_same_bytes(study: Path):
+    killed_and_continued(study, 1)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twelve_times_ends_with_the_same_bytes(study: Path):
+    killed_and_continued(study, 12)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_a_run_that_is_interrupted_says_what_is_saved(study: Path, how: signal.Signals, code: int, word: str):
+    result = stopped(study, study / "runs", how, after=2)
+    assert result.returncode == code
+    assert f"{word}. Finished work is saved" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list((study / "runs").rglob(f"{disk.TEMPORARY}*"))
