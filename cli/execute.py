@@ -33,6 +33,7 @@ class Where:
 def execute(manifest: Manifest, where: Where) -> None:
     """Run the manifest's experiments, showing progress, then their tables and where the results are."""
     from nnsight_et.plan import plan
+    from nnsight_et.report.paper import paper_tables
     from nnsight_et.report.results import tables
     from nnsight_et.run import run
     from nnsight_et.store import read_header
@@ -50,7 +51,8 @@ def execute(manifest: Manifest, where: Where) -> None:
         raise
     console = output()
     for job in chosen:
-        for table in tables(read_header(folder / job.name)):
+        header = read_header(folder / job.name)
+        for table in (*tables(header), *paper_tables(header)):
             show(console, table)
     console.print(f"Results: {folder}", highlight=False, markup=False, soft_wrap=True)
     if not computed and done.issuperset(job.name for job in chosen):

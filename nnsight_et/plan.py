@@ -22,7 +22,7 @@ from nnsight_et.manifest.written import is_file, is_published
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
 
 SCHEMA = 1  # of what is digested: a change of meaning without a change of text raises it
-NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits", "roles", "scores"}
+NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits", "roles", "scores", "reproduces"}
 """Keys whose values are names: what they stand for is digested, not what it is called in one manifest."""
 FILE_LIMIT = 1 << 24  # bytes of a circuit's file
 

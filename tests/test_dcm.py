@@ -170,6 +170,21 @@ def test_training_is_that_of_plain_pytorch_step_by_step(model, at, rise):
     assert any(not torch.equal(mask, rounded[0]) for mask in rounded)
 
 
+def test_a_mask_pushed_beyond_one_starts_from_one_again(model):
+    """Batches whose answer is the base's own, then batches whose answer is what patching makes of it."""
+    group = HeadGroup("a", "last", (Head(2, 1), Head(1, 0)))
+    pairs = [few_pairs((2, 3), seed=seed) for seed in range(4)]
+    train = [targets(model, pair, HeadGroup("a", "last", ())) for pair in pairs] + [
+        targets(model, pair, group, rise=20) for pair in pairs
+    ]
+    training = Training(learning_rate=0.3, epochs=1, validate_every=1)
+    found = trained_mask(model, group, training, train, train[-1:], Chunks())["masks"]
+    _, rounded, _ = trained_by_hooks(model, group, training, train, train[-1:])
+    assert torch.equal(found, torch.stack(rounded))
+    assert found[:4].min() == 1
+    assert found[-1].min() == 0
+
+
 @pytest.mark.parametrize(
     "carriers", [(Head(1, 2),), (Head(1, 2), Head(2, 0)), (Head(0, 1), Head(1, 3), Head(2, 2))], ids=str
 )

@@ -163,7 +163,7 @@ EDGE = "{blind: query_label, to: previous_query_label}"
 
 def test_a_job_blocks_one_random_token_per_example_in_all_layers(tmp_path):
     """Of each example exactly one allowed token explains the sweep over all layers."""
-    result = results(models_in(tmp_path), KNOCKOUT % EDGE)["x"]
+    result = results(models_in(tmp_path / "large"), KNOCKOUT % EDGE, "memory=1GiB")["x"]
     module, pair = MODELS["one"](), pairs(10, "evaluation")
     run, found = pair.base, result.scores["last to random.probability"]
     first, last = 1, int(run.positions["last"][0])
@@ -177,7 +177,7 @@ def test_a_job_blocks_one_random_token_per_example_in_all_layers(tmp_path):
     targets = same.long().argmax(0) + first
     assert len(set(targets.tolist())) > 3
     assert not any((targets == at).any() for name, at in run.positions.items() if name != "last")
-    small = results(tmp_path, KNOCKOUT % EDGE, "memory=1MiB")["x"].scores
+    small = results(models_in(tmp_path / "small"), KNOCKOUT % EDGE, "memory=1MiB")["x"].scores  # other batches
     for name, values in result.scores.items():
         torch.testing.assert_close(small[name], values, atol=1e-6, rtol=1e-5)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
+from nnsight_et import published
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.path_patching import PathPatching
@@ -20,6 +21,10 @@ def problems(manifest: Manifest) -> Iterator[Problem]:
         known = _surroundings(manifest, name)
         for path, text in experiment.problems(known):
             yield Problem(("experiments", name, *path), text)
+        for index, table in enumerate(experiment.reproduces):
+            if table not in published.tables():
+                text = f"the paper has no numbers for {table!a}; {accepted(table, published.tables())}"
+                yield Problem(("experiments", name, "reproduces", index), text)
         for path, model in experiment.model_names.items():
             yield from _model_problems(manifest, ("experiments", name, *path), model)
     yield from _cycles(manifest)

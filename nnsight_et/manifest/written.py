@@ -21,6 +21,13 @@ class Written(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class Method(Written):
+    """Base of every method: what any experiment may say of itself."""
+
+    reproduces: tuple[str, ...] = ()
+    """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What an experiment's own checks may look at."""

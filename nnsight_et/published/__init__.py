@@ -68,6 +68,11 @@ def cmap_circuit(name: str) -> Circuit:
     return Circuit(tuple(groups))
 
 
+def tables() -> tuple[str, ...]:
+    """The tables and figures there are numbers of."""
+    return tuple(dict.fromkeys(block["table"] for block in _read("numbers.json")))
+
+
 def numbers() -> tuple[Number, ...]:
     """Every published number, table by table; (table, row, column) is unique.
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import roles_problems, twice
-from nnsight_et.manifest.written import Count, Surroundings, Written, is_published
+from nnsight_et.manifest.written import Count, Method, Surroundings, is_published
 
 
-class ActivationPatching(Written):
+class ActivationPatching(Method):
     """What each group does in every model: the heads DCM selected, patched from the source run (§5.2-5.3, Fig. 3)."""
 
     finds_circuit: ClassVar[bool] = False

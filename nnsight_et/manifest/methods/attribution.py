@@ -10,10 +10,10 @@ from pydantic import Field
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.shared import twice
-from nnsight_et.manifest.written import Count, Surroundings, Written
+from nnsight_et.manifest.written import Count, Method, Surroundings
 
 
-class Attribution(Written):
+class Attribution(Method):
     """A cheap screen, gradient times difference, beside the exact effect of patching each head's output."""
 
     finds_circuit: ClassVar[bool] = False

@@ -10,12 +10,12 @@ from pydantic import Field
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems, roles_problems
-from nnsight_et.manifest.written import Count, Name, Surroundings, Written, is_file, is_published
+from nnsight_et.manifest.written import Count, Method, Name, Surroundings, is_file, is_published
 
 MAIN_ROLES = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
 
 
-class CMAP(Written):
+class CMAP(Method):
     """Patch a donor model's head activations into a recipient's runs of the same prompts (§6, Fig. 4)."""
 
     finds_circuit: ClassVar[bool] = False

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.shared import PUBLISHED, CircuitName, circuit_problems
-from nnsight_et.manifest.written import Surroundings, Written, is_file, is_published
+from nnsight_et.manifest.written import Method, Surroundings, is_file, is_published
 
 
-class Comparison(Written):
+class Comparison(Method):
     """How two circuits overlap, group by group, and their heads by causal impact (App. E4, F4)."""
 
     finds_circuit: ClassVar[bool] = False

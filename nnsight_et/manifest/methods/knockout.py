@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.written import Count, Surroundings, Written
+from nnsight_et.manifest.written import Count, Method, Surroundings, Written
 
 
 class Edge(Written):
@@ -30,7 +30,7 @@ EDGES = (
 )
 
 
-class Knockout(Written):
+class Knockout(Method):
     """Accuracy when one position may not attend to another from some layer up, for every layer (App. A)."""
 
     finds_circuit: ClassVar[bool] = False

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.written import Count, Name, Surroundings, Written
+from nnsight_et.manifest.written import Count, Method, Name, Surroundings, Written
 from nnsight_et.models.named import Shape
 
 
@@ -30,7 +30,7 @@ class Stage(Written):
     """How many of the kept heads later stages patch into."""
 
 
-class PathPatching(Written):
+class PathPatching(Method):
     """Find a circuit by path patching, stage by stage from the logits back (§4.1)."""
 
     finds_circuit: ClassVar[bool] = True

@@ -9,14 +9,14 @@ from pydantic import Field
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.written import Count, Surroundings, Written, is_file, is_published, no_circuit
+from nnsight_et.manifest.written import Count, Method, Surroundings, is_file, is_published, no_circuit
 
 PUBLISHED = ("llama", "goat", "float")  # the models whose circuits the paper found
 CircuitName = Annotated[str, Field(min_length=1)]
 Ablation = Literal["mean", "zero", "resample"]
 
 
-class OnCircuit(Written):
+class OnCircuit(Method):
     """Base of the methods that take a circuit, and one model: by default the one it was found in."""
 
     finds_circuit: ClassVar[bool] = False
@@ -51,7 +51,7 @@ class OnCircuit(Written):
             )
 
 
-class Measured(Written):
+class Measured(Method):
     """Base of the methods that ablate heads on prompts."""
 
     examples: Count = 500

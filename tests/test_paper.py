@@ -1,0 +1,117 @@
+"""The paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnsight_et.errors import ManifestError
+from nnsight_et.manifest import parse
+from nnsight_et.plan import plan
+from nnsight_et.report.paper import paper_tables
+from nnsight_et.store import ResultHeader
+
+FULL = {"model": "goat-tiny", "full": 0.9, "circuit": 0.8, "random_mean": 0.1, "random_std": 0.0, "faithfulness": None}
+
+
+def header(
+    method: str, summary: dict, reproduces: list[str], models: tuple[str, ...] = ("llama-tiny",)
+) -> ResultHeader:
+    return ResultHeader(
+        job={"name": "mine", "spec": {"method": method, "reproduces": reproduces}},
+        job_id="0",
+        identity="1",
+        models=[{"name": name, "fingerprint": "f", "description": "d"} for name in models],  # type: ignore[list-item]
+        data_digest="2",
+        versions={},
+        device="cpu",
+        seconds=1,
+        summary=summary,
+    )
+
+
+def test_a_faithfulness_result_stands_beside_table_1_and_a_missing_number_is_left_out() -> None:
+    (table,) = paper_tables(header("faithfulness", {"rows": [FULL]}, ["Table 1"]))
+    assert [row[:5] for row in table.rows] == [
+        ("goat", "full_model", "0.82", "0.90", "+0.08"),
+        ("goat", "circuit", "0.73", "0.80", "+0.07"),
+        ("goat", "random_circuit", "0.01", "0.10", "+0.09"),
+    ]
+
+
+def test_embedded_models_are_said_to_say_nothing_about_the_paper() -> None:
+    (tiny,) = paper_tables(header("faithfulness", {"rows": [FULL]}, ["Table 1"]))
+    (large,) = paper_tables(header("faithfulness", {"rows": [FULL | {"model": "goat"}]}, ["Table 1"], ("goat",)))
+    assert "says nothing about the paper" in tiny.note
+    assert large.note == "Ours: goat."
+    assert large.rows == tiny.rows
+
+
+def test_an_experiment_that_reproduces_nothing_has_no_table() -> None:
+    assert paper_tables(header("faithfulness", {"rows": [FULL]}, [])) == ()
+    assert paper_tables(header("dcm", {"rows": []}, ["Table 1"])) == ()
+
+
+def test_layers_of_another_depth_are_not_compared() -> None:
+    rows = [{"blind": "last", "to": "random", "accuracy": [0.5] * 7}]
+    (table,) = paper_tables(header("knockout", {"rows": rows}, ["Figure A1"]))
+    assert table.rows == ()
+    assert "No number of ours" in table.note
+    rows = [{"blind": "last", "to": "random", "accuracy": [0.5] * 33}]
+    (table,) = paper_tables(header("knockout", {"rows": rows}, ["Figure A1"], ("llama",)))
+    assert len(table.rows) == 32
+
+
+@pytest.mark.parametrize(
+    ("method", "summary", "name", "found"),
+    [
+        (
+            "completeness",
+            {"rows": [{"removed": "value_fetcher", "model": 0.5, "circuit": 0.4, "completeness": 0.1}], "random": {}},
+            "Table A1",
+            {("value_fetcher", "full_model"), ("value_fetcher", "circuit"), ("value_fetcher", "completeness")},
+        ),
+        (
+            "comparison",
+            {"rows": [{"group": "value_fetcher", "shared": 3, "precision": 0.5, "recall": 0.5}]},
+            "Table A6",
+            {("value_fetcher", "intersection"), ("value_fetcher", "precision"), ("value_fetcher", "recall")},
+        ),
+        (
+            "activation_patching",
+            {"rows": [{"model": "llama", "group": "value_fetcher", "desideratum": "object", "mean": 0.5}]},
+            "Figure 3",
+            {("llama/value_fetcher", "object")},
+        ),
+        (
+            "activation_patching",
+            {"rows": [{"model": "llama", "group": "position_transmitter", "desideratum": "no_comma", "mean": 0.5}]},
+            "Table A11",
+            {("no_comma", "accuracy")},
+        ),
+        (
+            "cmap",
+            {
+                "donor": "goat-tiny",
+                "recipient": "llama-tiny",
+                "models": {"goat-tiny": 0.9, "llama-tiny": 0.6},
+                "rows": [
+                    {"patched": "output", "group": "all", "accuracy": 0.8},
+                    {"patched": "query", "group": "value_fetcher", "accuracy": 0.7},
+                ],
+            },
+            "Figure 4",
+            {("goat -> llama", "donor"), ("goat -> llama", "recipient"), ("goat -> llama", "all")},
+        ),
+    ],
+)
+def test_every_method_finds_its_numbers(method: str, summary: dict, name: str, found: set) -> None:
+    (table,) = paper_tables(header(method, summary, [name]))
+    assert {row[:2] for row in table.rows} == found
+
+
+def test_what_is_reproduced_must_be_in_the_paper_and_does_not_change_what_is_computed() -> None:
+    text = "name: x\nexperiments:\n  k: {method: knockout, model: llama-tiny%s}\n"
+    with pytest.raises(ManifestError, match=r"x:3: .*no numbers for 'Figure 99'.*accepted: Table 1"):
+        parse(text % ", reproduces: [Figure 99]", "x")
+    ids = {plan(parse(text % more, "x")).digest for more in ("", ", reproduces: [Figure A1]")}
+    assert len(ids) == 1
