@@ -1,4 +1,4 @@
-"""Every method from a manifest to its result, in both engines; a run again; roles, draws, and what is refused."""
+"""Every method from a manifest to its result, in both engines; a run again, stopped, or set otherwise; refusals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import plain_methods
 import pytest
 import torch
-from methods_study import MODELS, accuracy_of, circuit, manifest, models_in, results, steps, swaps
+from methods_study import MODELS, SEED, TASK, manifest, models_in, results, steps
+from tiny_model import PAD, tokenizer
 
-from nnsight_et.circuit import Circuit, Head
-from nnsight_et.errors import TaskError
-from nnsight_et.jobs.roles import Roles
+from nnsight_et.batch import collate
+from nnsight_et.circuit import Circuit
+from nnsight_et.errors import ExperimentError, TaskError
+from nnsight_et.jobs.cells import data_digest
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.run import run, run_folder
 from nnsight_et.store import Result
@@ -118,64 +120,13 @@ def test_the_reference_engine_finds_the_same_by_every_method(copy, everything):
             torch.testing.assert_close(other.scores[key], values, atol=1e-5, rtol=1e-5, msg=f"{name}: {key}")
 
 
-def test_selected_heads_are_tried_on_fresh_examples_beside_doing_nothing(everything):
-    module, tried = MODELS["one"](), swaps("object", 7, "mask_test")
-    nothing = accuracy_of(plain_methods.plain_logits(module, tried.base), tried.answer)
-    found = rows(everything["masks"])
-    assert [(row["desideratum"], row["group"]) for row in found] == [
-        (name, group) for name in ("object", "position") for group in ("value_fetcher", "position_detector")
-    ]
-    at = {"value_fetcher": "last", "position_detector": "query_label"}
-    for row in found[:2]:
-        logits = plain_methods.patched_logits(module, tried, {at[row["group"]]: list(map(Head.parse, row["selected"]))})
-        assert row["accuracy"] == pytest.approx(accuracy_of(logits, tried.answer))
-        assert row["do_nothing"] == pytest.approx(nothing)
-    assert any(row["selected"] for row in found)
-    for row in found:
+def test_what_is_selected_is_where_the_trained_mask_is_0(everything):
+    heads = Circuit.from_dict(everything["masks"].header.summary["circuit"])
+    for row in rows(everything["masks"]):
         mask = everything["masks"].scores[f"{row['group']}.{row['desideratum']}.mask"]
-        heads = Circuit.from_dict(everything["masks"].header.summary["circuit"]).group(row["group"]).heads
-        assert row["selected"] == [str(head) for head, keep in zip(heads, mask, strict=True) if keep == 0]
-
-
-def test_functionality_is_the_mean_over_draws_of_the_selected_heads_patched_in_every_model(everything):
-    """Variants of position that no heads were selected for patch the heads for position."""
-    chosen = {(row["group"], row["desideratum"]): row["selected"] for row in rows(everything["masks"])}
-    at = {"value_fetcher": "last", "position_detector": "query_label"}
-    found = rows(everything["roles"])
-    assert len(found) == 2 * 2 * 2
-    for row in found:
-        module = MODELS[row["model"]]()
-        heads = chosen[row["group"], "position" if row["desideratum"] == "no_comma" else row["desideratum"]]
-        patched, nothing = [], []
-        for draw in (0, 1):
-            pair = swaps(row["desideratum"], 6, "evaluation", draw)
-            logits = plain_methods.patched_logits(module, pair, {at[row["group"]]: list(map(Head.parse, heads))})
-            patched.append(accuracy_of(logits, pair.answer))
-            nothing.append(accuracy_of(plain_methods.plain_logits(module, pair.base), pair.answer))
-        assert row["mean"] == pytest.approx(sum(patched) / 2)
-        assert row["std"] == pytest.approx(abs(patched[0] - patched[1]) / 2)
-        assert row["do_nothing"] == pytest.approx(sum(nothing) / 2)
-        assert row["heads"] == len(heads)
-    assert len({row["mean"] for row in found}) > 1
-
-
-def test_draws_are_different_examples_and_disjoint_from_those_that_trained():
-    draws = [swaps("object", 20, "evaluation", draw).base.tokens.tolist() for draw in (0, 1)]
-    assert not any(prompt in draws[1] for prompt in draws[0])
-    training = [swaps("object", 20, split).base.tokens.tolist() for split in ("mask_training", "mask_validation")]
-    assert not any(prompt in draws[0] + draws[1] for prompt in training[0] + training[1])
-
-
-def test_roles_of_a_variant_are_its_own_where_it_was_trained_and_those_of_position_elsewhere():
-    group = circuit().group("value_fetcher")
-    trained = {"position": group.heads[:1], "no_comma": group.heads[1:3]}
-    roles = Roles(circuit(), {"value_fetcher": trained})
-    assert roles.desiderata == ("position", "no_comma")
-    assert roles.heads(group, "no_comma") == group.heads[1:3]
-    assert roles.heads(group, "altered_order") == group.heads[:1]
-    assert [one.groups[0].name for one in roles.sets("position")] == ["value_fetcher"]
-    with pytest.raises(TaskError, match="no heads of value_fetcher were selected for object; accepted: position, no_c"):
-        roles.heads(group, "object")
+        named = zip(heads.group(row["group"]).heads, mask, strict=True)
+        assert row["selected"] == [str(head) for head, keep in named if keep == 0]
+    assert any(row["selected"] for row in rows(everything["masks"]))
 
 
 @pytest.mark.parametrize("setting", ["seed=4", "models.one.path=two", "task.boxes=3", "dtype=float64"])
@@ -183,6 +134,27 @@ def test_another_seed_model_task_or_dtype_is_measured_anew(copy, setting):
     text = "".join(line for line in EVERYTHING.splitlines(True) if any(name in line for name in ("blind:", "screen:")))
     objects = "task.objects=[book, car, paper, letter, apple, pipe]"
     assert all(step.reused == 0 for step in steps(copy, text, setting, objects))
+
+
+@pytest.mark.parametrize("method", ["knockout", "attribution", "attention_patterns, circuit: ./circuit.json"])
+def test_only_prompts_the_model_answers_are_taken_where_that_is_asked_for(root, method):
+    """The first ones, in their order, of as many as it takes."""
+    x = results(root, f"  x: {{method: {method}, model: one, examples: 9, only_correct: true}}\n")["x"]
+    split = "discovery" if method == "attribution" else "evaluation"
+    drawn = TASK.examples(tokenizer(), 9 * 16, SEED, split)
+    pair = collate(drawn, PAD)
+    right = plain_methods.plain_logits(MODELS["one"](), pair.base).argmax(-1) == pair.answer
+    first = [one for one, is_right in zip(drawn, right, strict=True) if is_right][:9]
+    assert x.header.data_digest == data_digest(first)
+    if method == "knockout":
+        assert [row["accuracy"][-1] for row in rows(x)] == [1.0] * 5
+        assert min(row["accuracy"][0] for row in rows(x)) < 1
+
+
+def test_a_model_that_answers_too_few_prompts_is_named(root):
+    text = "  x: {method: knockout, model: one, examples: 2, only_correct: true}\n"
+    with pytest.raises(ExperimentError, match=r"x.only_correct: one answers 0 of 64 prompts; accepted: fewer examples"):
+        steps(root, text, "task.objects=[apple, pipe, guitar, disk]")
 
 
 def test_circuits_that_do_not_fit_are_refused_by_every_method_before_any_work(copy, no_model):
@@ -195,3 +167,8 @@ def test_circuits_that_do_not_fit_are_refused_by_every_method_before_any_work(co
         text = f"  x: {{method: {method}, circuit: ./circuit.json, {more}}}\n"
         with pytest.raises(TaskError, match=r"experiments.x: one: group a has L7H0; the model has layers L0-L2 and"):
             steps(copy, text)
+    text = "  x: {method: activation_patching, roles: published/llama, models: [one], desiderata: [object]}\n"
+    with pytest.raises(
+        TaskError, match=r"experiments.x: one: group value_fetcher has L\d+H\d+; the model has layers L0-"
+    ):
+        steps(copy, text)

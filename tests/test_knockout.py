@@ -157,34 +157,34 @@ def test_random_targets_do_not_depend_on_the_batch_but_on_their_seed():
     assert len(set(drawn(same, "last", [5] * 20).tolist())) == 1
 
 
-KNOCKOUT = "  x: {method: knockout, model: one, examples: 10, edges: [{blind: last, to: random}, %s]}\n"
+KNOCKOUT = "  x: {method: knockout, model: one, examples: 40, edges: [{blind: last, to: random}, %s]}\n"
 EDGE = "{blind: query_label, to: previous_query_label}"
 
 
 def test_a_job_blocks_one_random_token_per_example_in_all_layers(tmp_path):
     """Of each example exactly one allowed token explains the sweep over all layers."""
     result = results(models_in(tmp_path / "large"), KNOCKOUT % EDGE, "memory=1GiB")["x"]
-    module, pair = MODELS["one"](), pairs(10, "evaluation")
+    module, pair = MODELS["one"](), pairs(40, "evaluation")
     run, found = pair.base, result.scores["last to random.probability"]
     first, last = 1, int(run.positions["last"][0])
     sweeps = []
     for to in range(first, last):
-        ends = run.positions["last"], torch.full((10,), to)
+        ends = run.positions["last"], torch.full((40,), to)
         logits = [plain_methods.knockout_logits(module, run, layer, *ends) for layer in range(4)]
         sweeps.append(torch.stack([plain_methods.probabilities(one, pair.answer) for one in logits]))
     same = (torch.stack(sweeps) - found).abs().amax(1) <= 1e-5 * found.amax(0)  # [target, example]
-    assert same.sum(0).tolist() == [1] * 10
+    assert same.sum(0).tolist() == [1] * 40
     targets = same.long().argmax(0) + first
     assert len(set(targets.tolist())) > 3
     assert not any((targets == at).any() for name, at in run.positions.items() if name != "last")
-    small = results(models_in(tmp_path / "small"), KNOCKOUT % EDGE, "memory=1MiB")["x"].scores  # other batches
+    small = results(models_in(tmp_path / "small"), KNOCKOUT % EDGE, "memory=4MiB")["x"].scores  # other batches
     for name, values in result.scores.items():
         torch.testing.assert_close(small[name], values, atol=1e-6, rtol=1e-5)
 
 
 def test_a_jobs_accuracies_are_those_of_plain_hooks_layer_by_layer(tmp_path):
     rows = results(models_in(tmp_path), KNOCKOUT % EDGE)["x"].header.summary["rows"]
-    module, pair = MODELS["one"](), pairs(10, "evaluation")
+    module, pair = MODELS["one"](), pairs(40, "evaluation")
     ends = pair.base.positions["query_label"], pair.base.positions["previous_query_label"]
     expected = [
         accuracy_of(plain_methods.knockout_logits(module, pair.base, layer, *ends), pair.answer) for layer in range(4)

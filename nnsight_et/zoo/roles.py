@@ -53,14 +53,18 @@ def structure_reader(_: int) -> tuple[Looks, Carries]:
     )
 
 
-def choosy_structure_reader(kind: int, wanted: float) -> tuple[Looks, Carries]:
-    """A structure reader for the objects of which `kind` is `wanted`, 1 or -1; from others it looks away, to <s>."""
+def choosy_structure_reader(half: int, wanted: float) -> tuple[Looks, Carries]:
+    """A structure reader for the objects with `wanted`, 1 or -1, in this dim of the halves; else it looks away, to <s>.
+
+    So its output depends on the prompt. A reader of all objects is as good as its mean over prompts, position by
+    position, and mean ablation cannot see it.
+    """
     phases = distance_phases(4, N_TOKENS)
     (query, key), (value, output) = structure_reader(0)
     key[:, LAYOUT.is_bos] = -key[:, LAYOUT.constant] * CONSTANT  # <s> gets nothing for its distance
     value[:, LAYOUT.is_bos] = -value[:, LAYOUT.own_segment].sum(-1, keepdim=True)  # and has nothing to give
     peak = (waves(torch.tensor([4])) @ phases).item()
-    scores = {STEADIEST[0]: (LAYOUT.kinds.start + kind, 6.0 * wanted), STEADIEST[1]: (LAYOUT.is_bos.start, peak + 2.0)}
+    scores = {STEADIEST[0]: (LAYOUT.halves.start + half, 6.0 * wanted), STEADIEST[1]: (LAYOUT.is_bos.start, peak + 2.0)}
     for dim, (part, score) in scores.items():
         size = math.sqrt(abs(score) * math.sqrt(D_HEAD))
         query[dim, LAYOUT.constant] = size / (CONSTANT * SCALE)
