@@ -4,7 +4,7 @@
 #   make check      format, lint, types, tests
 #   make models     make the embedded models again
 # TORCH= asks for another torch, for example
-#   make run TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+#   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
@@ -18,16 +18,16 @@ run: $(READY)
 	$(BIN)/et run experiments.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 format: $(READY)
 	$(BIN)/ruff format .

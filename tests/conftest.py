@@ -13,6 +13,8 @@ from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.jobs import work
 
+torch.set_num_threads(1)  # the models are small: threads would only wait for each other
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
