@@ -24,6 +24,8 @@ from nnsight_et.models.named import NAMED, ModelSpec, Shape
 SCHEMA = 1  # of what is digested: a change of meaning without a change of text raises it
 NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits", "roles", "scores", "reproduces"}
 """Keys whose values are names: what they stand for is digested, not what it is called in one manifest."""
+LINKS = ("circuit", "circuits", "roles", "scores")
+"""Of these, the keys that name results: digested by what those compute, key by key."""
 FILE_LIMIT = 1 << 24  # bytes of a circuit's file
 
 
@@ -63,7 +65,11 @@ class Job:
     def id(self) -> str:
         """20 hexadecimal digits: the digest of what is computed."""
         spec = self.spec.model_dump(mode="json", exclude=NAMED_ELSEWHERE)
-        spec |= {key: name for key in NAMED_ELSEWHERE if is_published(name := str(getattr(self.spec, key, "")))}
+        found = dict(zip(self.needs, self.need_ids, strict=True))
+        for key in LINKS:
+            names = getattr(self.spec, key, None) or ()
+            names = (names,) if isinstance(names, str) else names
+            spec[key] = [found.get(name, name if is_published(name) else "file") for name in names]
         return digest({"schema": SCHEMA, "spec": spec, "needs": list(self.need_ids)} | self._setting())
 
     def to_dict(self) -> dict[str, Any]:

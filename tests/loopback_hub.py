@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1: serves folders as repositories, so that hub ids take their ordinary path without a network."""
+"""A model hub on 127.0.0.1: serves folders as repositories, so that hub ids work without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's 7B names on the ordinary hub path: a loopback hub serves small models of 32 layers x 32 heads under their ids."""
+"""The paper's 7B names on the ordinary hub path: a loopback hub has small models of 32 x 32 heads under their ids."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loopback_hub import serving
@@ -16,7 +17,7 @@ from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.models.named import NAMED
 
-SIZES = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 2}
+SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 2}
 IDS = ("huggyllama/llama-7b", "AlekseyKorshuk/vicuna-7b", "nikhil07prakash/float-7b", "tiedong/goat-lora-7b")
 
 
@@ -33,7 +34,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         hf_llama(layers=32, heads=32, kv_heads=32, **SIZES),
         LoraConfig(r=2, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False),
     )
-    adapter.save_pretrained(places[IDS[3]])
+    adapter.save_pretrained(str(places[IDS[3]]))
     with serving(places) as address:
         outside = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         yield outside | {"HF_ENDPOINT": address, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
@@ -65,7 +66,8 @@ def test_cmap_from_goat_to_llama_runs_with_the_published_circuit(hub: dict[str, 
 
 def test_the_adapter_is_there_and_not_merged(hub: dict[str, str], tmp_path: Path) -> None:
     script = (
-        "import torch; from nnsight_et.models.files import found; from nnsight_et.models.load import loaded; from nnsight_et.models.named import NAMED\n"
+        "import torch; from nnsight_et.models.files import found\n"
+        "from nnsight_et.models.load import loaded; from nnsight_et.models.named import NAMED\n"
         "models = {name: loaded(found(name, NAMED[name].spec)) for name in ('llama', 'goat')}\n"
         "names = [name for name, _ in models['goat'].nn.named_parameters()]\n"
         "print(sum('lora' in name for name in names), sum('base_layer' in name for name in names))\n"

@@ -50,7 +50,7 @@ def _reference_blocked(model: Model, question: Question, blind: Tensor, to: Tens
     return stacked([reference.blocked(model, question.run, first, blind, to, question.answer) for first in every])
 
 
-def random_targets(question: Question, blind: str, names: Sequence[str], seeds: Sequence[int]) -> Tensor:
+def random_targets(question: Question, blind: str, names: Sequence[str], seeds: Sequence[int | str]) -> Tensor:
     """[batch]: an earlier token of each prompt, drawn with its own seed: not the first, nor at a named position."""
     run = question.run
     allowed = run.mask.bool().cpu() & (torch.arange(run.tokens.shape[1]) < run.positions[blind].cpu()[:, None])

@@ -49,7 +49,15 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 
 def agreement(attributed: Tensor, exact: Tensor, top: int = 10) -> dict[str, Any]:
     """Pearson's and Spearman's correlation of two scores [head], and the share of the exact top heads found."""
-    ranks = torch.stack([attributed, exact]).argsort(-1).argsort(-1).double()
+    top = min(top, len(exact))
     best = [set(values.argsort(stable=True)[:top].tolist()) for values in (attributed, exact)]
-    pearson, spearman = (torch.corrcoef(torch.stack(list(pair)))[0, 1].item() for pair in ((attributed, exact), ranks))
+    pearson = torch.corrcoef(torch.stack([attributed, exact]))[0, 1].item()
+    spearman = torch.corrcoef(torch.stack([ranks(attributed), ranks(exact)]))[0, 1].item()
     return {"pearson": pearson, "spearman": spearman, "top": top, "top_found": len(best[0] & best[1]) / top}
+
+
+def ranks(values: Tensor) -> Tensor:
+    """[head]: the rank of each of values [head] from 1; equal ones share the mean of their ranks."""
+    below = (values[None] < values[:, None]).sum(-1)
+    alike = (values[None] == values[:, None]).sum(-1)
+    return below + (alike + 1) / 2.0

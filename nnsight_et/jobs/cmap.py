@@ -12,12 +12,13 @@ from torch import Tensor
 from nnsight_et.batch import Example
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.errors import TaskError, UnsupportedModel, accepted
 from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
 from nnsight_et.jobs.cells import Batch, Step, cells, data_digest, measured, suffixes
 from nnsight_et.jobs.circuits import model_predictions
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import CMAP
+from nnsight_et.manifest.methods.cmap import MAIN_ROLES
 from nnsight_et.metrics import accuracy
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.models.model import Via
@@ -71,13 +72,6 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         for inputs, predicted in zip(INPUTS, found["predicted"], strict=True):
             rows.append(_row("+".join(inputs), group.name, Circuit((group,)), predicted, answers, job.seed))
     drawn = (outputs["predicted"][len(named) :] == answers).double().mean(-1)
-    summary = {
-        "rows": rows,
-        "models": alone,
-        "donor": donor.name,
-        "recipient": recipient.name,
-        "random": _spread(drawn),
-    }
     who = {"donor": donor.name, "recipient": recipient.name, "models": alone}
     summary = {"rows": rows, "random": _spread(drawn), "circuit": circuit.to_dict()} | who
     return Outcome(scores, summary, data_digest(examples))
@@ -91,6 +85,11 @@ def patched_heads(work: Work, job: Job) -> Circuit:
     if spec.roles is None:
         return circuit
     roles = work.roles(spec.roles)
+    names = [group.name for group in circuit.groups]
+    for name in spec.main_role if spec.main_role != MAIN_ROLES else ():
+        if name not in names:
+            where = f"experiments.{job.name}.main_role"
+            raise TaskError(f"{where}: the circuit has no group {name!a}; {accepted(name, names)}")
     groups = []
     for group in circuit.groups:
         desideratum = spec.main_role.get(group.name)
@@ -105,7 +104,7 @@ def _outputs(
     """Readouts, by name, [set, example] of the recipient when each set's heads have the donor's outputs."""
     donor, recipient = job.models
     what = [heads.to_dict() for heads in sets]
-    positions = [position for heads in sets for position in heads.positions]
+    positions = work.circuit(job).positions
 
     def donate(batch: Batch) -> dict[str, Tensor]:
         model = work.model(job, donor)

@@ -57,7 +57,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 
 
 def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:
-    """Sets of heads of the circuit, each head of each group in a set with probability 1/2; none of them empty."""
+    """Sets of heads of the circuit, each head of each group in a set with probability 1/2; no set is empty."""
     draw = random.Random(f"{seed}/completeness")
     halves: list[Circuit] = []
     while len(halves) < count:

@@ -50,10 +50,11 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
             )
         ]
         digests += [data_digest(examples) for examples in data]
-        chosen = []
+        chosen, reused = [], 0
         for done, group in enumerate(groups, start=1):
-            found, reused = _trained(work, job, group, data)
-            yield Progress(job.name, f"{name} masks", done, len(groups), reused * done)
+            found, stored = _trained(work, job, group, data)
+            reused += stored
+            yield Progress(job.name, f"{name} masks", done, len(groups), reused)
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items()}
             chosen.append(selected(group, found["mask"]))
         readouts = yield from tested(work, job, choice, chosen, data[2], f"{name} test")

@@ -32,15 +32,15 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     """Measure model after model; each sees the same prompts, circuits and random circuits."""
     spec = job.spec
     assert isinstance(spec, Faithfulness)
-    circuit = work.circuit(job)
+    circuit = work.circuit(job, empty=True)
     rows, scores, digests = [], {}, []
     for choice in job.models:
         shape = work.check_circuit(job, choice, circuit)
         examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
         circuits = [circuit, *random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_circuits, job.seed)]
-        whole = yield from model_predictions(work, job, choice, examples, choice.name)
-        prompts = trial(work, job, choice, examples, "mean", spec.ablation_examples)
-        alone = yield from circuits_alone(work, job, prompts, circuits, choice.name)
+        whole = yield from model_predictions(work, job, choice, examples, f"{choice.name} plain")
+        prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
+        alone = yield from circuits_alone(work, job, prompts, circuits, f"{choice.name} circuits")
         answers = torch.tensor([example.answer for example in examples])
         rows.append(_row(choice.name, whole["predicted"], alone["predicted"], answers, job.seed))
         scores |= {f"{choice.name}.model.{name}": tensor for name, tensor in whole.items()}

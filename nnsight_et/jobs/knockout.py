@@ -41,14 +41,14 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
             model = work.model(job, choice)
             question = work.pair(model, choice, examples, batch).question
             if edge.to == "random":
-                seeds = [job.seed * 1_000_003 + index for index in batch]
+                seeds = [f"{job.seed}/{data_digest([examples[index]])}" for index in batch]
                 to = random_targets(question, edge.blind, job.task.positions, seeds)
             else:
                 to = question.run.positions[edge.to]
             return knockout_readouts(model, question, question.run.positions[edge.blind], to, job.engine, chunks)
 
         step = suffixes(job, choice, name, examples, [edge.blind], chunks.examples)
-        random_of = [job.seed, len(examples)] if edge.to == "random" else None
+        random_of = job.seed if edge.to == "random" else None
         found = yield from measured(work, step, {"knockout": [edge.blind, edge.to, random_of]}, measure_edge)
         accuracy = (found["predicted"] == answers).double().mean(-1)  # [first layer]
         rows.append({"blind": edge.blind, "to": edge.to, "accuracy": accuracy.tolist()})

@@ -30,7 +30,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     """Group by group: all pairs of its heads, then every head with and without its own K, and put back."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, Minimality)
-    circuit = work.circuit(job)
+    circuit = work.circuit(job, empty=True)
     work.check_circuit(job, choice, circuit)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)

@@ -18,6 +18,7 @@ from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_file
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.jobs.roles import Roles
+from nnsight_et.errors import ExperimentError
 from nnsight_et.manifest import BoxesTask
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import loaded, shape_of, tokenizer_of
@@ -134,9 +135,18 @@ class Work:
         """Those of the examples that `batch` counts, as one batch on the model's device."""
         return collate([examples[index] for index in batch], self.pad(choice)).to(model.device)
 
-    def circuit(self, job: Job) -> Circuit:
-        """The circuit the job uses: from its file, the paper's, or found by the experiment it needs."""
-        return self.named_circuit(job, job.spec.circuit_names[0])
+    def circuit(self, job: Job, empty: bool = False) -> Circuit:
+        """The circuit the job uses: from its file, the paper's, or found by the experiment it needs.
+
+        ExperimentError if it has no groups, or, unless it may be `empty`, no heads.
+        """
+        name = job.spec.circuit_names[0]
+        circuit = self.named_circuit(job, name)
+        if not circuit.groups or not (empty or circuit.size):
+            raise ExperimentError(
+                f"experiments.{job.name}: the circuit {name} has no heads; accepted: one that has some"
+            )
+        return circuit
 
     def named_circuit(self, job: Job, name: str) -> Circuit:
         """One of the circuits the job names: from a file, the paper's, or found by an experiment."""

@@ -81,7 +81,7 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
+        module, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             files.weights,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
