@@ -15,7 +15,7 @@ READY  := $(VENV)/.ready-$(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 
 .PHONY: run test test-all check format models clean
 
 run: $(READY)
-	$(BIN)/et run experiments.yaml
+	OMP_NUM_THREADS=1 $(BIN)/et run experiments.yaml
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

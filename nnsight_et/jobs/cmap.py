@@ -82,15 +82,14 @@ def patched_heads(work: Work, job: Job) -> Circuit:
     spec = job.spec
     assert isinstance(spec, CMAP)
     circuit = work.circuit(job)
-    if spec.roles is None:
-        return circuit
-    roles = work.roles(spec.roles)
     names = [group.name for group in circuit.groups]
     for name in spec.main_role if spec.main_role != MAIN_ROLES else ():
         if name not in names:
             where = f"experiments.{job.name}.main_role"
             raise TaskError(f"{where}: the circuit has no group {name!a}; {accepted(name, names)}")
-    groups = []
+    if spec.roles is None:
+        return circuit
+    roles, groups = work.roles(spec.roles), []
     for group in circuit.groups:
         desideratum = spec.main_role.get(group.name)
         chosen = roles.heads(group, desideratum) if desideratum else group.heads

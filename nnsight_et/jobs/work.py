@@ -17,8 +17,8 @@ from nnsight_et.batch import Example, Pair, Prompt, collate
 from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_file
 from nnsight_et.engine.budget import Chunks, chunks
-from nnsight_et.jobs.roles import Roles
 from nnsight_et.errors import ExperimentError
+from nnsight_et.jobs.roles import Roles
 from nnsight_et.manifest import BoxesTask
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import loaded, shape_of, tokenizer_of

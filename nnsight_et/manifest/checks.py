@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from nnsight_et import published
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.methods.dcm import DCM
 from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.schema import Manifest
 from nnsight_et.manifest.written import Surroundings
@@ -40,7 +41,7 @@ def _surroundings(manifest: Manifest, name: str) -> Surroundings:
     return Surroundings(
         positions=manifest.task.positions,
         circuits=tuple(other for other, experiment in others.items() if experiment.finds_circuit),
-        roles=tuple(other for other, experiment in others.items() if experiment.finds_roles),
+        roles={other: experiment.desiderata for other, experiment in others.items() if isinstance(experiment, DCM)},
         scores=tuple(other for other, experiment in others.items() if isinstance(experiment, PathPatching)),
         experiments=tuple(manifest.experiments),
         shapes={model: named.shape for model, named in NAMED.items() if model not in manifest.models},

@@ -12,6 +12,7 @@ from nnsight_et.errors import accepted
 from nnsight_et.models.named import Shape
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 
@@ -36,8 +37,8 @@ class Surroundings:
     """The task's named positions, in the order of a prompt."""
     circuits: tuple[str, ...]
     """The experiments that find a circuit."""
-    roles: tuple[str, ...]
-    """The experiments that select heads by DCM."""
+    roles: Mapping[str, tuple[str, ...]]
+    """The experiments that select heads by DCM, and the desiderata they do it for."""
     scores: tuple[str, ...]
     """The experiments that measure patching scores."""
     experiments: tuple[str, ...]

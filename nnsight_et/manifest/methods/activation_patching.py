@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import roles_problems, twice
@@ -17,7 +18,6 @@ class ActivationPatching(Method):
     """What each group does in every model: the heads DCM selected, patched from the source run (§5.2-5.3, Fig. 3)."""
 
     finds_circuit: ClassVar[bool] = False
-    finds_roles: ClassVar[bool] = False
 
     method: Literal["activation_patching"]
     roles: Annotated[str, Field(min_length=1)]
@@ -51,3 +51,8 @@ class ActivationPatching(Method):
         yield from roles_problems(("roles",), self.roles, known)
         yield from twice(("models",), self.models)
         yield from twice(("desiderata",), self.desiderata or ())
+        trained = known.roles.get(self.roles)
+        for index, name in enumerate(self.desiderata or () if trained else ()):
+            if name not in trained and ("position" not in trained or name in ("object", "label")):
+                text = f"{self.roles} selects no heads for {name}; {accepted(name, trained)}"
+                yield Problem(("desiderata", index), text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from nnsight_et.manifest.methods.shared import OnCircuit
-from nnsight_et.manifest.written import Count
+from nnsight_et.manifest.written import Count, Flag
 
 
 class AttentionPatterns(OnCircuit):
@@ -14,5 +14,5 @@ class AttentionPatterns(OnCircuit):
     method: Literal["attention_patterns"]
     examples: Count = 500
     """How many prompts the attention is averaged over."""
-    only_correct: bool = False
+    only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""

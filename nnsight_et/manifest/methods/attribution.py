@@ -10,14 +10,13 @@ from pydantic import Field
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.shared import twice
-from nnsight_et.manifest.written import Count, Method, Surroundings
+from nnsight_et.manifest.written import Count, Flag, Method, Surroundings
 
 
 class Attribution(Method):
     """A cheap screen, gradient times difference, beside the exact effect of patching each head's output."""
 
     finds_circuit: ClassVar[bool] = False
-    finds_roles: ClassVar[bool] = False
 
     method: Literal["attribution"]
     model: str
@@ -26,7 +25,7 @@ class Attribution(Method):
     """The named positions whose heads are screened."""
     examples: Count = 300
     """How many pairs of a base and a source prompt."""
-    only_correct: bool = False
+    only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
 
     @property

@@ -10,7 +10,7 @@ from pydantic import Field
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems, roles_problems
-from nnsight_et.manifest.written import Count, Method, Name, Surroundings, is_file, is_published
+from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings, is_file, is_published
 
 MAIN_ROLES = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
 
@@ -19,7 +19,6 @@ class CMAP(Method):
     """Patch a donor model's head activations into a recipient's runs of the same prompts (§6, Fig. 4)."""
 
     finds_circuit: ClassVar[bool] = False
-    finds_roles: ClassVar[bool] = False
 
     method: Literal["cmap"]
     donor: str
@@ -36,7 +35,7 @@ class CMAP(Method):
     """How many prompts accuracy is measured on."""
     random_sets: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 10
     """How many sets of as many random heads are patched, for comparison."""
-    inputs: bool = True
+    inputs: Flag = True
     """Whether the donor's queries, keys and values are patched too."""
 
     @property

@@ -15,7 +15,6 @@ class Comparison(Method):
     """How two circuits overlap, group by group, and their heads by causal impact (App. E4, F4)."""
 
     finds_circuit: ClassVar[bool] = False
-    finds_roles: ClassVar[bool] = False
 
     method: Literal["comparison"]
     circuits: tuple[CircuitName, CircuitName]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -33,8 +33,6 @@ Desideratum = Literal[
 class DCM(OnCircuit):
     """Which heads of each group carry which variable: masks trained by gradient (§5.1-5.2, App. H)."""
 
-    finds_roles: ClassVar[bool] = True
-
     method: Literal["dcm"]
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] = ("object", "label", "position")
     """The variables to find heads for."""
@@ -44,9 +42,9 @@ class DCM(OnCircuit):
     """How many pairs choose the best mask of a training."""
     test_examples: Count = 500
     """How many pairs the selected heads' accuracy is measured on."""
-    sparsity: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.01
+    sparsity: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False, strict=True)] = 0.01
     """Lambda: what each selected head costs in the loss."""
-    learning_rate: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False, strict=True)] = 0.1
     epochs: Annotated[int, Field(ge=1, le=1000, strict=True)] = 2
     batch: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 32
     """How many pairs one step of training sees."""

@@ -16,7 +16,6 @@ class Faithfulness(Measured):
     """How much of each model's accuracy a circuit keeps when all other heads are ablated (§4.2, Table 1)."""
 
     finds_circuit: ClassVar[bool] = False
-    finds_roles: ClassVar[bool] = False
 
     method: Literal["faithfulness"]
     circuit: CircuitName

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.written import Count, Method, Surroundings, Written
+from nnsight_et.manifest.written import Count, Flag, Method, Surroundings, Written
 
 
 class Edge(Written):
@@ -34,7 +34,6 @@ class Knockout(Method):
     """Accuracy when one position may not attend to another from some layer up, for every layer (App. A)."""
 
     finds_circuit: ClassVar[bool] = False
-    finds_roles: ClassVar[bool] = False
 
     method: Literal["knockout"]
     model: str
@@ -43,7 +42,7 @@ class Knockout(Method):
     """What is blocked; the five sweeps of App. A when absent."""
     examples: Count = 500
     """How many prompts accuracy is measured on."""
-    only_correct: bool = False
+    only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
 
     @property

@@ -18,7 +18,7 @@ class Minimality(OnCircuit, Measured):
     method: Literal["minimality"]
     examples: Count = 100
     """How many prompts accuracy is measured on."""
-    threshold: Annotated[float, Field(ge=-1, le=1e6, allow_inf_nan=False)] = 0.01
+    threshold: Annotated[float, Field(ge=-1, le=1e6, allow_inf_nan=False, strict=True)] = 0.01
     """What a head must add to the accuracy, as a share of it, to be kept."""
-    fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.3
+    fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)] = 0.3
     """How large a part of a group the heads that are taken out with one head may be."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.written import Count, Method, Name, Surroundings, Written
+from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings, Written
 from nnsight_et.models.named import Shape
 
 
@@ -34,14 +34,13 @@ class PathPatching(Method):
     """Find a circuit by path patching, stage by stage from the logits back (§4.1)."""
 
     finds_circuit: ClassVar[bool] = True
-    finds_roles: ClassVar[bool] = False
 
     method: Literal["path_patching"]
     model: str
     """A built-in model, one of `models:`, a folder, or a hub id."""
     examples: Count = 300
     """How many pairs of a base and a source prompt."""
-    only_correct: bool = False
+    only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.written import Count, Method, Surroundings, is_file, is_published, no_circuit
+from nnsight_et.manifest.written import Count, Flag, Method, Surroundings, is_file, is_published, no_circuit
 
 PUBLISHED = ("llama", "goat", "float")  # the models whose circuits the paper found
 CircuitName = Annotated[str, Field(min_length=1)]
@@ -20,7 +20,6 @@ class OnCircuit(Method):
     """Base of the methods that take a circuit, and one model: by default the one it was found in."""
 
     finds_circuit: ClassVar[bool] = False
-    finds_roles: ClassVar[bool] = False
 
     circuit: CircuitName
     """An experiment that finds a circuit, a .json file, or published/llama, published/goat, published/float."""
@@ -56,7 +55,7 @@ class Measured(Method):
 
     examples: Count = 500
     """How many prompts accuracy is measured on."""
-    only_correct: bool = False
+    only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
     ablation: Ablation = "mean"
     """What an ablated head outputs: its mean over prompts (the paper's), zero, or its output in another prompt."""
