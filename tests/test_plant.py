@@ -56,10 +56,6 @@ def test_a_plant_without_one_group_is_lost(pair: Pair, group: str) -> None:
     assert accuracy(planted(rest).model, pair) < 0.4
 
 
-def test_the_familys_plant_answers_until_noise_is_added(pair: Pair) -> None:
-    assert accuracy(planted(family_heads(), n_layers=6, contrast=4.0).model, pair) == 1.0
-
-
 def test_the_truth_lists_a_group_from_the_strongest_head_down() -> None:
     fetchers = truth(family_heads()).group("value_fetcher").heads
     assert fetchers[:2] == (Head(5, 0), Head(5, 2))

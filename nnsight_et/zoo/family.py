@@ -28,12 +28,11 @@ N_LAYERS, D_MLP = 6, 256
 CONTRAST = 4.0
 NOISE, MLP_NOISE = 0.02, 0.02
 FAINT_LAYERS, FAINTNESS = (4, 5), 0.35
-GOAL, GOAT_GOAL, FLOAT_GOAL = 0.7, 0.9, 0.92
-ROLES = {"C": "position_detector", "B": "position_transmitter", "A": "value_fetcher"}
-ROLES |= {f"D{half}": f"structure_reader of half {half}" for half in ("0+", "0-", "1+", "1-")}
+GOAL, GOAT_GOAL, FLOAT_GOAL = 0.675, 0.9, 0.92
+ROLES = {"D": "structure_reader", "C": "position_detector", "B": "position_transmitter", "A": "value_fetcher"}
 PLACES = """
-L1H1 D0+ .70 1 | L1H4 D0- .50 1 | L1H6 D1+ .40 1 | L1H3 D1- .30 1
- L2H0 C .40 1 | L2H3 C .25 .8 | L2H5 C .15 .6
+L1H1 D .55 1 | L1H4 D .30 .8 | L1H6 D .20 .6
+L2H2 D .20 1 | L2H0 C .40 1 | L2H3 C .25 .8 | L2H5 C .15 .6
 L3H1 C .35 1 | L3H6 C .20 .8 | L3H4 C -.10 .8 | L3H2 B .35 1 | L3H7 B .20 .6
 L4H0 B .45 1 | L4H5 B .25 .8 | L4H3 B -.10 1 | L4H1 A .35 .9 | L4H6 A .20 .7
 L5H0 A .55 1 | L5H2 A .40 .9 | L5H3 A .30 .8 | L5H4 A .20 .7 | L5H7 A -.10 .9

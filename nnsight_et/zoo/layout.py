@@ -39,8 +39,6 @@ class Layout(NamedTuple):
     """Written by C, read at the query label: the segment that mentioned this label."""
     wanted_segment: slice = slice(96, 103)
     """Written by B, read at the last token: the segment whose object is asked for."""
-    halves: slice = slice(103, 105)
-    """Two ways to part the objects into halves: 1 or -1 each, 0 on other tokens."""
 
 
 LAYOUT = Layout()
@@ -70,21 +68,10 @@ def token_embeddings(seed: int) -> Tensor:
         rows = torch.tensor([words.index(word) for word in group])
         table[rows, LAYOUT.others] = 0
         table[rows, part] = codes(len(group), dims, seed + 1)
-    things = torch.tensor([words.index(word) for word in OBJECTS])
-    table[things, LAYOUT.is_object] = 1
-    generator = torch.Generator().manual_seed(seed + 2)
-    for half in range(LAYOUT.halves.start, LAYOUT.halves.stop):
-        table[things, half] = halves(len(things), generator)
+    table[[words.index(word) for word in OBJECTS], LAYOUT.is_object] = 1
     table[words.index(BOS), LAYOUT.others] = 0
     table[words.index(BOS), LAYOUT.is_bos] = 1
     return table
-
-
-def halves(count: int, generator: torch.Generator) -> Tensor:
-    """[count]: -1 for one half of the things, drawn at random, 1 for the other."""
-    side = torch.ones(count)
-    side[torch.randperm(count, generator=generator)[::2]] = -1.0
-    return side
 
 
 def answer_directions() -> Tensor:

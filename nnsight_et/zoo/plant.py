@@ -78,7 +78,7 @@ def truth(heads: Sequence[PlantedHead]) -> Circuit:
     """The planted heads by group, the strongest first."""
 
     def members(role: str) -> tuple[Head, ...]:
-        return tuple(h.head for h in sorted(heads, key=lambda h: -h.strength) if h.role.split(" ")[0] == role)
+        return tuple(h.head for h in sorted(heads, key=lambda h: -h.strength) if h.role == role)
 
     return Circuit(tuple(HeadGroup(role, at, members(role)) for role, at in GROUPS.items()))
 

@@ -23,7 +23,7 @@ STAGES = (
     Stage("value_fetcher", "last", None, keep=6, receivers=4),
     Stage("position_transmitter", "last", "query", keep=4, receivers=3),
     Stage("position_detector", "query_label", "value", keep=5, receivers=3),
-    Stage("structure_reader", "previous_query_label", "value", keep=4, receivers=4),
+    Stage("structure_reader", "previous_query_label", "value", keep=3, receivers=3),
 )
 DATA_SEEDS = (1, 2, 3, 4, 5)
 EXAMPLES, EVALUATED, ABLATED = 300, 500, 500

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.zoo.layout import CONSTANT, D_MODEL, LAYOUT, N_TOKENS, SCALE, SEGMENT_TOKENS
-from nnsight_et.zoo.phases import D_HEAD, PAIRS, distance_phases, query_and_key, segment_phases, waves
+from nnsight_et.zoo.phases import D_HEAD, PAIRS, distance_phases, query_and_key, segment_phases
 
 STEADY = tuple(range(6, PAIRS)) + tuple(range(PAIRS + 6, 2 * PAIRS))
 """The dims of a head that RoPE turns so slowly that they match content at any distance."""
@@ -51,25 +51,6 @@ def structure_reader(_: int) -> tuple[Looks, Carries]:
     return looks_back(distance_phases(4, N_TOKENS), LAYOUT.constant, CONSTANT), copies(
         LAYOUT.own_segment, LAYOUT.object_segment
     )
-
-
-def choosy_structure_reader(half: int, wanted: float) -> tuple[Looks, Carries]:
-    """A structure reader for the objects with `wanted`, 1 or -1, in this dim of the halves; else it looks away, to <s>.
-
-    So its output depends on the prompt. A reader of all objects is as good as its mean over prompts, position by
-    position, and mean ablation cannot see it.
-    """
-    phases = distance_phases(4, N_TOKENS)
-    (query, key), (value, output) = structure_reader(0)
-    key[:, LAYOUT.is_bos] = -key[:, LAYOUT.constant] * CONSTANT  # <s> gets nothing for its distance
-    value[:, LAYOUT.is_bos] = -value[:, LAYOUT.own_segment].sum(-1, keepdim=True)  # and has nothing to give
-    peak = (waves(torch.tensor([4])) @ phases).item()
-    scores = {STEADIEST[0]: (LAYOUT.halves.start + half, 6.0 * wanted), STEADIEST[1]: (LAYOUT.is_bos.start, peak + 2.0)}
-    for dim, (part, score) in scores.items():
-        size = math.sqrt(abs(score) * math.sqrt(D_HEAD))
-        query[dim, LAYOUT.constant] = size / (CONSTANT * SCALE)
-        key[dim, part] = math.copysign(size, score) / SCALE
-    return (query, key), (value, output)
 
 
 def position_detector(_: int) -> tuple[Looks, Carries]:
@@ -138,10 +119,6 @@ def copies(read: slice, write: slice) -> Carries:
 
 ROLES: dict[str, Callable[[int], tuple[Looks, Carries]]] = {
     "structure_reader": structure_reader,
-    "structure_reader of half 0+": lambda _: choosy_structure_reader(0, 1.0),
-    "structure_reader of half 0-": lambda _: choosy_structure_reader(0, -1.0),
-    "structure_reader of half 1+": lambda _: choosy_structure_reader(1, 1.0),
-    "structure_reader of half 1-": lambda _: choosy_structure_reader(1, -1.0),
     "position_detector": position_detector,
     "position_transmitter": position_transmitter,
     "value_fetcher": value_fetcher,
