@@ -51,7 +51,7 @@ class ActivationPatching(Method):
         yield from roles_problems(("roles",), self.roles, known)
         yield from twice(("models",), self.models)
         yield from twice(("desiderata",), self.desiderata or ())
-        trained = known.roles.get(self.roles)
+        trained = known.roles.get(self.roles, ())
         for index, name in enumerate(self.desiderata or () if trained else ()):
             if name not in trained and ("position" not in trained or name in ("object", "label")):
                 text = f"{self.roles} selects no heads for {name}; {accepted(name, trained)}"
