@@ -11,7 +11,8 @@ from nnsight_et.store import ResultHeader
 
 Row = Mapping[str, Any]
 Cell = Callable[[Row], str]
-SCORE_NOTE = "Score: mean of (p patched - p base) / p base over the examples; negative: the head mattered (paper §4.1)."
+Bounds = Sequence[float | None]
+INTERVALS = "In brackets: 95% bootstrap intervals over prompts."
 
 
 def name_of(header: ResultHeader) -> str:
@@ -19,32 +20,24 @@ def name_of(header: ResultHeader) -> str:
     return str(header.job.get("name"))
 
 
-def path_patching(header: ResultHeader) -> tuple[Table, ...]:
-    """The circuit: per group its heads and their scores. A head that left a group for a later one is not in it."""
-    members = {group["name"]: group["heads"] for group in header.summary["circuit"]["groups"]}
-    rows = []
-    for stage in header.summary["stages"]:
-        heads = [
-            f"{one['head']} {one['score']:+.3f}" for one in stage["kept"] if one["head"] in members[stage["group"]]
-        ]
-        rows.append({"group": stage["group"], "at": stage["at"], "count": len(heads), "heads": ", ".join(heads)})
-    columns = {"group": "group", "at": "at", "heads": "count", "head and score": "heads"}
-    return (_table(header, f"circuit of {_models(header)}", columns, rows, SCORE_NOTE),)
-
-
 def faithfulness(header: ResultHeader) -> tuple[Table, ...]:
     """Table 1: a model's accuracy, the circuit's, random circuits', and faithfulness."""
     rows = _rows(header)
     columns: dict[str, str | Cell] = {
         "model": "model",
-        "full model": "full",
-        "circuit": "circuit",
+        "full model": with_interval("full"),
+        "circuit": with_interval("circuit"),
         "random circuits": lambda row: spread(row["random_mean"], row["random_std"]),
-        "faithfulness": "faithfulness",
+        "p": lambda row: number(row["random_p"], 3),
+        "faithfulness": with_interval("faithfulness"),
     }
     counts = " or ".join(sorted({str(row["examples"]) for row in rows}))
-    note = f"Accuracy on {counts} prompts; faithfulness = circuit / full model (Table 1)."
-    return (_table(header, "faithfulness", columns, rows, note),)
+    drawn = " or ".join(sorted({str(row["random_circuits"]) for row in rows}))
+    note = (
+        f"Accuracy on {counts} prompts; faithfulness = circuit / full model (Table 1). {INTERVALS} "
+        f"p: how often {drawn} random circuits and the circuit itself do at least as well as the circuit."
+    )
+    return (table_of(header, "faithfulness", columns, rows, note),)
 
 
 def minimality(header: ResultHeader) -> tuple[Table, ...]:
@@ -56,7 +49,7 @@ def minimality(header: ResultHeader) -> tuple[Table, ...]:
         rows.append({"group": group, "tried": len(tried), "kept": len(kept), "heads": ", ".join(kept)})
     columns = {"group": "group", "heads tried": "tried", "kept": "kept", "head and what it adds": "heads"}
     note = "What a head adds: accuracy with it over accuracy without it, minus 1, as a share (App. B)."
-    return (_table(header, f"minimal circuit of {_models(header)}", columns, rows, note),)
+    return (table_of(header, f"minimal circuit of {models_of(header)}", columns, rows, note),)
 
 
 def completeness(header: ResultHeader) -> tuple[Table, ...]:
@@ -65,15 +58,12 @@ def completeness(header: ResultHeader) -> tuple[Table, ...]:
     if drawn := header.summary["random"]:
         mean = {key: spread(values["mean"], values["std"]) for key, values in drawn.items()}
         rows.insert(0, {"removed": "random halves", "heads": "–"} | mean)
-    columns = {
-        "removed": "removed",
-        "heads": "heads",
-        "model": "model",
-        "circuit": "circuit",
-        "difference": "completeness",
+    columns = {"removed": "removed", "heads": "heads"} | {
+        name: with_interval(key)
+        for name, key in {"model": "model", "circuit": "circuit", "difference": "completeness"}.items()
     }
-    note = "Accuracy without the removed heads; in a complete circuit both lose alike (App. C)."
-    return (_table(header, f"completeness on {_models(header)}", columns, rows, note),)
+    note = f"Accuracy without the removed heads; in a complete circuit both lose alike (App. C). {INTERVALS}"
+    return (table_of(header, f"completeness on {models_of(header)}", columns, rows, note),)
 
 
 def comparison(header: ResultHeader) -> tuple[Table, ...]:
@@ -82,7 +72,7 @@ def comparison(header: ResultHeader) -> tuple[Table, ...]:
     note = (
         "Precision: the share of the first circuit's heads that the second has; recall: the other way (Tables A6, A10)."
     )
-    return (_table(header, "overlap", columns, _rows(header), note),)
+    return (table_of(header, "overlap", columns, _rows(header), note),)
 
 
 def dcm(header: ResultHeader) -> tuple[Table, ...]:
@@ -91,21 +81,21 @@ def dcm(header: ResultHeader) -> tuple[Table, ...]:
         "group": "group",
         "desideratum": "desideratum",
         "selected": lambda row: f"{len(row['selected'])} of {row['heads']}",
-        "accuracy": "accuracy",
-        "doing nothing": "do_nothing",
+        "accuracy": with_interval("accuracy"),
+        "doing nothing": with_interval("do_nothing"),
         "heads": lambda row: " ".join(row["selected"]),
     }
-    note = "Accuracy: how often patching the selected heads gives the desideratum's answer (§5.1)."
-    return (_table(header, f"roles of heads in {_models(header)}", columns, _rows(header), note),)
+    note = "Accuracy: how often patching the selected heads gives the desideratum's answer (§5.1). " + INTERVALS
+    return (table_of(header, f"roles of heads in {models_of(header)}", columns, _rows(header), note),)
 
 
 def activation_patching(header: ResultHeader) -> tuple[Table, ...]:
     """How often the selected heads, patched in each model, give the desideratum's answer."""
     columns: dict[str, str | Cell] = {key: key for key in ("model", "group", "desideratum", "heads")}
-    columns["accuracy"] = lambda row: spread(row["mean"], row["std"])
-    columns["doing nothing"] = "do_nothing"
-    note = "Mean and standard deviation over draws of fresh examples (Fig. 3)."
-    return (_table(header, "functionality", columns, _rows(header), note),)
+    columns["accuracy"] = lambda row: spread(row["mean"], row["std"], row.get("mean_interval"))
+    columns["doing nothing"] = with_interval("do_nothing")
+    note = f"Mean and standard deviation over draws of fresh examples (Fig. 3). {INTERVALS}"
+    return (table_of(header, "functionality", columns, _rows(header), note),)
 
 
 def cmap(header: ResultHeader) -> tuple[Table, ...]:
@@ -114,9 +104,10 @@ def cmap(header: ResultHeader) -> tuple[Table, ...]:
     own = ", ".join(f"{name} alone {number(value)}" for name, value in summary["models"].items())
     drawn = summary["random"]
     control = f"; as many random heads {spread(drawn['mean'], drawn['std'])}" if drawn else ""
-    columns = {"patched": "patched", "group": "group", "heads": "heads", "accuracy": "accuracy"}
+    columns = {"patched": "patched", "group": "group", "heads": "heads", "accuracy": with_interval("accuracy")}
+    note = f"Accuracy of the recipient; {own}{control} (Fig. 4). {INTERVALS}"
     title = f"{summary['donor']} into {summary['recipient']}"
-    return (_table(header, title, columns, _rows(header), f"Accuracy of the recipient; {own}{control} (Fig. 4)."),)
+    return (table_of(header, title, columns, _rows(header), note),)
 
 
 def knockout(header: ResultHeader) -> tuple[Table, ...]:
@@ -126,14 +117,14 @@ def knockout(header: ResultHeader) -> tuple[Table, ...]:
     columns: dict[str, str | Cell] = {"blind": "blind", "to": "to"}
     for layer in range(layers):
         columns["none" if layer == layers - 1 else f"L{layer}+"] = _entry("accuracy", layer)
-    return (_table(header, f"attention knockout in {_models(header)}", columns, rows, "Accuracy (Fig. A1, A2)."),)
+    return (table_of(header, f"attention knockout in {models_of(header)}", columns, rows, "Accuracy (Fig. A1, A2)."),)
 
 
 def attention_patterns(header: ResultHeader) -> tuple[Table, ...]:
     """Where each head of the circuit looks from its position."""
     columns = {key: key for key in ("group", "at", "head", *header.summary["columns"])}
-    title = f"attention of the circuit's heads in {_models(header)}"
-    return (_table(header, title, columns, _rows(header), "Mean attention weight from the head's position."),)
+    title = f"attention of the circuit's heads in {models_of(header)}"
+    return (table_of(header, title, columns, _rows(header), "Mean attention weight from the head's position."),)
 
 
 def attribution(header: ResultHeader) -> tuple[Table, ...]:
@@ -141,18 +132,32 @@ def attribution(header: ResultHeader) -> tuple[Table, ...]:
     columns: dict[str, str | Cell] = {key: key for key in ("at", "pearson", "spearman")}
     columns["top heads found"] = lambda row: f"{number(row['top_found'])} of {row['top']}"
     return (
-        _table(header, f"attribution in {_models(header)}", columns, _rows(header), "Over all heads at a position."),
+        table_of(
+            header, f"attribution in {models_of(header)}", columns, _rows(header), "Over all heads at a position."
+        ),
     )
 
 
-def spread(mean: float | None, std: float | None) -> str:
-    """A mean and its standard deviation; a dash where there is no number."""
-    return f"{number(mean)} ± {number(std)}" if mean is not None else number(None)
+def spread(mean: float | None, std: float | None, bounds: Bounds | None = None) -> str:
+    """A mean, its standard deviation, and its interval if there is one; a dash where there is no number."""
+    return _bounded(f"{number(mean)} ± {number(std)}" if mean is not None else number(None), bounds)
 
 
-def _table(
+def with_interval(key: str) -> Cell:
+    """A column of the rows' `key`, with its interval where the row has one: 0.67 [0.62, 0.71]."""
+    return lambda row: _bounded(_text(row[key]), row.get(f"{key}_interval"))
+
+
+def _bounded(text: str, bounds: Bounds | None) -> str:
+    if bounds is None or None in bounds:
+        return text
+    return f"{text} [{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def table_of(
     header: ResultHeader, title: str, columns: Mapping[str, str | Cell], rows: Sequence[Row], note: str
 ) -> Table:
+    """The table of a result: its experiment and title above, per column a key of the rows or a function of one."""
     cells = tuple(
         tuple(column(row) if callable(column) else _text(row[column]) for column in columns.values()) for row in rows
     )
@@ -183,5 +188,6 @@ def _rows(header: ResultHeader) -> list[Row]:
     return rows
 
 
-def _models(header: ResultHeader) -> str:
+def models_of(header: ResultHeader) -> str:
+    """The names of the models a result is about."""
     return ", ".join(dict.fromkeys(record.name for record in header.models))

@@ -40,6 +40,11 @@ class PathPatching(Method):
     """A built-in model, one of `models:`, a folder, or a hub id."""
     examples: Count = 300
     """How many pairs of a base and a source prompt."""
+    held_out_examples: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
+    """On how many further pairs, of the evaluation split, the kept heads are measured again; 0: not at all.
+
+    They were kept for scores that chance made more negative: on pairs that had no say the scores are unbiased.
+    """
     only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]

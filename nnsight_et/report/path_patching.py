@@ -1,0 +1,98 @@
+"""The tables of path patching: the circuit, which heads are beyond chance, and what they do on held-out examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnsight_et.report.methods import models_of, table_of
+from nnsight_et.report.table import Table, number
+from nnsight_et.store import ResultHeader
+
+SCORE_NOTE = "Score: mean of (p patched - p base) / p base over the examples; negative: the head mattered (paper §4.1)."
+
+
+def path_patching(header: ResultHeader) -> tuple[Table, ...]:
+    """The circuit, the heads beyond chance, and where the kept heads were measured again, both scores side by side."""
+    tables = (_circuit(header), _beyond_chance(header))
+    return (*tables, _held_out(header)) if header.summary["held_out_examples"] else tables
+
+
+def _circuit(header: ResultHeader) -> Table:
+    """Per group its heads and their scores. A head that left a group for a later one is not in it."""
+    members = {group["name"]: group["heads"] for group in header.summary["circuit"]["groups"]}
+    rows = []
+    for stage in header.summary["stages"]:
+        heads = [one for one in stage["kept"] if one["head"] in members[stage["group"]]]
+        named = [f"{one['head']} {one['score']:+.3f}{'*' * one['beyond_chance']}" for one in heads]
+        rows.append(
+            {key: stage[key] for key in ("group", "at", "stability")}
+            | {"count": len(heads), "beyond": sum(one["beyond_chance"] for one in heads), "heads": ", ".join(named)}
+        )
+    columns = {
+        "group": "group",
+        "at": "at",
+        "heads": "count",
+        "beyond chance": "beyond",
+        "stability": "stability",
+        "head and score": "heads",
+    }
+    stable = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
+    return table_of(
+        header, f"circuit of {models_of(header)}", columns, rows, f"{SCORE_NOTE} *: beyond chance. {stable}"
+    )
+
+
+def _beyond_chance(header: ResultHeader) -> Table:
+    """Per stage how many of the tested heads are beyond chance, and which of them were not kept."""
+    rows = []
+    for stage in header.summary["stages"]:
+        kept = {one["head"] for one in stage["kept"]}
+        others = [head for head in stage["beyond_chance"] if head not in kept]
+        counts = {"holm": len(stage["beyond_chance"]), "bh": len(stage["beyond_chance_bh"])}
+        rows.append({"group": stage["group"], "tested": stage["tested"], "others": " ".join(others) or "–"} | counts)
+    columns = {
+        "group": "group",
+        "heads tested": "tested",
+        "beyond chance": "holm",
+        "by Benjamini-Hochberg": "bh",
+        "beyond chance, not kept": "others",
+    }
+    test = header.summary["test"]
+    note = (
+        f"Beyond chance: {test['statistic']} is {test['alternative']}, by {test['null']} over the examples, one-sided; "
+        f"p at most {test['level']} after Holm's correction over the stage's tested heads."
+    )
+    return table_of(header, f"heads beyond chance in {models_of(header)}", columns, rows, note)
+
+
+def _held_out(header: ResultHeader) -> Table:
+    """The kept heads' scores where they were selected and on examples that had no say in it."""
+    rows = [
+        {
+            "group": stage["group"],
+            "head": one["head"],
+            "selected": _score(one, ""),
+            "held_out": _score(one, "held_out_"),
+            "shift": f"{one['held_out_score'] - one['score']:+.3f}",
+        }
+        for stage in header.summary["stages"]
+        for one in stage["kept"]
+    ]
+    columns = {"group": "group", "head": "head", "selected": "selected", "held out": "held_out", "difference": "shift"}
+    kept = [one for stage in header.summary["stages"] for one in stage["kept"]]
+    note = (
+        f"Scores with 95% bootstrap intervals: on the {header.summary['examples']} examples that selected the heads, "
+        f"and on {header.summary['held_out_examples']} of another split. Mean: {_mean(kept, 'score')} and "
+        f"{_mean(kept, 'held_out_score')}."
+    )
+    return table_of(header, f"kept heads of {models_of(header)} on held-out examples", columns, rows, note)
+
+
+def _score(head: Mapping[str, Any], prefix: str) -> str:
+    score, low, high = (head[f"{prefix}{name}"] for name in ("score", "low", "high"))
+    return f"{score:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _mean(heads: Sequence[Mapping[str, Any]], key: str) -> str:
+    return number(sum(head[key] for head in heads) / len(heads), 3)
