@@ -18,10 +18,10 @@ from nnsight_et.circuit import Circuit
 from nnsight_et.errors import ManifestError, accepted
 from nnsight_et.manifest import BoxesTask, Experiment, Manifest, OwnModel, PathPatching
 from nnsight_et.manifest.methods.shared import OnCircuit
-from nnsight_et.manifest.written import is_file, is_published
+from nnsight_et.manifest.written import is_file, is_shipped
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
 
-SCHEMA = 1  # of what is digested: a change of meaning without a change of text raises it
+SCHEMA = 2  # of what is digested: a change of meaning without a change of text raises it
 NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits", "roles", "scores", "reproduces"}
 """Keys whose values are names: what they stand for is digested, not what it is called in one manifest."""
 LINKS = ("circuit", "circuits", "roles", "scores")
@@ -69,7 +69,7 @@ class Job:
         for key in LINKS:
             names = getattr(self.spec, key, None) or ()
             names = (names,) if isinstance(names, str) else names
-            spec[key] = [found.get(name, name if is_published(name) else "file") for name in names]
+            spec[key] = [found.get(name, name if is_shipped(name) else "file") for name in names]
         return digest({"schema": SCHEMA, "spec": spec, "needs": list(self.need_ids)} | self._setting())
 
     def to_dict(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _choices(manifest: Manifest, spec: Experiment, jobs: Mapping[str, Job]) -> t
     names = tuple(spec.model_names.values())
     if names or not isinstance(spec, OnCircuit):
         return tuple(_choice(manifest, name) for name in names)
-    if is_published(spec.circuit):
+    if is_shipped(spec.circuit):
         return (_choice(manifest, spec.circuit.partition("/")[2]),)
     return jobs[spec.circuit].models[:1]
 
@@ -229,7 +229,7 @@ def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) ->
     circuits = {}
     for written in manifest.experiments[name].circuit_names:
         where = f"experiments.{name}: {written}"
-        if is_published(written):
+        if is_shipped(written):
             circuits[written] = published.circuit(written.partition("/")[2])
         elif is_file(written):
             circuits[written] = read_circuit(manifest.folder / written, where)

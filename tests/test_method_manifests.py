@@ -61,7 +61,7 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("draws: 3", "draws: -1", "complete.draws", "found -1; accepted: greater than or equal to 0"),
     ("draws: 3", "draws: 2.5", "complete.draws", "found 2.5; accepted: an integer"),
     ("model: goat-tiny", "model: goat-tyni", "complete.model", "no model named 'goat-tyni'; did you mean 'goat-tiny'?"),
-    ("circuit: pruned, model", "circuit: published/lama, model", "complete.circuit", "no published circuit 'published"),
+    ("circuit: pruned, model", "circuit: published/lama, model", "complete.circuit", "no shipped circuit 'published"),
     # overlap (comparison)
     ("[found, published/goat]", "[found]", "overlap.circuits.1", "missing; it is required"),
     ("[found, published/goat]", "[found, pruned, found]", "overlap.circuits", "found a list of 3; accepted: "),

@@ -7,8 +7,9 @@ from typing import Any
 
 from nnsight_et import published
 from nnsight_et.circuit import Circuit
-from nnsight_et.jobs.work import PUBLISHED, Outcome, Progress, Work
+from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Comparison
+from nnsight_et.manifest.written import is_shipped
 from nnsight_et.metrics import causal_impact, circuit_overlap
 from nnsight_et.plan import Job, digest
 
@@ -35,8 +36,8 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 
 def _scores(work: Work, name: str, first: Circuit, second: Circuit) -> Mapping[str, Any]:
     """Group -> patching scores [layer][head], of the paper's model or of the experiment that measured them."""
-    if name.startswith(PUBLISHED):
-        return published.scores(name.removeprefix(PUBLISHED))
+    if is_shipped(name):
+        return published.scores(name.partition("/")[2])
     found = work.results[name].scores
     return {group: found[f"{group}.score"] for group in _groups(first, second) if f"{group}.score" in found}
 

@@ -28,8 +28,8 @@ class Roles:
         return cls(Circuit.from_dict(summary["circuit"]), selected)
 
     @classmethod
-    def published(cls, name: str) -> Roles:
-        """The paper's roles in its circuit of llama, goat or float."""
+    def shipped(cls, name: str) -> Roles:
+        """The roles in the shipped circuit of a model: the paper's, or an embedded model's."""
         return cls(published.circuit(name), published.selections(name))
 
     @property

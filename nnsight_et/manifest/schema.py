@@ -74,6 +74,8 @@ class Manifest(Written):
     """The attention implementation models are loaded with."""
     memory: str | None = None
     """How much memory one chunk of work may take, such as 4GiB; not part of what is computed."""
+    self_check: Literal["on", "off"] = "on"
+    """Whether a sample of every experiment is measured again by the reference engine; results say if it was not."""
     models: Annotated[dict[Name, OwnModel], Field(default_factory=dict)]
     """Models of your own, by the names the experiments use."""
     task: BoxesTask = BoxesTask()

@@ -1,7 +1,7 @@
 """Manifests of one method, as the single-method commands build them: the same text a user would write.
 
-Where a method needs a circuit or selected heads and none are named, those of the paper are taken for its models; for
-any other model the manifest first finds them.
+Where a method needs a circuit or selected heads and none are named, those that are shipped for the model are taken;
+for any other model the manifest first finds them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 
 from nnsight_et.manifest.document import read
 from nnsight_et.manifest.load import parse
-from nnsight_et.manifest.methods.shared import PUBLISHED
 from nnsight_et.manifest.schema import Manifest
-from nnsight_et.manifest.written import is_file
+from nnsight_et.manifest.written import SHIPPED, is_file, is_shipped
 from nnsight_et.models.named import LLAMA_7B, NAMED
 
 # keep and receivers of the boxes task's four stages: the paper's for its 7B models (§4.1), fewer for the rest
@@ -100,20 +99,21 @@ def four_stages(model: str) -> list[dict[str, Any]]:
 
 
 def _circuit(model: str, given: str | None, experiments: Experiments) -> str:
-    """The circuit to use: the given one, the paper's, or one that a further experiment finds."""
+    """The circuit to use: the given one, the shipped one, or one that a further experiment finds."""
     if given is not None:
         return _place(given)
-    if model in PUBLISHED:
-        return f"published/{model}"
+    for shipped in SHIPPED:
+        if shipped.partition("/")[2] == model:
+            return shipped
     experiments["circuit"] = {"method": "path_patching", "model": model, "stages": four_stages(model)}
     return "circuit"
 
 
 def _roles(model: str, circuit: str, given: str | None, experiments: Experiments) -> str:
-    """The selected heads to use: the given ones, the paper's for its circuits, or what a further experiment selects."""
+    """The selected heads to use: the given ones, the shipped ones, or what a further experiment selects."""
     if given is not None:
         return given
-    if circuit == f"published/{model}":
+    if is_shipped(circuit):
         return circuit
     experiments["roles"] = {"method": "dcm", "circuit": circuit, "model": model}
     return "roles"

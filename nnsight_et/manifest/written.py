@@ -47,14 +47,19 @@ class Surroundings:
     """The models whose shape is known without their files."""
 
 
+PUBLISHED = ("published/llama", "published/goat", "published/float")  # the paper's own circuits, roles and scores
+EMBEDDED = ("embedded/llama-tiny", "embedded/goat-tiny", "embedded/float-tiny")  # circuits and roles, as found here
+SHIPPED = PUBLISHED + EMBEDDED
+
+
 def is_file(circuit: str) -> bool:
-    """Whether `circuit:` names a file, or a published circuit, rather than an experiment."""
+    """Whether `circuit:` names a file, or what is shipped, rather than an experiment."""
     return circuit.endswith(".json") or "/" in circuit
 
 
-def is_published(name: str) -> bool:
-    """Whether a circuit, its roles or its scores are the paper's own: published/llama and the like."""
-    return name.startswith("published/")
+def is_shipped(name: str) -> bool:
+    """Whether a circuit, its roles or its scores come with this package: published/llama, embedded/llama-tiny, ..."""
+    return name.startswith(("published/", "embedded/"))
 
 
 def no_circuit(name: str, known: Surroundings) -> str:
@@ -62,4 +67,4 @@ def no_circuit(name: str, known: Surroundings) -> str:
     tail = accepted(name, known.circuits)
     if name in known.experiments:
         return f"experiment {name!r} finds no circuit; {tail}"
-    return f"no experiment named {name!r}; {tail}, a .json file, or published/llama and the like"
+    return f"no experiment named {name!r}; {tail}, a .json file, or one of {', '.join(SHIPPED)}"

@@ -1,4 +1,6 @@
-"""The paper's own results as data: circuits (Tables A2, A3, A7), DCM selections, path patching scores, numbers.
+"""Results that are there without a run: the paper's circuits (Tables A2, A3, A7), DCM selections, scores, numbers.
+
+Beside them, circuits and selections of the embedded models, as experiments.yaml finds them.
 
 Reads JSON only and imports no torch, so that plans and reports can use it.
 """
@@ -15,6 +17,9 @@ from nnsight_et.errors import TaskError, accepted
 
 CIRCUITS = ("llama", "goat", "float")
 """The models whose circuits the paper found; a circuit bears its model's name."""
+EMBEDDED = ("llama-tiny", "goat-tiny", "float-tiny")
+"""The embedded models that have a circuit here."""
+FILES = {"circuit": "circuits.json", "selections": "selections.json", "scores": "scores.json"}
 DOMINANT = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
 """Each group's main functionality (§5.2); the structure readers have none."""
 
@@ -34,18 +39,18 @@ class Number:
 
 
 def circuit(name: str) -> Circuit:
-    """The published circuit of llama, goat or float, each group's most important head first; 32 layers x 32 heads."""
-    return Circuit.from_dict(_of(name, "circuits.json"), f"published/{name}")
+    """The circuit of one of CIRCUITS (32 layers x 32 heads) or EMBEDDED, each group's most important head first."""
+    return Circuit.from_dict(_of(name, "circuit"), name)
 
 
 def selections(name: str) -> dict[str, dict[str, tuple[Head, ...]]]:
-    """Group -> desideratum -> the heads DCM selected in the published circuit; all 14 desiderata for llama's B only.
+    """Group -> desideratum -> the heads DCM selected in the circuit; in the paper's all 14 for llama's B only.
 
-    Those of `label` were trained on wrongly tokenised targets and say nothing.
+    The paper's of `label` were trained on wrongly tokenised targets and say nothing.
     """
     return {
         group: {desideratum: tuple(map(Head.parse, heads)) for desideratum, heads in selected.items()}
-        for group, selected in _of(name, "selections.json").items()
+        for group, selected in _of(name, "selections").items()
     }
 
 
@@ -54,7 +59,7 @@ def scores(name: str) -> dict[str, tuple[tuple[float, ...], ...]]:
 
     Goat's have a constant added to all heads that the authors' code left in (the adapter of o_proj was dropped).
     """
-    return {group: tuple(map(tuple, matrix)) for group, matrix in _of(name, "scores.json").items()}
+    return {group: tuple(map(tuple, matrix)) for group, matrix in _of(name, "scores").items()}
 
 
 def cmap_circuit(name: str) -> Circuit:
@@ -88,10 +93,11 @@ def numbers() -> tuple[Number, ...]:
     return tuple(found)
 
 
-def _of(name: str, file: str) -> dict[str, Any]:
-    if name not in CIRCUITS:
-        raise TaskError(f"no published circuit {name!r}; {accepted(name, CIRCUITS)}")
-    return _read(file)[name]
+def _of(name: str, what: str) -> dict[str, Any]:
+    names = CIRCUITS if what == "scores" else (*CIRCUITS, *EMBEDDED)
+    if name not in names:
+        raise TaskError(f"no published {what} of {name!a}; {accepted(name, names)}")
+    return _read("embedded.json")[name][what] if name in EMBEDDED else _read(FILES[what])[name]
 
 
 def _read(file: str) -> Any:

@@ -11,7 +11,7 @@ from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import roles_problems, twice
-from nnsight_et.manifest.written import Count, Method, Surroundings, is_published
+from nnsight_et.manifest.written import Count, Method, Surroundings, is_shipped
 
 
 class ActivationPatching(Method):
@@ -21,7 +21,7 @@ class ActivationPatching(Method):
 
     method: Literal["activation_patching"]
     roles: Annotated[str, Field(min_length=1)]
-    """The dcm experiment that selected the heads, or published/llama, published/goat, published/float."""
+    """The dcm experiment that selected the heads, or a shipped one: published/llama and the like."""
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     """The models to patch, in the order of the figure."""
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] | None = None
@@ -34,7 +34,7 @@ class ActivationPatching(Method):
     @property
     def needs(self) -> tuple[str, ...]:
         """The experiment that selected the heads, unless the paper did."""
-        return () if is_published(self.roles) else (self.roles,)
+        return () if is_shipped(self.roles) else (self.roles,)
 
     @property
     def circuit_names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems, roles_problems
-from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings, is_file, is_published
+from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings, is_file, is_shipped
 
 MAIN_ROLES = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
 
@@ -26,7 +26,7 @@ class CMAP(Method):
     recipient: str
     """The model they are put into."""
     circuit: CircuitName
-    """The donor's circuit: an experiment, a .json file, or published/goat and the like."""
+    """The donor's circuit: an experiment, a .json file, or a shipped one such as published/goat."""
     roles: Annotated[str, Field(min_length=1)] | None = None
     """The dcm experiment, or published/goat and the like, that says which heads of each group to patch; absent: all."""
     main_role: dict[Name, Desideratum] = MAIN_ROLES  # type: ignore[assignment]
@@ -42,7 +42,7 @@ class CMAP(Method):
     def needs(self) -> tuple[str, ...]:
         """The experiments that found the circuit and selected the heads."""
         circuit = () if is_file(self.circuit) else (self.circuit,)
-        return circuit if self.roles is None or is_published(self.roles) else (*circuit, self.roles)
+        return circuit if self.roles is None or is_shipped(self.roles) else (*circuit, self.roles)
 
     @property
     def circuit_names(self) -> tuple[str, ...]:

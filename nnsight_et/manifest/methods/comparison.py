@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.methods.shared import PUBLISHED, CircuitName, circuit_problems
-from nnsight_et.manifest.written import Method, Surroundings, is_file, is_published
+from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems
+from nnsight_et.manifest.written import PUBLISHED, Method, Surroundings, is_file, is_shipped
 
 
 class Comparison(Method):
@@ -18,7 +18,7 @@ class Comparison(Method):
 
     method: Literal["comparison"]
     circuits: tuple[CircuitName, CircuitName]
-    """The pretrained model's circuit, and the finetuned one's: experiments, .json files, or published ones."""
+    """The pretrained model's circuit, and the finetuned one's: experiments, .json files, or shipped ones."""
     scores: str | None = None
     """The path_patching experiment, or published/goat and the like, whose scores order the heads; absent: no order."""
 
@@ -26,7 +26,7 @@ class Comparison(Method):
     def needs(self) -> tuple[str, ...]:
         """The experiments that found the circuits and measured the scores."""
         named = [name for name in self.circuits if not is_file(name)]
-        if self.scores is not None and not is_published(self.scores):
+        if self.scores is not None and not is_shipped(self.scores):
             named.append(self.scores)
         return tuple(dict.fromkeys(named))
 
@@ -44,6 +44,6 @@ class Comparison(Method):
         """What is wrong with the circuits or the scores, if anything."""
         for index, name in enumerate(self.circuits):
             yield from circuit_problems(("circuits", index), name, known)
-        names = (*known.scores, *(f"published/{model}" for model in PUBLISHED))
+        names = (*known.scores, *PUBLISHED)
         if self.scores is not None and self.scores not in names:
             yield Problem(("scores",), f"no scores {self.scores!a}; {accepted(self.scores, names)}")

@@ -19,7 +19,7 @@ class Faithfulness(Measured):
 
     method: Literal["faithfulness"]
     circuit: CircuitName
-    """An experiment that finds a circuit, a .json file, or published/llama, published/goat, published/float."""
+    """An experiment that finds a circuit, a .json file, or one of published/llama, embedded/llama-tiny, ..."""
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     """The models to measure, in the order of the table."""
     random_circuits: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 10

@@ -9,9 +9,8 @@ from pydantic import Field
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.written import Count, Flag, Method, Surroundings, is_file, is_published, no_circuit
+from nnsight_et.manifest.written import SHIPPED, Count, Flag, Method, Surroundings, is_file, is_shipped, no_circuit
 
-PUBLISHED = ("llama", "goat", "float")  # the models whose circuits the paper found
 CircuitName = Annotated[str, Field(min_length=1)]
 Ablation = Literal["mean", "zero", "resample"]
 
@@ -22,7 +21,7 @@ class OnCircuit(Method):
     finds_circuit: ClassVar[bool] = False
 
     circuit: CircuitName
-    """An experiment that finds a circuit, a .json file, or published/llama, published/goat, published/float."""
+    """An experiment that finds a circuit, a .json file, or one of published/llama, embedded/llama-tiny, ..."""
     model: str | None = None
     """The model to measure; when absent the one the circuit was found in."""
 
@@ -44,7 +43,7 @@ class OnCircuit(Method):
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the circuit, if anything."""
         yield from circuit_problems(("circuit",), self.circuit, known)
-        if self.model is None and is_file(self.circuit) and not is_published(self.circuit):
+        if self.model is None and is_file(self.circuit) and not is_shipped(self.circuit):
             yield Problem(
                 ("model",), "missing, and the circuit comes from a file; accepted: the model to measure it in"
             )
@@ -64,18 +63,17 @@ class Measured(Method):
 
 
 def circuit_problems(path: KeyPath, name: str, known: Surroundings) -> Iterator[Problem]:
-    """A problem if `name` is no circuit: neither an experiment's, nor a file's, nor the paper's."""
-    if is_published(name):
-        if name.partition("/")[2] not in PUBLISHED:
-            text = f"no published circuit {name!a}; {accepted(name, [f'published/{model}' for model in PUBLISHED])}"
-            yield Problem(path, text)
+    """A problem if `name` is no circuit: neither an experiment's, nor a file's, nor a shipped one."""
+    if is_shipped(name):
+        if name not in SHIPPED:
+            yield Problem(path, f"no shipped circuit {name!a}; {accepted(name, SHIPPED)}")
     elif not is_file(name) and name not in known.circuits:
         yield Problem(path, no_circuit(name, known))
 
 
 def roles_problems(path: KeyPath, name: str, known: Surroundings) -> Iterator[Problem]:
-    """A problem if `name` is neither an experiment that selects heads by DCM, nor the paper's selection."""
-    names = (*known.roles, *(f"published/{model}" for model in PUBLISHED))
+    """A problem if `name` is neither an experiment that selects heads by DCM, nor a shipped selection."""
+    names = (*known.roles, *SHIPPED)
     if name not in names:
         found = (
             f"experiment {name!r} selects no heads" if name in known.experiments else f"no experiment named {name!a}"
