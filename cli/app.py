@@ -13,10 +13,11 @@ from nnsight_et.plan import plan as planned
 from nnsight_et.report.overview import models_table, plan_table
 
 from .execute import Where, execute, finished
-from .options import RUNS, Device, Fresh, Limit, Memory, Out, Settings, settings_of
+from .options import RUNS, Device, Fresh, Limit, Memory, Out, SelfCheck, Settings, settings_of
 from .render import output, show
 from .shell import Shell
 from .single import single
+from .truth import truth
 
 app = typer.Typer(
     name="et",
@@ -46,10 +47,11 @@ def run(
     out: Out = RUNS,
     device: Device = None,
     memory: Memory = None,
+    self_check: SelfCheck = None,
     limit: Limit = None,
 ) -> None:
     """Run a manifest's experiments; run it again to continue where it was stopped."""
-    read = load(manifest, settings_of(settings, device, memory))
+    read = load(manifest, settings_of(settings, device, memory, self_check))
     execute(read.limited(limit) if limit else read, Where(out, tuple(only or ()), fresh))
 
 
@@ -92,3 +94,4 @@ def et(
 
 
 app.add_typer(single)
+app.add_typer(truth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -16,6 +16,10 @@ Settings = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for results and the shared store.")]
 Device = Annotated[Optional[str], typer.Option(help="Where models run: auto, cpu, cuda or cuda:0.")]
 Memory = Annotated[Optional[str], typer.Option(help="Memory for one chunk of work, such as 4GiB.")]
+SelfCheck = Annotated[
+    Optional[Literal["on", "off"]],
+    typer.Option("--self-check", help="Whether a sample is measured again by the reference engine: on unless set off."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute everything again, whatever is stored.")]
 Limit = Annotated[Optional[int], typer.Option(min=1, help="At most this many examples everywhere, for a quick look.")]
 Examples = Annotated[Optional[int], typer.Option(min=1, help="How many examples; the method's own number by default.")]
@@ -28,7 +32,9 @@ CircuitPlace = Annotated[
 ]
 
 
-def settings_of(settings: list[str] | None, device: str | None, memory: str | None) -> list[str]:
+def settings_of(
+    settings: list[str] | None, device: str | None, memory: str | None, self_check: str | None
+) -> list[str]:
     """All settings as --set writes them; options of their own come last."""
-    extra = {"device": device, "memory": memory}
+    extra = {"device": device, "memory": memory, "self_check": self_check}
     return [*(settings or ()), *(f"{key}={value}" for key, value in extra.items() if value is not None)]

@@ -20,6 +20,7 @@ from .options import (
     ModelName,
     Out,
     Seed,
+    SelfCheck,
     Settings,
     settings_of,
 )
@@ -44,9 +45,10 @@ def path_patch(
     out: Out = RUNS,
     device: Device = None,
     memory: Memory = None,
+    self_check: SelfCheck = None,
 ) -> None:
     """Find a circuit by path patching; without --stage, by the boxes task's four stages."""
-    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory))
+    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
     execute(manifests.path_patching(model, stage or (), setting), Where(out, fresh=fresh))
 
 
@@ -66,9 +68,10 @@ def evaluate(
     out: Out = RUNS,
     device: Device = None,
     memory: Memory = None,
+    self_check: SelfCheck = None,
 ) -> None:
     """Measure a circuit on one or several models: its faithfulness, and what else is asked for."""
-    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory))
+    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
     also = [name for name, wanted in (("minimality", minimality), ("completeness", completeness)) if wanted]
     execute(manifests.evaluation(circuit, _names(models), also, setting), Where(out, fresh=fresh))
 
@@ -87,9 +90,10 @@ def dcm(
     out: Out = RUNS,
     device: Device = None,
     memory: Memory = None,
+    self_check: SelfCheck = None,
 ) -> None:
-    """Find which heads of a circuit carry which variable; the circuit is the paper's, or found first."""
-    setting = manifests.Setting(seed, boxes, settings=settings_of(settings, device, memory))
+    """Find which heads of a circuit carry which variable; the circuit is the shipped one, or found first."""
+    setting = manifests.Setting(seed, boxes, settings=settings_of(settings, device, memory, self_check))
     execute(manifests.dcm(model, circuit, _names(desiderata or ""), setting), Where(out, fresh=fresh))
 
 
@@ -109,9 +113,10 @@ def cmap(
     out: Out = RUNS,
     device: Device = None,
     memory: Memory = None,
+    self_check: SelfCheck = None,
 ) -> None:
-    """Patch a donor's head activations into a recipient; its circuit is the paper's, or found first."""
-    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory))
+    """Patch a donor's head activations into a recipient; its circuit is the shipped one, or found first."""
+    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
     execute(manifests.cmap(donor, recipient, (circuit, roles), setting), Where(out, fresh=fresh))
 
 
@@ -126,9 +131,10 @@ def knockout(
     out: Out = RUNS,
     device: Device = None,
     memory: Memory = None,
+    self_check: SelfCheck = None,
 ) -> None:
     """Block attention between named positions, from each layer up."""
-    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory))
+    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
     execute(manifests.knockout(model, setting), Where(out, fresh=fresh))
 
 

@@ -25,6 +25,7 @@ from nnsight_et.jobs import (
     minimality,
     path_patching,
 )
+from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
 from nnsight_et.plan import Job, digest, plan
@@ -67,10 +68,12 @@ def run(manifest: Manifest, root: Path, only: Sequence[str] = (), fresh: bool = 
     with store.writing(folder):
         store.sweep(folder)
         work = Work(store, folder, device, manifest.memory_bytes, fresh)
+        checked = manifest.self_check == "on"
         for job in jobs:
             METHODS[job.spec.method].check(work, job)
         for job in jobs:
             try:
+                work.self_check = SelfCheck(checked)
                 yield from _finished(work, job)
             except Exception as error:
                 error.add_note(f"while running {job.name}")
@@ -80,7 +83,7 @@ def run(manifest: Manifest, root: Path, only: Sequence[str] = (), fresh: bool = 
 def _finished(work: Work, job: Job) -> Iterator[Progress]:
     """Read the job's result, or measure and write it; afterwards it is among the work's results."""
     place, identity = work.folder / job.name, _identity(work, job)
-    result = None if work.fresh else _earlier(place, identity)
+    result = None if work.fresh else _earlier(place, identity, work.self_check.on)
     if result is not None:
         yield Progress(job.name, job.spec.method, 1, 1, 1)
     else:
@@ -91,13 +94,14 @@ def _finished(work: Work, job: Job) -> Iterator[Progress]:
     work.results[job.name] = result
 
 
-def _earlier(place: Path, identity: str) -> Result | None:
-    """The result at `place`, if it is there, whole, and of the same work."""
+def _earlier(place: Path, identity: str, checked: bool) -> Result | None:
+    """The result at `place`, if it is there, whole, of the same work, and checked where it is to be."""
     try:
         result = read_result(place)
     except ResultError:
         return None
-    return result if result.header.identity == identity else None
+    unchecked = checked and not result.header.self_check["on"]
+    return result if result.header.identity == identity and not unchecked else None
 
 
 def _identity(work: Work, job: Job) -> str:
@@ -123,6 +127,7 @@ def _header(work: Work, job: Job, identity: str, outcome: Outcome, seconds: floa
         device=work.device,
         seconds=round(seconds, 3),
         summary=outcome.summary,
+        self_check=work.self_check.to_dict(),
     )
 
 

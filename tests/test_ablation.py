@@ -166,7 +166,7 @@ def test_chunk_sizes_do_not_matter(model, means, chunks):
 def test_all_heads_at_the_vital_positions_are_not_the_whole_model(model, means, engine):
     """Heads at every other position take their mean, so something is lost unless the mean is the prompt's own."""
     asked = question()
-    whole = model_readouts(model, asked)["probability"]
+    whole = model_readouts(model, asked, "default")["probability"]
     alone = circuit_readouts(model, asked, means, [everything()], engine, Chunks())["probability"][0]
     assert ((alone - whole).abs() > 1e-6).all()
     one = Question(
@@ -207,13 +207,13 @@ def test_a_model_without_a_circuit_agrees_with_plain_hooks(model, means, kind, e
     for row, knocked in enumerate(sets):
         expected = without_by_hooks(model, asked.run, values, knocked).softmax(-1)[torch.arange(3), asked.answer]
         torch.testing.assert_close(found[row], expected, **CLOSE)
-    torch.testing.assert_close(found[2], model_readouts(model, asked)["probability"], **CLOSE)
+    torch.testing.assert_close(found[2], model_readouts(model, asked, "default")["probability"], **CLOSE)
     assert (found[0] - found[2]).abs().max() > 1e-4
 
 
 def test_the_whole_models_readouts_are_those_of_a_plain_run(model):
     asked = question((2, 3, 2))
-    found = model_readouts(model, asked)
+    found = model_readouts(model, asked, "default")
     logits = plain_hooks.run_model(model.nn._module, asked.run.tokens, asked.run.mask)[:, -1]
     torch.testing.assert_close(found["logit"], logits[torch.arange(3), asked.answer], **CLOSE)
     torch.testing.assert_close(found["probability"], logits.softmax(-1)[torch.arange(3), asked.answer], **CLOSE)

@@ -21,7 +21,7 @@ TO = ("correct_object", "previous_query_label", "query_label", "last")
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_weights_are_those_of_output_attentions(kv_heads, side, at):
     module, run = hf_llama(kv_heads=kv_heads), few_pairs(side=side).base
-    found = attention_from(tiny_model(module, "eager"), run, at, TO[:3])["weights"]
+    found = attention_from(tiny_model(module, "eager"), run, at, TO[:3], "default")["weights"]
     assert found.shape == (3, 4, 5, 3)
     weights, row = plain_methods.attention(module, run), torch.arange(3)
     here = weights[:, row, :, run.positions[at]]  # [batch, layer, head, seq]
@@ -37,7 +37,7 @@ def test_weights_are_those_of_output_attentions(kv_heads, side, at):
 
 @pytest.mark.parametrize("at", TO)
 def test_named_positions_the_first_token_and_all_others_sum_to_1(at):
-    found = attention_from(tiny_model(hf_llama(), "eager"), few_pairs().base, at, TO)["weights"]
+    found = attention_from(tiny_model(hf_llama(), "eager"), few_pairs().base, at, TO, "default")["weights"]
     torch.testing.assert_close(found.sum(2), torch.ones(3, 4, 3))
     assert (found > -1e-6).all()
     assert found[:, :, 5].std(1).min() > 0  # heads differ
@@ -48,7 +48,7 @@ def test_heads_without_queries_look_at_every_token_alike_by_hand():
     module, run = hf_llama(), few_pairs((2, 3)).base
     for block in module.model.layers:
         block.self_attn.q_proj.weight.zero_()
-    found = attention_from(tiny_model(module, "eager"), run, "query_label", TO)["weights"]
+    found = attention_from(tiny_model(module, "eager"), run, "query_label", TO, "default")["weights"]
     seen = run.position_ids[torch.arange(2), run.positions["query_label"]] + 1.0
     assert seen.tolist() == [17, 24]  # BOS, 7 tokens a segment with its comma or full stop, Box, the label
     for column in (0, 1, 2, 4):

@@ -31,7 +31,7 @@ def model():
 @pytest.mark.parametrize("at", PLACES)
 def test_the_estimate_is_gradient_times_difference_by_plain_hooks(model, at, side):
     pair = few_pairs(side=side)
-    found = head_effects(model, pair, at, Chunks())["attributed"]
+    found = head_effects(model, pair, at, EVERY, "default", Chunks())["attributed"]
     expected = plain_methods.attributed(model.nn._module, pair, at).flatten(0, 1)
     assert found.shape == (12, 3)
     torch.testing.assert_close(found, expected, **CLOSE)
@@ -41,7 +41,7 @@ def test_the_estimate_is_gradient_times_difference_by_plain_hooks(model, at, sid
 @pytest.mark.parametrize("at", PLACES)
 def test_exact_effects_are_those_of_patching_each_head_alone(model, at):
     pair = few_pairs()
-    found = head_effects(model, pair, at, Chunks())["exact"]
+    found = head_effects(model, pair, at, EVERY, "default", Chunks())["exact"]
     alone = [Circuit((HeadGroup("a", at, (head,)),)) for head in EVERY]
     engine = patched_readouts(model, pair, [*alone, Circuit(())], "reference", Chunks())["probability"]
     torch.testing.assert_close(found, (engine[:-1] - engine[-1]) / engine[-1], **CLOSE)
@@ -55,7 +55,7 @@ def test_exact_effects_are_those_of_patching_each_head_alone(model, at):
 @pytest.mark.parametrize("kv_heads", [4, 1])
 def test_in_fp32_both_agree_with_plain_hooks_to_1e_5(kv_heads):
     module, pair = hf_llama(kv_heads=kv_heads), few_pairs()
-    found = head_effects(tiny_model(module), pair, "last", Chunks())
+    found = head_effects(tiny_model(module), pair, "last", EVERY, "default", Chunks())
     torch.testing.assert_close(
         found["attributed"], plain_methods.attributed(module, pair, "last").flatten(0, 1), atol=1e-5, rtol=1e-4
     )
@@ -68,7 +68,7 @@ def test_in_fp32_both_agree_with_plain_hooks_to_1e_5(kv_heads):
 def test_a_source_equal_to_the_base_has_no_effect_by_either():
     model, pair = tiny_model(hf_llama()), few_pairs()
     for at in PLACES:
-        found = head_effects(model, Pair(pair.base, pair.base, pair.answer), at, Chunks())
+        found = head_effects(model, Pair(pair.base, pair.base, pair.answer), at, EVERY, "default", Chunks())
         assert found["attributed"].abs().max() <= 1e-5
         assert found["exact"].abs().max() <= 1e-5
 
@@ -76,7 +76,7 @@ def test_a_source_equal_to_the_base_has_no_effect_by_either():
 def test_heads_whose_output_goes_nowhere_have_no_effect_by_either():
     module, pair = hf_llama(dtype=torch.float64), few_pairs()
     module.model.layers[1].self_attn.o_proj.weight[:, 20:30] = 0  # L1H2
-    found = head_effects(tiny_model(module), pair, "last", Chunks())
+    found = head_effects(tiny_model(module), pair, "last", EVERY, "default", Chunks())
     for values in found.values():
         still = values.abs().amax(-1) < 1e-12
         assert still.nonzero().tolist() == [[EVERY.index(Head(1, 2))]]
@@ -86,7 +86,7 @@ def test_the_estimate_is_exact_for_heads_that_write_almost_nothing():
     """Their effect is so small that the first-order step is the whole step."""
     module, pair = hf_llama(layers=1, dtype=torch.float64), few_pairs()
     module.model.layers[0].self_attn.o_proj.weight.mul_(1e-4)
-    found = head_effects(tiny_model(module), pair, "last", Chunks())
+    found = head_effects(tiny_model(module), pair, "last", EVERY[:4], "default", Chunks())
     assert found["exact"].abs().max() > 1e-5
     torch.testing.assert_close(found["attributed"], found["exact"], atol=1e-7, rtol=1e-2)
 

@@ -15,7 +15,7 @@ from nnsight_et.batch import Pair
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.interventions.dcm import Training, masked_readout, prepared, trained_mask
+from nnsight_et.interventions.dcm import Training, masked_readout, prepared, trained_masks
 
 CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 1e-9}
 EVERY = tuple(Head(layer, index) for layer in range(3) for index in range(4))
@@ -32,9 +32,16 @@ def model():
     return tiny_model(hf_llama(attention_bias=True, dtype=torch.float64))
 
 
+def trained(
+    model, group: HeadGroup, training: Training, train: list[Pair], validation: list[Pair]
+) -> dict[str, Tensor]:
+    (found,) = trained_masks(model, [group], training, train, validation, Chunks())
+    return found
+
+
 def masked(model, group: HeadGroup, pair: Pair, masks: Tensor, chunks: Chunks | None = None) -> dict[str, Tensor]:
     with model.session():
-        batch = prepared(model, group, pair)
+        (batch,) = prepared(model, [group], pair)
         found = nnsight.save(masked_readout(model, group, batch, masks, chunks or Chunks()).numbers())
     return found
 
@@ -43,7 +50,7 @@ def slope(model, group: HeadGroup, pair: Pair, values: Tensor) -> Tensor:
     """[head]: the gradient of the mean target logit."""
     with model.session():
         mask = values.clone().requires_grad_()
-        batch = prepared(model, group, pair)
+        (batch,) = prepared(model, [group], pair)
         logit = masked_readout(model, group, batch, mask[None], Chunks()).logit
         found = nnsight.save(torch.autograd.grad(logit.mean(), mask)[0])
     return found
@@ -159,7 +166,7 @@ def test_training_is_that_of_plain_pytorch_step_by_step(model, at, rise):
     group = GROUPS[at]
     data = [targets(model, few_pairs((2, 3), seed=seed), group, rise) for seed in range(5)]
     training = Training(sparsity=0.02, learning_rate=0.2, epochs=3, validate_every=2)
-    found = trained_mask(model, group, training, data[:3], data[3:], Chunks())
+    found = trained(model, group, training, data[:3], data[3:])
     raw, rounded, accuracies = trained_by_hooks(model, group, training, data[:3], data[3:])
     assert all(((mask - 0.5).abs() > 1e-6).all() for mask in raw)
     assert torch.equal(found["masks"], torch.stack(rounded))
@@ -170,6 +177,18 @@ def test_training_is_that_of_plain_pytorch_step_by_step(model, at, rise):
     assert any(not torch.equal(mask, rounded[0]) for mask in rounded)
 
 
+@pytest.mark.parametrize("chunks", [Chunks(), Chunks(kept=0), Chunks(kept=3)], ids=str)
+def test_groups_trained_together_are_each_trained_as_if_alone(model, chunks):
+    """Whether captures are kept for the next epoch or made again."""
+    groups = list(GROUPS.values())
+    data = [targets(model, few_pairs((2, 3), seed=seed), groups[1], 20) for seed in range(4)]
+    training = Training(learning_rate=0.2, validate_every=2)
+    together = trained_masks(model, groups, training, data[:3], data[3:], chunks)
+    for group, found in zip(groups, together, strict=True):
+        alone = trained(model, group, training, data[:3], data[3:])
+        assert all(torch.equal(found[name], alone[name]) for name in ("mask", "masks", "accuracies"))
+
+
 def test_a_mask_pushed_beyond_one_starts_from_one_again(model):
     """Batches whose answer is the base's own, then batches whose answer is what patching makes of it."""
     group = HeadGroup("a", "last", (Head(2, 1), Head(1, 0)))
@@ -178,7 +197,7 @@ def test_a_mask_pushed_beyond_one_starts_from_one_again(model):
         targets(model, pair, group, rise=20) for pair in pairs
     ]
     training = Training(learning_rate=0.3, epochs=1, validate_every=1)
-    found = trained_mask(model, group, training, train, train[-1:], Chunks())["masks"]
+    found = trained(model, group, training, train, train[-1:])["masks"]
     _, rounded, _ = trained_by_hooks(model, group, training, train, train[-1:])
     assert torch.equal(found, torch.stack(rounded))
     assert found[:4].min() == 1
@@ -198,7 +217,7 @@ def test_where_only_known_heads_carry_the_answer_exactly_those_are_selected(carr
     model = tiny_model(module)
     data = [targets(model, few_pairs((3,) * 8, seed=seed), HeadGroup("a", "last", carriers)) for seed in range(6)]
     group = HeadGroup("a", "last", EVERY)
-    found = trained_mask(model, group, Training(epochs=6), data[:4], data[4:], Chunks())
+    found = trained(model, group, Training(epochs=6), data[:4], data[4:])
     assert {head for head, keep in zip(EVERY, found["mask"].tolist(), strict=True) if keep == 0} == set(carriers)
     assert found["accuracies"].max() == 1
     plain = [plain_methods.plain_logits(module, pair.base).argmax(-1) == pair.answer for pair in data[4:]]
@@ -211,12 +230,12 @@ def test_among_masks_of_equal_accuracy_fewer_heads_win_then_the_earlier(model):
     train = [targets(model, few_pairs((2, 3), seed=seed), group) for seed in range(2)]
     pair = few_pairs((2, 3), seed=7)
     never = [Pair(pair.base, pair.source, torch.ones(2, dtype=torch.long))]
-    found = trained_mask(model, group, Training(epochs=8, validate_every=1), train, never, Chunks())
+    found = trained(model, group, Training(epochs=8, validate_every=1), train, never)
     assert found["accuracies"].tolist() == [0.0] * 16
     selected = (1 - found["masks"]).sum(-1)
     assert selected[0] == 0 < selected[-1]
     assert found["mask"].tolist() == [1.0] * 4
-    late = trained_mask(model, group, Training(epochs=8, validate_every=6), train, never, Chunks())
+    late = trained(model, group, Training(epochs=8, validate_every=6), train, never)
     counts = (1 - late["masks"]).sum(-1)  # after 6, 12 and 16 steps
     assert counts.max() > counts.min() > 0
     assert torch.equal(late["mask"], late["masks"][counts.argmin()])
@@ -225,7 +244,7 @@ def test_among_masks_of_equal_accuracy_fewer_heads_win_then_the_earlier(model):
 def test_a_better_mask_with_more_heads_beats_a_worse_one_with_fewer(model):
     group = GROUPS["last"]
     data = [targets(model, few_pairs((2, 3), seed=seed), group) for seed in range(3)]
-    found = trained_mask(model, group, Training(epochs=8, validate_every=1), data, data, Chunks())
+    found = trained(model, group, Training(epochs=8, validate_every=1), data, data)
     best = found["accuracies"].max()
     assert best > found["accuracies"][0]
     selected = (1 - found["masks"]).sum(-1)
@@ -235,7 +254,7 @@ def test_a_better_mask_with_more_heads_beats_a_worse_one_with_fewer(model):
 def test_what_a_head_costs_decides_whether_any_is_selected(model):
     group = GROUPS["last"]
     data = [targets(model, few_pairs((2, 3), seed=seed), group) for seed in range(2)]
-    dear = trained_mask(model, group, Training(sparsity=1e3, epochs=6), data, data, Chunks())
+    dear = trained(model, group, Training(sparsity=1e3, epochs=6), data, data)
     assert dear["masks"].min() == 1
-    free = trained_mask(model, group, Training(sparsity=0.0, epochs=6), data, data, Chunks())
+    free = trained(model, group, Training(sparsity=0.0, epochs=6), data, data)
     assert free["masks"].min() == 0

@@ -236,7 +236,8 @@ def test_chunk_sizes_follow_the_memory_budget():
     assert 1 < small.tokens < large.tokens
     assert chunks(shape, 4, 540, 32 << 20).examples < small.examples
     assert chunks(shape, 2, 54, 32 << 20).tokens > small.tokens
-    assert chunks(shape, 4, 54, 1) == Chunks(examples=1, tokens=1)
+    assert 1 < small.kept < large.kept
+    assert chunks(shape, 4, 54, 1) == Chunks(examples=1, tokens=1, kept=0)
     assert Chunks(**small.to_dict()) == small
 
 

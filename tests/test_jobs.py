@@ -17,6 +17,7 @@ from nnsight_et.errors import ExperimentError, TaskError
 from nnsight_et.jobs.cells import data_digest
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.run import run, run_folder
+from nnsight_et.statistics import intervals
 from nnsight_et.store import Result
 
 EVERYTHING = """\
@@ -42,8 +43,7 @@ EVERYTHING = """\
   looks: {method: attention_patterns, circuit: found, examples: 6}
   screen: {method: attribution, model: one, examples: 6}
 """
-WITHOUT_REFERENCE = {"looks", "screen", "overlap"}
-"""They have one way of running alone."""
+UNCHECKED = "self_check=off"
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +71,52 @@ def test_every_method_ends_with_a_result_whose_numbers_exist(everything):
     for name, result in everything.items():
         assert bool(result.scores) == (name != "overlap")
         for key, values in result.scores.items():
-            assert values.isfinite().all(), f"{name}: {key}"
+            group, _, number = key.rpartition(".")
+            exists = result.scores[f"{group}.reach"] if number in ("p", "p_holm", "p_bh") else ...
+            assert values[exists].isfinite().all(), f"{name}: {key}"
         for row in result.header.summary.get("rows", ()):
             for key in ("accuracy", "mean", "circuit", "model", "full", "do_nothing"):
                 shares = row.get(key, 0.5)
                 for share in shares if isinstance(shares, list) else [shares]:
                     assert isinstance(share, str) or 0 <= share <= 1
+
+
+INTERVALS = {
+    "table": ("full", "circuit", "faithfulness", "random_mean"),
+    "pruned": ("before", "after", "contribution"),
+    "complete": ("circuit", "model", "completeness"),
+    "masks": ("accuracy", "do_nothing"),
+    "roles": ("mean", "do_nothing"),
+    "across": ("accuracy",),
+    "blind": ("accuracy",),
+}
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_every_accuracy_and_what_is_made_of_it_has_its_interval(everything, name):
+    summary = everything[name].header.summary
+    for row in summary["heads" if name == "pruned" else "rows"]:
+        for key in INTERVALS[name]:
+            bounds = row["random_interval" if key == "random_mean" else f"{key}_interval"]
+            several = isinstance(row[key], list)
+            for value, (low, high) in zip(
+                row[key] if several else [row[key]], bounds if several else [bounds], strict=True
+            ):
+                assert low is None or low - 1e-9 <= value <= high + 1e-9, (row, key)
+
+
+def test_intervals_are_of_the_examples_of_all_draws_and_models(everything):
+    table, answers = everything["table"], everything["table"].scores["one.answer"]
+    (first, *_), alone = rows(table), table.scores["one.circuit.predicted"] == answers
+    assert first["full_interval"] == intervals(table.scores["one.model.predicted"] == answers, SEED)
+    assert first["random_interval"] == intervals(alone[1:].double().mean(0), SEED)
+    better = int((alone[1:].double().mean(-1) >= first["circuit"]).sum())
+    assert first["random_p"] == (1 + better) / (1 + first["random_circuits"])
+    for edge in rows(everything["blind"]):
+        right = everything["blind"].scores[f"{edge['blind']} to {edge['to']}.predicted"]
+        assert edge["accuracy_interval"] == intervals(right == everything["blind"].scores["answer"], SEED)
+    across = everything["across"].header.summary
+    assert across["model_intervals"].keys() == across["models"].keys() == {"one", "two"}
 
 
 def test_a_second_run_loads_no_model_and_measures_nothing(copy, everything, no_model):
@@ -85,14 +125,14 @@ def test_a_second_run_loads_no_model_and_measures_nothing(copy, everything, no_m
 
 
 def test_without_the_results_every_cell_comes_from_the_store(copy, everything, no_model):
-    folder = run_folder(manifest(copy, EVERYTHING), copy / "runs")
+    folder = run_folder(manifest(copy, EVERYTHING, UNCHECKED), copy / "runs")
     for name in everything:
         shutil.rmtree(folder / name)
-    assert all(step.reused == step.done for step in steps(copy, EVERYTHING) if step.experiment != "overlap")
-    for name, result in results(copy, EVERYTHING).items():
+    assert all(step.reused == step.done for step in steps(copy, EVERYTHING, UNCHECKED) if step.experiment != "overlap")
+    for name, result in results(copy, EVERYTHING, UNCHECKED).items():
         assert result.header.summary == everything[name].header.summary
         for key, values in result.scores.items():
-            torch.testing.assert_close(values, everything[name].scores[key], rtol=0, atol=0)
+            torch.testing.assert_close(values, everything[name].scores[key], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("after", [20])
@@ -106,18 +146,19 @@ def test_a_run_stopped_anywhere_ends_with_the_same_scores(root, everything, tmp_
     for name, result in results(tmp_path, EVERYTHING).items():
         assert result.scores.keys() == everything[name].scores.keys()
         for key, values in result.scores.items():
-            torch.testing.assert_close(values, everything[name].scores[key], rtol=0, atol=0)
+            torch.testing.assert_close(values, everything[name].scores[key], rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_reference_engine_finds_the_same_by_every_method(copy, everything):
     reference = results(copy, EVERYTHING, "engine=reference")
     for name, result in everything.items():
         other = reference[name]
-        if name not in WITHOUT_REFERENCE:
+        if name != "overlap":
             assert other.header.identity != result.header.identity
         assert other.scores.keys() == result.scores.keys()
         for key, values in result.scores.items():
-            torch.testing.assert_close(other.scores[key], values, atol=1e-5, rtol=1e-5, msg=f"{name}: {key}")
+            same = {"atol": 1e-5, "rtol": 1e-5, "equal_nan": True}
+            torch.testing.assert_close(other.scores[key], values, **same, msg=f"{name}: {key}")
 
 
 def test_what_is_selected_is_where_the_trained_mask_is_0(everything):

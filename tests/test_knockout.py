@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from string import ascii_uppercase
 from typing import Any
 
 import plain_methods
 import pytest
 import torch
 from methods_study import MODELS, accuracy_of, models_in, pairs, results
-from tiny_model import PAD, few_examples, few_pairs, hf_llama, tiny_model
+from tiny_model import PAD, few_examples, few_pairs, hf_llama, tiny_model, tokenizer
 from torch import Tensor
 
 from nnsight_et.batch import Prompt, Question, Side, collate, padded
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
+from nnsight_et.tasks.boxes import Boxes
 
 ENGINES = ("default", "reference")
 CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 1e-9}
@@ -25,6 +27,7 @@ EDGES = [
     ("last", "previous_query_label"),
 ]
 NAMES = ("correct_object", "previous_query_label", "query_label", "last")
+LABELS = Boxes().label_tokens(tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def asked(side: Side = "left") -> Question:
 
 def blocked(model, question: Question, edge: tuple[str, str], engine: str = "default", chunks: Chunks | None = None):
     blind, to = (question.run.positions[name] for name in edge)
-    return knockout_readouts(model, question, blind, to, engine, chunks or Chunks())
+    return knockout_readouts(model, question, (blind, to), range(model.n_layers + 1), engine, chunks or Chunks())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -100,9 +103,10 @@ def test_past_the_last_layer_nothing_is_blocked():
     plain = plain_methods.probabilities(logits, question.answer)
     for edge in EDGES:
         exact, fast = blocked(model, question, edge, "reference"), blocked(model, question, edge)
-        assert torch.equal(exact["probability"][-1], plain)
+        assert torch.equal(exact["probability"][-1], model_readouts(model, question, "reference")["probability"])
+        assert (exact["probability"][-1] - plain).abs().max() <= 1e-6
         assert torch.equal(exact["predicted"][-1], logits.argmax(-1))
-        assert torch.equal(fast["probability"][-1], model_readouts(model, question)["probability"])
+        assert torch.equal(fast["probability"][-1], model_readouts(model, question, "default")["probability"])
         assert (fast["probability"][-1] - plain).abs().max() <= 1e-6
 
 
@@ -129,16 +133,20 @@ def test_chunk_sizes_do_not_matter(model, chunks):
 
 
 def drawn(question: Question, blind: str, seeds) -> Tensor:
-    return random_targets(question, blind, NAMES, seeds)
+    return random_targets(question, blind, NAMES, LABELS, seeds)
 
 
 @pytest.mark.parametrize("blind", ["last", "query_label"])
-def test_random_targets_are_any_earlier_tokens_but_the_first_and_the_named(blind):
+def test_random_targets_are_any_earlier_tokens_but_the_first_the_named_and_labels(blind):
     (example,) = few_examples((3,))
     question = collate([example] * 400, PAD).question
     found = set(drawn(question, blind, range(400)).tolist())
     named = set(example.base.positions.values())
-    assert found == set(range(1, example.base.positions[blind])) - named
+    labels = {
+        at for at, token in enumerate(example.base.tokens) if tokenizer().decode([token]).strip() in ascii_uppercase
+    }
+    assert len(labels) > 3
+    assert found == set(range(1, example.base.positions[blind])) - named - labels
 
 
 def test_random_targets_do_not_depend_on_the_batch_but_on_their_seed():
@@ -177,6 +185,8 @@ def test_a_job_blocks_one_random_token_per_example_in_all_layers(tmp_path):
     targets = same.long().argmax(0) + first
     assert len(set(targets.tolist())) > 3
     assert not any((targets == at).any() for name, at in run.positions.items() if name != "last")
+    chosen = run.tokens[torch.arange(40), targets].tolist()
+    assert not set(chosen) & set(LABELS)
     small = results(models_in(tmp_path / "small"), KNOCKOUT % EDGE, "memory=4MiB")["x"].scores  # other batches
     for name, values in result.scores.items():
         torch.testing.assert_close(small[name], values, atol=1e-6, rtol=1e-5)

@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": TEXT | {"manifest", "plan", "store", "report"},
     "jobs": THINGS | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "jobs"},
     "run": THINGS | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "store", "jobs"},
-    "cli": {"__init__", "errors", "models.named", "manifest", "plan", "run", "store", "report", "cli"},
+    "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
+    "cli": {"__init__", "errors", "models.named", "manifest", "plan", "run", "store", "report", "benchmark", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {

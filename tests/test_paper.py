@@ -26,6 +26,7 @@ def header(
         device="cpu",
         seconds=1,
         summary=summary,
+        self_check={"on": True, "checks": []},
     )
 
 

@@ -107,7 +107,7 @@ def test_the_readme_shows_commands_that_exist():
     used = set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE))
     assert {"run", "test"} <= used <= targets
     commands = set(re.findall(r"^et ([a-z-]+)", readme, re.MULTILINE))
-    shell = "".join((ROOT / "cli" / file).read_text() for file in ("app.py", "single.py"))
+    shell = "".join((ROOT / "cli" / file).read_text() for file in ("app.py", "single.py", "truth.py"))
     known = set(re.findall(r'\.command\("([a-z-]+)"\)', shell)) | set(re.findall(r"\.command\(\)\ndef (\w+)", shell))
     assert commands == known
 

@@ -24,6 +24,7 @@ def header(method: str, summary: dict) -> ResultHeader:
         device="cpu",
         seconds=1,
         summary=summary,
+        self_check={"on": True, "checks": []},
     )
 
 
@@ -33,31 +34,79 @@ ROW = {
     "circuit": 0.6,
     "random_mean": 0.125,
     "random_std": 0.01,
+    "random_p": 1 / 11,
+    "random_circuits": 10,
     "faithfulness": 0.909,
     "examples": 500,
 }
 KEPT = [
-    {"head": "L4H1", "score": -0.5, "low": -0.6, "high": -0.4},
-    {"head": "L3H0", "score": 0.25, "low": 0.1, "high": 0.3},
+    {"head": "L4H1", "score": -0.5, "low": -0.6, "high": -0.4, "beyond_chance": True},
+    {"head": "L4H0", "score": -0.05, "low": -0.1, "high": 0.02, "beyond_chance": False},
+    {"head": "L3H0", "score": 0.25, "low": 0.1, "high": 0.3, "beyond_chance": False},
 ]
+STAGE = {
+    "group": "a",
+    "at": "last",
+    "kept": KEPT,
+    "receivers": [],
+    "tested": 12,
+    "beyond_chance": ["L4H1", "L2H2", "L2H3"],
+    "beyond_chance_bh": ["L4H1", "L2H2", "L2H3", "L4H0"],
+    "stability": 0.875,
+}
+FOUND = {
+    "circuit": {"schema": 1, "groups": [{"name": "a", "at": "last", "heads": ["L4H1", "L4H0"]}]},
+    "stages": [STAGE],
+    "test": {"statistic": "mean x", "alternative": "below 0", "null": "sign flips", "level": 0.05},
+    "examples": 300,
+    "held_out_examples": 0,
+}
 
 
 def test_a_faithfulness_result_is_a_table_like_table_1():
-    lacking = {"model": "n", "random_mean": None, "random_std": None, "faithfulness": None}
+    lacking = {"model": "n", "random_mean": None, "random_std": None, "random_p": None, "faithfulness": None}
+    lacking |= {"circuit_interval": [0.55, 0.65], "faithfulness_interval": [None, None]}
     (table,) = tables(header("faithfulness", {"rows": [ROW, ROW | lacking]}))
     assert table.title == "mine: faithfulness"
-    assert table.columns == ("model", "full model", "circuit", "random circuits", "faithfulness")
-    assert table.rows == (("m", "0.66", "0.60", "0.12 ± 0.01", "0.91"), ("n", "0.66", "0.60", "–", "–"))
+    assert table.columns == ("model", "full model", "circuit", "random circuits", "p", "faithfulness")
+    assert table.rows == (
+        ("m", "0.66", "0.60", "0.12 ± 0.01", "0.091", "0.91"),
+        ("n", "0.66", "0.60 [0.55, 0.65]", "–", "–", "–"),
+    )
     assert table.numeric == set(table.columns[1:])
     assert "500 prompts" in table.note
 
 
 def test_a_path_patching_result_shows_the_circuit_and_leaves_out_heads_that_left_it():
-    circuit = {"schema": 1, "groups": [{"name": "a", "at": "last", "heads": ["L4H1"]}]}
-    stages = [{"group": "a", "at": "last", "kept": KEPT, "receivers": []}]
-    (table,) = tables(header("path_patching", {"circuit": circuit, "stages": stages}))
-    assert table.rows == (("a", "last", "1", "L4H1 -0.500"),)
+    table, _ = tables(header("path_patching", FOUND))
+    assert table.columns == ("group", "at", "heads", "beyond chance", "stability", "head and score")
+    assert table.rows == (("a", "last", "2", "1", "0.88", "L4H1 -0.500*, L4H0 -0.050"),)
     assert "llama-tiny" in table.title
+    assert "*: beyond chance" in table.note
+
+
+def test_heads_beyond_chance_are_named_kept_or_not_with_the_test_that_says_so():
+    _, table = tables(header("path_patching", FOUND))
+    assert table.columns[1:4] == ("heads tested", "beyond chance", "by Benjamini-Hochberg")
+    assert table.rows == (("a", "12", "3", "4", "L2H2 L2H3"),)
+    assert "mean x is below 0, by sign flips" in table.note
+    assert "p at most 0.05 after Holm's correction" in table.note
+    _, none = tables(header("path_patching", FOUND | {"stages": [STAGE | {"beyond_chance": ["L4H1"]}]}))
+    assert none.rows[0][-1] == "–"
+
+
+def test_held_out_scores_stand_beside_those_that_selected_the_heads():
+    again = [one | {f"held_out_{key}": one[key] + 0.125 for key in ("score", "low", "high")} for one in KEPT]
+    summary = FOUND | {"stages": [STAGE | {"kept": again}], "held_out_examples": 100}
+    table = tables(header("path_patching", summary))[-1]
+    assert table.columns == ("group", "head", "selected", "held out", "difference")
+    assert table.rows[0] == (
+        "a", "L4H1", "-0.500 [-0.600, -0.400]", "-0.375 [-0.475, -0.275]", "+0.125",
+    )  # fmt: skip
+    assert len(table.rows) == 3
+    assert "Mean: -0.100 and 0.025." in table.note
+    assert "the 300 examples" in table.note
+    assert "100 of another split" in table.note
 
 
 def test_random_halves_are_one_line_of_the_completeness_table():
@@ -68,6 +117,14 @@ def test_random_halves_are_one_line_of_the_completeness_table():
     assert [line[0] for line in table.rows] == ["random halves", "a"]
     assert table.rows[1][1:] == ("4", "0.25", "0.50", "0.25")
     assert table.rows[0][2] == "0.50 ± 0.12"
+
+
+def test_accuracies_stand_with_their_intervals():
+    row = {"model": "m", "group": "a", "desideratum": "object", "heads": 3, "mean": 0.5, "std": 0.125}
+    row |= {"do_nothing": 0.0, "mean_interval": [0.4, 0.6], "do_nothing_interval": [0.0, 0.0]}
+    (table,) = tables(header("activation_patching", {"rows": [row]}))
+    assert table.rows[0][-2:] == ("0.50 ± 0.12 [0.40, 0.60]", "0.00 [0.00, 0.00]")
+    assert "95% bootstrap intervals" in table.note
 
 
 def test_minimality_shows_what_is_kept():

@@ -76,7 +76,7 @@ def test_a_memory_budget_changes_batches_and_not_results(study):
     assert larger == {"a": 1, "b": 1, "c": 1, "d": 2}  # d: one batch per place of the queried label
     assert len(cells(study)) == 5 < many
     for key, values in results(study)["found"].scores.items():
-        torch.testing.assert_close(values, before[key], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(values, before[key], atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("after", [1, 4, 9])
@@ -98,7 +98,7 @@ def test_a_damaged_cell_is_measured_again(study):
     before = scores(study)
     for path in study.glob("runs/study/*/*/"):
         shutil.rmtree(path)
-    broken = sorted(cells(study))[:2]
+    broken = [path for path in sorted(cells(study)) if b'"patched"' in path.read_bytes()][:2]
     broken[0].write_bytes(broken[0].read_bytes()[:-1] + b"?")
     broken[1].write_bytes(b"")
     content = [path.read_bytes() for path in broken]

@@ -30,14 +30,15 @@ def decreed(tmp_path_factory) -> dict[str, Result]:
     """
     given = []
 
-    def decree(_model, group, *_rest):
-        mask = torch.zeros(len(group.heads))
-        mask[-1 if len(given) < 4 else 0] = 1
-        given.append(mask)
-        return {"mask": mask, "masks": mask[None].clone(), "accuracies": torch.ones(1)}
+    def decree(_model, groups, *_rest):
+        masks = [torch.zeros(len(group.heads)) for group in groups]
+        for mask in masks:
+            mask[0 if given else -1] = 1
+        given.extend(masks)
+        return [{"mask": mask, "masks": mask[None].clone(), "accuracies": torch.ones(1)} for mask in masks]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dcm, "trained_mask", decree)
+        patch.setattr(dcm, "trained_masks", decree)
         return results(models_in(tmp_path_factory.mktemp("decreed")), DECREED)
 
 

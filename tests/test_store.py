@@ -35,6 +35,7 @@ def a_result(**changes: Any) -> Result:
         "device": "cpu",
         "seconds": 1.5,
         "summary": {"rows": [{"mean": 0.1 + 0.2, "std": float("nan")}]},
+        "self_check": {"on": True, "checks": []},
     }
     return Result(ResultHeader(**(fields | changes)), TENSORS)
 

@@ -16,6 +16,7 @@ class Chunks:
     examples: int = 50  # prompts of one captured batch, and of one stored cell
     tokens: int = 1 << 16  # of one pass: examples x variants x live tokens
     branch_tokens: int = 256  # of variants side by side in one row; past that they become rows
+    kept: int = 1 << 12  # prompts whose captures may be in memory at the same time
 
     def variants(self, examples: int, live: int) -> int:
         """How many variants of `examples` prompts with `live` recomputed tokens each go through in one pass."""
@@ -37,4 +38,8 @@ def chunks(shape: Shape, itemsize: int, prompt_tokens: int, memory: int | None) 
     kept = itemsize * shape.n_layers * (2 * shape.n_kv_heads * shape.d_head + shape.d_model + heads)
     budget = memory or DEFAULT_BYTES
     examples = max(1, min(50, budget // 4 // (prompt_tokens * (kept + passing))))
-    return Chunks(examples=examples, tokens=max(1, min(1 << 16, budget // 2 // passing)))
+    return Chunks(
+        examples=examples,
+        tokens=max(1, min(1 << 16, budget // 2 // passing)),
+        kept=min(1 << 12, budget // 4 // (prompt_tokens * kept)),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,10 +31,17 @@ class Capture:
     run: Run
     live: Tensor
     entering: dict[int, Tensor]  # layer -> [batch, m, d]: residual entering it at the live tokens
-    cache: list[tuple[Tensor, Tensor]]  # per layer keys and values [batch, kv head, c, d_head] of the first c tokens
-    visible: Tensor  # [batch, m, c]: which of those tokens each live token attends to
+    cache: list[tuple[Tensor, Tensor]]  # per layer keys and values [batch, kv head, seq, d_head] of all tokens
+    visible: Tensor  # [batch, m, c]: which of the first c tokens each live token sees through the cache
     logits: Tensor  # [batch, vocabulary]: the run's own, at `last`
     token: TokenCapture | None
+
+    def narrowed(self, live: Tensor) -> Capture:
+        """The same run with fewer live tokens [batch, fewer]: those in between are now seen through the cache."""
+        slot = (self.live[:, :, None] == live[:, None]).long().argmax(1)
+        row = torch.arange(len(live), device=live.device)[:, None]
+        entering = {layer: residual[row, slot] for layer, residual in self.entering.items()}
+        return replace(self, live=live, entering=entering, visible=_visible(self.run, live))
 
     def slot(self, position: Tensor) -> Tensor:
         """[batch]: where the token at `position` [batch] stands among the live ones."""
@@ -88,16 +95,38 @@ def captured(
     if at is not None:
         at = at[:, None]
         token = TokenCapture(run.tokens[row, at], run.position_ids[row, at], streams, heads, attention)
-    return Capture(run, live, entering, *_seen(run, live, cache), logits, token)
+    return Capture(run, live, entering, cache, _visible(run, live), logits, token)
 
 
-def _seen(run: Run, live: Tensor, cache: list[tuple[Tensor, Tensor]]) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """The cache up to the last fixed token, and which of it each live token attends to."""
+def _visible(run: Run, live: Tensor) -> Tensor:
+    """[batch, m, c]: which of the tokens up to the last fixed one each live token attends to."""
     columns = torch.arange(run.tokens.shape[1], device=live.device)
     fixed = run.mask.bool() & ~(live[:, :, None] == columns).any(1)
     width = int(columns[fixed.any(0)].max()) + 1 if fixed.any() else 0
-    visible = fixed[:, None, :width] & (columns[:width] < live[:, :, None])
-    return [(keys[:, :, :width], values[:, :, :width]) for keys, values in cache], visible
+    return fixed[:, None, :width] & (columns[:width] < live[:, :, None])
+
+
+def cache_with(
+    model: Model,
+    run: Run,
+    heads: Mapping[int, tuple[Tensor, Tensor]],
+    keys: Mapping[int, Tensor],
+    values: Mapping[int, Tensor],
+) -> list[tuple[Tensor, Tensor]]:
+    """The cache of a run in which some heads of some layers have these keys and values at the first c tokens.
+
+    heads: layer -> key heads [k] and value heads [k]; keys and values: layer -> [batch, c, k, d_head], before RoPE. The
+    cache has them as the model keeps them. Of other heads above the lowest of those layers it says nothing.
+    """
+    with model.trace(run.tokens, run.position_ids, run.mask, cache=DynamicCache()):
+        for layer in sorted(heads):
+            for via, index, given in zip(("key", "value"), heads[layer], (keys[layer], values[layer]), strict=True):
+                current = model.projection(layer, via).clone()
+                current[:, : given.shape[1], index] = given.to(model.device)
+                model.write_projection(layer, via, current)
+        model.skip_unembedding(model.layer(model.n_layers - 1).output)
+        cache = model.cached()
+    return cache
 
 
 def head_outputs(model: Model, run: Run, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:

@@ -19,6 +19,11 @@ class Readout:
     logit: Tensor
     predicted: Tensor
 
+    def split(self) -> list[Readout]:
+        """Each variant [variant, batch] as a readout [1, batch] of its own."""
+        parts = zip(self.probability.split(1), self.logit.split(1), self.predicted.split(1), strict=True)
+        return [Readout(*one) for one in parts]
+
     def numbers(self) -> dict[str, Tensor]:
         """The same on the CPU, detached, as plain data that can leave a session."""
         return {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
 from nnsight_et.circuit import Head
-from nnsight_et.engine.readout import Readout, readout
+from nnsight_et.engine.readout import Readout
 from nnsight_et.models.model import Model, Via
 
 
@@ -41,8 +41,18 @@ def replaced(model: Model, run: Run, replacements: dict[int, Replacement], answe
         for layer, replacement in sorted(replacements.items()):
             z = model.z(layer)
             model.write_z(layer, torch.where(replacement.where[..., None], replacement.values, z))
-        outcome = readout(model.logits()[row, run.positions["last"]], answer)
+        outcome = scored(model.logits()[row, run.positions["last"]], answer)
     return outcome
+
+
+def scored(logits: Tensor, answer: Tensor) -> Readout:
+    """The readout of logits [batch, vocabulary], by code of its own: p = exp(logit - log sum exp), in float64."""
+    wide = logits.double()
+    largest = wide.max(-1)
+    logit = wide[torch.arange(len(wide), device=wide.device), answer]
+    normaliser = largest.values + (wide - largest.values[:, None]).exp().sum(-1).log()
+    kept = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
+    return Readout((logit - normaliser).exp().to(kept), logit.to(kept), largest.indices)
 
 
 def path_effects(
@@ -112,7 +122,7 @@ def with_inputs(
                     index = model.receiver(receiver.index, via)
                     current[row, position, index] = inputs[layer][row, position, index]
             model.write_projection(layer, via, current)
-        outcome = readout(model.logits()[row, run.positions["last"]], pair.answer)
+        outcome = scored(model.logits()[row, run.positions["last"]], pair.answer)
     return outcome
 
 
@@ -129,5 +139,5 @@ def blocked(model: Model, run: Run, first: int, blind: Tensor, to: Tensor, answe
     with model.trace(run.tokens, run.position_ids, masks[0]):
         for layer in range(first, model.n_layers):
             model.write_attention_mask(layer, masks[1])
-        outcome = readout(model.logits()[row, run.positions["last"]], answer)
+        outcome = scored(model.logits()[row, run.positions["last"]], answer)
     return outcome

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture
 from nnsight_et.engine.readout import Readout, joined, readout
+from nnsight_et.errors import ExperimentError
 from nnsight_et.models.model import Model
 
 Site = Literal["query", "key", "value", "z"]
@@ -100,9 +101,13 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], ans
     with model.trace(tokens, places, _mask(model, capture, layout), cache=_prefix(capture, start, layout.rows)):
         if start:
             model.skip_layers(range(start), layout.spread(capture.entering[start]))
+        applied = 0
         for layer in range(start, model.n_layers):
             for edit in (edit for site in SITES for edit in edits if (edit.layer, edit.site) == (layer, site)):
                 _apply(model, edit, layout)
+                applied += 1
+        if applied != len(edits):
+            raise ExperimentError(f"suffix from layer {start}: {applied} of {len(edits)} edits applied; accepted: all")
         model.narrow_unembedding(every_row, last)
         logits = model.logits().unflatten(0, (layout.rows, layout.batch)).transpose(1, 2).flatten(0, 1)
         outcome = readout(logits, answer)  # [variant, batch]
@@ -132,12 +137,12 @@ def _apply(model: Model, edit: Edit, layout: Layout) -> None:
 
 def _prefix(capture: Capture, start: int, rows: int) -> DynamicCache:
     """A fresh cache with the fixed tokens' keys and values; skipped layers get one number, which nobody reads."""
-    layers = []
+    layers, width = [], capture.visible.shape[-1]
     for layer, (keys, values) in enumerate(capture.cache):
         if layer < start:
             layers.append((keys.new_zeros(1, 1, 1, 1), values.new_zeros(1, 1, 1, 1)))
         else:
-            layers.append((keys.repeat(rows, 1, 1, 1), values.repeat(rows, 1, 1, 1)))
+            layers.append(tuple(one[:, :, :width].repeat(rows, 1, 1, 1) for one in (keys, values)))
     return DynamicCache(layers)
 
 

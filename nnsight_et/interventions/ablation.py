@@ -103,10 +103,12 @@ def remainder_readouts(
     return outcome
 
 
-def model_readouts(model: Model, question: Question) -> dict[str, Tensor]:
+def model_readouts(model: Model, question: Question, engine: str) -> dict[str, Tensor]:
     """Readouts, by name, of the run nothing is done to: tensors [batch]."""
     with model.session():
-        outcome = nnsight.save(plain(model, question.run, question.answer).numbers())
+        run, answer = question.run, question.answer
+        found = reference.replaced(model, run, {}, answer) if engine == "reference" else plain(model, run, answer)
+        outcome = nnsight.save(found.numbers())
     return outcome
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Question
+from nnsight_et.batch import Pair, Question, Run
 from nnsight_et.circuit import Circuit
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, head_outputs, suffix_of
-from nnsight_et.engine.readout import Readout, plain, stacked
+from nnsight_et.engine.readout import Readout, joined, plain, readout, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.model import Model
 
@@ -52,15 +52,32 @@ def with_donation(
     if not donated:
         return stacked([plain(model, run, question.answer)] * len(sets))
     first = torch.stack([run.positions[name] for name in donated]).min(0).values
-    start = min(min(layers) for layers in donated.values())
-    capture = captured(model, run, suffix_of(run, first), [start])
-    edits = []
-    for name, layers in donated.items():
-        slot = capture.slot(run.positions[name])
-        for layer, values in layers.items():
-            heads = torch.arange(model.n_heads, device=model.device)
-            edits.append(Edit(layer, "z", slot, heads, values[None], ~_taken(model, sets, name, layer)))
-    return suffix(model, capture, start, edits, question.answer, chunks)
+    every = list(_alike(run, sets))
+    whole = captured(model, run, suffix_of(run, first), [start for start, _, _ in every])
+    parts: list[Readout] = [stacked([readout(whole.logits, question.answer)])] * len(sets)
+    for start, live, alike in every:
+        capture, edits, some = whole.narrowed(live), [], [sets[i] for i in alike]
+        for name, layers in layers_of(some).items():
+            slot, heads = capture.slot(run.positions[name]), torch.arange(model.n_heads, device=model.device)
+            for layer in layers:
+                values = donated[name][layer][None]
+                edits.append(Edit(layer, "z", slot, heads, values, ~_taken(model, some, name, layer)))
+        found = suffix(model, capture, start, edits, question.answer, chunks)
+        for i, one in zip(alike, found.split(), strict=True):
+            parts[i] = one
+    return joined(parts)
+
+
+def _alike(run: Run, sets: Sequence[Circuit]) -> Iterator[tuple[int, Tensor, list[int]]]:
+    """The sets that have heads, by where recomputing begins: (lowest layer, live tokens [batch, m], their indices)."""
+    parts: dict[int, list[int]] = {}
+    for i, heads in enumerate(sets):
+        if heads.size:
+            first = min(int(run.positions[group.at].min()) for group in heads.groups if group.heads)
+            parts.setdefault(first, []).append(i)
+    for first, alike in parts.items():
+        start = min(head.layer for i in alike for group in sets[i].groups for head in group.heads)
+        yield start, suffix_of(run, torch.tensor([first], device=run.tokens.device)), alike
 
 
 def _taken(model: Model, sets: Sequence[Circuit], name: str, layer: int) -> Tensor:

@@ -7,16 +7,18 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Run
+from nnsight_et.engine import reference
 from nnsight_et.models.model import Model
 
 
-def attention_from(model: Model, run: Run, at: str, to: tuple[str, ...]) -> dict[str, Tensor]:
+def attention_from(model: Model, run: Run, at: str, to: tuple[str, ...], engine: str) -> dict[str, Tensor]:
     """{"weights": [layer, head, to + 2, batch]}: how much each head at `at` attends to each named position.
 
     After the named positions come the first token, and all other tokens together: that axis sums to 1.
     """
     with model.session():
-        weights = nnsight.save(_attention_from(model, run, at, to))
+        read = _reference_attention_from if engine == "reference" else _attention_from
+        weights = nnsight.save(read(model, run, at, to))
     return {"weights": weights}
 
 
@@ -32,3 +34,23 @@ def _attention_from(model: Model, run: Run, at: str, to: tuple[str, ...]) -> Ten
             layers.append(torch.cat([named, rest[None]]).permute(2, 0, 1))  # [head, to + 2, batch]
         model.skip_unembedding(model.layer(model.n_layers - 1).output)
     return torch.stack(layers).cpu()
+
+
+def _reference_attention_from(model: Model, run: Run, at: str, to: tuple[str, ...]) -> Tensor:
+    """The same without the model's own word for it: with values 1 at some tokens and 0 elsewhere, z is the weight."""
+    row = torch.arange(len(run.tokens), device=model.device)
+    columns = torch.arange(run.tokens.shape[1], device=model.device)
+    own, weights = reference.head_outputs(model, run), []
+    places = [run.positions[name] for name in to] + [run.mask.argmax(-1)]
+    named = [columns == place[:, None] for place in places]
+    for tokens in (*named, run.mask.bool() & ~torch.stack(named).any(0)):
+        layers = []
+        with model.trace(run.tokens, run.position_ids, run.mask):
+            for layer in range(model.n_layers):
+                values = model.projection(layer, "value")
+                ones = tokens[:, :, None, None].to(values.dtype).expand(values.shape)
+                model.write_projection(layer, "value", ones)
+                layers.append(model.z(layer)[row, run.positions[at], :, 0])  # [batch, head]
+                model.write_z(layer, own[layer])
+        weights.append(torch.stack(layers))
+    return torch.stack(weights).permute(1, 3, 0, 2).cpu()

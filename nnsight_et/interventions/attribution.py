@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nnsight
 import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair
 from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.readout import readout
 from nnsight_et.interventions.activation_patching import with_donation
@@ -15,22 +18,24 @@ from nnsight_et.interventions.dcm import Prepared, masked_readout, prepared
 from nnsight_et.models.model import Model
 
 
-def head_effects(model: Model, pair: Pair, at: str, chunks: Chunks) -> dict[str, Tensor]:
-    """{"attributed", "exact"}: [layer * head, batch], (p_patched - p_base) / p_base when one head at `at` is patched.
+def head_effects(
+    model: Model, pair: Pair, at: str, heads: Sequence[Head], engine: str, chunks: Chunks
+) -> dict[str, Tensor]:
+    """{"attributed", "exact"}: [head, batch], (p_patched - p_base) / p_base when one head at `at` is patched.
 
     Exact: each head in turn takes the source's output, nothing frozen. Attributed: the first-order estimate, gradient
     times difference, of all heads from one forward pass.
     """
     with model.session():
-        outcome = nnsight.save(_head_effects(model, pair, at, chunks))
+        effects = _reference_effects if engine == "reference" else _head_effects
+        outcome = nnsight.save(effects(model, pair, at, heads, chunks))
     return outcome
 
 
-def _head_effects(model: Model, pair: Pair, at: str, chunks: Chunks) -> dict[str, Tensor]:
-    every = tuple(Head(layer, index) for layer in range(model.n_layers) for index in range(model.n_heads))
-    group = HeadGroup(at, at, every)
-    batch = prepared(model, group, pair)
-    alone = [Circuit((HeadGroup(str(head), at, (head,)),)) for head in every]
+def _head_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
+    group = HeadGroup(at, at, tuple(heads))
+    (batch,) = prepared(model, [group], pair)
+    alone = [Circuit((HeadGroup(str(head), at, (head,)),)) for head in heads]
     exact = with_donation(model, pair.question, {at: batch.donated}, alone, "default", chunks).probability
     base = readout(batch.capture.logits, pair.answer).probability
     return {"attributed": _attributed(model, group, batch, base, chunks), "exact": ((exact - base) / base).cpu()}
@@ -45,3 +50,29 @@ def _attributed(model: Model, group: HeadGroup, batch: Prepared, base: Tensor, c
         (slope,) = torch.autograd.grad(ratio[example], mask, retain_graph=True)
         columns.append(-slope[0])
     return torch.stack(columns, -1).detach().cpu()
+
+
+def _reference_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
+    base = reference.replaced(model, pair.base, {}, pair.answer).probability
+    z = reference.head_outputs(model, pair.base), reference.head_outputs(model, pair.source)
+    exact, slopes = [], []
+    for head in heads:
+        exact.append(_moved(model, pair, at, head, z, torch.ones_like(base)) / base - 1)
+        share = torch.zeros_like(base).requires_grad_()
+        (slope,) = torch.autograd.grad(_moved(model, pair, at, head, z, share).sum(), share)
+        slopes.append(slope / base)
+    return {"attributed": torch.stack(slopes).cpu(), "exact": torch.stack(exact).cpu()}
+
+
+def _moved(
+    model: Model, pair: Pair, at: str, head: Head, z: tuple[list[Tensor], list[Tensor]], share: Tensor
+) -> Tensor:
+    """[batch]: the probability with the head a share [batch] of the way from its output in the base to the source's."""
+    row, position = torch.arange(len(share), device=model.device), pair.base.positions[at]
+    base, source = (one[head.layer] for one in z)
+    values, where = base.clone(), torch.zeros(base.shape[:-1], dtype=torch.bool, device=model.device)
+    own, other = base[row, position, head.index], source[row, pair.source.positions[at], head.index]
+    values[row, position, head.index] = own + share[:, None].to(own.dtype) * (other - own)
+    where[row, position, head.index] = True
+    replacement = {head.layer: reference.Replacement(values, where)}
+    return reference.replaced(model, pair.base, replacement, pair.answer).probability

@@ -15,15 +15,19 @@ from torch import Tensor
 
 from nnsight_et.batch import Question, Run
 from nnsight_et.circuit import Circuit, HeadGroup
+from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import Capture, captured, head_outputs, suffix_of
-from nnsight_et.engine.readout import Readout
+from nnsight_et.engine.capture import Capture, cache_with, captured, head_outputs, suffix_of
+from nnsight_et.engine.readout import Readout, joined, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.activation_patching import Donation, layers_of, with_donation
 from nnsight_et.models.model import Model, Via
 
 Inputs = dict[Via, dict[int, Tensor]]
-"""Via -> layer -> queries [batch, head, d_head] at the position; keys, values [batch, kv head, c, d_head] before it."""
+"""Via -> layer -> of the group's heads, before RoPE: queries [batch, k, d_head] at the position; keys and values
+[batch, c, k, d_head] of all c tokens before it."""
+CACHED: tuple[Literal["key", "value"], ...] = ("key", "value")
+VIAS: tuple[Via, ...] = ("query", *CACHED)
 
 
 def donor_outputs(model: Model, run: Run, sets: Sequence[Circuit]) -> Donation:
@@ -51,39 +55,49 @@ def donor_inputs(model: Model, run: Run, group: HeadGroup) -> Inputs:
 
 
 def recipient_input_readouts(
-    model: Model, question: Question, donated: Inputs, group: HeadGroup, sets: Sequence[tuple[Via, ...]], chunks: Chunks
+    model: Model,
+    question: Question,
+    given: tuple[HeadGroup, Inputs],
+    sets: Sequence[tuple[Via, ...]],
+    engine: str,
+    chunks: Chunks,
 ) -> dict[str, Tensor]:
     """Readouts, by name, when the group's heads have the donor's inputs named in each set: tensors [set, batch].
 
     Head outputs before the group's position are the recipient's own; the position and all later ones recompute.
     """
     with model.session():
-        outcome = nnsight.save(_with_inputs(model, question, donated, group, sets, chunks).numbers())
+        patched = _reference_with_inputs if engine == "reference" else _with_inputs
+        outcome = nnsight.save(patched(model, question, given, sets, chunks).numbers())
     return outcome
 
 
 def _inputs(model: Model, run: Run, group: HeadGroup) -> Inputs:
     at, layers = run.positions[group.at], sorted({head.layer for head in group.heads})
-    row, queries = torch.arange(len(run.tokens), device=model.device), {}
+    assert bool((at == at[0]).all()), "a batch's positions stand at one place"
+    row, before = torch.arange(len(run.tokens), device=model.device), int(at[0])
+    found: Inputs = {via: {} for via in VIAS}
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in layers:
-            queries[layer] = model.projection(layer, "query")[row, at]
+            for via in VIAS:
+                heads = model.projection(layer, via)[:, :, _heads_in(model, group, layer, via)]
+                found[via][layer] = heads[row, at] if via == "query" else heads[:, :before]
         residual = model.layer(layers[-1]).output
         model.skip_layers(range(layers[-1] + 1, model.n_layers), residual)
         model.skip_unembedding(residual)
-    capture = captured(model, run, suffix_of(run, at), [])
-    keys = {layer: capture.cache[layer][0] for layer in layers}
-    values = {layer: capture.cache[layer][1] for layer in layers}
-    return {"query": queries, "key": keys, "value": values}
+    return found
 
 
 def _with_inputs(
-    model: Model, question: Question, donated: Inputs, group: HeadGroup, sets: Sequence[tuple[Via, ...]], chunks: Chunks
+    model: Model, question: Question, given: tuple[HeadGroup, Inputs], sets: Sequence[tuple[Via, ...]], chunks: Chunks
 ) -> Readout:
+    group, donated = given
     run, at = question.run, question.run.positions[group.at]
     start = min(head.layer for head in group.heads)
     assert bool((at == at[0]).all()), "a batch's positions stand at one place, so that all before them is in the cache"
     own = captured(model, run, suffix_of(run, at), [start])
+    places = {layer: tuple(_heads_in(model, group, layer, via) for via in CACHED) for layer in donated["key"]}
+    cache = cache_with(model, run, places, donated["key"], donated["value"])
     readouts = []
     for inputs in sets:
         capture, edits = own, []
@@ -91,35 +105,65 @@ def _with_inputs(
             if via == "query":
                 edits = _query_edits(model, donated["query"], group, own.slot(at))
             else:
-                capture = _with_donated_cache(model, capture, donated[via], group, via)
+                capture = _with_cache(model, capture, cache, group, via)
         readouts.append(suffix(model, capture, start, edits, question.answer, chunks))
-    return Readout(
-        torch.cat([one.probability for one in readouts]),
-        torch.cat([one.logit for one in readouts]),
-        torch.cat([one.predicted for one in readouts]),
-    )
+    return joined(readouts)
+
+
+def _reference_with_inputs(
+    model: Model, question: Question, given: tuple[HeadGroup, Inputs], sets: Sequence[tuple[Via, ...]], chunks: Chunks
+) -> Readout:
+    return stacked([_reference_run(model, question, given, inputs) for inputs in sets])
+
+
+def _reference_run(
+    model: Model, question: Question, given: tuple[HeadGroup, Inputs], inputs: tuple[Via, ...]
+) -> Readout:
+    """[batch]: a whole run with these inputs replaced, whose head outputs before the position stay what they were."""
+    group, donated = given
+    run, at = question.run, question.run.positions[group.at]
+    row, columns = torch.arange(len(at), device=model.device), torch.arange(run.tokens.shape[1], device=model.device)
+    own, before = reference.head_outputs(model, run), (columns < at[:, None])[:, :, None, None]
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        for layer in range(model.n_layers):
+            for via in (via for via in VIAS if via in inputs and layer in donated[via]):
+                current = model.projection(layer, via).clone()
+                heads, values = _heads_in(model, group, layer, via), donated[via][layer].to(model.device)
+                if via == "query":
+                    current[row[:, None], at[:, None], heads] = values
+                else:
+                    current[:, : values.shape[1], heads] = values
+                model.write_projection(layer, via, current)
+            model.write_z(layer, torch.where(before, own[layer], model.z(layer)))
+        outcome = reference.scored(model.logits()[row, run.positions["last"]], question.answer)
+    return outcome
 
 
 def _query_edits(model: Model, queries: dict[int, Tensor], group: HeadGroup, slot: Tensor) -> list[Edit]:
     edits = []
     for layer, values in queries.items():
-        heads = torch.tensor([head.index for head in group.heads if head.layer == layer], device=model.device)
-        edits.append(Edit(layer, "query", slot, heads, values.to(model.device)[None][:, :, heads]))
+        heads = _heads_in(model, group, layer, "query")
+        edits.append(Edit(layer, "query", slot, heads, values.to(model.device)[None]))
     return edits
 
 
-def _with_donated_cache(
-    model: Model, capture: Capture, donated: dict[int, Tensor], group: HeadGroup, via: Literal["key", "value"]
+def _with_cache(
+    model: Model, capture: Capture, donated: list[tuple[Tensor, Tensor]], group: HeadGroup, via: Literal["key", "value"]
 ) -> Capture:
-    """The capture with the donor's keys or values of the group's kv heads at all tokens before the position."""
-    which, cache = ("key", "value").index(via), list(capture.cache)
-    for layer, values in donated.items():
-        heads = sorted({model.receiver(head.index, via) for head in group.heads if head.layer == layer})
-        entry = list(cache[layer])
+    """The capture with the donor's keys or values of the group's heads; all live tokens write their own over them."""
+    which, cache = CACHED.index(via), list(capture.cache)
+    for layer in {head.layer for head in group.heads}:
+        heads, entry = _heads_in(model, group, layer, via), list(cache[layer])
         entry[which] = entry[which].clone()
-        entry[which][:, heads] = values.to(model.device)[:, heads]
+        entry[which][:, heads] = donated[layer][which][:, heads]
         cache[layer] = (entry[0], entry[1])
     return replace(capture, cache=cache)
+
+
+def _heads_in(model: Model, group: HeadGroup, layer: int, via: Via) -> Tensor:
+    """[k]: the group's heads of `layer` in the space of `via`, each once."""
+    found = {model.receiver(head.index, via) for head in group.heads if head.layer == layer}
+    return torch.tensor(sorted(found), device=model.device)
 
 
 def _home(found: dict) -> dict:

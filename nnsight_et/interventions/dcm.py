@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import nnsight
 import torch
@@ -31,7 +31,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One batch, ready for any mask: its capture, and the source's outputs of the group's heads."""
+    """One batch, ready for any mask of one group: its capture, and the source's outputs of the group's heads."""
 
     capture: Capture
     start: int
@@ -40,57 +40,86 @@ class Prepared:
     donated: dict[int, Tensor]  # layer -> [batch, head, d_head]
 
 
-def trained_mask(
+def trained_masks(
     model: Model,
-    group: HeadGroup,
+    groups: Sequence[HeadGroup],
     training: Training,
     train: Sequence[Pair],
     validation: Sequence[Pair],
     chunks: Chunks,
-) -> dict[str, Tensor]:
-    """{"mask": [head], "accuracies": [validation], "masks": [validation, head]} for the group's heads, in its order.
+) -> list[dict[str, Tensor]]:
+    """Per group {"mask": [head], "accuracies": [validation], "masks": [validation, head]}, heads in the group's order.
 
     Per head m in [0, 1], one at first: z <- m * z_base + (1 - m) * z_source, each at its own position. Minimised:
     -(mean logit of the target) + sparsity * sum(1 - m). The mask returned is the rounded one (0.5 -> 0: selected) with
-    the best validation accuracy; on a tie the one with fewer selected heads, then the earlier.
+    the best validation accuracy; on a tie the one with fewer selected heads, then the earlier. Every group is trained
+    by itself; they share the plain runs.
     """
     with model.session():
-        outcome = nnsight.save(_trained(model, group, training, train, validation, chunks))
+        batches = _Batches(model, groups, train, chunks)
+        masks = [_masks(model, group, training, batches.of(i), chunks) for i, group in enumerate(groups)]
+        outcome = nnsight.save(_chosen(model, groups, masks, validation, chunks))
     return outcome
 
 
 def masked_readout(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks: Chunks) -> Readout:
     """[mask, batch]: the readout under each of the masks [mask, head]; gradients flow to them. Opens traces."""
     edits = []
-    for layer, values in batch.donated.items():
+    for layer in sorted({head.layer for head in group.heads}):
         members = [i for i, head in enumerate(group.heads) if head.layer == layer]
         heads = torch.tensor([group.heads[i].index for i in members], device=model.device)
-        edits.append(Edit(layer, "z", batch.slot, heads, values[None][:, :, heads], mask[:, members]))
+        edits.append(Edit(layer, "z", batch.slot, heads, batch.donated[layer][None][:, :, heads], mask[:, members]))
     return suffix(model, batch.capture, batch.start, edits, batch.answer, chunks)
 
 
-def prepared(model: Model, group: HeadGroup, pair: Pair) -> Prepared:
-    """The batch's base run captured from the group's position on, and its source's head outputs. Opens traces."""
-    at = pair.base.positions[group.at]
-    donated = head_outputs(model, pair.source, layers_of([Circuit((group,))]))[group.at]
-    capture = captured(model, pair.base, suffix_of(pair.base, at), [min(donated)])
-    return Prepared(capture, min(donated), pair.answer, capture.slot(at), donated)
+def prepared(model: Model, groups: Sequence[HeadGroup], pair: Pair) -> list[Prepared]:
+    """The batch for each group: one base run and one source run serve them all. Opens traces."""
+    base, starts = pair.base, [min(head.layer for head in group.heads) for group in groups]
+    donated = head_outputs(model, pair.source, layers_of([Circuit(tuple(groups))]))
+    first = torch.stack([base.positions[group.at] for group in groups]).min(0).values
+    whole = captured(model, base, suffix_of(base, first), starts)
+    ready = []
+    for group, start in zip(groups, starts, strict=True):
+        capture = whole.narrowed(suffix_of(base, base.positions[group.at]))
+        ready.append(Prepared(capture, start, pair.answer, capture.slot(base.positions[group.at]), donated[group.at]))
+    return ready
 
 
-def _trained(
-    model: Model,
-    group: HeadGroup,
-    training: Training,
-    train: Sequence[Pair],
-    validation: Sequence[Pair],
-    chunks: Chunks,
-) -> dict[str, Tensor]:
-    batches = [prepared(model, group, pair) for pair in train]
-    held_out = [prepared(model, group, pair) for pair in validation]
-    mask = torch.ones(len(group.heads), dtype=model.dtype, device=model.device, requires_grad=True)
+@dataclass
+class _Batches:
+    """The training batches, prepared when they are first asked for and kept while they are few enough."""
+
+    model: Model
+    groups: Sequence[HeadGroup]
+    pairs: Sequence[Pair]
+    chunks: Chunks
+    kept: dict[int, list[Prepared]] = field(default_factory=dict)
+
+    def of(self, group: int) -> Callable[[], Iterator[Prepared]]:
+        """What goes through the batches once, as the group with this index needs them."""
+        return lambda: (self._prepared(index)[group] for index in range(len(self.pairs)))
+
+    def _prepared(self, index: int) -> list[Prepared]:
+        if index in self.kept:
+            return self.kept[index]
+        ready = prepared(self.model, self.groups, self.pairs[index])
+        if (index + 1) * len(self.pairs[0].answer) <= self.chunks.kept:
+            self.kept[index] = ready
+        return ready
+
+
+def _masks(
+    model: Model, group: HeadGroup, training: Training, batches: Callable[[], Iterator[Prepared]], chunks: Chunks
+) -> list[Tensor]:
+    """The rounded masks [head] of one training, one for each validation; trained in fp32 at least."""
+    wide = torch.float32 if model.dtype in (torch.float16, torch.bfloat16) else model.dtype
+    mask = torch.ones(len(group.heads), dtype=wide, device=model.device, requires_grad=True)
     optimizer = torch.optim.Adam([mask], lr=training.learning_rate)
-    masks, accuracies, steps = [], [], len(batches) * training.epochs
-    for step, batch in enumerate(batches * training.epochs, start=1):
+    masks: list[Tensor] = []
+    every_batch = (batch for _ in range(training.epochs) for batch in batches())
+    for step, batch in enumerate(every_batch, start=1):
+        if step > 1 and (step - 1) % training.validate_every == 0:
+            masks.append(mask.detach().clamp(0, 1).round())
         with torch.no_grad():
             mask.clamp_(0, 1)
         readout = masked_readout(model, group, batch, mask[None], chunks)
@@ -98,13 +127,31 @@ def _trained(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % training.validate_every == 0 or step == steps:
-            masks.append(mask.detach().clamp(0, 1).round())
-            accuracies.append(_accuracy(model, group, held_out, masks[-1], chunks))
-    best = max(range(len(masks)), key=lambda i: (accuracies[i], masks[i].sum().item(), -i))
-    return {"mask": masks[best].cpu(), "masks": torch.stack(masks).cpu(), "accuracies": torch.tensor(accuracies)}
+    return [*masks, mask.detach().clamp(0, 1).round()]
 
 
-def _accuracy(model: Model, group: HeadGroup, batches: Sequence[Prepared], mask: Tensor, chunks: Chunks) -> float:
-    right = [masked_readout(model, group, batch, mask[None], chunks).predicted[0] == batch.answer for batch in batches]
-    return torch.cat(right).double().mean().item()
+def _chosen(
+    model: Model,
+    groups: Sequence[HeadGroup],
+    masks: Sequence[Sequence[Tensor]],
+    validation: Sequence[Pair],
+    chunks: Chunks,
+) -> list[dict[str, Tensor]]:
+    """Per group its masks' accuracies, and the best of them; masks that round alike are tried once."""
+    tried = [torch.stack(list(found)).unique(dim=0, return_inverse=True) for found in masks]
+    right = [torch.zeros(len(different), dtype=torch.float64, device=model.device) for different, _ in tried]
+    for pair in validation:
+        for i, (group, batch) in enumerate(zip(groups, prepared(model, groups, pair), strict=True)):
+            predicted = masked_readout(model, group, batch, tried[i][0], chunks).predicted
+            right[i] += (predicted == batch.answer).sum(-1)
+    count, outcomes = sum(len(pair.answer) for pair in validation), []
+    for found, (_, which), correct in zip(masks, tried, right, strict=True):
+        accuracies = (correct / count)[which].cpu()
+        best = _best(found, accuracies)
+        outcomes.append({"mask": found[best].cpu(), "masks": torch.stack(list(found)).cpu(), "accuracies": accuracies})
+    return outcomes
+
+
+def _best(masks: Sequence[Tensor], accuracies: Tensor) -> int:
+    """The index of the best mask: on a tie of accuracy the one with fewer selected heads, then the earlier."""
+    return max(range(len(masks)), key=lambda i: (accuracies[i].item(), masks[i].sum().item(), -i))

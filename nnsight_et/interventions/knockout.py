@@ -18,44 +18,54 @@ from nnsight_et.engine.readout import Readout, joined, readout, stacked
 from nnsight_et.engine.suffix import suffix
 from nnsight_et.models.model import Model
 
+Edge = tuple[Tensor, Tensor]
+"""The position [batch] that may not attend, and the one [batch] it may not attend to."""
+
 
 def knockout_readouts(
-    model: Model, question: Question, blind: Tensor, to: Tensor, engine: str, chunks: Chunks
+    model: Model, question: Question, edge: Edge, firsts: Sequence[int], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
-    """Readouts, by name, [first layer, batch]: all heads of layers >= first layer at `blind` may not attend to `to`.
+    """Readouts, by name, [first layer, batch]: all heads of layers >= first layer at one position miss another.
 
-    blind and to are positions [batch], to before blind. The last entry, past the last layer, blocks nothing.
+    The edge is (blind, to), positions [batch], to before blind. A first layer past the last one blocks nothing.
     """
     with model.session():
         blocked = _reference_blocked if engine == "reference" else _blocked
-        outcome = nnsight.save(blocked(model, question, blind, to, chunks).numbers())
+        outcome = nnsight.save(blocked(model, question, edge, firsts, chunks).numbers())
     return outcome
 
 
-def _blocked(model: Model, question: Question, blind: Tensor, to: Tensor, chunks: Chunks) -> Readout:
-    every = range(model.n_layers)
-    whole = captured(model, question.run, suffix_of(question.run, blind), every)
+def _blocked(model: Model, question: Question, edge: Edge, firsts: Sequence[int], chunks: Chunks) -> Readout:
+    blind, to = edge
+    below = [first for first in firsts if first < model.n_layers]
+    whole = captured(model, question.run, suffix_of(question.run, blind), below)
     row = torch.arange(len(blind), device=model.device)
     assert bool((to < whole.visible.shape[-1]).all()), "blind positions of a batch stand at one place"
     visible = whole.visible.clone()
     visible[row, whole.slot(blind), to] = False
     blocked = replace(whole, visible=visible)
-    readouts = [suffix(model, blocked, first, [], question.answer, chunks) for first in every]
-    plain = readout(whole.logits, question.answer)
-    return joined([*readouts, stacked([plain])])
+    plain = stacked([readout(whole.logits, question.answer)])
+    return joined(
+        [suffix(model, blocked, first, [], question.answer, chunks) if first in below else plain for first in firsts]
+    )
 
 
-def _reference_blocked(model: Model, question: Question, blind: Tensor, to: Tensor, chunks: Chunks) -> Readout:
-    every = range(model.n_layers + 1)
-    return stacked([reference.blocked(model, question.run, first, blind, to, question.answer) for first in every])
+def _reference_blocked(model: Model, question: Question, edge: Edge, firsts: Sequence[int], chunks: Chunks) -> Readout:
+    return stacked([reference.blocked(model, question.run, first, *edge, question.answer) for first in firsts])
 
 
-def random_targets(question: Question, blind: str, names: Sequence[str], seeds: Sequence[int | str]) -> Tensor:
-    """[batch]: an earlier token of each prompt, drawn with its own seed: not the first, nor at a named position."""
+def random_targets(
+    question: Question, blind: str, names: Sequence[str], labels: Sequence[int], seeds: Sequence[int | str]
+) -> Tensor:
+    """[batch]: an earlier token of each prompt, drawn with its own seed.
+
+    Not the first, nor at a named position, nor one of the tokens `labels` wherever it stands.
+    """
     run = question.run
     allowed = run.mask.bool().cpu() & (torch.arange(run.tokens.shape[1]) < run.positions[blind].cpu()[:, None])
     row = torch.arange(len(allowed))
     allowed[row, run.mask.cpu().argmax(-1)] = False
+    allowed &= ~torch.isin(run.tokens.cpu(), torch.tensor(labels, dtype=torch.long))
     for name in names:
         allowed[row, run.positions[name].cpu()] = False
     drawn = [

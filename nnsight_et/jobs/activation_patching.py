@@ -13,6 +13,7 @@ from nnsight_et.jobs.dcm import Sample, pairs_of, tested
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.plan import Job, digest
+from nnsight_et.statistics import intervals
 
 SPLIT = "evaluation"
 
@@ -37,16 +38,21 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         work.check_circuit(job, choice, roles.circuit)
         for name in spec.desiderata or roles.desiderata:
             sets = roles.sets(name)
-            accuracies = []
+            right = []
             for draw in range(spec.draws):
                 examples = pairs_of(work, job, choice, Sample(name, spec.examples, SPLIT, draw))
                 found = yield from tested(work, job, choice, sets, examples, f"{choice.name} {name} {draw + 1}")
                 answers = torch.tensor([example.answer for example in examples])
-                accuracies.append((found["predicted"] == answers).double().mean(-1))
+                right.append((found["predicted"] == answers).double())
                 digests.append(data_digest(examples))
-            values = torch.stack(accuracies, -1)  # [set + 1, draw]
+            values = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]
+            bounds = intervals(torch.cat(right, -1), job.seed)  # of all draws' examples together
             scores[f"{choice.name}.{name}.accuracy"] = values
-            rows += [_row(choice.name, name, heads, values[i], values[-1]) for i, heads in enumerate(sets)]
+            rows += [
+                _row(choice.name, name, heads, values[i], values[-1])
+                | {"mean_interval": bounds[i], "do_nothing_interval": bounds[-1]}
+                for i, heads in enumerate(sets)
+            ]
     return Outcome(scores, {"rows": rows, "circuit": roles.circuit.to_dict()}, digest(digests))
 
 

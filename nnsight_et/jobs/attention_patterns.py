@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 
+from torch import Tensor
+
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.jobs.cells import Batch, data_digest, measured, whole_prompts
 from nnsight_et.jobs.correct import chosen_examples
+from nnsight_et.jobs.self_check import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import AttentionPatterns
 from nnsight_et.plan import Job
@@ -33,9 +36,9 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     to, found = job.task.positions, {}
     for at in circuit.positions:
 
-        def weights_from(batch: Batch, at: str = at) -> dict:
-            model = work.model(job, choice)
-            return attention_from(model, work.pair(model, choice, examples, batch).base, at, to)
+        def weights_from(batch: Batch, how: How, at: str = at) -> dict[str, Tensor]:
+            model = work.model(job, how.choice(choice))
+            return attention_from(model, work.pair(model, choice, examples, batch).base, at, to, how.engine)
 
         step = whole_prompts(job, choice, at, examples, chunks.examples)
         cell = yield from measured(work, step, {"attention": [at, to]}, weights_from)

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnsight_et.circuit import Head
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
+from nnsight_et.jobs.self_check import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Attribution
 from nnsight_et.plan import Job
+from nnsight_et.statistics import bootstrap_interval
 
 SPLIT = "discovery"
 
@@ -31,17 +34,20 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     shape = work.shape(choice)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    heads = [Head(layer, index) for layer in range(shape.n_layers) for index in range(shape.n_heads)]
     rows, scores = [], {}
     for at in spec.at:
 
-        def effects(batch: Batch, at: str = at) -> dict[str, Tensor]:
-            model = work.model(job, choice)
-            return head_effects(model, work.pair(model, choice, examples, batch), at, chunks)
+        def effects(batch: Batch, how: How, at: str = at) -> dict[str, Tensor]:
+            model = work.model(job, how.choice(choice))
+            pair = work.pair(model, choice, examples, batch)
+            return head_effects(model, pair, at, how.of(heads), how.engine, chunks)
 
         step = suffixes(job, choice, at, examples, [at], chunks.examples)
         found = yield from measured(work, step, {"attribution": at}, effects)
         means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
         rows.append({"at": at} | agreement(means["attributed"], means["exact"]))
+        means["low"], means["high"] = bootstrap_interval(found["exact"], job.seed)
         for name, values in means.items():
             scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))
     return Outcome(scores, {"rows": rows, "model": choice.name}, data_digest(examples))

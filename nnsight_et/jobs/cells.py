@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Example, Prompt
+from nnsight_et.jobs.self_check import How, Measure, sampled
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.tasks.boxes import VERSION
 
 Batch = tuple[int, ...]
 """Indices of a step's examples."""
-Measure = Callable[[Batch], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,31 +48,38 @@ def suffixes(
 
 
 def cells(
-    work: Work, step: Step, what: dict[str, Any], measure: Measure
-) -> Generator[Progress, None, dict[Batch, dict[str, Tensor]]]:
-    """Batch -> what `measure` makes of it, from the store where it is there.
+    work: Work, step: Step, what: dict[str, Any], measure: Callable[[Batch], dict[str, Tensor]]
+) -> Generator[Progress, None, dict[Batch, str]]:
+    """Batch -> the key of the cell with what `measure` makes of it, which is now in the store (Work.cell reads it).
 
     `what` says what that is: with the data, the model and how it runs it is the name of the cell.
     """
-    found: dict[Batch, dict[str, Tensor]] = {}
+    keys: dict[Batch, str] = {}
     reused = 0
     for batch in step.batches:
         key = work.key(step.job, step.choice, what | {"data": data_digest([step.examples[index] for index in batch])})
-        cell = work.stored(key)
-        reused += cell is not None
-        found[batch] = work.kept(key, measure(batch)) if cell is None else cell
-        yield Progress(step.job.name, step.name, len(found), len(step.batches), reused)
-    return found
+        if work.stored(key) is None:
+            work.kept(key, measure(batch))
+        else:
+            reused += 1
+        keys[batch] = key
+        yield Progress(step.job.name, step.name, len(keys), len(step.batches), reused)
+    return keys
 
 
 def measured(
     work: Work, step: Step, what: dict[str, Any], measure: Measure
 ) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Tensors by name [..., example] over all of the step's examples, in their order; `measure` gives [..., batch]."""
-    found = yield from cells(work, step, what, measure)
-    back = torch.tensor([index for batch in found for index in batch]).argsort()
-    names = next(iter(found.values()))
-    return {name: torch.cat([cell[name] for cell in found.values()], -1)[..., back] for name in names}
+    """Tensors by name [..., example] over all of the step's examples, in their order; `measure` gives [..., batch].
+
+    A sample of them is held against the reference engine: ExperimentError if they differ.
+    """
+    keys = yield from cells(work, step, what, lambda batch: measure(batch, How(step.job.engine)))
+    back = torch.tensor([index for batch in keys for index in batch]).argsort()
+    found = [work.cell(key) for key in keys.values()]
+    values = {name: torch.cat([cell[name] for cell in found], -1)[..., back] for name in found[0]}
+    sampled(work, step, measure, values)
+    return values
 
 
 def batches(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ from nnsight_et.interventions.ablation import (
     remainder_readouts,
 )
 from nnsight_et.jobs.cells import Batch, batches, data_digest, measured, suffixes, whole_prompts
+from nnsight_et.jobs.self_check import How
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice
@@ -72,9 +73,9 @@ def model_predictions(
     """Readouts, by name, of the plain model: tensors [example]."""
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
 
-    def measure(batch: Batch) -> dict[str, Tensor]:
-        model = work.model(job, choice)
-        return model_readouts(model, work.pair(model, choice, examples, batch).question)
+    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
+        model = work.model(job, how.choice(choice))
+        return model_readouts(model, work.pair(model, choice, examples, batch).question, how.engine)
 
     step = whole_prompts(job, choice, name, examples, chunks.examples)
     return (yield from measured(work, step, {"plain": True}, measure))
@@ -87,10 +88,10 @@ def circuits_alone(
     chunks = work.chunks(job, trial.choice, trial.width)
     filling = _Filling(work, job, trial)
 
-    def measure(batch: Batch) -> dict[str, Tensor]:
-        model = work.model(job, trial.choice)
+    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
+        model = work.model(job, how.choice(trial.choice))
         pair = work.pair(model, trial.choice, trial.examples, batch)
-        return circuit_readouts(model, pair.question, filling.fill(model, pair), circuits, job.engine, chunks)
+        return circuit_readouts(model, pair.question, filling.fill(model, pair), how.of(circuits), how.engine, chunks)
 
     step = whole_prompts(job, trial.choice, name, trial.examples, chunks.examples)
     what = {"alone": [circuit.to_dict() for circuit in circuits], "ablation": filling.what()}
@@ -104,10 +105,10 @@ def model_without(
     chunks = work.chunks(job, trial.choice, trial.width)
     filling = _Filling(work, job, trial)
 
-    def measure(batch: Batch) -> dict[str, Tensor]:
-        model = work.model(job, trial.choice)
+    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
+        model = work.model(job, how.choice(trial.choice))
         pair = work.pair(model, trial.choice, trial.examples, batch)
-        return remainder_readouts(model, pair.question, filling.fill(model, pair), knocked, job.engine, chunks)
+        return remainder_readouts(model, pair.question, filling.fill(model, pair), how.of(knocked), how.engine, chunks)
 
     step = suffixes(job, trial.choice, name, trial.examples, positions_of(knocked), chunks.examples)
     what = {"without": [heads.to_dict() for heads in knocked], "ablation": filling.what()}

@@ -16,6 +16,7 @@ from nnsight_et.errors import TaskError, UnsupportedModel, accepted
 from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
 from nnsight_et.jobs.cells import Batch, Step, cells, data_digest, measured, suffixes
 from nnsight_et.jobs.circuits import model_predictions
+from nnsight_et.jobs.self_check import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import CMAP
 from nnsight_et.manifest.methods.cmap import MAIN_ROLES
@@ -24,7 +25,7 @@ from nnsight_et.models.load import tokenizer_of
 from nnsight_et.models.model import Via
 from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice
-from nnsight_et.statistics import bootstrap_interval
+from nnsight_et.statistics import intervals
 
 SPLIT = "evaluation"
 INPUTS: tuple[tuple[Via, ...], ...] = (("query",), ("key",), ("value",), ("query", "key", "value"))
@@ -54,27 +55,34 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     circuit = patched_heads(work, job)
     examples = work.examples(job, recipient, SPLIT, spec.examples)
     answers = torch.tensor([example.answer for example in examples])
-    alone = {}
-    for choice in (donor, recipient):
-        found = yield from model_predictions(work, job, choice, examples, f"{choice.name} alone")
-        alone[choice.name] = accuracy(found["predicted"], answers)
     groups = [group for group in circuit.groups if group.heads]
     named = {group.name: Circuit((group,)) for group in groups} | {"all": Circuit(tuple(groups))}
     controls = random_sets(circuit, work.check_circuit(job, recipient, circuit), spec.random_sets, job.seed)
-    outputs = yield from _outputs(work, job, [*named.values(), *controls], examples)
+    sets = [*named.values(), *controls]
+    alone = {donor.name: (yield from model_predictions(work, job, donor, examples, f"{donor.name} alone"))}
+    given = yield from _donated(work, job, sets, groups if spec.inputs else [], examples)
+    alone[recipient.name] = yield from model_predictions(work, job, recipient, examples, f"{recipient.name} alone")
+    outputs = yield from _outputs(work, job, sets, given, examples)
     scores = {f"output.{key}": tensor for key, tensor in outputs.items()} | {"answer": answers}
     rows = []
     for (name, heads), predicted in zip(named.items(), outputs["predicted"], strict=False):
         rows.append(_row("output", name, heads, predicted, answers, job.seed))
     for group in groups if spec.inputs else ():
-        found = yield from _inputs(work, job, group, examples)
+        found = yield from _inputs(work, job, group, given, examples)
         scores |= {f"{group.name}.input.{key}": tensor for key, tensor in found.items()}
         for inputs, predicted in zip(INPUTS, found["predicted"], strict=True):
             rows.append(_row("+".join(inputs), group.name, Circuit((group,)), predicted, answers, job.seed))
-    drawn = (outputs["predicted"][len(named) :] == answers).double().mean(-1)
-    who = {"donor": donor.name, "recipient": recipient.name, "models": alone}
-    summary = {"rows": rows, "random": _spread(drawn), "circuit": circuit.to_dict()} | who
+    drawn = (outputs["predicted"][len(named) :] == answers).double()
+    summary = {"rows": rows, "random": _spread(drawn, job.seed), "circuit": circuit.to_dict()}
+    summary |= {"donor": donor.name, "recipient": recipient.name} | _own(alone, answers, job.seed)
     return Outcome(scores, summary, data_digest(examples))
+
+
+def _own(alone: dict[str, dict[str, Tensor]], answers: Tensor, seed: int) -> dict[str, Any]:
+    """Both models' own accuracies and their intervals, by the model's name."""
+    accuracies = {name: accuracy(found["predicted"], answers) for name, found in alone.items()}
+    bounds = {name: intervals(found["predicted"] == answers, seed) for name, found in alone.items()}
+    return {"models": accuracies, "model_intervals": bounds}
 
 
 def patched_heads(work: Work, job: Job) -> Circuit:
@@ -97,57 +105,72 @@ def patched_heads(work: Work, job: Job) -> Circuit:
     return Circuit(tuple(groups))
 
 
-def _outputs(
-    work: Work, job: Job, sets: Sequence[Circuit], examples: Sequence[Example]
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Readouts, by name, [set, example] of the recipient when each set's heads have the donor's outputs."""
-    donor, recipient = job.models
-    what = [heads.to_dict() for heads in sets]
-    positions = work.circuit(job).positions
+def _donated(
+    work: Work, job: Job, sets: Sequence[Circuit], groups: Sequence[HeadGroup], examples: Sequence[Example]
+) -> Generator[Progress, None, dict[str, dict[Batch, str]]]:
+    """All that the recipient will need of the donor, in the store: cells of the outputs ("") and of groups' inputs.
 
-    def donate(batch: Batch) -> dict[str, Tensor]:
+    Everything at once, so that each of the two models is loaded only once.
+    """
+    donor = job.models[0]
+
+    def outputs(batch: Batch) -> dict[str, Tensor]:
         model = work.model(job, donor)
         donated = donor_outputs(model, work.pair(model, donor, examples, batch).base, sets)
         return {f"{at} {layer}": z for at, layers in donated.items() for layer, z in layers.items()}
 
-    donated = yield from cells(
-        work, _step(work, job, donor, "donor outputs", examples, positions), {"out": what}, donate
-    )
+    step = _step(work, job, donor, "donor outputs", examples, work.circuit(job).positions)
+    given = {"": (yield from cells(work, step, {"out": _plain(sets)}, outputs))}
+    for group in groups:
 
-    def receive(batch: Batch) -> dict[str, Tensor]:
-        model = work.model(job, recipient)
+        def inputs(batch: Batch, group: HeadGroup = group) -> dict[str, Tensor]:
+            model = work.model(job, donor)
+            donated = donor_inputs(model, work.pair(model, donor, examples, batch).base, group)
+            return {f"{via} {layer}": tensor for via, layers in donated.items() for layer, tensor in layers.items()}
+
+        step = _step(work, job, donor, f"donor inputs of {group.name}", examples, [group.at])
+        given[group.name] = yield from cells(work, step, {"out": _inputs_of(group)}, inputs)
+    return given
+
+
+def _outputs(
+    work: Work, job: Job, sets: Sequence[Circuit], given: dict[str, dict[Batch, str]], examples: Sequence[Example]
+) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Readouts, by name, [set, example] of the recipient when each set's heads have the donor's outputs."""
+    donor, recipient = job.models
+
+    def receive(batch: Batch, how: How) -> dict[str, Tensor]:
+        model = work.model(job, how.choice(recipient))
         question = work.pair(model, recipient, examples, batch).question
-        return recipient_readouts(
-            model, question, _by_place(donated[batch]), sets, job.engine, _chunks(work, job, examples)
-        )
+        donated, chunks = _given(work, given[""], batch), _chunks(work, job, examples)
+        return recipient_readouts(model, question, donated, how.of(sets), how.engine, chunks)
 
-    step = _step(work, job, recipient, "recipient outputs", examples, positions)
-    return (yield from measured(work, step, {"in": what, "donor": work.key(job, donor, {})}, receive))
+    step = _step(work, job, recipient, "recipient outputs", examples, work.circuit(job).positions)
+    return (yield from measured(work, step, {"in": _plain(sets), "donor": work.key(job, donor, {})}, receive))
 
 
 def _inputs(
-    work: Work, job: Job, group: HeadGroup, examples: Sequence[Example]
+    work: Work, job: Job, group: HeadGroup, given: dict[str, dict[Batch, str]], examples: Sequence[Example]
 ) -> Generator[Progress, None, dict[str, Tensor]]:
     """Readouts, by name, [INPUTS, example] of the recipient when the group's heads have the donor's inputs."""
     donor, recipient = job.models
-    what = [Circuit((group,)).to_dict(), INPUTS]
 
-    def donate(batch: Batch) -> dict[str, Tensor]:
-        model = work.model(job, donor)
-        donated = donor_inputs(model, work.pair(model, donor, examples, batch).base, group)
-        return {f"{via} {layer}": tensor for via, layers in donated.items() for layer, tensor in layers.items()}
-
-    step = _step(work, job, donor, f"donor inputs of {group.name}", examples, [group.at])
-    donated = yield from cells(work, step, {"out": what}, donate)
-
-    def receive(batch: Batch) -> dict[str, Tensor]:
-        model = work.model(job, recipient)
+    def receive(batch: Batch, how: How) -> dict[str, Tensor]:
+        model = work.model(job, how.choice(recipient))
         question = work.pair(model, recipient, examples, batch).question
-        chunks, inputs = _chunks(work, job, examples), _by_place(donated[batch])
-        return recipient_input_readouts(model, question, inputs, group, INPUTS, chunks)
+        donated, chunks = _given(work, given[group.name], batch), _chunks(work, job, examples)
+        return recipient_input_readouts(model, question, (group, donated), how.of(INPUTS), how.engine, chunks)
 
     step = _step(work, job, recipient, f"recipient inputs of {group.name}", examples, [group.at])
-    return (yield from measured(work, step, {"in": what, "donor": work.key(job, donor, {})}, receive))
+    return (yield from measured(work, step, {"in": _inputs_of(group), "donor": work.key(job, donor, {})}, receive))
+
+
+def _plain(sets: Sequence[Circuit]) -> list[Any]:
+    return [heads.to_dict() for heads in sets]
+
+
+def _inputs_of(group: HeadGroup) -> list[Any]:
+    return [Circuit((group,)).to_dict(), INPUTS]
 
 
 def _step(
@@ -162,12 +185,13 @@ def _chunks(work: Work, job: Job, examples: Sequence[Example]) -> Chunks:
     return work.chunks(job, job.models[1], max(len(example.base.tokens) for example in examples))
 
 
-def _by_place(cell: dict[str, Tensor]) -> dict[Any, dict[int, Tensor]]:
-    """What a donor's cell holds under "place layer", as place -> layer -> tensor."""
-    found: dict[Any, dict[int, Tensor]] = {}
-    for name, tensor in cell.items():
+def _given(work: Work, keys: dict[Batch, str], batch: Batch) -> dict[Any, dict[int, Tensor]]:
+    """What the donor gave for the examples of `batch`, all of one cell: place -> layer -> tensor [batch, ...]."""
+    whole = next(other for other in keys if set(batch) <= set(other))
+    rows, found = [whole.index(example) for example in batch], {}
+    for name, tensor in work.cell(keys[whole]).items():  # under "place layer"
         place, layer = name.split()
-        found.setdefault(place, {})[int(layer)] = tensor
+        found.setdefault(place, {})[int(layer)] = tensor[rows]
     return found
 
 
@@ -182,20 +206,20 @@ def random_sets(circuit: Circuit, shape: Shape, count: int, seed: int) -> list[C
     return sets
 
 
-def _spread(accuracies: Tensor) -> dict[str, float] | None:
-    """Mean and standard deviation of the controls' accuracies [set]; None if there are none."""
-    if not len(accuracies):
+def _spread(right: Tensor, seed: int) -> dict[str, Any] | None:
+    """Mean and standard deviation of the controls' accuracies, from right [set, example]; None if there are none."""
+    if not len(right):
         return None
-    return {"mean": accuracies.mean().item(), "std": accuracies.std(correction=0).item()}
+    accuracies, of_mean = right.mean(-1), intervals(right.mean(0), seed)
+    return {"mean": accuracies.mean().item(), "std": accuracies.std(correction=0).item(), "mean_interval": of_mean}
 
 
 def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:
     right = (predicted == answers).double()
-    low, high = bootstrap_interval(right, seed)
     return {
         "patched": inputs,
         "group": name,
         "heads": heads.size,
         "accuracy": right.mean().item(),
-        "interval": [low.item(), high.item()],
+        "accuracy_interval": intervals(right, seed),
     }

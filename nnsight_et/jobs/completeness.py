@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.jobs.cells import data_digest
@@ -15,6 +17,7 @@ from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Completeness
 from nnsight_et.metrics import completeness
 from nnsight_et.plan import Job
+from nnsight_et.statistics import intervals
 
 SPLIT = "evaluation"
 
@@ -37,20 +40,13 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     sets = [*random_halves(circuit, spec.draws, job.seed), *(Circuit((group,)) for group in circuit.groups)]
     alone = yield from circuits_alone(work, job, prompts, [circuit.without(heads) for heads in sets], "circuit")
     remainder = yield from model_without(work, job, prompts, sets, "model")
-    in_circuit = (alone["predicted"] == answers).double().mean(-1)
-    in_model = (remainder["predicted"] == answers).double().mean(-1)
+    right = torch.stack([(readouts["predicted"] == answers).double() for readouts in (alone, remainder)])
     names = [*(f"random {i + 1}" for i in range(spec.draws)), *(group.name for group in circuit.groups)]
     rows = [
-        {"removed": name, "heads": heads.size, "circuit": c, "model": m, "completeness": completeness(c, m)}
-        for name, heads, c, m in zip(names, sets, in_circuit.tolist(), in_model.tolist(), strict=True)
+        {"removed": name, "heads": heads.size} | _row(right[:, index], job.seed)
+        for index, (name, heads) in enumerate(zip(names, sets, strict=True))
     ]
-    drawn = torch.stack([in_model, in_circuit, (in_model - in_circuit).abs()])[:, : spec.draws]
-    spread = {
-        name: {"mean": values.mean().item(), "std": values.std(correction=0).item()}
-        for name, values in zip(("model", "circuit", "completeness"), drawn, strict=True)
-        if spec.draws
-    }
-    summary = {"rows": rows, "random": spread, "circuit": circuit.to_dict()}
+    summary = {"rows": rows, "random": _spread(right[:, : spec.draws], job.seed), "circuit": circuit.to_dict()}
     scores = {f"circuit.{name}": values for name, values in alone.items()}
     scores |= {f"model.{name}": values for name, values in remainder.items()} | {"answer": answers}
     return Outcome(scores, summary, data_digest(examples))
@@ -69,3 +65,31 @@ def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:
         if half.size:
             halves.append(half)
     return halves
+
+
+def _row(right: Tensor, seed: int) -> dict[str, Any]:
+    """A set's numbers and their intervals, from right [circuit and model, example]."""
+    circuit, model = right.mean(-1).tolist()
+    low, high = intervals(right[1] - right[0], seed)
+    return {
+        "circuit": circuit,
+        "circuit_interval": intervals(right[0], seed),
+        "model": model,
+        "model_interval": intervals(right[1], seed),
+        "completeness": completeness(circuit, model),
+        "completeness_interval": [max(0.0, low, -high), max(abs(low), abs(high))],
+    }
+
+
+def _spread(right: Tensor, seed: int) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over the random sets, from right [circuit and model, set, example]; none without."""
+    if not right.shape[1]:
+        return {}
+    in_circuit, in_model = right.mean(-1)
+    of = {"model": in_model, "circuit": in_circuit, "completeness": (in_model - in_circuit).abs()}
+    found: dict[str, dict[str, Any]] = {
+        name: {"mean": values.mean().item(), "std": values.std(correction=0).item()} for name, values in of.items()
+    }
+    for name, values in zip(("circuit", "model"), right.mean(1), strict=True):
+        found[name]["mean_interval"] = intervals(values, seed)
+    return found

@@ -12,12 +12,14 @@ from torch import Tensor
 from nnsight_et.batch import Example, Pair
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.interventions.dcm import Training, trained_mask
+from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.self_check import How
 from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job, ModelChoice, digest
+from nnsight_et.statistics import intervals
 from nnsight_et.tasks.desiderata import desideratum
 
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
@@ -50,15 +52,13 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
             )
         ]
         digests += [data_digest(examples) for examples in data]
-        chosen, reused = [], 0
-        for done, group in enumerate(groups, start=1):
-            found, stored = _trained(work, job, group, data)
-            reused += stored
-            yield Progress(job.name, f"{name} masks", done, len(groups), reused)
+        trained, reused = _trained(work, job, groups, data)
+        yield Progress(job.name, f"{name} masks", len(groups), len(groups), reused)
+        for group, found in zip(groups, trained, strict=True):
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items()}
-            chosen.append(selected(group, found["mask"]))
+        chosen = [selected(group, found["mask"]) for group, found in zip(groups, trained, strict=True)]
         readouts = yield from tested(work, job, choice, chosen, data[2], f"{name} test")
-        rows += _rows(name, groups, chosen, readouts, data[2])
+        rows += _rows(name, groups, chosen, readouts, data[2], job.seed)
     return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
 
 
@@ -92,28 +92,37 @@ def tested(
     every = [*sets, Circuit(())]
     positions = [position for heads in sets for position in heads.positions]
 
-    def measure(batch: Batch) -> dict[str, Tensor]:
-        model = work.model(job, choice)
-        return patched_readouts(model, work.pair(model, choice, examples, batch), every, job.engine, chunks)
+    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
+        model = work.model(job, how.choice(choice))
+        pair = work.pair(model, choice, examples, batch)
+        return patched_readouts(model, pair, how.of(every), how.engine, chunks)
 
     step = suffixes(job, choice, name, examples, positions, chunks.examples)
     return (yield from measured(work, step, {"patched": [heads.to_dict() for heads in every]}, measure))
 
 
-def _trained(work: Work, job: Job, group: HeadGroup, data: list[list[Example]]) -> tuple[dict[str, Tensor], bool]:
-    """What the training found, and whether it came from the store."""
+def _trained(
+    work: Work, job: Job, groups: Sequence[HeadGroup], data: list[list[Example]]
+) -> tuple[list[dict[str, Tensor]], int]:
+    """What the training of each group found, and how many of them came from the store; the others train together."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, DCM)
     training = Training(spec.sparsity, spec.learning_rate, spec.epochs, spec.validate_every)
-    what = {"group": Circuit((group,)).to_dict(), "training": vars(training), "batch": spec.batch}
-    key = work.key(job, choice, {"dcm": what, "data": [data_digest(examples) for examples in data[:2]]})
-    cell = work.stored(key)
-    if cell is not None:
-        return cell, True
-    model = work.model(job, choice)
-    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in data[0]))
-    train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in data[:2])
-    return work.kept(key, trained_mask(model, group, training, train, validation, chunks)), False
+    digests = [data_digest(examples) for examples in data[:2]]
+    keys = {}
+    for group in groups:
+        what = {"group": Circuit((group,)).to_dict(), "training": vars(training), "batch": spec.batch}
+        keys[group] = work.key(job, choice, {"dcm": what, "data": digests})
+    cells = {group: work.stored(key) for group, key in keys.items()}
+    missing = [group for group, cell in cells.items() if cell is None]
+    if missing:
+        model = work.model(job, choice)
+        chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in data[0]))
+        train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in data[:2])
+        masks = trained_masks(model, missing, training, train, validation, chunks)
+        for group, found in zip(missing, masks, strict=True):
+            cells[group] = work.kept(keys[group], found)
+    return [cell for cell in cells.values() if cell is not None], len(groups) - len(missing)
 
 
 def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Generator[Pair, None, None]:
@@ -125,10 +134,16 @@ def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Genera
 
 
 def _rows(
-    name: str, groups: list[HeadGroup], chosen: list[Circuit], readouts: dict[str, Tensor], examples: list[Example]
+    name: str,
+    groups: list[HeadGroup],
+    chosen: list[Circuit],
+    readouts: dict[str, Tensor],
+    examples: list[Example],
+    seed: int,
 ) -> list[dict[str, Any]]:
     answers = torch.tensor([example.answer for example in examples])
-    accuracy = (readouts["predicted"] == answers).double().mean(-1).tolist()
+    right = (readouts["predicted"] == answers).double()
+    accuracy, bounds = right.mean(-1).tolist(), intervals(right, seed)
     return [
         {
             "group": group.name,
@@ -136,7 +151,9 @@ def _rows(
             "selected": [str(head) for head in heads_of(heads)],
             "heads": len(group.heads),
             "accuracy": accuracy[number],
+            "accuracy_interval": bounds[number],
             "do_nothing": accuracy[-1],
+            "do_nothing_interval": bounds[-1],
             "gradient": "autograd",
         }
         for number, (group, heads) in enumerate(zip(groups, chosen, strict=True))

@@ -16,7 +16,7 @@ from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Faithfulness
 from nnsight_et.metrics import accuracy, faithfulness
 from nnsight_et.plan import Job, digest
-from nnsight_et.statistics import bootstrap_interval
+from nnsight_et.statistics import intervals, random_circuit_p_value, ratio_interval
 
 SPLIT = "evaluation"
 
@@ -52,18 +52,22 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 
 def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:
     """A model's line of Table 1; the 95% intervals are bootstraps over examples."""
-    right = alone == answers  # [circuit, example]
-    low, high = bootstrap_interval(torch.stack([whole == answers, right[0]]), seed)
+    right, right_whole = alone == answers, whole == answers  # [circuit, example] and [example]
     others = right[1:].double().mean(-1)
+    low, high = ratio_interval(right[0], right_whole, seed)
     full, circuit = accuracy(whole, answers), accuracy(alone[0], answers)
     return {
         "model": name,
         "full": full,
-        "full_interval": [low[0].item(), high[0].item()],
+        "full_interval": intervals(right_whole, seed),
         "circuit": circuit,
-        "circuit_interval": [low[1].item(), high[1].item()],
+        "circuit_interval": intervals(right[0], seed),
         "random_mean": others.mean().item() if len(others) else float("nan"),
         "random_std": others.std(correction=0).item() if len(others) else float("nan"),
+        "random_interval": intervals(right[1:].double().mean(0), seed),
+        "random_circuits": len(others),
+        "random_p": random_circuit_p_value(circuit, others),
         "faithfulness": faithfulness(circuit, full),
+        "faithfulness_interval": [low.item(), high.item()],
         "examples": len(answers),
     }

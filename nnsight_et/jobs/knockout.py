@@ -11,9 +11,12 @@ from torch import Tensor
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
-from nnsight_et.jobs.work import Outcome, Progress, Work
+from nnsight_et.jobs.self_check import How
+from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
 from nnsight_et.manifest import Edge, Knockout
+from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job
+from nnsight_et.statistics import intervals
 
 SPLIT = "evaluation"
 
@@ -32,25 +35,28 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     answers = torch.tensor([example.answer for example in examples])
-    rows: list[dict[str, Any]] = []
+    firsts, rows = range(work.shape(choice).n_layers + 1), list[dict[str, Any]]()
     scores: dict[str, Tensor] = {"answer": answers}
     for edge in spec.edges:
         name = f"{edge.blind} to {edge.to}"
 
-        def measure_edge(batch: Batch, edge: Edge = edge) -> dict[str, Tensor]:
-            model = work.model(job, choice)
+        def measure_edge(batch: Batch, how: How, edge: Edge = edge) -> dict[str, Tensor]:
+            model = work.model(job, how.choice(choice))
             question = work.pair(model, choice, examples, batch).question
             if edge.to == "random":
                 seeds = [f"{job.seed}/{data_digest([examples[index]])}" for index in batch]
-                to = random_targets(question, edge.blind, job.task.positions, seeds)
+                labels = task_of(job.task).label_tokens(tokenizer_of(work.files(choice)))
+                to = random_targets(question, edge.blind, job.task.positions, labels, seeds)
             else:
                 to = question.run.positions[edge.to]
-            return knockout_readouts(model, question, question.run.positions[edge.blind], to, job.engine, chunks)
+            ends = question.run.positions[edge.blind], to
+            return knockout_readouts(model, question, ends, how.of(firsts), how.engine, chunks)
 
         step = suffixes(job, choice, name, examples, [edge.blind], chunks.examples)
         random_of = job.seed if edge.to == "random" else None
         found = yield from measured(work, step, {"knockout": [edge.blind, edge.to, random_of]}, measure_edge)
-        accuracy = (found["predicted"] == answers).double().mean(-1)  # [first layer]
-        rows.append({"blind": edge.blind, "to": edge.to, "accuracy": accuracy.tolist()})
+        right = (found["predicted"] == answers).double()  # [first layer, example]
+        of_layers = {"accuracy": right.mean(-1).tolist(), "accuracy_interval": intervals(right, job.seed)}
+        rows.append({"blind": edge.blind, "to": edge.to} | of_layers)
         scores |= {f"{name}.{key}": tensor for key, tensor in found.items()}
     return Outcome(scores, {"rows": rows, "model": choice.name}, data_digest(examples))

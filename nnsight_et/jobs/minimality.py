@@ -16,6 +16,7 @@ from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Minimality
 from nnsight_et.metrics import contribution, greedy_set, is_kept
 from nnsight_et.plan import Job
+from nnsight_et.statistics import intervals, ratio_interval
 
 SPLIT = "pruning"
 
@@ -38,10 +39,11 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     for group in circuit.groups:
         pairs = yield from _pair_accuracies(work, job, prompts, circuit, group)
         removed = [greedy_set(pairs, number, spec.fraction) for number in range(len(group.heads))]
-        values = yield from _before_and_after(work, job, prompts, circuit, group, removed)
+        right = yield from _before_and_after(work, job, prompts, circuit, group, removed)
+        values = right.mean(-1)
         kept = [is_kept(before, after, spec.threshold) for before, after in values.tolist()]
         groups.append(HeadGroup(group.name, group.at, _where(group.heads, kept)))
-        rows += _rows(group, removed, values, kept)
+        rows += _rows(group, removed, right, kept, job.seed)
         scores |= {f"{group.name}.pair_accuracy": pairs, f"{group.name}.before_after": values}
     summary = {"circuit": Circuit(tuple(groups)).to_dict(), "candidate": circuit.to_dict(), "heads": rows}
     return Outcome(scores, summary, data_digest(examples))
@@ -66,14 +68,14 @@ def _pair_accuracies(
 def _before_and_after(
     work: Work, job: Job, prompts: Trial, circuit: Circuit, group: HeadGroup, removed: list[tuple[int, ...]]
 ) -> Generator[Progress, None, Tensor]:
-    """[head, 2]: F(C \\ K) and F(C \\ (K + v)) of every head v of the group with its own K."""
+    """[head, 2, example]: whether C \\ K and C \\ (K + v) are right, for every head v of the group with its own K."""
     fewer = []
     for number, others in enumerate(removed):
         fewer += [circuit.without(_part(group, others)), circuit.without(_part(group, (*others, number)))]
     if not fewer:
-        return torch.zeros(0, 2, dtype=torch.float64)
+        return torch.zeros(0, 2, len(prompts.examples), dtype=torch.float64)
     found = yield from circuits_alone(work, job, prompts, fewer, f"{group.name} heads")
-    return (found["predicted"] == prompts.answers).double().mean(-1).unflatten(0, (-1, 2))
+    return (found["predicted"] == prompts.answers).double().unflatten(0, (-1, 2))
 
 
 def _part(group: HeadGroup, numbers: tuple[int, ...]) -> Circuit:
@@ -81,7 +83,10 @@ def _part(group: HeadGroup, numbers: tuple[int, ...]) -> Circuit:
     return Circuit((HeadGroup(group.name, group.at, tuple(group.heads[number] for number in sorted(set(numbers)))),))
 
 
-def _rows(group: HeadGroup, removed: list[tuple[int, ...]], values: Tensor, kept: list[bool]) -> list[dict[str, Any]]:
+def _rows(
+    group: HeadGroup, removed: list[tuple[int, ...]], right: Tensor, kept: list[bool], seed: int
+) -> list[dict[str, Any]]:
+    """The group's heads with their numbers and intervals, from right [head, 2, example]."""
     return [
         {
             "group": group.name,
@@ -92,8 +97,16 @@ def _rows(group: HeadGroup, removed: list[tuple[int, ...]], values: Tensor, kept
             "contribution": _finite(contribution(before, after)),
             "kept": kept[number],
         }
-        for number, (head, (before, after)) in enumerate(zip(group.heads, values.tolist(), strict=True))
+        | _bounds(right[number], seed)
+        for number, (head, (before, after)) in enumerate(zip(group.heads, right.mean(-1).tolist(), strict=True))
     ]
+
+
+def _bounds(right: Tensor, seed: int) -> dict[str, list[float]]:
+    """Intervals of a head's before, after and contribution, from right [2, example]."""
+    (before, after), (low, high) = intervals(right, seed), ratio_interval(right[0], right[1], seed)
+    contribution = [low.item() - 1, high.item() - 1]
+    return {"before_interval": before, "after_interval": after, "contribution_interval": contribution}
 
 
 def _finite(value: float) -> float | str:

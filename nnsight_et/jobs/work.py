@@ -16,10 +16,12 @@ from torch import Tensor
 from nnsight_et.batch import Example, Pair, Prompt, collate
 from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_file
-from nnsight_et.engine.budget import Chunks, chunks
+from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
 from nnsight_et.errors import ExperimentError
 from nnsight_et.jobs.roles import Roles
+from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.manifest import BoxesTask
+from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import loaded, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
@@ -28,9 +30,8 @@ from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.store import Result, Store
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
 
-ENGINE_VERSION = 1  # raised when the same words start to mean other numbers: cells of before are not used
+ENGINE_VERSION = 2  # raised when the same words start to mean other numbers: cells of before are not used
 CHUNKS = "chunks.json"
-PUBLISHED = "published/"  # in front of a name: the paper's own circuit or roles
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Work:
     memory: int | None
     fresh: bool
     results: dict[str, Result] = field(default_factory=dict)
+    self_check: SelfCheck = field(default_factory=SelfCheck)
+    engine_errors: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)  # of a model as it runs
     _files: dict[str, Files] = field(default_factory=dict)
     _in_memory: tuple[tuple[str, str, str], Model] | None = None
 
@@ -84,6 +87,10 @@ class Work:
             gc.collect()
             self._in_memory = (name, loaded(self.files(choice), choice.dtype, self.device, job.attention))
         return self._in_memory[1]
+
+    def fits_wide(self, choice: ModelChoice) -> bool:
+        """Whether the model in fp32 is no larger than the memory budget."""
+        return 4 * self.shape(choice).parameters <= (self.memory or DEFAULT_BYTES)
 
     def chunks(self, job: Job, choice: ModelChoice, prompt_tokens: int) -> Chunks:
         """The model's chunk sizes: chosen once per run directory, so that a resumed run gives the same bytes."""
@@ -112,6 +119,13 @@ class Work:
         """The cell of that name, unless this run is to measure everything afresh."""
         return None if self.fresh else self.store.cell(key)
 
+    def cell(self, key: str) -> dict[str, Tensor]:
+        """The tensors of a cell that this run has found in the store or put there; ExperimentError if it is gone."""
+        tensors = self.store.cell(key)
+        if tensors is None:
+            raise ExperimentError(f"the store's cell {key} was removed or damaged during the run; run again to mend it")
+        return tensors
+
     def kept(self, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The cell's tensors, now also in the store."""
         self.store.write_cell(key, tensors)
@@ -136,7 +150,7 @@ class Work:
         return collate([examples[index] for index in batch], self.pad(choice)).to(model.device)
 
     def circuit(self, job: Job, empty: bool = False) -> Circuit:
-        """The circuit the job uses: from its file, the paper's, or found by the experiment it needs.
+        """The circuit the job uses: from its file, a shipped one, or found by the experiment it needs.
 
         ExperimentError if it has no groups, or, unless it may be `empty`, no heads.
         """
@@ -149,15 +163,15 @@ class Work:
         return circuit
 
     def named_circuit(self, job: Job, name: str) -> Circuit:
-        """One of the circuits the job names: from a file, the paper's, or found by an experiment."""
+        """One of the circuits the job names: from a file, a shipped one, or found by an experiment."""
         if name in job.circuits:
             return job.circuits[name]
         return Circuit.from_dict(self.results[name].header.summary["circuit"], f"experiment {name}")
 
     def roles(self, name: str) -> Roles:
-        """The DCM selections called `name`: the paper's, or those of an experiment."""
-        if name.startswith(PUBLISHED):
-            return Roles.published(name.removeprefix(PUBLISHED))
+        """The DCM selections called `name`: shipped ones, or those of an experiment."""
+        if is_shipped(name):
+            return Roles.shipped(name.partition("/")[2])
         return Roles.found(self.results[name].header.summary)
 
     def check_circuit(self, job: Job, choice: ModelChoice, circuit: Circuit | None = None) -> Shape:

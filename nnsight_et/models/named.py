@@ -20,6 +20,12 @@ class Shape:
     d_mlp: int
     vocabulary: int
 
+    @property
+    def parameters(self) -> int:
+        """About how many weights a model of this shape has: gated MLPs, embedding and unembedding of their own."""
+        attention = 2 * self.d_model * self.d_head * (self.n_heads + self.n_kv_heads)
+        return self.n_layers * (attention + 3 * self.d_model * self.d_mlp) + 2 * self.vocabulary * self.d_model
+
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -135,6 +135,15 @@ class Boxes:
                 start = segment.index("{}")
                 encoded(MarkedText(segment.format(word), {"task": (start, start + len(word))}), tokenizer)
 
+    def label_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The token of every letter a box can have."""
+        start = len("The book is in Box ")
+        prompts = [
+            encoded(MarkedText(f"The book is in Box {label}", {"label": (start, start + 1)}), tokenizer)
+            for label in LABELS
+        ]
+        return [prompt.tokens[prompt.positions["label"]] for prompt in prompts]
+
     def _example(self, context: Context, draw: random.Random, tokenizer: PreTrainedTokenizerBase) -> Example:
         segment = draw.randrange(self.boxes)
         base = encoded(context.query(context.labels[segment], segment), tokenizer)

@@ -1,0 +1,122 @@
+"""The checks inside every run: what they look at, what they stop, and what a result says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from methods_study import manifest, models_in, results, steps
+from test_jobs import EVERYTHING, UNCHECKED
+from tiny_model import few_pairs, hf_llama, tiny_model
+
+from nnsight_et.engine import suffix
+from nnsight_et.errors import ExperimentError
+from nnsight_et.interventions import ablation, engine_checks, path_patching
+from nnsight_et.interventions.engine_checks import engine_errors
+from nnsight_et.jobs.self_check import difference
+from nnsight_et.models.model import Model
+from nnsight_et.run import run_folder
+
+ONE = "  found: {method: path_patching, model: one, examples: 6, stages: [%s]}\n"
+DIRECT = ONE % "{group: a, into: logits, at: last, keep: 2}"
+TWO = ONE % "{group: a, into: logits, at: last, keep: 2, receivers: 2}, {group: b, into: a, via: value, at: query_label, keep: 2}"
+ALONE = "  table: {method: faithfulness, circuit: ./circuit.json, models: [one], examples: 6, ablation_examples: 5}\n"
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return models_in(tmp_path)
+
+
+def test_every_experiment_with_a_model_is_checked_and_its_result_says_how_well(root):
+    for name, result in results(root, EVERYTHING).items():
+        checks = result.header.self_check["checks"]
+        assert result.header.self_check["on"] is True
+        if name == "overlap":
+            assert not checks
+            continue
+        again = [check for check in checks if check["check"] == "reference engine"]
+        assert sum(check["cells"] for check in again) >= 4
+        assert {"writes", "padding", "heads of values", "out of reach"} <= {check["check"] for check in checks}
+        assert all(0 <= check["worst"] <= check["tolerance"] for check in checks)
+
+
+def test_a_sample_that_differs_stops_the_experiment_and_nothing_of_it_is_written(root, monkeypatch):
+    right = path_patching._effects
+
+    def wrong(*arguments):
+        found = right(*arguments)
+        return found | {"patched": found["patched"] * 1.01}
+
+    monkeypatch.setattr(path_patching, "_effects", wrong)
+    monkeypatch.setattr("nnsight_et.jobs.self_check.engine_errors", lambda *_: {})
+    with pytest.raises(ExperimentError, match="found: self-check 'reference engine', step a, cells 4: found a diff"):
+        steps(root, DIRECT)
+    assert not (run_folder(manifest(root, DIRECT), root / "runs") / "found").exists()
+
+
+@pytest.mark.parametrize("study", [DIRECT, TWO, ALONE], ids=["direct", "values", "ablation"])
+def test_a_fault_in_what_all_engines_share_is_found(root, monkeypatch, study):
+    """Key and value heads counted the wrong way: the reference engine counts them so too, and agrees."""
+    monkeypatch.setattr(Model, "receiver", lambda self, index, via: index % self.heads_of(via))
+    with pytest.raises(ExperimentError, match=r"self-check 'heads of keys', model one: found a difference of"):
+        steps(root, study)
+
+
+def test_an_edit_that_is_not_applied_stops_the_run(monkeypatch):
+    model, pair = tiny_model(hf_llama()), few_pairs()
+    monkeypatch.setattr(suffix, "SITES", ("query", "key", "value"))
+    path = path_patching.Path("last", "query", (path_patching.Head(2, 0),))
+    with pytest.raises(ExperimentError, match="0 of 3 edits applied"):
+        ablation.remainder_readouts(model, pair.question, ablation.Fill(), [all_heads()], "default", suffix.Chunks())
+    assert path_patching.path_probabilities(model, pair, path, [path_patching.Head(0, 0)], "default", suffix.Chunks())
+
+
+def all_heads() -> ablation.Circuit:
+    return ablation.Circuit((ablation.HeadGroup("a", "last", (ablation.Head(0, 0),)),))
+
+
+def test_without_checks_the_result_says_so_and_is_checked_as_soon_as_it_is_asked_for(root):
+    unchecked = results(root, DIRECT, UNCHECKED)["found"]
+    assert unchecked.header.self_check == {"on": False, "checks": []}
+    assert all(step.reused == step.total for step in steps(root, DIRECT))
+    checked = results(root, DIRECT)["found"]
+    assert checked.header.self_check["checks"]
+    assert checked.header.identity == unchecked.header.identity
+    assert torch.equal(checked.scores["a.score"], unchecked.scores["a.score"])
+
+
+def test_differences_are_of_logarithms_where_numbers_are_probabilities():
+    one = {"probability": torch.tensor([1e-6, 0.5]), "logit": torch.tensor([10.0, 1.0])}
+    other = {"probability": torch.tensor([2e-6, 0.5]), "logit": torch.tensor([11.0, 1.0])}
+    assert difference(one, one) == 0
+    assert difference(one, other) == pytest.approx(0.6931, abs=1e-4)  # log 2, and 1 / 11
+    assert difference({"logit": one["logit"]}, {"logit": other["logit"]}) == pytest.approx(1 / 11)
+    assert difference({"predicted": torch.tensor([1])}, {"predicted": torch.tensor([2])}) == float("inf")
+    assert difference({"logit": torch.tensor([torch.nan])}, {"logit": torch.tensor([1.0])}) == float("inf")
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_what_must_hold_of_any_model_holds_of_models_that_are_right(kv_heads, dtype):
+    model = tiny_model(hf_llama(kv_heads=kv_heads, attention_bias=True, dtype=dtype))
+    errors = engine_errors(model, few_pairs())
+    limit = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.25}[dtype]
+    exact = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values")
+    assert all(errors[name] == 0 for name in exact)
+    assert max(errors.values()) < limit
+
+
+def test_a_lost_bias_is_seen_in_the_sum_of_writes(monkeypatch):
+    module = hf_llama(attention_bias=True)
+    with torch.no_grad():
+        module.model.layers[0].self_attn.o_proj.bias.fill_(0.5)
+    model = tiny_model(module)
+    right = Model.attention_of
+
+    def without_bias(self, layer, z):
+        return right(self, layer, z) - right(self, layer, torch.zeros_like(z))
+
+    monkeypatch.setattr(Model, "attention_of", without_bias)
+    assert engine_checks.engine_errors(model, few_pairs())["writes"] > 0.1
