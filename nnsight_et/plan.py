@@ -181,7 +181,7 @@ def _job(manifest: Manifest, name: str, jobs: dict[str, Job]) -> Job:
         seed=manifest.seed,
         engine=manifest.engine,
         dtype=manifest.dtype,
-        attention=manifest.attention,
+        attention=spec.attention or manifest.attention,
         models=models,
         needs=spec.needs,
         need_ids=tuple(jobs[need].id for need in spec.needs),

@@ -16,15 +16,15 @@ from nnsight_et.batch import Question, Side, collate
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import UnsupportedModel
-from nnsight_et.interventions.ablation import model_readouts
+from nnsight_et.interventions.ablation import model_readouts, random_circuits
 from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
-from nnsight_et.jobs.cmap import INPUTS, patched_heads, random_sets
+from nnsight_et.jobs.cmap import INPUTS, patched_heads
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import parse
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec, Shape
+from nnsight_et.models.named import ModelSpec
 from nnsight_et.plan import plan
 from nnsight_et.store import Store
 from nnsight_et.tasks.boxes import Boxes
@@ -178,18 +178,6 @@ def test_an_adapter_over_the_recipients_weights_can_give_and_take(folder, adapte
         assert (answers[4] / answers[5] - 1).abs().max() > 0.01
 
 
-def test_random_sets_have_each_groups_size_no_head_twice_and_the_seeds_heads():
-    shape = Shape(5, 3, 3, 4, 12, 12, 100)
-    sets = random_sets(Circuit(tuple(GROUPS)), shape, 80, 1)
-    for heads in sets:
-        assert [(group.name, group.at) for group in heads.groups] == [(group.name, group.at) for group in GROUPS]
-        assert [len(set(group.heads)) for group in heads.groups] == [3, 1, 3, 2]
-    every = {Head(layer, index) for layer in range(5) for index in range(3)}
-    assert {head for heads in sets for head in heads.groups[3].heads} == every
-    assert random_sets(Circuit(tuple(GROUPS)), shape, 80, 1) == sets
-    assert random_sets(Circuit(tuple(GROUPS)), shape, 80, 2) != sets
-
-
 @pytest.mark.parametrize("model", published.CIRCUITS)
 def test_the_heads_of_each_groups_main_role_are_patched_and_all_of_a_group_without_one(tmp_path, model):
     study = "name: x\nexperiments: {x: {method: cmap, donor: %s, recipient: vicuna, circuit: published/%s%s}}\n"
@@ -223,9 +211,7 @@ def test_a_job_has_both_models_accuracies_every_groups_and_those_of_random_sets(
             assert rows["+".join(vias), group.name]["accuracy"] == pytest.approx(accuracy_of(logits, pair.answer))
     assert rows["output", "all"]["accuracy"] == pytest.approx(with_donor(circuit()))
     assert (rows["output", "all"]["heads"], len(rows)) == (11, 4 + 1 + 4 * 4)
-    drawn = torch.tensor(
-        [with_donor(heads) for heads in random_sets(circuit(), Shape(3, 4, 2, 10, 48, 80, 122), 3, SEED)]
-    )
+    drawn = torch.tensor([with_donor(heads) for heads in random_circuits(circuit(), 3, 4, 3, SEED)])
     expected = {"mean": drawn.mean().item(), "std": drawn.std(correction=0).item()}
     assert {name: summary["random"][name] for name in expected} == pytest.approx(expected)
     assert len({row["accuracy"] for row in summary["rows"]}) > 3

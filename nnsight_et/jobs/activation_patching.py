@@ -12,6 +12,7 @@ from nnsight_et.jobs.cells import data_digest
 from nnsight_et.jobs.dcm import Sample, pairs_of, tested
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import ActivationPatching
+from nnsight_et.manifest.written import is_shipped
 from nnsight_et.plan import Job, digest
 from nnsight_et.statistics import intervals
 
@@ -19,11 +20,11 @@ SPLIT = "evaluation"
 
 
 def check(work: Work, job: Job) -> None:
-    """Raise TaskError if the data cannot be made."""
+    """Raise TaskError if the data cannot be made, or shipped roles do not fit a model."""
     spec = job.spec
     assert isinstance(spec, ActivationPatching)
     for choice in job.models:
-        work.shape(choice)
+        work.check_circuit(job, choice, work.roles(spec.roles).circuit if is_shipped(spec.roles) else None)
         for name in spec.desiderata or ():
             pairs_of(work, job, choice, Sample(name, 1, SPLIT))
 

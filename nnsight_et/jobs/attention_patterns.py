@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -28,7 +27,6 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     """All heads at each position of the circuit's groups; the summary has the circuit's own. Attention is eager."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, AttentionPatterns)
-    job = replace(job, attention="eager")
     circuit = work.circuit(job)
     work.check_circuit(job, choice, circuit)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)

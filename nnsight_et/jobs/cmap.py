@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Example
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import TaskError, UnsupportedModel, accepted
+from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
 from nnsight_et.jobs.cells import Batch, Step, cells, data_digest, measured, suffixes
 from nnsight_et.jobs.circuits import model_predictions
@@ -23,7 +23,6 @@ from nnsight_et.manifest.methods.cmap import MAIN_ROLES
 from nnsight_et.metrics import accuracy
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.models.model import Via
-from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice
 from nnsight_et.statistics import intervals
 
@@ -57,7 +56,8 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     answers = torch.tensor([example.answer for example in examples])
     groups = [group for group in circuit.groups if group.heads]
     named = {group.name: Circuit((group,)) for group in groups} | {"all": Circuit(tuple(groups))}
-    controls = random_sets(circuit, work.check_circuit(job, recipient, circuit), spec.random_sets, job.seed)
+    shape = work.check_circuit(job, recipient, circuit)
+    controls = random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_sets, job.seed)
     sets = [*named.values(), *controls]
     alone = {donor.name: (yield from model_predictions(work, job, donor, examples, f"{donor.name} alone"))}
     given = yield from _donated(work, job, sets, groups if spec.inputs else [], examples)
@@ -193,17 +193,6 @@ def _given(work: Work, keys: dict[Batch, str], batch: Batch) -> dict[Any, dict[i
         place, layer = name.split()
         found.setdefault(place, {})[int(layer)] = tensor[rows]
     return found
-
-
-def random_sets(circuit: Circuit, shape: Shape, count: int, seed: int) -> list[Circuit]:
-    """Sets of as many heads per group as the circuit has, drawn without replacement: the controls."""
-    draw = random.Random(f"{seed}/cmap")
-    every = [Head(layer, index) for layer in range(shape.n_layers) for index in range(shape.n_heads)]
-    sets = []
-    for _ in range(count):
-        drawn = ((group, tuple(sorted(draw.sample(every, len(group.heads))))) for group in circuit.groups)
-        sets.append(Circuit(tuple(HeadGroup(group.name, group.at, heads) for group, heads in drawn)))
-    return sets
 
 
 def _spread(right: Tensor, seed: int) -> dict[str, Any] | None:

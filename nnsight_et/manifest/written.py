@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,9 @@ class Written(BaseModel):
 
 class Method(Written):
     """Base of every method: what any experiment may say of itself."""
+
+    attention: ClassVar[Literal["sdpa", "eager"] | None] = None
+    """The attention implementation the method cannot do without; None: the manifest's."""
 
     reproduces: tuple[str, ...] = ()
     """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""

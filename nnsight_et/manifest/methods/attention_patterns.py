@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nnsight_et.manifest.methods.shared import OnCircuit
 from nnsight_et.manifest.written import Count, Flag
@@ -10,6 +10,8 @@ from nnsight_et.manifest.written import Count, Flag
 
 class AttentionPatterns(OnCircuit):
     """How much each head of a circuit attends from its position to the named positions, on average (§4.1, §5.2)."""
+
+    attention: ClassVar[Literal["sdpa", "eager"] | None] = "eager"
 
     method: Literal["attention_patterns"]
     examples: Count = 500
