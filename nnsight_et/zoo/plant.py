@@ -18,7 +18,7 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.zoo.forward import layers_of
 from nnsight_et.zoo.layout import D_MODEL, SCALE, SEGMENTS, answer_directions, token_embeddings
 from nnsight_et.zoo.phases import D_HEAD, THETA
-from nnsight_et.zoo.roles import role_weights
+from nnsight_et.zoo.roles import HeadWeights, role_weights
 from nnsight_et.zoo.tokenizer import vocabulary, word_tokenizer
 
 N_HEADS = 8
@@ -83,7 +83,7 @@ def truth(heads: Sequence[PlantedHead]) -> Circuit:
     return Circuit(tuple(HeadGroup(role, at, members(role)) for role, at in GROUPS.items()))
 
 
-def blank_model(n_layers: int, d_mlp: int) -> LlamaForCausalLM:
+def blank_model(n_layers: int, d_mlp: int, n_kv_heads: int = N_HEADS) -> LlamaForCausalLM:
     """A small Llama whose heads and MLPs write nothing."""
     config = LlamaConfig(
         vocab_size=len(vocabulary()),
@@ -91,7 +91,7 @@ def blank_model(n_layers: int, d_mlp: int) -> LlamaForCausalLM:
         intermediate_size=d_mlp,
         num_hidden_layers=n_layers,
         num_attention_heads=N_HEADS,
-        num_key_value_heads=N_HEADS,
+        num_key_value_heads=n_kv_heads,
         head_dim=D_HEAD,
         max_position_embeddings=512,
         rms_norm_eps=1e-5,
@@ -111,9 +111,18 @@ def blank_model(n_layers: int, d_mlp: int) -> LlamaForCausalLM:
 def write_head(model: LlamaForCausalLM, planted_head: PlantedHead, seed: int) -> None:
     """Write one head's weights into the model."""
     layer, index = planted_head.head
-    weights = role_weights(planted_head.role, seed + N_HEADS * layer + index)
+    write_weights(model, planted_head, role_weights(planted_head.role, seed + N_HEADS * layer + index))
+
+
+def write_weights(model: LlamaForCausalLM, planted_head: PlantedHead, weights: HeadWeights) -> None:
+    """Write these weights as the head's; ValueError if a head of another key or value shares its kv head."""
+    layer, index = planted_head.head
     attention, rows = layers_of(model)[layer].self_attn, slice(D_HEAD * index, D_HEAD * (index + 1))
+    shared = index * (model.config.num_key_value_heads or N_HEADS) // N_HEADS
+    kv_rows = slice(D_HEAD * shared, D_HEAD * (shared + 1))
+    for weight, own in ((attention.k_proj.weight, weights.key), (attention.v_proj.weight, weights.value)):
+        if weight[kv_rows].any() and not torch.equal(weight[kv_rows], own):
+            raise ValueError(f"{planted_head.head} shares kv head {shared} with a head of another key or value")
+        weight[kv_rows] = own
     attention.q_proj.weight[rows] = weights.query * planted_head.sharpness
-    attention.k_proj.weight[rows] = weights.key
-    attention.v_proj.weight[rows] = weights.value
     attention.o_proj.weight[:, rows] = weights.output * planted_head.strength / SCALE
