@@ -1,4 +1,5 @@
-"""Results -> tables, as data. Nothing here prints.
+"""Results -> tables and figures, as data; and what shows them. Nothing here prints.
 
-overview.py shows what there is before anything has run (and imports no torch), results.py what was found.
+overview.py shows what there is before anything has run (and imports no torch), results.py what was found, as tables,
+figure_data.py as figures. html/ puts both on one page, paper_figures.py draws figures for papers.
 """

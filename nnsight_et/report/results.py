@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nnsight_et.errors import ResultError
-from nnsight_et.report import methods
+from nnsight_et.report import methods, path_patching
 from nnsight_et.report.table import Table
 from nnsight_et.store import ResultHeader
 
 TABLES: dict[str, Callable[[ResultHeader], tuple[Table, ...]]] = {
-    "path_patching": methods.path_patching,
+    "path_patching": path_patching.path_patching,
     "faithfulness": methods.faithfulness,
     "minimality": methods.minimality,
     "completeness": methods.completeness,

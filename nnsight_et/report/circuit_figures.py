@@ -1,0 +1,101 @@
+"""The figures of a circuit: its diagram as in Figure 1, and every stage's scores as a map over layers and heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from nnsight_et.report.figures import Arrow, Cell, Diagram, HeatMap, Node, Plate
+from nnsight_et.report.methods import models_of, name_of
+from nnsight_et.report.study import Study
+from nnsight_et.store import Result
+
+
+def path_patching(result: Result, study: Study) -> tuple[Plate, ...]:
+    """The circuit, and a heat map per stage."""
+    header = result.header
+    stages = header.summary["stages"]
+    shown = "Blue: negative, the head mattered. Framed: kept. Dot: beyond chance. Hatched: cannot reach, exactly 0."
+    panels = tuple(heat_map(stage, result.scores) for stage in stages)
+    return (
+        _drawn(result, stages, header.summary["circuit"], f"Circuit of {models_of(header)}"),
+        Plate(f"{name_of(header)}-scores", f"Patching scores in {models_of(header)}, stage by stage", shown, panels),
+    )
+
+
+def minimality(result: Result, study: Study) -> tuple[Plate, ...]:
+    """The circuit that is left; its arrows are known where the study has the experiment that found it."""
+    header = result.header
+    found = study.result(str(header.job["spec"].get("circuit")))
+    stages = found.header.summary.get("stages", ()) if found else ()
+    return (_drawn(result, stages, header.summary["circuit"], f"Minimal circuit of {models_of(header)}"),)
+
+
+def diagram(stages: Sequence[Mapping[str, Any]], circuit: Mapping[str, Any]) -> Diagram:
+    """The circuit's groups from the logits down, and the stages' arrows between them."""
+    scores = {(stage["group"], one["head"]): one["score"] for stage in stages for one in stage["kept"]}
+    nodes = []
+    for group in circuit["groups"]:
+        name, heads = group["name"], tuple(group["heads"])
+        listed = ", ".join(f"{head} {scores[name, head]:+.3f}" if (name, head) in scores else head for head in heads)
+        text = f"{name} at {group['at']}: {_heads(len(heads))}{': ' if heads else ''}{listed}"
+        nodes.append(Node(name, group["at"], len(heads), heads, text))
+    positions = tuple(reversed(dict.fromkeys(node.at for node in nodes)))
+    arrows = tuple(Arrow(stage["group"], stage["into"], stage["via"]) for stage in stages)
+    return Diagram("circuit", positions, tuple(nodes), arrows)
+
+
+def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor]) -> HeatMap:
+    """A stage's scores over all layers and heads; the colours end at the strongest kept head's."""
+    found = {name: scores[key] for name in _OF_A_CELL if (key := f"{stage['group']}.{name}") in scores}
+    kept = {one["head"] for one in stage["kept"]}
+    beyond = set(stage.get("beyond_chance", ()))
+    into, via = stage["into"], stage["via"]
+    end = f"{into} through its {via}" if via else into
+    n_layers, n_heads = found["score"].shape
+    values = {name: tensor.tolist() for name, tensor in found.items()}
+
+    def cell(layer: int, head: int) -> Cell:
+        name = f"L{layer}H{head}"
+        here = {key: matrix[layer][head] for key, matrix in values.items()}
+        if not here.get("reach", True):
+            return Cell(0.0, f"{name}: cannot reach {end}; exactly 0, not run", reached=False)
+        if math.isnan(here["score"]):
+            return Cell(None, f"{name}: not measured")
+        text = _text(name, here) + ("; kept" if name in kept else "")
+        return Cell(here["score"], text, framed=name in kept, dotted=name in beyond)
+
+    cells = tuple(tuple(cell(layer, head) for head in range(n_heads)) for layer in range(n_layers))
+    limit = max((abs(one["score"]) for one in stage["kept"]), default=0.0) or 1.0
+    title = f"{stage['group']} → {into}" + (f" ({via})" if via else "")
+    return HeatMap(title, _numbers(n_layers), _numbers(n_heads), cells, limit)
+
+
+_OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach")
+
+
+def _text(name: str, here: Mapping[str, float]) -> str:
+    text = f"{name}: {here['score']:+.3f}"
+    if "low" in here:
+        text += f" [{here['low']:+.3f}, {here['high']:+.3f}]"
+    if not math.isnan(here.get("p", math.nan)):
+        text += f"; p {here['p']:.2g}, Holm {here['p_holm']:.2g}"
+    return text
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(str(index) for index in range(count))
+
+
+def _heads(count: int) -> str:
+    return f"{count} head{'s' * (count != 1)}"
+
+
+def _drawn(result: Result, stages: Sequence[Mapping[str, Any]], circuit: Mapping[str, Any], title: str) -> Plate:
+    size = sum(len(group["heads"]) for group in circuit["groups"])
+    caption = f"{_heads(size)} in {len(circuit['groups'])} groups, each at its position. "
+    caption += "Arrows: whose query (Q), key (K) or value (V) the group below reaches." if stages else ""
+    return Plate(f"{name_of(result.header)}-circuit", title, caption.strip(), (diagram(stages, circuit),))

@@ -1,0 +1,87 @@
+"""A plate -> its panels as SVG, and a legend that holds for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element
+
+from markupsafe import Markup
+
+from nnsight_et.report.figures import Bars, Curves, Diagram, Figure, HeatMap, Impact, Plate, Scatter
+from nnsight_et.report.html.charts import COLOURS, bars, curves
+from nnsight_et.report.html.diagram import circuit
+from nnsight_et.report.html.maps import heat_map
+from nnsight_et.report.html.points import impact, scatter
+from nnsight_et.report.html.svg import markup, point
+
+FITTING = 34  # heads
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend: a name, the class of its swatch, and how it is drawn: bar, point or rule."""
+
+    name: str
+    classes: str
+    kind: str
+    shape: int = 0
+
+    @property
+    def point(self) -> Markup:
+        """The swatch of a point."""
+        swatch = Element("g")
+        point(swatch, self.shape, 10, 6, f"{self.classes} dot")
+        return markup(swatch)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A plate as a page shows it."""
+
+    plate: Plate
+    panels: tuple[tuple[str, Markup], ...]
+    """A title and an SVG each."""
+    legend: tuple[Key, ...]
+    wide: bool
+    """Whether a panel needs more than a column's width."""
+
+
+def drawn(plate: Plate) -> Drawn:
+    """The plate's figures; a series has the same colour and shape in all of them."""
+    names = [name for panel in plate.panels for name in _names(panel)]
+    colours = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    panels = tuple((_title(panel, plate), markup(_svg(panel, colours))) for panel in plate.panels)
+    wide = any(isinstance(panel, Impact) and len(panel.heads) > FITTING for panel in plate.panels)
+    return Drawn(plate, panels, _legend(plate, colours), wide)
+
+
+def _svg(panel: Figure, colours: dict[str, int]) -> Element:
+    if isinstance(panel, HeatMap):
+        return heat_map(panel)
+    if isinstance(panel, Diagram):
+        return circuit(panel)
+    draw = {Bars: bars, Curves: curves, Scatter: scatter, Impact: impact}[type(panel)]
+    return draw(panel, colours)
+
+
+def _names(panel: Figure) -> list[str]:
+    """What the panel's colours stand for."""
+    if isinstance(panel, (Bars, Curves)):
+        return [series.name for series in panel.series]
+    if isinstance(panel, Scatter):
+        return [name for name, _ in panel.kinds]
+    return list(panel.names) if isinstance(panel, Impact) else []
+
+
+def _legend(plate: Plate, colours: dict[str, int]) -> tuple[Key, ...]:
+    points = any(isinstance(panel, (Curves, Scatter)) for panel in plate.panels)
+    kind = "point" if points else "bar"
+    keys = [Key(name, f"s{index % COLOURS}", kind, index) for name, index in colours.items()]
+    lines = [line.name for panel in plate.panels if isinstance(panel, Bars) for line in panel.lines]
+    keys += [Key(name, f"r{index}", "rule") for index, name in enumerate(dict.fromkeys(lines))]
+    return tuple(keys) if len(keys) > 1 else ()
+
+
+def _title(panel: Figure, plate: Plate) -> str:
+    """A panel's own title, where there are several."""
+    return panel.title.replace("_", " ") if len(plate.panels) > 1 else ""

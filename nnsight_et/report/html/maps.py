@@ -1,0 +1,70 @@
+"""Heat maps as SVG. A colour is a class, d0 to d20 or q0 to q10, so that each colour scheme has its own."""
+
+from __future__ import annotations
+
+import math
+from xml.etree.ElementTree import Element
+
+from nnsight_et.report.figures import Cell, HeatMap
+from nnsight_et.report.html.axes import tick
+from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, drawing, label, lines_of, mark
+
+SIGNED, UNSIGNED = 10, 10  # steps from 0 to the end of the colours
+TOP, RIGHT = 4.0, WIDTH - 4
+BAR = 110.0
+SMALL = 14.0  # the height of cells with thin frames
+
+
+def heat_map(figure: HeatMap) -> Element:
+    """A cell per row and column; kept heads framed, those beyond chance dotted, those that cannot reach hatched."""
+    layers = figure.axes[0] == "layer"
+    left = 22.0 + LETTER * max((len(name) for name in figure.rows), default=1)
+    width = (RIGHT - left) / len(figure.columns)
+    height = max(min(24.0, width), 7.0)
+    bottom = TOP + height * len(figure.rows)
+    below = LINE * max(len(lines_of(name, width)) for name in figure.columns)
+    svg = drawing(WIDTH, bottom + below + 46, figure.title, len(figure.columns))
+    order = list(range(len(figure.rows)))
+    for place, index in enumerate(reversed(order) if layers else order):
+        y = TOP + place * height
+        if index % max(1, math.ceil(14 / height)) == 0:
+            add(svg, "text", figure.rows[index], x=left - 4, y=y + height / 2 + 4, class_="end")
+        for column, cell in enumerate(figure.cells[index]):
+            _cell(svg, figure, cell, (left + column * width, y), (width, height))
+    every = 1 if not layers or width > 16 else 4
+    for column, name in enumerate(figure.columns):
+        if column % every == 0:
+            label(svg, name, left + (column + 0.5) * width, bottom + 12, width * every)
+    middle = TOP + (bottom - TOP) / 2
+    add(svg, "text", figure.axes[0], x=10.0, y=middle, class_="middle name", transform=f"rotate(-90 10 {middle:.1f})")
+    add(svg, "text", figure.axes[1], x=left, y=bottom + below + 18, class_="name")
+    _colour_bar(svg, figure, bottom + below + 10)
+    return svg
+
+
+def colour(value: float, figure: HeatMap) -> str:
+    """The class of a value's colour; beyond the limit, that of the limit."""
+    share = max(-1.0, min(1.0, value / figure.limit))
+    return f"d{round(SIGNED + SIGNED * share)}" if figure.signed else f"q{round(UNSIGNED * max(share, 0.0))}"
+
+
+def _cell(svg: Element, figure: HeatMap, cell: Cell, corner: tuple[float, float], size: tuple[float, float]) -> None:
+    (x, y), (width, height) = corner, size
+    filled = "hatched" if not cell.reached else "unmeasured" if cell.value is None else colour(cell.value, figure)
+    mark(svg, cell.text, "rect", filled, x=x, y=y, width=width, height=height)
+    if cell.framed:
+        inset, line = (1.0, 1.6) if height > SMALL else (0.4, 0.9)
+        framed = {"width": width - 2 * inset, "height": height - 2 * inset, "stroke_width": line}
+        add(svg, "rect", x=x + inset, y=y + inset, class_="frame", **framed)
+    if cell.dotted:
+        add(svg, "circle", cx=x + width / 2, cy=y + height / 2, r=min(2.4, height / 6), class_="beyond")
+
+
+def _colour_bar(svg: Element, figure: HeatMap, y: float) -> None:
+    steps = 2 * SIGNED + 1 if figure.signed else UNSIGNED + 1
+    kind, x = "d" if figure.signed else "q", RIGHT - BAR - 20
+    for step in range(steps):
+        add(svg, "rect", x=x + step * BAR / steps, y=y, width=BAR / steps + 0.3, height=8.0, class_=f"{kind}{step}")
+    ends = [(0.5, "0"), (1.0, f"+{tick(figure.limit)}")] if figure.signed else [(0.0, "0"), (1.0, tick(figure.limit))]
+    for share, text in [(0.0, f"-{tick(figure.limit)}"), *ends] if figure.signed else ends:
+        add(svg, "text", text, x=x + share * BAR, y=y + 20, class_="middle small")

@@ -1,0 +1,144 @@
+"""The page: what a reader sees first, then the sections. One file; its policy forbids any other source."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from nnsight_et.models.named import EMBEDDED, NAMED
+from nnsight_et.report.html import palette
+from nnsight_et.report.html.records import checks_of, missing, paper, passed, provenance, self_check
+from nnsight_et.report.html.sections import method_of, method_sections
+from nnsight_et.report.methods import models_of, name_of
+from nnsight_et.report.study import Study
+from nnsight_et.report.table import number
+from nnsight_et.store import ResultHeader
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to know before reading on."""
+
+    text: str
+    anchor: str = ""
+    bad: bool = False
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline number."""
+
+    value: str
+    name: str
+    more: str
+
+
+def rendered(study: Study) -> str:
+    """The report as HTML; the same results give the same text."""
+    sections, unshown = method_sections(study)
+    sections = (*sections, *paper(study), self_check(study), provenance(study), missing(study, unshown))
+    style = _text("style.css") + palette.rules()
+    script = _text("script.js")
+    loader = PackageLoader("nnsight_et.report.html")
+    room = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return room.get_template("page.html.j2").render(
+        study=study,
+        opening=_opening(study),
+        notices=notices(study, len(unshown)),
+        tiles=tiles(study),
+        sections=sections,
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src '{_sha(style)}'; script-src '{_sha(script)}'; base-uri 'none'",
+        closing="Made by nnsight_et from the results beside this file. The same results give the same report.",
+    )
+
+
+def notices(study: Study, unshown: int) -> list[Notice]:
+    """What limits the results: stand-in models, experiments that are missing, checks that failed or were not made."""
+    found = []
+    if tiny := embedded_models(study):
+        found.append(
+            Notice(
+                f"These are small embedded models made for this package ({', '.join(tiny)}). They show that the "
+                "methods work; they are no evidence for the paper's findings."
+            )
+        )
+    if count := len(study.missing) + unshown:
+        found.append(Notice(f"Missing here: {count} experiment{'s' * (count != 1)}.", "missing"))
+    headers = [result.header for result in study.results]
+    failed = {name_of(header) for header in headers if not all(map(passed, checks_of(header)))}
+    if failed:
+        found.append(Notice(f"Self-check failed in {', '.join(sorted(failed))}.", "self-check", bad=True))
+    unchecked = [name_of(header) for header in headers if header.models and not checks_of(header)]
+    if unchecked:
+        found.append(Notice(f"Without a self-check: {', '.join(unchecked)}.", "self-check"))
+    return found
+
+
+def tiles(study: Study) -> list[Tile]:
+    """The faithfulness of the first circuit that was evaluated, on every model, and the sizes of all circuits."""
+    found = []
+    evaluated = [result.header for result in study.results if method_of(result.header) == "faithfulness"]
+    for row in evaluated[0].summary.get("rows", ()) if evaluated else ():
+        low, high = row.get("faithfulness_interval") or (None, None)
+        bounds = f"95% interval {number(low)} to {number(high)}; " if low is not None else ""
+        more = f"{bounds}accuracy {number(row['circuit'])} of {number(row['full'])}"
+        found.append(Tile(number(row["faithfulness"]), f"faithfulness on {row['model']}", more))
+    for header in final_circuits(study):
+        groups = header.summary["circuit"]["groups"]
+        parts = " · ".join(f"{len(group['heads'])} {group['name'].replace('_', ' ')}" for group in groups)
+        size = sum(len(group["heads"]) for group in groups)
+        kind = "minimal circuit" if method_of(header) == "minimality" else "circuit"
+        found.append(Tile(f"{size} heads", f"{kind} of {models_of(header)}", parts))
+    checks = [check for result in study.results for check in checks_of(result.header)]
+    if checks:
+        share = f"{sum(map(passed, checks))} of {len(checks)}"
+        found.append(Tile(share, "self-checks passed", "computed twice, or known beforehand"))
+    return found
+
+
+def final_circuits(study: Study) -> list[ResultHeader]:
+    """The results that find a circuit no minimality experiment here goes on from."""
+    headers = [result.header for result in study.results]
+    pruned = {header.job["spec"].get("circuit") for header in headers if method_of(header) == "minimality"}
+    finders = [header for header in headers if method_of(header) in ("path_patching", "minimality")]
+    return [header for header in finders if name_of(header) not in pruned]
+
+
+def embedded_models(study: Study) -> list[str]:
+    """The models of this package among those that were used under their own names."""
+    used = {
+        str(model.get("name"))
+        for result in study.results
+        for model in result.header.job.get("models", ())
+        if "path" not in model
+    }
+    return [name for name, named in NAMED.items() if name in used and named.spec.path.startswith(str(EMBEDDED))]
+
+
+def _opening(study: Study) -> str:
+    models = dict.fromkeys(record.name for result in study.results for record in result.header.models)
+    task = next((result.header.job.get("task", {}) for result in study.results), {})
+    kind = f" Task: {task.get('kind')}, {task['boxes']} boxes." if "boxes" in task else ""
+    done = f"{len(study.results)} {f'of {_total(study)} ' if study.planned else ''}experiments are here."
+    return f"Circuits by path patching and their evaluation, on {', '.join(models) or 'no model'}.{kind} {done}"
+
+
+def _total(study: Study) -> int:
+    return len(study.results) + len(study.missing)
+
+
+def _text(name: str) -> str:
+    return files("nnsight_et.report.html").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _sha(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,124 @@
+"""The sections on how far results go: the paper beside them, self-checks, provenance, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnsight_et.errors import ResultError
+from nnsight_et.report.html.sections import FOLDED_FROM, Entry, Section, method_of, numbered, untitled
+from nnsight_et.report.methods import models_of, name_of
+from nnsight_et.report.paper import paper_tables
+from nnsight_et.report.study import Missing, Study
+from nnsight_et.report.table import Table
+from nnsight_et.store import ResultHeader
+
+
+def paper(study: Study) -> tuple[Section, ...]:
+    """Paper, ours, difference for every table and figure that an experiment reproduces; no section without one."""
+    entries = []
+    for header in _headers(study):
+        name = name_of(header)
+        found = [untitled(table, name) for table in _paper_tables(header)]
+        if found:
+            short = tuple(table for table in found if len(table.rows) < FOLDED_FROM)
+            long = tuple(table for table in found if len(table.rows) >= FOLDED_FROM)
+            facts = " · ".join(filter(None, (method_of(header).replace("_", " "), models_of(header))))
+            entries.append(Entry(name, f"paper-{name}", name, facts, tables=short, folded=long))
+    lead = "The published number, ours, and the difference, where both exist."
+    return (Section("paper", "Paper, ours, difference", lead, tuple(entries)),) if entries else ()
+
+
+def self_check(study: Study) -> Section:
+    """Every check that ran inside an experiment: what was found and what was accepted."""
+    rows, bare = [], []
+    for header in _headers(study):
+        found = checks_of(header)
+        rows += [_check(name_of(header), check) for check in found]
+        if not found:
+            bare.append(name_of(header))
+    columns = ("experiment", "check", "of", "largest difference", "accepted", "")
+    table = numbered(columns, rows, "Checks")
+    lead = f"{sum(row[-1] == PASSED for row in rows)} of {len(rows)} checks passed."
+    if bare:
+        lead += f" Without a check: {', '.join(bare)}."
+    folded = (Entry("checks", "checks", "Every check", "Computed twice, or known beforehand.", folded=(table,)),)
+    return Section("self-check", "Self-check", lead, folded if rows else ())
+
+
+NOTHING = "Nothing: every experiment of the manifest is above."
+UNPLANNED = "Nothing that these results were made from. Made from a folder: the manifest may have more experiments."
+PASSED, FAILED = "passed", "failed"
+
+
+def checks_of(header: ResultHeader) -> Sequence[Mapping[str, Any]]:
+    """The checks recorded with a result; none where they were off or there was nothing to check."""
+    return header.self_check.get("checks") or ()
+
+
+def passed(check: Mapping[str, Any]) -> bool:
+    """Whether the largest difference is within what was accepted; not if there is no number."""
+    worst, tolerance = check.get("worst"), check.get("tolerance")
+    return worst is not None and tolerance is not None and worst <= tolerance
+
+
+def provenance(study: Study) -> Section:
+    """The models' fingerprints, the versions, and how and where each experiment was computed."""
+    headers = _headers(study)
+    models = dict.fromkeys((one.name, one.fingerprint, one.description) for header in headers for one in header.models)
+    versions = dict.fromkeys(pair for header in headers for pair in header.versions.items())
+    rows = []
+    for header in headers:
+        job = header.job
+        settings = (str(job.get(key)) for key in ("seed", "engine", "dtype", "attention"))
+        identity = (header.job_id, header.identity, header.data_digest)
+        rows.append((name_of(header), method_of(header), *settings, header.device, f"{header.seconds:.1f}", *identity))
+    columns = (
+        "experiment",
+        "method",
+        "seed",
+        "engine",
+        "dtype",
+        "attention",
+        "device",
+        "seconds",
+        "job",
+        "identity",
+        "data",
+    )
+    tables = (
+        numbered(("model", "fingerprint of its files", "from"), list(models), "Models"),
+        numbered(("package", "version"), list(versions), "Versions"),
+    )
+    note = "job: digest of what was asked for; identity: of that and the models' files; data: of the encoded examples."
+    every = Entry("runs", "runs", "Every experiment", "", folded=(numbered(columns, rows, "How and where", note),))
+    lead = "What the numbers were computed from. Nothing here depends on when the report was made."
+    return Section("provenance", "Provenance", lead, (every,), tables)
+
+
+def missing(study: Study, unshown: Sequence[Missing]) -> Section:
+    """The experiments without a result, or whose result cannot be shown, and why."""
+    rows = [(one.experiment, one.method, one.why) for one in (*study.missing, *unshown)]
+    if not rows:
+        return Section("missing", "What is missing", NOTHING if study.planned else UNPLANNED)
+    table = numbered(("experiment", "method", "why"), rows, "Experiments")
+    lead = "Experiments of the manifest that are not above; `et run` continues where it was."
+    return Section("missing", "What is missing", lead, tables=(table,))
+
+
+def _headers(study: Study) -> list[ResultHeader]:
+    return [result.header for result in study.results]
+
+
+def _paper_tables(header: ResultHeader) -> tuple[Table, ...]:
+    try:
+        return paper_tables(header)
+    except (KeyError, IndexError, TypeError, AttributeError, ResultError):
+        return ()
+
+
+def _check(experiment: str, check: Mapping[str, Any]) -> tuple[str, ...]:
+    known = ("check", "worst", "tolerance")
+    of = ", ".join(f"{key} {value}" for key, value in check.items() if key not in known and value is not None)
+    numbers = ("–" if check.get(key) is None else f"{check[key]:.2g}" for key in known[1:])
+    return (experiment, str(check.get("check")), of, *numbers, PASSED if passed(check) else FAILED)

@@ -1,0 +1,167 @@
+"""The sections of a report, in the paper's order: each experiment with its figures, tables, and how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nnsight_et.errors import ResultError
+from nnsight_et.report.figure_data import plates
+from nnsight_et.report.html.drawing import Drawn, drawn
+from nnsight_et.report.methods import models_of, name_of
+from nnsight_et.report.results import tables
+from nnsight_et.report.study import Missing, Study
+from nnsight_et.report.table import Table
+from nnsight_et.store import Result, ResultHeader
+
+FOLDED_FROM = 25  # rows: a longer table is folded
+TABLE_FIRST = ("faithfulness",)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An experiment on the page."""
+
+    name: str
+    anchor: str
+    title: str
+    facts: str
+    plates: tuple[Drawn, ...] = ()
+    first: tuple[Table, ...] = ()
+    """Tables above the figures; then those below, and those that are folded."""
+    tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()
+    made: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    anchor: str
+    title: str
+    lead: str
+    entries: tuple[Entry, ...] = ()
+    tables: tuple[Table, ...] = ()
+    listed: bool = False
+    """Whether the contents name its entries."""
+
+
+OF_METHODS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    (
+        "faithfulness",
+        "Faithfulness",
+        ("faithfulness",),
+        "How much of a model's accuracy its circuit has alone, all other heads mean-ablated (Table 1).",
+    ),
+    (
+        "circuits",
+        "Circuits",
+        ("path_patching", "minimality"),
+        "Which heads matter, found from the logits back by path patching, and what minimality left of them (Figure 1).",
+    ),
+    (
+        "completeness",
+        "Completeness",
+        ("completeness",),
+        "Circuit and model without the same heads: a complete circuit loses what the model loses (Figures A3, A4, A6).",
+    ),
+    (
+        "roles",
+        "What the groups carry",
+        ("dcm", "activation_patching"),
+        "Which heads carry which variable, and whether they do so in every model (Figures 3, A8, A9; Table A11).",
+    ),
+    (
+        "across",
+        "Across models",
+        ("cmap",),
+        "A donor's head activations in a recipient: which step a fine-tuned model does better (Figure 4).",
+    ),
+    (
+        "knockout",
+        "Attention knockout",
+        ("knockout",),
+        "From which layer on a position has what it needs from another (Figures A1, A2).",
+    ),
+    (
+        "overlap",
+        "Overlap of circuits",
+        ("comparison",),
+        "How many heads two circuits share, and how much the others matter (Tables A6, A10; Figures A5, A7).",
+    ),
+    ("attention", "Attention patterns", ("attention_patterns",), "Where the circuit's heads look."),
+    (
+        "attribution",
+        "Attribution",
+        ("attribution",),
+        "A gradient's estimate of every head's effect, beside exact ones.",
+    ),
+)
+
+
+def method_sections(study: Study) -> tuple[tuple[Section, ...], tuple[Missing, ...]]:
+    """A section for every kind of experiment there is; and the results that cannot be shown, with the reason."""
+    sections, unshown = [], []
+    for anchor, title, methods, lead in OF_METHODS:
+        entries = []
+        for result in study.results:
+            if method_of(result.header) in methods:
+                try:
+                    entries.append(_entry(result, study))
+                except ResultError as error:
+                    unshown.append(Missing(name_of(result.header), method_of(result.header), str(error)))
+        if entries:
+            sections.append(Section(anchor, title, lead, tuple(entries), listed=True))
+    return tuple(sections), tuple(unshown)
+
+
+def method_of(header: ResultHeader) -> str:
+    """The experiment's method."""
+    return str(header.job.get("spec", {}).get("method"))
+
+
+def untitled(table: Table, name: str) -> Table:
+    """The table without its experiment's name in the title, which the page has above it."""
+    return replace(table, title=table.title.removeprefix(f"{name}: "))
+
+
+def _entry(result: Result, study: Study) -> Entry:
+    header = result.header
+    name, method = name_of(header), method_of(header)
+    found = [untitled(table, name) for table in tables(header)]
+    short = tuple(table for table in found if len(table.rows) < FOLDED_FROM)
+    spec = json.dumps(header.job, indent=2, sort_keys=True, ensure_ascii=False)
+    return Entry(
+        name=name,
+        anchor=f"x-{name}",
+        title=_title(header),
+        facts=_facts(header),
+        plates=tuple(drawn(plate) for plate in plates(result, study)),
+        first=short if method in TABLE_FIRST else (),
+        tables=() if method in TABLE_FIRST else short,
+        folded=tuple(table for table in found if len(table.rows) >= FOLDED_FROM),
+        made=spec,
+    )
+
+
+def _title(header: ResultHeader) -> str:
+    reproduces = header.job.get("spec", {}).get("reproduces") or ()
+    return name_of(header) + (f" · {', '.join(reproduces)}" if reproduces else "")
+
+
+def _facts(header: ResultHeader) -> str:
+    """The experiment in a line: its method, its models, what it was made from, how long it took."""
+    facts = [method_of(header).replace("_", " "), models_of(header)]
+    if needs := header.job.get("needs"):
+        facts.append(f"from {', '.join(needs)}")
+    if (examples := header.job.get("spec", {}).get("examples")) is not None:
+        facts.append(f"{examples} examples")
+    facts.append(f"{header.seconds:.0f} s on {header.device}")
+    return " · ".join(fact for fact in facts if fact)
+
+
+def numbered(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, note: str = "") -> Table:
+    """A table of text, its columns set to the left."""
+    return Table(title, tuple(columns), tuple(map(tuple, rows)), frozenset(), note)
