@@ -12,9 +12,26 @@ from nnsight_et.manifest import Manifest, load
 from nnsight_et.plan import plan as planned
 from nnsight_et.report.overview import models_table, plan_table
 
+from .complete import manifests
+from .diff import diff_and_export
 from .execute import Where, execute, finished
-from .options import RUNS, Device, Fresh, Limit, Memory, Out, SelfCheck, Settings, settings_of
+from .options import (
+    RUNS,
+    Device,
+    Fresh,
+    Json,
+    Limit,
+    Memory,
+    Out,
+    Quiet,
+    SelfCheck,
+    Settings,
+    settings_of,
+    view_of,
+)
 from .render import output, show
+from .report import formats_of, found, show_missing, write_figures, write_page
+from .setup import setup
 from .shell import Shell
 from .single import single
 from .truth import truth
@@ -23,7 +40,6 @@ app = typer.Typer(
     name="et",
     cls=Shell,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Find and evaluate circuits in language models, from one manifest.",
 )
@@ -31,7 +47,9 @@ app = typer.Typer(
 ManifestPath = Annotated[
     Path,
     typer.Argument(
-        metavar="MANIFEST", help="A YAML file such as experiments.yaml; or one that is shipped: tiny, paper."
+        metavar="MANIFEST",
+        help="A YAML file such as experiments.yaml; or one that is shipped: tiny, paper.",
+        autocompletion=manifests,
     ),
 ]
 
@@ -49,10 +67,12 @@ def run(
     memory: Memory = None,
     self_check: SelfCheck = None,
     limit: Limit = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Run a manifest's experiments; run it again to continue where it was stopped."""
     read = load(manifest, settings_of(settings, device, memory, self_check))
-    execute(read.limited(limit) if limit else read, Where(out, tuple(only or ()), fresh))
+    execute(read.limited(limit) if limit else read, Where(out, tuple(only or ()), fresh, view_of(quiet, as_json)))
 
 
 @app.command()
@@ -63,6 +83,26 @@ def plan(manifest: ManifestPath, settings: Settings = None, out: Out = RUNS, lim
     folder, done = finished(jobs, out)
     show(output(), plan_table(jobs, done))
     typer.echo(f"Results: {folder}")
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest, or the folder of a run.")],
+    figures: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="Also put the figures there, one file each, for papers.")
+    ] = None,
+    formats: Annotated[str, typer.Option(help="Their formats, separated by commas.")] = "pdf,png,svg",
+    settings: Settings = None,
+    out: Out = RUNS,
+    limit: Limit = None,
+) -> None:
+    """Write report.html from the results there are, without running anything."""
+    wanted = formats_of(formats) if figures else ()
+    study, folder = found(source, settings or (), out, limit)
+    typer.echo(f"Report: {write_page(study, folder)}")
+    if figures:
+        typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")
+    show_missing(study)
 
 
 @app.command()
@@ -95,3 +135,5 @@ def et(
 
 app.add_typer(single)
 app.add_typer(truth)
+app.add_typer(diff_and_export)
+app.add_typer(setup)

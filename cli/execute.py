@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nnsight_et.errors import ResultError, UnsupportedModel
+from nnsight_et.errors import NnsightEtError, ResultError, UnsupportedModel
 from nnsight_et.models.named import NAMED
 
-from .progress import follow
+from .progress import Course, View, follow, write_object
 from .render import output, show
+from .report import report_of
 from .shell import interruptible
 
 if TYPE_CHECKING:
@@ -23,40 +24,79 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Where:
-    """The folder results go to, which experiments to run, and whether to compute all of it again."""
+    """The folder results go to, which experiments to run, whether to compute all of it again, and what to show."""
 
     out: Path
     only: Sequence[str] = ()
     fresh: bool = False
+    view: View = "auto"
 
 
 def execute(manifest: Manifest, where: Where) -> None:
     """Run the manifest's experiments, showing progress, then their tables and where the results are."""
     from nnsight_et.plan import plan
-    from nnsight_et.report.paper import paper_tables
-    from nnsight_et.report.results import tables
+
+    jobs = plan(manifest)
+    names = [job.name for job in jobs.chosen(where.only)]
+    folder, done = finished(jobs, where.out)
+    computed = _computed(manifest, where, names, folder)
+    report = report_of(jobs, folder)
+    if where.view == "json":
+        _write_results(names, folder, computed)
+    elif where.view == "quiet":
+        print(folder)
+    else:
+        _show_results(names, folder, report)
+        if not computed and done.issuperset(names):
+            print("Nothing to do: every result was there; no forward pass was run.")
+
+
+def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Path) -> int:
+    """Run the experiments, showing progress; how many cells were measured."""
+    from nnsight_et.plan import plan
     from nnsight_et.run import run
     from nnsight_et.store import read_header
 
-    jobs = plan(manifest)
-    chosen = jobs.chosen(where.only)
-    folder, done = finished(jobs, where.out)
+    def made(name: str) -> tuple[float, int]:
+        header = read_header(folder / name)
+        return header.seconds, len(header.self_check.get("checks", ()))
+
     try:
         with interruptible(folder):
             steps = run(manifest, where.out, only=where.only, fresh=where.fresh)
-            computed = follow(steps, Console(stderr=True))
-    except UnsupportedModel as error:
-        if standing_in := _stand_ins(choice.name for job in chosen for choice in job.models):
+            return follow(steps, Console(stderr=True), Course(tuple(names), made), where.view)
+    except NnsightEtError as error:
+        models = (choice.name for job in plan(manifest).chosen(where.only) for choice in job.models)
+        if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):
             error.add_note(f"Embedded models that need no files and run now: {standing_in}")
+        if where.view == "json":
+            write_object({"event": "error", "message": str(error), "exit_code": error.exit_code})
         raise
+
+
+def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
+    from nnsight_et.report.paper import paper_tables
+    from nnsight_et.report.results import tables
+    from nnsight_et.store import read_header
+
     console = output()
-    for job in chosen:
-        header = read_header(folder / job.name)
+    for name in names:
+        header = read_header(folder / name)
         for table in (*tables(header), *paper_tables(header)):
             show(console, table)
-    console.print(f"Results: {folder}", highlight=False, markup=False, soft_wrap=True)
-    if not computed and done.issuperset(job.name for job in chosen):
-        console.print("Nothing to do: every result was there; no forward pass was run.", highlight=False)
+    for line in (f"Results: {folder}", f"Report: {report}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:
+    """A JSON object per result, and one that ends the run."""
+    from nnsight_et.store import read_header
+
+    for name in names:
+        header = read_header(folder / name)
+        made = {"experiment": name, "method": header.job["spec"]["method"], "seconds": header.seconds}
+        write_object({"event": "result", **made, "folder": str(folder / name), "summary": header.summary})
+    write_object({"event": "end", "folder": str(folder), "computed": computed})
 
 
 def _stand_ins(models: Iterable[str]) -> str:

@@ -7,6 +7,11 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+from nnsight_et.errors import ManifestError
+
+from .complete import circuits, model_names
+from .progress import View
+
 RUNS = Path("runs")
 
 Settings = Annotated[
@@ -21,15 +26,32 @@ SelfCheck = Annotated[
     typer.Option("--self-check", help="Whether a sample is measured again by the reference engine: on unless set off."),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute everything again, whatever is stored.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the folder of the results, and errors; no more.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object per line: progress, then each result's summary.")
+]
 Limit = Annotated[Optional[int], typer.Option(min=1, help="At most this many examples everywhere, for a quick look.")]
 Examples = Annotated[Optional[int], typer.Option(min=1, help="How many examples; the method's own number by default.")]
 Seed = Annotated[int, typer.Option(min=0, help="The seed of the data.")]
 Boxes = Annotated[int, typer.Option(help="How many boxes a prompt has: 2 to 12.")]
-ModelName = Annotated[str, typer.Option(help="A model known by name, a folder, or a hub id.")]
+ModelName = Annotated[
+    str, typer.Option(help="A model known by name, a folder, or a hub id.", autocompletion=model_names)
+]
 CircuitPlace = Annotated[
     Optional[str],
-    typer.Option(metavar="CIRCUIT", help="A .json file, a result's folder, or published/llama, published/goat, ..."),
+    typer.Option(
+        metavar="CIRCUIT",
+        help="A .json file, a result's folder, or published/llama, published/goat, ...",
+        autocompletion=circuits,
+    ),
 ]
+
+
+def view_of(quiet: bool, as_json: bool) -> View:
+    """How a run is shown; ManifestError if two ways are asked for."""
+    if quiet and as_json:
+        raise ManifestError("--quiet and --json: both are given; accepted: one of them")
+    return "quiet" if quiet else "json" if as_json else "auto"
 
 
 def settings_of(

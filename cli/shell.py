@@ -13,11 +13,23 @@ from typer.core import TyperGroup
 
 from nnsight_et.errors import NnsightEtError
 
+from .examples import EXAMPLES
+
 INTERRUPTED, TERMINATED = 130, 143
 
 
 class Shell(TyperGroup):
-    """A group of commands whose errors are messages; any other exception is a bug and keeps its traceback."""
+    """A group of commands whose errors are messages; any other exception is a bug and keeps its traceback.
+
+    The help of each ends with an example.
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, its example below its help."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and cmd_name in EXAMPLES:
+            command.epilog = f"Example: {EXAMPLES[cmd_name]}"
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -44,7 +56,9 @@ def interruptible(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         word, code = ("Terminated", TERMINATED) if isinstance(stop, Terminated) else ("Interrupted", INTERRUPTED)
-        typer.echo(f"\n{word}. Finished work is saved; the same command continues from there ({folder}).", err=True)
+        count = len(list(folder.glob("*/result.json")))
+        saved = f"{count} experiment{'s' * (count != 1)}, and what was measured of others, in {folder}"
+        typer.echo(f"\n{word}. Finished work is saved: {saved}. The same command continues from there.", err=True)
         raise typer.Exit(code) from None
     finally:
         signal.signal(signal.SIGTERM, earlier)

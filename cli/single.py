@@ -8,6 +8,7 @@ import typer
 
 from nnsight_et.manifest import single as manifests
 
+from .complete import circuits, model_lists, model_names, names_of
 from .execute import Where, execute
 from .options import (
     RUNS,
@@ -16,13 +17,16 @@ from .options import (
     Device,
     Examples,
     Fresh,
+    Json,
     Memory,
     ModelName,
     Out,
+    Quiet,
     Seed,
     SelfCheck,
     Settings,
     settings_of,
+    view_of,
 )
 
 single = typer.Typer()
@@ -46,18 +50,28 @@ def path_patch(
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Find a circuit by path patching; without --stage, by the boxes task's four stages."""
     setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
-    execute(manifests.path_patching(model, stage or (), setting), Where(out, fresh=fresh))
+    execute(manifests.path_patching(model, stage or (), setting), Where(out, fresh=fresh, view=view_of(quiet, as_json)))
 
 
 @single.command()
 def evaluate(
     circuit: Annotated[
-        str, typer.Argument(metavar="CIRCUIT", help="A .json file, a result's folder, or published/llama and the like.")
+        str,
+        typer.Argument(
+            metavar="CIRCUIT",
+            help="A .json file, a result's folder, or published/llama and the like.",
+            autocompletion=circuits,
+        ),
     ],
-    models: Annotated[str, typer.Option(metavar="A,B", help="The models to measure, separated by commas.")],
+    models: Annotated[
+        str,
+        typer.Option(metavar="A,B", help="The models to measure, separated by commas.", autocompletion=model_lists),
+    ],
     minimality: Annotated[bool, typer.Option("--minimality", help="Also which heads add to the circuit.")] = False,
     completeness: Annotated[bool, typer.Option("--completeness", help="Also how complete the circuit is.")] = False,
     examples: Examples = None,
@@ -69,11 +83,16 @@ def evaluate(
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Measure a circuit on one or several models: its faithfulness, and what else is asked for."""
     setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
     also = [name for name, wanted in (("minimality", minimality), ("completeness", completeness)) if wanted]
-    execute(manifests.evaluation(circuit, _names(models), also, setting), Where(out, fresh=fresh))
+    execute(
+        manifests.evaluation(circuit, names_of(models), also, setting),
+        Where(out, fresh=fresh, view=view_of(quiet, as_json)),
+    )
 
 
 @single.command()
@@ -91,17 +110,30 @@ def dcm(
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Find which heads of a circuit carry which variable; the circuit is the shipped one, or found first."""
     setting = manifests.Setting(seed, boxes, settings=settings_of(settings, device, memory, self_check))
-    execute(manifests.dcm(model, circuit, _names(desiderata or ""), setting), Where(out, fresh=fresh))
+    execute(
+        manifests.dcm(model, circuit, names_of(desiderata or ""), setting),
+        Where(out, fresh=fresh, view=view_of(quiet, as_json)),
+    )
 
 
 @single.command()
 def cmap(
-    donor: Annotated[str, typer.Option("--src", metavar="MODEL", help="The donor: its head activations are taken.")],
+    donor: Annotated[
+        str,
+        typer.Option(
+            "--src", metavar="MODEL", help="The donor: its head activations are taken.", autocompletion=model_names
+        ),
+    ],
     recipient: Annotated[
-        str, typer.Option("--dst", metavar="MODEL", help="The recipient: they are put into its runs.")
+        str,
+        typer.Option(
+            "--dst", metavar="MODEL", help="The recipient: they are put into its runs.", autocompletion=model_names
+        ),
     ],
     circuit: CircuitPlace = None,
     roles: Annotated[Optional[str], typer.Option(help="Whose selected heads: published/goat and the like.")] = None,
@@ -114,10 +146,15 @@ def cmap(
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Patch a donor's head activations into a recipient; its circuit is the shipped one, or found first."""
     setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
-    execute(manifests.cmap(donor, recipient, (circuit, roles), setting), Where(out, fresh=fresh))
+    execute(
+        manifests.cmap(donor, recipient, (circuit, roles), setting),
+        Where(out, fresh=fresh, view=view_of(quiet, as_json)),
+    )
 
 
 @single.command()
@@ -132,24 +169,32 @@ def knockout(
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Block attention between named positions, from each layer up."""
     setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
-    execute(manifests.knockout(model, setting), Where(out, fresh=fresh))
+    execute(manifests.knockout(model, setting), Where(out, fresh=fresh, view=view_of(quiet, as_json)))
 
 
 @single.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A .json file, a result's folder, or published/llama.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The circuit to compare it with.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A .json file, a result's folder, or published/llama.", autocompletion=circuits
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="The circuit to compare it with.", autocompletion=circuits)
+    ],
     scores: Annotated[
         Optional[str], typer.Option(metavar="PUBLISHED", help="Order the heads by scores: published/goat and the like.")
     ] = None,
     out: Out = RUNS,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Show how two circuits overlap."""
-    execute(manifests.comparison(first, second, scores, manifests.Setting(seed=0, boxes=7)), Where(out))
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    setting = manifests.Setting(seed=0, boxes=7)
+    execute(manifests.comparison(first, second, scores, setting), Where(out, view=view_of(quiet, as_json)))

@@ -35,6 +35,7 @@ def test_every_command_has_a_help_text():
     for command in (
         "run",
         "plan",
+        "report",
         "validate",
         "models",
         "path-patch",

@@ -36,7 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": THINGS | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "jobs"},
     "run": THINGS | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "store", "jobs"},
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
-    "cli": {"__init__", "errors", "models.named", "manifest", "plan", "run", "store", "report", "benchmark", "cli"},
+    "results": TEXT | {"store", "report"},
+    "export": {"errors", "disk", "store", "report"},
+    "doctor": {"__init__", "models"},
+    "cli": {"__init__", "errors", "models.named", "manifest", "plan", "disk", "store", "run"}
+    | {"report", "benchmark", "results", "export", "doctor", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {
@@ -57,6 +61,11 @@ ONLY_IN = {
     "transformers": {"tasks", "models", "engine", "zoo"},
     "peft": {"models", "zoo"},
     "ruamel": {"manifest.document"},
+    "pandas": {"results"},
+    "pyarrow": {"export"},
+    "jinja2": {"report.html"},
+    "markupsafe": {"report.html"},
+    "matplotlib": {"report.paper_figures", "report.paper_panels"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from nnsight_et import __version__
 from nnsight_et.manifest import load
@@ -92,7 +93,9 @@ def test_the_wheel_has_every_package_and_no_other():
 
 def test_every_dependency_has_a_lower_bound_and_a_tested_version():
     project = PROJECT["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(entry for extra in extras.values() for entry in extra)]
+    assert {entry for extra in extras.values() for entry in extra} <= set(extras["dev"]), "dev has all that tests need"
     names = {re.split(r"[>=]", entry)[0].lower(): entry for entry in wanted}
     assert all(">=" in entry for entry in names.values())
     lines = (ROOT / "constraints.txt").read_text().splitlines()
@@ -107,7 +110,9 @@ def test_the_readme_shows_commands_that_exist():
     used = set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE))
     assert {"run", "test"} <= used <= targets
     commands = set(re.findall(r"^et ([a-z-]+)", readme, re.MULTILINE))
-    shell = "".join((ROOT / "cli" / file).read_text() for file in ("app.py", "single.py", "truth.py"))
+    shell = "".join(
+        (ROOT / "cli" / file).read_text() for file in ("app.py", "single.py", "truth.py", "diff.py", "setup.py")
+    )
     known = set(re.findall(r'\.command\("([a-z-]+)"\)', shell)) | set(re.findall(r"\.command\(\)\ndef (\w+)", shell))
     assert commands == known
 
@@ -129,6 +134,17 @@ def test_the_main_manifest_can_be_planned():
 
 def test_the_changelog_knows_this_version():
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper():
+    text = (ROOT / "CITATION.cff").read_text()
+    citation = YAML(typ="safe", pure=True).load(text)
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
+    assert (citation["version"], citation["license"]) == (__version__, PROJECT["project"]["license"])
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Prakash", "Shaham", "Haklay", "Belinkov", "Bau"]
+    assert paper["title"].startswith("Fine-Tuning Enhances Existing Mechanisms")
+    assert paper["year"] == 2024
 
 
 def test_ci_runs_the_tests():

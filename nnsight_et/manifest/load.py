@@ -50,8 +50,8 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: not text in UTF-8 (byte {error.start}); accepted: a YAML file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        known = f"a manifest's file, or {' or '.join(SHIPPED)}"
-        raise ManifestError(f"{path}: cannot be read ({reason}); accepted: {known}") from None
+        known = f"{accepted(str(path), SHIPPED)}, or a manifest's file"
+        raise ManifestError(f"{path}: cannot be read ({reason}); {known}") from None
 
 
 def _apply(document: Document, setting: str) -> None:

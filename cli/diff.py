@@ -1,0 +1,71 @@
+"""What differs between two runs, and a run's tables as files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from .render import output, show
+
+diff_and_export = typer.Typer()
+
+FOLDER = "A run's folder, as `et run` names it at its end, or one experiment's in it."
+
+
+@diff_and_export.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help=FOLDER)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The folder to compare it with.")],
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Values at most this far apart count as equal.")] = 1e-4,
+    top: Annotated[int, typer.Option(min=1, help="How many heads' scores to show, the most different first.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")] = False,
+) -> None:
+    """Show what differs between two runs: manifest, models, data, versions, then metric by metric and head by head.
+
+    The exit code is 0 whether they differ or not.
+    """
+    from nnsight_et.report.difference import difference
+    from nnsight_et.report.difference_tables import difference_data, difference_tables
+    from nnsight_et.results import open_run
+
+    studies = [open_run(folder).study for folder in (a, b)]
+    found = difference(*studies, tolerance=tolerance)
+    if as_json:
+        typer.echo(json.dumps(difference_data(found), indent=2, allow_nan=False))
+        return
+    for name, study in zip("AB", studies, strict=True):
+        for missing in study.missing:
+            typer.echo(f"{name}: {missing.experiment} is left out: {missing.why}", err=True)
+    count = f"{len(found.compared)} experiment{'s' * (len(found.compared) != 1)} compared"
+    tables = difference_tables(found, top)
+    if found.same:
+        typer.echo(f"No difference: {count}, equal to the last bit.")
+    elif not tables:
+        typer.echo(f"No difference beyond {tolerance:g}: {count}.")
+    else:
+        console = output()
+        console.print(f"A: {a}\nB: {b}\n{count}\n", highlight=False, markup=False, soft_wrap=True)
+        for table in tables:
+            show(console, table)
+
+
+@diff_and_export.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help=FOLDER)],
+    form: Annotated[
+        Literal["csv", "parquet"], typer.Option("--format", help="parquet needs pip install 'nnsight-et[export\\]'.")
+    ] = "csv",
+    to: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="The folder to write into; RUN/tables by default.")
+    ] = None,
+    examples: Annotated[bool, typer.Option("--examples", help="Also every value of every single example.")] = False,
+) -> None:
+    """Write a run's numbers as long tables: experiments, metrics, heads."""
+    from nnsight_et.export import export as exported
+    from nnsight_et.results import open_run
+
+    for path in exported(open_run(run).study.results, to or run / "tables", form, examples):
+        typer.echo(path)

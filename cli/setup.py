@@ -1,0 +1,99 @@
+"""The commands before the first run: a manifest to start from, its schema for editors, and what this machine has."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from nnsight_et.disk import write_file
+from nnsight_et.errors import ManifestError
+from nnsight_et.manifest.json_schema import FILE, is_schema, schema_text
+from nnsight_et.manifest.template import DEFAULT_METHODS, METHODS, Wishes, written
+from nnsight_et.report.table import Table
+
+from .complete import model_names, names_of
+from .options import RUNS, Out
+from .render import output, show
+
+setup = typer.Typer()
+
+
+@setup.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The file to write.")] = Path("experiments.yaml"),
+    model: Annotated[
+        Optional[str],
+        typer.Option(help="A model known by name, a folder, or a hub id: llama-tiny.", autocompletion=model_names),
+    ] = None,
+    finetuned: Annotated[
+        Optional[str], typer.Option(help="A finetuned model of it, to compare.", autocompletion=model_names)
+    ] = None,
+    boxes: Annotated[Optional[int], typer.Option(help="How many boxes a prompt has, 2 to 12: 7.")] = None,
+    methods: Annotated[Optional[str], typer.Option(metavar="A,B", help="The methods; what they need is added.")] = None,
+) -> None:
+    """Write a commented manifest to start from, and its schema for editors; asks on a terminal when nothing is set.
+
+    Nothing that is there is overwritten.
+    """
+    if path.exists():
+        raise ManifestError(f"{path}: a file is there already; accepted: the name of a new one")
+    given = {"model": model, "finetuned": finetuned, "boxes": boxes, "methods": methods and names_of(methods)}
+    wishes = {key: value for key, value in given.items() if value is not None}
+    if not wishes and sys.stdin.isatty():
+        wishes = _asked()
+    text = written(Wishes(**wishes))
+    _write_schema(path.parent / FILE)
+    write_file(path, text.encode())
+    typer.echo(f"{path} is written, and {path.parent / FILE} for editors. Next: et plan {path}, then et run {path}")
+
+
+def _asked() -> dict:
+    """What a person at the terminal wishes for."""
+    typer.echo(f"Models known by name: {', '.join(model_names(''))}; or a folder, or a hub id.")
+    model = typer.prompt("Model", default=Wishes.model)
+    finetuned = typer.prompt("A finetuned model of it (empty: none)", default="", show_default=False)
+    boxes = typer.prompt("Boxes in a prompt", default=Wishes.boxes, type=int)
+    typer.echo(f"Methods: {', '.join(METHODS)}")
+    methods = names_of(typer.prompt("Which, separated by commas", default=",".join(DEFAULT_METHODS)))
+    return {"model": model, "finetuned": finetuned or None, "boxes": boxes, "methods": methods}
+
+
+def _write_schema(path: Path) -> None:
+    """Put the schema at `path`; ManifestError if what is there is none of ours."""
+    if path.exists() and not (path.is_file() and is_schema(path.read_text(encoding="utf-8", errors="replace"))):
+        raise ManifestError(f"{path}: something else is there; accepted: a new file, or an earlier schema of et's")
+    write_file(path, schema_text().encode())
+
+
+@setup.command()
+def schema(
+    write: Annotated[
+        Optional[Path], typer.Option("--write", metavar="FILE", help="Write it to a file, in place of an earlier one.")
+    ] = None,
+) -> None:
+    """Print the manifest's JSON Schema: editors then complete and explain keys.
+
+    A manifest whose first line is `# yaml-language-server: $schema=manifest.schema.json` has it beside it.
+    """
+    if write is None:
+        typer.echo(schema_text(), nl=False)
+    else:
+        _write_schema(write)
+        typer.echo(write)
+
+
+@setup.command()
+def doctor(out: Out = RUNS) -> None:
+    """Look at versions, devices, memory, disk, and which models' files are here; say what to do. Downloads nothing."""
+    from nnsight_et.doctor import findings
+
+    found = findings(out)
+    words = {"ok": "", "note": "note", "mend": "MEND"}
+    rows = tuple((words[one.state], one.subject, one.found, one.do) for one in found)
+    show(output(), Table("this machine", ("", "what", "found", "what to do"), rows))
+    if any(one.state == "mend" for one in found):
+        raise typer.Exit(ManifestError.exit_code)
+    typer.echo("Ready to run.")
