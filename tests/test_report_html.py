@@ -246,7 +246,7 @@ def test_a_report_of_nothing_and_formats_there_are_not_are_refused(written: Path
     nothing = et("report", "study.yaml")
     assert nothing.exit_code == 2
     assert "none of 2 experiments can be shown (found: no result yet)" in nothing.stderr
-    assert et("report", written.parent).exit_code == 1
+    assert et("report", written.parent).exit_code == 2
     wrong = et("report", "study.yaml", "--figures", "figures", "--formats", "pdf,gif")
     assert wrong.exit_code == 2
     assert "no format 'gif'" in wrong.stderr

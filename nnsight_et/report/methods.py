@@ -170,7 +170,7 @@ def _text(value: Any) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text[:1].isdigit() or text[:1] in "-–"
+    return text[:1].isdigit() or text[:1] in "+-–"
 
 
 def _share(value: float | str) -> str:

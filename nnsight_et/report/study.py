@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnsight_et.errors import ResultError
+from nnsight_et.errors import ManifestError, ResultError
 from nnsight_et.plan import Plan
 from nnsight_et.report.methods import name_of
 from nnsight_et.store import HEADER, Result, read_result
@@ -52,13 +52,13 @@ def study_of(plan: Plan, folder: Path) -> Study:
 
 
 def study_in(folder: Path) -> Study:
-    """The study in a run's folder, without its manifest: what is there, and what that needs; ResultError if nothing."""
+    """The study in a run's folder, without its manifest: what is there, and what that needs; ManifestError if nothing."""
     names = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     read = {name: _read(folder, name) for name in names if (folder / name / HEADER).exists()}
     results = {name: found for name, found in read.items() if isinstance(found, Result)}
     if not results:
         found = next((why for why in read.values() if isinstance(why, str)), "no result")
-        raise ResultError(f"{folder}: {found}; accepted: a manifest, or the folder that `et run` names at its end")
+        raise ManifestError(f"{folder}: {found}; accepted: a manifest, or the folder that `et run` names at its end")
     missing = {name: Missing(name, "–", found) for name, found in read.items() if isinstance(found, str)}
     for name, result in results.items():
         for need in result.header.job.get("needs", {}):
