@@ -2,6 +2,7 @@
 #   make run        run experiments.yaml on the embedded models
 #   make test       the tests (make test-all: the slow ones too)
 #   make check      format, lint, types, tests
+#   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
 # TORCH= asks for another torch, for example
 #   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
@@ -12,7 +13,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 1)
 
-.PHONY: run test test-all check format models clean
+.PHONY: run test test-all check format mutation models clean
 
 run: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/et run experiments.yaml
@@ -32,6 +33,9 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+mutation: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation
 
 models: $(READY)
 	$(BIN)/python -m nnsight_et.zoo.make

@@ -25,7 +25,7 @@ from nnsight_et.jobs import (
     minimality,
     path_patching,
 )
-from nnsight_et.jobs.self_check import SelfCheck
+from nnsight_et.jobs.self_check import SelfCheck, check_outcome
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
 from nnsight_et.plan import Job, digest, plan
@@ -89,6 +89,7 @@ def _finished(work: Work, job: Job) -> Iterator[Progress]:
     else:
         start = time.monotonic()
         outcome = yield from METHODS[job.spec.method].measure(work, job)
+        check_outcome(work, job, outcome)
         write_result(place, Result(_header(work, job, identity, outcome, time.monotonic() - start), outcome.scores))
         result = read_result(place)
     work.results[job.name] = result

@@ -11,6 +11,7 @@ from tiny_model import few_pairs, hf_llama, tiny_model
 
 from nnsight_et.batch import Pair, Run
 from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import layers_of, patched_readouts
 
@@ -79,7 +80,7 @@ def test_in_fp32_both_engines_agree_with_plain_hooks_to_1e_5(kv_heads, engine):
 def test_a_source_equal_to_the_base_changes_nothing():
     model, pair = tiny_model(hf_llama()), few_pairs()
     logits = plain_methods.plain_logits(model.nn._module, pair.base)
-    plain = plain_methods.probabilities(logits, pair.answer)
+    plain = reference.scored(logits, pair.answer).probability
     exact = patched(model, null(pair), engine="reference")
     assert torch.equal(exact["probability"], plain.expand(len(SETS), -1))
     assert torch.equal(exact["logit"], logits[torch.arange(3), pair.answer].expand(len(SETS), -1))
@@ -92,7 +93,7 @@ def test_a_source_equal_to_the_base_changes_nothing():
 def test_no_heads_change_nothing_beside_others_and_alone():
     model, pair = tiny_model(hf_llama()), few_pairs()
     logits = plain_methods.plain_logits(model.nn._module, pair.base)
-    plain = plain_methods.probabilities(logits, pair.answer)
+    plain = reference.scored(logits, pair.answer).probability
     for sets in ([EMPTY], [heads(last="")], SETS[2:]):
         assert torch.equal(patched(model, pair, sets, "reference")["probability"][-1], plain)
         assert (patched(model, pair, sets)["probability"][-1] / plain - 1).abs().max() <= 1e-5

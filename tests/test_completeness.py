@@ -24,6 +24,7 @@ from tiny_model import PAD, few_pairs, hf_llama, tiny_model, tokenizer
 
 from nnsight_et.batch import padded
 from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, remainder_readouts
 from nnsight_et.jobs.completeness import random_halves
@@ -71,7 +72,7 @@ def test_without_any_head_fewer_circuit_and_model_are_themselves():
     model, pair = tiny_model(hf_llama()), few_pairs((3, 3, 3))
     fill, question = means_of(model), pair.question
     logits = plain_methods.plain_logits(model.nn._module, pair.base)
-    plain = plain_methods.probabilities(logits, pair.answer)
+    plain = reference.scored(logits, pair.answer).probability
     assert circuit().without(EMPTY) == circuit()
     exact = remainder_readouts(model, question, fill, [EMPTY], "reference", Chunks())
     assert torch.equal(exact["probability"][0], plain)

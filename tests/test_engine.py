@@ -41,9 +41,7 @@ def assert_same_readout(found: Readout, expected: Readout) -> None:
         torch.testing.assert_close(one, other.expand_as(one), **CLOSE)
 
 
-def by_suffix(
-    model, pair, live: Tensor, start: int, edits=(), variants: int = 1, sizes: Chunks | None = None
-) -> Readout:
+def by_suffix(model, pair, live: Tensor, start: int, edits=(), sizes: Chunks | None = None) -> Readout:
     with model.session():
         capture = captured(model, pair.base, live, [start])
         outcome = nnsight.save(suffix(model, capture, start, edits, pair.answer, sizes or Chunks()).numbers())
@@ -154,6 +152,35 @@ def test_a_kept_head_stays_and_a_mixed_one_lies_between(model):
     assert (half.logit[0] - chosen.logit[0]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("fewer", ["last token", "named positions"])
+def test_a_narrowed_run_is_one_captured_with_fewer_live_tokens(model, fewer):
+    pair, kept = few_pairs(), []
+    live = LIVE[fewer](pair.base)
+    with model.session():
+        whole = captured(model, pair.base, LIVE["suffix"](pair.base), [1, 2])
+        for capture in (whole.narrowed(live), captured(model, pair.base, live, [1, 2])):
+            kept.append([capture.live, capture.visible, capture.entering[1], capture.entering[2]])
+        kept = nnsight.save(kept)
+    for one, other in zip(*kept, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_what_all_variants_share_is_given_once(model, sizes):
+    """Values of one variant with kept heads of two, and values of two with kept heads of one."""
+    pair = few_pairs()
+    live, slot = live_at(pair.base, ("last", "query_label")), torch.ones(3, dtype=torch.long)
+    torch.manual_seed(0)
+    values, heads = torch.randn(2, 3, 2, model.d_head, dtype=torch.float64), torch.tensor([1, 2])
+    keep = torch.tensor([[True, False], [False, True]])
+    for given, kept in ((values[:1], keep), (values, keep[:1])):
+        found = by_suffix(model, pair, live, 1, [Edit(1, "z", slot, heads, given, kept)], sizes).logit
+        for i in range(2):
+            own = Edit(1, "z", slot, heads, given[i % len(given)][None], kept[i % len(kept)][None])
+            torch.testing.assert_close(found[i], by_suffix(model, pair, live, 1, [own]).logit[0], **CLOSE)
+        assert (found[0] - found[1]).abs().max() > 1e-3
+
+
 def test_a_suffix_pass_with_patched_heads_agrees_with_plain_hooks(model):
     pair, heads = few_pairs(), [Head(0, 3), Head(1, 1), Head(1, 2)]
     run, at = pair.base, "query_label"
@@ -239,6 +266,13 @@ def test_chunk_sizes_follow_the_memory_budget():
     assert 1 < small.kept < large.kept
     assert chunks(shape, 4, 54, 1) == Chunks(examples=1, tokens=1, kept=0)
     assert Chunks(**small.to_dict()) == small
+
+
+def test_chunk_sizes_by_hand():
+    """Per token: passing 4 (3 256 + 8 128 + 4 256) + 10 283 = 14094, kept 4 6 (2 256 + 128 + 256) = 21504."""
+    found = chunks(NAMED["llama-tiny"].shape, 4, 10, 32 << 20)
+    assert found == Chunks(examples=(8 << 20) // 355980, tokens=(16 << 20) // 14094, kept=(8 << 20) // 215040)
+    assert chunks(NAMED["llama-tiny"].shape, 4, 10, 1 << 40) == Chunks(examples=50, tokens=1 << 16, kept=1 << 12)
 
 
 def test_at_least_one_variant_goes_through_in_a_pass():

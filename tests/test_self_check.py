@@ -14,14 +14,26 @@ from nnsight_et.engine import suffix
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions import ablation, engine_checks, path_patching
 from nnsight_et.interventions.engine_checks import engine_errors
-from nnsight_et.jobs.self_check import difference
+from nnsight_et.jobs.tolerance import difference
 from nnsight_et.models.model import Model
 from nnsight_et.run import run_folder
 
 ONE = "  found: {method: path_patching, model: one, examples: 6, stages: [%s]}\n"
 DIRECT = ONE % "{group: a, into: logits, at: last, keep: 2}"
-TWO = ONE % "{group: a, into: logits, at: last, keep: 2, receivers: 2}, {group: b, into: a, via: value, at: query_label, keep: 2}"
+TWO = ONE % (
+    "{group: a, into: logits, at: last, keep: 2, receivers: 2}, "
+    "{group: b, into: a, via: value, at: query_label, keep: 2}"
+)
 ALONE = "  table: {method: faithfulness, circuit: ./circuit.json, models: [one], examples: 6, ablation_examples: 5}\n"
+FIRST_STEPS = {
+    "found": 2, "table": 4, "pruned": 1, "complete": 2, "masks": 1, "roles": 2, "across": 4, "blind": 1, "looks": 1,
+    "screen": 1,
+}  # fmt: skip
+"""How many steps of an experiment do something to a model for the first time."""
+OWN_CHECKS = {
+    "found": {"recount"}, "table": {"means", "recount"}, "pruned": {"recount"}, "complete": {"recount"},
+    "masks": {"mask gradient", "mask training", "recount"}, "across": {"donation", "recount"}, "blind": {"recount"},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -39,6 +51,9 @@ def test_every_experiment_with_a_model_is_checked_and_its_result_says_how_well(r
         again = [check for check in checks if check["check"] == "reference engine"]
         assert sum(check["cells"] for check in again) >= 4
         assert {"writes", "padding", "heads of values", "out of reach"} <= {check["check"] for check in checks}
+        steps_checked = [check["step"] for check in again]
+        assert len(steps_checked) >= FIRST_STEPS[name], steps_checked
+        assert OWN_CHECKS.get(name, set()) <= {check["check"] for check in checks}
         assert all(0 <= check["worst"] <= check["tolerance"] for check in checks)
 
 
@@ -103,7 +118,10 @@ def test_what_must_hold_of_any_model_holds_of_models_that_are_right(kv_heads, dt
     model = tiny_model(hf_llama(kv_heads=kv_heads, attention_bias=True, dtype=dtype))
     errors = engine_errors(model, few_pairs())
     limit = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.25}[dtype]
-    exact = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values")
+    exact = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
+    vias = ("queries", "keys", "values")
+    named = {"writes", "padding", "source = base", "sources", *exact, *(f"paths into {via}" for via in vias)}
+    assert set(errors) - {"all heads"} == named
     assert all(errors[name] == 0 for name in exact)
     assert max(errors.values()) < limit
 

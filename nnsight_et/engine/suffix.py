@@ -128,7 +128,7 @@ def _apply(model: Model, edit: Edit, layout: Layout) -> None:
         keep = every.unflatten(0, (layout.rows, layout.branches))[:, :, None, :, None]
         choose = keep.dtype == torch.bool
         values = torch.where(keep, current, values) if choose else keep * current + (1 - keep) * values
-    view[:, :, row, slot, edit.heads] = values
+    view[:, :, row, slot, edit.heads] = values.to(whole.dtype)  # a mask in fp32 makes them wider
     if edit.site == "z":
         model.write_z(edit.layer, whole)
     else:

@@ -13,11 +13,13 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, suffix_of
 from nnsight_et.engine.readout import plain, readout
 from nnsight_et.engine.suffix import suffix
-from nnsight_et.interventions.activation_patching import with_donation
+from nnsight_et.interventions.ablation import Fill
+from nnsight_et.interventions.activation_patching import patched_readouts, with_donation
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model, Via
 
 PADDING = 3
+VIAS: tuple[tuple[Via, str], ...] = (("query", "queries"), ("key", "keys"), ("value", "values"))
 
 
 def engine_errors(model: Model, pair: Pair) -> dict[str, float]:
@@ -27,19 +29,26 @@ def engine_errors(model: Model, pair: Pair) -> dict[str, float]:
     out of reach: nor does a sender in the layer of the receivers. all heads: with every head at `last` from the source
     run the base run ends as it does, where both have that token. padding: padded prompts, whole and recomputed from
     their last tokens, answer as unpadded ones. writes: what each head writes adds up to the attention's output. heads
-    of queries, keys, values: one head of a projection moves the outputs of its own query heads and of no other.
+    of queries, keys, values: one head of a projection moves the outputs of its own query heads and of no other. paths
+    into queries, keys, values: both engines agree on a path into one head that has a projection to itself. sources: at
+    each position a patched head has the source's output at the source's own position. fill: an ablated head takes what
+    belongs to its layer and position. adapter: what adapted modules give is their base's output and the adapter's.
     """
     with model.session():
         errors = nnsight.save(_errors(model, pair))
-    return {name: error.item() for name, error in errors.items()} | _path_errors(model, pair)
+    found = {name: error.item() for name, error in errors.items()} | _path_errors(model, pair)
+    return found | {"sources": _sources(model, pair), "fill": _fill(model, pair.base)}
 
 
 def _errors(model: Model, pair: Pair) -> dict[str, Tensor]:
     layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
     errors = {"writes": torch.stack([_writes(model, pair.base, layer) for layer in layers]).max()}
     errors["padding"] = _padding(model, pair)
-    for via, name in (("query", "queries"), ("key", "keys"), ("value", "values")):
+    for via, name in VIAS:
         errors[f"heads of {name}"] = _heads_of(model, pair.base, layers[1], via)
+    adapted = [_adapter(model, pair.base, layer) for layer in layers]
+    if any(error is not None for error in adapted):
+        errors["adapter"] = torch.stack([error for error in adapted if error is not None]).max()
     if torch.equal(_last_token(pair.base), _last_token(pair.source)):
         errors["all heads"] = _all_heads(model, pair)
     return {name: error.detach().cpu() for name, error in errors.items()}
@@ -60,7 +69,20 @@ def _path_errors(model: Model, pair: Pair) -> dict[str, float]:
         "source = base": _change(default),
         "reference: source = base": _change(exact),
         "out of reach": _change(late),
-    }
+    } | _disagreements(model, pair, layer)
+
+
+def _disagreements(model: Model, pair: Pair, layer: int) -> dict[str, float]:
+    """How far the engines are apart on paths into the second head of `layer` and the last one of the last layer."""
+    receivers, found = (Head(layer, min(1, model.n_heads - 1)), Head(model.n_layers - 1, model.n_heads - 1)), {}
+    for via, name in VIAS:
+        path = Path("last", via, tuple(dict.fromkeys(receivers)))
+        one, other = (
+            path_probabilities(model, pair, path, [Head(0, 0)], engine, Chunks())["patched"].double()
+            for engine in ("default", "reference")
+        )
+        found[f"paths into {name}"] = (one.log() - other.log()).abs().max().item()
+    return found
 
 
 def _change(found: dict[str, Tensor]) -> float:
@@ -94,15 +116,11 @@ def _padding(model: Model, pair: Pair) -> Tensor:
 
 
 def _logit(model: Model, pair: Pair, index: int) -> Tensor:
-    """[1]: the answer's logit of one prompt of the batch, by itself and without padding."""
-    real = pair.base.mask[index].bool()
-    first = int(real.long().argmax())
-    run = Run(
-        pair.base.tokens[index : index + 1, real],
-        pair.base.mask[index : index + 1, real],
-        {name: position[index : index + 1] - first for name, position in pair.base.positions.items()},
-    )
-    return plain(model, run, pair.answer[index : index + 1]).logit
+    """[1]: the answer's logit of one prompt of the batch: its tokens alone, without mask, places or padding."""
+    tokens = pair.base.tokens[index, pair.base.mask[index].bool()]
+    with model.nn.trace(input_ids=tokens[None], use_cache=False):
+        logits = model.logits()[:, -1]
+    return readout(logits, pair.answer[index : index + 1]).logit
 
 
 def _padded(run: Run) -> Run:
@@ -116,12 +134,14 @@ def _heads_of(model: Model, run: Run, layer: int, via: Via) -> Tensor:
     """[]: how far heads that share no projection with one changed head move; infinite if its own ones do not."""
     last = run.positions["last"]
     row = torch.arange(len(last), device=model.device)
+    partner = {"query": "key", "key": "query", "value": "value"}[via]
     with model.trace(run.tokens, run.position_ids, run.mask):
+        other = model.projection(layer, partner)[:, :, -1]
         before = model.z(layer)[row, last]
         model.skip_unembedding(model.layer(model.n_layers - 1).output)
     with model.trace(run.tokens, run.position_ids, run.mask):
         changed = model.projection(layer, via).clone()
-        changed[row, last, -1] = 1 - 2 * changed[row, last, -1]
+        changed[:, :, -1] = 1 - 2 * changed[:, :, -1]  # of all tokens: the last may hardly attend to itself
         model.write_projection(layer, via, changed)
         after = model.z(layer)[row, last]
         model.skip_unembedding(model.layer(model.n_layers - 1).output)
@@ -130,7 +150,8 @@ def _heads_of(model: Model, run: Run, layer: int, via: Via) -> Tensor:
     group = model.n_heads // model.heads_of(via)
     mine = torch.tensor(own, device=moved.device)
     others = moved[~mine].max() if len(moved) > int(mine.sum()) else moved.new_zeros(())
-    still = int(mine.sum()) != group or bool((moved[-group:] == 0).any())
+    dead = not bool(other.any())  # a query without keys, or the other way round, moves nothing and says nothing
+    still = int(mine.sum()) != group or (bool((moved[-group:] == 0).any()) and not dead)
     return moved.new_tensor(torch.inf) if still else others
 
 
@@ -143,6 +164,55 @@ def _all_heads(model: Model, pair: Pair) -> Tensor:
     donated = {"last": {layer: one[row, pair.source.positions["last"]] for layer, one in enumerate(z)}}
     found = with_donation(model, pair.question, donated, [circuit], "default", Chunks())
     return gap(found.logit[0], plain(model, pair.source, pair.answer).logit)
+
+
+def _sources(model: Model, pair: Pair) -> float:
+    """How far a head patched at every position is from one whose output is read off the whole source run there."""
+    head = Head(model.n_layers // 2, 0)
+    sets = [Circuit((HeadGroup(name, name, (head,)),)) for name in pair.base.positions]
+    found = patched_readouts(model, pair, sets, "default", Chunks())["logit"]
+    with model.session():
+        z = reference.head_outputs(model, pair.source)[head.layer]
+        row = torch.arange(len(z), device=z.device)
+        donated = {name: {head.layer: z[row, place]} for name, place in pair.source.positions.items()}
+        expected = nnsight.save(with_donation(model, pair.question, donated, sets, "reference", Chunks()).numbers())
+    return gap(found, expected["logit"]).item()
+
+
+def _fill(model: Model, run: Run) -> float:
+    """0 if means numbered by layer and slot come out at their layer and position; infinite if not."""
+    count, names = run.tokens.shape[1], tuple(run.positions)
+    numbers = torch.arange(model.n_layers * count, dtype=torch.float32).unflatten(0, (-1, count))[..., None, None]
+    last = run.position_ids.gather(1, run.positions["last"][:, None])[:, 0]
+    for means, chosen, slot in (
+        (numbers, None, last.tolist()),
+        (numbers[:, : len(names) + 1], names, [names.index("last")] * len(last)),
+    ):
+        for layer, outputs in enumerate(Fill(means, chosen).outputs(model, run)):
+            for row, (place, expected) in enumerate(zip(run.positions["last"].tolist(), slot, strict=True)):
+                if outputs[row, place].item() != means[layer, expected].item():
+                    return float("inf")
+    return 0.0
+
+
+def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
+    """[]: how far the layer's adapted modules are from base and LoRA together; None if none has plain LoRA."""
+    paths = [*(model.parts.site(via) for via, _ in VIAS), model.parts.attention_out]
+    owned = {path: model.part(path, layer)._module for path in paths}
+    adapted = {path: owner for path, owner in owned.items() if getattr(owner, "lora_B", None)}
+    plain_ones = [path for path, owner in adapted.items() if not any(owner.use_dora.values())]
+    errors = []
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        for path in plain_ones:
+            part = model.part(path, layer)
+            given, base = part.input, part.base_layer.output
+            output = part.output
+            for name in adapted[path].lora_B:
+                lower, upper = getattr(part.lora_A, name), getattr(part.lora_B, name)
+                base = base + upper(lower(given)) * adapted[path].scaling[name]
+            errors.append(gap(output, base))
+        model.skip_unembedding(model.layer(model.n_layers - 1).output)
+    return torch.stack(errors).max() if errors else None
 
 
 def _last_token(run: Run) -> Tensor:

@@ -29,6 +29,11 @@ class Step:
     examples: Sequence[Example]
     batches: tuple[Batch, ...]
 
+    @property
+    def model(self) -> tuple[str, str, str]:
+        """Name, dtype and attention of the model that is measured."""
+        return (self.choice.name, self.choice.dtype, self.job.attention)
+
 
 def whole_prompts(job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], most: int) -> Step:
     """A step whose batches hold prompts of like length: for work that goes through whole prompts."""
@@ -63,7 +68,8 @@ def cells(
         else:
             reused += 1
         keys[batch] = key
-        yield Progress(step.job.name, step.name, len(keys), len(step.batches), reused)
+        checks = len(work.self_check.found)
+        yield Progress(step.job.name, step.name, len(keys), len(step.batches), reused, checks)
     return keys
 
 
@@ -78,8 +84,13 @@ def measured(
     back = torch.tensor([index for batch in keys for index in batch]).argsort()
     found = [work.cell(key) for key in keys.values()]
     values = {name: torch.cat([cell[name] for cell in found], -1)[..., back] for name in found[0]}
-    sampled(work, step, measure, values)
+    sampled(work, step, _kind(what), measure, values)
     return values
+
+
+def _kind(what: dict[str, Any]) -> str:
+    """What is done, whichever heads it is done to: the names of a cell's parts, and of a path its end."""
+    return " ".join([*what, *map(str, what.get("path", ())[:2])])
 
 
 def batches(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[Batch]:

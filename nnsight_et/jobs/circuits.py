@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,7 +21,7 @@ from nnsight_et.interventions.ablation import (
     remainder_readouts,
 )
 from nnsight_et.jobs.cells import Batch, batches, data_digest, measured, suffixes, whole_prompts
-from nnsight_et.jobs.self_check import How
+from nnsight_et.jobs.self_check import How, check_means
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice
@@ -153,6 +153,12 @@ class _Filling:
         if cell is None:
             chunks = work.chunks(self.job, choice, max(len(prompt.tokens) for prompt in prompts))
             order = batches([(0, len(prompt.tokens)) for prompt in prompts], chunks.examples)
-            runs = [padded([prompts[i] for i in batch], work.pad(choice)).to(model.device) for batch in order]
-            cell = work.kept(key, mean_outputs(model, runs, self.names))
+
+            def means(order: Iterable[Batch]) -> dict[str, Tensor]:
+                runs = [padded([prompts[i] for i in batch], work.pad(choice)).to(model.device) for batch in order]
+                return mean_outputs(model, runs, self.names)
+
+            found = means(order)
+            check_means(work, self.job, model, self.trial.prompts, self.names, lambda some: means([some])["z"])
+            cell = work.kept(key, found)
         return cell["z"]

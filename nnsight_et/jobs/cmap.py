@@ -16,7 +16,7 @@ from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
 from nnsight_et.jobs.cells import Batch, Step, cells, data_digest, measured, suffixes
 from nnsight_et.jobs.circuits import model_predictions
-from nnsight_et.jobs.self_check import How
+from nnsight_et.jobs.self_check import How, check_donation
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import CMAP
 from nnsight_et.manifest.methods.cmap import MAIN_ROLES
@@ -121,6 +121,7 @@ def _donated(
 
     step = _step(work, job, donor, "donor outputs", examples, work.circuit(job).positions)
     given = {"": (yield from cells(work, step, {"out": _plain(sets)}, outputs))}
+    check_donation(work, step, given[""], None)
     for group in groups:
 
         def inputs(batch: Batch, group: HeadGroup = group) -> dict[str, Tensor]:
@@ -130,6 +131,7 @@ def _donated(
 
         step = _step(work, job, donor, f"donor inputs of {group.name}", examples, [group.at])
         given[group.name] = yield from cells(work, step, {"out": _inputs_of(group)}, inputs)
+        check_donation(work, step, given[group.name], group)
     return given
 
 
@@ -158,11 +160,12 @@ def _inputs(
     def receive(batch: Batch, how: How) -> dict[str, Tensor]:
         model = work.model(job, how.choice(recipient))
         question = work.pair(model, recipient, examples, batch).question
-        donated, chunks = _given(work, given[group.name], batch), _chunks(work, job, examples)
+        before = int(question.run.positions[group.at][0])
+        donated, chunks = _unpadded(_given(work, given[group.name], batch), before), _chunks(work, job, examples)
         return recipient_input_readouts(model, question, (group, donated), how.of(INPUTS), how.engine, chunks)
 
     step = _step(work, job, recipient, f"recipient inputs of {group.name}", examples, [group.at])
-    return (yield from measured(work, step, {"in": _inputs_of(group), "donor": work.key(job, donor, {})}, receive))
+    return (yield from measured(work, step, {"inputs": _inputs_of(group), "donor": work.key(job, donor, {})}, receive))
 
 
 def _plain(sets: Sequence[Circuit]) -> list[Any]:
@@ -193,6 +196,12 @@ def _given(work: Work, keys: dict[Batch, str], batch: Batch) -> dict[Any, dict[i
         place, layer = name.split()
         found.setdefault(place, {})[int(layer)] = tensor[rows]
     return found
+
+
+def _unpadded(donated: dict[Any, dict[int, Tensor]], before: int) -> dict[Any, dict[int, Tensor]]:
+    """The donated inputs with keys and values of the `before` last tokens only: the batch may have had more padding."""
+    cut = {via: {layer: tensor[:, -before:] for layer, tensor in donated[via].items()} for via in ("key", "value")}
+    return donated | cut
 
 
 def _spread(right: Tensor, seed: int) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
-from nnsight_et.jobs.self_check import How
+from nnsight_et.jobs.self_check import How, check_training
 from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import tokenizer_of
@@ -120,6 +120,7 @@ def _trained(
         chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in data[0]))
         train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in data[:2])
         masks = trained_masks(model, missing, training, train, validation, chunks)
+        check_training(work, job, missing, data[0])
         for group, found in zip(missing, masks, strict=True):
             cells[group] = work.kept(keys[group], found)
     return [cell for cell in cells.values() if cell is not None], len(groups) - len(missing)

@@ -1,7 +1,8 @@
 """Checks inside every run: a sample of what the default engine measured, measured again by the reference engine.
 
-A check that fails stops the experiment before anything of it is written. Checks cost at most about 3% of a run's
-forward passes, and every experiment has some: at least four cells, a cell being one variant of one example.
+A check that fails stops the experiment before its result is written. In every experiment, what is done to each model
+for the first time is checked, on at least four cells in all, a cell being one variant of one example, measured alone;
+what is done again, with other examples, desiderata or groups, as often as 3% of the forward passes allow.
 """
 
 from __future__ import annotations
@@ -14,28 +15,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair
+from nnsight_et.batch import Example, Pair, Prompt, padded
+from nnsight_et.circuit import HeadGroup
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.engine_checks import engine_errors
+from nnsight_et.interventions.method_checks import donated_values, means_error, training_errors
+from nnsight_et.jobs.recount import recounted
+from nnsight_et.jobs.tolerance import EPSILONS, HALF, TOLERANCE, difference, tolerance_of
+from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice
 
 if TYPE_CHECKING:
     from nnsight_et.jobs.cells import Batch, Step
-    from nnsight_et.jobs.work import Work
+    from nnsight_et.jobs.work import Outcome, Work
 
-SHARE = 0.03  # of a run's forward passes
-EXAMPLES, VARIANTS = 2, 2  # of one recomputed sample
-LEAST = 4  # cells of every experiment
-PER_CELL = 4.0  # forward passes of the reference engine for one cell, at most
-TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
-"""How far the engines may lie apart: in log probabilities, and in other numbers relative to the larger of 1 and them.
-
-In half precision both are held against the reference engine in fp32, and the default one may be at most HALF times as
-far from it as the reference is in half precision; where the fp32 model is too large, the engines may lie EPSILONS
-rounding units apart.
-"""
-HALF, EPSILONS = 4.0, 32.0
-LOGARITHMIC = ("probability", "patched", "base")
+EXAMPLES, VARIANTS, LEAST = 2, 2, 4  # of one recomputed sample; and cells of every experiment
+SHARE = 0.03  # of an experiment's forward passes
+PER_CELL = 32.0  # what a cell costs: some passes of the reference engine, over one prompt and so far from efficient
+RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 Value = TypeVar("Value")
 
 
@@ -61,17 +58,28 @@ Measure = Callable[["Batch", How], dict[str, Tensor]]
 
 @dataclass
 class SelfCheck:
-    """What was checked so far of one experiment, and how many forward passes its checks may still take."""
+    """What was checked so far of one experiment."""
 
     on: bool = True
     found: list[dict[str, Any]] = field(default_factory=list)
-    allowance: float = 0.0
     models: set[tuple[str, str, str]] = field(default_factory=set)
+    kinds: set[tuple[str, ...]] = field(default_factory=set)
+    allowance: float = 0.0
 
     @property
     def cells(self) -> int:
         """How many cells were measured again so far."""
         return sum(check.get("cells", 0) for check in self.found)
+
+    def is_due(self, kind: tuple[str, ...], examples: int, variants: int) -> bool:
+        """Whether a step is checked: it is the first of its kind, or there is room for it."""
+        self.allowance += SHARE * examples * (2 + variants / 10)
+        first = kind not in self.kinds or self.cells < LEAST
+        self.kinds.add(kind)
+        if not first and self.allowance < PER_CELL * VARIANTS:
+            return False
+        self.allowance -= PER_CELL * VARIANTS
+        return True
 
     def add(self, job: Job, name: str, worst: float, tolerance: float, **more: Any) -> None:
         """Note a check that has passed; ExperimentError if it has not."""
@@ -88,28 +96,36 @@ class SelfCheck:
         return {"on": self.on, "checks": self.found}
 
 
-def sampled(work: Work, step: Step, measure: Measure, values: Mapping[str, Tensor]) -> None:
-    """Hold some of the step's values [..., example] against the reference engine's; ExperimentError if they differ."""
+def sampled(work: Work, step: Step, kind: str, measure: Measure, values: Mapping[str, Tensor]) -> None:
+    """Hold some of the step's values [..., example] against the reference engine's; ExperimentError if they differ.
+
+    Steps of one `kind` do the same to a model.
+    """
     state, job = work.self_check, step.job
     if not state.on or job.engine == "reference":
         return
     _check_engine(work, step)
     count = max((len(tensor) for tensor in values.values() if tensor.ndim == 2), default=1)
-    state.allowance += SHARE * len(step.examples) * (2 + count / 10)
+    if not state.is_due((kind, *step.model), len(step.examples), count):
+        return
     draw = random.Random(f"{job.seed}/self-check/{step.name}")
     batch = draw.choice(step.batches)
-    some = tuple(sorted(draw.sample(batch, min(EXAMPLES, len(batch)))))
     variants = _variants(values, draw)
-    cost = PER_CELL * len(some) * len(variants)
-    if cost > state.allowance and state.cells >= LEAST:
-        return
-    state.allowance -= cost
+    examples = 1 if state.cells >= LEAST else max(EXAMPLES, LEAST // len(variants))
+    some = tuple(sorted(draw.sample(batch, min(examples, len(batch)))))
     found = {name: tensor[..., list(some)] for name, tensor in values.items()}
     found = {name: tensor[list(variants)] if tensor.ndim == 2 else tensor for name, tensor in found.items()}
-    expected = measure(some, How("reference", variants))
+    expected = _alone(measure, some, How("reference", variants))
+    state.add(job, "model", float(work.in_memory != step.model), 0.0, step=step.name)
     worst, tolerance = _compared(work, step, measure, found, (expected, some, variants))
     cells = len(some) * len(variants)
     state.add(job, "reference engine", worst, tolerance, step=step.name, cells=cells)
+
+
+def _alone(measure: Measure, some: Batch, how: How) -> dict[str, Tensor]:
+    """What is measured of each example by itself: no other prompt beside it, and no padding."""
+    found = [measure((index,), how) for index in some]
+    return {name: torch.cat([one[name] for one in found], -1) for name in found[0]}
 
 
 def _variants(values: Mapping[str, Tensor], draw: random.Random) -> tuple[int, ...]:
@@ -138,30 +154,67 @@ def _compared(
     found = {name: tensor for name, tensor in found.items() if name != "predicted"}  # ties are common
     if not work.fits_wide(step.choice):
         return difference(found, expected), EPSILONS * epsilon
-    truth = measure(some, How("reference", variants, wide=True))
+    truth = _alone(measure, some, How("reference", variants, wide=True))
     return difference(found, truth), HALF * difference(expected, truth, found) + epsilon
 
 
-def difference(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], names: Mapping[str, Any] | None = None
-) -> float:
-    """The largest difference of two sets of tensors of equal names; infinite if predictions or shapes do."""
-    worst = 0.0
-    for name in found if names is None else names:
-        one, other = found[name].double(), expected[name].double()
-        if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
-            return float("inf")
-        if name == "predicted":
-            worst = worst if torch.equal(one, other) else float("inf")
-            continue
-        if name in LOGARITHMIC:
-            one, other = one.clamp(min=1e-300).log(), other.clamp(min=1e-300).log()
-            gap = one - other
-        else:
-            gap = (one - other) / other.abs().clamp(min=1)
-        gap = gap[gap.isfinite()]
-        worst = max(worst, gap.abs().max().item() if gap.numel() else 0.0)
-    return worst
+def check_means(
+    work: Work,
+    job: Job,
+    model: Model,
+    prompts: Sequence[Prompt],
+    names: tuple[str, ...] | None,
+    means: Callable[[Batch], Tensor],
+) -> None:
+    """Hold the means [layer, slot, head, d_head] that `means` takes over two prompts against each prompt run alone."""
+    if not work.self_check.on:
+        return
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
+    some = tuple(dict.fromkeys((order[0], order[-1])))
+    alone = [padded([prompts[index]]).to(model.device) for index in some]
+    error = means_error(model, alone, names, means(some))
+    work.self_check.add(job, "means", error, tolerance_of(model.dtype))
+
+
+def check_donation(work: Work, step: Step, keys: Mapping[Batch, str], group: HeadGroup | None) -> None:
+    """Hold the cells a donor fills against its run of one prompt alone: outputs, or with a group its heads' inputs."""
+    state, donor = work.self_check, step.job.models[0]
+    if not state.on:
+        return
+    draw = random.Random(f"{step.job.seed}/self-check/{step.name}")
+    batch = draw.choice(list(keys))
+    example = draw.choice(batch)
+    model, cell = work.model(step.job, donor), work.cell(keys[batch])
+    found = {name: tensor[batch.index(example)] for name, tensor in cell.items()}
+    expected = donated_values(model, work.pair(model, donor, step.examples, [example]).base, group, list(cell))
+    found = {name: tensor[-len(expected[name]) :] for name, tensor in found.items()}  # without the batch's padding
+    state.add(step.job, "donation", difference(found, expected), tolerance_of(model.dtype), step=step.name)
+
+
+def check_training(work: Work, job: Job, groups: Sequence[HeadGroup], examples: Sequence[Example]) -> None:
+    """Hold gradient and direction of mask training against whole runs in fp32, once per experiment.
+
+    On some heads of the group at the earliest position: the one that is furthest from where it is in the source.
+    """
+    choice, state = job.models[0], work.self_check
+    if not state.on or choice.dtype not in TOLERANCE or ("mask training",) in state.kinds:
+        return
+    state.kinds.add(("mask training",))
+    model = work.model(job, choice)
+    pair = work.pair(model, choice, examples, range(min(EXAMPLES, len(examples))))
+    group = min(groups, key=lambda one: int(pair.base.positions[one.at].min()))
+    draw = random.Random(f"{job.seed}/self-check/{group.name}")
+    heads = sorted(draw.sample(group.heads, min(VARIANTS, len(group.heads))))
+    errors = training_errors(model, HeadGroup(group.name, group.at, tuple(heads)), pair)
+    for name, error in errors.items():
+        state.add(job, name, error, tolerance_of(model.dtype), group=group.name)
+
+
+def check_outcome(work: Work, job: Job, outcome: Outcome) -> None:
+    """Count the numbers of the summary once more, where they are counted from tensors."""
+    worst = recounted(job, outcome.scores, outcome.summary) if work.self_check.on else None
+    if worst is not None:
+        work.self_check.add(job, "recount", worst, RECOUNT)
 
 
 def _check_engine(work: Work, step: Step) -> None:
@@ -176,10 +229,10 @@ def _check_engine(work: Work, step: Step) -> None:
         first = step.batches[0][:2]
         pair: Pair = work.pair(model, choice, step.examples, first)
         work.engine_errors[name] = engine_errors(model, pair)
-    tolerance = TOLERANCE.get(choice.dtype, EPSILONS * torch.finfo(getattr(torch, choice.dtype)).eps)
+    tolerance = tolerance_of(getattr(torch, choice.dtype))
     for check, error in work.engine_errors[name].items():
         exact = check in EXACT
         work.self_check.add(job, check, error, 0.0 if exact else tolerance, model=choice.name)
 
 
-EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values")
+EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")

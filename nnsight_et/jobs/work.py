@@ -43,6 +43,8 @@ class Progress:
     done: int
     total: int
     reused: int
+    checks: int = 0
+    """How many self-checks of the experiment have passed by now."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class Work:
             gc.collect()
             self._in_memory = (name, loaded(self.files(choice), choice.dtype, self.device, job.attention))
         return self._in_memory[1]
+
+    @property
+    def in_memory(self) -> tuple[str, str, str] | None:
+        """Name, dtype and attention of the model in memory, if one is."""
+        return self._in_memory and self._in_memory[0]
 
     def fits_wide(self, choice: ModelChoice) -> bool:
         """Whether the model in fp32 is no larger than the memory budget."""

@@ -52,7 +52,7 @@ def study_of(plan: Plan, folder: Path) -> Study:
 
 
 def study_in(folder: Path) -> Study:
-    """The study in a run's folder, without its manifest: what is there, and what that needs; ManifestError if nothing."""
+    """The study in a run's folder, without its manifest: what is there and what that needs; ManifestError if none."""
     names = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     read = {name: _read(folder, name) for name in names if (folder / name / HEADER).exists()}
     results = {name: found for name, found in read.items() if isinstance(found, Result)}

@@ -1,0 +1,46 @@
+"""How far two measurements of the same thing lie apart, and how far they may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
+"""How far the engines may lie apart: in log probabilities, and in other numbers relative to the larger of 1 and them.
+
+In half precision both are held against the reference engine in fp32, and the default one may be at most HALF times as
+far from it as the reference is in half precision; where the fp32 model is too large, the engines may lie EPSILONS
+rounding units apart.
+"""
+HALF, EPSILONS = 4.0, 32.0
+LOGARITHMIC = ("probability", "patched", "base")
+
+
+def difference(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], names: Mapping[str, Any] | None = None
+) -> float:
+    """The largest difference of two sets of tensors of equal names; infinite if predictions or shapes do."""
+    worst = 0.0
+    for name in found if names is None else names:
+        one, other = found[name].double(), expected[name].double()
+        if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
+            return float("inf")
+        if name == "predicted":
+            worst = worst if torch.equal(one, other) else float("inf")
+            continue
+        if name in LOGARITHMIC:
+            one, other = one.clamp(min=1e-300).log(), other.clamp(min=1e-300).log()
+            gap = one - other
+        else:
+            gap = (one - other) / other.abs().clamp(min=1)
+        gap = gap[gap.isfinite()]
+        worst = max(worst, gap.abs().max().item() if gap.numel() else 0.0)
+    return worst
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    """How far numbers of this dtype may lie apart where no run in fp32 is at hand to judge by."""
+    return TOLERANCE.get(str(dtype).removeprefix("torch."), EPSILONS * torch.finfo(dtype).eps)

@@ -1,0 +1,99 @@
+"""Runs that reach every method, on tiny models in which a fault shows: GQA, biases, an adapter, two lengths."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import torch
+from methods_study import CIRCUIT, OBJECTS
+from peft import LoraConfig, get_peft_model
+from tiny_model import hf_llama, tokenizer
+from tokenizers import Regex, normalizers
+from transformers import PreTrainedTokenizerFast
+
+from nnsight_et.manifest import parse
+from nnsight_et.run import run
+
+STUDY = """\
+name: exercise
+seed: 3
+task: {kind: boxes, boxes: 2, objects: [book, car, paper, letter]}
+memory: 4MiB
+models: {one: {path: one%s}, two: {path: two}}
+experiments:
+  found:
+    method: path_patching
+    model: one
+    examples: 6
+    held_out_examples: 4
+    stages:
+      - {group: value_fetcher, into: logits, at: last, keep: 5, receivers: 4}
+      - {group: position_transmitter, into: value_fetcher, via: query, at: last, keep: 2, receivers: 2}
+      - {group: position_detector, into: value_fetcher, via: value, at: query_label, keep: 2}
+      - {group: structure_reader, into: value_fetcher, via: key, at: previous_query_label, keep: 2}
+  table: {method: faithfulness, circuit: ./circuit.json, models: [one], examples: 6, ablation_examples: 5}
+  complete: {method: completeness, circuit: ./circuit.json, model: one, examples: 6, ablation_examples: 5, draws: 2}
+  pruned: {method: minimality, circuit: ./circuit.json, model: one, examples: 6, ablation_examples: 5}
+  masks:
+    {method: dcm, circuit: ./circuit.json, model: one, desiderata: [object, position], training_examples: 8,
+     validation_examples: 6, test_examples: 7, batch: 4, epochs: 3, learning_rate: 0.4, validate_every: 2}
+  roles: {method: activation_patching, roles: masks, models: [one], desiderata: [object], examples: 6, draws: 2}
+  across: {method: cmap, donor: two, recipient: one, circuit: ./circuit.json, examples: 6, random_sets: 30}
+  blind: {method: knockout, model: one, examples: 6}
+  looks: {method: attention_patterns, circuit: ./circuit.json, model: one, examples: 6}
+  screen: {method: attribution, model: one, examples: 6}
+"""
+EXERCISES: dict[str, dict[str, Any]] = {
+    "gqa": {},
+    "bias": {"kv_heads": 1, "attention_bias": True},
+    "lora": {},
+    "padding": {},
+}
+
+
+def run_exercise(name: str, folder: Path) -> None:
+    """Run every method with its self-checks; whatever a check or the code itself raises is raised."""
+    gc.freeze()
+    words = _ragged() if name == "padding" else tokenizer()
+    for model, seed in (("one", 1), ("two", 2)):
+        _guessing(seed, EXERCISES[name]).save_pretrained(folder / model)
+        words.save_pretrained(folder / model)
+    if name == "lora":
+        _adapter(_guessing(1, EXERCISES[name])).save_pretrained(str(folder / "adapter"))
+    (folder / "circuit.json").write_text(CIRCUIT)
+    study = STUDY % (", adapter: adapter" if name == "lora" else "")
+    for _ in run(parse(study, "exercise.yaml").in_folder(folder), folder / "runs"):
+        pass
+
+
+def _guessing(seed: int, config: dict[str, Any]) -> Any:
+    """A random model that always answers with one of the four objects, so that accuracies are neither 0 nor 1."""
+    module = hf_llama(seed=seed, **config)
+    ids = tokenizer().convert_tokens_to_ids(list(OBJECTS))
+    others = torch.ones(module.config.vocab_size, dtype=torch.bool)
+    others[ids] = False
+    module.lm_head.weight[others] = 0
+    return module
+
+
+def _adapter(base: Any) -> Any:
+    torch.manual_seed(5)
+    wanted = LoraConfig(
+        r=3, lora_alpha=6, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM"
+    )
+    adapted = get_peft_model(base, wanted)
+    for parameter_name, parameter in adapted.named_parameters():
+        if "lora_" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return adapted
+
+
+def _ragged() -> PreTrainedTokenizerFast:
+    """The tokenizer with one more token in prompts that name a car: prompts of two lengths, which are padded."""
+    words = tokenizer()
+    words.backend_tokenizer.normalizer = normalizers.Replace(Regex("(?<=car) is"), " is is")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words.backend_tokenizer, bos_token="<s>", pad_token="<pad>", unk_token="<unk>"
+    )

@@ -1,0 +1,428 @@
+"""The seeded faults, as data: mistakes that papers' code has made or could make, each kind at two places or more.
+
+To add one: a Fault below, with a text that occurs exactly once in its file, the exercise in which it shows, and the
+tests that should find it. `python -m tests.mutation NAME` tries it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from .runner import ROOT, Change
+
+ABLATION, ACTIVATION = "interventions/ablation.py", "interventions/activation_patching.py"
+ATTRIBUTION, CHECKED, CMAP, DCM = (
+    "interventions/attribution.py", "interventions/attention_patterns.py", "interventions/cmap.py",
+    "interventions/dcm.py",
+)  # fmt: skip
+CAPTURE, ONE_TOKEN, READOUT = "engine/capture.py", "engine/one_token.py", "engine/readout.py"
+KNOCKOUT, PATHS, REFERENCE, SUFFIX = (
+    "interventions/knockout.py", "interventions/path_patching.py", "engine/reference.py", "engine/suffix.py",
+)  # fmt: skip
+BATCH, LOAD, MODEL = "batch.py", "models/load.py", "models/model.py"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake: `old` stands once in nnsight_et/`file` and becomes `new`; it shows in the exercise."""
+
+    kind: str
+    name: str
+    file: str
+    old: str
+    new: str
+    exercise: str
+    tests: tuple[str, ...]
+
+    @property
+    def change(self) -> Change:
+        """The file with the fault in it; ValueError if its old text does not stand there exactly once."""
+        path = ROOT / "nnsight_et" / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"fault '{self.name}': {self.file} has its text {text.count(self.old)} times, not once")
+        return Change(f"nnsight_et/{self.file}", text.replace(self.old, self.new))
+
+
+def _fault(kind: str, name: str, file: str, change: tuple[str, str], exercise: str, *tests: str) -> Fault:
+    return Fault(kind, name, file, *change, exercise, tuple(f"test_{test}.py" for test in tests))
+
+
+FAULTS: tuple[Fault, ...] = (
+    _fault(
+        "transposed heads", "heads of z and their numbers exchanged", MODEL,
+        ('.input.unflatten(-1, (self.n_heads, self.d_head))',
+         '.input.unflatten(-1, (self.d_head, self.n_heads)).transpose(-1, -2)'),
+        "gqa", "engine",
+    ),
+    _fault(
+        "transposed heads", "heads of q, k, v and their numbers exchanged", MODEL,
+        ('(normed).unflatten(-1, (self.heads_of(via), self.d_head))',
+         '(normed).unflatten(-1, (self.d_head, self.heads_of(via))).transpose(-1, -2)'),
+        "gqa", "path_patching",
+    ),
+    _fault(
+        "transposed heads", "edits reach the heads in reverse order", SUFFIX,
+        ("view[:, :, row, slot, edit.heads] = values", "view[:, :, row, slot, edit.heads.flip(0)] = values"),
+        "gqa", "engine",
+    ),
+    _fault(
+        "off-by-one position", "the captured token is the one before", CAPTURE,
+        ("heads.append(z[row[:, 0], at])", "heads.append(z[row[:, 0], at - 1])"), "gqa", "engine", "path_patching",
+    ),
+    _fault(
+        "off-by-one position", "the source's token is the one before", CAPTURE,
+        ("outputs[name][layer] = z[row, run.positions[name]]", "outputs[name][layer] = z[row, run.positions[name] - 1]"),
+        "gqa", "activation_patching",
+    ),
+    _fault(
+        "off-by-one position", "edits land on the token before", SUFFIX,
+        ("row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.slot[:, None]",
+         "row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.slot[:, None] - 1"),
+        "gqa", "ablation",
+    ),
+    _fault(
+        "wrong kv group", "query heads share key heads round robin", MODEL,
+        ("else index // (self.n_heads // self.n_kv_heads)", "else index % self.n_kv_heads"), "gqa", "path_patching",
+    ),
+    _fault(
+        "wrong kv group", "receivers are counted round robin", ONE_TOKEN,
+        ("add(model.receiver(index, via))", "add(index % model.heads_of(via))"), "gqa", "path_patching",
+    ),
+    _fault(
+        "wrong kv group", "donated heads are counted round robin", CMAP,
+        ("{model.receiver(head.index, via) for", "{head.index % model.heads_of(via) for"), "gqa", "cmap",
+    ),
+    _fault(
+        "dropped o_proj bias", "the output projection without its bias", MODEL,
+        ("return self.part(self.parts.attention_out, layer)(z.flatten(-2))",
+         "projection = self.part(self.parts.attention_out, layer)\n"
+         "        return projection(z.flatten(-2)) - projection(torch.zeros_like(z).flatten(-2))"),
+        "bias", "path_patching",
+    ),
+    _fault(
+        "dropped o_proj bias", "the sender's layer without its bias", ONE_TOKEN,
+        ("return model.attention_of(here, z.flatten(0, 1)[:, None])",
+         "z = z.flatten(0, 1)[:, None]\n"
+         "    return model.attention_of(here, z) - model.attention_of(here, torch.zeros_like(z))"),
+        "bias", "path_patching",
+    ),
+    _fault(
+        "missing LoRA", "the adapter is not loaded", LOAD,
+        ("            module.load_adapter(str(files.adapter))", "            pass"), "lora", "load",
+    ),
+    _fault(
+        "missing LoRA", "the adapter is loaded and switched off", LOAD,
+        ("        _check_adapter(files, module)\n    nn", "        _check_adapter(files, module)\n        module.disable_adapters()\n    nn"),
+        "lora", "load", "cmap",
+    ),
+    _fault(
+        "missing LoRA", "the output projection's base alone", MODEL,
+        ("return self.part(self.parts.attention_out, layer)(z.flatten(-2))",
+         "module = self.part(self.parts.attention_out, layer)\n"
+         '        return (module.base_layer if "lora_A" in dir(module) else module)(z.flatten(-2))'),
+        "lora", "path_patching", "load", "cmap",
+    ),
+    _fault(
+        "missing LoRA", "the receivers' projections' base alone", MODEL,
+        ("return self.part(self.parts.site(via), layer)(normed)",
+         "module = self.part(self.parts.site(via), layer)\n"
+         '        return (module.base_layer if "lora_A" in dir(module) else module)(normed)'),
+        "lora", "path_patching", "load", "cmap",
+    ),
+    _fault(
+        "position_ids not passed", "every run counts its padding", MODEL,
+        ('"position_ids": position_ids, ', ""), "padding", "engine", "path_patching",
+    ),
+    _fault(
+        "position_ids not passed", "recomputed tokens count their padding", SUFFIX,
+        ("places = layout.spread(capture.run.position_ids[row, capture.live])", "places = layout.spread(capture.live)"),
+        "padding", "engine", "path_patching",
+    ),
+    _fault(
+        "position_ids not passed", "every token has the first place", BATCH,
+        ("return (self.mask.cumsum(-1) - 1).clamp(min=0)", "return torch.zeros_like(self.mask)"),
+        "padding", "batch", "engine",
+    ),
+    _fault(
+        "mask leaking", "variants side by side see each other", SUFFIX,
+        ("own[:, one, :, one] = itself.expand(branches, -1, -1, -1)", "own[:] = itself[:, None, :, None]"),
+        "gqa", "engine",
+    ),
+    _fault(
+        "mask leaking", "tokens see later ones of the prompt", CAPTURE,
+        ("fixed[:, None, :width] & (columns[:width] < live[:, :, None])", "fixed[:, None, :width].expand(-1, live.shape[1], -1)"),
+        "gqa", "ablation", "engine",
+    ),
+    _fault(
+        "mask leaking", "recomputed tokens see the padding", CAPTURE,
+        ("fixed = run.mask.bool() & ~(live", "fixed = ~(live"), "padding", "engine", "path_patching",
+    ),
+    _fault(
+        "prefix from the wrong example", "keys and values of the batch's next prompt", SUFFIX,
+        ("tuple(one[:, :, :width].repeat(rows, 1, 1, 1)", "tuple(one[:, :, :width].roll(1, 0).repeat(rows, 1, 1, 1)"),
+        "gqa", "engine",
+    ),
+    _fault(
+        "prefix from the wrong example", "the residual of the batch's next prompt", SUFFIX,
+        ("layout.spread(capture.entering[start])", "layout.spread(capture.entering[start].roll(1, 0))"),
+        "gqa", "activation_patching",
+    ),
+    _fault(
+        "prefix from the wrong example", "what the donor gave for the batch's other prompts", "jobs/cmap.py",
+        ("setdefault(place, {})[int(layer)] = tensor[rows]", "setdefault(place, {})[int(layer)] = tensor[rows[::-1]]"),
+        "gqa", "cmap",
+    ),
+    _fault(
+        "stale cache", "a narrowed run keeps the residuals of its first tokens", CAPTURE,
+        ("{layer: residual[row, slot] for", "{layer: residual[:, : slot.shape[1]] for"), "gqa", "engine",
+    ),
+    _fault(
+        "stale cache", "donated keys stay in the recipient's cache", CMAP,
+        ("entry[which] = entry[which].clone()", "entry[which] = entry[which]"), "gqa", "cmap",
+    ),
+    _fault(
+        "stale cache", "a cell's name has the number of its examples only", "jobs/cells.py",
+        ('{"data": data_digest([step.examples[index] for index in batch])}', '{"data": len(batch)}'),
+        "gqa", "jobs", "run", "rerun", "method_edges",
+    ),
+    _fault(
+        "wrong padding side", "tokens on the right, positions as on the left", BATCH,
+        ("tokens[row, offset : offset + len(prompt.tokens)]", "tokens[row, : len(prompt.tokens)]"),
+        "padding", "batch", "engine",
+    ),
+    _fault(
+        "wrong padding side", "the mask on both sides", BATCH,
+        ("mask[row, offset : offset + len(prompt.tokens)] = 1", "mask[row] = 1"),
+        "padding", "batch", "engine",
+    ),
+    _fault(
+        "wrong padding side", "positions are not moved with the tokens", BATCH,
+        ("torch.tensor([prompt.positions[name] + offset for", "torch.tensor([prompt.positions[name] + 0 * offset for"),
+        "padding", "batch", "engine",
+    ),
+    _fault(
+        "softmax over the wrong axis", "probabilities over the batch", READOUT,
+        ("wide.softmax(-1)", "wide.softmax(0)"), "gqa", "engine",
+    ),
+    _fault(
+        "softmax over the wrong axis", "the reference's sum over all prompts", REFERENCE,
+        (".exp().sum(-1).log()", ".exp().sum(-1).mean().log()"), "gqa", "path_patching", "engine",
+    ),
+    _fault(
+        "ratio of means", "the patching score", "metrics.py",
+        ("return patching_ratio(patched, base).mean(-1)", "return (patched - base).mean(-1) / base.mean()"),
+        "gqa", "metrics",
+    ),
+    _fault(
+        "ratio of means", "each example's ratio", "metrics.py",
+        ("return (patched - base) / base", "return (patched - base) / base.mean()"), "gqa", "metrics",
+    ),
+    _fault(
+        "ratio of means", "the exact effects of attribution", ATTRIBUTION,
+        ('"exact": ((exact - base) / base).cpu()', '"exact": ((exact - base) / base.mean()).cpu()'), "gqa", "attribution",
+    ),
+    _fault(
+        "receivers one by one", "only the first receiver of a layer is replaced", PATHS,
+        ("Edit(end, receivers.via, slot, receivers.heads[end], values)",
+         "Edit(end, receivers.via, slot, receivers.heads[end][:1], values[:, :, :1])"),
+        "gqa", "path_patching",
+    ),
+    _fault(
+        "receivers one by one", "only the first layer of receivers is replaced", PATHS,
+        ("for end, values in inputs.items()]", "for end, values in list(inputs.items())[:1]]"), "gqa", "path_patching",
+    ),
+    _fault(
+        "receivers one by one", "the reference replaces the last receiver alone", REFERENCE,
+        ("            for receiver in receivers:", "            for receiver in receivers[-1:]:"), "gqa", "path_patching",
+    ),
+    _fault(
+        "source position ignored", "the source's outputs at the base's position", ACTIVATION,
+        ("head_outputs(model, pair.source, layers_of(sets))",
+         "head_outputs(model, Run(pair.source.tokens, pair.source.mask, pair.base.positions), layers_of(sets))"),
+        "gqa", "activation_patching",
+    ),
+    _fault(
+        "source position ignored", "the reference's source at the base's position", REFERENCE,
+        ("source_z[layer][row, pair.source.positions[at], sender.index]", "source_z[layer][row, position, sender.index]"),
+        "gqa", "path_patching",
+    ),
+    _fault(
+        "source position ignored", "masks are trained with the source at the base's position", DCM,
+        ("head_outputs(model, pair.source, layers_of([Circuit(tuple(groups))]))",
+         "head_outputs(model, type(base)(pair.source.tokens, pair.source.mask, base.positions), layers_of([Circuit(tuple(groups))]))"),
+        "gqa", "dcm",
+    ),
+    _fault(
+        "layers off by one", "the one-token pass starts from the residual below", ONE_TOKEN,
+        ("token.entering[layer].repeat(copies, 1, 1)", "token.entering[max(layer - 1, 0)].repeat(copies, 1, 1)"),
+        "gqa", "path_patching",
+    ),
+    _fault(
+        "layers off by one", "the suffix pass begins a layer too high", PATHS,
+        ("next(end for end in ends if end > layer)", "max(end for end in ends if end > layer)"), "gqa", "path_patching",
+    ),
+    _fault(
+        "layers off by one", "heads take the mean of the layer below", ABLATION,
+        ("return [layer[slot] for layer in self.means.to(model.device)]",
+         "return [layer[slot] for layer in self.means.to(model.device).roll(1, 0)]"),
+        "gqa", "ablation",
+    ),
+    _fault(
+        "layers off by one", "attention is blocked from the next layer up", KNOCKOUT,
+        ("suffix(model, blocked, first, [], question.answer, chunks)",
+         "suffix(model, blocked if first else whole, first, [], question.answer, chunks)"),
+        "gqa", "knockout",
+    ),
+    _fault(
+        "dtype downcast", "logits in half precision", READOUT,
+        ("else logits\n", "else logits.bfloat16().float()\n"), "gqa", "engine",
+    ),
+    _fault(
+        "dtype downcast", "edits in half precision", SUFFIX,
+        (".reshape(shape).to(whole.dtype)", ".reshape(shape).bfloat16().to(whole.dtype)"), "gqa", "ablation",
+    ),
+    _fault(
+        "dtype downcast", "means in half precision", ABLATION,
+        (".to(model.dtype).cpu()", ".bfloat16().to(model.dtype).cpu()"), "gqa", "ablation",
+    ),
+    _fault(
+        "wrong means", "one mean over all positions", ABLATION,
+        ("slot = slots(run, names)[real]", "slot = slots(run, names)[real] * 0"), "gqa", "ablation",
+    ),
+    _fault(
+        "wrong means", "padding counts as tokens", ABLATION,
+        ("real = run.mask.bool()", "real = torch.ones_like(run.mask).bool()"), "padding", "ablation", "method_edges",
+    ),
+    _fault(
+        "wrong means", "means over the measured prompts themselves", "jobs/circuits.py",
+        ("work, choice, prompts = self.work, self.trial.choice, self.trial.prompts",
+         "work, choice, prompts = self.work, self.trial.choice, [one.base for one in self.trial.examples]"),
+        "gqa", "ablation", "jobs", "minimality", "completeness",
+    ),
+    _fault(
+        "answer of another example", "the answers' order is turned round", READOUT,
+        ("index = answer.expand(wide.shape[:-1])[..., None]", "index = answer.flip(0).expand(wide.shape[:-1])[..., None]"),
+        "gqa", "engine",
+    ),
+    _fault(
+        "answer of another example", "the batch's answers are the next example's", BATCH,
+        ("return Pair(base, source, torch.tensor([example.answer for example in examples]))",
+         "return Pair(base, source, torch.tensor([example.answer for example in examples]).roll(1))"),
+        "gqa", "batch",
+    ),
+    _fault(
+        "kept and replaced exchanged", "the circuit's heads are ablated, others kept", ABLATION,
+        ("keep = {name: members(model, circuits, name) for name in names}",
+         "keep = {name: ~members(model, circuits, name) for name in names}"),
+        "gqa", "ablation",
+    ),
+    _fault(
+        "kept and replaced exchanged", "a mask of 1 takes the source", SUFFIX,
+        ("keep * current + (1 - keep) * values", "keep * values + (1 - keep) * current"), "gqa", "dcm",
+    ),
+    _fault(
+        "kept and replaced exchanged", "all heads but the chosen are patched", ACTIVATION,
+        ("heads, values, ~_taken(model, some, name, layer)", "heads, values, _taken(model, some, name, layer)"),
+        "gqa", "activation_patching",
+    ),
+    _fault(
+        "values of another variant", "variants take each other's values", SUFFIX,
+        ("else self.values[variants]", "else self.values[variants.flip(0)]"), "gqa", "engine", "path_patching",
+    ),
+    _fault(
+        "values of another variant", "variants keep each other's heads", SUFFIX,
+        ("else self.keep[variants]", "else self.keep[variants.flip(0)]"), "gqa", "engine", "ablation",
+    ),
+    _fault(
+        "blocked edge", "the token beside the right one is hidden", KNOCKOUT,
+        ("visible[row, whole.slot(blind), to] = False", "visible[row, whole.slot(blind), to - 1] = False"),
+        "gqa", "knockout",
+    ),
+    _fault(
+        "blocked edge", "the reference blocks the edge the wrong way", REFERENCE,
+        ("fewer[row, blind, to] = False", "fewer[row, to, blind] = False"), "gqa", "knockout",
+    ),
+    _fault(
+        "frozen heads", "heads at the position itself are frozen too", CMAP,
+        ("(columns < at[:, None])[:, :, None, None]", "(columns <= at[:, None])[:, :, None, None]"), "gqa", "cmap",
+    ),
+    _fault(
+        "frozen heads", "the reference lets the position's other heads recompute", REFERENCE,
+        ("where = (columns >= position[:, None])[..., None].expand(values.shape[:-1])",
+         "where = (columns > position[:, None])[..., None].repeat(1, 1, values.shape[2])\n"
+         "        where[row, position, sender.index] = layer == sender.layer"),
+        "gqa", "path_patching",
+    ),
+    _fault(
+        "wrong direction", "the target's logit is made small", DCM,
+        ("(1 - mask).sum() - readout.logit.mean()", "(1 - mask).sum() + readout.logit.mean()"), "gqa", "dcm",
+    ),
+    _fault(
+        "wrong direction", "each selected head is a gain", DCM,
+        ("training.sparsity * (1 - mask).sum() -", "training.sparsity * mask.sum() -"), "gqa", "dcm",
+    ),
+    _fault(
+        "wrong direction", "the sign of attributed effects", ATTRIBUTION,
+        ("columns.append(-slope[0])", "columns.append(slope[0])"), "gqa", "attribution",
+    ),
+    _fault(
+        "wrong selection", "the least harmful heads are kept", "jobs/stage_scores.py",
+        ("key=lambda head: (score[head].item(), head)", "key=lambda head: (-score[head].item(), head)"),
+        "gqa", "stage_scores",
+    ),
+    _fault(
+        "wrong selection", "the worst mask is chosen", DCM,
+        ("return max(range(len(masks)), key", "return min(range(len(masks)), key"), "gqa", "dcm",
+    ),
+    _fault(
+        "wrong selection", "minimality keeps what it should drop", "metrics.py",
+        ("return contribution(before, after) >= threshold", "return contribution(before, after) < threshold"),
+        "gqa", "metrics",
+    ),
+    _fault(
+        "donor and recipient", "the recipient gives to itself", "jobs/cmap.py",
+        ("    donor = job.models[0]\n", "    donor = job.models[1]\n"), "gqa", "cmap",
+    ),
+    _fault(
+        "donor and recipient", "the donor receives", "jobs/cmap.py",
+        ("        donated, chunks = _given(work, given[\"\"], batch), _chunks(work, job, examples)\n",
+         "        model = work.model(job, how.choice(donor))\n"
+         "        donated, chunks = _given(work, given[\"\"], batch), _chunks(work, job, examples)\n"),
+        "gqa", "cmap",
+    ),
+    _fault(
+        "ratio turned round", "faithfulness", "metrics.py",
+        ("return circuit / model if model", "return model / circuit if circuit"), "gqa", "metrics",
+    ),
+    _fault(
+        "ratio turned round", "what a head contributes", "metrics.py",
+        ("return round(before / after - 1, TIE_DIGITS)", "return round(after / before - 1, TIE_DIGITS) if before else -1.0"),
+        "gqa", "metrics",
+    ),
+    _fault(
+        "columns exchanged", "rest and named positions of attention", CHECKED,
+        ("rest = weights.sum(-1) - named.sum(0)", "rest = weights.sum(-1) - named[0]"), "gqa", "attention_patterns",
+    ),
+    _fault(
+        "columns exchanged", "results of batches in the order of the batches", "jobs/cells.py",
+        ("torch.tensor([index for batch in keys for index in batch]).argsort()",
+         "torch.tensor([index for batch in keys for index in batch]) * 0 + torch.arange(len(step.examples))"),
+        "padding", "jobs", "run",
+    ),
+)  # fmt: skip
+
+
+def problems() -> list[str]:
+    """What is wrong with the faults themselves: a text that is not there once, no Python, a kind at one place only."""
+    found = []
+    for fault in FAULTS:
+        try:
+            compile(fault.change.text, fault.file, "exec")
+        except (ValueError, SyntaxError) as error:
+            found.append(str(error))
+    kinds = Counter(fault.kind for fault in FAULTS)
+    found += [f"kind '{kind}' is at one place only" for kind, count in kinds.items() if count < 2]
+    names = Counter(fault.name for fault in FAULTS)
+    return found + [f"two faults are called '{name}'" for name, count in names.items() if count > 1]

@@ -1,0 +1,137 @@
+"""docs/mutation.md: the shares, the table of the seeded faults, and the mechanical mutants that survive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .mutants import Mutant
+from .runner import Outcome
+from .seeded import AT_RUN_TIME, Tried
+from .verdicts import verdict
+
+HEAD = """\
+# Mutation
+
+Faults put into a copy of the package, one at a time: does a user's own run notice, and do the tests? Written by
+`make mutation`; do not edit.
+"""
+RUN_TIME = """\
+A run catches a fault by its self-check, by the check of the model when it is loaded, or by refusing a step that cannot
+be (`refusal`). Each fault runs all methods but comparison on two random three-layer models: `gqa` four query and two
+key-value heads; `bias` one key-value head and biases, the output projection's too; `lora` an adapter on q, k, v and o;
+`padding` prompts of two lengths. A crash is caught as well, and counted by itself. "Tests" is the first that fails.
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One fault or mutant as plain data, which is what is kept of a run."""
+
+    kind: str
+    name: str
+    place: str
+    exercise: str
+    text: str
+    run: dict[str, str]
+    tests: dict[str, str]
+
+
+def line_of_fault(tried: Tried) -> Line:
+    """A seeded fault's line."""
+    fault = tried.fault
+    return Line(fault.kind, fault.name, fault.file, fault.exercise, "", asdict(tried.run), asdict(tried.tests))
+
+
+def line_of_mutant(mutant: Mutant, tests: Outcome, run: Outcome | None = None) -> Line:
+    """A mechanical mutant's line; `run` is there if a run with self-checks was tried."""
+    said = asdict(run) if run else {}
+    return Line(mutant.kind, mutant.name, mutant.place, "", mutant.text.strip(), said, asdict(tests))
+
+
+def page(seeded: Sequence[Line], mechanical: Sequence[Line]) -> str:
+    """The whole page."""
+    parts = [HEAD, *(_seeded(seeded) if seeded else ()), *(_mechanical(mechanical) if mechanical else ())]
+    return "\n".join(parts)
+
+
+def _seeded(lines: Sequence[Line]) -> list[str]:
+    of_run = Counter(line.run["caught"] or "missed" for line in lines)
+    noticed = sum(of_run[name] for name in AT_RUN_TIME)
+    of_tests = sum(bool(line.tests["caught"]) for line in lines)
+    kinds = len({line.kind for line in lines})
+    shares = [
+        f"## Seeded faults: {len(lines)} of {kinds} kinds\n",
+        f"- by the run itself: {_share(noticed, lines)}; with crashes {_share(len(lines) - of_run['missed'], lines)}",
+        f"- by the tests: {_share(of_tests, lines)}\n",
+        RUN_TIME,
+        f"How runs end: {', '.join(f'{name} {count}' for name, count in of_run.most_common())}.\n",
+    ]
+    rows = [[line.kind, line.name, line.place, line.exercise, _by(line.run), _by(line.tests)] for line in lines]
+    return [*shares, _table(["kind", "fault", "file", "exercise", "run", "tests"], rows)]
+
+
+def _mechanical(lines: Sequence[Line]) -> list[str]:
+    survivors = [(line, verdict(line.place, line.text, line.name)) for line in lines if not line.tests["caught"]]
+    left = [line for line, judged in survivors if judged.shows]
+    rows = [[line.place, f"`{line.text}`", line.name, judged.text] for line, judged in survivors]
+    by_kind = [
+        [kind, str(len(of)), str(sum(bool(line.tests["caught"]) for line in of))]
+        for kind, of in _grouped(lines, lambda line: line.kind).items()
+    ]
+    return [
+        f"## Mechanical mutants of engine/ and interventions/: {len(lines)}, drawn by seed\n",
+        f"- killed by the tests of their file: {_share(len(lines) - len(survivors), lines)}",
+        f"- survivors that change a number somebody could see, or are not judged yet: {len(left)}\n",
+        _of_runs([line for line in lines if line.run and line.tests["caught"]]),
+        _table(["kind", "mutants", "killed"], by_kind),
+        "### Survivors\n",
+        _table(["place", "line", "change", "verdict"], rows),
+    ]
+
+
+def _of_runs(lines: Sequence[Line]) -> str:
+    """What runs with self-checks make of mutants that tests kill: nobody had these in mind when checks were written."""
+    if not lines:
+        return ""
+    ended = Counter(line.run["caught"] or "missed" for line in lines)
+    noticed = sum(ended[name] for name in AT_RUN_TIME)
+    rows = [[line.place, f"`{line.text}`", line.name, line.tests["by"]] for line in lines if not line.run["caught"]]
+    return (
+        f"Every fourth mutant outside the checks was put into a run of `gqa` as well. Of those that the tests kill, "
+        f"{_share(noticed, lines)} are noticed by the run, {ended['crash'] + ended['hang']} crash, "
+        f"{ended['missed']} end normally{':' if rows else '.'}\n\n"
+        + (_table(["place", "line", "change", "test"], rows) if rows else "")
+    )
+
+
+def _grouped(lines: Sequence[Line], of: Callable[[Line], str]) -> dict[str, list[Line]]:
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(of(line), []).append(line)
+    return groups
+
+
+def _share(count: int, lines: Sequence[Any]) -> str:
+    return f"{count} of {len(lines)} ({100 * count / len(lines):.1f}%)"
+
+
+def _by(outcome: dict[str, str]) -> str:
+    if not outcome["caught"]:
+        return "**missed**"
+    if outcome["caught"] in ("test", "self-check"):
+        return outcome["by"]
+    return f"{outcome['caught']}: {outcome['by']}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def write(path: Path, seeded: Sequence[Line], mechanical: Sequence[Line]) -> None:
+    """Write the page."""
+    path.write_text(page(seeded, mechanical))
