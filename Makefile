@@ -16,7 +16,7 @@ READY  := $(VENV)/.ready-$(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 
 .PHONY: run test test-all check format mutation models clean
 
 run: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/et run experiments.yaml
+	OMP_WAIT_POLICY=passive $(BIN)/et run experiments.yaml
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
