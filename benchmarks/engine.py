@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+import nnsight
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -154,7 +155,7 @@ def _dcm(module: Any, model: Model, size: Size, rounds: int) -> float:
         def step() -> None:
             masked_readout(model, group, batch, mask(), Chunks()).logit.mean().backward()
 
-        found = medians({"whole": whole_step, "step": step}, "whole", rounds)
+        found = nnsight.save(medians({"whole": whole_step, "step": step}, "whole", rounds))
     return found["step"]
 
 

@@ -89,8 +89,8 @@ def measured(
 
 
 def _kind(what: dict[str, Any]) -> str:
-    """What is done, whichever heads it is done to: the names of a cell's parts, and of a path its end."""
-    return " ".join([*what, *map(str, what.get("path", ())[:2])])
+    """What is done, whichever heads it is done to: a cell's parts, where a path ends, which edge is blocked."""
+    return " ".join([*what, *map(str, (what.get("path") or what.get("knockout") or ())[:2])])
 
 
 def batches(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[Batch]:
