@@ -65,7 +65,7 @@ class ResultHeader(BaseModel):
     summary: dict[str, Any]
     """The method's headline numbers; null where a number does not exist."""
     self_check: dict[str, Any]
-    """Whether it was on, and each check: its name, the worst difference found, and the one accepted."""
+    """Whether it was on, how long it took, and each check: its name, the worst difference, and the one accepted."""
     scores_digest: str = ""
     """Digest of scores.safetensors; filled in when the result is written."""
     digest: str = ""

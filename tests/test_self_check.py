@@ -94,7 +94,7 @@ def all_heads() -> ablation.Circuit:
 
 def test_without_checks_the_result_says_so_and_is_checked_as_soon_as_it_is_asked_for(root):
     unchecked = results(root, DIRECT, UNCHECKED)["found"]
-    assert unchecked.header.self_check == {"on": False, "checks": []}
+    assert unchecked.header.self_check == {"on": False, "checks": [], "seconds": 0}
     assert all(step.reused == step.total for step in steps(root, DIRECT))
     checked = results(root, DIRECT)["found"]
     assert checked.header.self_check["checks"]

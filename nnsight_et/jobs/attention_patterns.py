@@ -9,7 +9,7 @@ from torch import Tensor
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.jobs.cells import Batch, data_digest, measured, whole_prompts
 from nnsight_et.jobs.correct import chosen_examples
-from nnsight_et.jobs.self_check import How
+from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import AttentionPatterns
 from nnsight_et.plan import Job

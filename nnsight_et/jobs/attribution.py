@@ -12,7 +12,7 @@ from nnsight_et.circuit import Head
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
-from nnsight_et.jobs.self_check import How
+from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Attribution
 from nnsight_et.plan import Job

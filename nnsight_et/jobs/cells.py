@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Example, Prompt
-from nnsight_et.jobs.self_check import How, Measure, sampled
+from nnsight_et.jobs.how import How, Measure
+from nnsight_et.jobs.self_check import sampled
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.tasks.boxes import VERSION

@@ -21,7 +21,8 @@ from nnsight_et.interventions.ablation import (
     remainder_readouts,
 )
 from nnsight_et.jobs.cells import Batch, batches, data_digest, measured, suffixes, whole_prompts
-from nnsight_et.jobs.self_check import How, check_means
+from nnsight_et.jobs.how import How
+from nnsight_et.jobs.self_check import check_means
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice

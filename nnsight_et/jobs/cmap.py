@@ -16,7 +16,8 @@ from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
 from nnsight_et.jobs.cells import Batch, Step, cells, data_digest, measured, suffixes
 from nnsight_et.jobs.circuits import model_predictions
-from nnsight_et.jobs.self_check import How, check_donation
+from nnsight_et.jobs.how import How
+from nnsight_et.jobs.self_check import check_donation
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import CMAP
 from nnsight_et.manifest.methods.cmap import MAIN_ROLES

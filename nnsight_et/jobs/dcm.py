@@ -14,7 +14,8 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
-from nnsight_et.jobs.self_check import How, check_training
+from nnsight_et.jobs.how import How
+from nnsight_et.jobs.self_check import check_training
 from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import tokenizer_of

@@ -11,7 +11,7 @@ from torch import Tensor
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
-from nnsight_et.jobs.self_check import How
+from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
 from nnsight_et.manifest import Edge, Knockout
 from nnsight_et.models.load import tokenizer_of

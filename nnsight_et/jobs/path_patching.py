@@ -13,7 +13,7 @@ from nnsight_et.errors import ExperimentError, TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
-from nnsight_et.jobs.self_check import How
+from nnsight_et.jobs.how import How
 from nnsight_et.jobs.stage_scores import TEST, described, held_out_scores, ranking, stage_scores
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import PathPatching, Stage

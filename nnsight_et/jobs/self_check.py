@@ -8,9 +8,11 @@ what is done again, with other examples, desiderata or groups, as often as 3% of
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,10 +22,11 @@ from nnsight_et.circuit import HeadGroup
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.method_checks import donated_values, means_error, training_errors
+from nnsight_et.jobs.how import How, Measure
 from nnsight_et.jobs.recount import recounted
 from nnsight_et.jobs.tolerance import EPSILONS, HALF, TOLERANCE, difference, tolerance_of
 from nnsight_et.models.model import Model
-from nnsight_et.plan import Job, ModelChoice
+from nnsight_et.plan import Job
 
 if TYPE_CHECKING:
     from nnsight_et.jobs.cells import Batch, Step
@@ -33,27 +36,9 @@ EXAMPLES, VARIANTS, LEAST = 2, 2, 4  # of one recomputed sample; and cells of ev
 SHARE = 0.03  # of an experiment's forward passes
 PER_CELL = 32.0  # what a cell costs: some passes of the reference engine, over one prompt and so far from efficient
 RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
-Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class How:
-    """How a step is measured: by which engine, which of its variants (None: all), and whether in fp32."""
-
-    engine: str
-    variants: tuple[int, ...] | None = None
-    wide: bool = False
-
-    def of(self, variants: Sequence[Value]) -> list[Value]:
-        """Those of the step's variants that are measured."""
-        return list(variants) if self.variants is None else [variants[index] for index in self.variants]
-
-    def choice(self, choice: ModelChoice) -> ModelChoice:
-        """The model with the dtype it is measured in."""
-        return replace(choice, dtype="float32") if self.wide else choice
-
-
-Measure = Callable[["Batch", How], dict[str, Tensor]]
+Check = TypeVar("Check", bound=Callable[..., None])
 
 
 @dataclass
@@ -65,6 +50,7 @@ class SelfCheck:
     models: set[tuple[str, str, str]] = field(default_factory=set)
     kinds: set[tuple[str, ...]] = field(default_factory=set)
     allowance: float = 0.0
+    seconds: float = 0.0
 
     @property
     def cells(self) -> int:
@@ -93,9 +79,24 @@ class SelfCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for the result's header."""
-        return {"on": self.on, "checks": self.found}
+        return {"on": self.on, "checks": self.found, "seconds": round(self.seconds, 3)}
 
 
+def _timed(check: Check) -> Check:
+    """The check, whose time is added to what all checks of the experiment took."""
+
+    @wraps(check)
+    def timed(work: Work, *arguments: Any) -> None:
+        start = time.monotonic()
+        try:
+            check(work, *arguments)
+        finally:
+            work.self_check.seconds += time.monotonic() - start
+
+    return cast("Check", timed)
+
+
+@_timed
 def sampled(work: Work, step: Step, kind: str, measure: Measure, values: Mapping[str, Tensor]) -> None:
     """Hold some of the step's values [..., example] against the reference engine's; ExperimentError if they differ.
 
@@ -158,6 +159,7 @@ def _compared(
     return difference(found, truth), HALF * difference(expected, truth, found) + epsilon
 
 
+@_timed
 def check_means(
     work: Work,
     job: Job,
@@ -176,6 +178,7 @@ def check_means(
     work.self_check.add(job, "means", error, tolerance_of(model.dtype))
 
 
+@_timed
 def check_donation(work: Work, step: Step, keys: Mapping[Batch, str], group: HeadGroup | None) -> None:
     """Hold the cells a donor fills against its run of one prompt alone: outputs, or with a group its heads' inputs."""
     state, donor = work.self_check, step.job.models[0]
@@ -191,6 +194,7 @@ def check_donation(work: Work, step: Step, keys: Mapping[Batch, str], group: Hea
     state.add(step.job, "donation", difference(found, expected), tolerance_of(model.dtype), step=step.name)
 
 
+@_timed
 def check_training(work: Work, job: Job, groups: Sequence[HeadGroup], examples: Sequence[Example]) -> None:
     """Hold gradient and direction of mask training against whole runs in fp32, once per experiment.
 
@@ -210,6 +214,7 @@ def check_training(work: Work, job: Job, groups: Sequence[HeadGroup], examples: 
         state.add(job, name, error, tolerance_of(model.dtype), group=group.name)
 
 
+@_timed
 def check_outcome(work: Work, job: Job, outcome: Outcome) -> None:
     """Count the numbers of the summary once more, where they are counted from tensors."""
     worst = recounted(job, outcome.scores, outcome.summary) if work.self_check.on else None
