@@ -96,7 +96,10 @@ def _with_inputs(
     start = min(head.layer for head in group.heads)
     assert bool((at == at[0]).all()), "a batch's positions stand at one place, so that all before them is in the cache"
     own = captured(model, run, suffix_of(run, at), [start])
-    places = {layer: tuple(_heads_in(model, group, layer, via) for via in CACHED) for layer in donated["key"]}
+    places = {
+        layer: (_heads_in(model, group, layer, "key"), _heads_in(model, group, layer, "value"))
+        for layer in donated["key"]
+    }
     cache = cache_with(model, run, places, donated["key"], donated["value"])
     readouts = []
     for inputs in sets:
@@ -126,7 +129,9 @@ def _reference_run(
     own, before = reference.head_outputs(model, run), (columns < at[:, None])[:, :, None, None]
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in range(model.n_layers):
-            for via in (via for via in VIAS if via in inputs and layer in donated[via]):
+            for via in VIAS:
+                if via not in inputs or layer not in donated[via]:
+                    continue
                 current = model.projection(layer, via).clone()
                 heads, values = _heads_in(model, group, layer, via), donated[via][layer].to(model.device)
                 if via == "query":

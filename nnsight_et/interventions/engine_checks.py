@@ -19,6 +19,7 @@ from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model, Via
 
 PADDING = 3
+PARTNER: dict[Via, Via] = {"query": "key", "key": "query", "value": "value"}
 VIAS: tuple[tuple[Via, str], ...] = (("query", "queries"), ("key", "keys"), ("value", "values"))
 
 
@@ -134,7 +135,7 @@ def _heads_of(model: Model, run: Run, layer: int, via: Via) -> Tensor:
     """[]: how far heads that share no projection with one changed head move; infinite if its own ones do not."""
     last = run.positions["last"]
     row = torch.arange(len(last), device=model.device)
-    partner = {"query": "key", "key": "query", "value": "value"}[via]
+    partner: Via = PARTNER[via]
     with model.trace(run.tokens, run.position_ids, run.mask):
         other = model.projection(layer, partner)[:, :, -1]
         before = model.z(layer)[row, last]
