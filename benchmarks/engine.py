@@ -67,7 +67,7 @@ def main() -> None:
         row = {"what": f"path patching, {name}", "per": "head", "forwards": fast[name] / heads, "target": TARGETS[name]}
         rows.append(row | {"reference": slow[f"{name}, reference"] / heads, "hooks": slow[f"{name}, hooks"] / heads})
     rows += _other_methods(module, model, size, arguments.rounds)
-    console = Console()
+    console = Console(width=130)
     console.print(_table(rows, size))
     console.print(f"Written to {written('engine', {'size': vars(size), 'rows': rows})}")
 
