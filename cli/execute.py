@@ -62,9 +62,9 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
         return header.seconds, len(header.self_check.get("checks", ()))
 
     try:
-        with interruptible(folder):
+        with interruptible(folder) as heeding:
             steps = run(manifest, where.out, only=where.only, fresh=where.fresh)
-            return follow(steps, Console(stderr=True), Course(tuple(names), made), where.view)
+            return follow(heeding(steps), Console(stderr=True), Course(tuple(names), made), where.view)
     except NnsightEtError as error:
         models = (choice.name for job in plan(manifest).chosen(where.only) for choice in job.models)
         if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):

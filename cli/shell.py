@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,24 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible(folder: Path) -> Iterator[None]:
-    """Say what is saved in `folder` when the user or the system stops the command."""
+def interruptible(folder: Path) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+    """Say what is saved in `folder` when the user or the system stops the command; it gives what steps go through."""
 
-    def terminate(*_: object) -> None:
-        raise Terminated
+    asked: list[KeyboardInterrupt] = []
 
-    earlier = signal.signal(signal.SIGTERM, terminate)
+    def stop(number: int, _: object) -> None:
+        asked.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise asked[-1]
+
+    def heeding(steps: Iterable[Any]) -> Iterator[Any]:
+        for step in steps:
+            yield step
+            if asked:  # and still running: it was raised where Python ignores what is raised
+                raise asked[-1]
+
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield heeding
     except KeyboardInterrupt as stop:
         word, code = ("Terminated", TERMINATED) if isinstance(stop, Terminated) else ("Interrupted", INTERRUPTED)
         count = len(list(folder.glob("*/result.json")))
@@ -61,4 +70,5 @@ def interruptible(folder: Path) -> Iterator[None]:
         typer.echo(f"\n{word}. Finished work is saved: {saved}. The same command continues from there.", err=True)
         raise typer.Exit(code) from None
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
