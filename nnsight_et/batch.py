@@ -90,6 +90,10 @@ class Question:
         if len(self.run.tokens) != len(self.answer):
             raise ValueError("prompts and answers differ in batch size")
 
+    def to(self, device: torch.device | str) -> Question:
+        """The same batch on `device`."""
+        return Question(self.run.to(device), self.answer.to(device))
+
 
 def padded(prompts: Sequence[Prompt], pad: int = 0, side: Side = "left") -> Run:
     """The prompts as one batch, padded on `side` to the longest; every prompt names the same positions."""

@@ -92,7 +92,7 @@ def _finished(work: Work, job: Job) -> Iterator[Progress]:
         check_outcome(work, job, outcome)
         write_result(place, Result(_header(work, job, identity, outcome, time.monotonic() - start), outcome.scores))
         result = read_result(place)
-    work.results[job.name] = result
+    work.finished[job.name] = result
 
 
 def _earlier(place: Path, identity: str, checked: bool) -> Result | None:
@@ -108,7 +108,7 @@ def _earlier(place: Path, identity: str, checked: bool) -> Result | None:
 def _identity(work: Work, job: Job) -> str:
     """Digest of what is computed: the job, its models' files, its circuits, and the versions of data and engine."""
     prints = [work.files(choice).fingerprint for choice in job.models]
-    needs = [work.results[name].header.identity for name in job.needs]
+    needs = [work.finished[name].header.identity for name in job.needs]
     return digest({"job": job.id, "models": prints, "needs": needs, "data": VERSION, "engine": ENGINE_VERSION})
 
 

@@ -17,7 +17,13 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.ablation import model_readouts, random_circuits
-from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
+from nnsight_et.interventions.cmap import (
+    donor_inputs,
+    donor_outputs,
+    named_heads,
+    recipient_input_readouts,
+    recipient_readouts,
+)
 from nnsight_et.jobs.cmap import INPUTS, patched_heads
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import parse
@@ -69,12 +75,19 @@ def at_one_place(group: HeadGroup) -> Question:
 
 
 def outputs(models: Models, question: Question, sets=SETS, engine: str = "default") -> dict:
-    donated = donor_outputs(models[0], question.run, sets)
+    found = donor_outputs(models[0], question.run, sets)
+    donated = {
+        at: {layer: (heads, found[f"{at} {layer}"]) for layer, heads in layers.items()}
+        for at, layers in named_heads(sets).items()
+    }
     return recipient_readouts(models[1], question, donated, sets, engine, Chunks())
 
 
 def inputs(models: Models, question: Question, group: HeadGroup) -> dict:
-    donated = donor_inputs(models[0], question.run, group)
+    donated = {}
+    for name, values in donor_inputs(models[0], question.run, group).items():
+        via, layer = name.split()
+        donated.setdefault(via, {})[int(layer)] = values
     return recipient_input_readouts(models[1], question, (group, donated), INPUTS, "default", Chunks())
 
 

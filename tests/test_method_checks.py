@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import plain_methods
 import pytest
 import torch
@@ -43,8 +45,8 @@ def test_means_of_padded_prompts_are_those_of_each_prompt_alone(names):
 def test_what_a_donor_gives_in_a_batch_is_what_it_gives_in_a_run_of_one_prompt():
     model, examples = tiny_model(hf_llama()), few_examples((3, 3, 3))
     given = cmap.donor_inputs(model, padded([example.base for example in examples], PAD), GROUP)
-    inputs = {f"{via} {layer}": values[1] for via, layers in given.items() for layer, values in layers.items()}
-    expected = donated_values(model, padded([examples[1].base]), GROUP, list(inputs))
+    inputs = {name: values[1] for name, values in given.items()}
+    expected = donated_values(model, padded([examples[1].base]), GROUP)
     assert set(expected) == {f"{via} {layer}" for via in ("query", "key", "value") for layer in (0, 1)}
     for name, values in inputs.items():
         torch.testing.assert_close(values, expected[name], atol=1e-5, rtol=1e-5)
@@ -90,21 +92,21 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "name", "changed", "study", "message"),
     [
-        ("circuits", "mean_outputs", lambda found: {"z": found["z"] * 1.01}, TABLE, "self-check 'means'"),
+        ("method_checks", "mean_outputs", lambda found: {"z": found["z"] * 1.01}, TABLE, "self-check 'means'"),
         ("circuits", "model_readouts", lambda found: found | {"logit": found["logit"].roll(1)}, TABLE,
          "'reference engine'"),
-        ("cmap", "donor_outputs", lambda found: {at: {k: z + 0.01 for k, z in of.items()} for at, of in found.items()},
+        ("cmap", "donor_outputs", lambda found: {name: z + 0.01 for name, z in found.items()},
          ACROSS, "self-check 'donation', step donor outputs"),
-        ("cmap", "donor_inputs", lambda found: found | {"key": {k: z + 0.01 for k, z in found["key"].items()}},
+        ("cmap", "donor_inputs", lambda found: {name: z + 0.01 * ("key" in name) for name, z in found.items()},
          ACROSS, "self-check 'donation', step donor inputs of value_fetcher"),
         ("dcm", "trained_masks", lambda found: [one | {"mask": 1 - one["mask"]} for one in found], MASKS, "'recount'"),
     ],
 )  # fmt: skip
 def test_a_run_stops_where_one_of_them_differs(tmp_path, monkeypatch, module, name, changed, study, message):
     models_in(tmp_path)
-    place = f"nnsight_et.jobs.{module}.{name}"
-    right = getattr(__import__(f"nnsight_et.jobs.{module}", fromlist=[name]), name)
-    monkeypatch.setattr(place, lambda *arguments: changed(right(*arguments)))
+    place = method_checks if module == "method_checks" else import_module(f"nnsight_et.jobs.{module}")
+    right = getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *arguments: changed(right(*arguments)))
     with pytest.raises(ExperimentError, match=message):
         steps(tmp_path, study)
     assert not list((tmp_path / "runs").glob("*/*/x"))

@@ -65,7 +65,7 @@ def test_a_sample_that_differs_stops_the_experiment_and_nothing_of_it_is_written
         return found | {"patched": found["patched"] * 1.01}
 
     monkeypatch.setattr(path_patching, "_effects", wrong)
-    monkeypatch.setattr("nnsight_et.jobs.self_check.engine_errors", lambda *_: {})
+    monkeypatch.setattr("nnsight_et.jobs.checks.engine_errors", lambda *_: {})
     with pytest.raises(ExperimentError, match="found: self-check 'reference engine', step a, cells 4: found a diff"):
         steps(root, DIRECT)
     assert not (run_folder(manifest(root, DIRECT), root / "runs") / "found").exists()

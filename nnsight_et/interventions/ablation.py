@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import nnsight
 import torch
@@ -25,22 +25,32 @@ class Fill:
     """What an ablated head outputs instead: zero, its mean over other prompts, or its output in another prompt.
 
     means [layer, slot, head, d_head] with a slot per absolute position; or, with names, one per named position and a
-    last one for all other tokens. `resampled` has a prompt of the same length for each of the batch.
+    last one for all other tokens. Instead of the means, the `runs` they are of: they are taken when first asked for.
+    `resampled` has a prompt of the same length for each of the batch.
     """
 
     means: Tensor | None = None
     names: tuple[str, ...] | None = None
     resampled: Run | None = None
+    runs: tuple[Run, ...] = ()
+    _taken: list[Tensor] = field(default_factory=list, compare=False)
 
     def outputs(self, model: Model, run: Run) -> list[Tensor]:
         """Per layer [batch, seq, head, d_head]: what each token of the run has if the head is ablated there."""
         if self.resampled is not None:
-            return reference.head_outputs(model, self.resampled)
-        if self.means is None:
+            return reference.head_outputs(model, self.resampled.to(model.device))
+        means = self._taken_means(model) if self.runs else self.means
+        if means is None:
             zero = torch.zeros(*run.tokens.shape, model.n_heads, model.d_head, dtype=model.dtype, device=model.device)
             return [zero] * model.n_layers
         slot = slots(run, self.names)
-        return [layer[slot] for layer in self.means.to(model.device)]
+        return [layer[slot] for layer in means.to(model.device)]
+
+    def _taken_means(self, model: Model) -> Tensor:
+        if not self._taken:
+            runs = [run.to(model.device) for run in self.runs]
+            self._taken.append(_mean_outputs(model, runs, self.names))
+        return self._taken[0]
 
 
 def slots(run: Run, names: tuple[str, ...] | None) -> Tensor:
@@ -56,13 +66,13 @@ def slots(run: Run, names: tuple[str, ...] | None) -> Tensor:
 
 def mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | None) -> dict[str, Tensor]:
     """{"z": [layer, slot, head, d_head]}: head outputs averaged in float64 over the tokens of plain runs (§4.2)."""
-    count = max(run.tokens.shape[1] for run in runs) if names is None else len(names) + 1
     with model.session():
-        z = nnsight.save(_mean_outputs(model, runs, names, count))
+        z = nnsight.save(_mean_outputs(model, runs, names))
     return {"z": z}
 
 
-def _mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | None, count: int) -> Tensor:
+def _mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | None) -> Tensor:
+    count = max(run.tokens.shape[1] for run in runs) if names is None else len(names) + 1
     total = torch.zeros(model.n_layers, count, model.n_heads, model.d_head, dtype=torch.float64, device=model.device)
     tokens = torch.zeros(count, dtype=torch.float64, device=model.device)
     for run in runs:

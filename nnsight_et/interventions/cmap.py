@@ -20,7 +20,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, cache_with, captured, head_outputs, suffix_of
 from nnsight_et.engine.readout import Readout, joined, stacked
 from nnsight_et.engine.suffix import Edit, suffix
-from nnsight_et.interventions.activation_patching import Donation, layers_of, with_donation
+from nnsight_et.interventions.activation_patching import Donation, with_donation
 from nnsight_et.models.model import Model, Via
 
 Inputs = dict[Via, dict[int, Tensor]]
@@ -30,27 +30,58 @@ CACHED: tuple[Literal["key", "value"], ...] = ("key", "value")
 VIAS: tuple[Via, ...] = ("query", *CACHED)
 
 
-def donor_outputs(model: Model, run: Run, sets: Sequence[Circuit]) -> Donation:
-    """The donor's head outputs that the sets name, on the CPU."""
+def donor_outputs(model: Model, run: Run, sets: Sequence[Circuit]) -> dict[str, Tensor]:
+    """By "position layer": the donor's outputs [batch, k, d_head] of the heads that the sets name there, on the CPU."""
+    heads = named_heads(sets)
     with model.session():
-        donated = nnsight.save(_home(head_outputs(model, run, layers_of(sets))))
+        z = head_outputs(model, run, heads)
+        found = {(at, layer): z[at][layer][:, some] for at, layers in heads.items() for layer, some in layers.items()}
+        donated = nnsight.save(_home(found))
     return donated
 
 
+def named_heads(sets: Sequence[Circuit]) -> dict[str, dict[int, list[int]]]:
+    """Position -> layer -> the heads, in order, that any of the sets has there."""
+    named: dict[str, dict[int, set[int]]] = {}
+    for group in (group for heads in sets for group in heads.groups):
+        for head in group.heads:
+            named.setdefault(group.at, {}).setdefault(head.layer, set()).add(head.index)
+    return {at: {layer: sorted(named[at][layer]) for layer in sorted(named[at])} for at in named}
+
+
 def recipient_readouts(
-    model: Model, question: Question, donated: Donation, sets: Sequence[Circuit], engine: str, chunks: Chunks
+    model: Model,
+    question: Question,
+    donated: dict[str, dict[int, tuple[list[int], Tensor]]],
+    sets: Sequence[Circuit],
+    engine: str,
+    chunks: Chunks,
 ) -> dict[str, Tensor]:
-    """Readouts, by name, of the recipient when each set's heads have the donor's outputs: tensors [set, batch]."""
-    here = {name: {layer: z.to(model.device) for layer, z in layers.items()} for name, layers in donated.items()}
+    """Readouts, by name, of the recipient when each set's heads have the donor's outputs: tensors [set, batch].
+
+    donated: position -> layer -> heads [k] and their outputs [batch, k, d_head].
+    """
+    here: Donation = {
+        at: {layer: _of_all(model, *outputs) for layer, outputs in layers.items()} for at, layers in donated.items()
+    }
     with model.session():
         outcome = nnsight.save(with_donation(model, question, here, sets, engine, chunks).numbers())
     return outcome
 
 
-def donor_inputs(model: Model, run: Run, group: HeadGroup) -> Inputs:
-    """The donor's queries of the group's layers at its position, and their keys and values before it, on the CPU."""
+def _of_all(model: Model, heads: list[int], outputs: Tensor) -> Tensor:
+    """[batch, head, d_head]: outputs [batch, k, d_head] of some heads; of the others, which nobody reads, zeros."""
+    whole = outputs.new_zeros(len(outputs), model.n_heads, model.d_head, device=model.device)
+    whole[:, heads] = outputs.to(model.device)
+    return whole
+
+
+def donor_inputs(model: Model, run: Run, group: HeadGroup) -> dict[str, Tensor]:
+    """By "via layer": the donor's queries of the group's heads at its position, their keys and values before it."""
     with model.session():
-        donated = nnsight.save(_home(_inputs(model, run, group)))
+        inputs = _inputs(model, run, group)
+        found = {(via, layer): values for via, layers in inputs.items() for layer, values in layers.items()}
+        donated = nnsight.save(_home(found))
     return donated
 
 
@@ -171,5 +202,5 @@ def _heads_in(model: Model, group: HeadGroup, layer: int, via: Via) -> Tensor:
     return torch.tensor(sorted(found), device=model.device)
 
 
-def _home(found: dict) -> dict:
-    return {key: {layer: tensor.cpu() for layer, tensor in layers.items()} for key, layers in found.items()}
+def _home(found: dict[tuple[str, int], Tensor]) -> dict[str, Tensor]:
+    return {f"{place} {layer}": tensor.cpu() for (place, layer), tensor in found.items()}

@@ -12,6 +12,7 @@ from nnsight_et.batch import Pair, Run
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
+from nnsight_et.interventions.ablation import mean_outputs
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.dcm import Training, trained_masks
@@ -22,6 +23,11 @@ SHARE = 0.05  # of the way to the source, on both sides of the base: what finite
 STEP = 0.75  # a learning rate: Adam's first step is that long, so the mask's rounding shows the gradient's sign
 CLEAR = 0.1  # gradients smaller than this share of the largest have no clear sign
 VIAS: tuple[Via, ...] = ("query", "key", "value")
+
+
+def taken_means_error(model: Model, together: Run, alone: Sequence[Run], names: tuple[str, ...] | None) -> float:
+    """How far the means over prompts run `together` are from those of the same prompts run one by one."""
+    return means_error(model, alone, names, mean_outputs(model, [together], names)["z"])
 
 
 def means_error(model: Model, alone: Sequence[Run], names: tuple[str, ...] | None, means: Tensor) -> float:
@@ -39,25 +45,34 @@ def means_error(model: Model, alone: Sequence[Run], names: tuple[str, ...] | Non
     return torch.stack(gaps).max().item()
 
 
-def donated_values(model: Model, run: Run, group: HeadGroup | None, names: Sequence[str]) -> dict[str, Tensor]:
+def donated_values(model: Model, run: Run, given: Sequence[Circuit] | HeadGroup) -> dict[str, Tensor]:
     """What a donor gives in a run of one prompt, read off whole forward passes: by "place layer", without a batch.
 
-    A place is a position, for z [head, d_head], or of the group's heads "query" [k, d_head] at its position or "key" or
-    "value" [c, k, d_head] of the c tokens before it.
+    Of sets of heads a place is a position, for outputs [k, d_head]. Of a group it is "query", for [k, d_head] at its
+    position, or "key" or "value", for [c, k, d_head] of the c tokens before it.
     """
     with model.session():
-        z = reference.head_outputs(model, run)
-        inputs = _projections(model, run) if group else []
-        found = {}
-        for name in names:
-            place, number = name.split()
-            layer = int(number)
-            if place not in VIAS:
-                found[name] = z[layer][0, run.positions[place][0]].detach().cpu()
-            elif group:
-                found[name] = _of_group(model, run, group, (layer, place), inputs[layer][place]).detach().cpu()
-        values = nnsight.save(found)
+        found = _inputs_of(model, run, given) if isinstance(given, HeadGroup) else _outputs_of(model, run, given)
+        values = nnsight.save({name: tensor.detach().cpu() for name, tensor in found.items()})
     return values
+
+
+def _outputs_of(model: Model, run: Run, sets: Sequence[Circuit]) -> dict[str, Tensor]:
+    z, found = reference.head_outputs(model, run), {}
+    for group in (group for heads in sets for group in heads.groups):
+        for layer in {head.layer for head in group.heads}:
+            every = {head.index for some in sets for head in some.at(group.at) if head.layer == layer}
+            found[f"{group.at} {layer}"] = z[layer][0, run.positions[group.at][0], sorted(every)]
+    return found
+
+
+def _inputs_of(model: Model, run: Run, group: HeadGroup) -> dict[str, Tensor]:
+    inputs = _projections(model, run)
+    return {
+        f"{via} {layer}": _of_group(model, run, group, (layer, via), inputs[layer][via])
+        for via in VIAS
+        for layer in {head.layer for head in group.heads}
+    }
 
 
 def _projections(model: Model, run: Run) -> list[dict[Via, Tensor]]:

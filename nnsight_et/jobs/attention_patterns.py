@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from torch import Tensor
-
 from nnsight_et.interventions.attention_patterns import attention_from
-from nnsight_et.jobs.cells import Batch, data_digest, measured, whole_prompts
+from nnsight_et.interventions.calls import Call
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, whole_prompts
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
@@ -34,12 +33,11 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     to, found = job.task.positions, {}
     for at in circuit.positions:
 
-        def weights_from(batch: Batch, how: How, at: str = at) -> dict[str, Tensor]:
-            model = work.model(job, how.choice(choice))
-            return attention_from(model, work.pair(model, choice, examples, batch).base, at, to, how.engine)
+        def weights_from(batch: Batch, how: How, at: str = at) -> Call:
+            return Call(attention_from, (work.pair(choice, examples, batch).base, at, to, how.engine))
 
         step = whole_prompts(job, choice, at, examples, chunks.examples)
-        cell = yield from measured(work, step, {"attention": [at, to]}, weights_from)
+        cell = yield from measured(work, Measurement(step, {"attention": [at, to]}, weights_from))
         found[at] = cell["weights"].double().mean(-1)  # [layer, head, to + 2]
     columns = (*to, "first token", "other")
     rows = [

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nnsight_et.circuit import Head
 from nnsight_et.interventions.attribution import head_effects
-from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.interventions.calls import Call
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
@@ -38,13 +39,12 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     rows, scores = [], {}
     for at in spec.at:
 
-        def effects(batch: Batch, how: How, at: str = at) -> dict[str, Tensor]:
-            model = work.model(job, how.choice(choice))
-            pair = work.pair(model, choice, examples, batch)
-            return head_effects(model, pair, at, how.of(heads), how.engine, chunks)
+        def effects(batch: Batch, how: How, at: str = at) -> Call:
+            pair = work.pair(choice, examples, batch)
+            return Call(head_effects, (pair, at, how.of(heads), how.engine, chunks))
 
         step = suffixes(job, choice, at, examples, [at], chunks.examples)
-        found = yield from measured(work, step, {"attribution": at}, effects)
+        found = yield from measured(work, Measurement(step, {"attribution": at}, effects, len(heads)))
         means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
         rows.append({"at": at} | agreement(means["attributed"], means["exact"]))
         means["low"], means["high"] = bootstrap_interval(found["exact"], job.seed)

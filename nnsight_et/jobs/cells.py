@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnsight_et.batch import Example, Prompt
+from nnsight_et.jobs.checks import checks_of
 from nnsight_et.jobs.how import How, Measure
-from nnsight_et.jobs.self_check import sampled
+from nnsight_et.jobs.self_check import Check, run_checks
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.tasks.boxes import VERSION
@@ -53,45 +55,80 @@ def suffixes(
     return Step(job, choice, name, examples, tuple(batches(sizes, most)))
 
 
-def cells(
-    work: Work, step: Step, what: dict[str, Any], measure: Callable[[Batch], dict[str, Tensor]]
-) -> Generator[Progress, None, dict[Batch, str]]:
-    """Batch -> the key of the cell with what `measure` makes of it, which is now in the store (Work.cell reads it).
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured of a step's examples.
 
-    `what` says what that is: with the data, the model and how it runs it is the name of the cell.
+    `what` says what it is: with the data, the model and how it runs it is the name of a cell.
     """
-    keys: dict[Batch, str] = {}
-    reused = 0
-    for batch in step.batches:
-        key = work.key(step.job, step.choice, what | {"data": data_digest([step.examples[index] for index in batch])})
-        if work.stored(key) is None:
-            work.kept(key, measure(batch))
+
+    step: Step
+    what: dict[str, Any]
+    measure: Measure
+    variants: int = 1
+    """Of how many interventions its tensors [variant, example] are."""
+    checks: tuple[Check, ...] = ()
+    """What is to be checked beside a sample of the values."""
+    sampled: bool = True
+
+    def keys(self, work: Work) -> dict[Batch, str]:
+        """The names of its cells."""
+        step = self.step
+        data = {batch: data_digest([step.examples[index] for index in batch]) for batch in step.batches}
+        return {batch: work.key(step.job, step.choice, self.what | {"data": one}) for batch, one in data.items()}
+
+    def values(self, work: Work) -> dict[str, Tensor]:
+        """The tensors [..., example] of its cells, all in the store, over all examples in their order."""
+        keys = self.keys(work)
+        back = torch.tensor([index for batch in keys for index in batch]).argsort()
+        found = [work.cell(key) for key in keys.values()]
+        return {name: torch.cat([cell[name] for cell in found], -1)[..., back] for name in found[0]}
+
+
+def measured(work: Work, measurement: Measurement) -> Generator[Progress, None, dict[str, Tensor]]:
+    """Its tensors by name [..., example]; ExperimentError if a sample is not what the reference engine gives."""
+    yield from filled(work, [measurement])
+    return measurement.values(work)
+
+
+def filled(work: Work, measurements: Sequence[Measurement]) -> Generator[Progress, None, None]:
+    """Put all cells of these measurements of one model into the store and make their checks; on a server in one job."""
+    at_once = work.server is not None
+    first = measurements[0].step
+    pending = [(one, batch, key) for one in measurements for batch, key in one.keys(work).items()]
+    missing = [(one, batch, key) for one, batch, key in pending if work.stored(key) is None]
+    checks = [check for one in measurements for check in _checks(work, one, at_once)] if at_once else []
+    calls = (replace(one.measure(batch, How(one.step.job.engine)), name=key) for one, batch, key in missing)
+    asked = (call for check in checks for call in check.calls)
+    results = work.results(first.job, first.choice, chain(calls, asked))
+    for one in measurements:
+        own = {batch: key for other, batch, key in missing if other is one}
+        yield from _kept(work, one, own, results)
+    for check in checks:
+        check.settle([next(results) for _ in check.calls])
+    if not at_once:
+        for one in measurements:
+            run_checks(work, one.step.job, one.step.choice, _checks(work, one, at_once))
+
+
+def _kept(
+    work: Work, measurement: Measurement, missing: Mapping[Batch, str], results: Iterator[Any]
+) -> Generator[Progress, None, None]:
+    """Store the next results as the missing cells of one measurement."""
+    step, checks, reused = measurement.step, work.self_check.found, 0
+    for done, batch in enumerate(step.batches, start=1):
+        if batch in missing:
+            work.kept(missing[batch], next(results))
         else:
             reused += 1
-        keys[batch] = key
-        checks = len(work.self_check.found)
-        yield Progress(step.job.name, step.name, len(keys), len(step.batches), reused, checks)
-    return keys
+        yield Progress(step.job.name, step.name, done, len(step.batches), reused, len(checks))
 
 
-def measured(
-    work: Work, step: Step, what: dict[str, Any], measure: Measure
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Tensors by name [..., example] over all of the step's examples, in their order; `measure` gives [..., batch].
-
-    A sample of them is held against the reference engine: ExperimentError if they differ.
-    """
-    keys = yield from cells(work, step, what, lambda batch: measure(batch, How(step.job.engine)))
-    back = torch.tensor([index for batch in keys for index in batch]).argsort()
-    found = [work.cell(key) for key in keys.values()]
-    values = {name: torch.cat([cell[name] for cell in found], -1)[..., back] for name in found[0]}
-    sampled(work, step, _kind(what), measure, values)
-    return values
-
-
-def _kind(what: dict[str, Any]) -> str:
-    """What is done, whichever heads it is done to: a cell's parts, where a path ends, which edge is blocked."""
-    return " ".join([*what, *map(str, (what.get("path") or what.get("knockout") or ())[:2])])
+def _checks(work: Work, measurement: Measurement, at_once: bool) -> list[Check]:
+    own = list(measurement.checks)
+    if not measurement.sampled:
+        return own
+    return own + checks_of(work, measurement, lambda: measurement.values(work), at_once)
 
 
 def batches(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[Batch]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Example, Pair, Prompt, padded
+from nnsight_et.batch import Example, Pair, Prompt, Run, padded
 from nnsight_et.circuit import Circuit
 from nnsight_et.errors import TaskError
 from nnsight_et.interventions.ablation import (
@@ -20,11 +20,12 @@ from nnsight_et.interventions.ablation import (
     positions_of,
     remainder_readouts,
 )
-from nnsight_et.jobs.cells import Batch, batches, data_digest, measured, suffixes, whole_prompts
+from nnsight_et.interventions.calls import Call
+from nnsight_et.jobs.cells import Batch, Measurement, batches, data_digest, measured, suffixes, whole_prompts
+from nnsight_et.jobs.checks import means_check
 from nnsight_et.jobs.how import How
-from nnsight_et.jobs.self_check import check_means
+from nnsight_et.jobs.self_check import Check, run_checks
 from nnsight_et.jobs.work import Progress, Work
-from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice
 
 MEANS_SPLIT = "ablation"
@@ -72,14 +73,17 @@ def model_predictions(
     work: Work, job: Job, choice: ModelChoice, examples: Sequence[Example], name: str
 ) -> Generator[Progress, None, dict[str, Tensor]]:
     """Readouts, by name, of the plain model: tensors [example]."""
+    return (yield from measured(work, plain_measurement(work, job, choice, examples, name)))
+
+
+def plain_measurement(work: Work, job: Job, choice: ModelChoice, examples: Sequence[Example], name: str) -> Measurement:
+    """Of the plain model: readouts, by name, [example]."""
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
 
-    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
-        model = work.model(job, how.choice(choice))
-        return model_readouts(model, work.pair(model, choice, examples, batch).question, how.engine)
+    def measure(batch: Batch, how: How) -> Call:
+        return Call(model_readouts, (work.pair(choice, examples, batch).question, how.engine))
 
-    step = whole_prompts(job, choice, name, examples, chunks.examples)
-    return (yield from measured(work, step, {"plain": True}, measure))
+    return Measurement(whole_prompts(job, choice, name, examples, chunks.examples), {"plain": True}, measure)
 
 
 def circuits_alone(
@@ -89,14 +93,14 @@ def circuits_alone(
     chunks = work.chunks(job, trial.choice, trial.width)
     filling = _Filling(work, job, trial)
 
-    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
-        model = work.model(job, how.choice(trial.choice))
-        pair = work.pair(model, trial.choice, trial.examples, batch)
-        return circuit_readouts(model, pair.question, filling.fill(model, pair), how.of(circuits), how.engine, chunks)
+    def measure(batch: Batch, how: How) -> Call:
+        pair = work.pair(trial.choice, trial.examples, batch)
+        fill = filling.fill(pair)
+        return Call(circuit_readouts, (pair.question, fill, how.of(circuits), how.engine, chunks))
 
     step = whole_prompts(job, trial.choice, name, trial.examples, chunks.examples)
     what = {"alone": [circuit.to_dict() for circuit in circuits], "ablation": filling.what()}
-    return (yield from measured(work, step, what, measure))
+    return (yield from measured(work, Measurement(step, what, measure, len(circuits), filling.checks())))
 
 
 def model_without(
@@ -106,14 +110,14 @@ def model_without(
     chunks = work.chunks(job, trial.choice, trial.width)
     filling = _Filling(work, job, trial)
 
-    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
-        model = work.model(job, how.choice(trial.choice))
-        pair = work.pair(model, trial.choice, trial.examples, batch)
-        return remainder_readouts(model, pair.question, filling.fill(model, pair), how.of(knocked), how.engine, chunks)
+    def measure(batch: Batch, how: How) -> Call:
+        pair = work.pair(trial.choice, trial.examples, batch)
+        fill = filling.fill(pair)
+        return Call(remainder_readouts, (pair.question, fill, how.of(knocked), how.engine, chunks))
 
     step = suffixes(job, trial.choice, name, trial.examples, positions_of(knocked), chunks.examples)
     what = {"without": [heads.to_dict() for heads in knocked], "ablation": filling.what()}
-    return (yield from measured(work, step, what, measure))
+    return (yield from measured(work, Measurement(step, what, measure, len(knocked), filling.checks())))
 
 
 @dataclass
@@ -123,7 +127,7 @@ class _Filling:
     work: Work
     job: Job
     trial: Trial
-    means: Tensor | None = None
+    common: Fill | None = None
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -136,30 +140,37 @@ class _Filling:
         mean = self.trial.ablation == "mean"
         return [self.trial.ablation, data_digest(self.trial.prompts) if mean else None, self.names if mean else None]
 
-    def fill(self, model: Model, pair: Pair) -> Fill:
-        """The fill of one batch."""
+    def fill(self, pair: Pair) -> Fill:
+        """The fill of one batch. Where the model is far away, means are taken where they are needed."""
         if self.trial.ablation == "zero":
             return Fill()
         if self.trial.ablation == "resample":
             return Fill(resampled=pair.source)
-        if self.means is None:
-            self.means = self._means(model)
-        return Fill(self.means, self.names)
+        if self.common is None:
+            self.common = Fill(runs=self._runs(), names=self.names)
+            if self.work.server is None:
+                self.common = Fill(self._means(), self.names)
+        return self.common
 
-    def _means(self, model: Model) -> Tensor:
+    def checks(self) -> tuple[Check, ...]:
+        """Of the means, where they are not checked when they are taken."""
+        if self.trial.ablation != "mean" or self.work.server is None:
+            return ()
+        return tuple(means_check(self.work, self.job, self.trial.choice, self.trial.prompts, self.names))
+
+    def _runs(self) -> tuple[Run, ...]:
+        work, choice, prompts = self.work, self.trial.choice, self.trial.prompts
+        chunks = work.chunks(self.job, choice, max(len(prompt.tokens) for prompt in prompts))
+        order = batches([(0, len(prompt.tokens)) for prompt in prompts], chunks.examples)
+        return tuple(padded([prompts[i] for i in batch], work.pad(choice)) for batch in order)
+
+    def _means(self) -> Tensor:
         """[layer, slot, head, d_head]: the model's means over the trial's prompts, measured once and stored."""
         work, choice, prompts = self.work, self.trial.choice, self.trial.prompts
         key = work.key(self.job, choice, {"means": self.names, "data": data_digest(prompts)})
         cell = work.stored(key)
         if cell is None:
-            chunks = work.chunks(self.job, choice, max(len(prompt.tokens) for prompt in prompts))
-            order = batches([(0, len(prompt.tokens)) for prompt in prompts], chunks.examples)
-
-            def means(order: Iterable[Batch]) -> dict[str, Tensor]:
-                runs = [padded([prompts[i] for i in batch], work.pad(choice)).to(model.device) for batch in order]
-                return mean_outputs(model, runs, self.names)
-
-            found = means(order)
-            check_means(work, self.job, model, self.trial.prompts, self.names, lambda some: means([some])["z"])
+            (found,) = work.results(self.job, choice, [Call(mean_outputs, (self._runs(), self.names), key)])
+            run_checks(work, self.job, choice, means_check(work, self.job, choice, prompts, self.names))
             cell = work.kept(key, found)
         return cell["z"]

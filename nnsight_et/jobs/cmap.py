@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,11 +14,18 @@ from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import TaskError, UnsupportedModel, accepted
 from nnsight_et.interventions.ablation import random_circuits
-from nnsight_et.interventions.cmap import donor_inputs, donor_outputs, recipient_input_readouts, recipient_readouts
-from nnsight_et.jobs.cells import Batch, Step, cells, data_digest, measured, suffixes
-from nnsight_et.jobs.circuits import model_predictions
-from nnsight_et.jobs.how import How
-from nnsight_et.jobs.self_check import check_donation
+from nnsight_et.interventions.calls import Call
+from nnsight_et.interventions.cmap import (
+    donor_inputs,
+    donor_outputs,
+    named_heads,
+    recipient_input_readouts,
+    recipient_readouts,
+)
+from nnsight_et.jobs.cells import Batch, Measurement, Step, data_digest, filled, suffixes
+from nnsight_et.jobs.checks import donation_check
+from nnsight_et.jobs.circuits import plain_measurement
+from nnsight_et.jobs.how import How, Measure
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import CMAP
 from nnsight_et.manifest.methods.cmap import MAIN_ROLES
@@ -60,16 +68,19 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     shape = work.check_circuit(job, recipient, circuit)
     controls = random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_sets, job.seed)
     sets = [*named.values(), *controls]
-    alone = {donor.name: (yield from model_predictions(work, job, donor, examples, f"{donor.name} alone"))}
-    given = yield from _donated(work, job, sets, groups if spec.inputs else [], examples)
-    alone[recipient.name] = yield from model_predictions(work, job, recipient, examples, f"{recipient.name} alone")
-    outputs = yield from _outputs(work, job, sets, given, examples)
+    plain = [plain_measurement(work, job, choice, examples, f"{choice.name} alone") for choice in job.models]
+    given = _donations(work, job, sets, groups if spec.inputs else [], examples)
+    yield from filled(work, [plain[0], *given.values()])
+    received = [_outputs(work, job, sets, given[""], examples)]
+    received += [_inputs(work, job, group, given[group.name], examples) for group in (groups if spec.inputs else ())]
+    yield from filled(work, [plain[1], *received])
+    alone = {choice.name: one.values(work) for choice, one in zip(job.models, plain, strict=True)}
+    outputs, *inputs_of = (one.values(work) for one in received)
     scores = {f"output.{key}": tensor for key, tensor in outputs.items()} | {"answer": answers}
     rows = []
     for (name, heads), predicted in zip(named.items(), outputs["predicted"], strict=False):
         rows.append(_row("output", name, heads, predicted, answers, job.seed))
-    for group in groups if spec.inputs else ():
-        found = yield from _inputs(work, job, group, given, examples)
+    for group, found in zip(groups, inputs_of, strict=False):
         scores |= {f"{group.name}.input.{key}": tensor for key, tensor in found.items()}
         for inputs, predicted in zip(INPUTS, found["predicted"], strict=True):
             rows.append(_row("+".join(inputs), group.name, Circuit((group,)), predicted, answers, job.seed))
@@ -106,67 +117,69 @@ def patched_heads(work: Work, job: Job) -> Circuit:
     return Circuit(tuple(groups))
 
 
-def _donated(
+def _donations(
     work: Work, job: Job, sets: Sequence[Circuit], groups: Sequence[HeadGroup], examples: Sequence[Example]
-) -> Generator[Progress, None, dict[str, dict[Batch, str]]]:
-    """All that the recipient will need of the donor, in the store: cells of the outputs ("") and of groups' inputs.
-
-    Everything at once, so that each of the two models is loaded only once.
-    """
+) -> dict[str, Measurement]:
+    """All that the recipient will need of the donor: the outputs (""), and inputs by the group's name."""
     donor = job.models[0]
 
-    def outputs(batch: Batch) -> dict[str, Tensor]:
-        model = work.model(job, donor)
-        donated = donor_outputs(model, work.pair(model, donor, examples, batch).base, sets)
-        return {f"{at} {layer}": z for at, layers in donated.items() for layer, z in layers.items()}
+    def outputs(batch: Batch, how: How) -> Call:
+        return Call(donor_outputs, (work.pair(donor, examples, batch).base, sets))
 
     step = _step(work, job, donor, "donor outputs", examples, work.circuit(job).positions)
-    given = {"": (yield from cells(work, step, {"out": _plain(sets)}, outputs))}
-    check_donation(work, step, given[""], None)
+    given = {"": _donation(work, step, {"out": _plain(sets)}, outputs, sets)}
     for group in groups:
 
-        def inputs(batch: Batch, group: HeadGroup = group) -> dict[str, Tensor]:
-            model = work.model(job, donor)
-            donated = donor_inputs(model, work.pair(model, donor, examples, batch).base, group)
-            return {f"{via} {layer}": tensor for via, layers in donated.items() for layer, tensor in layers.items()}
+        def inputs(batch: Batch, how: How, group: HeadGroup = group) -> Call:
+            return Call(donor_inputs, (work.pair(donor, examples, batch).base, group))
 
         step = _step(work, job, donor, f"donor inputs of {group.name}", examples, [group.at])
-        given[group.name] = yield from cells(work, step, {"out": _inputs_of(group)}, inputs)
-        check_donation(work, step, given[group.name], group)
+        given[group.name] = _donation(work, step, {"out": _inputs_of(group)}, inputs, group)
     return given
 
 
-def _outputs(
-    work: Work, job: Job, sets: Sequence[Circuit], given: dict[str, dict[Batch, str]], examples: Sequence[Example]
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Readouts, by name, [set, example] of the recipient when each set's heads have the donor's outputs."""
-    donor, recipient = job.models
+def _donation(
+    work: Work, step: Step, what: dict[str, Any], measure: Measure, given: Sequence[Circuit] | HeadGroup
+) -> Measurement:
+    measurement = Measurement(step, what, measure, sampled=False)
+    keys = measurement.keys(work)
+    checks = donation_check(work, step, given, lambda batch: work.cell(keys[batch]))
+    return replace(measurement, checks=tuple(checks))
 
-    def receive(batch: Batch, how: How) -> dict[str, Tensor]:
-        model = work.model(job, how.choice(recipient))
-        question = work.pair(model, recipient, examples, batch).question
-        donated, chunks = _given(work, given[""], batch), _chunks(work, job, examples)
-        return recipient_readouts(model, question, donated, how.of(sets), how.engine, chunks)
+
+def _outputs(
+    work: Work, job: Job, sets: Sequence[Circuit], given: Measurement, examples: Sequence[Example]
+) -> Measurement:
+    """Of the recipient when each set's heads have the donor's outputs: readouts, by name, [set, example]."""
+    donor, recipient = job.models
+    heads, keys = named_heads(sets), given.keys(work)
+
+    def receive(batch: Batch, how: How) -> Call:
+        question = work.pair(recipient, examples, batch).question
+        found, chunks = _given(work, keys, batch), _chunks(work, job, examples)
+        donated = {
+            at: {layer: (some, found[at][layer]) for layer, some in layers.items()} for at, layers in heads.items()
+        }
+        return Call(recipient_readouts, (question, donated, how.of(sets), how.engine, chunks))
 
     step = _step(work, job, recipient, "recipient outputs", examples, work.circuit(job).positions)
-    return (yield from measured(work, step, {"in": _plain(sets), "donor": work.key(job, donor, {})}, receive))
+    return Measurement(step, {"in": _plain(sets), "donor": work.key(job, donor, {})}, receive, len(sets))
 
 
-def _inputs(
-    work: Work, job: Job, group: HeadGroup, given: dict[str, dict[Batch, str]], examples: Sequence[Example]
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Readouts, by name, [INPUTS, example] of the recipient when the group's heads have the donor's inputs."""
+def _inputs(work: Work, job: Job, group: HeadGroup, given: Measurement, examples: Sequence[Example]) -> Measurement:
+    """Of the recipient when the group's heads have the donor's inputs: readouts, by name, [INPUTS, example]."""
     donor, recipient = job.models
+    keys = given.keys(work)
 
-    def receive(batch: Batch, how: How) -> dict[str, Tensor]:
-        model = work.model(job, how.choice(recipient))
-        question = work.pair(model, recipient, examples, batch).question
+    def receive(batch: Batch, how: How) -> Call:
+        question = work.pair(recipient, examples, batch).question
         before = int(question.run.positions[group.at][0])
-        donated, chunks = _unpadded(_given(work, given[group.name], batch), before), _chunks(work, job, examples)
-        return recipient_input_readouts(model, question, (group, donated), how.of(INPUTS), how.engine, chunks)
+        donated, chunks = _unpadded(_given(work, keys, batch), before), _chunks(work, job, examples)
+        return Call(recipient_input_readouts, (question, (group, donated), how.of(INPUTS), how.engine, chunks))
 
     step = _step(work, job, recipient, f"recipient inputs of {group.name}", examples, [group.at])
-    return (yield from measured(work, step, {"inputs": _inputs_of(group), "donor": work.key(job, donor, {})}, receive))
+    what = {"inputs": _inputs_of(group), "donor": work.key(job, donor, {})}
+    return Measurement(step, what, receive, len(INPUTS))
 
 
 def _plain(sets: Sequence[Circuit]) -> list[Any]:

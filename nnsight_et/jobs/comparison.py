@@ -38,7 +38,7 @@ def _scores(work: Work, name: str, first: Circuit, second: Circuit) -> Mapping[s
     """Group -> patching scores [layer][head], of the paper's model or of the experiment that measured them."""
     if is_shipped(name):
         return published.scores(name.partition("/")[2])
-    found = work.results[name].scores
+    found = work.finished[name].scores
     return {group: found[f"{group}.score"] for group in _groups(first, second) if f"{group}.score" in found}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from nnsight_et.batch import Example, Pair
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.interventions.activation_patching import patched_readouts
+from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
+from nnsight_et.jobs.checks import training_check
 from nnsight_et.jobs.how import How
-from nnsight_et.jobs.self_check import check_training
 from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import tokenizer_of
@@ -93,13 +94,12 @@ def tested(
     every = [*sets, Circuit(())]
     positions = [position for heads in sets for position in heads.positions]
 
-    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
-        model = work.model(job, how.choice(choice))
-        pair = work.pair(model, choice, examples, batch)
-        return patched_readouts(model, pair, how.of(every), how.engine, chunks)
+    def measure(batch: Batch, how: How) -> Call:
+        return Call(patched_readouts, (work.pair(choice, examples, batch), how.of(every), how.engine, chunks))
 
     step = suffixes(job, choice, name, examples, positions, chunks.examples)
-    return (yield from measured(work, step, {"patched": [heads.to_dict() for heads in every]}, measure))
+    what = {"patched": [heads.to_dict() for heads in every]}
+    return (yield from measured(work, Measurement(step, what, measure, len(every))))
 
 
 def _trained(
@@ -117,22 +117,22 @@ def _trained(
     cells = {group: work.stored(key) for group, key in keys.items()}
     missing = [group for group, cell in cells.items() if cell is None]
     if missing:
-        model = work.model(job, choice)
         chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in data[0]))
         train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in data[:2])
-        masks = trained_masks(model, missing, training, train, validation, chunks)
-        check_training(work, job, missing, data[0])
-        for group, found in zip(missing, masks, strict=True):
-            cells[group] = work.kept(keys[group], found)
+        call = Call(trained_masks, (missing, training, train, validation, chunks), " ".join(keys.values()))
+        checks = training_check(work, job, missing, data[0])
+        masks, *found = work.results(job, choice, [call, *(one for check in checks for one in check.calls)])
+        for check in checks:
+            check.settle(found)
+        for group, mask in zip(missing, masks, strict=True):
+            cells[group] = work.kept(keys[group], mask)
     return [cell for cell in cells.values() if cell is not None], len(groups) - len(missing)
 
 
-def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Generator[Pair, None, None]:
+def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Iterator[Pair]:
     """The examples in their order, `size` at a time."""
-    choice = job.models[0]
-    model = work.model(job, choice)
     for first in range(0, len(examples), size):
-        yield work.pair(model, choice, examples, range(first, min(first + size, len(examples))))
+        yield work.pair(job.models[0], examples, range(first, min(first + size, len(examples))))
 
 
 def _rows(

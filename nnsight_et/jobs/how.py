@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from torch import Tensor
-
+from nnsight_et.interventions.calls import Call
 from nnsight_et.plan import ModelChoice
 
 Value = TypeVar("Value")
@@ -30,5 +29,5 @@ class How:
         return replace(choice, dtype="float32") if self.wide else choice
 
 
-Measure = Callable[[tuple[int, ...], How], dict[str, Tensor]]
-"""What a step measures of the examples with these indices: tensors [..., batch] by name."""
+Measure = Callable[[tuple[int, ...], How], Call]
+"""What a step measures of the examples with these indices: it finds tensors [..., batch] by name."""

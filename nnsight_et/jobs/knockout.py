@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
-from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
@@ -40,9 +41,8 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     for edge in spec.edges:
         name = f"{edge.blind} to {edge.to}"
 
-        def measure_edge(batch: Batch, how: How, edge: Edge = edge) -> dict[str, Tensor]:
-            model = work.model(job, how.choice(choice))
-            question = work.pair(model, choice, examples, batch).question
+        def measure_edge(batch: Batch, how: How, edge: Edge = edge) -> Call:
+            question = work.pair(choice, examples, batch).question
             if edge.to == "random":
                 seeds = [f"{job.seed}/{data_digest([examples[index]])}" for index in batch]
                 labels = task_of(job.task).label_tokens(tokenizer_of(work.files(choice)))
@@ -50,11 +50,12 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
             else:
                 to = question.run.positions[edge.to]
             ends = question.run.positions[edge.blind], to
-            return knockout_readouts(model, question, ends, how.of(firsts), how.engine, chunks)
+            return Call(knockout_readouts, (question, ends, how.of(firsts), how.engine, chunks))
 
         step = suffixes(job, choice, name, examples, [edge.blind], chunks.examples)
         random_of = job.seed if edge.to == "random" else None
-        found = yield from measured(work, step, {"knockout": [edge.blind, edge.to, random_of]}, measure_edge)
+        what = {"knockout": [edge.blind, edge.to, random_of]}
+        found = yield from measured(work, Measurement(step, what, measure_edge, len(firsts)))
         right = (found["predicted"] == answers).double()  # [first layer, example]
         of_layers = {"accuracy": right.mean(-1).tolist(), "accuracy_interval": intervals(right, job.seed)}
         rows.append({"blind": edge.blind, "to": edge.to} | of_layers)

@@ -10,8 +10,9 @@ from torch import Tensor
 from nnsight_et.batch import Example
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.errors import ExperimentError, TaskError
+from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.cells import Batch, data_digest, measured, suffixes
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.stage_scores import TEST, described, held_out_scores, ranking, stage_scores
@@ -83,15 +84,14 @@ def _probabilities(
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     step = suffixes(job, choice, name, examples, [path.at], chunks.examples)
 
-    def measure(batch: Batch, how: How) -> dict[str, Tensor]:
-        model = work.model(job, how.choice(choice))
-        pair = work.pair(model, choice, examples, batch)
-        return path_probabilities(model, pair, path, how.of(senders), how.engine, chunks)
+    def measure(batch: Batch, how: How) -> Call:
+        pair = work.pair(choice, examples, batch)
+        return Call(path_probabilities, (pair, path, how.of(senders), how.engine, chunks))
 
     what: dict[str, Any] = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
     if senders != path.reaching(shape.n_layers, shape.n_heads):
         what["senders"] = list(map(str, senders))
-    return (yield from measured(work, step, what, measure))
+    return (yield from measured(work, Measurement(step, what, measure, len(senders))))
 
 
 def assembled(stages: tuple[Stage, ...], ranked: dict[str, list[Head]]) -> Circuit:

@@ -41,6 +41,6 @@ def difference(
     return worst
 
 
-def tolerance_of(dtype: torch.dtype) -> float:
+def tolerance_of(dtype: str) -> float:
     """How far numbers of this dtype may lie apart where no run in fp32 is at hand to judge by."""
-    return TOLERANCE.get(str(dtype).removeprefix("torch."), EPSILONS * torch.finfo(dtype).eps)
+    return TOLERANCE.get(dtype, EPSILONS * torch.finfo(getattr(torch, dtype)).eps)

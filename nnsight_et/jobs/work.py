@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_file
 from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
 from nnsight_et.errors import ExperimentError
+from nnsight_et.interventions.calls import Call, result_of
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.manifest import BoxesTask
@@ -65,9 +66,11 @@ class Work:
     device: str
     memory: int | None
     fresh: bool
-    results: dict[str, Result] = field(default_factory=dict)
+    server: Any = None
+    finished: dict[str, Result] = field(default_factory=dict)
     self_check: SelfCheck = field(default_factory=SelfCheck)
     engine_errors: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)  # of a model as it runs
+    _kept: set[str] = field(default_factory=set)
     _files: dict[str, Files] = field(default_factory=dict)
     _in_memory: tuple[tuple[str, str, str], Model] | None = None
 
@@ -94,6 +97,11 @@ class Work:
     def in_memory(self) -> tuple[str, str, str] | None:
         """Name, dtype and attention of the model in memory, if one is."""
         return self._in_memory and self._in_memory[0]
+
+    def results(self, job: Job, choice: ModelChoice, calls: Iterable[Call]) -> Iterator[Any]:
+        """What each call finds, one after the other."""
+        for call in calls:
+            yield result_of(self.model(job, choice), call)
 
     def fits_wide(self, choice: ModelChoice) -> bool:
         """Whether the model in fp32 is no larger than the memory budget."""
@@ -124,7 +132,7 @@ class Work:
 
     def stored(self, key: str) -> dict[str, Tensor] | None:
         """The cell of that name, unless this run is to measure everything afresh."""
-        return None if self.fresh else self.store.cell(key)
+        return None if self.fresh and key not in self._kept else self.store.cell(key)
 
     def cell(self, key: str) -> dict[str, Tensor]:
         """The tensors of a cell that this run has found in the store or put there; ExperimentError if it is gone."""
@@ -136,6 +144,7 @@ class Work:
     def kept(self, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The cell's tensors, now also in the store."""
         self.store.write_cell(key, tensors)
+        self._kept.add(key)
         return tensors
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
@@ -152,9 +161,9 @@ class Work:
         assert isinstance(pad, int)
         return pad
 
-    def pair(self, model: Model, choice: ModelChoice, examples: Sequence[Example], batch: Sequence[int]) -> Pair:
-        """Those of the examples that `batch` counts, as one batch on the model's device."""
-        return collate([examples[index] for index in batch], self.pad(choice)).to(model.device)
+    def pair(self, choice: ModelChoice, examples: Sequence[Example], batch: Sequence[int]) -> Pair:
+        """Those of the examples that `batch` counts, as one batch."""
+        return collate([examples[index] for index in batch], self.pad(choice))
 
     def circuit(self, job: Job, empty: bool = False) -> Circuit:
         """The circuit the job uses: from its file, a shipped one, or found by the experiment it needs.
@@ -173,13 +182,13 @@ class Work:
         """One of the circuits the job names: from a file, a shipped one, or found by an experiment."""
         if name in job.circuits:
             return job.circuits[name]
-        return Circuit.from_dict(self.results[name].header.summary["circuit"], f"experiment {name}")
+        return Circuit.from_dict(self.finished[name].header.summary["circuit"], f"experiment {name}")
 
     def roles(self, name: str) -> Roles:
         """The DCM selections called `name`: shipped ones, or those of an experiment."""
         if is_shipped(name):
             return Roles.shipped(name.partition("/")[2])
-        return Roles.found(self.results[name].header.summary)
+        return Roles.found(self.finished[name].header.summary)
 
     def check_circuit(self, job: Job, choice: ModelChoice, circuit: Circuit | None = None) -> Shape:
         """The model's sizes; TaskError if the circuit, or without one any that no job finds, has heads beyond them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -31,6 +31,19 @@ class Model:
     d_head: int
     dtype: torch.dtype
     device: torch.device
+    gradients: bool = True
+    """Whether derivatives pass through its runs; not where a server keeps the weights from the code that asks."""
+
+    def settled(self) -> Model:
+        """The same model as it is where its traces run: with that dtype and device. Opens a trace."""
+        token = torch.zeros(1, 1, dtype=torch.long)
+        with self.trace(token, token):
+            residual = self.residual(0)
+            dtype, device = residual.dtype, residual.device
+            self.skip_layers(range(self.n_layers), residual)
+            self.skip_unembedding(residual)
+        gradients = not self.part(self.parts.embedding).weight.is_meta
+        return replace(self, dtype=dtype, device=device, gradients=gradients)
 
     def session(self):
         """A context whose traces share their values."""

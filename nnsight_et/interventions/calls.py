@@ -1,0 +1,62 @@
+"""Many interventions as one piece of work: what is sent to a server travels in one session, and comes home as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nnsight
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Pair, Question, Run
+from nnsight_et.models.load import part_gaps
+from nnsight_et.models.model import Model
+
+Result = dict[str, Tensor]
+"""What an intervention finds, by name, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """An intervention: a function of a model and these arguments, whose tensors may lie on any device."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    name: str = ""
+    """What tells it from all others of a run."""
+
+
+def result_of(model: Model, call: Call) -> Any:
+    """What the call finds with a model in memory."""
+    return call.function(model, *(moved(argument, model.device) for argument in call.arguments))
+
+
+def results_of(model: Model, calls: Sequence[Call], backend: Any) -> dict[str, Any]:
+    """{"found": what each call finds, "place": what place_of says}: one session, run where `backend` takes it."""
+    with model.nn.session(backend=backend):
+        outcome = nnsight.save(carried_out(model, calls))
+    return outcome
+
+
+def carried_out(model: Model, calls: Sequence[Call]) -> dict[str, Any]:
+    """The calls where the model is; see results_of. Opens traces."""
+    here = model.settled()
+    place = {
+        "dtype": str(here.dtype).removeprefix("torch."),
+        "gradients": here.gradients,
+        "gap": part_gaps(here).max().double().cpu(),
+    }
+    return {"found": [result_of(here, call) for call in calls], "place": place}
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """The value with all tensors in it on `device`."""
+    if isinstance(value, (Tensor, Run, Pair, Question)):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(one, device) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([moved(one, device) for one in value])
+    return value
