@@ -26,6 +26,8 @@ NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits
 """Keys whose values are names: what they stand for is digested, not what it is called in one manifest."""
 LINKS = ("circuit", "circuits", "roles", "scores")
 """Of these, the keys that name results: digested by what those compute, key by key."""
+SERVED = {"ndif", "ndif_adapter"}
+"""Keys of a model that say where it runs, not what it is."""
 FILE_LIMIT = 1 << 24  # bytes of a circuit's file
 
 
@@ -201,9 +203,11 @@ def _choice(manifest: Manifest, name: str) -> ModelChoice:
         _place(manifest.folder, written.path) or written.path,
         revision=written.revision,
         adapter_revision=written.adapter_revision,
+        ndif=written.ndif,
+        ndif_adapter=written.ndif_adapter,
         **places,
     )
-    return ModelChoice(name, spec, dtype, None, {"name": name} | written.model_dump() | {"dtype": dtype})
+    return ModelChoice(name, spec, dtype, None, {"name": name} | written.model_dump(exclude=SERVED) | {"dtype": dtype})
 
 
 def _place(folder: Path, written: str | None) -> str | None:

@@ -29,6 +29,8 @@ from nnsight_et.jobs.self_check import SelfCheck, check_outcome
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
 from nnsight_et.plan import Job, digest, plan
+from nnsight_et.remote.backends import serving
+from nnsight_et.remote.server import Remote
 from nnsight_et.store import ModelRecord, Result, ResultHeader, Store, read_result, write_result
 from nnsight_et.tasks.boxes import VERSION
 
@@ -47,7 +49,7 @@ METHODS = {
 }
 PACKAGES = ("nnsight", "torch", "transformers")
 
-__all__ = ["METHODS", "Progress", "run", "run_folder"]
+__all__ = ["METHODS", "Progress", "Remote", "run", "run_folder"]
 
 
 def run_folder(manifest: Manifest, root: Path) -> Path:
@@ -55,19 +57,26 @@ def run_folder(manifest: Manifest, root: Path) -> Path:
     return Store(root).folder(plan(manifest))
 
 
-def run(manifest: Manifest, root: Path, only: Sequence[str] = (), fresh: bool = False) -> Iterator[Progress]:
+def run(
+    manifest: Manifest,
+    root: Path,
+    only: Sequence[str] = (),
+    fresh: bool = False,
+    remote: Remote | None = None,
+) -> Iterator[Progress]:
     """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.
 
     What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work.
+    `remote` says more of how a server is used, where the manifest names one.
     """
     whole = plan(manifest)
     jobs = whole.chosen(only)
     store = Store(root)
     folder = store.folder(whole)
-    device = _device(manifest.device)
-    with store.writing(folder):
+    device = _device(manifest.device) if manifest.backend == "local" else manifest.backend
+    with store.writing(folder), serving(manifest.backend, jobs, folder, remote or Remote()) as server:
         store.sweep(folder)
-        work = Work(store, folder, device, manifest.memory_bytes, fresh)
+        work = Work(store, folder, device, manifest.memory_bytes, fresh, server)
         checked = manifest.self_check == "on"
         for job in jobs:
             METHODS[job.spec.method].check(work, job)
@@ -92,6 +101,8 @@ def _finished(work: Work, job: Job) -> Iterator[Progress]:
         check_outcome(work, job, outcome)
         write_result(place, Result(_header(work, job, identity, outcome, time.monotonic() - start), outcome.scores))
         result = read_result(place)
+        if work.server is not None:
+            work.server.journal.clear(job.name)
     work.finished[job.name] = result
 
 

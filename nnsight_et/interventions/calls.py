@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nnsight
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair, Question, Run
+from nnsight_et.engine.budget import Chunks
 from nnsight_et.models.load import part_gaps
 from nnsight_et.models.model import Model
 
-Result = dict[str, Tensor]
-"""What an intervention finds, by name, on the CPU."""
+LEAST_TOKENS = 512  # of one pass: with fewer at once memory is not where variants are
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Call:
     arguments: tuple[Any, ...]
     name: str = ""
     """What tells it from all others of a run."""
+
+    def halved(self) -> Call | None:
+        """The same with half as much going through the model at once; None if it is little already."""
+        sizes = [argument for argument in self.arguments if isinstance(argument, Chunks)]
+        if not sizes or sizes[0].tokens <= LEAST_TOKENS:
+            return None
+        fewer = replace(sizes[0], tokens=sizes[0].tokens // 2, kept=sizes[0].kept // 2)
+        return replace(self, arguments=tuple(fewer if one is sizes[0] else one for one in self.arguments))
 
 
 def result_of(model: Model, call: Call) -> Any:

@@ -17,17 +17,18 @@ from nnsight_et.batch import Example, Pair, Prompt, collate
 from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_file
 from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
-from nnsight_et.errors import ExperimentError
+from nnsight_et.errors import ExperimentError, UnsupportedModel
 from nnsight_et.interventions.calls import Call, result_of
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.manifest import BoxesTask
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
-from nnsight_et.models.load import loaded, shape_of, tokenizer_of
+from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice, digest
+from nnsight_et.remote.server import Server
 from nnsight_et.store import Result, Store
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
 
@@ -66,7 +67,7 @@ class Work:
     device: str
     memory: int | None
     fresh: bool
-    server: Any = None
+    server: Server | None = None
     finished: dict[str, Result] = field(default_factory=dict)
     self_check: SelfCheck = field(default_factory=SelfCheck)
     engine_errors: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)  # of a model as it runs
@@ -77,7 +78,7 @@ class Work:
     def files(self, choice: ModelChoice) -> Files:
         """The model's files and fingerprint."""
         if choice.name not in self._files:
-            self._files[choice.name] = found(choice.name, choice.spec)
+            self._files[choice.name] = found(choice.name, choice.spec, weights_too=self.server is None)
         return self._files[choice.name]
 
     def shape(self, choice: ModelChoice) -> Shape:
@@ -85,13 +86,19 @@ class Work:
         return shape_of(self.files(choice))
 
     def model(self, job: Job, choice: ModelChoice) -> Model:
-        """The model in memory; the one before it leaves."""
+        """The model in memory, or what stands here for one on a server; the one before it leaves."""
         name = (choice.name, choice.dtype, job.attention)
         if self._in_memory is None or self._in_memory[0] != name:
             self._in_memory = None
             gc.collect()
-            self._in_memory = (name, loaded(self.files(choice), choice.dtype, self.device, job.attention))
+            self._in_memory = (name, self._made(job, choice))
         return self._in_memory[1]
+
+    def _made(self, job: Job, choice: ModelChoice) -> Model:
+        files = self.files(choice)
+        if self.server is None:
+            return loaded(files, choice.dtype, self.device, job.attention)
+        return distant(files, choice.spec, choice.dtype, job.attention)
 
     @property
     def in_memory(self) -> tuple[str, str, str] | None:
@@ -99,13 +106,21 @@ class Work:
         return self._in_memory and self._in_memory[0]
 
     def results(self, job: Job, choice: ModelChoice, calls: Iterable[Call]) -> Iterator[Any]:
-        """What each call finds, one after the other."""
-        for call in calls:
-            yield result_of(self.model(job, choice), call)
+        """What each call finds, one after the other; on a server all are one piece of work."""
+        if self.server is None:
+            for call in calls:
+                yield result_of(self.model(job, choice), call)
+            return
+        together = list(calls)
+        if not together:
+            return
+        done = self.server.results(self.model(job, choice), together, job.name)
+        check_place(done["place"], choice, f"experiments.{job.name}")
+        yield from done["found"]
 
     def fits_wide(self, choice: ModelChoice) -> bool:
         """Whether the model in fp32 is no larger than the memory budget."""
-        return 4 * self.shape(choice).parameters <= (self.memory or DEFAULT_BYTES)
+        return self.server is None and 4 * self.shape(choice).parameters <= (self.memory or DEFAULT_BYTES)
 
     def chunks(self, job: Job, choice: ModelChoice, prompt_tokens: int) -> Chunks:
         """The model's chunk sizes: chosen once per run directory, so that a resumed run gives the same bytes."""
@@ -196,6 +211,14 @@ class Work:
         for one in job.circuits.values() if circuit is None else (circuit,):
             one.check_fits(shape.n_layers, shape.n_heads, f"experiments.{job.name}: {choice.name}")
         return shape
+
+
+def check_place(place: dict[str, Any], choice: ModelChoice, where: str) -> None:
+    """Raise UnsupportedModel unless the model on the server is of the dtype that was asked for, and its parts add up."""
+    if place["dtype"] != choice.dtype:
+        found = f"{choice.name} runs in {place['dtype']} on the server, and the manifest says {choice.dtype}"
+        raise UnsupportedModel(f"{where}: {found}; accepted: dtype: {place['dtype']}")
+    check_gap(place["gap"].item(), getattr(torch, choice.dtype), f"{where}: {choice.name}")
 
 
 def task_of(task: BoxesTask) -> Boxes:

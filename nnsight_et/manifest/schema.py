@@ -18,6 +18,9 @@ _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 _MEMORY = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(MiB|GiB)")
 
 
+HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)]
+
+
 class OwnModel(Written):
     """A model under a name of your own, or a built-in name with files of your own."""
 
@@ -33,6 +36,10 @@ class OwnModel(Written):
     """A folder or a hub id, where the tokenizer is not beside the weights."""
     dtype: DType | None = None
     """Its dtype, where it differs from the manifest's."""
+    ndif: HubId | None = None
+    """Its name on an NDIF server, where that is not `path`."""
+    ndif_adapter: HubId | None = None
+    """The adapter's name on an NDIF server, where that is not `adapter`."""
 
 
 class BoxesTask(Written):
@@ -68,8 +75,10 @@ class Manifest(Written):
     engine: Literal["default", "reference"] = "default"
     """`reference` runs the literal definition over whole prompts: slow, and for checking."""
     dtype: DType = "float32"
+    backend: Literal["local", "simulate", "ndif"] = "local"
+    """Where models run: here; on a server of this machine started for the run; on NDIF. Not part of what is computed."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = "auto"
-    """Where models run; not part of what is computed."""
+    """Where models of the local backend run; not part of what is computed."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """The attention implementation models are loaded with."""
     memory: str | None = None

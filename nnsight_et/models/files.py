@@ -13,7 +13,8 @@ from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.named import ModelSpec
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
-FILES = (*WEIGHTS, "*.json", "tokenizer.model")
+DESCRIBING = ("*.json", "tokenizer.model")
+FILES = (*WEIGHTS, *DESCRIBING)
 READ_SIZE = 1 << 24
 
 
@@ -28,15 +29,23 @@ class Files:
     fingerprint: str
 
 
-def found(name: str, spec: ModelSpec) -> Files:
-    """The model's files, fetched from the hub if they are not here; UnsupportedModel if there are none."""
-    weights = _folder(name, spec.path, spec.revision)
-    _check_weights(name, weights, "config.json")
-    adapter = spec.adapter and _folder(name, spec.adapter, spec.adapter_revision)
+def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
+    """The model's files, fetched from the hub if they are not here; UnsupportedModel if there are none.
+
+    Unless `weights_too`, the hub is only asked for what says how the model is made, and weights need not be here: the
+    fingerprint is then of that, of the weights in folders of this machine, and of the hub's commits.
+    """
+    wanted = FILES if weights_too else DESCRIBING
+    weights = _folder(name, spec.path, spec.revision, wanted)
+    _check_files(name, weights, "config.json", weights_too)
+    adapter = spec.adapter and _folder(name, spec.adapter, spec.adapter_revision, wanted)
     if adapter:
-        _check_weights(name, adapter, "adapter_config.json")
-    tokenizer = _folder(name, spec.tokenizer, None) if spec.tokenizer else weights
+        _check_files(name, adapter, "adapter_config.json", weights_too)
+    tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
     digest = blake2b(digest_size=16)
+    for place, folder in ((spec.path, weights), (spec.adapter, adapter)):
+        if place and folder and not weights_too and not Path(place).expanduser().is_dir():
+            digest.update(f"{place}@{folder.name}:".encode())
     for folder in (weights, adapter, tokenizer):
         for path in sorted({path for pattern in FILES for path in folder.glob(pattern)} if folder else ()):
             digest.update(f"{path.name}:{path.stat().st_size}:".encode())
@@ -47,14 +56,14 @@ def found(name: str, spec: ModelSpec) -> Files:
     return Files(name, weights, adapter or None, tokenizer, digest.hexdigest())
 
 
-def _folder(name: str, place: str, revision: str | None) -> Path:
+def _folder(name: str, place: str, revision: str | None, wanted: tuple[str, ...]) -> Path:
     local = Path(place).expanduser()
     if local.is_dir():
         return local
     if place.startswith((".", "/", "~")) or place.count("/") != 1:
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
-        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(FILES)))
+        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(wanted)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UnsupportedModel(
             f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
@@ -62,10 +71,10 @@ def _folder(name: str, place: str, revision: str | None) -> Path:
         ) from error
 
 
-def _check_weights(name: str, folder: Path, config: str) -> None:
+def _check_files(name: str, folder: Path, config: str, weights_too: bool) -> None:
     if not (folder / config).is_file():
         raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format")
-    if not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
+    if weights_too and not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
         raise UnsupportedModel(f"{name}: no weights in {folder}; accepted: {' or '.join(WEIGHTS)}")
 
 

@@ -8,6 +8,7 @@ import nnsight
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from nnsight import TransformersModel
+from nnsight.modeling.huggingface import _ID_CACHE as CANONICAL
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
@@ -24,7 +25,7 @@ from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.architecture import architecture
 from nnsight_et.models.files import Files, first_line
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import Shape
+from nnsight_et.models.named import ModelSpec, Shape
 
 
 def shape_of(files: Files) -> Shape:
@@ -101,6 +102,37 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
         _check_adapter(files, module)
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
     return wrapped(nn, files.name)
+
+
+def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: str = "sdpa") -> Model:
+    """The model as a server has it: its parts without any weight here. Nothing can be run but what is sent there.
+
+    UnsupportedModel if the server cannot know it by name, or its configuration cannot be read.
+    """
+    name, adapter = spec.ndif or spec.path, spec.ndif_adapter or spec.adapter
+    for key, place in (("ndif", name), ("ndif_adapter", adapter)):
+        if place and (place.startswith((".", "/", "~")) or place.count("/") != 1):
+            raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
+    nnsight.register("nnsight_et")
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        nn = TransformersModel(
+            str(files.weights),
+            task="text-generation",
+            tokenizer=tokenizer_of(files),
+            attn_implementation=attention,
+            peft=str(files.adapter) if files.adapter else None,
+        )
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UnsupportedModel(f"{files.name}: its parts cannot be laid out ({first_line(error)})") from error
+    nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
+    CANONICAL[name] = name  # asked of the hub otherwise
+    shape = shape_from(nn.config, files.name)
+    return Model(
+        nn, architecture(nn.config.model_type, files.name), shape.n_layers, shape.n_heads, shape.n_kv_heads,
+        shape.d_head, dtype=getattr(torch, dtype), device=torch.device("cpu"),
+    )  # fmt: skip
 
 
 def _check_adapter(files: Files, module: PreTrainedModel) -> None:

@@ -36,6 +36,8 @@ class ModelSpec:
     revision: str | None = None
     adapter_revision: str | None = None
     tokenizer: str | None = None  # a folder or hub id, where it is not beside the weights
+    ndif: str | None = None  # the model's name on an NDIF server, where it is not `path`
+    ndif_adapter: str | None = None  # the adapter's there, where it is not `adapter`
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""The NDIF protocol over HTTP: send a job, ask after it, fetch its result. The key is in no message and no file."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+import zipfile
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+import zstandard
+from nnsight.schema.config import CONFIG
+from nnsight.schema.request import RequestModel
+from nnsight.schema.response import ResponseModel
+from pydantic import ValidationError
+
+from nnsight_et.remote.failures import Again, Forgotten, RemoteFailure, Refused, of_status
+
+CONNECT_SECONDS, READ_SECONDS = 10.0, 120.0
+HIDDEN = "***"
+
+
+class Client:
+    """A server's address and the key for it, from nnsight's own configuration unless they are given."""
+
+    def __init__(self, host: str | None = None, key: str | None = None) -> None:
+        self.host = (host or CONFIG.API.HOST).rstrip("/")
+        self._key = key if key is not None else CONFIG.API.APIKEY or ""
+        if not self.host.startswith(("http://", "https://")):
+            raise Refused(f"NDIF_HOST: found {ascii(self.host)}; accepted: an address such as https://api.ndif.us")
+
+    def __repr__(self) -> str:
+        return f"Client({self.host})"
+
+    def submit(self, job: str, model: str, env: dict[str, Any], blob: bytes) -> str:
+        """Send a job under an id of our own; the id the server gives it."""
+        envelope = json.loads(RequestModel(model_key=model, compress=True, env=env).metadata()) | {"id": job}
+        headers = {"ndif-timestamp": repr(time.time()), "nnsight-version": version("nnsight")}
+        headers |= {"python-version": sys.version}
+        answer = self._request(
+            "POST",
+            "/request",
+            data={"data": json.dumps(envelope)},
+            files={"blob": ("request", blob, "application/octet-stream")},
+            headers=headers,
+        )
+        return self._response(answer).id
+
+    def status(self, job: str) -> ResponseModel | None:
+        """What the server last said of a job; None if it knows of none."""
+        answer = self._request("GET", f"/response/{job}", missing=True)
+        return None if answer is None else self._response(answer)
+
+    def fetch(self, job: str, place: Any) -> bytes:
+        """The result's bytes, whole, from what a COMPLETED response carries; Forgotten if they are gone."""
+        if not isinstance(place, str) or not place.startswith(("http://", "https://")):
+            raise Refused(f"{self.host}: job {job} has no result to download; found {type(place).__name__}")
+        try:
+            with httpx.Client(timeout=httpx.Timeout(CONNECT_SECONDS, read=READ_SECONDS)) as client:
+                answer = client.get(place)
+        except httpx.HTTPError as error:
+            raise Again(f"{self.host}: the result of job {job} cannot be downloaded ({_kind(error)})") from None
+        if answer.status_code in (401, 403, 404, 410):
+            raise Forgotten(f"{self.host}: the result of job {job} is gone ({answer.status_code})")
+        if answer.is_error:
+            raise of_status(answer.status_code, "", _after(answer), f"{self.host}: the result of job {job}")
+        return _whole(answer.content, f"{self.host}: the result of job {job}")
+
+    def read(self, path: str) -> Any:
+        """What the server says at /status, /env or /whoami."""
+        answer = self._request("GET", path)
+        try:
+            return answer.json()
+        except ValueError:
+            raise Refused(f"{self.host}{path}: found no JSON; accepted: an NDIF server") from None
+
+    def _request(self, method: str, path: str, missing: bool = False, **content: Any) -> Any:
+        headers = content.pop("headers", {}) | ({"ndif-api-key": self._key} if self._key else {})
+        try:
+            with httpx.Client(timeout=httpx.Timeout(CONNECT_SECONDS, read=READ_SECONDS)) as client:
+                answer = client.request(method, f"{self.host}{path}", headers=headers, **content)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise Again(f"{self.host}: no connection ({_kind(error)})") from None
+        except httpx.HTTPError as error:
+            raise Again(f"{self.host}: the connection was lost ({_kind(error)})", sent=True) from None
+        if missing and answer.status_code == 404:
+            return None
+        if answer.is_error:
+            raise of_status(answer.status_code, self._detail(answer), _after(answer), self.host)
+        return answer
+
+    def _detail(self, answer: httpx.Response) -> str:
+        try:
+            body = answer.json()
+            said = str(body.get("detail", "") if isinstance(body, dict) else body)
+        except ValueError:
+            said = answer.text[:200]
+        return said.replace(self._key, HIDDEN) if self._key else said
+
+    def _response(self, answer: httpx.Response) -> ResponseModel:
+        try:
+            return ResponseModel.model_validate_json(answer.text)
+        except ValidationError:
+            raise Again(f"{self.host}: found no NDIF response in {len(answer.content)} bytes", sent=True) from None
+
+
+def _whole(content: bytes, where: str) -> bytes:
+    """The torch.save archive in a compressed result; Again if it came in damaged."""
+    try:
+        archive = zstandard.ZstdDecompressor().decompressobj().decompress(content)
+        with zipfile.ZipFile(io.BytesIO(archive)) as parts:
+            damaged = parts.testzip()
+    except (zstandard.ZstdError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise Again(f"{where} came in damaged ({_kind(error)})") from None
+    if damaged:
+        raise Again(f"{where} came in damaged ({damaged})")
+    return archive
+
+
+def _after(answer: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(answer.headers.get("retry-after", "")))
+    except ValueError:
+        return None
+
+
+def _kind(error: Exception) -> str:
+    return type(error).__name__
+
+
+__all__ = ["Client", "RemoteFailure"]
