@@ -17,8 +17,9 @@ from typing import Any
 
 import uvicorn
 from descriptions import EXPIRED_URL, REFUSAL, STATUS
-from dispatch import Dispatcher, Hosting
+from dispatch import Dispatcher
 from jobs import Job, Journal
+from processes import Hosting
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response

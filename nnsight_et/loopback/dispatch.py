@@ -4,64 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import worker
 from descriptions import JOB_ERROR, STATUS
+from hosted import Order
 from jobs import Frame, Job, Journal
-from worker import Order
-
-PRELOADED = ["nnsight", "peft", "transformers.models.llama.modeling_llama", "zstandard"]  # once for all processes
-
-
-@dataclass(frozen=True)
-class Hosting:
-    """How models are hosted and results returned."""
-
-    folders: Mapping[str, str]
-    dtype: str
-    absent: str
-    time_limit: float
-    inline_bytes: int
+from processes import Hosting, Process
 
 
 class TimeUp(Exception):
     """A job ran for longer than it may."""
-
-
-class Process:
-    """The process with the models, started again after it was killed."""
-
-    def __init__(self, hosting: Hosting) -> None:
-        self.hosting = hosting
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
-        self.start()
-
-    def start(self) -> None:
-        """Start it, with no model loaded."""
-        self.loaded: dict[str, dict[str, Any]] = {}
-        self.pipe, its = self.context.Pipe()
-        arguments = (its, dict(self.hosting.folders), self.hosting.dtype, self.hosting.absent)
-        self.process = self.context.Process(target=worker.main, args=arguments, daemon=True)
-        self.process.start()
-        its.close()
-
-    def end(self) -> None:
-        """Kill it."""
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-    async def ask(self, *order: Any) -> tuple:
-        """Its next message, after an order if one is given; TimeUp when it takes too long, EOFError when it died."""
-        if order:
-            self.pipe.send(order)
-        return await asyncio.to_thread(self.pipe.recv)
 
 
 @dataclass
@@ -142,10 +96,11 @@ class Dispatcher:
         inline = self.hosting.inline_bytes if job.session_id and self.hosting.inline_bytes else -1
         order = Order(job.id, job.model_key, job.env, job.compress, inline, self.journal.request(job))
         async with _limit(self.hosting.time_limit):
-            kind, *rest = await self.process.ask("run", order)
+            kind, *rest = await self.process.ask("run", order, None if job.trusted else self.process.block(order))
             while kind == "log":
                 self.tell(job, job.frame("LOG", rest[0]))
                 kind, *rest = await self.process.ask()
+        await asyncio.to_thread(self.process.end_block)
         if kind == "failed":
             self.end(job, job.frame("ERROR", rest[0], meta=rest[1]))
             return

@@ -7,25 +7,13 @@ It is told what to do over a pipe and answers there: ("log", line) any number of
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import descriptions
+import split_model
 from blocks import Unreadable, executed, failure, own_sources, prepare, printed_as_log, rebuilt
-from hosted import Hosted
-
-
-@dataclass
-class Order:
-    """What the worker needs of a job."""
-
-    id: str
-    key: str
-    env: dict[str, Any]
-    compress: bool
-    inline_bytes: int  # larger results are staged; -1: all
-    blob: bytes
+from hosted import Hosted, Order, UnknownModel
 
 
 class Worker:
@@ -47,29 +35,38 @@ class Worker:
         """Have a model in memory."""
         try:
             return "loaded", self.hosted.load(key)
-        except KeyError as unknown:
-            return "refused", descriptions.UNKNOWN_REPOSITORY.format(name=unknown.args[0])
+        except UnknownModel as unknown:
+            return "refused", descriptions.UNKNOWN_REPOSITORY.format(name=unknown)
+        except Exception as error:  # noqa: BLE001 - a folder can be damaged in many ways
+            return "refused", f"{type(error).__name__}: {error}"
 
     def drop(self, key: str) -> tuple:
         """Have it in memory no more."""
         self.hosted.models.pop(key, None)
         return ("dropped",)
 
-    def run(self, order: Order) -> tuple:
-        """Run a job on its model in this process."""
+    def run(self, order: Order, block: Connection | None) -> tuple:
+        """Run a job on its model: its block too in this process, or in the one at the other end of `block`."""
         started, model = time.monotonic(), self.hosted.models[order.key]
         try:
-            with own_sources(), printed_as_log(lambda line: self.pipe.send(("log", line))):
-                model._remoteable_set_env(self.hosted.environment(order.env))
-                tracer = rebuilt(order.blob, model._remoteable_persistent_objects(), order.compress)
-                result = executed(tracer)
-        except Unreadable as sentence:
-            return "failed", str(sentence), cost(started)
+            model._remoteable_set_env(self.hosted.environment(order.env))
+            result = self.trusted(order, model) if block is None else split_model.serve(model, block, self.log)
+        except (Unreadable, split_model.BlockFailed) as text:
+            return "failed", str(text), cost(started)
         except Exception as error:  # noqa: BLE001 - the block is the client's
             return "failed", failure(error), cost(started)
         finally:
             model.interleaver.cancel()
         return finished(order, result, cost(started))
+
+    def trusted(self, order: Order, model: Any) -> bytes:
+        """The saved values of a block that runs here."""
+        with own_sources(), printed_as_log(self.log):
+            return executed(rebuilt(order.blob, model._remoteable_persistent_objects(), order.compress))
+
+    def log(self, line: str) -> None:
+        """Tell the client a line."""
+        self.pipe.send(("log", line))
 
 
 def cost(started: float) -> dict[str, Any]:
