@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
     "doctor": {"__init__", "models"},
+    "loopback": {"errors", "loopback"},
     "cli": {"__init__", "errors", "models.named", "manifest", "plan", "disk", "store", "run"}
     | {"report", "benchmark", "results", "export", "doctor", "cli"},
 }
@@ -57,7 +58,7 @@ LIGHT = {
     "report.table",
 }
 ONLY_IN = {
-    "nnsight": {"models", "engine", "interventions"},
+    "nnsight": {"models", "engine", "interventions", "loopback"},
     "transformers": {"tasks", "models", "engine", "zoo"},
     "peft": {"models", "zoo"},
     "ruamel": {"manifest.document"},
@@ -66,6 +67,8 @@ ONLY_IN = {
     "jinja2": {"report.html"},
     "markupsafe": {"report.html"},
     "matplotlib": {"report.paper_figures", "report.paper_panels"},
+    "starlette": {"loopback"},
+    "uvicorn": {"loopback"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
