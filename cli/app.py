@@ -17,6 +17,7 @@ from .diff import diff_and_export
 from .execute import Where, execute, finished
 from .options import (
     RUNS,
+    Backend,
     Device,
     Fresh,
     Json,
@@ -63,6 +64,7 @@ def run(
     settings: Settings = None,
     fresh: Fresh = False,
     out: Out = RUNS,
+    backend: Backend = None,
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
@@ -71,7 +73,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a manifest's experiments; run it again to continue where it was stopped."""
-    read = load(manifest, settings_of(settings, device, memory, self_check))
+    read = load(manifest, settings_of(settings, backend, device, memory, self_check))
     execute(read.limited(limit) if limit else read, Where(out, tuple(only or ()), fresh, view_of(quiet, as_json)))
 
 

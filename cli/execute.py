@@ -12,10 +12,11 @@ from rich.console import Console
 from nnsight_et.errors import NnsightEtError, ResultError, UnsupportedModel
 from nnsight_et.models.named import NAMED
 
-from .progress import Course, View, follow, write_object
+from .progress import Course, View, follow, is_live, write_object
 from .render import output, show
 from .report import report_of
 from .shell import interruptible
+from .waiting import Waits
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
@@ -54,7 +55,7 @@ def execute(manifest: Manifest, where: Where) -> None:
 def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Path) -> int:
     """Run the experiments, showing progress; how many cells were measured."""
     from nnsight_et.plan import plan
-    from nnsight_et.run import run
+    from nnsight_et.run import Remote, run
     from nnsight_et.store import read_header
 
     def made(name: str) -> tuple[float, int]:
@@ -63,8 +64,11 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
 
     try:
         with interruptible(folder) as heeding:
-            steps = run(manifest, where.out, only=where.only, fresh=where.fresh)
-            return follow(heeding(steps), Console(stderr=True), Course(tuple(names), made), where.view)
+            console = Console(stderr=True)
+            waits = Waits(where.view, is_live(console, where.view))
+            steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard))
+            course = Course(tuple(names), made, waits.text)
+            return follow(heeding(waits.between(steps)), console, course, where.view)
     except NnsightEtError as error:
         models = (choice.name for job in plan(manifest).chosen(where.only) for choice in job.models)
         if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):

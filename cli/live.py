@@ -23,7 +23,10 @@ def watched(seen: Iterable[Moment], console: Console, course: Course) -> Generat
     started, shown = time.monotonic(), None
 
     def view() -> RenderableType:
-        return _view(shown, course, time.monotonic() - started) if shown else Text("reading models and data")
+        heard = course.waiting() if course.waiting else ""
+        if shown is None:
+            return Text(heard or "reading models and data")
+        return Group(_view(shown, course, time.monotonic() - started), *([Text(heard)] if heard else []))
 
     with Live(get_renderable=view, console=console, refresh_per_second=4, transient=True):
         for moment in seen:

@@ -19,6 +19,10 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: experiments.circuit.examples=30."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for results and the shared store.")]
+Backend = Annotated[
+    Optional[Literal["local", "simulate", "ndif"]],
+    typer.Option(help="Where models run: here, on an NDIF server, or on a small server of this machine's own."),
+]
 Device = Annotated[Optional[str], typer.Option(help="Where models run: auto, cpu, cuda or cuda:0.")]
 Memory = Annotated[Optional[str], typer.Option(help="Memory for one chunk of work, such as 4GiB.")]
 SelfCheck = Annotated[
@@ -55,8 +59,8 @@ def view_of(quiet: bool, as_json: bool) -> View:
 
 
 def settings_of(
-    settings: list[str] | None, device: str | None, memory: str | None, self_check: str | None
+    settings: list[str] | None, backend: str | None, device: str | None, memory: str | None, self_check: str | None
 ) -> list[str]:
     """All settings as --set writes them; options of their own come last."""
-    extra = {"device": device, "memory": memory, "self_check": self_check}
+    extra = {"backend": backend, "device": device, "memory": memory, "self_check": self_check}
     return [*(settings or ()), *(f"{key}={value}" for key, value in extra.items() if value is not None)]

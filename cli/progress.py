@@ -27,6 +27,8 @@ class Course:
     """Those that are to run, in order."""
     made: Callable[[str], tuple[float, int]] | None = None
     """A finished experiment -> how many seconds it took, and how many self-checks have passed."""
+    waiting: Callable[[], str] | None = None
+    """What a server last said of the job that is waited for; nothing where none is."""
 
     def number(self, experiment: str) -> tuple[int, int] | None:
         """Which of how many experiments it is, counted from 1."""
@@ -96,13 +98,18 @@ def moments(steps: Iterable[Step]) -> Generator[Moment]:
         yield Moment("finished", last.experiment, last, computed, of_experiment, None, checks)
 
 
+def is_live(console: Console, view: View) -> bool:
+    """Whether a run is shown as a live view: on a terminal, and not where CI is set."""
+    return view == "auto" and console.is_terminal and not os.environ.get("CI")
+
+
 def follow(steps: Iterable[Step], console: Console, course: Course | None = None, view: View = "auto") -> int:
     """Go through the steps of a run, showing each as it happens; how many cells were measured, not found stored.
 
     `auto` is a live view on a terminal, and lines in pipes and where CI is set.
     """
     course, last = course or Course(), None
-    if view == "auto" and console.is_terminal and not os.environ.get("CI"):
+    if is_live(console, view):
         from .live import watched
 
         watching = watched(moments(steps), console, course)

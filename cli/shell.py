@@ -63,8 +63,8 @@ def interruptible(folder: Path) -> Iterator[Callable[[Iterable[Any]], Iterator[A
     earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield heeding
-    except KeyboardInterrupt as stop:
-        word, code = ("Terminated", TERMINATED) if isinstance(stop, Terminated) else ("Interrupted", INTERRUPTED)
+    except KeyboardInterrupt as stopped:
+        word, code = ("Terminated", TERMINATED) if isinstance(stopped, Terminated) else ("Interrupted", INTERRUPTED)
         count = len(list(folder.glob("*/result.json")))
         saved = f"{count} experiment{'s' * (count != 1)}, and what was measured of others, in {folder}"
         typer.echo(f"\n{word}. Finished work is saved: {saved}. The same command continues from there.", err=True)

@@ -12,6 +12,7 @@ from .complete import circuits, model_lists, model_names, names_of
 from .execute import Where, execute
 from .options import (
     RUNS,
+    Backend,
     Boxes,
     CircuitPlace,
     Device,
@@ -47,6 +48,7 @@ def path_patch(
     settings: Settings = None,
     fresh: Fresh = False,
     out: Out = RUNS,
+    backend: Backend = None,
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
@@ -54,7 +56,12 @@ def path_patch(
     as_json: Json = False,
 ) -> None:
     """Find a circuit by path patching; without --stage, by the boxes task's four stages."""
-    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
+    setting = manifests.Setting(
+        seed,
+        boxes,
+        examples,
+        settings_of(settings, backend, device, memory, self_check),
+    )
     execute(manifests.path_patching(model, stage or (), setting), Where(out, fresh=fresh, view=view_of(quiet, as_json)))
 
 
@@ -80,6 +87,7 @@ def evaluate(
     settings: Settings = None,
     fresh: Fresh = False,
     out: Out = RUNS,
+    backend: Backend = None,
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
@@ -87,7 +95,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a circuit on one or several models: its faithfulness, and what else is asked for."""
-    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
+    setting = manifests.Setting(
+        seed,
+        boxes,
+        examples,
+        settings_of(settings, backend, device, memory, self_check),
+    )
     also = [name for name, wanted in (("minimality", minimality), ("completeness", completeness)) if wanted]
     execute(
         manifests.evaluation(circuit, names_of(models), also, setting),
@@ -107,6 +120,7 @@ def dcm(
     settings: Settings = None,
     fresh: Fresh = False,
     out: Out = RUNS,
+    backend: Backend = None,
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
@@ -114,7 +128,11 @@ def dcm(
     as_json: Json = False,
 ) -> None:
     """Find which heads of a circuit carry which variable; the circuit is the shipped one, or found first."""
-    setting = manifests.Setting(seed, boxes, settings=settings_of(settings, device, memory, self_check))
+    setting = manifests.Setting(
+        seed,
+        boxes,
+        settings=settings_of(settings, backend, device, memory, self_check),
+    )
     execute(
         manifests.dcm(model, circuit, names_of(desiderata or ""), setting),
         Where(out, fresh=fresh, view=view_of(quiet, as_json)),
@@ -143,6 +161,7 @@ def cmap(
     settings: Settings = None,
     fresh: Fresh = False,
     out: Out = RUNS,
+    backend: Backend = None,
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
@@ -150,7 +169,12 @@ def cmap(
     as_json: Json = False,
 ) -> None:
     """Patch a donor's head activations into a recipient; its circuit is the shipped one, or found first."""
-    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
+    setting = manifests.Setting(
+        seed,
+        boxes,
+        examples,
+        settings_of(settings, backend, device, memory, self_check),
+    )
     execute(
         manifests.cmap(donor, recipient, (circuit, roles), setting),
         Where(out, fresh=fresh, view=view_of(quiet, as_json)),
@@ -166,6 +190,7 @@ def knockout(
     settings: Settings = None,
     fresh: Fresh = False,
     out: Out = RUNS,
+    backend: Backend = None,
     device: Device = None,
     memory: Memory = None,
     self_check: SelfCheck = None,
@@ -173,7 +198,12 @@ def knockout(
     as_json: Json = False,
 ) -> None:
     """Block attention between named positions, from each layer up."""
-    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, device, memory, self_check))
+    setting = manifests.Setting(
+        seed,
+        boxes,
+        examples,
+        settings_of(settings, backend, device, memory, self_check),
+    )
     execute(manifests.knockout(model, setting), Where(out, fresh=fresh, view=view_of(quiet, as_json)))
 
 

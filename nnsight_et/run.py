@@ -25,11 +25,12 @@ from nnsight_et.jobs import (
     minimality,
     path_patching,
 )
+from nnsight_et.jobs.dcm import AUTOGRAD, DIFFERENCES
 from nnsight_et.jobs.self_check import SelfCheck, check_outcome
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
 from nnsight_et.plan import Job, digest, plan
-from nnsight_et.remote.backends import serving
+from nnsight_et.remote.backends import on_server, serving
 from nnsight_et.remote.server import Remote
 from nnsight_et.store import ModelRecord, Result, ResultHeader, Store, read_result, write_result
 from nnsight_et.tasks.boxes import VERSION
@@ -70,7 +71,7 @@ def run(
     `remote` says more of how a server is used, where the manifest names one.
     """
     whole = plan(manifest)
-    jobs = whole.chosen(only)
+    jobs = on_server(manifest.backend, whole.chosen(only))
     store = Store(root)
     folder = store.folder(whole)
     device = _device(manifest.device) if manifest.backend == "local" else manifest.backend
@@ -91,39 +92,43 @@ def run(
 
 def _finished(work: Work, job: Job) -> Iterator[Progress]:
     """Read the job's result, or measure and write it; afterwards it is among the work's results."""
-    place, identity = work.folder / job.name, _identity(work, job)
-    result = None if work.fresh else _earlier(place, identity, work.self_check.on)
+    place, identities = work.folder / job.name, [_identity(work, job, gradient) for gradient in gradients(work)]
+    result = None if work.fresh else _earlier(place, identities, work.self_check.on)
     if result is not None:
         yield Progress(job.name, job.spec.method, 1, 1, 1)
     else:
         start = time.monotonic()
         outcome = yield from METHODS[job.spec.method].measure(work, job)
         check_outcome(work, job, outcome)
-        write_result(place, Result(_header(work, job, identity, outcome, time.monotonic() - start), outcome.scores))
+        write_result(place, Result(_header(work, job, outcome, time.monotonic() - start), outcome.scores))
         result = read_result(place)
         if work.server is not None:
             work.server.journal.clear(job.name)
     work.finished[job.name] = result
 
 
-def _earlier(place: Path, identity: str, checked: bool) -> Result | None:
+def _earlier(place: Path, identities: Sequence[str], checked: bool) -> Result | None:
     """The result at `place`, if it is there, whole, of the same work, and checked where it is to be."""
     try:
         result = read_result(place)
     except ResultError:
         return None
     unchecked = checked and not result.header.self_check["on"]
-    return result if result.header.identity == identity and not unchecked else None
+    return result if result.header.identity in identities and not unchecked else None
 
 
-def _identity(work: Work, job: Job) -> str:
-    """Digest of what is computed: the job, its models' files, its circuits, and the versions of data and engine."""
+def _identity(work: Work, job: Job, gradient: str) -> str:
+    """Digest of what is computed: the job, its models' files, its circuits, the gradient, and the versions of data and
+    engine."""
     prints = [work.files(choice).fingerprint for choice in job.models]
     needs = [work.finished[name].header.identity for name in job.needs]
-    return digest({"job": job.id, "models": prints, "needs": needs, "data": VERSION, "engine": ENGINE_VERSION})
+    parts = {"job": job.id, "models": prints, "needs": needs, "data": VERSION, "engine": ENGINE_VERSION}
+    return digest(parts if gradient == AUTOGRAD else parts | {"gradient": gradient})
 
 
-def _header(work: Work, job: Job, identity: str, outcome: Outcome, seconds: float) -> ResultHeader:
+def _header(work: Work, job: Job, outcome: Outcome, seconds: float) -> ResultHeader:
+    kinds = {row.get("gradient", AUTOGRAD) for row in outcome.summary.get("rows", ())}
+    identity = _identity(work, job, DIFFERENCES if DIFFERENCES in kinds else AUTOGRAD)
     records = [
         ModelRecord(name=choice.name, fingerprint=work.files(choice).fingerprint, description=_source(choice.spec.path))
         for choice in job.models
@@ -141,6 +146,11 @@ def _header(work: Work, job: Job, identity: str, outcome: Outcome, seconds: floa
         summary=outcome.summary,
         self_check=work.self_check.to_dict(),
     )
+
+
+def gradients(work: Work) -> tuple[str, ...]:
+    """How the derivatives of an earlier result may have been taken, for it to be one of this run."""
+    return (AUTOGRAD,) if work.server is None else (AUTOGRAD, DIFFERENCES)
 
 
 def _source(path: str) -> str:

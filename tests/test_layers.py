@@ -33,8 +33,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "disk": {"errors"},
     "store": WORDS | {"manifest", "plan", "disk"},
     "report": TEXT | {"manifest", "plan", "store", "report"},
-    "jobs": THINGS | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "jobs"},
-    "run": THINGS | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "store", "jobs"},
+    "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
+    "jobs": THINGS | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "jobs"},
+    "run": THINGS
+    | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "jobs"},
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
@@ -58,7 +60,7 @@ LIGHT = {
     "report.table",
 }
 ONLY_IN = {
-    "nnsight": {"models", "engine", "interventions", "loopback"},
+    "nnsight": {"models", "engine", "interventions", "remote", "loopback"},
     "transformers": {"tasks", "models", "engine", "zoo"},
     "peft": {"models", "zoo"},
     "ruamel": {"manifest.document"},

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from nnsight_et.batch import Run
+from nnsight_et.errors import ExperimentError
 from nnsight_et.models.model import Model
 
 
@@ -91,6 +92,9 @@ def captured(
         model.narrow_unembedding(row, run.positions["last"][:, None])
         logits = model.logits()[:, 0]
         cache = model.cached()
+    if any(keys.shape[2] != run.tokens.shape[1] for keys, _ in cache):
+        found = sorted({keys.shape[2] for keys, _ in cache})
+        raise ExperimentError(f"capture: keys of {found} tokens in the cache; accepted: of all {run.tokens.shape[1]}")
     token = None
     if at is not None:
         at = at[:, None]

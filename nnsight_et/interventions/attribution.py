@@ -14,7 +14,7 @@ from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.readout import readout
 from nnsight_et.interventions.activation_patching import with_donation
-from nnsight_et.interventions.dcm import Prepared, masked_readout, prepared
+from nnsight_et.interventions.dcm import STEPS, Prepared, masked_readout, prepared
 from nnsight_et.models.model import Model
 
 
@@ -23,12 +23,15 @@ def head_effects(
 ) -> dict[str, Tensor]:
     """{"attributed", "exact"}: [head, batch], (p_patched - p_base) / p_base when one head at `at` is patched.
 
+    "autograd" [batch] says whether the gradients were autograd's.
+
     Exact: each head in turn takes the source's output, nothing frozen. Attributed: the first-order estimate, gradient
     times difference, of all heads from one forward pass.
     """
     with model.session():
         effects = _reference_effects if engine == "reference" else _head_effects
-        outcome = nnsight.save(effects(model, pair, at, heads, chunks))
+        found = effects(model, pair, at, heads, chunks)
+        outcome = nnsight.save(found | {"autograd": torch.full((len(pair.answer),), model.gradients)})
     return outcome
 
 
@@ -42,8 +45,13 @@ def _head_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chun
 
 
 def _attributed(model: Model, group: HeadGroup, batch: Prepared, base: Tensor, chunks: Chunks) -> Tensor:
-    """[head, batch]: -d(p / p_base)/dm at m = 1, where z = m * z_base + (1 - m) * z_source."""
-    columns = []
+    """[head, batch]: -d(p / p_base)/dm at m = 1, where z = m * z_base + (1 - m) * z_source; see dcm.slopes."""
+    columns, count = [], len(group.heads)
+    if not model.gradients:
+        step = STEPS[model.dtype]
+        moves = step * torch.eye(count, dtype=base.dtype, device=base.device)
+        p = masked_readout(model, group, batch, torch.cat([1 + moves, 1 - moves]), chunks).probability
+        return ((p[count:] - p[:count]) / (2 * step * base)).cpu()
     mask = torch.ones(1, len(group.heads), dtype=model.dtype, device=model.device, requires_grad=True)
     ratio = masked_readout(model, group, batch, mask, chunks).probability[0] / base
     for example in range(len(base)):
@@ -58,10 +66,20 @@ def _reference_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head],
     exact, slopes = [], []
     for head in heads:
         exact.append(_moved(model, pair, at, head, z, torch.ones_like(base)) / base - 1)
-        share = torch.zeros_like(base).requires_grad_()
-        (slope,) = torch.autograd.grad(_moved(model, pair, at, head, z, share).sum(), share)
-        slopes.append(slope / base)
+        slopes.append(_slope(model, pair, at, head, z) / base)
     return {"attributed": torch.stack(slopes).cpu(), "exact": torch.stack(exact).cpu()}
+
+
+def _slope(model: Model, pair: Pair, at: str, head: Head, z: tuple[list[Tensor], list[Tensor]]) -> Tensor:
+    """[batch]: the derivative, at no share, of the probability by the share of the way; see dcm.slopes."""
+    share = torch.zeros(len(pair.answer), dtype=torch.float64, device=model.device)
+    if model.gradients:
+        share.requires_grad_()
+        (slope,) = torch.autograd.grad(_moved(model, pair, at, head, z, share).sum(), share)
+        return slope
+    step = STEPS[model.dtype]
+    up, down = (_moved(model, pair, at, head, z, share + sign * step) for sign in (1, -1))
+    return (up - down) / (2 * step)
 
 
 def _moved(

@@ -15,8 +15,12 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, captured, head_outputs, suffix_of
 from nnsight_et.engine.readout import Readout
 from nnsight_et.engine.suffix import Edit, suffix
+from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.activation_patching import layers_of
 from nnsight_et.models.model import Model
+
+STEPS = {torch.float64: 1e-3, torch.float32: 0.02, torch.float16: 0.1, torch.bfloat16: 0.25}
+"""How far a mask is moved for a finite difference: wide enough that the logits' rounding does not decide."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ def trained_masks(
     chunks: Chunks,
 ) -> list[dict[str, Tensor]]:
     """Per group {"mask": [head], "accuracies": [validation], "masks": [validation, head]}, heads in the group's order.
+
+    "autograd" [] says whether the gradients were autograd's; see slopes.
 
     Per head m in [0, 1], one at first: z <- m * z_base + (1 - m) * z_source, each at its own position. Minimised:
     -(mean logit of the target) + sparsity * sum(1 - m). The mask returned is the rounded one (0.5 -> 0: selected) with
@@ -122,12 +128,32 @@ def _masks(
             masks.append(mask.detach().clamp(0, 1).round())
         with torch.no_grad():
             mask.clamp_(0, 1)
-        readout = masked_readout(model, group, batch, mask[None], chunks)
-        loss = training.sparsity * (1 - mask).sum() - readout.logit.mean()
-        optimizer.zero_grad()
-        loss.backward()
+        mask.grad = -training.sparsity - slopes(model, group, batch, mask, chunks)
         optimizer.step()
     return [*masks, mask.detach().clamp(0, 1).round()]
+
+
+def slopes(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks: Chunks) -> Tensor:
+    """[head]: the derivative of the mean logit of the target by the mask [head]. Opens traces.
+
+    By autograd; where gradients do not pass through the model by central differences, each head's mask moved up and
+    down by STEPS of its dtype.
+    """
+    if model.gradients:
+        leaf = mask.detach().requires_grad_()
+        logit = masked_readout(model, group, batch, leaf[None], chunks).logit.mean()
+        if not logit.requires_grad:
+            raise ExperimentError(
+                "mask training: no gradient comes back through the model; accepted: finite differences"
+            )
+        (slope,) = torch.autograd.grad(logit, leaf)
+        return slope
+    step = STEPS[model.dtype]
+    moves = step * torch.eye(len(mask), dtype=mask.dtype, device=mask.device)
+    moved = torch.cat([mask.detach() + moves, mask.detach() - moves])  # [2 * head, head]
+    with torch.no_grad():
+        up, down = masked_readout(model, group, batch, moved, chunks).logit.mean(-1).split(len(mask))
+    return ((up - down) / (2 * step)).to(mask.dtype)
 
 
 def _chosen(
@@ -148,7 +174,8 @@ def _chosen(
     for found, (_, which), correct in zip(masks, tried, right, strict=True):
         accuracies = (correct / count)[which].cpu()
         best = _best(found, accuracies)
-        outcomes.append({"mask": found[best].cpu(), "masks": torch.stack(list(found)).cpu(), "accuracies": accuracies})
+        outcome = {"mask": found[best].cpu(), "masks": torch.stack(list(found)).cpu(), "accuracies": accuracies}
+        outcomes.append(outcome | {"autograd": torch.tensor(model.gradients)})
     return outcomes
 
 

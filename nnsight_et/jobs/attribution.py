@@ -13,6 +13,7 @@ from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
+from nnsight_et.jobs.dcm import gradient_of
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Attribution
@@ -45,8 +46,9 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 
         step = suffixes(job, choice, at, examples, [at], chunks.examples)
         found = yield from measured(work, Measurement(step, {"attribution": at}, effects, len(heads)))
+        gradient = gradient_of({"autograd": found.pop("autograd")})
         means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
-        rows.append({"at": at} | agreement(means["attributed"], means["exact"]))
+        rows.append({"at": at} | agreement(means["attributed"], means["exact"]) | {"gradient": gradient})
         means["low"], means["high"] = bootstrap_interval(found["exact"], job.seed)
         for name, values in means.items():
             scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))

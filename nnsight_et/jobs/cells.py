@@ -13,7 +13,7 @@ from torch import Tensor
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.jobs.checks import checks_of
 from nnsight_et.jobs.how import How, Measure
-from nnsight_et.jobs.self_check import Check, run_checks
+from nnsight_et.jobs.self_check import Check, calls_of, run_checks
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.tasks.boxes import VERSION
@@ -99,7 +99,7 @@ def filled(work: Work, measurements: Sequence[Measurement]) -> Generator[Progres
     missing = [(one, batch, key) for one, batch, key in pending if work.stored(key) is None]
     checks = [check for one in measurements for check in _checks(work, one, at_once)] if at_once else []
     calls = (replace(one.measure(batch, How(one.step.job.engine)), name=key) for one, batch, key in missing)
-    asked = (call for check in checks for call in check.calls)
+    asked = calls_of(checks, f"{first.job.id} {first.name}")
     results = work.results(first.job, first.choice, chain(calls, asked))
     for one in measurements:
         own = {batch: key for other, batch, key in missing if other is one}

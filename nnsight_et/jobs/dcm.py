@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.checks import training_check
 from nnsight_et.jobs.how import How
+from nnsight_et.jobs.self_check import calls_of
 from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import tokenizer_of
@@ -24,6 +25,7 @@ from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.statistics import intervals
 from nnsight_et.tasks.desiderata import desideratum
 
+AUTOGRAD, DIFFERENCES = "autograd", "finite differences"
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
 
 
@@ -57,10 +59,12 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         trained, reused = _trained(work, job, groups, data)
         yield Progress(job.name, f"{name} masks", len(groups), len(groups), reused)
         for group, found in zip(groups, trained, strict=True):
-            scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items()}
+            scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items() if key != "autograd"}
         chosen = [selected(group, found["mask"]) for group, found in zip(groups, trained, strict=True)]
         readouts = yield from tested(work, job, choice, chosen, data[2], f"{name} test")
-        rows += _rows(name, groups, chosen, readouts, data[2], job.seed)
+        gradients = [gradient_of(found) for found in trained]
+        for row, gradient in zip(_rows(name, groups, chosen, readouts, data[2], job.seed), gradients, strict=True):
+            rows.append(row | {"gradient": gradient})
     return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
 
 
@@ -114,19 +118,34 @@ def _trained(
     for group in groups:
         what = {"group": Circuit((group,)).to_dict(), "training": vars(training), "batch": spec.batch}
         keys[group] = work.key(job, choice, {"dcm": what, "data": digests})
-    cells = {group: work.stored(key) for group, key in keys.items()}
+    cells = {group: _stored(work, key) for group, key in keys.items()}
     missing = [group for group, cell in cells.items() if cell is None]
     if missing:
         chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in data[0]))
         train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in data[:2])
         call = Call(trained_masks, (missing, training, train, validation, chunks), " ".join(keys.values()))
         checks = training_check(work, job, missing, data[0])
-        masks, *found = work.results(job, choice, [call, *(one for check in checks for one in check.calls)])
+        masks, *found = work.results(job, choice, [call, *calls_of(checks, call.name)])
         for check in checks:
             check.settle(found)
         for group, mask in zip(missing, masks, strict=True):
-            cells[group] = work.kept(keys[group], mask)
+            cells[group] = work.kept(_key(keys[group], gradient_of(mask)), mask)
     return [cell for cell in cells.values() if cell is not None], len(groups) - len(missing)
+
+
+def gradient_of(found: Mapping[str, Tensor]) -> str:
+    """How the derivatives of a training were taken."""
+    return AUTOGRAD if bool(found.get("autograd", torch.tensor(True)).all()) else DIFFERENCES
+
+
+def _key(key: str, gradient: str) -> str:
+    return key if gradient == AUTOGRAD else digest([key, gradient])
+
+
+def _stored(work: Work, key: str) -> dict[str, Tensor] | None:
+    """A training by autograd; for work on a server also one by finite differences."""
+    found = work.stored(key)
+    return work.stored(_key(key, DIFFERENCES)) if found is None and work.server is not None else found
 
 
 def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Iterator[Pair]:
@@ -156,7 +175,6 @@ def _rows(
             "accuracy_interval": bounds[number],
             "do_nothing": accuracy[-1],
             "do_nothing_interval": bounds[-1],
-            "gradient": "autograd",
         }
         for number, (group, heads) in enumerate(zip(groups, chosen, strict=True))
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nnsight_et.errors import ExperimentError
@@ -76,6 +76,12 @@ class SelfCheck:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for the result's header."""
         return {"on": self.on, "checks": self.found, "seconds": round(self.seconds, 3)}
+
+
+def calls_of(checks: Sequence[Check], where: str) -> list[Call]:
+    """The calls of all the checks, in order, with names of their own."""
+    calls = [call for check in checks for call in check.calls]
+    return [replace(call, name=f"{where} check {number}") for number, call in enumerate(calls)]
 
 
 def run_checks(work: Work, job: Job, choice: ModelChoice, checks: Sequence[Check]) -> None:

@@ -214,7 +214,7 @@ class Work:
 
 
 def check_place(place: dict[str, Any], choice: ModelChoice, where: str) -> None:
-    """Raise UnsupportedModel unless the model on the server is of the dtype that was asked for, and its parts add up."""
+    """Raise UnsupportedModel unless the model on the server has the dtype that was asked for, and its parts add up."""
     if place["dtype"] != choice.dtype:
         found = f"{choice.name} runs in {place['dtype']} on the server, and the manifest says {choice.dtype}"
         raise UnsupportedModel(f"{where}: {found}; accepted: dtype: {place['dtype']}")

@@ -76,7 +76,7 @@ class Manifest(Written):
     """`reference` runs the literal definition over whole prompts: slow, and for checking."""
     dtype: DType = "float32"
     backend: Literal["local", "simulate", "ndif"] = "local"
-    """Where models run: here; on a server of this machine started for the run; on NDIF. Not part of what is computed."""
+    """Where models run: here, on an NDIF server, or on a small one of this machine that speaks its language."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = "auto"
     """Where models of the local backend run; not part of what is computed."""
     attention: Literal["sdpa", "eager"] = "sdpa"

@@ -38,7 +38,7 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     wanted = FILES if weights_too else DESCRIBING
     weights = _folder(name, spec.path, spec.revision, wanted)
     _check_files(name, weights, "config.json", weights_too)
-    adapter = spec.adapter and _folder(name, spec.adapter, spec.adapter_revision, wanted)
+    adapter = _folder(name, spec.adapter, spec.adapter_revision, wanted) if spec.adapter else None
     if adapter:
         _check_files(name, adapter, "adapter_config.json", weights_too)
     tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
@@ -53,7 +53,7 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
                 while block := file.read(READ_SIZE):
                     digest.update(block)
         digest.update(b"/")
-    return Files(name, weights, adapter or None, tokenizer, digest.hexdigest())
+    return Files(name, weights, adapter, tokenizer, digest.hexdigest())
 
 
 def _folder(name: str, place: str, revision: str | None, wanted: tuple[str, ...]) -> Path:

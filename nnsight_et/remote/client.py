@@ -17,7 +17,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel
 from pydantic import ValidationError
 
-from nnsight_et.remote.failures import Again, Forgotten, RemoteFailure, Refused, of_status
+from nnsight_et.remote.failures import Again, Forgotten, Refused, RemoteFailure, of_status
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 120.0
 HIDDEN = "***"
@@ -30,7 +30,7 @@ class Client:
         self.host = (host or CONFIG.API.HOST).rstrip("/")
         self._key = key if key is not None else CONFIG.API.APIKEY or ""
         if not self.host.startswith(("http://", "https://")):
-            raise Refused(f"NDIF_HOST: found {ascii(self.host)}; accepted: an address such as https://api.ndif.us")
+            raise Refused(f"NDIF_HOST: found {self.host!a}; accepted: an address such as https://api.ndif.us")
 
     def __repr__(self) -> str:
         return f"Client({self.host})"

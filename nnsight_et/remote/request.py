@@ -1,8 +1,9 @@
-"""Calls -> what is sent: one session's block and all it needs, as bytes; and back: a result's bytes -> what was found."""
+"""Calls -> what is sent, one session's block and all it needs; and back, from a result's bytes to what was found."""
 
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,6 @@ def unpacked(archive: bytes, where: str) -> dict[str, Any]:
     """What carried_out gave; ExperimentError if these bytes are not of such a job."""
     try:
         return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)["outcome"]
-    except Exception as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
         found = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ExperimentError(f"{where}: the result is not one of ours ({found}); accepted: plain tensors") from None

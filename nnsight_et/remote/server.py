@@ -1,4 +1,4 @@
-"""Jobs on a server, from calls to what they find: sent once, waited for, fetched, and in pieces where one is too much."""
+"""Jobs on a server, from calls to what they find; in smaller ones where one is too much."""
 
 from __future__ import annotations
 
