@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from nnsight_et.circuit import Circuit
-from nnsight_et.jobs.cells import data_digest
-from nnsight_et.jobs.dcm import Sample, pairs_of, tested
+from nnsight_et.jobs.cells import data_digest, filled
+from nnsight_et.jobs.dcm import Sample, pairs_of, patched
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.manifest.written import is_shipped
@@ -37,22 +37,29 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     rows, scores, digests = [], {}, []
     for choice in job.models:
         work.check_circuit(job, choice, roles.circuit)
-        for name in spec.desiderata or roles.desiderata:
-            sets = roles.sets(name)
+        drawn = {
+            (name, draw): pairs_of(work, job, choice, Sample(name, spec.examples, SPLIT, draw))
+            for name in spec.desiderata or roles.desiderata
+            for draw in range(spec.draws)
+        }
+        tests = {
+            (name, draw): patched(work, job, choice, roles.sets(name), examples, f"{choice.name} {name} {draw + 1}")
+            for (name, draw), examples in drawn.items()
+        }
+        yield from filled(work, list(tests.values()))
+        digests += [data_digest(examples) for examples in drawn.values()]
+        for name in dict.fromkeys(name for name, _ in drawn):
             right = []
             for draw in range(spec.draws):
-                examples = pairs_of(work, job, choice, Sample(name, spec.examples, SPLIT, draw))
-                found = yield from tested(work, job, choice, sets, examples, f"{choice.name} {name} {draw + 1}")
-                answers = torch.tensor([example.answer for example in examples])
-                right.append((found["predicted"] == answers).double())
-                digests.append(data_digest(examples))
+                answers = torch.tensor([example.answer for example in drawn[name, draw]])
+                right.append((tests[name, draw].values(work)["predicted"] == answers).double())
             values = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]
             bounds = intervals(torch.cat(right, -1), job.seed)  # of all draws' examples together
             scores[f"{choice.name}.{name}.accuracy"] = values
             rows += [
                 _row(choice.name, name, heads, values[i], values[-1])
                 | {"mean_interval": bounds[i], "do_nothing_interval": bounds[-1]}
-                for i, heads in enumerate(sets)
+                for i, heads in enumerate(roles.sets(name))
             ]
     return Outcome(scores, {"rows": rows, "circuit": roles.circuit.to_dict()}, digest(digests))
 

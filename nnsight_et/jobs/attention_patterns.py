@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
+from nnsight_et.batch import Example
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.calls import Call
-from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, whole_prompts
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, whole_prompts
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work
@@ -29,16 +30,11 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     circuit = work.circuit(job)
     work.check_circuit(job, choice, circuit)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     to, found = job.task.positions, {}
-    for at in circuit.positions:
-
-        def weights_from(batch: Batch, how: How, at: str = at) -> Call:
-            return Call(attention_from, (work.pair(choice, examples, batch).base, at, to, how.engine))
-
-        step = whole_prompts(job, choice, at, examples, chunks.examples)
-        cell = yield from measured(work, Measurement(step, {"attention": [at, to]}, weights_from))
-        found[at] = cell["weights"].double().mean(-1)  # [layer, head, to + 2]
+    measurements = {at: _looks(work, job, at, examples) for at in circuit.positions}
+    yield from filled(work, list(measurements.values()))
+    for at, measurement in measurements.items():
+        found[at] = measurement.values(work)["weights"].double().mean(-1)  # [layer, head, to + 2]
     columns = (*to, "first token", "other")
     rows = [
         {"group": group.name, "at": group.at, "head": str(head)}
@@ -48,3 +44,14 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     ]
     summary = {"rows": rows, "columns": columns, "circuit": circuit.to_dict()}
     return Outcome({f"{at}.weights": weights for at, weights in found.items()}, summary, data_digest(examples))
+
+
+def _looks(work: Work, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
+    """Of all heads at one position: attention weights [layer, head, to + 2, example]."""
+    choice, to = job.models[0], job.task.positions
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+
+    def measure(batch: Batch, how: How) -> Call:
+        return Call(attention_from, (work.pair(choice, examples, batch).base, at, to, how.engine))
+
+    return Measurement(whole_prompts(job, choice, at, examples, chunks.examples), {"attention": [at, to]}, measure)

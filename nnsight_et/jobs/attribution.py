@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nnsight_et.batch import Example
 from nnsight_et.circuit import Head
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
-from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.dcm import gradient_of
 from nnsight_et.jobs.how import How
@@ -35,17 +36,11 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     assert isinstance(spec, Attribution)
     shape = work.shape(choice)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
-    heads = [Head(layer, index) for layer in range(shape.n_layers) for index in range(shape.n_heads)]
+    measurements = {at: _effects(work, job, at, examples) for at in spec.at}
+    yield from filled(work, list(measurements.values()))
     rows, scores = [], {}
-    for at in spec.at:
-
-        def effects(batch: Batch, how: How, at: str = at) -> Call:
-            pair = work.pair(choice, examples, batch)
-            return Call(head_effects, (pair, at, how.of(heads), how.engine, chunks))
-
-        step = suffixes(job, choice, at, examples, [at], chunks.examples)
-        found = yield from measured(work, Measurement(step, {"attribution": at}, effects, len(heads)))
+    for at, measurement in measurements.items():
+        found = measurement.values(work)
         gradient = gradient_of({"autograd": found.pop("autograd")})
         means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
         rows.append({"at": at} | agreement(means["attributed"], means["exact"]) | {"gradient": gradient})
@@ -53,6 +48,19 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         for name, values in means.items():
             scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))
     return Outcome(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
+
+
+def _effects(work: Work, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
+    """Of all heads at one position: exact and attributed effects [layer * head, example]."""
+    choice, shape = job.models[0], work.shape(job.models[0])
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    heads = [Head(layer, index) for layer in range(shape.n_layers) for index in range(shape.n_heads)]
+
+    def measure(batch: Batch, how: How) -> Call:
+        return Call(head_effects, (work.pair(choice, examples, batch), at, how.of(heads), how.engine, chunks))
+
+    step = suffixes(job, choice, at, examples, [at], chunks.examples)
+    return Measurement(step, {"attribution": at}, measure, len(heads))
 
 
 def agreement(attributed: Tensor, exact: Tensor, top: int = 10) -> dict[str, Any]:

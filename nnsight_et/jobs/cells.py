@@ -93,8 +93,9 @@ def measured(work: Work, measurement: Measurement) -> Generator[Progress, None, 
 
 def filled(work: Work, measurements: Sequence[Measurement]) -> Generator[Progress, None, None]:
     """Put all cells of these measurements of one model into the store and make their checks; on a server in one job."""
-    at_once = work.server is not None
-    first = measurements[0].step
+    if not measurements:
+        return
+    at_once, first = work.server is not None, measurements[0].step
     pending = [(one, batch, key) for one in measurements for batch, key in one.keys(work).items()]
     missing = [(one, batch, key) for one, batch, key in pending if work.stored(key) is None]
     checks = [check for one in measurements for check in _checks(work, one, at_once)] if at_once else []
@@ -104,11 +105,10 @@ def filled(work: Work, measurements: Sequence[Measurement]) -> Generator[Progres
     for one in measurements:
         own = {batch: key for other, batch, key in missing if other is one}
         yield from _kept(work, one, own, results)
+        if not at_once:
+            run_checks(work, one.step.job, one.step.choice, _checks(work, one, at_once))
     for check in checks:
         check.settle([next(results) for _ in check.calls])
-    if not at_once:
-        for one in measurements:
-            run_checks(work, one.step.job, one.step.choice, _checks(work, one, at_once))
 
 
 def _kept(

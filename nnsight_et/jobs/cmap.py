@@ -24,7 +24,7 @@ from nnsight_et.interventions.cmap import (
 )
 from nnsight_et.jobs.cells import Batch, Measurement, Step, data_digest, filled, suffixes
 from nnsight_et.jobs.checks import donation_check
-from nnsight_et.jobs.circuits import plain_measurement
+from nnsight_et.jobs.circuits import plain_model
 from nnsight_et.jobs.how import How, Measure
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import CMAP
@@ -68,7 +68,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     shape = work.check_circuit(job, recipient, circuit)
     controls = random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_sets, job.seed)
     sets = [*named.values(), *controls]
-    plain = [plain_measurement(work, job, choice, examples, f"{choice.name} alone") for choice in job.models]
+    plain = [plain_model(work, job, choice, examples, f"{choice.name} alone") for choice in job.models]
     given = _donations(work, job, sets, groups if spec.inputs else [], examples)
     yield from filled(work, [plain[0], *given.values()])
     received = [_outputs(work, job, sets, given[""], examples)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.circuit import Circuit, HeadGroup
-from nnsight_et.jobs.cells import data_digest
+from nnsight_et.jobs.cells import data_digest, filled
 from nnsight_et.jobs.circuits import circuits_alone, model_without, trial
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
@@ -38,8 +38,12 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
     answers = torch.tensor([example.answer for example in examples])
     sets = [*random_halves(circuit, spec.draws, job.seed), *(Circuit((group,)) for group in circuit.groups)]
-    alone = yield from circuits_alone(work, job, prompts, [circuit.without(heads) for heads in sets], "circuit")
-    remainder = yield from model_without(work, job, prompts, sets, "model")
+    measurements = [
+        circuits_alone(prompts, [circuit.without(heads) for heads in sets], "circuit"),
+        model_without(prompts, sets, "model"),
+    ]
+    yield from filled(work, measurements)
+    alone, remainder = (one.values(work) for one in measurements)
     right = torch.stack([(readouts["predicted"] == answers).double() for readouts in (alone, remainder)])
     names = [*(f"random {i + 1}" for i in range(spec.draws)), *(group.name for group in circuit.groups)]
     rows = [

@@ -14,7 +14,7 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
 from nnsight_et.jobs.checks import training_check
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.self_check import calls_of
@@ -45,7 +45,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     circuit = work.circuit(job)
     work.check_circuit(job, choice, circuit)
     rows, scores, digests = [], {}, []
-    groups = [group for group in circuit.groups if group.heads]
+    groups, tests = [group for group in circuit.groups if group.heads], {}
     for name in spec.desiderata:
         data = [
             pairs_of(work, job, choice, Sample(name, count, split))
@@ -61,10 +61,14 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         for group, found in zip(groups, trained, strict=True):
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items() if key != "autograd"}
         chosen = [selected(group, found["mask"]) for group, found in zip(groups, trained, strict=True)]
-        readouts = yield from tested(work, job, choice, chosen, data[2], f"{name} test")
-        gradients = [gradient_of(found) for found in trained]
-        for row, gradient in zip(_rows(name, groups, chosen, readouts, data[2], job.seed), gradients, strict=True):
-            rows.append(row | {"gradient": gradient})
+        tests[name] = patched(work, job, choice, chosen, data[2], f"{name} test")
+        rows += _rows(name, groups, chosen, [gradient_of(found) for found in trained])
+    yield from filled(work, list(tests.values()))
+    for name, measurement in tests.items():
+        shares = _accuracies(measurement.values(work), measurement.step.examples, job.seed)
+        own = [row for row in rows if row["desideratum"] == name]
+        for row, share in zip(own, shares, strict=True):
+            row |= share
     return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
 
 
@@ -90,10 +94,10 @@ def selected(group: HeadGroup, mask: Tensor) -> Circuit:
     return Circuit((HeadGroup(group.name, group.at, heads),))
 
 
-def tested(
+def patched(
     work: Work, job: Job, choice: ModelChoice, sets: Sequence[Circuit], examples: Sequence[Example], name: str
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Readouts, by name, [set + 1, example] when each set's heads are patched; for the last, none."""
+) -> Measurement:
+    """Of the model when each set's heads are patched, and when none is: readouts, by name, [set + 1, example]."""
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     every = [*sets, Circuit(())]
     positions = [position for heads in sets for position in heads.positions]
@@ -102,8 +106,7 @@ def tested(
         return Call(patched_readouts, (work.pair(choice, examples, batch), how.of(every), how.engine, chunks))
 
     step = suffixes(job, choice, name, examples, positions, chunks.examples)
-    what = {"patched": [heads.to_dict() for heads in every]}
-    return (yield from measured(work, Measurement(step, what, measure, len(every))))
+    return Measurement(step, {"patched": [heads.to_dict() for heads in every]}, measure, len(every))
 
 
 def _trained(
@@ -154,29 +157,28 @@ def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Iterat
         yield work.pair(job.models[0], examples, range(first, min(first + size, len(examples))))
 
 
-def _rows(
-    name: str,
-    groups: list[HeadGroup],
-    chosen: list[Circuit],
-    readouts: dict[str, Tensor],
-    examples: list[Example],
-    seed: int,
-) -> list[dict[str, Any]]:
-    answers = torch.tensor([example.answer for example in examples])
-    right = (readouts["predicted"] == answers).double()
-    accuracy, bounds = right.mean(-1).tolist(), intervals(right, seed)
+def _rows(name: str, groups: list[HeadGroup], chosen: list[Circuit], kinds: list[str]) -> list[dict[str, Any]]:
+    """What was selected from each group."""
     return [
         {
             "group": group.name,
             "desideratum": name,
             "selected": [str(head) for head in heads_of(heads)],
             "heads": len(group.heads),
-            "accuracy": accuracy[number],
-            "accuracy_interval": bounds[number],
-            "do_nothing": accuracy[-1],
-            "do_nothing_interval": bounds[-1],
+            "gradient": kind,
         }
-        for number, (group, heads) in enumerate(zip(groups, chosen, strict=True))
+        for group, heads, kind in zip(groups, chosen, kinds, strict=True)
+    ]
+
+
+def _accuracies(readouts: dict[str, Tensor], examples: Sequence[Example], seed: int) -> list[dict[str, Any]]:
+    """Per set of heads how often it gives the target, and how often doing nothing does."""
+    right = (readouts["predicted"] == torch.tensor([example.answer for example in examples])).double()
+    accuracy, bounds = right.mean(-1).tolist(), intervals(right, seed)
+    nothing = {"do_nothing": accuracy[-1], "do_nothing_interval": bounds[-1]}
+    return [
+        {"accuracy": accuracy[number], "accuracy_interval": bounds[number]} | nothing
+        for number in range(len(accuracy) - 1)
     ]
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nnsight_et.interventions.ablation import random_circuits
-from nnsight_et.jobs.cells import data_digest
-from nnsight_et.jobs.circuits import circuits_alone, model_predictions, trial
+from nnsight_et.jobs.cells import data_digest, filled
+from nnsight_et.jobs.circuits import circuits_alone, plain_model, trial
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Faithfulness
@@ -38,9 +38,13 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         shape = work.check_circuit(job, choice, circuit)
         examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
         circuits = [circuit, *random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_circuits, job.seed)]
-        whole = yield from model_predictions(work, job, choice, examples, f"{choice.name} plain")
         prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
-        alone = yield from circuits_alone(work, job, prompts, circuits, f"{choice.name} circuits")
+        measurements = [
+            plain_model(work, job, choice, examples, f"{choice.name} plain"),
+            circuits_alone(prompts, circuits, f"{choice.name} circuits"),
+        ]
+        yield from filled(work, measurements)
+        whole, alone = (one.values(work) for one in measurements)
         answers = torch.tensor([example.answer for example in examples])
         rows.append(_row(choice.name, whole["predicted"], alone["predicted"], answers, job.seed))
         scores |= {f"{choice.name}.model.{name}": tensor for name, tensor in whole.items()}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nnsight_et.batch import Example
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
-from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
@@ -34,30 +35,36 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, Knockout)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     answers = torch.tensor([example.answer for example in examples])
     firsts, rows = range(work.shape(choice).n_layers + 1), list[dict[str, Any]]()
     scores: dict[str, Tensor] = {"answer": answers}
-    for edge in spec.edges:
-        name = f"{edge.blind} to {edge.to}"
-
-        def measure_edge(batch: Batch, how: How, edge: Edge = edge) -> Call:
-            question = work.pair(choice, examples, batch).question
-            if edge.to == "random":
-                seeds = [f"{job.seed}/{data_digest([examples[index]])}" for index in batch]
-                labels = task_of(job.task).label_tokens(tokenizer_of(work.files(choice)))
-                to = random_targets(question, edge.blind, job.task.positions, labels, seeds)
-            else:
-                to = question.run.positions[edge.to]
-            ends = question.run.positions[edge.blind], to
-            return Call(knockout_readouts, (question, ends, how.of(firsts), how.engine, chunks))
-
-        step = suffixes(job, choice, name, examples, [edge.blind], chunks.examples)
-        random_of = job.seed if edge.to == "random" else None
-        what = {"knockout": [edge.blind, edge.to, random_of]}
-        found = yield from measured(work, Measurement(step, what, measure_edge, len(firsts)))
+    measurements = [_blocked(work, job, edge, examples, firsts) for edge in spec.edges]
+    yield from filled(work, measurements)
+    for edge, measurement in zip(spec.edges, measurements, strict=True):
+        found = measurement.values(work)
         right = (found["predicted"] == answers).double()  # [first layer, example]
         of_layers = {"accuracy": right.mean(-1).tolist(), "accuracy_interval": intervals(right, job.seed)}
         rows.append({"blind": edge.blind, "to": edge.to} | of_layers)
-        scores |= {f"{name}.{key}": tensor for key, tensor in found.items()}
+        scores |= {f"{edge.blind} to {edge.to}.{key}": tensor for key, tensor in found.items()}
     return Outcome(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
+
+
+def _blocked(work: Work, job: Job, edge: Edge, examples: Sequence[Example], firsts: Sequence[int]) -> Measurement:
+    """Of one edge blocked from each of the first layers: readouts, by name, [first layer, example]."""
+    choice = job.models[0]
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+
+    def measure(batch: Batch, how: How) -> Call:
+        question = work.pair(choice, examples, batch).question
+        if edge.to == "random":
+            seeds = [f"{job.seed}/{data_digest([examples[index]])}" for index in batch]
+            labels = task_of(job.task).label_tokens(tokenizer_of(work.files(choice)))
+            to = random_targets(question, edge.blind, job.task.positions, labels, seeds)
+        else:
+            to = question.run.positions[edge.to]
+        ends = question.run.positions[edge.blind], to
+        return Call(knockout_readouts, (question, ends, how.of(firsts), how.engine, chunks))
+
+    step = suffixes(job, choice, f"{edge.blind} to {edge.to}", examples, [edge.blind], chunks.examples)
+    random_of = job.seed if edge.to == "random" else None
+    return Measurement(step, {"knockout": [edge.blind, edge.to, random_of]}, measure, len(firsts))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.jobs.cells import data_digest
+from nnsight_et.jobs.cells import data_digest, filled
 from nnsight_et.jobs.circuits import Trial, circuits_alone, trial
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
@@ -36,46 +36,60 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
     groups, rows, scores = [], [], {}
+    pairs = yield from _pair_accuracies(prompts, circuit)
+    removed = {
+        group: [greedy_set(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
+        for group in circuit.groups
+    }
+    right = yield from _before_and_after(prompts, circuit, removed)
     for group in circuit.groups:
-        pairs = yield from _pair_accuracies(work, job, prompts, circuit, group)
-        removed = [greedy_set(pairs, number, spec.fraction) for number in range(len(group.heads))]
-        right = yield from _before_and_after(work, job, prompts, circuit, group, removed)
-        values = right.mean(-1)
+        values = right[group].mean(-1)
         kept = [is_kept(before, after, spec.threshold) for before, after in values.tolist()]
         groups.append(HeadGroup(group.name, group.at, _where(group.heads, kept)))
-        rows += _rows(group, removed, right, kept, job.seed)
-        scores |= {f"{group.name}.pair_accuracy": pairs, f"{group.name}.before_after": values}
+        rows += _rows(group, removed[group], right[group], kept, job.seed)
+        scores |= {f"{group.name}.pair_accuracy": pairs[group], f"{group.name}.before_after": values}
     summary = {"circuit": Circuit(tuple(groups)).to_dict(), "candidate": circuit.to_dict(), "heads": rows}
     return Outcome(scores, summary, data_digest(examples))
 
 
-def _pair_accuracies(
-    work: Work, job: Job, prompts: Trial, circuit: Circuit, group: HeadGroup
-) -> Generator[Progress, None, Tensor]:
-    """[head, head]: F of the circuit without two heads of the group; on the diagonal without one."""
-    size = len(group.heads)
-    pairs = [(v, w) for v in range(size) for w in range(v, size)]
-    fewer = [circuit.without(_part(group, (v, w))) for v, w in pairs]
-    accuracy = torch.zeros(size, size, dtype=torch.float64)
-    if not fewer:
-        return accuracy
-    found = yield from circuits_alone(work, job, prompts, fewer, f"{group.name} pairs")
-    for (v, w), value in zip(pairs, (found["predicted"] == prompts.answers).double().mean(-1), strict=True):
-        accuracy[v, w] = accuracy[w, v] = value
-    return accuracy
+def _pair_accuracies(trial: Trial, circuit: Circuit) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
+    """Group -> [head, head]: F of the circuit without two heads of the group; on the diagonal without one."""
+    accuracies, measurements = {}, {}
+    for group in circuit.groups:
+        accuracies[group] = torch.zeros(len(group.heads), len(group.heads), dtype=torch.float64)
+        fewer = [circuit.without(_part(group, pair)) for pair in _pairs(group)]
+        if fewer:
+            measurements[group] = circuits_alone(trial, fewer, f"{group.name} pairs")
+    yield from filled(trial.work, list(measurements.values()))
+    for group, measurement in measurements.items():
+        right = measurement.values(trial.work)["predicted"] == trial.answers
+        for (v, w), value in zip(_pairs(group), right.double().mean(-1), strict=True):
+            accuracies[group][v, w] = accuracies[group][w, v] = value
+    return accuracies
+
+
+def _pairs(group: HeadGroup) -> list[tuple[int, int]]:
+    """The numbers of every head of the group with itself, and of every two."""
+    return [(v, w) for v in range(len(group.heads)) for w in range(v, len(group.heads))]
 
 
 def _before_and_after(
-    work: Work, job: Job, prompts: Trial, circuit: Circuit, group: HeadGroup, removed: list[tuple[int, ...]]
-) -> Generator[Progress, None, Tensor]:
-    """[head, 2, example]: whether C \\ K and C \\ (K + v) are right, for every head v of the group with its own K."""
-    fewer = []
-    for number, others in enumerate(removed):
-        fewer += [circuit.without(_part(group, others)), circuit.without(_part(group, (*others, number)))]
-    if not fewer:
-        return torch.zeros(0, 2, len(prompts.examples), dtype=torch.float64)
-    found = yield from circuits_alone(work, job, prompts, fewer, f"{group.name} heads")
-    return (found["predicted"] == prompts.answers).double().unflatten(0, (-1, 2))
+    trial: Trial, circuit: Circuit, removed: dict[HeadGroup, list[tuple[int, ...]]]
+) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
+    """Group -> [head, 2, example]: whether C \\ K and C \\ (K + v) are right, for every head v with its own K."""
+    measurements = {}
+    for group, sets in removed.items():
+        fewer = []
+        for number, others in enumerate(sets):
+            fewer += [circuit.without(_part(group, others)), circuit.without(_part(group, (*others, number)))]
+        if fewer:
+            measurements[group] = circuits_alone(trial, fewer, f"{group.name} heads")
+    yield from filled(trial.work, list(measurements.values()))
+    right = {group: torch.zeros(0, 2, len(trial.examples), dtype=torch.float64) for group in removed}
+    for group, measurement in measurements.items():
+        predicted = measurement.values(trial.work)["predicted"]
+        right[group] = (predicted == trial.answers).double().unflatten(0, (-1, 2))
+    return right
 
 
 def _part(group: HeadGroup, numbers: tuple[int, ...]) -> Circuit:

@@ -1,0 +1,46 @@
+"""The study of methods_study on a server: its manifest, the server's folders, quick questions, and what is heard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from methods_study import manifest
+
+from nnsight_et.remote.job import Patience, Waiting
+from nnsight_et.run import Progress, Remote, run, run_folder
+from nnsight_et.store import Result, read_result
+
+TRUSTED, UNTRUSTED = "11111111-aaaa-4aaa-8aaa-111111111111", "22222222-bbbb-4bbb-8bbb-222222222222"
+QUICK = Patience(first=0.02, most=0.1, unsure=0.6, lost=1.5, silence=6.0)
+NAMES = ("one", "two")
+
+
+def folders(root: Path) -> dict[str, Path]:
+    """The study's models by the names a server has for them."""
+    return {f"test/{name}": root / name for name in NAMES}
+
+
+@dataclass
+class Remotely:
+    """A study whose models are on a server."""
+
+    root: Path
+    address: str
+    key: str = TRUSTED
+    patience: Patience = QUICK
+    heard: list[Waiting] = field(default_factory=list)
+
+    def manifest(self, experiments: str, *settings: str):
+        served = [f"models.{name}.ndif=test/{name}" for name in NAMES]
+        return manifest(self.root, experiments, "backend=ndif", *served, *settings)
+
+    def steps(self, experiments: str, *settings: str, **options) -> list[Progress]:
+        remote = Remote(self.heard.append, self.patience, self.address, self.key)
+        return list(run(self.manifest(experiments, *settings), self.root / "away", remote=remote, **options))
+
+    def results(self, experiments: str, *settings: str) -> dict[str, Result]:
+        """What the experiments find."""
+        self.steps(experiments, *settings)
+        folder = run_folder(self.manifest(experiments, *settings), self.root / "away")
+        return {path.parent.name: read_result(path.parent) for path in folder.glob("*/result.json")}

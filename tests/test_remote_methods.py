@@ -1,0 +1,94 @@
+"""Every method on a server finds what it finds here, with a key that is trusted and with one that is not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from methods_study import models_in, results
+from remote_study import TRUSTED, UNTRUSTED, Remotely, folders
+from test_jobs import EVERYTHING
+
+from nnsight_et.loopback import Loopback
+from nnsight_et.store import Result
+
+APPROXIMATED = ("screen",)  # finite differences where there are no gradients
+KEYS = {"trusted": TRUSTED, "untrusted": UNTRUSTED}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    return models_in(tmp_path_factory.mktemp("here"))
+
+
+@pytest.fixture(scope="module")
+def found_here(here) -> dict[str, Result]:
+    return results(here, EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def server(here, tmp_path_factory) -> Iterator[Loopback]:
+    keys = [TRUSTED, f"{UNTRUSTED}:untrusted"]
+    with Loopback.start(tmp_path_factory.mktemp("server"), folders(here), keys=keys) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=KEYS)
+def away(request, here, server, tmp_path_factory) -> Remotely:
+    root = shutil.copytree(
+        here, tmp_path_factory.mktemp(request.param) / "study", ignore=shutil.ignore_patterns("runs")
+    )
+    return Remotely(root, server.address, KEYS[request.param])
+
+
+@pytest.fixture(scope="module")
+def found_away(away, found_here) -> dict[str, Result]:
+    return away.results(EVERYTHING)
+
+
+def test_every_number_is_the_one_found_here(away, found_away, found_here):
+    assert set(found_away) == set(found_here)
+    for name, result in found_away.items():
+        exact = away.key == TRUSTED or name not in APPROXIMATED
+        expected = found_here[name]
+        assert set(result.scores) == set(expected.scores)
+        for key, values in result.scores.items():
+            one, other = values.double(), expected.scores[key].double()
+            torch.testing.assert_close(one, other, atol=1e-5 if exact else 2e-3, rtol=1e-5, equal_nan=True, msg=key)
+
+
+def test_the_heads_found_and_kept_are_the_same_and_results_are_interchangeable(found_away, found_here):
+    for name in ("found", "pruned"):
+        assert found_away[name].header.summary["circuit"] == found_here[name].header.summary["circuit"]
+    for name, result in found_away.items():
+        assert result.header.job_id == found_here[name].header.job_id
+
+
+def test_the_result_says_where_it_ran_and_which_gradient_was_used(away, found_away, found_here):
+    kind = "autograd" if away.key == TRUSTED else "finite differences"
+    for name in ("masks", "screen"):
+        assert {row["gradient"] for row in found_away[name].header.summary["rows"]} == {kind}
+        same = found_away[name].header.identity == found_here[name].header.identity
+        assert same == (kind == "autograd")
+    assert all(result.header.device == "ndif" for result in found_away.values())
+
+
+def test_the_checks_were_made_on_the_server(found_away, found_here):
+    for name, result in found_away.items():
+        checks = {check["check"] for check in result.header.self_check["checks"]}
+        assert checks == {check["check"] for check in found_here[name].header.self_check["checks"]}
+
+
+def test_a_second_run_sends_nothing(away, found_away, server):
+    before = server.counts()["jobs_accepted"]
+    assert all(step.reused == step.total for step in away.steps(EVERYTHING))
+    assert server.counts()["jobs_accepted"] == before
+
+
+def test_no_key_is_written_anywhere(away, found_away):
+    for path in (away.root / "away").rglob("*"):
+        assert not path.is_file() or away.key.encode() not in path.read_bytes()
+    assert not list((away.root / "away").glob("methods/*/jobs/*"))
