@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from loopback_client import NAME, TRUSTED, UNTRUSTED
+from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
 from small_study import fresh_study, steps
 from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.jobs import work
+from nnsight_et.loopback import Loopback
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 
@@ -61,3 +65,35 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a model was loaded")
 
     monkeypatch.setattr(work, "loaded", refuse)
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model that the loopback server has."""
+    folder = tmp_path_factory.mktemp("deployed") / "llama"
+    hf_llama().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """A server with a trusted and an untrusted key, which stages results of more than 4000 bytes."""
+    keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted"], ["--inline-bytes=4000"]
+    with Loopback.start(tmp_path_factory.mktemp("state"), {NAME: deployed}, keys=keys, options=options) as running:
+        yield running
+
+
+@pytest.fixture
+def server(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
+    """That server without faults; the client has the trusted key."""
+    monkeypatch.setattr(CONFIG.API, "APIKEY", TRUSTED)
+    monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)
+    loopback.clear()
+    return loopback
+
+
+@pytest.fixture
+def untrusted(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client has the other key."""
+    monkeypatch.setattr(CONFIG.API, "APIKEY", UNTRUSTED)

@@ -2,86 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nnsight
 import pytest
 import torch
+from loopback_client import IDS, TRUSTED, UNTRUSTED, attached, client, submitted, waited
 from nnsight import TransformersModel
 from nnsight.intervention.backends.remote import RemoteError
-from nnsight.modeling import huggingface
 from nnsight.schema.config import CONFIG
-from tiny_model import hf_llama, tokenizer
+from tiny_model import tokenizer
 
 from nnsight_et.loopback import Loopback
 
-NAME = "tiny/llama"
-TRUSTED, UNTRUSTED = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
-IDS = torch.tensor([[5, 17, 30, 8, 9, 40], [7, 22, 11, 60, 12, 13]])
-
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small random model on disk, by the name it is asked for."""
-    folder = tmp_path_factory.mktemp("models") / "llama"
-    hf_llama().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return {NAME: folder}
-
-
-@pytest.fixture(scope="module")
-def server(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    """A server with a trusted and an untrusted key."""
-    keys = [TRUSTED, f"{UNTRUSTED}:untrusted"]
-    with Loopback.start(tmp_path_factory.mktemp("state"), models, keys=keys) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client's key, unless a test takes another."""
-    monkeypatch.setattr(CONFIG.API, "APIKEY", TRUSTED)
-    monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)
-
-
-@pytest.fixture
-def untrusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other key."""
-    monkeypatch.setattr(CONFIG.API, "APIKEY", UNTRUSTED)
-
-
-@pytest.fixture(scope="module")
-def local(models: dict[str, Path]) -> Any:
+def local(deployed: Path) -> Any:
     """The model, here."""
-    model = TransformersModel(str(models[NAME]), task="text-generation", tokenizer=tokenizer(), dispatch=True)
+    model = TransformersModel(str(deployed), task="text-generation", tokenizer=tokenizer(), dispatch=True)
     model._module.requires_grad_(False)
     return model
 
 
-def client(models: dict[str, Path]) -> Any:
-    """The model without weights, under the name the server knows."""
-    model: Any = TransformersModel(str(models[NAME]), task="text-generation", tokenizer=tokenizer())
-    model.repo_id = NAME
-    huggingface._ID_CACHE[NAME] = NAME  # what the hub would answer
-    return model
-
-
-def waited(job: Any, patience: float = 60.0) -> dict[str, Any]:
-    """What a submitted job saved."""
-    until = time.monotonic() + patience
-    while (saved := job()) is None:
-        assert time.monotonic() < until, job.status
-        time.sleep(0.02)
-    return saved
-
-
 @pytest.fixture(scope="module")
-def there(models: dict[str, Path]) -> Any:
+def there(deployed: Path) -> Any:
     """The client's model, which has no weights."""
-    return client(models)
+    return client(deployed)
 
 
 def test_a_trace_gives_the_values_it_gives_here(server: Loopback, local: Any, there: Any):
@@ -97,13 +44,10 @@ def test_a_trace_gives_the_values_it_gives_here(server: Loopback, local: Any, th
 
 def test_a_submitted_job_is_fetched_by_its_id(server: Loopback, local: Any, there: Any):
     with local.trace(input_ids=IDS):
-        here = local.model.layers[2].output.save()
-    with there.trace(input_ids=IDS, remote=server.address, blocking=False) as tracer:
-        found = there.model.layers[2].output.save()  # noqa: F841 - read from the dict
-    submitted: Any = tracer.backend
-    again = type(submitted)(there.to_model_key(), host=server.address, blocking=False, job_id=submitted.job_id)
-    assert torch.equal(waited(again)["found"], here)
-    assert torch.equal(waited(submitted)["found"], here)
+        here = local.output.logits[:, -1].save()
+    job = submitted(there, server.address)
+    assert torch.equal(waited(attached(there, server.address, job.job_id))["logits"], here)
+    assert torch.equal(waited(job)["logits"], here)
 
 
 def test_a_session_is_one_job(server: Loopback, local: Any, there: Any):
@@ -173,7 +117,7 @@ def test_an_untrusted_gradient_silently_stops_at_the_model(server: Loopback, loc
     ):
         monkeypatch.setattr(CONFIG.API, "APIKEY", key)
         with model.session(remote=remote):
-            mask = torch.full((3,), 0.5, requires_grad=True)
+            mask: Any = torch.full((3,), 0.5, requires_grad=True)
             with model.trace(input_ids=IDS):
                 for i in range(3):
                     model.model.layers[i].self_attn.o_proj.input = (

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from descriptions import JOB_ERROR, STATUS
+from faults import Faults, Rule
 from hosted import Order
 from jobs import Frame, Job, Journal
 from processes import Hosting, Process
 
 
 class TimeUp(Exception):
-    """A job ran for longer than it may."""
+    """A job ran for longer than it may; its text is that time in seconds."""
 
 
 @dataclass
@@ -24,20 +25,22 @@ class Dispatcher:
 
     hosting: Hosting
     journal: Journal
+    faults: Faults
     address: str = ""
     waiting: list[Job] = field(default_factory=list)
     sessions: dict[str, asyncio.Queue] = field(default_factory=dict)
     more: asyncio.Event = field(default_factory=asyncio.Event)
-    process: Process = field(init=False)
+    ready: bool = False  # the process with the models has started
 
-    async def prepare(self) -> None:
-        """Start the process with the models, and queue what an earlier server left unfinished."""
-        self.process = await asyncio.to_thread(Process, self.hosting)
-        for job in self.journal.unfinished():
-            await self.queue(job)
+    def __post_init__(self) -> None:
+        self.process = Process(self.hosting)
 
     async def serve(self) -> None:
-        """Run what is queued, for ever."""
+        """Start the process with the models, then run what is queued, for ever; what an earlier server left first."""
+        await asyncio.to_thread(self.process.start)
+        self.ready = True
+        for job in self.journal.unfinished():
+            await self.queue(job)
         while True:
             await self.more.wait()
             if self.waiting:
@@ -60,13 +63,19 @@ class Dispatcher:
             self.journal.respond(job, frame)
 
     async def handle(self, job: Job) -> None:
-        """Take a job from the queue to its end."""
+        """Take a job from the queue to its end, or to what a fault makes of it."""
+        rule = self.faults.due("job")
+        if rule and rule.what == "lost":
+            self.journal.forget(job)
+            return
+        if rule and rule.what == "queued":
+            await asyncio.sleep(rule.seconds)
         try:
             if await self.deployed(job):
                 self.tell(job, job.frame("DISPATCHED", STATUS["DISPATCHED"]))
-                await self.run(job)
-        except TimeUp:
-            text = JOB_ERROR["time_limit"].format(limit=self.hosting.time_limit)
+                await (self.fail(job, rule) if rule and rule.what in ("error", "evicted") else self.run(job, rule))
+        except TimeUp as up:
+            text = JOB_ERROR["time_limit"].format(limit=up)
             self.end(job, job.frame("ERROR", text))
         except (EOFError, OSError):
             self.end(job, job.frame("ERROR", JOB_ERROR["replica_restarted"]))
@@ -89,13 +98,29 @@ class Dispatcher:
         self.tell(job, job.frame("QUEUED", STATUS["MOVED"].format(position=1)))
         return True
 
-    async def run(self, job: Job) -> None:
+    async def fail(self, job: Job, rule: Rule) -> None:
+        """Start it; then its model is lost and it goes back to the queue's front, or it ends as the rule says."""
+        self.tell(job, job.frame("RUNNING", STATUS["RUNNING"]))
+        await asyncio.sleep(rule.seconds)
+        if rule.what == "evicted":
+            await self.process.ask("drop", job.model_key)
+            del self.process.loaded[job.model_key]
+            self.waiting.insert(0, job)
+            return
+        text = JOB_ERROR[rule.name] if rule.name else rule.detail
+        found = {"limit": self.hosting.time_limit, "reason": rule.detail, "error": rule.detail, "path": rule.detail}
+        meta = {"runtime": rule.seconds, "max_memory_usage": 0, "max_mem_by_gpu": {}, "max_mem_pct_by_gpu": {}}
+        self.end(job, job.frame("ERROR", text.format(**found) if rule.name else text, meta=meta))
+
+    async def run(self, job: Job, rule: Rule | None) -> None:
         """Run it and tell what it says, its result last."""
         self.tell(job, job.frame("RUNNING", STATUS["RUNNING"]))
+        if rule and rule.what == "running":
+            await asyncio.sleep(rule.seconds)
         job.runs += 1
         inline = self.hosting.inline_bytes if job.session_id and self.hosting.inline_bytes else -1
         order = Order(job.id, job.model_key, job.env, job.compress, inline, self.journal.request(job))
-        async with _limit(self.hosting.time_limit):
+        async with _limit(rule.seconds if rule and rule.what == "limit" else self.hosting.time_limit):
             kind, *rest = await self.process.ask("run", order, None if job.trusted else self.process.block(order))
             while kind == "log":
                 self.tell(job, job.frame("LOG", rest[0]))
@@ -139,7 +164,7 @@ class _limit:
     """Raises TimeUp when what is inside takes longer; asyncio's own error could also be the job's."""
 
     def __init__(self, seconds: float) -> None:
-        self.timeout = asyncio.timeout(seconds)
+        self.seconds, self.timeout = seconds, asyncio.timeout(seconds)
 
     async def __aenter__(self) -> None:
         await self.timeout.__aenter__()
@@ -148,4 +173,4 @@ class _limit:
         try:
             await self.timeout.__aexit__(*problem)
         except TimeoutError as error:
-            raise TimeUp from error
+            raise TimeUp(self.seconds) from error

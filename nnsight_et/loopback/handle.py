@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 from nnsight_et.errors import ExperimentError, NnsightEtError
 
 PROGRAM = Path(__file__).with_name("serve.py")
 NEEDED = ("multipart", "starlette", "uvicorn", "websockets")
+_OPENER = build_opener(ProxyHandler({}))  # this machine needs no proxy
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Loopback:
     patience: float = 120.0  # seconds until it must be up
     address: str = ""
     process: subprocess.Popen | None = field(default=None, repr=False)
+    before: dict[str, Any] = field(default_factory=dict, repr=False)  # counts until it was restarted
 
     @classmethod
     def start(
@@ -38,8 +43,8 @@ class Loopback:
         server.up()
         return server
 
-    def up(self, *more: str) -> None:
-        """Start the process and wait until it answers."""
+    def up(self, *more: str, wait: bool = True) -> None:
+        """Start the process and wait until it answers, and unless told otherwise until jobs can run."""
         missing = [package for package in NEEDED if find_spec(package) is None]
         if missing:
             raise NnsightEtError(f"a server of its own needs {', '.join(missing)}: pip install 'nnsight-et[simulate]'")
@@ -50,34 +55,87 @@ class Loopback:
         command = [sys.executable, str(PROGRAM), *fixed, *self.options, *more]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        self._until(place.exists)
+        self.address = place.read_text().strip()
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until jobs can run."""
+        self._until(lambda: self._ask("GET", "/loopback/counts")["connected"])
+
+    def _until(self, reached: Callable[[], bool]) -> None:
         until = time.monotonic() + self.patience
-        while not place.exists():
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.stop()
-                said = (self.folder / "server.log").read_text()[-2000:]
+        while not reached():
+            if self.process is None or self.process.poll() is not None or time.monotonic() > until:
+                self.stop(kill=True)
+                said = (self.folder / "server.log").read_text(errors="replace")[-2000:]
                 raise ExperimentError(f"the loopback server in {self.folder} did not start: {said}")
             time.sleep(0.02)
-        self.address = place.read_text().strip()
 
     def stop(self, kill: bool = False) -> None:
         """Stop the process, at once if `kill`; nothing of it remains."""
         if self.process is None:
             return
-        self.process.kill() if kill else self.process.terminate()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        if kill:
+            self.process.kill()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
         self.process = None
 
-    def restart(self, keep: bool) -> None:
-        """Kill it and start it on the same address; with its jobs kept or forgotten."""
-        port = self.address.rpartition(":")[2]
+    def down(self) -> None:
+        """Kill it: connections to its address are refused until `back`."""
+        self.before = self.counts()
         self.stop(kill=True)
-        self.up(f"--port={port}", *(["--keep"] if keep else []))
+
+    def back(self, keep: bool, wait: bool = True) -> None:
+        """Start it again on the same address, with the jobs it had or without; `wait` as in `up`."""
+        self.up(f"--port={self.address.rpartition(':')[2]}", *(["--keep"] if keep else []), wait=wait)
+
+    def restart(self, keep: bool, wait: bool = True) -> None:
+        """Kill it and start it again, with the jobs it had or without."""
+        self.down()
+        self.back(keep, wait)
+
+    def fault(self, where: str, what: str, **how: Any) -> None:
+        """Have something go wrong (faults.KINDS): from the `nth` time on, `times` times."""
+        self._ask("POST", "/loopback/faults", [{"where": where, "what": what, **how}])
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The rules given, each with how often it `fired`."""
+        return self._ask("GET", "/loopback/faults")
+
+    def clear(self) -> None:
+        """Have nothing go wrong any more."""
+        self._ask("DELETE", "/loopback/faults")
+
+    def counts(self) -> dict[str, Any]:
+        """Since the start, restarts included: jobs `accepted`, `requests` by endpoint, `polls` and `downloads` by job;
+        and for each of the `jobs` the request's `bytes`, those of the `result`, its `runs`, whether it has `ended`."""
+        now = self._ask("GET", "/loopback/counts")
+        for name, value in self.before.items():
+            if name == "connected":
+                continue
+            if name == "accepted":
+                now[name] += value
+            elif name == "jobs":
+                now[name] = value | now[name]
+            else:
+                now[name] = {key: now[name].get(key, 0) + value.get(key, 0) for key in {**value, **now[name]}}
+        return now
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            with _OPENER.open(Request(self.address + path, content, method=method), timeout=30) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            raise ValueError(json.load(error)["detail"]) from None
 
     def __enter__(self) -> Self:
         return self

@@ -49,7 +49,7 @@ class Process:
         self.hosting = hosting
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
-        self.start()
+        self.process = self.apart = None
 
     def start(self) -> None:
         """Start it, with no model loaded."""
@@ -59,7 +59,6 @@ class Process:
         self.process = self.context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         its.close()
-        self.apart = None
 
     def block(self, order: Order) -> Connection:
         """The other end of a new process, which runs an untrusted job's block."""
@@ -79,7 +78,9 @@ class Process:
             self.apart = None
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill it, if it runs."""
+        if self.process is None:
+            return
         self.end_block()
         self.process.kill()
         self.process.join()
