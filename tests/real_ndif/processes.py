@@ -16,6 +16,7 @@ import psutil
 MARK = "REAL_NDIF_FOLDER"
 """The variable by which every process of a server, and every child of one, names the server's folder."""
 GRACE = 5.0  # seconds between asking a process to end and ending it
+_started: list[subprocess.Popen] = []  # kept: an object that is collected before its process ends warns
 
 
 def spawn(name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
@@ -30,6 +31,7 @@ def spawn(name: str, command: Sequence[str], environment: Mapping[str, str], fol
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _started.append(process)
     (folder / f"{name}.pid").write_text(str(process.pid))
 
 
@@ -67,6 +69,7 @@ def end(folder: Path) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
         psutil.wait_procs(found, GRACE)
+        _started[:] = [process for process in _started if process.poll() is None]
         found = list(_members(folder))
     for path in sockets:  # the sandbox's processes leave theirs in the machine's temporary folder
         if Path(path).name.startswith("sbx-"):
