@@ -1,6 +1,7 @@
 # Every target sets up what it needs from a bare clone: its own virtual environment, with the tested versions.
 #   make run        run experiments.yaml on the embedded models
 #   make test       the tests (make test-all: the slow ones too)
+#   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
 #   make check      format, lint, types, tests
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
@@ -11,9 +12,12 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready-$(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 1)
+SUM    := $(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 1)
+READY  := $(VENV)/.ready-$(SUM)
+NDIF   := .ndif/venv
+NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all check format mutation models clean
+.PHONY: run test test-all test-ndif check format mutation models clean
 
 run: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/et run experiments.yaml
@@ -22,7 +26,10 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real_ndif"
+
+test-ndif: $(READY) $(NDIF_READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real_ndif tests/remote
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -41,7 +48,7 @@ models: $(READY)
 	$(BIN)/python -m nnsight_et.zoo.make
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .ndif build *.egg-info
 
 # torch first and by itself, so that the rest takes the build that was asked for; constraints on everything but torch.
 $(READY): pyproject.toml constraints.txt
@@ -51,4 +58,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(TORCH) -c $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
 	rm -f $(VENV)/.ready-*
+	touch $@
+
+# The server has an environment of its own, without this project: its jobs are to bring all they need.
+$(NDIF_READY): tests/real_ndif/requirements.txt
+	command -v redis-server || { echo 'redis-server is needed; install it, on Debian: apt-get install redis-server'; exit 1; }
+	test -x $(NDIF)/bin/python || $(PYTHON) -m venv $(NDIF)
+	$(NDIF)/bin/python -m pip install --quiet $(TORCH)
+	$(NDIF)/bin/python -m pip install --quiet -r tests/real_ndif/requirements.txt
+	$(NDIF)/bin/python -m pip install --quiet --no-deps --ignore-requires-python ndif==0.1.2
+	rm -f $(NDIF)/.ready-*
 	touch $@

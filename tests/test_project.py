@@ -18,7 +18,7 @@ from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.plan import plan
 
 ROOT = Path(__file__).parent.parent
-SKIPPED = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
+SKIPPED = {".git", ".venv", ".ndif", "build", "dist", "runs", "__pycache__"}
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 250, 40, 6
 
 

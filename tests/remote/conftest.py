@@ -1,0 +1,31 @@
+"""A server for the tests of remote runs, with the embedded models on a hub of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_ndif.server import RealNdif
+
+from nnsight_et.models.named import EMBEDDED
+
+MODELS = ("llama", "vicuna", "float", "goat")
+
+
+@pytest.fixture(scope="session")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Hub name -> folder of each embedded model, its tokenizer beside it."""
+    root = tmp_path_factory.mktemp("repositories")
+    for name in MODELS:
+        shutil.copytree(EMBEDDED / f"{name}-tiny", root / name)
+        shutil.copytree(EMBEDDED / "tokenizer", root / name, dirs_exist_ok=True)
+    return {f"tiny/{name}": root / name for name in MODELS}
+
+
+@pytest.fixture(scope="session")
+def ndif_server(repositories: dict[str, Path]) -> Iterator[RealNdif]:
+    """The NDIF server with the embedded models; each is loaded at its first request."""
+    with RealNdif.start(repositories) as server:
+        yield server
