@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,14 +31,27 @@ class Remotely:
     key: str = TRUSTED
     patience: Patience = QUICK
     heard: list[Waiting] = field(default_factory=list)
+    on_first_word: Callable[[], None] | None = None
+    """Called when the run waits for the first time."""
+    on_running: Callable[[], None] | None = None
+    """Called when it waits for a job that runs for the first time."""
 
     def manifest(self, experiments: str, *settings: str):
         served = [f"models.{name}.ndif=test/{name}" for name in NAMES]
         return manifest(self.root, experiments, "backend=ndif", *served, *settings)
 
     def steps(self, experiments: str, *settings: str, **options) -> list[Progress]:
-        remote = Remote(self.heard.append, self.patience, self.address, self.key)
+        remote = Remote(self.hear, self.patience, self.address, self.key)
         return list(run(self.manifest(experiments, *settings), self.root / "away", remote=remote, **options))
+
+    def hear(self, waiting: Waiting) -> None:
+        self.heard.append(waiting)
+        if self.on_first_word is not None:
+            act, self.on_first_word = self.on_first_word, None
+            act()
+        if self.on_running is not None and waiting.status == "RUNNING":
+            act, self.on_running = self.on_running, None
+            act()
 
     def results(self, experiments: str, *settings: str) -> dict[str, Result]:
         """What the experiments find."""

@@ -17,9 +17,20 @@ def attention_from(model: Model, run: Run, at: str, to: tuple[str, ...], engine:
     After the named positions come the first token, and all other tokens together: that axis sums to 1.
     """
     with model.session():
-        read = _reference_attention_from if engine == "reference" else _attention_from
+        shown = engine != "reference" and _are_shown(model, run)
+        read = _attention_from if shown else _reference_attention_from
         weights = nnsight.save(read(model, run, at, to))
     return {"weights": weights}
+
+
+def _are_shown(model: Model, run: Run) -> bool:
+    """Whether the model gives its attention weights: not where a server runs it with another implementation."""
+    with model.trace(run.tokens[:1], run.position_ids[:1]):
+        shown = model.attention_weights(0) is not None
+        residual = model.layer(0).output
+        model.skip_layers(range(1, model.n_layers), residual)
+        model.skip_unembedding(residual)
+    return shown
 
 
 def _attention_from(model: Model, run: Run, at: str, to: tuple[str, ...]) -> Tensor:

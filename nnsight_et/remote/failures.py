@@ -56,6 +56,8 @@ PASSING = (
     "lost connection to the compute backend",
     "please try again later",
 )
+MISSING = "ModuleNotFoundError"  # of a payload that will be unreadable each time
+DIED = ("brokenpipeerror", "connectionreseterror")  # the process that ran the block
 CALLER = re.compile(r'File "[^"\n]*?(nnsight_et/[\w/]+\.py)", line (\d+)')
 LAST = re.compile(r"^(?:[\w.]*\.)?(\w+): (.+)\Z", re.MULTILINE | re.DOTALL)
 OWN = ("ExperimentError", "UnsupportedModel", "TaskError")
@@ -69,7 +71,8 @@ def of_description(description: str, where: str) -> RemoteFailure:
         return Smaller(f"{where}: the server ran out of memory: {_last_line(text)}")
     if any(words in low for words in TIME):
         return Smaller(f"{where}: {_last_line(text)}")
-    if "traceback" not in low and any(words in low for words in PASSING):
+    died = any(words in low for words in DIED)
+    if died or ("traceback" not in low and MISSING not in text and any(words in low for words in PASSING)):
         return Again(f"{where}: {_last_line(text)}")
     return Refused(f"{where}: {_blame(text)}")
 
