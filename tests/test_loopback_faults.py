@@ -290,4 +290,3 @@ def test_a_restarted_server_knows_its_jobs_or_forgets_them(server: Loopback, the
     assert httpx.get(f"{server.address}/response/{done.job_id}").status_code == 404
     with pytest.raises(RemoteError, match="compute backend is reconnecting"):
         submitted(there, server.address)
-    server.wait()
