@@ -165,6 +165,16 @@ def test_an_untrusted_read_of_what_carries_the_cache_empties_it(server: Loopback
     assert lengths == [[6, 6, 6], [6, 0, 6]]
 
 
+def test_what_the_untrusted_mode_lacks_is_named(server: Loopback, there: Any, untrusted: None):
+    def iterated() -> None:
+        with there.trace(input_ids=IDS, remote=server.address) as tracer:
+            for _ in tracer.iter[:1]:
+                there.output.logits.save()
+
+    with pytest.raises(RemoteError, match=r"untrusted mode has no tracer\.iter"):
+        iterated()
+
+
 def test_an_error_in_the_block_comes_back_with_its_line(server: Loopback, there: Any, monkeypatch: Any):
     def wrong() -> None:
         with there.trace(input_ids=IDS, remote=server.address):

@@ -200,6 +200,16 @@ def test_a_job_is_killed_at_its_time_limit_and_the_next_one_runs(server: Loopbac
     assert torch.equal(waited(submitted(there, server.address))["logits"], expected)
 
 
+def test_a_job_that_takes_the_process_down_fails_alone(server: Loopback, there: Any, expected: torch.Tensor):
+    def fatal() -> None:
+        with there.trace(input_ids=IDS, remote=server.address):
+            os._exit(int(there.output.logits.shape[0]))
+
+    with pytest.raises(RemoteError, match="Error submitting request to model deployment"):
+        fatal()
+    assert torch.equal(waited(submitted(there, server.address))["logits"], expected)
+
+
 def test_a_session_can_be_refused_cut_and_told_twice(server: Loopback, there: Any):
     def trace() -> None:
         with there.trace(input_ids=IDS, remote=server.address):

@@ -27,7 +27,7 @@ class Loopback:
 
     folder: Path
     models: Mapping[str, Path]
-    options: Sequence[str]
+    options: Sequence[str] = field(repr=False)  # keys are among them
     patience: float = 120.0  # seconds until it must be up
     address: str = ""
     process: subprocess.Popen | None = field(default=None, repr=False)
