@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopback_client import NAME, TRUSTED, UNTRUSTED
+from loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
 from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
 from small_study import fresh_study, steps
@@ -31,16 +31,21 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     """A random LoRA adapter for it, on q, k, v and o."""
-    torch.manual_seed(5)
+    return lora(tmp_path / "adapter", seed=5)
+
+
+def lora(folder: Path, seed: int) -> Path:
+    """A random LoRA adapter for the small model, saved."""
     wanted = LoraConfig(
         r=3, lora_alpha=6, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM"
     )
     adapted = get_peft_model(hf_llama(), wanted)
+    torch.manual_seed(seed)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:  # B starts as zeros, which would change nothing
             torch.nn.init.normal_(parameter, std=0.2)
-    adapted.save_pretrained(str(tmp_path / "adapter"))
-    return tmp_path / "adapter"
+    adapted.save_pretrained(str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +85,9 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
     """A server with a trusted and an untrusted key, which stages results of more than 4000 bytes."""
     keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted"], ["--inline-bytes=4000"]
-    with Loopback.start(tmp_path_factory.mktemp("state"), {NAME: deployed}, keys=keys, options=options) as running:
+    models = {name: lora(tmp_path_factory.mktemp("lora"), seed) for seed, name in enumerate(ADAPTERS)}
+    models[NAME] = deployed
+    with Loopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
         yield running
 
 
@@ -89,6 +96,7 @@ def server(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
     """That server without faults; the client has the trusted key."""
     monkeypatch.setattr(CONFIG.API, "APIKEY", TRUSTED)
     monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)
+    loopback.wait()
     loopback.clear()
     return loopback
 

@@ -12,7 +12,7 @@ from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.modeling import huggingface
 from tiny_model import tokenizer
 
-NAME = "tiny/llama"
+NAME, ADAPTERS = "tiny/llama", ("tiny/lora-a", "tiny/lora-b")
 TRUSTED, UNTRUSTED = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 IDS = torch.tensor([[5, 17, 30, 8, 9, 40], [7, 22, 11, 60, 12, 13]])
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import linecache
 from pathlib import Path
 from typing import Any
 
+import cloudpickle.cloudpickle as cloudpickle
 import nnsight
 import pytest
 import torch
-from loopback_client import IDS, TRUSTED, UNTRUSTED, attached, client, submitted, waited
+from loopback_client import ADAPTERS, IDS, TRUSTED, UNTRUSTED, attached, client, submitted, waited
 from nnsight import TransformersModel
 from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
-from tiny_model import tokenizer
+from nnsight.tracing.globals import BLOCKS, SOURCES
+from peft import PeftModel
+from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.loopback import Loopback
+from nnsight_et.metrics import patching_score
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +165,16 @@ def test_an_untrusted_read_of_what_carries_the_cache_empties_it(server: Loopback
     assert lengths == [[6, 6, 6], [6, 0, 6]]
 
 
+def test_what_the_untrusted_mode_lacks_is_named(server: Loopback, there: Any, untrusted: None):
+    def iterated() -> None:
+        with there.trace(input_ids=IDS, remote=server.address) as tracer:
+            for _ in tracer.iter[:1]:
+                there.output.logits.save()
+
+    with pytest.raises(RemoteError, match=r"untrusted mode has no tracer\.iter"):
+        iterated()
+
+
 def test_an_error_in_the_block_comes_back_with_its_line(server: Loopback, there: Any, monkeypatch: Any):
     def wrong() -> None:
         with there.trace(input_ids=IDS, remote=server.address):
@@ -170,3 +185,67 @@ def test_an_error_in_the_block_comes_back_with_its_line(server: Loopback, there:
         with pytest.raises(RemoteError, match=r"(?s)test_loopback.py.*reshape.*RuntimeError: shape") as caught:
             wrong()
         assert "loopback/" not in str(caught.value)
+
+
+def test_each_request_has_its_own_adapter(server: Loopback, there: Any, deployed: Path, monkeypatch: Any):
+    def logits() -> torch.Tensor:
+        return waited(submitted(there, server.address))["logits"]
+
+    expected: dict[str | None, torch.Tensor] = {None: hf_llama()(IDS).logits[:, -1]}
+    for name in ADAPTERS:
+        adapted = PeftModel.from_pretrained(hf_llama(), str(server.models[name]))
+        expected[name] = adapted(IDS).logits[:, -1].detach()
+    first, second = ADAPTERS
+    wanted = [(first, TRUSTED), (second, UNTRUSTED), (None, TRUSTED), (second, TRUSTED), (None, UNTRUSTED)]
+    for name, key in wanted:
+        monkeypatch.setattr(there, "peft", name)
+        monkeypatch.setattr(CONFIG.API, "APIKEY", key)
+        assert torch.allclose(logits(), expected[name], atol=1e-5)
+    assert not torch.allclose(expected[ADAPTERS[0]], expected[ADAPTERS[1]], atol=1e-2)
+
+
+def test_functions_of_this_package_run_there_once_it_is_registered(server: Loopback, local: Any, there: Any):
+    nnsight.ndif.pull_env()  # would register the package by itself where it is not installed
+    registered = {name for name in cloudpickle._PICKLE_BY_VALUE_MODULES if name.split(".")[0] == "nnsight_et"}
+    cloudpickle._PICKLE_BY_VALUE_MODULES.difference_update(registered)
+
+    def scored(model: Any, remote: str | bool) -> torch.Tensor:
+        with model.trace(input_ids=IDS, remote=remote):
+            score = nnsight.save(patching_score(model.output.logits[:, -1, 3], model.output.logits[:, -1, 4]))
+        return score
+
+    with pytest.raises(RemoteError, match=r"could not be read \(ModuleNotFoundError: No module named 'nnsight_et'"):
+        scored(there, server.address)
+    nnsight.register("nnsight_et")
+    assert torch.equal(scored(there, server.address), scored(local, False))
+
+
+def test_a_changed_block_is_run_as_it_is_now(server: Loopback, there: Any, tmp_path: Path):
+    found = []
+    for factor in (2, 3):
+        path = tmp_path / f"block_{factor}.py"
+        text = (
+            "def run(model, ids, address):\n"
+            "    with model.session(remote=address):\n"
+            "        with model.trace(input_ids=ids):\n"
+            f"            kept = (model.output.logits[0, -1, 0] * 0 + {factor}).save()\n"
+            "    return kept\n"
+        )
+        path.write_text(text)
+        code = compile(text, "edited.py", "exec")
+        linecache.cache["edited.py"] = (len(text), None, text.splitlines(keepends=True), "edited.py")
+        SOURCES.clear()
+        BLOCKS.clear()
+        namespace: dict[str, Any] = {}
+        exec(code, namespace)
+        found.append(float(namespace["run"](there, IDS, server.address)))
+    assert found == [2, 3]
+
+
+def test_what_a_job_prints_is_logged(server: Loopback, there: Any, untrusted: None, monkeypatch: Any, capsys: Any):
+    monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", True)
+    for key in (TRUSTED, UNTRUSTED):
+        monkeypatch.setattr(CONFIG.API, "APIKEY", key)
+        with there.trace(input_ids=IDS, remote=server.address):
+            print("shape", list(there.output.logits.shape))
+    assert capsys.readouterr().out.count("shape [2, 6, 122]") == 2

@@ -200,6 +200,16 @@ def test_a_job_is_killed_at_its_time_limit_and_the_next_one_runs(server: Loopbac
     assert torch.equal(waited(submitted(there, server.address))["logits"], expected)
 
 
+def test_a_job_that_takes_the_process_down_fails_alone(server: Loopback, there: Any, expected: torch.Tensor):
+    def fatal() -> None:
+        with there.trace(input_ids=IDS, remote=server.address):
+            os._exit(int(there.output.logits.shape[0]))
+
+    with pytest.raises(RemoteError, match="Error submitting request to model deployment"):
+        fatal()
+    assert torch.equal(waited(submitted(there, server.address))["logits"], expected)
+
+
 def test_a_session_can_be_refused_cut_and_told_twice(server: Loopback, there: Any):
     def trace() -> None:
         with there.trace(input_ids=IDS, remote=server.address):
@@ -290,4 +300,3 @@ def test_a_restarted_server_knows_its_jobs_or_forgets_them(server: Loopback, the
     assert httpx.get(f"{server.address}/response/{done.job_id}").status_code == 404
     with pytest.raises(RemoteError, match="compute backend is reconnecting"):
         submitted(there, server.address)
-    server.wait()

@@ -26,7 +26,8 @@ class Loopback:
     """A server in a process of its own, running from `start` to `stop`, or for a `with` block."""
 
     folder: Path
-    options: list[str]
+    models: Mapping[str, Path]
+    options: Sequence[str] = field(repr=False)  # keys are among them
     patience: float = 120.0  # seconds until it must be up
     address: str = ""
     process: subprocess.Popen | None = field(default=None, repr=False)
@@ -38,8 +39,7 @@ class Loopback:
     ) -> Self:
         """A server that is up. `models`: folders by the names clients use, adapters too; `keys`: KEY or KEY:untrusted;
         `options`: further ones of serve.py. ExperimentError when it does not come up, with what it wrote."""
-        given = [f"--model={name}={path}" for name, path in models.items()]
-        server = cls(Path(folder), [*given, *(f"--key={key}" for key in keys), *options])
+        server = cls(Path(folder), dict(models), [*(f"--key={key}" for key in keys), *options])
         server.up()
         return server
 
@@ -52,7 +52,8 @@ class Loopback:
         place = self.folder / "address"
         place.unlink(missing_ok=True)
         fixed = ["--folder", str(self.folder), "--until-input-ends"]
-        command = [sys.executable, str(PROGRAM), *fixed, *self.options, *more]
+        models = [f"--model={name}={path}" for name, path in self.models.items()]
+        command = [sys.executable, str(PROGRAM), *fixed, *models, *self.options, *more]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         self._until(place.exists)

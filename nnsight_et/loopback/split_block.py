@@ -57,53 +57,64 @@ def _pump(wire: _Wire, mediators: list) -> Any:
         wire.send("park", number, park, (what[0],) if read else None)
 
 
-def _redirect(wire: _Wire) -> type:
-    """Make nnsight in this process ask the model at the other end; the class of interleaver to use from now on."""
+class _Workers(Interleaver):
+    """The workers of a trace; no forward runs here, so there are no modules to watch."""
 
-    class Workers(Interleaver):
-        """The workers, without modules."""
+    def __init__(self, wire: _Wire) -> None:
+        super().__init__()
+        self.wire = wire
 
-        def instrument(self, envoy: Any) -> None:
-            """Nothing: no forward runs here."""
-
-    def park(_: type, event: Any, location: str, *value: Any) -> Any:
-        worker = getcurrent()
-        assert worker.parent is not None
-        return worker.parent.switch(Pending(event, location, 0, *value))
-
-    def interleave(self: Any, method: Any, *_: Any, batcher: Any = None, **options: Any) -> Any:
-        name = method if isinstance(method, str) else method.__name__
-        self.interleaver.mediators = self._edits + self.interleaver.mediators
-        try:
-            with self.interleaver:
-                mediators = self.interleaver.mediators
-                parks, rows = [one.pending for one in mediators], [one.batch_group for one in mediators]
-                wire.send("forward", name, parks, rows, batcher.invokes, options)
-                return _pump(wire, mediators)
-        except EarlyStopException:
-            return None
-        finally:
-            self.interleaver.cancel()
-
-    def call(self: Any, *arguments: Any, hook: bool = False, **keywords: Any) -> Any:
-        return park(Mediator, "call", self.path, (arguments, keywords | {"hook": hook}))
-
-    def refuse(name: str) -> Any:
-        def refused(*_: Any, **__: Any) -> None:
-            raise RuntimeError(f"this loopback server's untrusted mode has no {name}")
-
-        return refused
-
-    setattr(Mediator, "event", classmethod(park))  # noqa: B010 - of a class whose type says otherwise
-    for name, function in (("interleave", interleave), ("__call__", call), ("source", property(refuse(".source")))):
-        setattr(Envoy, name, function)
-    for name, place in (("iter", property), ("cache", lambda function: function)):
-        setattr(InterleavingTracer, name, place(refuse(f"tracer.{name}")))
-    Barrier.__call__ = refuse("tracer.barrier")
-    return Workers
+    def instrument(self, envoy: Envoy) -> None:
+        pass
 
 
-def _unpickler(workers: Any) -> type:
+def _park(_: type, event: Any, location: str, *value: Any) -> Any:
+    worker = getcurrent()
+    assert worker.parent is not None
+    return worker.parent.switch(Pending(event, location, 0, *value))
+
+
+def _call(envoy: Any, *arguments: Any, hook: bool = False, **keywords: Any) -> Any:
+    return _park(Mediator, "call", envoy.path, (arguments, keywords | {"hook": hook}))
+
+
+def _interleave(envoy: Any, method: Any, *_: Any, batcher: Any = None, **options: Any) -> Any:
+    name = method if isinstance(method, str) else method.__name__
+    workers = envoy.interleaver
+    workers.mediators = envoy._edits + workers.mediators
+    try:
+        with workers:
+            mediators = workers.mediators
+            parks, rows = [one.pending for one in mediators], [one.batch_group for one in mediators]
+            workers.wire.send("forward", name, parks, rows, batcher.invokes, options)
+            return _pump(workers.wire, mediators)
+    except EarlyStopException:
+        return None
+    finally:
+        workers.cancel()
+
+
+def _refused(name: str) -> Any:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"this loopback server's untrusted mode has no {name}")
+
+    return refuse
+
+
+def _redirect() -> None:
+    """Make nnsight in this process ask the model at the other end."""
+    changes = {
+        Mediator: {"event": classmethod(_park)},
+        Envoy: {"interleave": _interleave, "__call__": _call, "source": property(_refused(".source"))},
+        InterleavingTracer: {"iter": property(_refused("tracer.iter")), "cache": _refused("tracer.cache")},
+        Barrier: {"__call__": _refused("tracer.barrier")},
+    }
+    for kind, members in changes.items():
+        for name, member in members.items():
+            setattr(kind, name, member)
+
+
+def _unpickler(workers: _Workers) -> type:
     """nnsight's unpickler on this process's interleaver; ids that it does not know are None, as on NDIF."""
 
     class Unpickler(CustomCloudUnpickler):
@@ -122,7 +133,8 @@ def _block(wire: _Wire, hosted: Hosted, order: Any) -> tuple:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an adapter's weights have no place in a model without
         model._remoteable_set_env(hosted.environment(order.env))
-    unpickler = _unpickler(_redirect(wire)())
+    _redirect()
+    unpickler = _unpickler(_Workers(wire))
     try:
         with own_sources(), printed_as_log(lambda line: wire.send("log", line)):
             tracer = rebuilt(order.blob, model._remoteable_persistent_objects(), order.compress, unpickler)
