@@ -13,8 +13,6 @@ from pathlib import Path
 
 import psutil
 
-MARK = "REAL_NDIF_FOLDER"
-"""The variable by which every process of a server, and every child of one, names the server's folder."""
 GRACE = 5.0  # seconds between asking a process to end and ending it
 _started: list[subprocess.Popen] = []  # kept: an object that is collected before its process ends warns
 
@@ -24,7 +22,7 @@ def spawn(name: str, command: Sequence[str], environment: Mapping[str, str], fol
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
-            env={**environment, MARK: str(folder)},
+            env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -32,12 +30,12 @@ def spawn(name: str, command: Sequence[str], environment: Mapping[str, str], fol
             start_new_session=True,
         )
     _started.append(process)
-    (folder / f"{name}.pid").write_text(str(process.pid))
+    (folder / f"{name}.pid").write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
 
 
 def wait(name: str, ready: Callable[[], bool], folder: Path, seconds: float = 90) -> None:
     """Return when the service is ready; RuntimeError with the end of its log if it ends, or is not in time."""
-    end, pid = time.monotonic() + seconds, int((folder / f"{name}.pid").read_text())
+    end, pid = time.monotonic() + seconds, _recorded(folder / f"{name}.pid")[0]
     while not ready():
         if time.monotonic() > end or not _runs(pid):
             log = (folder / f"{name}.log").read_text(errors="replace")[-3000:]
@@ -77,11 +75,26 @@ def end(folder: Path) -> None:
 
 
 def _members(folder: Path) -> Iterator[psutil.Process]:
-    sessions = {int(path.read_text()) for path in folder.glob("*.pid")}
+    """All processes of the services' sessions. Nothing else tells: redis and Ray overwrite their own environment."""
+    recorded = [_recorded(path) for path in folder.glob("*.pid")]
+    sessions = {pid for pid, created in recorded if _created(pid) in (None, created)}
     for process in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) in sessions and process.environ().get(MARK) == str(folder):
+        with suppress(ProcessLookupError):
+            if os.getsid(process.pid) in sessions:
                 yield process
+
+
+def _recorded(file: Path) -> tuple[int, float]:
+    """A service's process id, which is its session's id, and when it was created."""
+    pid, created = file.read_text().split()
+    return int(pid), float(created)
+
+
+def _created(pid: int) -> float | None:
+    """When the process was created, so that an id that was given out again is not taken for the old one."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).create_time()
+    return None
 
 
 def _arguments(process: psutil.Process) -> list[str]:

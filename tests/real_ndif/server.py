@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -62,11 +62,20 @@ class RealNdif:
         home = {"HF_HOME": str(self.folder / "client"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         return {"NDIF_HOST": self.address, "HF_ENDPOINT": self.hub, **home}
 
+    def record(self) -> None:
+        """Write down that it is running, for running()."""
+        text = json.dumps({"address": self.address, "hub": self.hub, "folder": str(self.folder)})
+        self._recorded.write_text(text)
+
     def stop(self) -> None:
         """End its processes and remove its folder."""
         end(self.folder)
-        _record(self.folder).unlink(missing_ok=True)
+        self._recorded.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _recorded(self) -> Path:
+        return KEPT / f"server-{self.folder.name}.json"
 
 
 def running() -> list[RealNdif]:
@@ -84,19 +93,15 @@ def launch(models: Mapping[str, Path], time_limit: int = 60, dtype: str = "float
     folder = Path(tempfile.mkdtemp(prefix="ndif-"))  # a short path: Ray keeps sockets below it
     ports = Ports(*free_ports(6))
     server = RealNdif(f"http://127.0.0.1:{ports.api}", "", folder)
-    _record(folder).write_text(json.dumps({"address": server.address, "hub": "", "folder": str(folder)}))
+    server.record()
     try:
-        hub = _start_hub(models, folder)
-        _start_services(_environment(folder, ports, hub, time_limit, dtype), ports, folder, len(models))
+        server = replace(server, hub=_start_hub(models, folder))
+        server.record()
+        _start_services(_environment(folder, ports, server.hub, time_limit, dtype), ports, folder, len(models))
     except BaseException:
         server.stop()
         raise
-    _record(folder).write_text(json.dumps({"address": server.address, "hub": hub, "folder": str(folder)}))
-    return RealNdif(server.address, hub, folder)
-
-
-def _record(folder: Path) -> Path:
-    return KEPT / f"server-{folder.name}.json"
+    return server
 
 
 def _start_hub(models: Mapping[str, Path], folder: Path) -> str:

@@ -1,5 +1,5 @@
 """ndif's model actor without a GPU; named by NDIF_MODEL_IMPORT_PATH, so that the package stays as it was published."""
-# pyright: reportMissingImports=false, reportReturnType=false -- ray and ndif are installed where it runs, not here
+# pyright: reportMissingImports=false, reportReturnType=false
 
 from __future__ import annotations
 
