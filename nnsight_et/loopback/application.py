@@ -92,7 +92,8 @@ class Endpoints:
         if refused is not None:
             return refused
         trusted = self.keys[key] if key in self.keys else envelope.get("trusted", True)
-        job = Job(trusted=trusted, **{name: envelope[name] for name in ("model_key", "session_id", "compress", "env")})
+        names = ("model_key", "session_id", "compress", "env", *(["id"] if "id" in envelope else []))
+        job = Job(trusted=trusted, **{name: envelope[name] for name in names})
         self.journal.accept(job, content)
         self.accepted += 1
         await self.dispatcher.queue(job)
