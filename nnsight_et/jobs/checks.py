@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Example, Prompt, padded
+from nnsight_et.batch import Example, Prompt, Run, padded
 from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors
@@ -105,16 +105,21 @@ def _compared(found: Values, expected: Sequence[Values], dtype: str) -> tuple[fl
 
 
 def means_check(
-    work: Work, job: Job, choice: ModelChoice, prompts: Sequence[Prompt], names: tuple[str, ...] | None
+    work: Work,
+    job: Job,
+    choice: ModelChoice,
+    prompts: Sequence[Prompt],
+    names: tuple[str, ...] | None,
+    together: Callable[[Batch], Run],
 ) -> list[Check]:
-    """The means over two of the prompts, taken together, against each of them run alone."""
+    """The means over two of the prompts, which `together` makes a batch of, against each of them run alone."""
     state = work.self_check
     if not state.on:
         return []
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
-    some = [prompts[index] for index in dict.fromkeys((order[0], order[-1]))]
-    alone = [padded([prompt]) for prompt in some]
-    call = Call(taken_means_error, (padded(some, work.pad(choice)), alone, names))
+    some = tuple(dict.fromkeys((order[0], order[-1])))
+    alone = [padded([prompts[index]]) for index in some]
+    call = Call(taken_means_error, (together(some), alone, names))
     return [Check((call,), lambda found: state.add(job, "means", found[0], tolerance_of(choice.dtype)))]
 
 

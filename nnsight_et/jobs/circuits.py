@@ -78,18 +78,20 @@ class Trial:
             return Fill(resampled=pair.source)
         if self._common is None:
             far = self.work.server is not None
-            self._common = Fill(runs=self._runs(), names=self.names) if far else Fill(self._means(), self.names)
+            self._common = (
+                Fill(runs=self._runs(self._order()), names=self.names) if far else Fill(self._means(), self.names)
+            )
         return self._common
 
     def checks(self) -> tuple[Check, ...]:
         """Of the means, where they are not checked when they are taken."""
-        if self.ablation != "mean" or self.work.server is None:
-            return ()
-        return tuple(means_check(self.work, self.job, self.choice, self.prompts, self.names))
+        return self._means_check() if self.ablation == "mean" and self.work.server is not None else ()
 
-    def _runs(self) -> tuple[Run, ...]:
+    def _order(self) -> tuple[Batch, ...]:
         chunks = self.work.chunks(self.job, self.choice, max(len(prompt.tokens) for prompt in self.prompts))
-        order = batches([(0, len(prompt.tokens)) for prompt in self.prompts], chunks.examples)
+        return tuple(batches([(0, len(prompt.tokens)) for prompt in self.prompts], chunks.examples))
+
+    def _runs(self, order: Sequence[Batch]) -> tuple[Run, ...]:
         pad = self.work.pad(self.choice)
         return tuple(padded([self.prompts[i] for i in batch], pad) for batch in order)
 
@@ -99,10 +101,16 @@ class Trial:
         key = work.key(job, choice, {"means": self.names, "data": data_digest(self.prompts)})
         cell = work.stored(key)
         if cell is None:
-            (found,) = work.results(job, choice, [Call(mean_outputs, (self._runs(), self.names), key)])
-            run_checks(work, job, choice, means_check(work, job, choice, self.prompts, self.names))
+            (found,) = work.results(job, choice, [Call(mean_outputs, (self._runs(self._order()), self.names), key)])
+            run_checks(work, job, choice, self._means_check())
             cell = work.kept(key, found)
         return cell["z"]
+
+    def _means_check(self) -> tuple[Check, ...]:
+        def together(some: Batch) -> Run:
+            return self._runs([some])[0]
+
+        return tuple(means_check(self.work, self.job, self.choice, self.prompts, self.names, together))
 
 
 def trial(

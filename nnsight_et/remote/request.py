@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Sequence
+from pickle import UnpicklingError
 from typing import Any
 
 import nnsight
@@ -39,6 +39,6 @@ def unpacked(archive: bytes, where: str) -> dict[str, Any]:
     """What carried_out gave; ExperimentError if these bytes are not of such a job."""
     try:
         return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)["outcome"]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
         found = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ExperimentError(f"{where}: the result is not one of ours ({found}); accepted: plain tensors") from None

@@ -184,7 +184,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "stale cache", "a cell's name has the number of its examples only", "jobs/cells.py",
-        ('{"data": data_digest([step.examples[index] for index in batch])}', '{"data": len(batch)}'),
+        ("data_digest([step.examples[index] for index in batch]) for batch in", "len(batch) for batch in"),
         "gqa", "jobs", "run", "rerun", "method_edges",
     ),
     _fault(
@@ -265,8 +265,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "layers off by one", "heads take the mean of the layer below", ABLATION,
-        ("return [layer[slot] for layer in self.means.to(model.device)]",
-         "return [layer[slot] for layer in self.means.to(model.device).roll(1, 0)]"),
+        ("return [layer[slot] for layer in means.to(model.device)]",
+         "return [layer[slot] for layer in means.to(model.device).roll(1, 0)]"),
         "gqa", "ablation",
     ),
     _fault(
@@ -297,8 +297,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong means", "means over the measured prompts themselves", "jobs/circuits.py",
-        ("work, choice, prompts = self.work, self.trial.choice, self.trial.prompts",
-         "work, choice, prompts = self.work, self.trial.choice, [one.base for one in self.trial.examples]"),
+        ("padded([self.prompts[i] for i in batch], pad)", "padded([self.examples[i].base for i in batch], pad)"),
         "gqa", "ablation", "jobs", "minimality", "completeness",
     ),
     _fault(
@@ -357,11 +356,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong direction", "the target's logit is made small", DCM,
-        ("(1 - mask).sum() - readout.logit.mean()", "(1 - mask).sum() + readout.logit.mean()"), "gqa", "dcm",
+        ("-training.sparsity - slopes(", "-training.sparsity + slopes("), "gqa", "dcm",
     ),
     _fault(
         "wrong direction", "each selected head is a gain", DCM,
-        ("training.sparsity * (1 - mask).sum() -", "training.sparsity * mask.sum() -"), "gqa", "dcm",
+        ("-training.sparsity - slopes(", "training.sparsity - slopes("), "gqa", "dcm",
     ),
     _fault(
         "wrong direction", "the sign of attributed effects", ATTRIBUTION,
@@ -387,9 +386,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "donor and recipient", "the donor receives", "jobs/cmap.py",
-        ("        donated, chunks = _given(work, given[\"\"], batch), _chunks(work, job, examples)\n",
-         "        model = work.model(job, how.choice(donor))\n"
-         "        donated, chunks = _given(work, given[\"\"], batch), _chunks(work, job, examples)\n"),
+        ('_step(work, job, recipient, "recipient outputs"', '_step(work, job, donor, "recipient outputs"'),
         "gqa", "cmap",
     ),
     _fault(
