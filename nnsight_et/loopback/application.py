@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 import uuid
@@ -208,9 +209,19 @@ def keys(given: list[str]) -> dict[str, bool]:
 
 def announce(folder: Path, address: str) -> None:
     """Say where the server is."""
-    part = folder / "address.part"
-    part.write_text(address + "\n")
-    part.rename(folder / "address")
+    (folder / "address.part").write_text(address + "\n")
+    (folder / "address.part").rename(folder / "address")
+
+
+def end_with_input(server: uvicorn.Server) -> None:
+    """Stop the server when its standard input closes, however its parent ended."""
+
+    def look() -> None:
+        if not os.read(0, 1024):
+            asyncio.get_running_loop().remove_reader(0)
+            server.should_exit = True
+
+    asyncio.get_running_loop().add_reader(0, look)
 
 
 async def run(chosen: argparse.Namespace, listening: socket) -> None:
@@ -224,9 +235,12 @@ async def run(chosen: argparse.Namespace, listening: socket) -> None:
         Control(Endpoints(dispatcher, keys(chosen.key))).application, http=connections.Protocol, lifespan="off",
         ws="websockets-sansio", log_level="warning", date_header=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
+    server = uvicorn.Server(config)
+    if chosen.until_input_ends:
+        end_with_input(server)
     announce(chosen.folder, address)
     try:
-        await uvicorn.Server(config).serve([listening])
+        await server.serve([listening])
     finally:
         working.cancel()
         dispatcher.process.end()

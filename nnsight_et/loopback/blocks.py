@@ -86,13 +86,16 @@ def own_sources() -> Iterator[None]:
             cache.update(content)
 
 
-def failure(error: BaseException) -> str:
-    """A job's own error as text: the traceback without the frames of nnsight and of this server."""
+def failure(error: BaseException, apart: bool = False) -> str:
+    """A job's own error as text, cut as NDIF cuts it: of a block in this process the traceback without nnsight's frames
+    but with the forward's; of one apart from where its worker was started, with nnsight's frames."""
     from nnsight.tracing.util import clean_traceback, filter_traceback
 
-    here = str(Path(__file__).parent)
-    frames = getattr(error, "__intervention_tb__", None) or error.__traceback__
-    frames = filter_traceback(clean_traceback(frames), lambda frame: not frame.f_code.co_filename.startswith(here))
+    frames = getattr(error, "__intervention_tb__", None) if apart else None
+    if frames is None:
+        loop = str(Path(__file__).with_name("worker.py"))
+        frames = clean_traceback(error.__traceback__)
+        frames = filter_traceback(frames, lambda frame: frame.f_code.co_filename != loop)
     return "".join(traceback.format_exception(type(error), error, frames))
 
 

@@ -1,8 +1,9 @@
 """What NDIF says. Texts of the published server (ndif 0.1.2) and of torch 2.13, by name; a fault may ask for any.
 
 An ERROR's description is a sentence where the server refused or stopped the job, and a Python traceback where the job's
-own code failed, out of memory included. A full queue and a lost result have no text: NDIF queues without a bound, and
-answers for a job it does not know as for one without a status yet.
+own code failed, out of memory included. That traceback has frames of torch, transformers, nnsight and the server too;
+those of the job's code come last. A full queue and a lost result have no text: NDIF queues without a bound, and answers
+for a job it does not know as for one without a status yet.
 """
 
 from __future__ import annotations

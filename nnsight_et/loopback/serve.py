@@ -7,12 +7,9 @@ It listens on 127.0.0.1 alone and executes what it is sent. It stops on SIGTERM,
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 
 
@@ -32,17 +29,6 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def end_with_input() -> None:
-    """Stop this process when its standard input closes, however its parent ended."""
-
-    def watch() -> None:
-        while os.read(0, 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     """Serve until stopped."""
     from application import serve  # not at the top: the job processes import this file too, and need none of it
@@ -53,8 +39,6 @@ def main() -> None:
     if not chosen.keep:
         shutil.rmtree(chosen.folder / "jobs", ignore_errors=True)
     listening = socket.create_server(("127.0.0.1", chosen.port))
-    if chosen.until_input_ends:
-        end_with_input()
     serve(chosen, listening)
 
 

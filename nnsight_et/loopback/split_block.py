@@ -142,7 +142,7 @@ def _block(wire: _Wire, hosted: Hosted, order: Any) -> tuple:
     except Unreadable as sentence:
         return "failed", str(sentence)
     except Exception as error:  # noqa: BLE001 - the block is the client's
-        return "failed", failure(error)
+        return "failed", failure(error, apart=True)
 
 
 def main(connection: Connection, hosted: Hosted, absent: str, order: Any) -> None:
