@@ -137,7 +137,8 @@ def blocked(model: Model, run: Run, first: int, blind: Tensor, to: Tensor, answe
     masks = [torch.zeros(seen.shape, dtype=model.dtype, device=model.device) for seen in (sees, fewer)]
     masks = [mask.masked_fill(~seen, lowest)[:, None] for mask, seen in zip(masks, (sees, fewer), strict=True)]
     with model.trace(run.tokens, run.position_ids, masks[0]):
+        model.narrow_windows(masks[0], run.position_ids, run.position_ids)
         for layer in range(first, model.n_layers):
-            model.write_attention_mask(layer, masks[1])
+            model.write_attention_mask(layer, masks[1], run.position_ids)
         outcome = scored(model.logits()[row, run.positions["last"]], answer)
     return outcome

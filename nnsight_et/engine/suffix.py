@@ -98,7 +98,10 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], ans
     last = layout.spread(capture.slot(capture.run.positions["last"])[:, None])
     last = last + torch.arange(layout.branches, device=model.device) * layout.live  # [rows * batch, branches]
     every_row = torch.arange(len(tokens), device=model.device)[:, None]
-    with model.trace(tokens, places, _mask(model, capture, layout), cache=_prefix(capture, start, layout.rows)):
+    keys = torch.cat([capture.run.position_ids[:, : capture.visible.shape[-1]].repeat(layout.rows, 1), places], 1)
+    mask = _mask(model, capture, layout)
+    with model.trace(tokens, places, mask, cache=_prefix(capture, start, layout.rows)):
+        model.narrow_windows(mask, places, keys)
         if start:
             model.skip_layers(range(start), layout.spread(capture.entering[start]))
         applied = 0

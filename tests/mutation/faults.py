@@ -58,8 +58,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "transposed heads", "heads of q, k, v and their numbers exchanged", MODEL,
-        ('(normed).unflatten(-1, (self.heads_of(via), self.d_head))',
-         '(normed).unflatten(-1, (self.d_head, self.heads_of(via))).transpose(-1, -2)'),
+        ("(normed)\n", "(normed).unflatten(-1, (self.d_head, -1)).transpose(-1, -2).flatten(-2)\n"),
         "gqa", "path_patching",
     ),
     _fault(
@@ -126,9 +125,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "missing LoRA", "the receivers' projections' base alone", MODEL,
-        ("return self.part(self.parts.site(via), layer)(normed)",
-         "module = self.part(self.parts.site(via), layer)\n"
-         '        return (module.base_layer if "lora_A" in dir(module) else module)(normed)'),
+        ("output = self.part(projection.path, layer)(normed)",
+         "module = self.part(projection.path, layer)\n"
+         '        output = (module.base_layer if "lora_A" in dir(module) else module)(normed)'),
         "lora", "path_patching", "load", "cmap",
     ),
     _fault(
