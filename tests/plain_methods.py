@@ -178,10 +178,10 @@ def knockout_logits(model, run, first: int, blind: Tensor, to: Tensor) -> Tensor
 
 def window(model, layer: int) -> int | None:
     """How many tokens a token of the layer sees, itself included; None: all."""
-    config, attention = model.config.get_text_config(), attention_module(blocks(model)[layer])
-    if hasattr(attention, "sliding_window"):
-        return attention.sliding_window
-    return getattr(config, "sliding_window", None) if config.model_type in ("mistral", "mixtral", "phi3") else None
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    narrow = kinds is None or kinds[layer] == "sliding_attention"
+    return getattr(config, "sliding_window", None) if narrow else None
 
 
 def attention(model, run) -> Tensor:

@@ -92,7 +92,7 @@ def _change(found: dict[str, Tensor]) -> float:
 
 
 def _writes(model: Model, run: Run, layer: int) -> Tensor:
-    """[]: how far the sum of every head's own write is from the attention's output, and what z adds from what it adds."""
+    """[]: how far the sum of all heads' writes is from the attention's output, and what z adds from what it adds."""
     last = run.positions["last"]
     row = torch.arange(len(last), device=model.device)
     with model.trace(run.tokens, run.position_ids, run.mask):
