@@ -63,7 +63,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "transposed heads", "edits reach the heads in reverse order", SUFFIX,
-        ("view[:, :, row, slot, edit.heads] = values", "view[:, :, row, slot, edit.heads.flip(0)] = values"),
+        ("view[:, :, :, row, slot, edit.heads] = values", "view[:, :, :, row, slot, edit.heads.flip(0)] = values"),
         "gqa", "engine",
     ),
     _fault(
@@ -224,17 +224,17 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "receivers one by one", "only the first receiver of a layer is replaced", PATHS,
-        ("Edit(end, receivers.via, slot, receivers.heads[end], values)",
-         "Edit(end, receivers.via, slot, receivers.heads[end][:1], values[:, :, :1])"),
+        ("Edit(end, receivers.via, slot, receivers.heads[end], values,",
+         "Edit(end, receivers.via, slot, receivers.heads[end][:1], values[:, :, :1],"),
         "gqa", "path_patching",
     ),
     _fault(
         "receivers one by one", "only the first layer of receivers is replaced", PATHS,
-        ("for end, values in inputs.items()]", "for end, values in list(inputs.items())[:1]]"), "gqa", "path_patching",
+        ("for end, values in inputs.items()\n", "for end, values in list(inputs.items())[:1]\n"), "gqa", "path_patching",
     ),
     _fault(
         "receivers one by one", "the reference replaces the last receiver alone", REFERENCE,
-        ("            for receiver in receivers:", "            for receiver in receivers[-1:]:"), "gqa", "path_patching",
+        ("            for receiver in path.receivers:", "            for receiver in path.receivers[-1:]:"), "gqa", "path_patching",
     ),
     _fault(
         "source position ignored", "the source's outputs at the base's position", ACTIVATION,
