@@ -39,8 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
     "doctor": {"__init__", "models"},
+    "inspection": THINGS | {"engine"},
     "cli": {"__init__", "errors", "models.named", "manifest", "plan", "disk", "store", "run"}
-    | {"report", "benchmark", "results", "export", "doctor", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "inspection", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {

@@ -112,7 +112,7 @@ class Architecture:
             n_layers=config.num_hidden_layers,
             n_heads=heads,
             n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            d_head=getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1),
             d_model=config.hidden_size,
             d_mlp=width,
             vocabulary=config.vocab_size,

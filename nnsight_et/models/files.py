@@ -13,7 +13,8 @@ from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.named import ModelSpec
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
-FILES = (*WEIGHTS, "*.json", "tokenizer.model")
+SMALL = ("*.json", "tokenizer.model")
+FILES = (*WEIGHTS, *SMALL)
 READ_SIZE = 1 << 24
 
 
@@ -47,14 +48,25 @@ def found(name: str, spec: ModelSpec) -> Files:
     return Files(name, weights, adapter or None, tokenizer, digest.hexdigest())
 
 
-def _folder(name: str, place: str, revision: str | None) -> Path:
+def described(name: str, spec: ModelSpec) -> Files:
+    """The model's folders without a look at its weights, so without a fingerprint; from the hub no weights are fetched.
+
+    UnsupportedModel if it has no configuration.
+    """
+    weights = _folder(name, spec.path, spec.revision, SMALL)
+    _check_config(name, weights, "config.json")
+    tokenizer = _folder(name, spec.tokenizer, None, SMALL) if spec.tokenizer else weights
+    return Files(name, weights, None, tokenizer, "")
+
+
+def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FILES) -> Path:
     local = Path(place).expanduser()
     if local.is_dir():
         return local
     if place.startswith((".", "/", "~")) or place.count("/") != 1:
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
-        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(FILES)))
+        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UnsupportedModel(
             f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
@@ -62,9 +74,13 @@ def _folder(name: str, place: str, revision: str | None) -> Path:
         ) from error
 
 
-def _check_weights(name: str, folder: Path, config: str) -> None:
+def _check_config(name: str, folder: Path, config: str) -> None:
     if not (folder / config).is_file():
         raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format")
+
+
+def _check_weights(name: str, folder: Path, config: str) -> None:
+    _check_config(name, folder, config)
     if not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
         raise UnsupportedModel(f"{name}: no weights in {folder}; accepted: {' or '.join(WEIGHTS)}")
 

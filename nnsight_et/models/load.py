@@ -30,7 +30,7 @@ def configuration(files: Files) -> PretrainedConfig:
     """The model's configuration; UnsupportedModel if it cannot be read."""
     try:
         return AutoConfig.from_pretrained(files.weights)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         raise UnsupportedModel(
             f"{files.name}: {files.weights}/config.json cannot be read ({first_line(error)})"
         ) from error
@@ -50,6 +50,16 @@ def shape_from(config: PretrainedConfig, name: str) -> Shape:
             f"{name}: config.json has {sizes} layers, heads, d_model, words; accepted: 1 or more of each"
         )
     return shape
+
+
+def outline(files: Files) -> PreTrainedModel:
+    """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
+    config = configuration(files)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise UnsupportedModel(f"{files.name}: its config.json describes no model ({first_line(error)})") from error
 
 
 @cache
