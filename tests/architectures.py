@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from tiny_model import PAD
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -55,12 +56,19 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> model_type, 
     "Qwen2-MoE": ("qwen2_moe", BY_TYPE | EXPERTS | {"shared_expert_intermediate_size": 20}),
     "Qwen3-MoE": ("qwen3_moe", HEAD | EXPERTS | {"sliding_window": WINDOW, "use_sliding_window": True}),
 }  # fmt: skip
+QUICK = ("Llama 3 (GQA)", "Gemma-2", "OLMo-2", "Phi-3", "GPT-2", "GPT-NeoX", "GPT-J", "OPT", "Qwen2-MoE")
+"""One of each kind, for the tests that are run every time."""
 MHA = ("gpt2", "gpt_neox", "gptj", "opt")  # whose configurations know no key heads of their own
 NAMES = {  # what other configurations call the sizes
     "gpt2": ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
     "gptj": ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
     "gemma3": (),
 }
+
+
+def every() -> list[Any]:
+    """All architectures as a test's parameters; those not of QUICK are slow."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 
 
 def configuration(name: str, **changes: Any) -> Any:

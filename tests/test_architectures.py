@@ -10,7 +10,8 @@ import plain_hooks
 import pytest
 import torch
 from architecture_table import COLUMNS, ENGINES, SENDERS, made, measured
-from architectures import ARCHITECTURES, WINDOW, configuration, hf_model
+from architectures import ARCHITECTURES, QUICK, WINDOW, configuration, every, hf_model
+from methods_study import CIRCUIT, OBJECTS, results
 from nnsight import TransformersModel
 from tiny_model import few_pairs, tiny_model, tokenizer
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, OPTConfig
@@ -33,14 +34,14 @@ WINDOWED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", every())
 def test_both_engines_agree_with_plain_hooks_on_every_method(name):
     for column, (gap, effect) in measured(name).items():
         assert gap < 1e-5, column
         assert effect > 5e-4, column  # there is something to get wrong
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", every())
 def test_what_must_hold_of_any_model_holds(name):
     """Writes add up, padding does nothing, a head's projection moves that head, source = base changes nothing."""
     errors = engine_errors(made(name)[1], few_pairs((2, 3)))
@@ -129,7 +130,7 @@ def test_sizes_are_read_by_the_names_each_configuration_has_for_them(name):
     assert (*sizes, shape.vocabulary, shape.d_experts) == (*SHAPES[name], 0)[:8]
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", every())
 def test_a_folder_with_it_is_loaded(name, tmp_path: Path):
     module = hf_model(name)
     module.save_pretrained(tmp_path)
@@ -188,6 +189,46 @@ def test_learned_positions_that_are_forgotten_are_seen_on_load(monkeypatch):
     monkeypatch.setitem(FAMILIES, "gpt2", plain.__class__(**{**vars(plain), "embeddings": plain.embeddings[:1]}))
     with pytest.raises(UnsupportedModel, match="relative gap"):
         tiny_model(hf_model("GPT-2"))
+
+
+EXPERIMENTS = """\
+  found:
+    method: path_patching
+    model: one
+    examples: 5
+    stages:
+      - {group: a, into: logits, at: last, keep: 12, receivers: 12}
+      - {group: b, into: a, via: query, at: last, keep: 2}
+      - {group: c, into: a, via: key, at: query_label, keep: 2}
+      - {group: d, into: a, via: value, at: previous_query_label, keep: 2, kv_heads: expanded}
+  table: {method: faithfulness, circuit: ./circuit.json, models: [one, two], examples: 5, ablation_examples: 4}
+  pruned: {method: minimality, circuit: ./circuit.json, model: one, examples: 5, ablation_examples: 4}
+  complete: {method: completeness, circuit: ./circuit.json, model: one, examples: 5, ablation_examples: 4, draws: 2}
+  masks:
+    {method: dcm, circuit: ./circuit.json, model: one, desiderata: [object, position], training_examples: 4,
+     validation_examples: 4, test_examples: 4, batch: 2}
+  across: {method: cmap, donor: two, recipient: one, circuit: ./circuit.json, examples: 5, random_sets: 2}
+  blind: {method: knockout, model: one, examples: 5}
+  looks: {method: attention_patterns, circuit: ./circuit.json, model: one, examples: 5}
+  screen: {method: attribution, model: one, examples: 5}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_every_method_runs_from_a_manifest_and_passes_its_self_checks(name, tmp_path):
+    for seed, folder in enumerate(("one", "two")):
+        module = hf_model(name, seed)
+        others = torch.ones(module.config.vocab_size, dtype=torch.bool)
+        others[tokenizer().convert_tokens_to_ids(list(OBJECTS))] = False
+        module.lm_head.weight[others] = 0
+        module.save_pretrained(tmp_path / folder)
+        tokenizer().save_pretrained(tmp_path / folder)
+    (tmp_path / "circuit.json").write_text(CIRCUIT)
+    attention = FAMILIES[module.config.model_type].implementations[0]
+    found = results(tmp_path, EXPERIMENTS, f"attention={attention}")
+    assert set(found) == {"found", "table", "pruned", "complete", "masks", "across", "blind", "looks", "screen"}
+    assert all(result.header.self_check["checks"] for result in found.values())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
