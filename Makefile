@@ -5,6 +5,7 @@
 #   make check      format, lint, types, tests
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
+#   make architectures   every method on a model of every architecture: docs/architectures.md
 # TORCH= asks for another torch, for example
 #   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
 
@@ -17,7 +18,7 @@ READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-ndif check format mutation models clean
+.PHONY: run test test-all test-ndif check format mutation models architectures clean
 
 run: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/et run experiments.yaml
@@ -46,6 +47,9 @@ mutation: $(READY)
 
 models: $(READY)
 	$(BIN)/python -m nnsight_et.zoo.make
+
+architectures: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/architecture_table.py
 
 clean:
 	rm -rf $(VENV) .ndif build *.egg-info

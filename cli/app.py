@@ -10,11 +10,12 @@ import typer
 from nnsight_et import __version__
 from nnsight_et.manifest import Manifest, load
 from nnsight_et.plan import plan as planned
-from nnsight_et.report.overview import models_table, plan_table
+from nnsight_et.report.overview import plan_table
 
 from .complete import manifests
 from .diff import diff_and_export
 from .execute import Where, execute, finished
+from .models import models
 from .options import (
     RUNS,
     Backend,
@@ -114,12 +115,6 @@ def validate(manifest: ManifestPath, settings: Settings = None) -> None:
     typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
 
 
-@app.command()
-def models() -> None:
-    """List the models known by name."""
-    show(output(), models_table())
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -139,3 +134,4 @@ app.add_typer(single)
 app.add_typer(truth)
 app.add_typer(diff_and_export)
 app.add_typer(setup)
+app.add_typer(models, name="models")

@@ -5,7 +5,7 @@ EXAMPLES = {
     "plan": "et plan paper",
     "report": "et report experiments.yaml --figures figures",
     "validate": "et validate experiments.yaml --set experiments.circuit.examples=30",
-    "models": "et models",
+    "models": "et models inspect llama-tiny",
     "path-patch": "et path-patch --model llama-tiny --examples 50",
     "evaluate": "et evaluate embedded/llama-tiny --models llama-tiny,goat-tiny --minimality",
     "dcm": "et dcm --model llama-tiny --desiderata object,position",

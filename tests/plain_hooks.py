@@ -1,4 +1,4 @@
-"""Path patching and head replacement once more, with plain PyTorch hooks on Hugging Face Llamas.
+"""Path patching and head replacement once more, with plain PyTorch hooks on Hugging Face models.
 
 This is the measure the package is held against, so it shares no code with it: no nnsight, no engine, no shortcut. Every
 run computes the whole sequence. Several senders ride in one batch (sender after sender, each with all examples); that
@@ -18,12 +18,53 @@ Where = tuple[Tensor, Tensor]
 """For one layer: which heads are replaced, a bool [batch, seq, head], and by what, [batch, seq, head, d_head]."""
 
 
+def sizes(model) -> tuple[int, int, int]:
+    """Query heads, key heads, and the width of one."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads, getattr(config, "num_key_value_heads", None) or heads, width
+
+
 def head_size(model) -> int:
-    return getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    return sizes(model)[2]
 
 
 def blocks(model):
-    return model.get_decoder().layers
+    decoder = model.get_decoder()
+    return decoder.layers if hasattr(decoder, "layers") else decoder.h
+
+
+def named(module, *names: str):
+    """The part of a module that has one of these names."""
+    return next(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def attention_module(block):
+    return named(block, "self_attn", "attn", "attention")
+
+
+def out_projection(block):
+    """The module whose input is z."""
+    return named(attention_module(block), "o_proj", "out_proj", "c_proj", "dense")
+
+
+def projection(model, layer: int, via: str):
+    """The module that gives the queries, keys or values, and its output's columns that are each head's [head, d]."""
+    attention, (heads, kv_heads, d) = attention_module(blocks(model)[layer]), sizes(model)
+    count = heads if via == "query" else kv_heads
+    which = ("query", "key", "value").index(via)
+    if hasattr(attention, "query_key_value"):  # the first head's query, key and value, then the second's, ...
+        module, first = attention.query_key_value, [(3 * head + which) * d for head in range(count)]
+    elif hasattr(attention, "c_attn") or hasattr(attention, "qkv_proj"):  # all queries, all keys, all values
+        start = (0, heads * d, (heads + kv_heads) * d)[which]
+        module, first = named(attention, "c_attn", "qkv_proj"), [start + head * d for head in range(count)]
+    else:
+        module, first = getattr(attention, f"{via[0]}_proj"), [head * d for head in range(count)]
+        norm = getattr(attention, f"{via[0]}_norm", None)
+        if norm is not None and norm.weight.numel() == count * d > d:  # over all heads at once: a head's own are after
+            module = norm
+    return module, torch.tensor(first)[:, None] + torch.arange(d)
 
 
 def run_model(model, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -54,7 +95,7 @@ def editing(modules, edits: Sequence[Callable[[Tensor], Tensor | None]], side: s
 def head_outputs(model, run) -> list[Tensor]:
     """Per layer [batch, seq, head, d_head]: z, every head's slice of the o_proj input."""
     kept: list[Tensor] = []
-    modules = [block.self_attn.o_proj for block in blocks(model)]
+    modules = [out_projection(block) for block in blocks(model)]
     with editing(modules, [lambda z: kept.append(z.clone())] * len(modules), "input"):
         run_model(model, run.tokens, run.mask)
     return [z.unflatten(-1, (-1, head_size(model))) for z in kept]
@@ -90,13 +131,14 @@ def patched_logits(model, pair, z, senders: Sequence, path) -> Tensor:
     """[sender * batch, seq, vocab]: logits of run 1 (no receivers) or of run 2."""
     receivers, via, at = path
     tokens, mask = pair.base.tokens.repeat(len(senders), 1), pair.base.mask.repeat(len(senders), 1)
-    o_projs = [block.self_attn.o_proj for block in blocks(model)]
+    o_projs = [out_projection(block) for block in blocks(model)]
     freezing = editing(o_projs, frozen_to_base(pair, z, senders, at), "input")
     if not receivers:
         with freezing:
             return run_model(model, tokens, mask)
 
-    projections = {layer: getattr(blocks(model)[layer].self_attn, f"{via[0]}_proj") for layer, _ in receivers}
+    assert via is not None
+    projections = {layer: projection(model, layer, via)[0] for layer, _ in receivers}
     after_run_1: list[Tensor] = []
     keep = [lambda out: after_run_1.append(out.clone())] * len(projections)
     with freezing, editing([projections[layer] for layer in sorted(projections)], keep, "output"):
@@ -104,7 +146,7 @@ def patched_logits(model, pair, z, senders: Sequence, path) -> Tensor:
 
     p = pair.base.positions[at].repeat(len(senders))
     edits = [
-        received(model, [h for layer, h in receivers if layer == here], via, p, value)
+        received(model, here, [h for layer, h in receivers if layer == here], (via, p), value)
         for here, value in zip(sorted(projections), after_run_1, strict=True)
     ]
     with editing([projections[layer] for layer in sorted(projections)], edits, "output"):
@@ -134,25 +176,24 @@ def frozen_to_base(pair, z, senders: Sequence, at: str) -> list[Callable[[Tensor
     return [edit(layer) for layer in range(len(z_base))]
 
 
-def received(model, heads: Sequence[int], via: str, p: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
+def received(model, layer: int, heads: Sequence[int], path: tuple[str, Tensor], value: Tensor):
     """Run 2, one layer: the receivers' projection outputs at p are those of run 1; k and v live per kv head."""
-    group = model.config.num_attention_heads // model.config.num_key_value_heads
-    slots = sorted({h if via == "query" else h // group for h in heads})
-    row = torch.arange(len(p))
+    (via, p), (count, kv_heads, _) = path, sizes(model)
+    slots = {h if via == "query" else h // (count // kv_heads) for h in heads}
+    columns, row = projection(model, layer, via)[1], torch.arange(len(p))
 
     def edit(out: Tensor) -> Tensor:
-        new = out.clone().unflatten(-1, (-1, head_size(model)))
-        run_1 = value.unflatten(-1, (-1, head_size(model)))
+        new = out.clone()
         for slot in slots:
-            new[row, p, slot] = run_1[row, p, slot]
-        return new.flatten(-2)
+            new[row[:, None], p[:, None], columns[slot]] = value[row[:, None], p[:, None], columns[slot]]
+        return new
 
     return edit
 
 
 def replaced_logits(model, run, replaced: dict[int, Where]) -> Tensor:
     """[batch, vocab]: logits after the last token when, per layer, the marked heads output the given values."""
-    modules = [blocks(model)[layer].self_attn.o_proj for layer in sorted(replaced)]
+    modules = [out_projection(blocks(model)[layer]) for layer in sorted(replaced)]
 
     def edit(which: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda z: torch.where(which[..., None], value, z.unflatten(-1, value.shape[-2:])).flatten(-2)

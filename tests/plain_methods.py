@@ -12,7 +12,17 @@ from contextlib import ExitStack
 
 import plain_hooks
 import torch
-from plain_hooks import blocks, editing, head_outputs, head_size, replaced_logits
+from plain_hooks import (
+    attention_module,
+    blocks,
+    editing,
+    head_outputs,
+    head_size,
+    out_projection,
+    projection,
+    replaced_logits,
+    sizes,
+)
 from torch import Tensor
 
 Heads = Mapping[str, Collection]
@@ -103,7 +113,7 @@ def attributed(model, pair, at: str) -> Tensor:
 
 
 def _with_gradient(model, run, edit: Callable[[int], Callable[[Tensor], Tensor]]) -> Tensor:
-    modules = [block.self_attn.o_proj for block in blocks(model)]
+    modules = [out_projection(block) for block in blocks(model)]
     places = (run.mask.long().cumsum(-1) - 1).clamp(min=0)
     with editing(modules, [edit(layer) for layer in range(len(modules))], "input"):
         logits = model(input_ids=run.tokens, attention_mask=run.mask, position_ids=places, use_cache=False).logits
@@ -117,32 +127,28 @@ def across_input_logits(recipient, donor, run, heads: Sequence, at: str, inputs:
     """
     place, p = torch.arange(run.tokens.shape[1]), run.positions[at][:, None]
     own = head_outputs(recipient, run)
-    group = recipient.config.num_attention_heads // recipient.config.num_key_value_heads
-    size = head_size(recipient)
+    group = sizes(recipient)[0] // sizes(recipient)[1]
     with ExitStack() as stack:
         for via in inputs:
             where = place == p if via == "query" else place < p  # [batch, seq]
             for layer in {layer for layer, _ in heads}:
                 slots = {index if via == "query" else index // group for here, index in heads if here == layer}
-                theirs = _projected(donor, run, layer, via)
+                module, columns = projection(recipient, layer, via)
+                theirs, mine = _projected(donor, run, layer, via), columns[sorted(slots)].flatten()
 
-                def edit(out: Tensor, theirs=theirs, slots=slots, where=where) -> Tensor:
-                    which = torch.zeros(*where.shape, theirs.shape[-1] // size, dtype=torch.bool)
-                    which[:, :, sorted(slots)] = where[:, :, None]
-                    return torch.where(which.repeat_interleave(size, -1), theirs, out)
+                def edit(out: Tensor, theirs=theirs, mine=mine, where=where) -> Tensor:
+                    which = torch.zeros(out.shape, dtype=torch.bool)
+                    which[:, :, mine] = where[:, :, None]
+                    return torch.where(which, theirs, out)
 
-                stack.enter_context(editing([_projection(recipient, layer, via)], [edit], "output"))
+                stack.enter_context(editing([module], [edit], "output"))
         frozen = (place < p)[:, :, None].expand(-1, -1, own[0].shape[2])
         return replaced_logits(recipient, run, {layer: (frozen, z) for layer, z in enumerate(own)})
 
 
-def _projection(model, layer: int, via: str):
-    return getattr(blocks(model)[layer].self_attn, f"{via[0]}_proj")
-
-
 def _projected(model, run, layer: int, via: str) -> Tensor:
     kept: list[Tensor] = []
-    with editing([_projection(model, layer, via)], [lambda out: kept.append(out.clone())], "output"):  # type: ignore[func-returns-value]
+    with editing([projection(model, layer, via)[0]], [lambda out: kept.append(out.clone())], "output"):  # type: ignore[func-returns-value]
         plain_hooks.run_model(model, run.tokens, run.mask)
     return kept[0]
 
@@ -152,21 +158,30 @@ def knockout_logits(model, run, first: int, blind: Tensor, to: Tensor) -> Tensor
 
     The additive mask that attention is given is exchanged layer by layer; padding, which sees nothing, sees itself.
     """
-    seq = run.tokens.shape[1]
-    sees = torch.ones(seq, seq).tril().bool() & run.mask.bool()[:, None] | torch.eye(seq).bool()
-    fewer = sees.clone()
-    fewer[torch.arange(len(blind)), blind, to] = False
-    full, blocked = (torch.zeros(one.shape).masked_fill(~one, -1e9)[:, None].to(model.dtype) for one in (sees, fewer))
+    place = torch.arange(run.tokens.shape[1])
+    back = place[:, None] - place
     with ExitStack() as stack:
         for layer, block in enumerate(blocks(model)):
-            mask = blocked if layer >= first else full
+            near = (back >= 0) & (back < (window(model, layer) or len(place)))
+            sees = near & run.mask.bool()[:, None] | (back == 0)
+            if layer >= first:
+                sees[torch.arange(len(blind)), blind, to] = False
+            mask = torch.zeros(sees.shape).masked_fill(~sees, -1e9)[:, None].to(model.dtype)
 
             def exchange(_module, args, kwargs, mask=mask):
                 return args, kwargs | {"attention_mask": mask}
 
-            handle = block.self_attn.register_forward_pre_hook(exchange, with_kwargs=True)
+            handle = attention_module(block).register_forward_pre_hook(exchange, with_kwargs=True)
             stack.callback(handle.remove)
         return plain_logits(model, run)
+
+
+def window(model, layer: int) -> int | None:
+    """How many tokens a token of the layer sees, itself included; None: all."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    narrow = kinds is None or kinds[layer] == "sliding_attention"
+    return getattr(config, "sliding_window", None) if narrow else None
 
 
 def attention(model, run) -> Tensor:

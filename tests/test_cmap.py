@@ -18,11 +18,12 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.ablation import model_readouts, random_circuits
 from nnsight_et.interventions.cmap import (
+    by_place,
     donor_inputs,
     donor_outputs,
-    named_heads,
     recipient_input_readouts,
     recipient_readouts,
+    with_heads,
 )
 from nnsight_et.jobs.cmap import INPUTS, patched_heads
 from nnsight_et.jobs.work import Work
@@ -75,19 +76,12 @@ def at_one_place(group: HeadGroup) -> Question:
 
 
 def outputs(models: Models, question: Question, sets=SETS, engine: str = "default") -> dict:
-    found = donor_outputs(models[0], question.run, sets)
-    donated = {
-        at: {layer: (heads, found[f"{at} {layer}"]) for layer, heads in layers.items()}
-        for at, layers in named_heads(sets).items()
-    }
+    donated = with_heads(donor_outputs(models[0], question.run, sets), sets)
     return recipient_readouts(models[1], question, donated, sets, engine, Chunks())
 
 
 def inputs(models: Models, question: Question, group: HeadGroup) -> dict:
-    donated = {}
-    for name, values in donor_inputs(models[0], question.run, group).items():
-        via, layer = name.split()
-        donated.setdefault(via, {})[int(layer)] = values
+    donated = by_place(donor_inputs(models[0], question.run, group))
     return recipient_input_readouts(models[1], question, (group, donated), INPUTS, "default", Chunks())
 
 

@@ -42,8 +42,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"errors", "disk", "store", "report"},
     "doctor": {"__init__", "models"},
     "loopback": {"errors", "loopback"},
+    "inspection": THINGS | {"engine"},
     "cli": {"__init__", "errors", "models.named", "manifest", "plan", "disk", "store", "run"}
-    | {"report", "benchmark", "results", "export", "doctor", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "inspection", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {

@@ -114,6 +114,7 @@ def test_the_readme_shows_commands_that_exist():
         (ROOT / "cli" / file).read_text() for file in ("app.py", "single.py", "truth.py", "diff.py", "setup.py")
     )
     known = set(re.findall(r'\.command\("([a-z-]+)"\)', shell)) | set(re.findall(r"\.command\(\)\ndef (\w+)", shell))
+    known |= set(re.findall(r'add_typer\(\w+, name="([a-z-]+)"\)', shell))
     assert commands == known
 
 

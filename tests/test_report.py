@@ -60,6 +60,7 @@ FOUND = {
     "test": {"statistic": "mean x", "alternative": "below 0", "null": "sign flips", "level": 0.05},
     "examples": 300,
     "held_out_examples": 0,
+    "query_heads_per_kv_head": 1,
 }
 
 
@@ -83,6 +84,17 @@ def test_a_path_patching_result_shows_the_circuit_and_leaves_out_heads_that_left
     assert table.rows == (("a", "last", "2", "1", "0.88", "L4H1 -0.500*, L4H0 -0.050"),)
     assert "llama-tiny" in table.title
     assert "*: beyond chance" in table.note
+    assert "query heads" not in table.note
+
+
+def test_where_keys_and_values_are_shared_the_circuits_note_says_who_saw_them_patched():
+    names = {"b": ("key", "shared"), "c": ("value", "shared"), "d": ("value", "expanded"), "e": ("query", "shared")}
+    stages = [STAGE | {"group": name, "via": via, "kv_heads": kind} for name, (via, kind) in names.items()]
+    groups = [{"name": name, "heads": []} for name in names]
+    summary = FOUND | {"stages": stages, "circuit": {"groups": groups}, "query_heads_per_kv_head": 4}
+    note = tables(header("path_patching", summary))[0].note
+    assert "b, c: a receiver's key or value is that of its 4 query heads together." in note
+    assert "d: of the 4 query heads that share a key or value the receivers alone see it patched." in note
 
 
 def test_heads_beyond_chance_are_named_kept_or_not_with_the_test_that_says_so():

@@ -27,15 +27,21 @@ class Chunks:
         return asdict(self)
 
 
+def kept_per_token(shape: Shape, itemsize: int) -> int:
+    """Bytes that a captured prompt keeps of each token: every layer's keys, values, residual and head outputs."""
+    heads = shape.n_heads * shape.d_head
+    return itemsize * shape.n_layers * (2 * shape.n_kv_heads * shape.d_head + shape.d_model + heads)
+
+
 def chunks(shape: Shape, itemsize: int, prompt_tokens: int, memory: int | None) -> Chunks:
     """The chunk sizes whose activations of `itemsize` bytes stay within `memory` bytes, for prompts of that length.
 
-    Counted per token: the widest point of a layer (MLP, norms, heads), the logits in fp32 with their softmax; and for a
-    captured prompt every layer's keys, values and residual.
+    Counted per token: the widest point of a layer (MLP, norms, heads), the logits in fp32 with their softmax; and what
+    a captured prompt keeps.
     """
     heads = shape.n_heads * shape.d_head
     passing = itemsize * (3 * shape.d_mlp + 8 * shape.d_model + 4 * heads) + 10 * shape.vocabulary
-    kept = itemsize * shape.n_layers * (2 * shape.n_kv_heads * shape.d_head + shape.d_model + heads)
+    kept = kept_per_token(shape, itemsize)
     budget = memory or DEFAULT_BYTES
     examples = max(1, min(50, budget // 4 // (prompt_tokens * (kept + passing))))
     return Chunks(

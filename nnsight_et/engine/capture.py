@@ -128,7 +128,7 @@ def cache_with(
                 current = model.projection(layer, via).clone()
                 current[:, : given.shape[1], index] = given.to(model.device)
                 model.write_projection(layer, via, current)
-        model.skip_unembedding(model.layer(model.n_layers - 1).output)
+        model.skip_unembedding(model.residual(model.n_layers))
         cache = model.cached()
     return cache
 
@@ -147,7 +147,7 @@ def head_outputs(model: Model, run: Run, wanted: Mapping[str, Iterable[int]]) ->
             for name in layers:
                 if layer in layers[name]:
                     outputs[name][layer] = z[row, run.positions[name]]
-        residual = model.layer(last).output
+        residual = model.residual(last + 1)
         model.skip_layers(range(last + 1, model.n_layers), residual)
         model.skip_unembedding(residual)
     return outputs

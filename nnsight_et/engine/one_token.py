@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nnsight_et.circuit import Head
 from nnsight_et.engine.capture import TokenCapture
+from nnsight_et.engine.paths import KvHeads
 from nnsight_et.engine.readout import Readout, readout
 from nnsight_et.models.model import Model, Via
 
@@ -20,14 +21,22 @@ class Receivers:
 
     via: Via
     heads: dict[int, Tensor]  # layer -> [k], ascending layers
+    seen_by: dict[int, Tensor]  # layer -> the query heads [q] that alone see it; without the layer, all that share it
 
     @classmethod
-    def of(cls, model: Model, heads: Sequence[Head], via: Via) -> Receivers:
+    def of(cls, model: Model, heads: Sequence[Head], via: Via, kv_heads: KvHeads = "shared") -> Receivers:
         """The inputs of query heads `heads`; under GQA several of them can share one key or value."""
         layers: dict[int, set[int]] = {}
+        queries: dict[int, set[int]] = {}
         for layer, index in sorted(heads):
             layers.setdefault(layer, set()).add(model.receiver(index, via))
-        return cls(via, {layer: torch.tensor(sorted(found), device=model.device) for layer, found in layers.items()})
+            queries.setdefault(layer, set()).add(index)
+        alone = queries if kv_heads == "expanded" and model.heads_of(via) < model.n_heads else {}
+        found, seen_by = (
+            {layer: torch.tensor(sorted(index), device=model.device) for layer, index in some.items()}
+            for some in (layers, alone)
+        )
+        return cls(via, found, seen_by)
 
 
 def to_receivers(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
 from nnsight_et.circuit import Head
+from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout
 from nnsight_et.models.model import Model, Via
 
@@ -55,23 +56,19 @@ def scored(logits: Tensor, answer: Tensor) -> Readout:
     return Readout((logit - normaliser).exp().to(kept), logit.to(kept), largest.indices)
 
 
-def path_effects(
-    model: Model, pair: Pair, at: str, senders: Sequence[Head], receivers: Sequence[Head], via: Via | None
-) -> tuple[Readout, list[Readout]]:
-    """The base run's readout [batch], and one per sender when only the path from it to the receivers donates (§4.1).
-
-    Without receivers the path ends in the logits. Senders and receivers are at position `at`.
-    """
+def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head]) -> tuple[Readout, list[Readout]]:
+    """The base run's readout [batch], and one per sender when only the path from it to its end donates (§4.1)."""
     base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
     clean = replaced(model, pair.base, {}, pair.answer)
     patched = []
     for sender in senders:
-        frozen = frozen_but(pair, at, sender, base_z, source_z)
-        if via is None:
+        frozen = frozen_but(pair, path.at, sender, base_z, source_z)
+        if path.via is None:
             patched.append(replaced(model, pair.base, frozen, pair.answer))
         else:
-            inputs = receiver_inputs(model, pair.base, frozen, receivers, via)
-            patched.append(with_inputs(model, pair, at, inputs, receivers, via))
+            inputs = receiver_inputs(model, pair.base, frozen, path.receivers, path.via)
+            run_2 = with_inputs if path.kv_heads == "shared" else with_inputs_of_their_own
+            patched.append(run_2(model, pair, path, inputs))
     return clean, patched
 
 
@@ -108,20 +105,43 @@ def receiver_inputs(
     return inputs
 
 
-def with_inputs(
-    model: Model, pair: Pair, at: str, inputs: dict[int, Tensor], receivers: Sequence[Head], via: Via
-) -> Readout:
+def with_inputs(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor]) -> Readout:
     """[batch]: the base run with all receivers' inputs at the position replaced at once, nothing frozen (run 2)."""
-    run, position = pair.base, pair.base.positions[at]
+    run, position = pair.base, pair.base.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
+    assert path.via is not None
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in sorted(inputs):
-            current = model.projection(layer, via).clone()
-            for receiver in receivers:
+            current = model.projection(layer, path.via).clone()
+            for receiver in path.receivers:
                 if receiver.layer == layer:
-                    index = model.receiver(receiver.index, via)
+                    index = model.receiver(receiver.index, path.via)
                     current[row, position, index] = inputs[layer][row, position, index]
-            model.write_projection(layer, via, current)
+            model.write_projection(layer, path.via, current)
+        outcome = scored(model.logits()[row, run.positions["last"]], pair.answer)
+    return outcome
+
+
+def with_inputs_of_their_own(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor]) -> Readout:
+    """[batch]: run 2 if no query head but the receivers sees the replaced keys or values.
+
+    Every prompt runs twice, side by side: without the replaced inputs, and with them. In each receiver layer the
+    receivers' outputs are those with them and all others' those without, in both copies; so the copies stay the same.
+    """
+    run, position, batch = pair.base, pair.base.positions[path.at], len(pair.answer)
+    row = torch.arange(batch, device=model.device)
+    assert path.via is not None
+    with model.trace(run.tokens.repeat(2, 1), run.position_ids.repeat(2, 1), run.mask.repeat(2, 1)):
+        for layer in sorted(inputs):
+            current = model.projection(layer, path.via).clone()
+            mine = [receiver.index for receiver in path.receivers if receiver.layer == layer]
+            for index in [model.receiver(head, path.via) for head in mine]:
+                current[batch + row, position, index] = inputs[layer][row, position, index]
+            model.write_projection(layer, path.via, current)
+            z = model.z(layer)
+            outputs = z[:batch].clone()
+            outputs[:, :, mine] = z[batch:, :, mine]
+            model.write_z(layer, outputs.repeat(2, 1, 1, 1))
         outcome = scored(model.logits()[row, run.positions["last"]], pair.answer)
     return outcome
 
@@ -137,7 +157,8 @@ def blocked(model: Model, run: Run, first: int, blind: Tensor, to: Tensor, answe
     masks = [torch.zeros(seen.shape, dtype=model.dtype, device=model.device) for seen in (sees, fewer)]
     masks = [mask.masked_fill(~seen, lowest)[:, None] for mask, seen in zip(masks, (sees, fewer), strict=True)]
     with model.trace(run.tokens, run.position_ids, masks[0]):
+        model.narrow_windows(masks[0], run.position_ids, run.position_ids)
         for layer in range(first, model.n_layers):
-            model.write_attention_mask(layer, masks[1])
+            model.write_attention_mask(layer, masks[1], run.position_ids)
         outcome = scored(model.logits()[row, run.positions["last"]], answer)
     return outcome

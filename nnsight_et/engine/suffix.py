@@ -7,7 +7,7 @@ axis ("branches", under a 4-D mask) and, past `branch_tokens` tokens, on top of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
@@ -30,7 +30,8 @@ class Edit:
     """Values for some heads of one layer at one live token per example.
 
     values [variant or 1, batch, k, d_head] replace what the run computes for heads [k]; keep [variant, k], where given,
-    is how much of the run's own value stays: booleans choose, numbers in [0, 1] mix (and carry gradients).
+    is how much of the run's own value stays: booleans choose, numbers in [0, 1] mix (and carry gradients). seen_by,
+    where given, are the query heads [q] that see the edited keys or values; the others see the run's own.
     """
 
     layer: int
@@ -39,6 +40,7 @@ class Edit:
     heads: Tensor  # [k]
     values: Tensor
     keep: Tensor | None = None
+    seen_by: Tensor | None = None
 
     @property
     def variants(self) -> int:
@@ -49,25 +51,36 @@ class Edit:
         """The same edit for some of the variants."""
         values = self.values if len(self.values) == 1 else self.values[variants]
         keep = self.keep if self.keep is None or len(self.keep) == 1 else self.keep[variants]
-        return Edit(self.layer, self.site, self.slot, self.heads, values, keep)
+        return replace(self, values=values, keep=keep)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How variants lie in one forward: row r and branch j hold variant r * branches + j."""
+    """How variants lie in one forward: row r and branch j hold variant r * branches + j.
+
+    With two copies, all of it lies there twice: first without the edits that some query heads alone see, then with
+    them. After attention both have the same outputs, those heads' from the second copy.
+    """
 
     rows: int
     branches: int
     batch: int
     live: int
+    copies: int = 1
+
+    @property
+    def size(self) -> int:
+        """The rows of the forward's batch."""
+        return self.copies * self.rows * self.batch
 
     def spread(self, live: Tensor) -> Tensor:
-        """[rows * batch, branches * m, ...] from [batch, m, ...]: the same for every variant."""
-        return live.repeat(self.rows, self.branches, *([1] * (live.ndim - 2)))
+        """[size, branches * m, ...] from [batch, m, ...]: the same for every variant."""
+        return live.repeat(self.copies * self.rows, self.branches, *([1] * (live.ndim - 2)))
 
     def by_variant(self, tokens: Tensor) -> Tensor:
-        """[rows, branches, batch, m, ...]: a view of [rows * batch, branches * m, ...]."""
-        return tokens.unflatten(0, (self.rows, self.batch)).unflatten(2, (self.branches, self.live)).transpose(1, 2)
+        """[copies, rows, branches, batch, m, ...]: a view of [size, branches * m, ...]."""
+        rows = tokens.unflatten(0, (self.copies, self.rows, self.batch))
+        return rows.unflatten(3, (self.branches, self.live)).transpose(2, 3)
 
 
 def suffix(
@@ -79,11 +92,12 @@ def suffix(
     """
     variants = max((edit.variants for edit in edits), default=1)
     parts, live = [], capture.live.shape[1]
-    step = chunks.variants(len(capture.live), live)
+    copies = 2 if any(edit.seen_by is not None for edit in edits) else 1
+    step = max(1, chunks.variants(len(capture.live), live) // copies)
     for first in range(0, variants, step):
         count = min(step, variants - first)
         rows = ceil(count * live / max(chunks.branch_tokens, live))
-        layout = Layout(rows, ceil(count / rows), len(capture.live), live)
+        layout = Layout(rows, ceil(count / rows), len(capture.live), live, copies)
         padded = torch.arange(rows * layout.branches, device=model.device).clamp(max=count - 1) + first
         here = [edit.chosen(padded) for edit in edits]
         outcome = _pass(model, capture, start, here, answer, layout)
@@ -96,19 +110,27 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], ans
     tokens = layout.spread(capture.run.tokens[row, capture.live])
     places = layout.spread(capture.run.position_ids[row, capture.live])
     last = layout.spread(capture.slot(capture.run.positions["last"])[:, None])
-    last = last + torch.arange(layout.branches, device=model.device) * layout.live  # [rows * batch, branches]
-    every_row = torch.arange(len(tokens), device=model.device)[:, None]
-    with model.trace(tokens, places, _mask(model, capture, layout), cache=_prefix(capture, start, layout.rows)):
+    last = last + torch.arange(layout.branches, device=model.device) * layout.live  # [size, branches]
+    first_copy = torch.arange(layout.rows * layout.batch, device=model.device)[:, None]
+    fixed = capture.run.position_ids[:, : capture.visible.shape[-1]]
+    keys = torch.cat([fixed.repeat(layout.copies * layout.rows, 1), places], 1)
+    mask = _mask(model, capture, layout)
+    with model.trace(tokens, places, mask, cache=_prefix(capture, start, layout)):
+        model.narrow_windows(mask, places, keys)
         if start:
             model.skip_layers(range(start), layout.spread(capture.entering[start]))
         applied = 0
         for layer in range(start, model.n_layers):
-            for edit in (edit for site in SITES for edit in edits if (edit.layer, edit.site) == (layer, site)):
+            here = [edit for site in SITES for edit in edits if (edit.layer, edit.site) == (layer, site)]
+            for edit in here:
                 _apply(model, edit, layout)
                 applied += 1
+                if edit.seen_by is not None:
+                    assert len(here) == 1, "what some heads alone see is a layer's only edit"
+                    _join(model, layer, edit.seen_by)
         if applied != len(edits):
             raise ExperimentError(f"suffix from layer {start}: {applied} of {len(edits)} edits applied; accepted: all")
-        model.narrow_unembedding(every_row, last)
+        model.narrow_unembedding(first_copy, last[: len(first_copy)])
         logits = model.logits().unflatten(0, (layout.rows, layout.batch)).transpose(1, 2).flatten(0, 1)
         outcome = readout(logits, answer)  # [variant, batch]
     return outcome
@@ -118,36 +140,45 @@ def _apply(model: Model, edit: Edit, layout: Layout) -> None:
     """Inside a trace: write one edit into every variant."""
     whole = model.z(edit.layer) if edit.site == "z" else model.projection(edit.layer, edit.site)
     whole = whole.clone()
-    view = layout.by_variant(whole)
+    view = layout.by_variant(whole)[0 if edit.seen_by is None else 1 :]
     row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.slot[:, None]
     shape = (layout.rows, layout.branches, layout.batch, len(edit.heads), model.d_head)
     values = edit.values.expand(layout.rows * layout.branches, -1, -1, -1).reshape(shape).to(whole.dtype)
     if edit.keep is not None:
-        current = view[:, :, row, slot, edit.heads]
+        current = view[:, :, :, row, slot, edit.heads]
         every = edit.keep.expand(layout.rows * layout.branches, -1)
         keep = every.unflatten(0, (layout.rows, layout.branches))[:, :, None, :, None]
         choose = keep.dtype == torch.bool
         values = torch.where(keep, current, values) if choose else keep * current + (1 - keep) * values
-    view[:, :, row, slot, edit.heads] = values.to(whole.dtype)  # a mask in fp32 makes them wider
+    view[:, :, :, row, slot, edit.heads] = values.to(whole.dtype)  # a mask in fp32 makes them wider
     if edit.site == "z":
         model.write_z(edit.layer, whole)
     else:
         model.write_projection(edit.layer, edit.site, whole)
 
 
-def _prefix(capture: Capture, start: int, rows: int) -> DynamicCache:
+def _join(model: Model, layer: int, heads: Tensor) -> None:
+    """Inside a trace of two copies: give both the heads' outputs of the second and all others' of the first."""
+    first, second = model.z(layer).chunk(2)
+    outputs = first.clone()
+    outputs[:, :, heads] = second[:, :, heads]
+    model.write_z(layer, outputs.repeat(2, 1, 1, 1))
+
+
+def _prefix(capture: Capture, start: int, layout: Layout) -> DynamicCache:
     """A fresh cache with the fixed tokens' keys and values; skipped layers get one number, which nobody reads."""
     layers, width = [], capture.visible.shape[-1]
     for layer, (keys, values) in enumerate(capture.cache):
         if layer < start:
             layers.append((keys.new_zeros(1, 1, 1, 1), values.new_zeros(1, 1, 1, 1)))
         else:
+            rows = layout.copies * layout.rows
             layers.append(tuple(one[:, :, :width].repeat(rows, 1, 1, 1) for one in (keys, values)))
     return DynamicCache(layers)
 
 
 def _mask(model: Model, capture: Capture, layout: Layout) -> Tensor:
-    """[rows * batch, 1, branches * m, c + branches * m]: every branch sees the fixed tokens before it, and itself."""
+    """[size, 1, branches * m, c + branches * m]: every branch sees the fixed tokens before it, and itself."""
     m, branches = layout.live, layout.branches
     real = capture.run.mask.bool().gather(1, capture.live)[:, None]  # [batch, 1, m]
     order = torch.arange(m, device=model.device)
@@ -157,4 +188,5 @@ def _mask(model: Model, capture: Capture, layout: Layout) -> Tensor:
     own[:, one, :, one] = itself.expand(branches, -1, -1, -1)
     sees = torch.cat([capture.visible.repeat(1, branches, 1), own.flatten(3).flatten(1, 2)], -1)
     added = torch.zeros(sees.shape, dtype=model.dtype, device=model.device)
-    return added.masked_fill(~sees, torch.finfo(model.dtype).min).repeat(layout.rows, 1, 1)[:, None]
+    rows = layout.copies * layout.rows
+    return added.masked_fill(~sees, torch.finfo(model.dtype).min).repeat(rows, 1, 1)[:, None]

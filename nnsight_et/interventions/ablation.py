@@ -83,7 +83,7 @@ def _mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | No
             for layer in range(model.n_layers):
                 z = model.z(layer)
                 total[layer].index_add_(0, slot, z[real].double())
-            model.skip_unembedding(model.layer(model.n_layers - 1).output)
+            model.skip_unembedding(model.residual(model.n_layers))
     return (total / tokens.clamp(min=1)[:, None, None]).to(model.dtype).cpu()
 
 

@@ -43,7 +43,7 @@ def _attention_from(model: Model, run: Run, at: str, to: tuple[str, ...]) -> Ten
             named = torch.stack([weights[row, :, column] for column in columns])  # [to + 1, batch, head]
             rest = weights.sum(-1) - named.sum(0)
             layers.append(torch.cat([named, rest[None]]).permute(2, 0, 1))  # [head, to + 2, batch]
-        model.skip_unembedding(model.layer(model.n_layers - 1).output)
+        model.skip_unembedding(model.residual(model.n_layers))
     return torch.stack(layers).cpu()
 
 

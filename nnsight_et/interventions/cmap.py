@@ -5,9 +5,9 @@ The two models are never in one session: the donor's few vectors are taken home 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import nnsight
 import torch
@@ -26,6 +26,8 @@ from nnsight_et.models.model import Model, Via
 Inputs = dict[Via, dict[int, Tensor]]
 """Via -> layer -> of the group's heads, before RoPE: queries [batch, k, d_head] at the position; keys and values
 [batch, c, k, d_head] of all c tokens before it."""
+Donated = dict[str, dict[int, tuple[list[int], Tensor]]]
+"""Position -> layer -> some heads [k] and their outputs [batch, k, d_head] there."""
 CACHED: tuple[Literal["key", "value"], ...] = ("key", "value")
 VIAS: tuple[Via, ...] = ("query", *CACHED)
 
@@ -49,18 +51,33 @@ def named_heads(sets: Sequence[Circuit]) -> dict[str, dict[int, list[int]]]:
     return {at: {layer: sorted(named[at][layer]) for layer in sorted(named[at])} for at in named}
 
 
+def by_place(found: Mapping[str, Tensor]) -> dict[Any, dict[int, Tensor]]:
+    """Place -> layer -> tensor, from tensors by "place layer": what a donor gives, as a recipient takes it."""
+    places: dict[Any, dict[int, Tensor]] = {}
+    for name, tensor in found.items():
+        place, layer = name.split()
+        places.setdefault(place, {})[int(layer)] = tensor
+    return places
+
+
+def with_heads(found: Mapping[str, Tensor], sets: Sequence[Circuit]) -> Donated:
+    """The outputs that a donor gives for these sets, each with the heads it is of."""
+    outputs = by_place(found)
+    return {
+        at: {layer: (heads, outputs[at][layer]) for layer, heads in layers.items()}
+        for at, layers in named_heads(sets).items()
+    }
+
+
 def recipient_readouts(
     model: Model,
     question: Question,
-    donated: dict[str, dict[int, tuple[list[int], Tensor]]],
+    donated: Donated,
     sets: Sequence[Circuit],
     engine: str,
     chunks: Chunks,
 ) -> dict[str, Tensor]:
-    """Readouts, by name, of the recipient when each set's heads have the donor's outputs: tensors [set, batch].
-
-    donated: position -> layer -> heads [k] and their outputs [batch, k, d_head].
-    """
+    """Readouts, by name, of the recipient when each set's heads have the donor's outputs: tensors [set, batch]."""
     here: Donation = {
         at: {layer: _of_all(model, *outputs) for layer, outputs in layers.items()} for at, layers in donated.items()
     }
@@ -113,7 +130,7 @@ def _inputs(model: Model, run: Run, group: HeadGroup) -> Inputs:
             for via in VIAS:
                 heads = model.projection(layer, via)[:, :, _heads_in(model, group, layer, via)]
                 found[via][layer] = heads[row, at] if via == "query" else heads[:, :before]
-        residual = model.layer(layers[-1]).output
+        residual = model.residual(layers[-1] + 1)
         model.skip_layers(range(layers[-1] + 1, model.n_layers), residual)
         model.skip_unembedding(residual)
     return found

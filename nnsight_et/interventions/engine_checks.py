@@ -28,7 +28,7 @@ def engine_errors(model: Model, pair: Pair) -> dict[str, float]:
 
     source = base: a path from a run into itself changes no probability, in the reference engine not by one bit.
     out of reach: nor does a sender in the layer of the receivers. all heads: with every head at `last` from the source
-    run the base run ends as it does, where both have that token. padding: padded prompts, whole and recomputed from
+    run the base run ends as it does, where both begin alike there. padding: padded prompts, whole and recomputed from
     their last tokens, answer as unpadded ones. writes: what each head writes adds up to the attention's output. heads
     of queries, keys, values: one head of a projection moves the outputs of its own query heads and of no other. paths
     into queries, keys, values: both engines agree on a path into one head that has a projection to itself. sources: at
@@ -50,7 +50,7 @@ def _errors(model: Model, pair: Pair) -> dict[str, Tensor]:
     adapted = [_adapter(model, pair.base, layer) for layer in layers]
     if any(error is not None for error in adapted):
         errors["adapter"] = torch.stack([error for error in adapted if error is not None]).max()
-    if torch.equal(_last_token(pair.base), _last_token(pair.source)):
+    if torch.equal(_at_last(model, pair.base), _at_last(model, pair.source)):
         errors["all heads"] = _all_heads(model, pair)
     return {name: error.detach().cpu() for name, error in errors.items()}
 
@@ -92,16 +92,18 @@ def _change(found: dict[str, Tensor]) -> float:
 
 
 def _writes(model: Model, run: Run, layer: int) -> Tensor:
-    """[]: how far the sum of every head's own write is from what the attention of `layer` adds."""
+    """[]: how far the sum of all heads' writes is from the attention's output, and what z adds from what it adds."""
     last = run.positions["last"]
     row = torch.arange(len(last), device=model.device)
     with model.trace(run.tokens, run.position_ids, run.mask):
         z = model.z(layer)[row, last]  # [batch, head, d_head]
         alone = torch.diag_embed(z.transpose(1, 2)).permute(3, 0, 2, 1)  # [head, batch, head, d_head]
-        nothing = model.attention_of(layer, torch.zeros_like(z))
-        written = (model.attention_of(layer, alone) - nothing).sum(0) + nothing
-        error = gap(written, model.attention(layer)[row, last])
-        model.skip_unembedding(model.layer(model.n_layers - 1).output)
+        nothing = model.write_of(layer, torch.zeros_like(z))
+        written = (model.write_of(layer, alone) - nothing).sum(0) + nothing
+        added = model.attention_of(layer, z)
+        error = gap(written, model.written(layer)[row, last])
+        error = torch.maximum(error, gap(added, model.attention(layer)[row, last]))
+        model.skip_unembedding(model.residual(model.n_layers))
     return error
 
 
@@ -139,13 +141,13 @@ def _heads_of(model: Model, run: Run, layer: int, via: Via) -> Tensor:
     with model.trace(run.tokens, run.position_ids, run.mask):
         other = model.projection(layer, partner)[:, :, -1]
         before = model.z(layer)[row, last]
-        model.skip_unembedding(model.layer(model.n_layers - 1).output)
+        model.skip_unembedding(model.residual(model.n_layers))
     with model.trace(run.tokens, run.position_ids, run.mask):
         changed = model.projection(layer, via).clone()
         changed[:, :, -1] = 1 - 2 * changed[:, :, -1]  # of all tokens: the last may hardly attend to itself
         model.write_projection(layer, via, changed)
         after = model.z(layer)[row, last]
-        model.skip_unembedding(model.layer(model.n_layers - 1).output)
+        model.skip_unembedding(model.residual(model.n_layers))
     moved = (after - before).abs().amax((0, 2))  # [head]
     own = [model.receiver(head, via) == model.heads_of(via) - 1 for head in range(model.n_heads)]
     group = model.n_heads // model.heads_of(via)
@@ -198,7 +200,7 @@ def _fill(model: Model, run: Run) -> float:
 
 def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
     """[]: how far the layer's adapted modules are from base and LoRA together; None if none has plain LoRA."""
-    paths = [*(model.parts.site(via) for via, _ in VIAS), model.parts.attention_out]
+    paths = [*(model.parts.projection(via).path for via, _ in VIAS), model.parts.attention_out]
     owned = {path: model.part(path, layer)._module for path in paths}
     adapted = {path: owner for path, owner in owned.items() if getattr(owner, "lora_B", None)}
     plain_ones = [path for path, owner in adapted.items() if not any(owner.use_dora.values())]
@@ -212,12 +214,18 @@ def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
                 lower, upper = getattr(part.lora_A, name), getattr(part.lora_B, name)
                 base = base + upper(lower(given)) * adapted[path].scaling[name]
             errors.append(gap(output, base))
-        model.skip_unembedding(model.layer(model.n_layers - 1).output)
+        model.skip_unembedding(model.residual(model.n_layers))
     return torch.stack(errors).max() if errors else None
 
 
-def _last_token(run: Run) -> Tensor:
-    return run.tokens.gather(1, run.positions["last"][:, None])
+def _at_last(model: Model, run: Run) -> Tensor:
+    """[batch, d]: what enters the first layer at `last`: the token, and its place if places are learned."""
+    row = torch.arange(len(run.tokens), device=model.device)
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        embedded = model.residual(0)
+        model.skip_layers(range(model.n_layers), embedded)
+        model.skip_unembedding(embedded)
+    return embedded[row, run.positions["last"]]
 
 
 def gap(found: Tensor, expected: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 import nnsight
@@ -16,23 +15,10 @@ from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, head_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
+from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout, joined, readout, stacked
 from nnsight_et.engine.suffix import Edit, suffix
-from nnsight_et.models.model import Model, Via
-
-
-@dataclass(frozen=True)
-class Path:
-    """From a sender at position `at` into the `via` of receivers there, or, without receivers, into the logits."""
-
-    at: str
-    via: Via | None = None
-    receivers: tuple[Head, ...] = ()
-
-    def reaching(self, n_layers: int, n_heads: int) -> list[Head]:
-        """The senders that can reach the end of the path, row-major: all, or those below the last receiver's layer."""
-        end = max((head.layer for head in self.receivers), default=n_layers)
-        return [Head(layer, index) for layer in range(end) for index in range(n_heads)]
+from nnsight_et.models.model import Model
 
 
 def path_probabilities(
@@ -51,7 +37,7 @@ def path_probabilities(
 
 def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
     at, answer = pair.base.positions[path.at], pair.answer
-    receivers = Receivers.of(model, path.receivers, path.via) if path.via else None
+    receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
     ends = sorted(receivers.heads) if receivers else []
     layers = sorted({sender.layer for sender in senders})
     starts = {layer: next(end for end in ends if end > layer) for layer in layers} if receivers else {}
@@ -68,7 +54,10 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chun
                 continue
             inputs = one_token.to_receivers(model, capture.token, layer, some, source_z[layer], receivers)
             slot = capture.slot(at)
-            edits = [Edit(end, receivers.via, slot, receivers.heads[end], values) for end, values in inputs.items()]
+            edits = [
+                Edit(end, receivers.via, slot, receivers.heads[end], values, seen_by=receivers.seen_by.get(end))
+                for end, values in inputs.items()
+            ]
             parts.append(suffix(model, capture, starts[layer], edits, answer, chunks))
     return {"base": readout(capture.logits, answer).probability.cpu(), "patched": joined(parts).probability.cpu()}
 
@@ -76,5 +65,5 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chun
 def _reference_effects(
     model: Model, pair: Pair, path: Path, senders: Sequence[Head], chunks: Chunks
 ) -> dict[str, Tensor]:
-    base, patched = reference.path_effects(model, pair, path.at, senders, path.receivers, path.via)
+    base, patched = reference.path_effects(model, pair, path, senders)
     return {"base": base.probability.cpu(), "patched": stacked(patched).probability.cpu()}

@@ -16,11 +16,12 @@ from nnsight_et.errors import TaskError, UnsupportedModel, accepted
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.cmap import (
+    by_place,
     donor_inputs,
     donor_outputs,
-    named_heads,
     recipient_input_readouts,
     recipient_readouts,
+    with_heads,
 )
 from nnsight_et.jobs.cells import Batch, Measurement, Step, data_digest, filled, suffixes
 from nnsight_et.jobs.checks import donation_check
@@ -152,14 +153,11 @@ def _outputs(
 ) -> Measurement:
     """Of the recipient when each set's heads have the donor's outputs: readouts, by name, [set, example]."""
     donor, recipient = job.models
-    heads, keys = named_heads(sets), given.keys(work)
+    keys = given.keys(work)
 
     def receive(batch: Batch, how: How) -> Call:
         question = work.pair(recipient, examples, batch).question
-        found, chunks = _given(work, keys, batch), _chunks(work, job, examples)
-        donated = {
-            at: {layer: (some, found[at][layer]) for layer, some in layers.items()} for at, layers in heads.items()
-        }
+        donated, chunks = with_heads(_given(work, keys, batch), sets), _chunks(work, job, examples)
         return Call(recipient_readouts, (question, donated, how.of(sets), how.engine, chunks))
 
     step = _step(work, job, recipient, "recipient outputs", examples, work.circuit(job).positions)
@@ -174,7 +172,7 @@ def _inputs(work: Work, job: Job, group: HeadGroup, given: Measurement, examples
     def receive(batch: Batch, how: How) -> Call:
         question = work.pair(recipient, examples, batch).question
         before = int(question.run.positions[group.at][0])
-        donated, chunks = _unpadded(_given(work, keys, batch), before), _chunks(work, job, examples)
+        donated, chunks = _unpadded(by_place(_given(work, keys, batch)), before), _chunks(work, job, examples)
         return Call(recipient_input_readouts, (question, (group, donated), how.of(INPUTS), how.engine, chunks))
 
     step = _step(work, job, recipient, f"recipient inputs of {group.name}", examples, [group.at])
@@ -202,14 +200,11 @@ def _chunks(work: Work, job: Job, examples: Sequence[Example]) -> Chunks:
     return work.chunks(job, job.models[1], max(len(example.base.tokens) for example in examples))
 
 
-def _given(work: Work, keys: dict[Batch, str], batch: Batch) -> dict[Any, dict[int, Tensor]]:
-    """What the donor gave for the examples of `batch`, all of one cell: place -> layer -> tensor [batch, ...]."""
+def _given(work: Work, keys: dict[Batch, str], batch: Batch) -> dict[str, Tensor]:
+    """What the donor gave for the examples of `batch`, all of one cell: tensors [batch, ...] by "place layer"."""
     whole = next(other for other in keys if set(batch) <= set(other))
-    rows, found = [whole.index(example) for example in batch], {}
-    for name, tensor in work.cell(keys[whole]).items():  # under "place layer"
-        place, layer = name.split()
-        found.setdefault(place, {})[int(layer)] = tensor[rows]
-    return found
+    rows = [whole.index(example) for example in batch]
+    return {name: tensor[rows] for name, tensor in work.cell(keys[whole]).items()}
 
 
 def _unpadded(donated: dict[Any, dict[int, Tensor]], before: int) -> dict[Any, dict[int, Tensor]]:

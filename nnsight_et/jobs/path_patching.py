@@ -47,7 +47,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     stages: list[dict[str, Any]] = []
     for index, stage in enumerate(spec.stages):
         receivers = tuple(ranked[stage.into][: _receivers(spec, stage)]) if stage.via else ()
-        path = Path(stage.at, stage.via, receivers)
+        path = Path(stage.at, stage.via, receivers, stage.kv_heads)
         senders = path.reaching(shape.n_layers, shape.n_heads)
         if stage.keep > len(senders):
             raise _too_many(job, index, stage, f"{len(senders)} can reach {stage.into}", len(senders))
@@ -63,6 +63,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         stages.append(described(stage, receivers, kept, found))
     summary = {"circuit": assembled(spec.stages, ranked).to_dict(), "stages": stages, "test": TEST}
     summary |= {"examples": len(examples), "held_out_examples": len(held_out)}
+    summary["query_heads_per_kv_head"] = shape.n_heads // shape.n_kv_heads
     data = [data_digest(sample) for sample in (examples, held_out) if sample]
     return Outcome(scores, summary, data[0] if len(data) == 1 else digest(data))
 
@@ -89,6 +90,8 @@ def _probabilities(
         return Call(path_probabilities, (pair, path, how.of(senders), how.engine, chunks))
 
     what: dict[str, Any] = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
+    if path.kv_heads == "expanded":
+        what["kv_heads"] = path.kv_heads
     if senders != path.reaching(shape.n_layers, shape.n_heads):
         what["senders"] = list(map(str, senders))
     return (yield from measured(work, Measurement(step, what, measure, len(senders))))

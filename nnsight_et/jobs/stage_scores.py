@@ -80,6 +80,7 @@ def described(
         "into": stage.into,
         "via": stage.via,
         "at": stage.at,
+        "kv_heads": stage.kv_heads,
         "receivers": [str(head) for head in receivers],
         "kept": heads,
         "tested": int(found["reach"].sum()),

@@ -89,11 +89,10 @@ class Endpoints:
             envelope, blob = json.loads(str(form["data"])), form["blob"]
             assert not isinstance(blob, str)
             content = await blob.read()
-        refused = self.not_yet() or self.unwelcome(key)
-        if refused is not None:
+        if (refused := self.not_yet() or self.unwelcome(key)) is not None:
             return refused
         trusted = self.keys[key] if key in self.keys else envelope.get("trusted", True)
-        names = ("model_key", "session_id", "compress", "env", *(["id"] if "id" in envelope else []))
+        names = {"model_key", "session_id", "compress", "env", "id"} & set(envelope)
         job = Job(trusted=trusted, **{name: envelope[name] for name in names})
         self.journal.accept(job, content)
         self.accepted += 1

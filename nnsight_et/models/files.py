@@ -56,14 +56,25 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     return Files(name, weights, adapter, tokenizer, digest.hexdigest())
 
 
-def _folder(name: str, place: str, revision: str | None, wanted: tuple[str, ...]) -> Path:
+def described(name: str, spec: ModelSpec) -> Files:
+    """The model's folders without a look at its weights, so without a fingerprint; from the hub no weights are fetched.
+
+    UnsupportedModel if it has no configuration.
+    """
+    weights = _folder(name, spec.path, spec.revision, DESCRIBING)
+    _check_config(name, weights, "config.json")
+    tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
+    return Files(name, weights, None, tokenizer, "")
+
+
+def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FILES) -> Path:
     local = Path(place).expanduser()
     if local.is_dir():
         return local
     if place.startswith((".", "/", "~")) or place.count("/") != 1:
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
-        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(wanted)))
+        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UnsupportedModel(
             f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
@@ -71,9 +82,13 @@ def _folder(name: str, place: str, revision: str | None, wanted: tuple[str, ...]
         ) from error
 
 
-def _check_files(name: str, folder: Path, config: str, weights_too: bool) -> None:
+def _check_config(name: str, folder: Path, config: str) -> None:
     if not (folder / config).is_file():
         raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format")
+
+
+def _check_files(name: str, folder: Path, config: str, weights_too: bool) -> None:
+    _check_config(name, folder, config)
     if weights_too and not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
         raise UnsupportedModel(f"{name}: no weights in {folder}; accepted: {' or '.join(WEIGHTS)}")
 

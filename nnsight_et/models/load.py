@@ -22,40 +22,46 @@ from transformers import (
 from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
-from nnsight_et.models.architecture import architecture
+from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, first_line
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape
 
 
-def shape_of(files: Files) -> Shape:
-    """The model's sizes, from its configuration alone; UnsupportedModel if its architecture is not known."""
+def configuration(files: Files) -> PretrainedConfig:
+    """The model's configuration; UnsupportedModel if it cannot be read."""
     try:
-        config = AutoConfig.from_pretrained(files.weights)
-    except (OSError, ValueError, StrictDataclassError) as error:
+        return AutoConfig.from_pretrained(files.weights)
+    except (OSError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         raise UnsupportedModel(
             f"{files.name}: {files.weights}/config.json cannot be read ({first_line(error)})"
         ) from error
-    return shape_from(config, files.name)
+
+
+def shape_of(files: Files) -> Shape:
+    """The model's sizes, from its configuration alone; UnsupportedModel if its architecture is not known."""
+    return shape_from(configuration(files), files.name)
 
 
 def shape_from(config: PretrainedConfig, name: str) -> Shape:
     """The sizes in a configuration; UnsupportedModel if its architecture is not known."""
-    architecture(config.model_type, name)
-    sizes = (config.num_hidden_layers, config.num_attention_heads, config.hidden_size, config.vocab_size)
+    shape = architecture(config, name).shape(config.get_text_config())
+    sizes = (shape.n_layers, shape.n_heads, shape.d_model, shape.vocabulary)
     if min(sizes) < 1:
         raise UnsupportedModel(
             f"{name}: config.json has {sizes} layers, heads, d_model, words; accepted: 1 or more of each"
         )
-    return Shape(
-        n_layers=config.num_hidden_layers,
-        n_heads=config.num_attention_heads,
-        n_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        d_head=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        d_model=config.hidden_size,
-        d_mlp=config.intermediate_size,
-        vocabulary=config.vocab_size,
-    )
+    return shape
+
+
+def outline(files: Files) -> PreTrainedModel:
+    """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
+    config = configuration(files)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise UnsupportedModel(f"{files.name}: its config.json describes no model ({first_line(error)})") from error
 
 
 @cache
@@ -77,11 +83,10 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
 def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Model:
     """The model in memory, its weights frozen and its parts checked.
 
-    UnsupportedModel if its files cannot be read, lack a parameter, or its parts do not add up.
+    UnsupportedModel if its files cannot be read, lack a parameter, it has no such attention, or its parts do not add
+    up.
     """
-    nnsight.register("nnsight_et")
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    _prepare(files, attention)
     try:
         module, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             files.weights,
@@ -104,6 +109,18 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     return wrapped(nn, files.name)
 
 
+def _prepare(files: Files, attention: str) -> None:
+    """Before a model is made: its code travels, libraries are quiet; UnsupportedModel if it has no such attention."""
+    config = configuration(files)
+    known = architecture(config, files.name).implementations
+    if attention not in known:
+        found = f"{files.name}: architecture '{config.model_type}' has no {attention} attention"
+        raise UnsupportedModel(f"{found}; accepted: attention: {' or '.join(known)} in the manifest")
+    nnsight.register("nnsight_et")
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: str = "sdpa") -> Model:
     """The model as a server has it: its parts without any weight here. Nothing can be run but what is sent there.
 
@@ -113,9 +130,7 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
     for key, place in (("ndif", name), ("ndif_adapter", adapter)):
         if place and (place.startswith((".", "/", "~")) or place.count("/") != 1):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
-    nnsight.register("nnsight_et")
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    _prepare(files, attention)
     try:
         nn = TransformersModel(
             str(files.weights),
@@ -128,11 +143,7 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         raise UnsupportedModel(f"{files.name}: its parts cannot be laid out ({first_line(error)})") from error
     nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
     CANONICAL[name] = name  # asked of the hub otherwise
-    shape = shape_from(nn.config, files.name)
-    return Model(
-        nn, architecture(nn.config.model_type, files.name), shape.n_layers, shape.n_heads, shape.n_kv_heads,
-        shape.d_head, dtype=getattr(torch, dtype), device=torch.device("cpu"),
-    )  # fmt: skip
+    return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))
 
 
 def _check_adapter(files: Files, module: PreTrainedModel) -> None:
@@ -156,13 +167,17 @@ def wrapped(nn: TransformersModel, name: str) -> Model:
     """An nnsight model already in memory as a Model, frozen and checked."""
     nn.requires_grad_(False)
     nn.eval()
-    shape = shape_from(nn.config, name)
-    model = Model(
-        nn, architecture(nn.config.model_type, name), shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
-        dtype=nn.dtype, device=nn.device,
-    )  # fmt: skip
+    model = _model(nn, name, nn.dtype, nn.device)
     check_parts(model, name)
     return model
+
+
+def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.device) -> Model:
+    shape, parts = shape_from(nn.config, name), architecture(nn.config, name)
+    return Model(
+        nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
+        dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()),
+    )  # fmt: skip
 
 
 def check_parts(model: Model, name: str) -> None:
@@ -188,22 +203,27 @@ def part_gaps(model: Model) -> Tensor:
     Relative to its largest output: of the output projection of z, and of the sum of what each head writes, from what
     attention adds; and of the sum of residual, attention and MLP from what leaves the layer.
     """
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    words = model.nn.config.get_text_config().vocab_size
+    tokens = torch.tensor([[words // 3, words // 2]], device=model.device)
     places = torch.arange(2, device=model.device)[None]
     with model.trace(tokens, places):
         gaps = []
         for layer in range(model.n_layers):
             entering = model.residual(layer)
             z = model.z(layer)
-            whole = model.attention_of(layer, z)
+            whole = model.write_of(layer, z)
+            added = model.attention_of(layer, z)
             alone = torch.eye(model.n_heads, dtype=z.dtype, device=z.device)[:, None, :, None]
-            nothing = model.attention_of(layer, torch.zeros_like(z))
-            writes = (model.attention_of(layer, z * alone) - nothing).sum(0, keepdim=True) + nothing
+            nothing = model.write_of(layer, torch.zeros_like(z))
+            writes = (model.write_of(layer, z * alone) - nothing).sum(0, keepdim=True) + nothing
+            written = model.written(layer)
             attention = model.attention(layer)
-            mlp = model.part(model.parts.mlp, layer).output
-            leaving = model.layer(layer).output
+            mlp = model.mlp(layer)
+            leaving = model.residual(layer + 1)
             scale = leaving.abs().max()
-            gaps.append((whole - attention).abs().max() / scale)
-            gaps.append((writes - attention).abs().max() / scale)
+            largest = torch.maximum(scale, written.abs().max())
+            gaps.append((whole - written).abs().max() / largest)
+            gaps.append((writes - written).abs().max() / largest)
+            gaps.append((added - attention).abs().max() / scale)
             gaps.append((entering + attention + mlp - leaving).abs().max() / scale)
     return torch.stack([gap.to(model.device) for gap in gaps])

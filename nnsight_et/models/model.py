@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from nnsight_et.models.architecture import Architecture
 
 Via = Literal["query", "key", "value"]
+VIAS: tuple[Via, ...] = ("query", "key", "value")  # in the order of a forward pass
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Model:
     d_head: int
     dtype: torch.dtype
     device: torch.device
+    windows: tuple[int | None, ...]  # per layer how many tokens back, itself included, a token sees; None: all
     gradients: bool = True
     """Whether derivatives pass through its runs; not where a server keeps the weights from the code that asks."""
 
@@ -42,7 +44,7 @@ class Model:
             dtype, device = residual.dtype, residual.device
             self.skip_layers(range(self.n_layers), residual)
             self.skip_unembedding(residual)
-        gradients = not self.part(self.parts.embedding).weight.is_meta
+        gradients = not self.part(self.parts.embeddings[0]).weight.is_meta
         return replace(self, dtype=dtype, device=device, gradients=gradients)
 
     def session(self):
@@ -54,8 +56,8 @@ class Model:
     ):
         """A traced run of tokens [batch, seq] at position_ids [batch, seq].
 
-        mask is [batch, seq] (1 = token) or [batch, 1, seq, keys] (added to attention scores). With a cache the run
-        appends its keys and values to it.
+        mask is [batch, seq] (1 = token) or [batch, 1, seq, keys] (added to attention scores), which narrow_windows must
+        follow. With a cache the run appends its keys and values to it.
         """
         kwargs = {"input_ids": tokens, "position_ids": position_ids, "use_cache": cache is not None}
         if mask is not None:
@@ -63,6 +65,20 @@ class Model:
         if cache is not None:
             kwargs["past_key_values"] = cache
         return self.nn.trace(**kwargs)
+
+    def narrow_windows(self, mask: Tensor, position_ids: Tensor, keys: Tensor) -> None:
+        """Inside a trace under mask [batch, 1, seq, keys], first of all: let sliding windows narrow it where they are.
+
+        position_ids [batch, seq] and keys [batch, keys] are the places of what attends and of what is attended to.
+        """
+        windows = [window for window in self.windows if window is not None]
+        if windows:
+            decoder = self.part(self.parts.decoder)
+            args, kwargs = decoder.inputs
+            narrow: Any = _narrowed(mask, position_ids, keys, windows[0])
+            if self.parts.masks == "by layer type":
+                narrow = {"full_attention": mask, "sliding_attention": narrow}
+            decoder.inputs = (args, {**kwargs, "attention_mask": narrow})
 
     def part(self, path: str, layer: int | None = None) -> Any:
         """The module at `path`, from the layer's root if a layer is given."""
@@ -78,8 +94,11 @@ class Model:
         return index if via == "query" else index // (self.n_heads // self.n_kv_heads)
 
     def residual(self, layer: int) -> Tensor:
-        """[batch, seq, d]: inside a trace, the residual stream entering `layer`."""
-        return self.part(self.parts.embedding).output if layer == 0 else self.layer(layer - 1).output
+        """[batch, seq, d]: inside a trace, the residual stream entering `layer`, or, past the last one, leaving it."""
+        if layer == 0:
+            return torch.stack([self.part(path).output for path in self.parts.embeddings]).sum(0)
+        output = self.layer(layer - 1).output
+        return output[0] if self.parts.layer_gives_tuple else output
 
     def layer(self, layer: int) -> Any:
         """The module of a whole layer."""
@@ -93,33 +112,73 @@ class Model:
         """Inside a trace: make z [batch, seq, head, d_head] the head outputs of `layer`."""
         self.part(self.parts.attention_out, layer).input = z.flatten(-2)
 
-    def attention_of(self, layer: int, z: Tensor) -> Tensor:
+    def write_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's real output projection makes of z [..., head, d_head]."""
         return self.part(self.parts.attention_out, layer)(z.flatten(-2))
 
-    def attention(self, layer: int) -> Tensor:
-        """[batch, seq, d]: inside a trace, what the layer's attention adds to the residual."""
+    def written(self, layer: int) -> Tensor:
+        """[batch, seq, d]: inside a trace, the output of the layer's attention: what its heads write, added up."""
         return self.part(self.parts.attention, layer).output[0]
 
+    def attention_of(self, layer: int, z: Tensor) -> Tensor:
+        """[..., d]: inside a trace, what the layer's attention adds to the residual if z is [..., head, d_head]."""
+        written, norm = self.write_of(layer, z), self.parts.attention_norm
+        return self.part(norm, layer)(written) if norm else written
+
+    def attention(self, layer: int) -> Tensor:
+        """[batch, seq, d]: inside a trace, what the layer's attention adds to the residual."""
+        norm = self.parts.attention_norm
+        return self.part(norm, layer).output if norm else self.written(layer)
+
+    def mlp(self, layer: int) -> Tensor:
+        """[batch, seq, d]: inside a trace, what the layer's MLP adds to the residual."""
+        if self.parts.mlp_sees == "tokens":
+            shape = self.written(layer).shape
+            return self.part(self.parts.mlp, layer).output.reshape(shape)
+        return self.part(self.parts.mlp_norm or self.parts.mlp, layer).output
+
     def projection(self, layer: int, via: Via) -> Tensor:
-        """[batch, seq, head, d_head]: inside a trace, the queries, keys or values before RoPE."""
-        output = self.part(self.parts.site(via), layer).output
-        return output.unflatten(-1, (self.heads_of(via), self.d_head))
+        """[batch, seq, head, d_head]: inside a trace, the queries, keys or values before RoPE; a view of them."""
+        return self._heads_of(self.part(self.parts.projection(via).site, layer).output, via)
 
     def write_projection(self, layer: int, via: Via, values: Tensor) -> None:
         """Inside a trace: make values [batch, seq, head, d_head] the queries, keys or values of `layer`."""
-        self.part(self.parts.site(via), layer).output = values.flatten(-2)
+        projection = self.parts.projection(via)
+        module = self.part(projection.site, layer)
+        if projection.packed == "alone":
+            module.output = values.flatten(-2)
+        else:
+            whole = module.output.clone()
+            self._heads_of(whole, via).copy_(values)
+            module.output = whole
 
     def projection_of_input(self, layer: int, via: Via) -> Tensor:
         """[batch, seq, head, d_head]: inside a trace whose attention will be skipped, what it would have projected."""
-        normed = self.part(self.parts.attention, layer).input
-        return self.part(self.parts.site(via), layer)(normed).unflatten(-1, (self.heads_of(via), self.d_head))
+        projection, normed = self.parts.projection(via), self.part(self.parts.attention, layer).input
+        output = self.part(projection.path, layer)(normed)
+        if projection.norm:
+            output = self.part(projection.norm, layer)(output)
+        return self._heads_of(output, via)
 
-    def write_attention_mask(self, layer: int, mask: Tensor) -> None:
-        """Inside a trace: give the layer's attention this mask [batch, 1, seq, keys], added to its scores."""
-        attention = self.part(self.parts.attention, layer)
+    def _heads_of(self, output: Tensor, via: Via) -> Tensor:
+        """[..., head, d_head]: a view of the queries, keys or values in the output [..., width] of their module."""
+        index, packed = VIAS.index(via), self.parts.projection(via).packed
+        if packed == "per head":
+            return output.unflatten(-1, (self.n_heads, len(VIAS), self.d_head))[..., index, :]
+        if packed == "blocks":
+            widths = [self.heads_of(one) * self.d_head for one in VIAS]
+            output = output.split(widths, -1)[index]
+        return output.unflatten(-1, (self.heads_of(via), self.d_head))
+
+    def write_attention_mask(self, layer: int, mask: Tensor, position_ids: Tensor) -> None:
+        """Inside a trace of whole prompts: give the layer's attention this mask [batch, 1, seq, seq], added to scores.
+
+        position_ids [batch, seq] are the tokens' places; if the layer has a sliding window, that narrows the mask.
+        """
+        attention, window = self.part(self.parts.attention, layer), self.windows[layer]
         args, kwargs = attention.inputs
-        attention.inputs = (args, {**kwargs, "attention_mask": mask})
+        narrow = mask if window is None else _narrowed(mask, position_ids, position_ids, window)
+        attention.inputs = (args, {**kwargs, "attention_mask": narrow})
 
     def attention_weights(self, layer: int) -> Tensor:
         """[batch, head, seq, keys]: inside a trace of a model loaded with eager attention, who attends to what."""
@@ -128,15 +187,19 @@ class Model:
     def skip_attention(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's attention, let it add output [batch, seq, d]."""
         self.part(self.parts.attention, layer).skip((output, None))
+        if self.parts.attention_norm:
+            self.part(self.parts.attention_norm, layer).skip(output)
 
     def skip_mlp(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's MLP, let it add output [batch, seq, d]."""
-        self.part(self.parts.mlp, layer).skip(output)
+        self.part(self.parts.mlp, layer).skip(output.flatten(0, 1) if self.parts.mlp_sees == "tokens" else output)
+        if self.parts.mlp_norm:
+            self.part(self.parts.mlp_norm, layer).skip(output)
 
     def skip_layers(self, layers: Sequence[int], residual: Tensor) -> None:
         """Inside a trace: do not run these layers; the residual [batch, seq, d] leaves each of them."""
         for layer in layers:
-            self.layer(layer).skip(residual)
+            self.layer(layer).skip((residual, None) if self.parts.layer_gives_tuple else residual)
 
     def skip_unembedding(self, residual: Tensor) -> None:
         """Inside a trace whose logits nobody reads: do not compute them."""
@@ -154,3 +217,9 @@ class Model:
     def cached(self) -> list[tuple[Tensor, Tensor]]:
         """Per layer keys and values [batch, kv head, seq, d_head]: inside a trace with a cache, after the logits."""
         return [(layer.keys, layer.values) for layer in self.nn.output.past_key_values.layers]
+
+
+def _narrowed(mask: Tensor, position_ids: Tensor, keys: Tensor, window: int) -> Tensor:
+    """[batch, 1, seq, keys]: the mask without what lies `window` tokens back or further."""
+    back = position_ids[:, :, None] - keys[:, None]  # [batch, seq, keys]
+    return mask.masked_fill((back >= window)[:, None], torch.finfo(mask.dtype).min)

@@ -19,12 +19,14 @@ class Shape:
     d_model: int
     d_mlp: int
     vocabulary: int
+    d_experts: int = 0  # of all experts of a layer together, where d_mlp is what one token passes through
 
     @property
     def parameters(self) -> int:
         """About how many weights a model of this shape has: gated MLPs, embedding and unembedding of their own."""
         attention = 2 * self.d_model * self.d_head * (self.n_heads + self.n_kv_heads)
-        return self.n_layers * (attention + 3 * self.d_model * self.d_mlp) + 2 * self.vocabulary * self.d_model
+        mlp = 3 * self.d_model * max(self.d_mlp, self.d_experts)
+        return self.n_layers * (attention + mlp) + 2 * self.vocabulary * self.d_model
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnsight_et.report.methods import models_of, table_of
@@ -38,9 +38,24 @@ def _circuit(header: ResultHeader) -> Table:
         "head and score": "heads",
     }
     stable = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
-    return table_of(
-        header, f"circuit of {models_of(header)}", columns, rows, f"{SCORE_NOTE} *: beyond chance. {stable}"
-    )
+    note = " ".join([SCORE_NOTE, "*: beyond chance.", stable, *_sharing(header)])
+    return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
+
+
+def _sharing(header: ResultHeader) -> Iterator[str]:
+    """What was patched where query heads share keys and values, a sentence for each kind of stage there is."""
+    sharing = header.summary["query_heads_per_kv_head"]
+    if sharing == 1:
+        return
+    texts = {
+        "shared": f"a receiver's key or value is that of its {sharing} query heads together",
+        "expanded": f"of the {sharing} query heads that share a key or value the receivers alone see it patched",
+    }
+    stages = [stage for stage in header.summary["stages"] if stage["via"] in ("key", "value")]
+    for kind, text in texts.items():
+        groups = [stage["group"] for stage in stages if stage["kv_heads"] == kind]
+        if groups:
+            yield f"{', '.join(groups)}: {text}."
 
 
 def _beyond_chance(header: ResultHeader) -> Table:

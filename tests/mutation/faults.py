@@ -58,13 +58,12 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "transposed heads", "heads of q, k, v and their numbers exchanged", MODEL,
-        ('(normed).unflatten(-1, (self.heads_of(via), self.d_head))',
-         '(normed).unflatten(-1, (self.d_head, self.heads_of(via))).transpose(-1, -2)'),
+        ("(normed)\n", "(normed).unflatten(-1, (self.d_head, -1)).transpose(-1, -2).flatten(-2)\n"),
         "gqa", "path_patching",
     ),
     _fault(
         "transposed heads", "edits reach the heads in reverse order", SUFFIX,
-        ("view[:, :, row, slot, edit.heads] = values", "view[:, :, row, slot, edit.heads.flip(0)] = values"),
+        ("view[:, :, :, row, slot, edit.heads] = values", "view[:, :, :, row, slot, edit.heads.flip(0)] = values"),
         "gqa", "engine",
     ),
     _fault(
@@ -126,9 +125,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "missing LoRA", "the receivers' projections' base alone", MODEL,
-        ("return self.part(self.parts.site(via), layer)(normed)",
-         "module = self.part(self.parts.site(via), layer)\n"
-         '        return (module.base_layer if "lora_A" in dir(module) else module)(normed)'),
+        ("output = self.part(projection.path, layer)(normed)",
+         "module = self.part(projection.path, layer)\n"
+         '        output = (module.base_layer if "lora_A" in dir(module) else module)(normed)'),
         "lora", "path_patching", "load", "cmap",
     ),
     _fault(
@@ -171,7 +170,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "prefix from the wrong example", "what the donor gave for the batch's other prompts", "jobs/cmap.py",
-        ("setdefault(place, {})[int(layer)] = tensor[rows]", "setdefault(place, {})[int(layer)] = tensor[rows[::-1]]"),
+        ("{name: tensor[rows] for", "{name: tensor[rows[::-1]] for"),
         "gqa", "cmap",
     ),
     _fault(
@@ -225,17 +224,17 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "receivers one by one", "only the first receiver of a layer is replaced", PATHS,
-        ("Edit(end, receivers.via, slot, receivers.heads[end], values)",
-         "Edit(end, receivers.via, slot, receivers.heads[end][:1], values[:, :, :1])"),
+        ("Edit(end, receivers.via, slot, receivers.heads[end], values,",
+         "Edit(end, receivers.via, slot, receivers.heads[end][:1], values[:, :, :1],"),
         "gqa", "path_patching",
     ),
     _fault(
         "receivers one by one", "only the first layer of receivers is replaced", PATHS,
-        ("for end, values in inputs.items()]", "for end, values in list(inputs.items())[:1]]"), "gqa", "path_patching",
+        ("for end, values in inputs.items()\n", "for end, values in list(inputs.items())[:1]\n"), "gqa", "path_patching",
     ),
     _fault(
         "receivers one by one", "the reference replaces the last receiver alone", REFERENCE,
-        ("            for receiver in receivers:", "            for receiver in receivers[-1:]:"), "gqa", "path_patching",
+        ("            for receiver in path.receivers:", "            for receiver in path.receivers[-1:]:"), "gqa", "path_patching",
     ),
     _fault(
         "source position ignored", "the source's outputs at the base's position", ACTIVATION,

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ from nnsight_et.interventions.dcm import Training, masked_readout, prepared, tra
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.models.architecture import architecture
 from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded, shape_from, tokenizer_of
+from nnsight_et.models.load import loaded, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.tasks.boxes import Boxes
@@ -54,9 +54,7 @@ class Client:
     def remote(self, **options: str) -> Model:
         """The model on the server: names and sizes here, no weights."""
         nn = TransformersModel("tiny/llama", task="text-generation", tokenizer=self.tokenizer, **options)
-        shape = shape_from(nn.config, "tiny/llama")
-        sizes = (shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head)
-        return Model(nn, architecture(nn.config.model_type, "tiny/llama"), *sizes, torch.float32, torch.device("cpu"))
+        return replace(self.here, nn=nn)
 
     def arguments(self, engine: str) -> tuple[Any, ...]:
         """Of path patching, after the model: every sender into the queries of the group."""

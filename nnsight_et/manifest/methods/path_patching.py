@@ -24,6 +24,11 @@ class Stage(Written):
     """Which input of the receivers changes; not for logits."""
     at: str
     """The named position of the senders."""
+    kv_heads: Literal["shared", "expanded"] = "shared"
+    """Where query heads share keys and values: `shared`: all of them see what is patched; `expanded`: receivers alone.
+
+    For via key and value; the same where every query head has its own.
+    """
     keep: Count
     """How many heads this stage adds to the circuit, the most negative scores first."""
     receivers: Count | None = None
@@ -91,6 +96,8 @@ def _stage_problems(
     if stage.into == "logits":
         if stage.via is not None:
             yield "via", f"via {stage.via!r} into logits, which have no such input; accepted: no via"
+        if stage.kv_heads == "expanded":
+            yield "kv_heads", "expanded into logits, which have no keys; accepted: shared"
         if stage.at in positions and stage.at != positions[-1]:
             yield "at", f"senders at {stage.at}, but the logits are read at {positions[-1]}; accepted: {positions[-1]}"
     elif stage.into not in earlier:
@@ -98,6 +105,8 @@ def _stage_problems(
     elif stage.via is None:
         yield "via", "missing; accepted: query, key, value"
     else:
+        if stage.via == "query" and stage.kv_heads == "expanded":
+            yield "kv_heads", "expanded via query, which no two heads share; accepted: shared, or via key or value"
         yield from _position_problems(stage, earlier[stage.into], positions)
 
 

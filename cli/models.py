@@ -1,0 +1,45 @@
+"""The commands about models: which are known by name, and what one is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nnsight_et.report.overview import models_table
+from nnsight_et.report.table import Table
+
+from .complete import model_names
+from .render import output, show
+
+models = typer.Typer(invoke_without_command=True)
+
+
+@models.callback()
+def listed(context: typer.Context) -> None:
+    """List the models known by name; `et models inspect NAME` says what one is made of."""
+    if context.invoked_subcommand is None:
+        show(output(), models_table())
+
+
+@models.command()
+def inspect(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A model known by name, a folder, or a hub id.", autocompletion=model_names
+        ),
+    ],
+) -> None:
+    """Show a model's sizes, where its parts are, what works, and the memory it needs; no weight is read."""
+    from nnsight_et.inspection import inspected
+
+    found = inspected(name)
+    sites = tuple((site.what, site.where, site.module, site.width) for site in found.sites)
+    where = "*: every layer. What is read and replaced has the same meaning in every model: docs/architectures.md."
+    show(output(), Table(name, ("what", "found"), found.facts))
+    show(
+        output(), Table("where its parts are", ("what", "where", "class", "width"), sites, frozenset({"width"}), where)
+    )
+    show(output(), Table("what works", ("what", "found"), found.support))
+    show(output(), Table("memory", ("what", "amount"), found.memory, frozenset({"amount"})))

@@ -1,0 +1,178 @@
+"""The architectures, one entry per model_type of Hugging Face's configurations: a new one is one more entry here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from nnsight_et.errors import UnsupportedModel, accepted
+from nnsight_et.models.architecture import Architecture, Experts, Need, Projection
+
+LLAMA = Architecture(
+    embeddings=("model.embed_tokens",),
+    layers="model.layers",
+    attention="self_attn",
+    query=Projection("self_attn.q_proj"),
+    key=Projection("self_attn.k_proj"),
+    value=Projection("self_attn.v_proj"),
+    attention_out="self_attn.o_proj",
+    mlp="mlp",
+    unembedding="lm_head",
+)
+HEAD_NORMS = "queries and keys are read before the norms each head has for them"
+POST_NORMS = "attention and MLP pass through a norm before they are added: heads write side by side before it"
+ROUTED = "MLPs are routed: a patch that moves a token to other experts has their effect too"
+WINDOWS = "where the configuration has a sliding window, a token sees no further back than that"
+GEMMA2 = replace(
+    LLAMA,
+    attention_norm="post_attention_layernorm",
+    mlp_norm="post_feedforward_layernorm",
+    masks="by layer type",
+    implementations=("eager",),
+    needs=(Need("use_bidirectional_attention", "its tokens see later ones", False),),
+    notes=(POST_NORMS, WINDOWS, "scores and logits are soft-capped by the model itself"),
+)
+GEMMA3 = replace(
+    GEMMA2,
+    implementations=LLAMA.implementations,
+    notes=(POST_NORMS, WINDOWS, HEAD_NORMS),
+)
+GEMMA3_IMAGES = replace(
+    GEMMA3,
+    embeddings=("model.language_model.embed_tokens",),
+    layers="model.language_model.layers",
+    notes=(*GEMMA3.notes, "its text model, with its image model beside it in memory"),
+)
+QWEN2 = replace(LLAMA, masks="by layer type", notes=(WINDOWS,))
+GPT2 = Architecture(
+    embeddings=("transformer.wte", "transformer.wpe"),
+    layers="transformer.h",
+    attention="attn",
+    query=Projection("attn.c_attn", "blocks"),
+    key=Projection("attn.c_attn", "blocks"),
+    value=Projection("attn.c_attn", "blocks"),
+    attention_out="attn.c_proj",
+    mlp="mlp",
+    unembedding="lm_head",
+    d_mlp="n_inner",
+    needs=(Need("add_cross_attention", "it also attends to an encoder", False),),
+)
+NEOX = Architecture(
+    embeddings=("gpt_neox.embed_in",),
+    layers="gpt_neox.layers",
+    attention="attention",
+    query=Projection("attention.query_key_value", "per head"),
+    key=Projection("attention.query_key_value", "per head"),
+    value=Projection("attention.query_key_value", "per head"),
+    attention_out="attention.dense",
+    mlp="mlp",
+    unembedding="lm_head",
+    notes=("where blocks are parallel, a layer's MLP does not see the same layer's attention",),
+)
+GPTJ = replace(
+    LLAMA,
+    embeddings=("transformer.wte",),
+    layers="transformer.h",
+    attention="attn",
+    query=Projection("attn.q_proj"),
+    key=Projection("attn.k_proj"),
+    value=Projection("attn.v_proj"),
+    attention_out="attn.out_proj",
+    layer_gives_tuple=True,
+    implementations=("eager",),
+    d_mlp="n_inner",
+    notes=("blocks are parallel: a layer's MLP does not see the same layer's attention",),
+)
+OPT = replace(
+    LLAMA,
+    embeddings=("model.decoder.embed_tokens", "model.decoder.embed_positions"),
+    layers="model.decoder.layers",
+    attention_out="self_attn.out_proj",
+    mlp="fc2",
+    mlp_sees="tokens",
+    d_mlp="ffn_dim",
+    needs=(
+        Need("do_layer_norm_before", "its residual passes through a norm in every layer, so heads do not add up", True),
+        Need("word_embed_proj_dim", "its embedding has another width than its layers", same_as="hidden_size"),
+    ),
+    notes=("queries are read before they are scaled",),
+)
+
+FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
+    "llama": LLAMA,
+    "mistral": replace(LLAMA, masks="sliding", notes=(WINDOWS,)),
+    "mixtral": replace(
+        LLAMA, masks="sliding", experts=Experts("num_local_experts", "intermediate_size"), notes=(ROUTED, WINDOWS)
+    ),
+    "qwen2": QWEN2,
+    "qwen2_moe": replace(
+        QWEN2,
+        experts=Experts("num_experts", "moe_intermediate_size", "shared_expert_intermediate_size"),
+        notes=(ROUTED, WINDOWS),
+    ),
+    "qwen3": replace(QWEN2, notes=(HEAD_NORMS, WINDOWS)),
+    "qwen3_moe": replace(
+        LLAMA,
+        masks="sliding",
+        experts=Experts("num_experts", "moe_intermediate_size"),
+        notes=(HEAD_NORMS, ROUTED, WINDOWS),
+    ),
+    "gemma": replace(LLAMA, needs=(Need("use_bidirectional_attention", "its tokens see later ones", False),)),
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
+    "gemma3": GEMMA3_IMAGES,
+    "olmo2": replace(
+        LLAMA,
+        query=Projection("self_attn.q_proj", norm="self_attn.q_norm"),
+        key=Projection("self_attn.k_proj", norm="self_attn.k_norm"),
+        attention_norm="post_attention_layernorm",
+        mlp_norm="post_feedforward_layernorm",
+        notes=(POST_NORMS, "queries and keys are read after their norm, which runs over all heads at once"),
+    ),
+    "phi3": replace(
+        LLAMA,
+        query=Projection("self_attn.qkv_proj", "blocks"),
+        key=Projection("self_attn.qkv_proj", "blocks"),
+        value=Projection("self_attn.qkv_proj", "blocks"),
+        masks="sliding",
+        notes=(WINDOWS,),
+    ),
+    "gpt2": GPT2,
+    "gpt_neox": NEOX,
+    "gptj": GPTJ,
+    "opt": OPT,
+}  # fmt: skip
+
+ALIBI = "its positions are biases of attention scores, made from a mask of whole prompts (ALiBi)"
+LATENT = "its keys and values come from a shared compressed vector, not from a projection per head"
+REFUSED: dict[str, str] = {
+    "bloom": ALIBI,
+    "mpt": ALIBI,
+    "gpt_neo": "its attention makes masks of its own from where a token stands in memory",
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "mamba": "it has no attention heads",
+    "mamba2": "it has no attention heads",
+    "recurrent_gemma": "most of its layers have no attention heads",
+    "llama4": "its attention is cut into chunks of a prompt",
+    "llama4_text": "its attention is cut into chunks of a prompt",
+    "gemma3n": "what enters a layer is not the sum of what was written before it",
+    "gemma3n_text": "what enters a layer is not the sum of what was written before it",
+}
+
+
+def architecture(config: Any, where: str) -> Architecture:
+    """The architecture of a configuration; UnsupportedModel naming `where` if its models cannot be run exactly."""
+    kind = config.model_type
+    if kind in REFUSED:
+        found = f"{where}: architecture '{kind}' cannot be run exactly: {REFUSED[kind]}"
+        raise UnsupportedModel(f"{found}; accepted: {', '.join(FAMILIES)}")
+    if kind not in FAMILIES:
+        raise UnsupportedModel(f"{where}: architecture '{kind}' is not known; {accepted(kind, FAMILIES)}")
+    parts, text = FAMILIES[kind], config.get_text_config()
+    for need in parts.needs:
+        if not need.met(text):
+            found = f"{need.key} is {getattr(text, need.key)!r}, so {need.why}"
+            wanted = f"{need.key} {need.wanted(text)!r}"
+            raise UnsupportedModel(f"{where}: architecture '{kind}': {found}; accepted: {wanted}")
+    return parts
