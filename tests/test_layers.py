@@ -38,6 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
+    "api": THINGS
+    | {"engine", "interventions", "statistics", "jobs", "results", "api"}
+    | {"report.circuit_figures", "report.figures", "report.html.notebook", "report.marks", "report.table"},
     "doctor": {"__init__", "models"},
     "cli": {"__init__", "errors", "models.named", "manifest", "plan", "disk", "store", "run"}
     | {"report", "benchmark", "results", "export", "doctor", "cli"},
@@ -58,10 +61,10 @@ LIGHT = {
 }
 ONLY_IN = {
     "nnsight": {"models", "engine", "interventions"},
-    "transformers": {"tasks", "models", "engine", "zoo"},
+    "transformers": {"tasks", "models", "engine", "zoo", "api"},
     "peft": {"models", "zoo"},
     "ruamel": {"manifest.document"},
-    "pandas": {"results"},
+    "pandas": {"results", "api.findings"},
     "pyarrow": {"export"},
     "jinja2": {"report.html"},
     "markupsafe": {"report.html"},

@@ -56,14 +56,16 @@ def marked_pair(base: str, source: str, answer: str, where: str) -> MarkedPair:
     for name in [*first.spans, *second.spans]:
         there = [side for side, text in (("base", first), ("source", second)) if name in text.spans]
         if len(there) == 1:
-            raise TaskError(f"{where}: position {name!r} is marked in the {there[0]} only; accepted: in both, or neither")
+            raise TaskError(
+                f"{where}: position {name!r} is marked in the {there[0]} only; accepted: in both, or neither"
+            )
     if not first.text.strip() or not second.text.strip() or not answer.strip():
         raise TaskError(f"{where}: base, source or answer is empty; accepted: some text in each")
     return MarkedPair(first, second, answer)
 
 
 def read_pairs(path: Path) -> list[MarkedPair]:
-    """The pairs in a file of JSON lines; ManifestError if it cannot be read, TaskError naming the line that is wrong."""
+    """The pairs in a file of JSON lines; ManifestError if it cannot be read, TaskError naming a line that is wrong."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -85,7 +87,9 @@ def check_alike(pairs: Sequence[MarkedPair], names: Sequence[str]) -> None:
         if set(pair.base.spans) != set(pairs[0].base.spans):
             odd = sorted(set(pair.base.spans) ^ set(pairs[0].base.spans))[0]
             there, other = (name, names[0]) if odd in pair.base.spans else (names[0], name)
-            raise TaskError(f"{other}: no position {odd!r}, which {there} has; accepted: the same positions in all pairs")
+            raise TaskError(
+                f"{other}: no position {odd!r}, which {there} has; accepted: the same positions in all pairs"
+            )
 
 
 def encoded_pair(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
@@ -106,7 +110,9 @@ def followed(text: str, answer: str) -> str:
 def _mark(inside: str, place: str) -> tuple[str, str]:
     match = _INSIDE.fullmatch(inside)
     if match is None:
-        raise TaskError(f"{place}: found {{{{{inside}}}}}; accepted: {{{{name|text}}}}, a name of letters, digits and _")
+        raise TaskError(
+            f"{place}: found {{{{{inside}}}}}; accepted: {{{{name|text}}}}, a name of letters, digits and _"
+        )
     if match[1] == "last":
         raise TaskError(f"{place}: 'last' is always the prompt's last token; accepted: another name")
     return match[1], match[2]

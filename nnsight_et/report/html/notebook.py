@@ -16,9 +16,13 @@ CLASS = "nnsight-et"
 
 
 def shown(plates: Sequence[Plate], tables: Sequence[Table]) -> str:
-    """The figures, then the tables, on light paper; every mark of a figure says its numbers when pointed at."""
+    """The figures, then the tables, untitled where a figure has the title; marks say their numbers when pointed at."""
     rules = f".{CLASS} {{ {text_of('figures.css')} }} {palette.light(f'.{CLASS}')}"
     style = text_of("notebook.css") + rules if plates else text_of("notebook.css")
     return template("notebook.html.j2").render(
-        name=CLASS, style=Markup(style), plates=[drawn(plate) for plate in plates], tables=tables
+        name=CLASS,
+        style=Markup(style),
+        plates=[drawn(plate) for plate in plates],
+        tables=tables,
+        titles={plate.title for plate in plates},
     )
