@@ -4,6 +4,7 @@
 #   make check      format, lint, types, tests
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
+#   make docs       the documentation as a site in build/site; warnings are errors
 # TORCH= asks for another torch, for example
 #   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
 
@@ -13,7 +14,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 1)
 
-.PHONY: run test test-all check format mutation models clean
+.PHONY: run test test-all check format mutation models docs clean
 
 run: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/et run experiments.yaml
@@ -39,6 +40,9 @@ mutation: $(READY)
 
 models: $(READY)
 	$(BIN)/python -m nnsight_et.zoo.make
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info
