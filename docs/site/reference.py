@@ -32,7 +32,7 @@ A manifest is a YAML file. Unknown keys are mistakes, and every mistake is told 
 default. `et schema --write manifest.schema.json` writes the same for editors."""
 COMMANDS_LEAD = """\
 `et COMMAND --help` says the same. Exit codes: 0 done; 2 something for you to mend, in one message; 1 an experiment
-failed, or another process runs in the folder; 130 after Ctrl-C and 143 after SIGTERM, with everything finished saved."""
+failed, or another process runs in the folder; 130 after Ctrl-C, 143 after SIGTERM, with everything finished saved."""
 NOTEBOOK_LEAD = """\
 `import nnsight_et as et`: all of these are attributes of the package. [Work in a notebook](../howto/notebook.md)
 says how they go together, [Methods](../methods.md) what they measure."""
