@@ -12,6 +12,7 @@ from rich.console import Console
 from nnsight_et.errors import NnsightEtError, ResultError, UnsupportedModel
 from nnsight_et.models.named import NAMED
 
+from .left import size_of
 from .progress import Course, View, follow, write_object
 from .render import output, show
 from .report import report_of
@@ -64,7 +65,8 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
     try:
         with interruptible(folder) as heeding:
             steps = run(manifest, where.out, only=where.only, fresh=where.fresh)
-            return follow(heeding(steps), Console(stderr=True), Course(tuple(names), made), where.view)
+            sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
+            return follow(heeding(steps), Console(stderr=True), Course(tuple(names), made, sizes), where.view)
     except NnsightEtError as error:
         models = (choice.name for job in plan(manifest).chosen(where.only) for choice in job.models)
         if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):
