@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Left:
-    """Seconds until a run is done; `least`: some experiments are of methods not measured yet, and are not in it."""
+    """About how many seconds until a run is done; `partial`: without experiments of methods not measured yet."""
 
     seconds: float
-    least: bool
+    partial: bool
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Clock:
         ends = [seconds for seconds in (own, step_left) if seconds is not None]
         if not guesses and not ends:
             return None
-        return Left(sum(guesses) + max(ends, default=0.0), least=own is None or len(guesses) < len(others))
+        return Left(sum(guesses) + max(ends, default=0.0), partial=own is None or len(guesses) < len(others))
 
     def _guess(self, experiment: str) -> float | None:
         """How long an experiment takes that is not done; None where none of its method was measured."""

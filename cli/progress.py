@@ -181,7 +181,7 @@ def _plain(moment: Moment, course: Course) -> dict:
         plain |= {"step": step.step, "done": step.done, "total": step.total, "reused": step.reused}
         plain |= {"rate": moment.rate, "seconds_left": moment.seconds_left, "self_checks": moment.checks}
         plain |= {"run_seconds_left": moment.run_left and moment.run_left.seconds}
-        plain |= {"run_seconds_left_is_least": moment.run_left and moment.run_left.least}
+        plain |= {"run_seconds_left_is_partial": moment.run_left and moment.run_left.partial}
         plain |= {"memory": psutil.Process().memory_info().rss}
     return plain
 
@@ -203,7 +203,7 @@ def parts(moment: Moment) -> Iterator[str]:
     if moment.seconds_left:
         yield f"about {duration(moment.seconds_left)} left in this step"
     if left := moment.run_left:
-        yield f"{'at least' if left.least else 'about'} {duration(left.seconds)} in the run"
+        yield f"about {duration(left.seconds)} in the run{' and more not timed yet' if left.partial else ''}"
 
 
 def finished_line(moment: Moment, course: Course) -> str:

@@ -105,7 +105,7 @@ def timed(*names: str) -> list:
 
 
 def test_the_time_left_of_a_run_is_told_from_experiments_of_the_same_method(clock):
-    found = [(one.run_left.seconds, one.run_left.least) if one.run_left else None for one in timed("a", "b")]
+    found = [(one.run_left.seconds, one.run_left.partial) if one.run_left else None for one in timed("a", "b")]
     assert found[0] is None  # no cell is timed yet
     assert found[1] == (10.0, True)  # the step's own last cell; b is of a method that was not measured
     assert found[3] == (60.0, False)  # a took 30 s, b is twice as large
@@ -113,10 +113,10 @@ def test_the_time_left_of_a_run_is_told_from_experiments_of_the_same_method(cloc
     assert found[5] == (40.0, False)
 
 
-def test_methods_not_measured_yet_make_it_at_least(clock):
+def test_methods_not_measured_yet_are_not_in_it_and_it_says_so(clock):
     found = timed("a", "c", "b")
-    assert found[3].run_left == importlib.import_module("nnsight_et_cli.left").Left(60.0, least=True)
-    assert list(progress.parts(found[3]))[-1] == "at least 60 s in the run"
+    assert found[3].run_left == importlib.import_module("nnsight_et_cli.left").Left(60.0, partial=True)
+    assert list(progress.parts(found[3]))[-1] == "about 60 s in the run and more not timed yet"
     assert list(progress.parts(found[-2]))[-1] == "about 50 s in the run"
 
 
@@ -182,7 +182,7 @@ def test_json_is_an_object_per_line(capsys):
     assert found[1] | {"rate": None} == {
         "event": "progress", "experiment": "found", "number": 1, "of": 3, "step": "stage", "done": 1, "total": 3,
         "reused": 1, "rate": None, "seconds_left": None, "self_checks": 1,
-        "run_seconds_left": None, "run_seconds_left_is_least": None,
+        "run_seconds_left": None, "run_seconds_left_is_partial": None,
     }  # fmt: skip
     finished = next(one for one in found if one["event"] == "finished")
     assert (finished["computed"], finished["seconds"], finished["self_checks"]) == (1, 12.3, 7)
