@@ -46,7 +46,7 @@ class Clock:
         self._reused = False
 
     def left(self, step: Step, now: float, step_left: float | None) -> Left | None:
-        """What is left of the run at this step, which has `step_left` seconds to go; None where nothing is known."""
+        """What is left of the run at this step, which has `step_left` seconds to go; None where no method was measured."""
         self._reused = self._reused or bool(step.reused)
         if self._current is None or self._current[0] != step.experiment:
             self._current = step.experiment, now
@@ -56,9 +56,9 @@ class Clock:
         own = None if whole is None else max(whole - (now - self._current[1]), 0.0)
         others = [name for name in self.experiments if name not in self._done and name != step.experiment]
         guesses = [guess for name in others if (guess := self._guess(name)) is not None]
-        ends = [seconds for seconds in (own, step_left) if seconds is not None]
-        if not guesses and not ends:
+        if own is None and not guesses:
             return None
+        ends = [seconds for seconds in (own, step_left) if seconds is not None]
         return Left(sum(guesses) + max(ends, default=0.0), partial=own is None or len(guesses) < len(others))
 
     def _guess(self, experiment: str) -> float | None:
