@@ -46,7 +46,7 @@ class Clock:
         self._reused = False
 
     def left(self, step: Step, now: float, step_left: float | None) -> Left | None:
-        """What is left of the run at this step, which has `step_left` seconds to go; None where no method was measured."""
+        """What is left of the run at a step with `step_left` seconds to go; None where no method was measured."""
         self._reused = self._reused or bool(step.reused)
         if self._current is None or self._current[0] != step.experiment:
             self._current = step.experiment, now

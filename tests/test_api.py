@@ -328,7 +328,7 @@ def test_what_is_shown_is_escaped(text: str):
     assert "<b>" not in found._repr_html_()
     shown = et.Pairs.of([(f"The {{{{a|{text}}}}} is", "The {{a|car}} is", text)])._repr_html_()
     assert Parsed(shown).wrong == []
-    assert text not in shown.replace("<b>&lt;b&gt;</b>", "")
+    assert text not in shown
 
 
 def test_only_the_first_rows_are_listed_and_the_others_are_counted():

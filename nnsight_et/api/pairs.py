@@ -19,6 +19,7 @@ from nnsight_et.tasks.encoding import MarkedPair, MarkedText
 from nnsight_et.tasks.marked import KEYS, check_alike, encoded_pair, marked_pair, read_pairs
 
 SHOWN = 3
+LEFT = 'style="text-align:left"'
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,13 @@ class Pairs:
         return f"<{len(self)} pairs at {', '.join(self.positions)}: {first.base.text!r} -> {first.answer!r}, ...>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{_html(pair.base)}</td><td>{_html(pair.source)}</td><td><b>{escape(pair.answer)}</b></td></tr>"
-            for pair in self.texts[:SHOWN]
+        named = (
+            ("base", "source", "answer"),
+            *((_html(p.base), _html(p.source), escape(p.answer)) for p in self.texts),
         )
+        rows = "".join(f"<tr>{''.join(f'<td {LEFT}>{cell}</td>' for cell in row)}</tr>" for row in named[: SHOWN + 1])
         more = f"<p>and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
-        return f"<table><tr><th>base</th><th>source</th><th>answer</th></tr>{rows}</table>{more}"
+        return f"<table>{rows}</table>{more}"
 
 
 def predicted(model: LoadedModel, examples: Sequence[Example]) -> list[bool]:
