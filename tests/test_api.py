@@ -12,6 +12,7 @@ import plain_hooks
 import plain_methods
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from report_page import Parsed
 from tiny_model import PAD, hf_llama, tokenizer
 
@@ -293,6 +294,15 @@ def test_an_answer_without_probability_is_told(model: et.LoadedModel, pairs: et.
     some = et.Pairs.of([(OWN[0][0], OWN[0][1], wanted)])
     with pytest.raises(ExperimentError, match="0 or no number in 1 of 1 pairs"):
         et.path_patch(extreme, some)
+
+
+def test_a_model_in_a_wrapper_is_refused_and_an_adapter_in_it_is_not():
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with pytest.raises(UnsupportedModel, match="found PeftModelForCausalLM; accepted: a transformers model"):
+        et.load(get_peft_model(hf_llama(), lora), tokenizer())  # type: ignore[arg-type]
+    module = hf_llama()
+    module.add_adapter(lora)
+    assert et.load(module, tokenizer()).shape.n_layers == 3
 
 
 def test_attention_that_takes_no_masks_is_refused():

@@ -46,7 +46,7 @@ def test_a_model_in_memory_and_own_prompts(found, capsys: pytest.CaptureFixture[
     named = found("own_model_and_prompts")
     assert len(named["pairs"]) == 3
     assert named["scores"].values.shape == (6, 8)
-    assert "<1 pairs at object, last" in capsys.readouterr().out
+    assert "<1 pair at object, last" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

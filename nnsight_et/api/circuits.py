@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, of_right
+from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, counted, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.batch import Example, padded
@@ -91,7 +91,9 @@ class Share:
         share = faithfulness(rows[1]["accuracy"], rows[0]["accuracy"])
         low, high = (bound.item() for bound in ratio_interval(self.circuits[0], self.whole, SEED))
         title = f"Circuit of {self.heads} heads in {self.model}"
-        note = f"Faithfulness, circuit / full model: {share:.3f} [{low:.3f}, {high:.3f}], on {len(self.whole)} pairs."
+        note = (
+            f"Faithfulness, circuit / full model: {share:.3f} [{low:.3f}, {high:.3f}], on {counted(len(self.whole))}."
+        )
         figure = accuracy_bars("evaluation", title, rows, "of")
         return Finding(title, tuple(rows), (figure,), note, scores | {"faithfulness": torch.tensor([share, low, high])})
 
@@ -123,7 +125,7 @@ def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answ
             sets.items(), found["predicted"] == answers, found["probability"], strict=True
         )
     )
-    note = f"Accuracy: how often the pairs' answer is given; on {len(answers)} pairs."
+    note = f"Accuracy: how often the pairs' answer is given; on {counted(len(answers))}."
     figure = accuracy_bars("patched", title, rows, "patched")
     return Finding(title, rows, (figure,), note, found | {"answer": answers})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnsight_et.api.findings import Finding, answers_of, of_right
+from nnsight_et.api.findings import Finding, answers_of, counted, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.errors import TaskError
@@ -37,5 +37,5 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     title = f"{blind} blind to {to} in {model.name}"
     marks = tuple(mark(row, "accuracy", row["first_blocked_layer"]) for row in rows)
     panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
-    note = f"none: nothing is blocked. On {len(pairs)} pairs."
+    note = f"none: nothing is blocked. On {counted(len(pairs))}."
     return Finding(title, rows, (Plate("knockout", title, BARS, (panel,)),), note, found | {"answer": answers})

@@ -107,8 +107,9 @@ class Pairs:
         return Pairs._alike(self.texts[some])
 
     def __repr__(self) -> str:
+        count, more = ("1 pair", "") if len(self) == 1 else (f"{len(self)} pairs", ", ...")
         first = self.texts[0]
-        return f"<{len(self)} pairs at {', '.join(self.positions)}: {first.base.text!r} -> {first.answer!r}, ...>"
+        return f"<{count} at {', '.join(self.positions)}: {first.base.text!r} -> {first.answer!r}{more}>"
 
     def _repr_html_(self) -> str:
         named = (

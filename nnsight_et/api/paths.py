@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnsight_et.api.findings import SEED, Finding
+from nnsight_et.api.findings import SEED, Finding, counted
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.circuit import Circuit, Head, HeadGroup
@@ -93,7 +93,7 @@ def _finding(
     title = f"Patching scores in {model.name}: {panel.title}"
     plate = Plate("scores", title, SHOWN, (replace(panel, title=title),))
     base = scores["base"].double()
-    note = f"Mean of (p_patched - p) / p over {len(base)} pairs; in the base run p is {base.mean():.3f} on average."
+    note = f"Mean of (p_patched - p) / p over {counted(len(base))}; in the base run p is {base.mean():.3f} on average."
     return PatchingScores(title, rows, (plate,), note, scores, path, kept)
 
 

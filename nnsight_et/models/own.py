@@ -16,9 +16,13 @@ ATTENTION = ("sdpa", "eager")
 def of_module(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> Model:
     """The module under nnsight, frozen and in eval mode from now on, its parts checked.
 
-    UnsupportedModel if its parts do not add up, its attention takes no masks of its own, or the tokenizer has no
-    character offsets. A tokenizer without a padding token gets its end or beginning of text as one.
+    UnsupportedModel if it is no plain transformers model, its parts do not add up, its attention takes no masks of its
+    own, or the tokenizer has no character offsets. A tokenizer without a padding token gets its end or beginning of
+    text as one.
     """
+    if not isinstance(module, PreTrainedModel):
+        accept = "a transformers model; an adapter goes into it by model.load_adapter(...)"
+        raise UnsupportedModel(f"{name}: found {type(module).__name__}; accepted: {accept}")
     if not tokenizer.is_fast:
         raise UnsupportedModel(f"{name}: its tokenizer has no character offsets; accepted: a fast tokenizer")
     attention = getattr(module.config, "_attn_implementation", None)
