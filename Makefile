@@ -6,6 +6,7 @@
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
 #   make architectures   every method on a model of every architecture: docs/architectures.md
+#   make docs       the documentation as a site in build/site; warnings are errors
 # TORCH= asks for another torch, for example
 #   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
 
@@ -18,7 +19,7 @@ READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-ndif check format mutation models architectures clean
+.PHONY: run test test-all test-ndif check format mutation models architectures docs clean
 
 run: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/et run experiments.yaml
@@ -50,6 +51,9 @@ models: $(READY)
 
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/architecture_table.py
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .ndif build *.egg-info

@@ -12,6 +12,7 @@ from rich.console import Console
 from nnsight_et.errors import NnsightEtError, ResultError, UnsupportedModel
 from nnsight_et.models.named import NAMED
 
+from .left import size_of
 from .progress import Course, View, follow, is_live, write_object
 from .render import output, show
 from .report import report_of
@@ -67,7 +68,8 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
             console = Console(stderr=True)
             waits = Waits(where.view, is_live(console, where.view))
             steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard))
-            course = Course(tuple(names), made, waits.text)
+            sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
+            course = Course(tuple(names), made, sizes, waits.text)
             return follow(heeding(waits.between(steps)), console, course, where.view)
     except NnsightEtError as error:
         models = (choice.name for job in plan(manifest).chosen(where.only) for choice in job.models)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import psutil
 from rich.console import Console
+
+from .left import Clock, Left
 
 if TYPE_CHECKING:
     from nnsight_et.run import Progress as Step
@@ -27,6 +30,8 @@ class Course:
     """Those that are to run, in order."""
     made: Callable[[str], tuple[float, int]] | None = None
     """A finished experiment -> how many seconds it took, and how many self-checks have passed."""
+    sizes: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    """Experiment -> its method and size."""
     waiting: Callable[[], str] | None = None
     """What a server last said of the job that is waited for; nothing where none is."""
 
@@ -52,11 +57,13 @@ class Moment:
     """Cells per second in this step; None before there is one."""
     checks: int
     """Self-checks of the run that have passed so far."""
+    run_left: Left | None = None
+    """How long the whole run may still take; None where nothing is known of it."""
 
     @property
     def seconds_left(self) -> float | None:
         """Until this step is done, at its rate; how many steps an experiment has is not known before."""
-        return (self.step.total - self.step.done) / self.rate if self.rate and self.kind == "progress" else None
+        return _step_left(self.step, self.rate) if self.kind == "progress" else None
 
 
 @dataclass
@@ -77,12 +84,19 @@ class _Series:
         return measured / elapsed if measured and elapsed else None
 
 
-def moments(steps: Iterable[Step]) -> Generator[Moment]:
+def _step_left(step: Step, rate: float | None) -> float | None:
+    return (step.total - step.done) / rate if rate else None
+
+
+def moments(steps: Iterable[Step], course: Course | None = None) -> Generator[Moment]:
     """The steps of a run, with where each experiment starts and ends, and how fast it goes."""
     series, last, computed, of_experiment, checks, earlier_checks = None, None, 0, 0, 0, 0
+    course = course or Course()
+    clock = Clock(course.experiments, course.sizes, course.made)
     for step in steps:
         if last is None or step.experiment != last.experiment:
             if last is not None:
+                clock.finished(last.experiment)
                 yield Moment("finished", last.experiment, last, computed, of_experiment, None, checks)
             of_experiment, earlier_checks = 0, checks
             yield Moment("started", step.experiment, step, computed, 0, None, checks)
@@ -93,7 +107,9 @@ def moments(steps: Iterable[Step]) -> Generator[Moment]:
         series.done, series.reused, series.computed = step.done, step.reused, series.computed + more
         computed, of_experiment, last = computed + more, of_experiment + more, step
         checks = max(checks, earlier_checks + step.checks)
-        yield Moment("progress", step.experiment, step, computed, of_experiment, series.rate(now), checks)
+        rate = series.rate(now)
+        left = clock.left(step, now, _step_left(step, rate))
+        yield Moment("progress", step.experiment, step, computed, of_experiment, rate, checks, left)
     if last is not None:
         yield Moment("finished", last.experiment, last, computed, of_experiment, None, checks)
 
@@ -112,13 +128,15 @@ def follow(steps: Iterable[Step], console: Console, course: Course | None = None
     if is_live(console, view):
         from .live import watched
 
-        watching = watched(moments(steps), console, course)
+        watching = watched(moments(steps, course), console, course)
     elif view == "auto":
         watching = _lines(
-            moments(steps), course, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+            moments(steps, course),
+            course,
+            lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
         )
     else:
-        watching = _objects(moments(steps), course) if view == "json" else moments(steps)
+        watching = _objects(moments(steps, course), course) if view == "json" else moments(steps)
     with closing(watching):  # a live view gives the terminal back, whatever stops the run
         for moment in watching:
             last = moment
@@ -169,6 +187,9 @@ def _plain(moment: Moment, course: Course) -> dict:
         step = moment.step
         plain |= {"step": step.step, "done": step.done, "total": step.total, "reused": step.reused}
         plain |= {"rate": moment.rate, "seconds_left": moment.seconds_left, "self_checks": moment.checks}
+        plain |= {"run_seconds_left": moment.run_left and moment.run_left.seconds}
+        plain |= {"run_seconds_left_is_partial": moment.run_left and moment.run_left.partial}
+        plain |= {"memory": psutil.Process().memory_info().rss}
     return plain
 
 
@@ -179,7 +200,7 @@ def titled(moment: Moment, course: Course) -> str:
 
 
 def parts(moment: Moment) -> Iterator[str]:
-    """What there is to say of a step: how far it is, how fast it goes, and when it will be done."""
+    """What there is to say of a step: how far it is, how fast it goes, when it and the run will be done."""
     step = moment.step
     yield f"{step.step} {step.done}/{step.total}"
     if step.reused:
@@ -188,6 +209,8 @@ def parts(moment: Moment) -> Iterator[str]:
         yield f"{moment.rate:.2g} cells/s" if moment.rate < 10 else f"{moment.rate:.0f} cells/s"
     if moment.seconds_left:
         yield f"about {duration(moment.seconds_left)} left in this step"
+    if left := moment.run_left:
+        yield f"about {duration(left.seconds)} in the run{' and more not timed yet' if left.partial else ''}"
 
 
 def finished_line(moment: Moment, course: Course) -> str:

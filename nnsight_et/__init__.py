@@ -1,3 +1,59 @@
-"""nnsight_et: path patching, circuits and their evaluation on any causal language model, from one manifest."""
+"""nnsight_et: path patching, circuits and their evaluation on any causal language model, from one manifest.
+
+The names of nnsight_et.api are here too; they are imported, and torch with them, when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnsight_et.api import (
+        Circuit,
+        Finding,
+        Head,
+        HeadGroup,
+        LoadedModel,
+        Pairs,
+        PatchingScores,
+        Selection,
+        activation_patch,
+        circuit_of,
+        cmap,
+        dcm,
+        evaluate,
+        knockout,
+        load,
+        open_run,
+        path_patch,
+    )
 
 __version__ = "0.1.0"
+__all__ = [
+    "Circuit",
+    "Finding",
+    "Head",
+    "HeadGroup",
+    "LoadedModel",
+    "Pairs",
+    "PatchingScores",
+    "Selection",
+    "activation_patch",
+    "circuit_of",
+    "cmap",
+    "dcm",
+    "evaluate",
+    "knockout",
+    "load",
+    "open_run",
+    "path_patch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("nnsight_et.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +12,13 @@ from torch import Tensor
 
 from nnsight_et.circuit import Circuit
 from nnsight_et.errors import ManifestError, ResultError, accepted
+from nnsight_et.report.figure_data import plates
+from nnsight_et.report.html.notebook import shown
+from nnsight_et.report.html.page import notices, tiles
 from nnsight_et.report.methods import models_of, name_of
 from nnsight_et.report.results import tables
 from nnsight_et.report.study import Study, study_in
+from nnsight_et.report.table import Table
 from nnsight_et.report.tidy.tables import TABLES, kind_of
 from nnsight_et.store import HEADER, Result, ResultHeader, read_result
 
@@ -30,6 +33,8 @@ class ExperimentResult:
     """One finished experiment."""
 
     result: Result
+    study: Study
+    """The run it is of."""
 
     @property
     def name(self) -> str:
@@ -71,10 +76,8 @@ class ExperimentResult:
         return f"<{self.name}: {self.method} on {models_of(self.header) or 'no model'}>"
 
     def _repr_html_(self) -> str:
-        """Its tables, as notebooks show them."""
-        return "".join(
-            _html(table.columns, table.rows, table.title, table.note) for table in tables(self.result.header)
-        )
+        """Its figures and tables, as notebooks show them."""
+        return shown(plates(self.result, self.study), tables(self.header))
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Run:
         result = self.study.result(name)
         if result is None:
             raise KeyError(f"no result named {name!r}; {accepted(name, self.experiments)}")
-        return ExperimentResult(result)
+        return ExperimentResult(result, self.study)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.experiments)
@@ -109,12 +112,22 @@ class Run:
         return f"<run of {self.study.name}: {', '.join(self.experiments)}>"
 
     def _repr_html_(self) -> str:
-        """A list of its experiments, as notebooks show it."""
-        rows = [
+        """What limits it, its headline numbers and its experiments, as notebooks show them."""
+        rows = tuple(
             (name_of(result.header), str(result.header.job["spec"]["method"]), models_of(result.header))
             for result in self.study.results
-        ]
-        return _html(("experiment", "method", "models"), rows, f"run of {self.study.name}", str(self.folder))
+        )
+        headline = tuple((tile.value, tile.name, tile.more) for tile in tiles(self.study))
+        known = "\n".join(notice.text for notice in notices(self.study, 0))
+        return shown(
+            (),
+            [
+                Table(f"run of {self.study.name}", ("", "", ""), headline, note=known),
+                Table(
+                    "experiments", ("experiment", "method", "models"), rows, note=f'{self.folder}; run["name"] is one'
+                ),
+            ],
+        )
 
 
 def open_run(folder: str | Path) -> Run:
@@ -145,10 +158,3 @@ def _dataframe(results: Iterable[Result], table: str) -> DataFrame:
     frame = pandas.DataFrame.from_records(tidy.rows, columns=list(tidy.columns))
     kinds = {"integer": "Int64", "number": "float64", "truth": "boolean", "text": "str"}
     return frame.astype({column: kinds[kind_of(column)] for column in tidy.columns})
-
-
-def _html(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str, note: str) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    caption = f"<caption style='text-align:left'><b>{escape(title)}</b></caption>"
-    return f"<table>{caption}<tr>{head}</tr>{body}</table><p>{escape(note)}</p>"

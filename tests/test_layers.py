@@ -40,6 +40,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
+    "api": THINGS
+    | {"engine", "interventions", "statistics", "jobs", "results", "api"}
+    | {"report.circuit_figures", "report.figures", "report.html.notebook", "report.marks", "report.table"},
     "doctor": {"__init__", "models"},
     "loopback": {"errors", "loopback"},
     "inspection": THINGS | {"engine"},
@@ -62,10 +65,10 @@ LIGHT = {
 }
 ONLY_IN = {
     "nnsight": {"models", "engine", "interventions", "remote", "loopback"},
-    "transformers": {"tasks", "models", "engine", "zoo"},
+    "transformers": {"tasks", "models", "engine", "zoo", "api"},
     "peft": {"models", "zoo"},
     "ruamel": {"manifest.document"},
-    "pandas": {"results"},
+    "pandas": {"results", "api.findings"},
     "pyarrow": {"export"},
     "jinja2": {"report.html"},
     "markupsafe": {"report.html"},

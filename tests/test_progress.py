@@ -96,6 +96,49 @@ def test_the_cell_that_starts_the_clock_is_not_counted(clock):
     assert [one.rate for one in found] == [pytest.approx(1 / 10), pytest.approx(2 / 20)]
 
 
+def timed(*names: str) -> list:
+    """Experiments of three cells, 10 s a cell; a and b are of one method, b twice as large, c of another."""
+    sizes = {"a": ("path_patching", 10.0), "b": ("path_patching", 20.0), "c": ("dcm", 10.0)}
+    course = progress.Course(names, lambda name: (30.0, 0), {name: sizes[name] for name in names})
+    steps = [Progress(name, "step", done, 3, 0) for name in names for done in (1, 2, 3)]
+    return [one for one in progress.moments(steps, course) if one.kind == "progress"]
+
+
+def test_the_time_left_of_a_run_is_told_from_experiments_of_the_same_method(clock):
+    found = [(one.run_left.seconds, one.run_left.partial) if one.run_left else None for one in timed("a", "b")]
+    assert found[:3] == [None, None, None]  # no experiment is timed yet
+    assert found[3] == (60.0, False)  # a took 30 s, b is twice as large
+    assert found[4] == (50.0, False)
+    assert found[5] == (40.0, False)
+
+
+def test_methods_not_measured_yet_are_not_in_it_and_it_says_so(clock):
+    found = timed("a", "c", "b")
+    assert found[3].run_left == importlib.import_module("nnsight_et_cli.left").Left(60.0, partial=True)
+    assert list(progress.parts(found[3]))[-1] == "about 60 s in the run and more not timed yet"
+    assert list(progress.parts(found[-2]))[-1] == "about 50 s in the run"
+
+
+def test_an_experiment_from_the_store_tells_nothing_of_its_method(clock):
+    course = progress.Course(("a", "b"), lambda name: (30.0, 0), {"a": ("dcm", 1.0), "b": ("dcm", 1.0)})
+    steps = [Progress("a", "dcm", 1, 1, 1), Progress("b", "step", 1, 3, 0)]
+    assert [one.run_left for one in progress.moments(steps, course) if one.kind == "progress"] == [None, None]
+
+
+def test_every_job_has_a_method_and_a_size():
+    from commands import ROOT
+
+    from nnsight_et.manifest import load
+    from nnsight_et.plan import plan
+
+    size_of = importlib.import_module("nnsight_et_cli.left").size_of
+    sizes = {job.name: size_of(job) for job in plan(load(ROOT / "experiments.yaml")).jobs}
+    assert sizes["circuit"] == ("path_patching", (300 + 100) * 4)
+    assert sizes["table1"] == ("faithfulness", (300 + 500) * 4)
+    assert sizes["figure3"] == ("activation_patching", 200 * 4 * 3)
+    assert sizes["roles"] == ("dcm", (320 + 160 + 200) * 3)
+
+
 def test_self_checks_of_all_experiments_are_added_up():
     found = list(progress.moments(steps()))
     assert [one.checks for one in found if one.kind == "finished"] == [3, 8, 8]
@@ -134,9 +177,11 @@ def test_json_is_an_object_per_line(capsys):
     assert [(one["event"], one["experiment"]) for one in found if one["event"] != "progress"] == [
         (event, name) for name in ("found", "table", "last") for event in ("started", "finished")
     ]
+    assert found[1].pop("memory") > 1 << 20
     assert found[1] | {"rate": None} == {
         "event": "progress", "experiment": "found", "number": 1, "of": 3, "step": "stage", "done": 1, "total": 3,
         "reused": 1, "rate": None, "seconds_left": None, "self_checks": 1,
+        "run_seconds_left": None, "run_seconds_left_is_partial": None,
     }  # fmt: skip
     finished = next(one for one in found if one["event"] == "finished")
     assert (finished["computed"], finished["seconds"], finished["self_checks"]) == (1, 12.3, 7)

@@ -96,7 +96,7 @@ def test_every_dependency_has_a_lower_bound_and_a_tested_version():
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *(entry for extra in extras.values() for entry in extra)]
     assert {entry for extra in extras.values() for entry in extra} <= set(extras["dev"]), "dev has all that tests need"
-    names = {re.split(r"[>=]", entry)[0].lower(): entry for entry in wanted}
+    names = {re.split(r"[\[>=]", entry)[0].lower(): entry for entry in wanted}
     assert all(">=" in entry for entry in names.values())
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     tested = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}

@@ -6,15 +6,18 @@ import csv
 import importlib
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
 import pytest
 from commands import ROOT, et, python
+from report_page import Parsed
 
 from nnsight_et.errors import ManifestError, ResultError
 from nnsight_et.report.tidy.tables import TABLES
 from nnsight_et.results import Run, TidyName, open_run
+from nnsight_et.store import Result
 
 pytest_plugins = ["every_method"]
 exported = importlib.import_module("nnsight_et.export")
@@ -70,7 +73,8 @@ def test_dataframes_have_the_values_and_one_type_per_column(every: Run):
 
 
 def test_the_readmes_lines_of_python_are_right(every: Run):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    every_code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [code for code in every_code if "open_run" in code]
     assert "runs/my-study/0a1b2c3d4e5f" in code
     lines = code.replace("runs/my-study/0a1b2c3d4e5f", str(every.folder)).replace('circuit"]', 'found"]').splitlines()
     names: dict = {}
@@ -83,10 +87,13 @@ def test_notebooks_show_tables_with_names_escaped(every: Run):
     assert "value_fetcher" in shown
     header = every["found"].header
     job = header.job | {"name": "<b>"}
-    risky = type(every["found"])(type(every["found"].result)(header.model_copy(update={"job": job}), {}))
+    risky = replace(every["found"], result=Result(header.model_copy(update={"job": job}), every["found"].scores))
     assert "<b>:" not in risky._repr_html_()
     assert "&lt;b&gt;:" in risky._repr_html_()
+    assert Parsed(risky._repr_html_()).wrong == []
+    assert Parsed(risky._repr_html_()).of_class("m") > 12  # the circuit and a map per stage
     assert "found" in every._repr_html_()
+    assert "faithfulness on one" in every._repr_html_()
 
 
 def test_csv_files_hold_the_tables(every: Run, tmp_path: Path):

@@ -55,7 +55,7 @@ def selections(name: str) -> dict[str, dict[str, tuple[Head, ...]]]:
 
 
 def scores(name: str) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """Group -> the published patching scores [layer][head] its heads were ranked by, more negative: more important.
+    """Group -> the published patching scores, by layer and head, its heads were ranked by; negative: important.
 
     Goat's have a constant added to all heads that the authors' code left in (the adapter of o_proj was dropped).
     """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError, accepted
-from nnsight_et.tasks.encoding import MarkedText, encoded
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -117,16 +117,20 @@ class Boxes:
         answer; its own previous_query_label is one of its labels, drawn once per example.
         """
         self.check_tokens(tokenizer)
+        return [_encoded(pair, tokenizer) for pair in self.pairs(count, seed, split)]
+
+    def pairs(self, count: int, seed: int, split: str) -> list[MarkedPair]:
+        """The texts of the examples of the same count, seed and split."""
         draw = random.Random(f"{seed}/{split}/examples")
         contexts = self.contexts(draw, split)
-        return [self._example(next(contexts), draw, tokenizer) for _ in range(count)]
+        return [self._pair(next(contexts), draw) for _ in range(count)]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
         """`count` contexts, each asking for a letter that is not in it: what mean ablation averages over."""
         self.check_tokens(tokenizer)
         draw = random.Random(f"{seed}/{split}/prompts")
         contexts = self.contexts(draw, split)
-        return [self._unanswerable(next(contexts), draw, (), tokenizer) for _ in range(count)]
+        return [encoded(self._unanswerable(next(contexts), draw), tokenizer) for _ in range(count)]
 
     def check_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise TaskError unless every object and every label is a single token."""
@@ -144,18 +148,20 @@ class Boxes:
         ]
         return [prompt.tokens[prompt.positions["label"]] for prompt in prompts]
 
-    def _example(self, context: Context, draw: random.Random, tokenizer: PreTrainedTokenizerBase) -> Example:
+    def _pair(self, context: Context, draw: random.Random) -> MarkedPair:
         segment = draw.randrange(self.boxes)
-        base = encoded(context.query(context.labels[segment], segment), tokenizer)
+        base = context.query(context.labels[segment], segment)
         other = self.context(draw, context.split, apart_from=context)
-        source = self._unanswerable(other, draw, context.labels, tokenizer)
-        return Example(base, source, answer=base.tokens[base.positions["correct_object"]])
+        return MarkedPair(base, self._unanswerable(other, draw, context.labels), context.objects[segment])
 
-    def _unanswerable(
-        self, context: Context, draw: random.Random, taken: Sequence[str], tokenizer: PreTrainedTokenizerBase
-    ) -> Prompt:
+    def _unanswerable(self, context: Context, draw: random.Random, taken: Sequence[str] = ()) -> MarkedText:
         label = draw.choice(_without(LABELS, (*context.labels, *taken)))
-        return encoded(context.query(label, draw.randrange(self.boxes)), tokenizer)
+        return context.query(label, draw.randrange(self.boxes))
+
+
+def _encoded(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
+    base = encoded(pair.base, tokenizer)
+    return Example(base, encoded(pair.source, tokenizer), answer=base.tokens[base.positions["correct_object"]])
 
 
 def _without(words: Sequence[str], taken: Sequence[str]) -> list[str]:

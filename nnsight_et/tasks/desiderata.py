@@ -7,6 +7,7 @@ its 11 variants write the source in another way, to see what "where" means to th
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from nnsight_et.batch import Example
 from nnsight_et.errors import TaskError, accepted
 from nnsight_et.tasks.boxes import LABELS, Boxes, Context
 from nnsight_et.tasks.desiderata_variants import PLAIN, VARIANTS, Variant, longer, written
-from nnsight_et.tasks.encoding import MarkedText, encoded
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,20 +51,32 @@ def desideratum(
     Both prompts name correct_object, previous_query_label, query_label and last. The source of `label` asks for a box
     that it does not mention: its first two positions are those of one of its segments, drawn once per example.
     """
+    task.check_tokens(tokenizer)
+    examples = []
+    for base, swap in _swaps(task, name, count, seed, split):
+        target = encoded(swap.target, tokenizer)
+        answer = target.tokens[target.positions["correct_object"]]
+        examples.append(Example(encoded(base, tokenizer), encoded(swap.source, tokenizer), answer))
+    return examples
+
+
+def desideratum_pairs(task: Boxes, name: str, count: int, seed: int, split: str) -> list[MarkedPair]:
+    """The texts of the desideratum's examples of the same count, seed and split; `answer` is the target."""
+    return [
+        MarkedPair(base, swap.source, swap.target.text[slice(*swap.target.spans["correct_object"])])
+        for base, swap in _swaps(task, name, count, seed, split)
+    ]
+
+
+def _swaps(task: Boxes, name: str, count: int, seed: int, split: str) -> Iterator[tuple[MarkedText, Swap]]:
+    """Base texts, each with its swap."""
     if name not in DESIDERATA:
         raise TaskError(f"no desideratum {name!r}; {accepted(name, DESIDERATA)}")
-    task.check_tokens(tokenizer)
     bases = task.contexts(random.Random(f"{seed}/{split}/desiderata"), split)
-    examples = []
     for number, base in enumerate(islice(bases, count)):
         draw = random.Random(f"{seed}/{split}/desiderata/{number}")
         scene = Scene(base, draw.randrange(task.boxes), task.context(draw, split, apart_from=base))
-        swap = _swap(task, name, scene, draw)
-        prompt = encoded(base.query(base.labels[scene.queried], scene.queried), tokenizer)
-        target = encoded(swap.target, tokenizer)
-        answer = target.tokens[target.positions["correct_object"]]
-        examples.append(Example(prompt, encoded(swap.source, tokenizer), answer))
-    return examples
+        yield base.query(base.labels[scene.queried], scene.queried), _swap(task, name, scene, draw)
 
 
 def _swap(task: Boxes, name: str, scene: Scene, draw: random.Random) -> Swap:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
-from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nnsight_et.models.named import EMBEDDED, NAMED
 from nnsight_et.report.html import palette
+from nnsight_et.report.html.parts import template, text_of
 from nnsight_et.report.html.records import checks_of, missing, paper, passed, provenance, self_check
 from nnsight_et.report.html.sections import method_of, method_sections
 from nnsight_et.report.methods import models_of, name_of
@@ -44,11 +43,9 @@ def rendered(study: Study) -> str:
     """The report as HTML; the same results give the same text."""
     sections, unshown = method_sections(study)
     sections = (*sections, *paper(study), self_check(study), provenance(study), missing(study, unshown))
-    style = _text("style.css") + palette.rules()
-    script = _text("script.js")
-    loader = PackageLoader("nnsight_et.report.html")
-    room = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return room.get_template("page.html.j2").render(
+    style = text_of("style.css") + text_of("figures.css") + palette.rules()
+    script = text_of("script.js")
+    return template("page.html.j2").render(
         study=study,
         opening=_opening(study),
         notices=notices(study, len(unshown)),
@@ -134,10 +131,6 @@ def _opening(study: Study) -> str:
 
 def _total(study: Study) -> int:
     return len(study.results) + len(study.missing)
-
-
-def _text(name: str) -> str:
-    return files("nnsight_et.report.html").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _sha(text: str) -> str:

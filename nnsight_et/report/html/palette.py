@@ -14,6 +14,11 @@ def rules() -> str:
     return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n"
 
 
+def light(scope: str) -> str:
+    """The rules for light paper, below the elements that `scope` selects."""
+    return _scheme(colours.SERIES, *colours.SCORES).replace(":root", "&").join((f"{scope} {{ ", " }"))
+
+
 def _scheme(series: Stops, below: Stops, above: Stops) -> str:
     names = "".join(f"--s{index}:{colour};" for index, colour in enumerate(series))
     signed = [between(below, step / SIGNED) for step in range(SIGNED)]

@@ -1,0 +1,174 @@
+"""Reference pages as Markdown: the manifest from its models, the commands from the shell, the API by module."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import typer
+
+import nnsight_et.api
+from nnsight_et.manifest.json_schema import json_schema
+
+MODULES = {
+    "Words": ("circuit", "batch", "metrics", "statistics", "errors"),
+    "Tasks": ("tasks.boxes", "tasks.desiderata", "tasks.marked", "tasks.encoding"),
+    "Models": ("models.load", "models.own", "models.model", "models.named"),
+    "Engine": ("engine.capture", "engine.one_token", "engine.suffix", "engine.reference", "engine.budget"),
+    "Methods": (
+        "interventions.path_patching", "interventions.ablation", "interventions.activation_patching",
+        "interventions.dcm", "interventions.cmap", "interventions.knockout", "interventions.attribution",
+        "interventions.attention_patterns",
+    ),
+    "Runs and results": ("run", "store", "results", "export", "published"),
+}  # fmt: skip
+
+
+MANIFEST_LEAD = """\
+A manifest is a YAML file. Unknown keys are mistakes, and every mistake is told by its line. `*` marks what has no
+default. `et schema --write manifest.schema.json` writes the same for editors."""
+COMMANDS_LEAD = """\
+`et COMMAND --help` says the same. Exit codes: 0 done; 2 something for you to mend, in one message; 1 an experiment
+failed, or another process runs in the folder; 130 after Ctrl-C, 143 after SIGTERM, with everything finished saved."""
+NOTEBOOK_LEAD = """\
+`import nnsight_et as et`: all of these are attributes of the package. [Work in a notebook](../howto/notebook.md)
+says how they go together, [Methods](../methods.md) what they measure."""
+
+
+def manifest_page() -> str:
+    """Every key of a manifest, from the JSON Schema that pydantic makes of its models."""
+    schema = json_schema()
+    parts = schema["$defs"]
+    methods = [name for name, part in parts.items() if "method" in part["properties"]]
+    others = [name for name in parts if name not in methods]
+    said = [
+        "# Manifest",
+        MANIFEST_LEAD,
+        "## The whole",
+        _described(schema),
+        "## Parts",
+    ]
+    for name in others:
+        said += [f"### {name} {{#{name.lower()}}}", _described(parts[name])]
+    said.append("## Methods")
+    for name in methods:
+        method = parts[name]["properties"]["method"]["const"]
+        said += [f"### `method: {method}` {{#{name.lower()}}}", _described(parts[name])]
+    return "\n\n".join(said) + "\n"
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options, from the shell itself."""
+    shell = typer.main.get_command(importlib.import_module("nnsight_et_cli").app)
+    examples = importlib.import_module("nnsight_et_cli.examples").EXAMPLES
+    said = [
+        "# Commands",
+        COMMANDS_LEAD,
+    ]
+    for name in shell.commands:  # type: ignore[attr-defined]
+        command = shell.get_command(None, name)  # type: ignore[attr-defined]
+        rows = [_parameter(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
+        said += [f"## et {name}", _paragraph(command.help or ""), f"Example: `{examples[name]}`"]
+        if rows:
+            said.append("\n".join(["| argument or option | what it does |", "|---|---|", *rows]))
+    return "\n\n".join(said) + "\n"
+
+
+def notebook_page() -> str:
+    """The names of nnsight_et.api, from their docstrings."""
+    said = [
+        "# Notebook API",
+        NOTEBOOK_LEAD,
+    ]
+    homes = {"Circuit": "circuit", "Head": "circuit", "HeadGroup": "circuit", "open_run": "results"}
+    for name in sorted(nnsight_et.api.__all__, key=lambda name: (name[0].isupper(), name.lower())):
+        if name not in homes:
+            homes[name] = getattr(nnsight_et.api, name).__module__.removeprefix("nnsight_et.")
+        said.append(f"::: nnsight_et.{homes[name]}.{name}")
+    return "\n\n".join(said) + "\n"
+
+
+def modules_page() -> str:
+    """The package's own modules, from their docstrings."""
+    said = ["# Modules", "What the methods and jobs are made of. [Design](../design.md) says how the layers lie."]
+    for title, modules in MODULES.items():
+        said.append(f"## {title}")
+        said += [f"::: nnsight_et.{module}" for module in modules]
+    return "\n\n".join(said) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/manifest.md": manifest_page,
+    "reference/commands.md": commands_page,
+    "reference/notebook.md": notebook_page,
+    "reference/modules.md": modules_page,
+}
+
+
+def _described(part: Mapping[str, Any]) -> str:
+    """A part's sentence, and a table of its keys."""
+    required = set(part.get("required", ()))
+    rows = ["| key | accepted | default | what it is |", "|---|---|---|---|"]
+    for key, field in part["properties"].items():
+        default = json.dumps(field["default"], ensure_ascii=False) if field.get("default") is not None else "–"
+        if "$ref" in field and "default" in field:
+            default = "its own"
+        name = f"`{key}`" + (" *" if key in required else "")
+        shown = default if default in ("–", "its own") else f"`{default}`"
+        cells = (name, _accepted(field), shown, _paragraph(field.get("description", "")))
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    return f"{_paragraph(part.get('description', ''))}\n\n" + "\n".join(rows)
+
+
+def _accepted(field: Mapping[str, Any]) -> str:
+    """What a key may hold, in words."""
+    if "$ref" in field:
+        name = field["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})"
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    for union in ("anyOf", "oneOf"):
+        if union in field:
+            parts = [_accepted(one) for one in field[union] if one.get("type") != "null"]
+            return " or ".join(dict.fromkeys(parts)) if len(parts) < 5 else "one of the [methods](#methods)"
+    return _typed(field)
+
+
+def _typed(field: Mapping[str, Any]) -> str:
+    kind = field.get("type", "anything")
+    if kind == "array":
+        if "prefixItems" in field:
+            return f"a list of {len(field['prefixItems'])}"
+        return f"a list of {_accepted(field.get('items', {}))}"
+    if kind == "object":
+        (inner,) = field.get("patternProperties", {"": field.get("additionalProperties", {})}).values()
+        return f"name: {_accepted(inner) if isinstance(inner, dict) and inner else 'anything'}"
+    words = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "true, false"}
+    return f"{words.get(kind, kind)}{''.join(_bounds(field))}"
+
+
+def _bounds(field: Mapping[str, Any]) -> Iterator[str]:
+    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    for key, word in words.items():
+        if key in field and abs(field[key]) < 1 << 62:
+            yield f" {word} {field[key]:g}" if abs(field[key]) < 1e6 else f" {word} {field[key]:,.0f}"
+
+
+def _parameter(parameter: Any) -> str:
+    names = " ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    if parameter.param_type_name == "argument":
+        names = f"`{parameter.metavar or parameter.name.upper()}`"
+    return f"| {names} | {_cell(_paragraph(getattr(parameter, 'help', None) or ''))} |"
+
+
+def _paragraph(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text).strip()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

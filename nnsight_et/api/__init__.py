@@ -1,0 +1,35 @@
+"""The methods in Python, for notebooks: load a model, write pairs of prompts, measure; what is found shows itself.
+
+Everything here is also an attribute of nnsight_et itself.
+"""
+
+from nnsight_et.api.circuits import activation_patch, circuit_of, evaluate
+from nnsight_et.api.cross import cmap
+from nnsight_et.api.findings import Finding
+from nnsight_et.api.knockout import knockout
+from nnsight_et.api.masking import Selection, dcm
+from nnsight_et.api.models import LoadedModel, load
+from nnsight_et.api.pairs import Pairs
+from nnsight_et.api.paths import PatchingScores, path_patch
+from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.results import open_run
+
+__all__ = [
+    "Circuit",
+    "Finding",
+    "Head",
+    "HeadGroup",
+    "LoadedModel",
+    "Pairs",
+    "PatchingScores",
+    "Selection",
+    "activation_patch",
+    "circuit_of",
+    "cmap",
+    "dcm",
+    "evaluate",
+    "knockout",
+    "load",
+    "open_run",
+    "path_patch",
+]

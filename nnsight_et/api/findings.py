@@ -1,0 +1,119 @@
+"""What a method found: rows of numbers that show themselves, in notebooks as figures and a table, elsewhere as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.report.figures import Bars, Line, Mark, Plate, Series
+from nnsight_et.report.html.notebook import shown
+from nnsight_et.report.marks import BARS, mark
+from nnsight_et.report.table import Table, number
+from nnsight_et.statistics import intervals
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SEED = 0  # of bootstrap resamples: the same numbers give the same intervals
+LISTED = 15  # rows
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Numbers of one measurement. rows: a mapping each, `<key>_interval` being the 95% interval of `<key>`.
+
+    scores: everything that was measured, by name, [..., example].
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    figures: tuple[Plate, ...] = field(default=(), repr=False)
+    note: str = ""
+    scores: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def table(self) -> Table:
+        """The rows as text; intervals stand in brackets behind their numbers."""
+        keys = [key for key in dict.fromkeys(key for row in self.rows for key in row) if not key.endswith("_interval")]
+        rows = tuple(tuple(_text(row, key) for key in keys) for row in self.rows[:LISTED])
+        numeric = frozenset(key for key in keys if not isinstance(self.rows[0][key], str))
+        more = f"{len(self.rows) - LISTED} more rows in .rows and .to_dataframe(). " if len(self.rows) > LISTED else ""
+        return Table(self.title, tuple(key.replace("_", " ") for key in keys), rows, _spaced(numeric), more + self.note)
+
+    def to_dataframe(self) -> DataFrame:
+        """The rows as a pandas DataFrame, an interval as two columns."""
+        try:
+            import pandas
+        except ImportError as error:
+            error.add_note("DataFrames need pandas: pip install 'nnsight-et[export]'")
+            raise
+        return pandas.DataFrame.from_records([_flat(row) for row in self.rows])
+
+    def __repr__(self) -> str:
+        table = self.table
+        lines = [table.columns, *table.rows]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
+        aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([table.title, *(line.rstrip() for line in aligned), *([table.note] if table.note else [])])
+
+    def _repr_html_(self) -> str:
+        return shown(self.figures, [self.table])
+
+
+def of_right(right: Tensor) -> dict[str, Any]:
+    """Accuracy and its interval of right [example]: a part of a row."""
+    return {"accuracy": right.double().mean().item(), "accuracy_interval": intervals(right, SEED)}
+
+
+def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lines: Sequence[Row] = ()) -> Plate:
+    """Bars of the rows' accuracies, and dashed lines of others'."""
+    marks: list[Mark | None] = [mark(row, "accuracy", str(row[category])) for row in rows]
+    dashed = [
+        Line(str(row[category]), row["accuracy"], f"{row[category]}: {number(row['accuracy'], 3)}") for row in lines
+    ]
+    panel = Bars(
+        title, tuple(str(row[category]) for row in rows), (Series("accuracy", tuple(marks)),), "accuracy", tuple(dashed)
+    )
+    return Plate(name, title, BARS, (panel,))
+
+
+def counted(pairs: int) -> str:
+    """How many pairs, in words."""
+    return f"{pairs} pair{'s' * (pairs != 1)}"
+
+
+def answers_of(examples: Sequence[Any]) -> Tensor:
+    """[example]: the right tokens."""
+    return torch.tensor([example.answer for example in examples])
+
+
+def _text(row: Row, key: str) -> str:
+    value = row.get(key)
+    if isinstance(value, float):
+        bounds = row.get(f"{key}_interval")
+        small = "p" in key.split("_") and 0 < value < 0.001
+        text = f"{value:.1e}" if small else number(value, 3)
+        return text + (f" [{number(bounds[0], 3)}, {number(bounds[1], 3)}]" if bounds else "")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)
+
+
+def _spaced(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(name.replace("_", " ") for name in names)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, value in row.items():
+        if key.endswith("_interval"):
+            stem = key.removesuffix("_interval")
+            plain |= {f"{stem}_low": value[0] if value else None, f"{stem}_high": value[1] if value else None}
+        else:
+            plain[key] = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    return plain

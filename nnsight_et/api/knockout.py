@@ -1,0 +1,41 @@
+"""Attention knockout (App. A): from which layer on one position has what it needs from another."""
+
+from __future__ import annotations
+
+from nnsight_et.api.findings import Finding, answers_of, counted, of_right
+from nnsight_et.api.models import LoadedModel
+from nnsight_et.api.pairs import Pairs
+from nnsight_et.errors import TaskError
+from nnsight_et.interventions.knockout import knockout_readouts
+from nnsight_et.report.figures import Curves, Plate, Series
+from nnsight_et.report.marks import BARS, mark
+
+
+def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
+    """Accuracy when the position `blind` may not attend to the position `to` in any head of layers L0 and up, per L0.
+
+    Only base prompts run. TaskError unless `to` comes before `blind` in each of them.
+    """
+    for name in (blind, to):
+        pairs.check_position(name, "knockout")
+    examples = pairs.examples(model.tokenizer)
+    for index, example in enumerate(examples):
+        if example.base.positions[to] >= example.base.positions[blind]:
+            raise TaskError(f"pairs[{index}]: {to!r} is not before {blind!r}; accepted: a position before it")
+    answers, firsts = answers_of(examples), range(model.shape.n_layers + 1)
+
+    def measure(pair, chunks):
+        edge = pair.base.positions[blind], pair.base.positions[to]
+        return knockout_readouts(model.model, pair.question, edge, firsts, model.engine, chunks)
+
+    found = model.measured(examples, (blind,), measure)
+    names = [*(f"L{first}" for first in firsts[:-1]), "none"]
+    rows = tuple(
+        {"first_blocked_layer": name, **of_right(right), "probability": probability.double().mean().item()}
+        for name, right, probability in zip(names, found["predicted"] == answers, found["probability"], strict=True)
+    )
+    title = f"{blind} blind to {to} in {model.name}"
+    marks = tuple(mark(row, "accuracy", row["first_blocked_layer"]) for row in rows)
+    panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
+    note = f"none: nothing is blocked. On {counted(len(pairs))}."
+    return Finding(title, rows, (Plate("knockout", title, BARS, (panel,)),), note, found | {"answer": answers})

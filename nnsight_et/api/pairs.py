@@ -1,0 +1,136 @@
+"""Pairs of prompts: your own, or those of the boxes task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from nnsight_et.api.models import LoadedModel
+from nnsight_et.batch import Example
+from nnsight_et.errors import TaskError, accepted
+from nnsight_et.interventions.ablation import model_readouts
+from nnsight_et.tasks.boxes import Boxes
+from nnsight_et.tasks.desiderata import desideratum_pairs
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText
+from nnsight_et.tasks.marked import KEYS, check_alike, encoded_pair, marked_pair, read_pairs
+
+SHOWN = 3
+LEFT = 'style="text-align:left"'
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Base prompts, each with a source prompt and the token that is scored, for any model's tokenizer.
+
+    The answer is the base's own one where the question is what a patch breaks; for activation patching and DCM it is
+    the answer that the patch should give.
+    """
+
+    texts: tuple[MarkedPair, ...]
+
+    @classmethod
+    def of(cls, pairs: Iterable[Mapping[str, str] | Sequence[str]]) -> Pairs:
+        """Your own pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each.
+
+        {{name|text}} in base and source marks a position (nnsight_et.tasks.marked has the rules); TaskError naming the
+        pair if one is not written so.
+        """
+        texts = []
+        for index, entry in enumerate(pairs):
+            if isinstance(entry, Mapping):
+                if set(entry) != set(KEYS):
+                    raise TaskError(f"pairs[{index}]: keys {', '.join(map(str, entry))}; accepted: {', '.join(KEYS)}")
+                entry = [entry[key] for key in KEYS]
+            if len(entry) != len(KEYS) or not all(isinstance(text, str) for text in entry):
+                raise TaskError(f"pairs[{index}]: {entry!r}; accepted: three texts, {', '.join(KEYS)}")
+            texts.append(marked_pair(*entry, where=f"pairs[{index}]"))
+        return cls._alike(texts)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Pairs:
+        """The pairs in a file of JSON lines; TaskError naming the line that is wrong."""
+        return cls(tuple(read_pairs(Path(path))))
+
+    @classmethod
+    def boxes(cls, count: int, boxes: int = 7, seed: int = 0, split: str = "discovery") -> Pairs:
+        """Pairs of the boxes task (§3): the source asks for a box that neither prompt has, so it cannot answer.
+
+        Positions: correct_object, previous_query_label, query_label, last. Splits share no context.
+        """
+        return cls(tuple(Boxes(boxes).pairs(count, seed, split)))
+
+    @classmethod
+    def desideratum(cls, name: str, count: int, boxes: int = 7, seed: int = 0, split: str = "evaluation") -> Pairs:
+        """Pairs of the boxes task whose answer is what swapping one variable gives: object, label, position, ..."""
+        return cls(tuple(desideratum_pairs(Boxes(boxes), name, count, seed, split)))
+
+    @classmethod
+    def _alike(cls, texts: Sequence[MarkedPair]) -> Pairs:
+        if not texts:
+            raise TaskError("pairs: there is none; accepted: one or more")
+        check_alike(texts, [f"pairs[{index}]" for index in range(len(texts))])
+        return cls(tuple(texts))
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The positions that all prompts name; `last` is the last token."""
+        return (*self.texts[0].base.spans, "last")
+
+    def examples(self, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+        """The pairs as tokens; TaskError naming a pair with a word or mark that does not fit the tokenizer."""
+        return [encoded_pair(pair, tokenizer, f"pairs[{index}]") for index, pair in enumerate(self.texts)]
+
+    def answered_by(self, model: LoadedModel) -> Pairs:
+        """Those whose answer the model gives; TaskError if there is none."""
+        found = predicted(model, self.examples(model.tokenizer))
+        kept = [pair for pair, right in zip(self.texts, found, strict=True) if right]
+        if not kept:
+            raise TaskError(f"pairs: {model.name} answers none of {len(self)}; accepted: prompts that it answers")
+        return Pairs(tuple(kept))
+
+    def check_position(self, name: str, where: str) -> None:
+        """Raise TaskError naming `where` if the prompts have no such position."""
+        if name not in self.positions:
+            raise TaskError(f"{where}: no position {name!r}; {accepted(name, self.positions)}")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[MarkedPair]:
+        return iter(self.texts)
+
+    def __getitem__(self, some: slice) -> Pairs:
+        return Pairs._alike(self.texts[some])
+
+    def __repr__(self) -> str:
+        count, more = ("1 pair", "") if len(self) == 1 else (f"{len(self)} pairs", ", ...")
+        first = self.texts[0]
+        return f"<{count} at {', '.join(self.positions)}: {first.base.text!r} -> {first.answer!r}{more}>"
+
+    def _repr_html_(self) -> str:
+        named = (
+            ("base", "source", "answer"),
+            *((_html(p.base), _html(p.source), escape(p.answer)) for p in self.texts),
+        )
+        rows = "".join(f"<tr>{''.join(f'<td {LEFT}>{cell}</td>' for cell in row)}</tr>" for row in named[: SHOWN + 1])
+        more = f"<p>and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
+        return f"<table>{rows}</table>{more}"
+
+
+def predicted(model: LoadedModel, examples: Sequence[Example]) -> list[bool]:
+    """Whether the model answers each base prompt with its answer."""
+    found = model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
+    return [token == one.answer for token, one in zip(found["predicted"].tolist(), examples, strict=True)]
+
+
+def _html(marked: MarkedText) -> str:
+    """The text, its marks underlined with their names beside them."""
+    shown, at = "", 0
+    for name, (start, end) in sorted(marked.spans.items(), key=lambda item: item[1]):
+        word = f"<u>{escape(marked.text[start:end])}</u><sub>{escape(name)}</sub>"
+        shown, at = shown + escape(marked.text[at:start]) + word, end
+    return shown + escape(marked.text[at:])

@@ -1,0 +1,35 @@
+"""A transformers model that is already in memory -> Model."""
+
+from __future__ import annotations
+
+import nnsight
+from nnsight import TransformersModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.load import wrapped
+from nnsight_et.models.model import Model
+
+ATTENTION = ("sdpa", "eager")
+
+
+def of_module(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> Model:
+    """The module under nnsight, frozen and in eval mode from now on, its parts checked.
+
+    UnsupportedModel if it is no plain transformers model, its parts do not add up, its attention takes no masks of its
+    own, or the tokenizer has no character offsets. A tokenizer without a padding token gets its end or beginning of
+    text as one.
+    """
+    if not isinstance(module, PreTrainedModel):
+        accept = "a transformers model; an adapter goes into it by model.load_adapter(...)"
+        raise UnsupportedModel(f"{name}: found {type(module).__name__}; accepted: {accept}")
+    if not tokenizer.is_fast:
+        raise UnsupportedModel(f"{name}: its tokenizer has no character offsets; accepted: a fast tokenizer")
+    attention = getattr(module.config, "_attn_implementation", None)
+    if attention not in ATTENTION:
+        found = f"attn_implementation is {attention!r}"
+        raise UnsupportedModel(f"{name}: {found}; accepted: {' or '.join(ATTENTION)}, when the model is loaded")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    nnsight.register("nnsight_et")
+    return wrapped(TransformersModel(module, task="text-generation", tokenizer=tokenizer), name)
