@@ -136,6 +136,8 @@ def wrapped(nn: TransformersModel, name: str) -> Model:
     nn.requires_grad_(False)
     nn.eval()
     shape, parts = shape_from(nn.config, name), architecture(nn.config, name)
+    if parts.experts and nn.dtype == torch.float64:
+        nn.set_experts_implementation("eager")  # the grouped one knows no float64
     model = Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
         dtype=nn.dtype, device=nn.device, windows=parts.windows(nn.config.get_text_config()),
