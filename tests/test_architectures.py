@@ -13,6 +13,7 @@ from architecture_table import COLUMNS, ENGINES, SENDERS, made, measured
 from architectures import ARCHITECTURES, QUICK, WINDOW, configuration, every, hf_model
 from methods_study import CIRCUIT, OBJECTS, results
 from nnsight import TransformersModel
+from peft import LoraConfig, get_peft_model
 from tiny_model import few_pairs, tiny_model, tokenizer
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, OPTConfig
 
@@ -149,6 +150,51 @@ def test_attention_that_a_model_does_not_have_is_refused_before_weights_are_read
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UnsupportedModel, match=r"has no sdpa attention; accepted: attention: eager in the manifest"):
         loaded(found("mine", ModelSpec(str(tmp_path))), attention="sdpa")
+
+
+FUSED = {
+    "GPT-2": ["c_attn", "attn.c_proj"],
+    "GPT-NeoX": ["query_key_value", "dense"],
+    "Phi-3": ["qkv_proj", "o_proj"],
+    "OLMo-2": ["q_proj", "k_proj", "o_proj"],
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_an_adapter_on_projections_that_are_packed_or_normed_is_part_of_what_runs(name, tmp_path: Path):
+    hf_model(name).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    torch.manual_seed(5)
+    wanted = LoraConfig(r=3, target_modules=FUSED[name], task_type="CAUSAL_LM", fan_in_fan_out=name == "GPT-2")
+    adapted = get_peft_model(hf_model(name), wanted)
+    for key, parameter in adapted.named_parameters():
+        if "lora_" in key:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    model = loaded(found("mine", ModelSpec(str(tmp_path / "model"), str(tmp_path / "adapter"))))
+    errors = engine_errors(model, few_pairs((2, 3)))
+    assert "adapter" in errors
+    assert max(errors.values()) < 1e-5
+    module, pair = adapted.get_base_model().eval(), few_pairs((2, 3))
+    for path in architecture_table.PATHS.values():
+        senders = [sender for sender in SENDERS if sender in path.reaching(3, 4)]
+        _, expected = plain_hooks.path_patching(module, pair, senders, path.receivers, path.via, path.at)
+        for engine in ENGINES:
+            patched = path_probabilities(model, pair, path, senders, engine, Chunks())["patched"]
+            assert architecture_table.apart(patched, expected) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", QUICK)
+def test_parts_add_up_in_every_dtype(name, dtype):
+    module = hf_model(name, dtype=dtype)
+    model = tiny_model(module, FAMILIES[module.config.model_type].implementations[0])
+    assert model.dtype == dtype
+
+
+def test_experts_run_in_float64_too():
+    errors = engine_errors(tiny_model(hf_model("Mixtral", dtype=torch.float64)), few_pairs((2, 3)))
+    assert max(errors.values()) < 1e-10
 
 
 REFUSED = {

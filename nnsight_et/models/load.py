@@ -168,6 +168,8 @@ def wrapped(nn: TransformersModel, name: str) -> Model:
     nn.requires_grad_(False)
     nn.eval()
     model = _model(nn, name, nn.dtype, nn.device)
+    if model.parts.experts and nn.dtype == torch.float64:
+        nn.set_experts_implementation("eager")  # the grouped one knows no float64
     check_parts(model, name)
     return model
 

@@ -96,7 +96,8 @@ class Model:
     def residual(self, layer: int) -> Tensor:
         """[batch, seq, d]: inside a trace, the residual stream entering `layer`, or, past the last one, leaving it."""
         if layer == 0:
-            return torch.stack([self.part(path).output for path in self.parts.embeddings]).sum(0)
+            outputs = [self.part(path).output for path in self.parts.embeddings]
+            return outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
         output = self.layer(layer - 1).output
         return output[0] if self.parts.layer_gives_tuple else output
 

@@ -33,6 +33,7 @@ experiments:
       - {group: position_transmitter, into: value_fetcher, via: query, at: last, keep: 2, receivers: 2}
       - {group: position_detector, into: value_fetcher, via: value, at: query_label, keep: 2}
       - {group: structure_reader, into: value_fetcher, via: key, at: previous_query_label, keep: 2}
+      - {group: alone, into: value_fetcher, via: value, at: query_label, keep: 2, kv_heads: expanded}
   table: {method: faithfulness, circuit: ./circuit.json, models: [one], examples: 6, ablation_examples: 5}
   complete: {method: completeness, circuit: ./circuit.json, model: one, examples: 6, ablation_examples: 5, draws: 2}
   pruned: {method: minimality, circuit: ./circuit.json, model: one, examples: 6, ablation_examples: 5}

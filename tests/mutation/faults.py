@@ -94,6 +94,16 @@ FAULTS: tuple[Fault, ...] = (
         ("{model.receiver(head.index, via) for", "{head.index % model.heads_of(via) for"), "gqa", "cmap",
     ),
     _fault(
+        "expanded keys", "all heads that share a value see it patched", SUFFIX,
+        ("outputs[:, :, heads] = second[:, :, heads]", "outputs = second"), "gqa", "kv_heads",
+    ),
+    _fault(
+        "expanded keys", "the heads that see a value are counted as kv heads", ONE_TOKEN,
+        ("queries.setdefault(layer, set()).add(index)",
+         "queries.setdefault(layer, set()).add(model.receiver(index, via))"),
+        "gqa", "kv_heads",
+    ),
+    _fault(
         "dropped o_proj bias", "the output projection without its bias", MODEL,
         ("return self.part(self.parts.attention_out, layer)(z.flatten(-2))",
          "projection = self.part(self.parts.attention_out, layer)\n"
