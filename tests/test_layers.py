@@ -41,9 +41,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
     "doctor": {"__init__", "models"},
+    "doctor_ndif": {"models", "plan", "remote", "doctor"},
     "loopback": {"errors", "loopback"},
     "cli": {"__init__", "errors", "models.named", "manifest", "plan", "disk", "store", "run"}
-    | {"report", "benchmark", "results", "export", "doctor", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {

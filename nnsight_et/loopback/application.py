@@ -16,7 +16,7 @@ from typing import Any
 
 import connections
 import uvicorn
-from descriptions import EXPIRED_URL, REFUSAL, STATUS
+from descriptions import EXPIRED_URL, MISSING_BLOB, REFUSAL, STATUS
 from dispatch import Dispatcher
 from faults import Faults, Rule, UnknownFault
 from faulty import Faulty
@@ -85,12 +85,13 @@ class Endpoints:
         """Accept a job."""
         key = request.headers.get("ndif-api-key")
         async with request.form() as form:
-            envelope, blob = json.loads(str(form["data"])), form["blob"]
-            assert not isinstance(blob, str)
-            content = await blob.read()
+            envelope, blob = json.loads(str(form["data"])), form.get("blob")
+            content = b"" if blob is None or isinstance(blob, str) else await blob.read()
         refused = self.not_yet() or self.unwelcome(key)
         if refused is not None:
             return refused
+        if not content:
+            return JSONResponse({"detail": [MISSING_BLOB]}, 422)
         trusted = self.keys[key] if key in self.keys else envelope.get("trusted", True)
         names = ("model_key", "session_id", "compress", "env", *(["id"] if "id" in envelope else []))
         job = Job(trusted=trusted, **{name: envelope[name] for name in names})
@@ -121,6 +122,8 @@ class Endpoints:
     async def env(self, _: Request) -> Response:
         """What is installed."""
         packages = {found.metadata["Name"]: found.version for found in distributions()}
+        absent = self.dispatcher.hosting.absent
+        packages = {name: version for name, version in packages.items() if name.replace("-", "_") != absent}
         return self.not_yet() or JSONResponse({"python_version": sys.version, "packages": packages})
 
     async def whoami(self, request: Request) -> Response:
