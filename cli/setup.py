@@ -10,8 +10,10 @@ import typer
 
 from nnsight_et.disk import write_file
 from nnsight_et.errors import ManifestError
+from nnsight_et.manifest import load
 from nnsight_et.manifest.json_schema import FILE, is_schema, schema_text
 from nnsight_et.manifest.template import DEFAULT_METHODS, METHODS, Wishes, written
+from nnsight_et.plan import plan
 from nnsight_et.report.table import Table
 
 from .complete import model_names, names_of
@@ -86,14 +88,32 @@ def schema(
 
 
 @setup.command()
-def doctor(out: Out = RUNS) -> None:
-    """Look at versions, devices, memory, disk, and which models' files are here; say what to do. Downloads nothing."""
+def doctor(
+    manifest: Annotated[
+        Optional[Path], typer.Argument(metavar="[MANIFEST]", help="Look at its models instead of those known by name.")
+    ] = None,
+    ndif: Annotated[bool, typer.Option("--ndif", help="Ask the NDIF server too, whatever the manifest says.")] = False,
+    out: Out = RUNS,
+) -> None:
+    """Look at versions, devices, memory, disk, and which models' files are here; say what to do. Downloads nothing.
+
+    With --ndif, or a manifest for NDIF, also whether the server answers, takes the key, and has the models.
+    """
     from nnsight_et.doctor import findings
 
-    found = findings(out)
+    read = load(manifest) if manifest else None
+    models = None if read is None else {one.name: one for job in plan(read).jobs for one in job.models}
+    remote = ndif or (read is not None and read.backend == "ndif")
+    files = None if models is None else {name: (one.spec, one.shape) for name, one in models.items()}
+    tables = {"this machine": findings(out, {} if remote else files)}
+    if remote:
+        from nnsight_et.doctor_ndif import known_models, server_findings
+
+        tables["the NDIF server"] = server_findings(known_models() if models is None else list(models.values()))
     words = {"ok": "", "note": "note", "mend": "MEND"}
-    rows = tuple((words[one.state], one.subject, one.found, one.do) for one in found)
-    show(output(), Table("this machine", ("", "what", "found", "what to do"), rows))
-    if any(one.state == "mend" for one in found):
+    for title, found in tables.items():
+        rows = tuple((words[one.state], one.subject, one.found, one.do) for one in found)
+        show(output(), Table(title, ("", "what", "found", "what to do"), rows))
+    if any(one.state == "mend" for found in tables.values() for one in found):
         raise typer.Exit(ManifestError.exit_code)
     typer.echo("Ready to run.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from nnsight_et import __version__
 from nnsight_et.models.files import WEIGHTS
-from nnsight_et.models.named import NAMED, ModelSpec, NamedModel
+from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
 LOW_DISK = 5 * GIB
@@ -38,9 +38,14 @@ class Finding:
     do: str = ""
 
 
-def findings(folder: Path = Path()) -> list[Finding]:
-    """Everything that is looked at; results would go under `folder`."""
-    return [*_versions(), *_extras(), _device(), _memory(), _disk(folder), *_models()]
+Models = Mapping[str, tuple[ModelSpec, Shape | None]]
+"""Where the files of models are, and their sizes if they are known, by the models' names."""
+
+
+def findings(folder: Path = Path(), models: Models | None = None) -> list[Finding]:
+    """Everything that is looked at; results would go under `folder`. `models`: those known by name unless given."""
+    known = {name: (named.spec, named.shape) for name, named in NAMED.items()} if models is None else models
+    return [*_versions(), *_extras(), _device(), _memory(), _disk(folder), *_models(known)]
 
 
 def _versions() -> Iterator[Finding]:
@@ -99,32 +104,30 @@ def _disk(folder: Path) -> Finding:
     return Finding("results", found)
 
 
-def _models() -> Iterator[Finding]:
-    for name, named in NAMED.items():
-        missing = [place for place in _places(named.spec) if not _here(place)]
-        size = f"{named.shape.parameters * BYTES / GIB:.0f} GiB in bfloat16" if _large(named) else "embedded"
+def _models(models: Models) -> Iterator[Finding]:
+    for name, (spec, shape) in models.items():
+        missing = [place for place in (spec.path, spec.adapter) if place and not _here(place)]
+        size = f"; {shape.parameters * BYTES / GIB:.0f} GiB in bfloat16" if shape and is_hub_id(spec.path) else ""
+        embedded = "; embedded" if name in NAMED and spec == NAMED[name].spec and not size else ""
         if not missing:
-            yield Finding(name, f"files are here; {size}")
-        elif _large(named):
-            fetch = " and ".join(f"hf download {place}" for place in missing)
-            do = f"{fetch}; or models: {{{name}: {{path: FOLDER}}}} in the manifest; {name}-tiny runs now"
-            yield Finding(name, f"not here: {', '.join(missing)}; {size}", "note", do)
-        else:
+            yield Finding(name, f"files are here{size}{embedded}")
+        elif embedded:
             yield Finding(name, "its files are gone", "mend", "install nnsight-et again")
-
-
-def _places(spec: ModelSpec) -> list[str]:
-    return [place for place in (spec.path, spec.adapter) if place]
-
-
-def _large(named: NamedModel) -> bool:
-    return not Path(named.spec.path).is_absolute()
+        elif gone := [place for place in missing if not is_hub_id(place)]:
+            yield Finding(name, f"no model in {', '.join(gone)}", "mend", "a folder with a configuration and weights")
+        else:
+            fetch = " and ".join(f"hf download {place}" for place in missing)
+            instead = f"; {name}-tiny runs now" if f"{name}-tiny" in NAMED else ""
+            do = f"{fetch}; or models: {{{name}: {{path: FOLDER}}}} in the manifest{instead}"
+            yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
 
 
 def _here(place: str) -> bool:
     """Whether a folder or hub id has a configuration and weights on this machine."""
-    folder = Path(place)
-    if not folder.is_absolute():
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        if not is_hub_id(place):
+            return False
         configs = ("config.json", "adapter_config.json")
         cached = [huggingface_hub.try_to_load_from_cache(place, config) for config in configs]
         paths = [Path(path) for path in cached if isinstance(path, str)]

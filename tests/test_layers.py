@@ -44,10 +44,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"engine", "interventions", "statistics", "jobs", "results", "api"}
     | {"report.circuit_figures", "report.figures", "report.html.notebook", "report.marks", "report.table"},
     "doctor": {"__init__", "models"},
+    "doctor_ndif": {"models", "plan", "remote", "doctor"},
     "loopback": {"errors", "loopback"},
     "inspection": THINGS | {"engine"},
     "cli": {"__init__", "errors", "models.named", "manifest", "plan", "disk", "store", "run"}
-    | {"report", "benchmark", "results", "export", "doctor", "inspection", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {

@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import time
 import uuid
 from dataclasses import asdict
 from importlib.metadata import distributions
-from pathlib import Path
 from socket import socket
 from typing import Any
 
 import connections
 import uvicorn
-from descriptions import EXPIRED_URL, REFUSAL, STATUS
+from descriptions import EXPIRED_URL, MISSING_BLOB, REFUSAL, STATUS
 from dispatch import Dispatcher
 from faults import Faults, Rule, UnknownFault
 from faulty import Faulty
@@ -86,11 +84,12 @@ class Endpoints:
         """Accept a job."""
         key = request.headers.get("ndif-api-key")
         async with request.form() as form:
-            envelope, blob = json.loads(str(form["data"])), form["blob"]
-            assert not isinstance(blob, str)
-            content = await blob.read()
+            envelope, blob = json.loads(str(form["data"])), form.get("blob")
+            content = b"" if blob is None or isinstance(blob, str) else await blob.read()
         if (refused := self.not_yet() or self.unwelcome(key)) is not None:
             return refused
+        if not content:
+            return JSONResponse({"detail": [MISSING_BLOB]}, 422)
         trusted = self.keys[key] if key in self.keys else envelope.get("trusted", True)
         names = {"model_key", "session_id", "compress", "env", "id"} & set(envelope)
         job = Job(trusted=trusted, **{name: envelope[name] for name in names})
@@ -121,6 +120,8 @@ class Endpoints:
     async def env(self, _: Request) -> Response:
         """What is installed."""
         packages = {found.metadata["Name"]: found.version for found in distributions()}
+        absent = self.dispatcher.hosting.absent
+        packages = {name: version for name, version in packages.items() if name.replace("-", "_") != absent}
         return self.not_yet() or JSONResponse({"python_version": sys.version, "packages": packages})
 
     async def whoami(self, request: Request) -> Response:
@@ -206,23 +207,6 @@ def keys(given: list[str]) -> dict[str, bool]:
     return {key: kind != "untrusted" for key, _, kind in pairs}
 
 
-def announce(folder: Path, address: str) -> None:
-    """Say where the server is."""
-    (folder / "address.part").write_text(address + "\n")
-    (folder / "address.part").rename(folder / "address")
-
-
-def end_with_input(server: uvicorn.Server) -> None:
-    """Stop the server when its standard input closes, however its parent ended."""
-
-    def look() -> None:
-        if not os.read(0, 1024):
-            asyncio.get_running_loop().remove_reader(0)
-            server.should_exit = True
-
-    asyncio.get_running_loop().add_reader(0, look)
-
-
 async def run(chosen: argparse.Namespace, listening: socket) -> None:
     """Serve until stopped."""
     folders = dict(text.split("=", 1) for text in chosen.model)
@@ -236,8 +220,8 @@ async def run(chosen: argparse.Namespace, listening: socket) -> None:
     )  # fmt: skip
     server = uvicorn.Server(config)
     if chosen.until_input_ends:
-        end_with_input(server)
-    announce(chosen.folder, address)
+        connections.end_with_input(server)
+    connections.announce(chosen.folder, address)
     try:
         await server.serve([listening])
     finally:

@@ -108,3 +108,4 @@ EXPIRED_URL = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'
     "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
 )
+MISSING_BLOB = {"type": "missing", "loc": ["body", "blob"], "msg": "Field required", "input": None}

@@ -10,7 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from nnsight_et.errors import UnsupportedModel
-from nnsight_et.models.named import ModelSpec
+from nnsight_et.models.named import ModelSpec, is_hub_id
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 DESCRIBING = ("*.json", "tokenizer.model")
@@ -71,7 +71,7 @@ def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ..
     local = Path(place).expanduser()
     if local.is_dir():
         return local
-    if place.startswith((".", "/", "~")) or place.count("/") != 1:
+    if not is_hub_id(place):
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
         return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(patterns)))

@@ -25,7 +25,7 @@ from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, first_line
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec, Shape
+from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
 
 
 def configuration(files: Files) -> PretrainedConfig:
@@ -126,9 +126,9 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
 
     UnsupportedModel if the server cannot know it by name, or its configuration cannot be read.
     """
-    name, adapter = spec.ndif or spec.path, spec.ndif_adapter or spec.adapter
+    name, adapter = spec.served
     for key, place in (("ndif", name), ("ndif_adapter", adapter)):
-        if place and (place.startswith((".", "/", "~")) or place.count("/") != 1):
+        if place and not is_hub_id(place):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
     _prepare(files, attention)
     try:

@@ -41,6 +41,16 @@ class ModelSpec:
     ndif: str | None = None  # the model's name on an NDIF server, where it is not `path`
     ndif_adapter: str | None = None  # the adapter's there, where it is not `adapter`
 
+    @property
+    def served(self) -> tuple[str, str | None]:
+        """The names an NDIF server has for the model and its adapter."""
+        return self.ndif or self.path, self.ndif_adapter or self.adapter
+
+
+def is_hub_id(place: str) -> bool:
+    """Whether a place is written as the hub and servers name models, org/name; else it can only be a folder."""
+    return place.count("/") == 1 and not place.startswith((".", "/", "~"))
+
 
 @dataclass(frozen=True)
 class NamedModel:

@@ -51,8 +51,8 @@ class Client:
 
     def status(self, job: str) -> ResponseModel | None:
         """What the server last said of a job; None if it knows of none."""
-        answer = self._request("GET", f"/response/{job}", missing=True)
-        return None if answer is None else self._response(answer)
+        answer = self._request("GET", f"/response/{job}", known=(404,))
+        return None if answer.status_code == 404 else self._response(answer)
 
     def fetch(self, job: str, place: Any) -> bytes:
         """The result's bytes, whole, from what a COMPLETED response carries; Forgotten if they are gone."""
@@ -77,7 +77,19 @@ class Client:
         except ValueError:
             raise Refused(f"{self.host}{path}: found no JSON; accepted: an NDIF server") from None
 
-    def _request(self, method: str, path: str, missing: bool = False, **content: Any) -> Any:
+    def refusal(self) -> str | None:
+        """Why the server takes no job from this key; None if it takes them.
+
+        It is asked with a request that lacks its block: no job comes of it.
+        """
+        envelope = RequestModel(model_key="", compress=True, env={}).metadata()
+        try:
+            self._request("POST", "/request", known=(422,), files={"data": (None, envelope)})
+        except Refused as failure:
+            return str(failure)
+        return None
+
+    def _request(self, method: str, path: str, known: tuple[int, ...] = (), **content: Any) -> httpx.Response:
         headers = content.pop("headers", {}) | ({"ndif-api-key": self._key} if self._key else {})
         try:
             with httpx.Client(timeout=httpx.Timeout(CONNECT_SECONDS, read=READ_SECONDS)) as client:
@@ -86,9 +98,7 @@ class Client:
             raise Again(f"{self.host}: no connection ({_kind(error)})") from None
         except httpx.HTTPError as error:
             raise Again(f"{self.host}: the connection was lost ({_kind(error)})", sent=True) from None
-        if missing and answer.status_code == 404:
-            return None
-        if answer.is_error:
+        if answer.is_error and answer.status_code not in known:
             raise of_status(answer.status_code, self._detail(answer), _after(answer), self.host)
         return answer
 

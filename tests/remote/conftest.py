@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from methods_study import models_in
 from real_ndif.server import RealNdif
+from remote_study import folders
 
 from nnsight_et.models.named import EMBEDDED
 
@@ -25,7 +27,13 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def ndif_server(repositories: dict[str, Path]) -> Iterator[RealNdif]:
-    """The NDIF server with the embedded models; each is loaded at its first request."""
-    with RealNdif.start(repositories) as server:
+def study_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the small study, with its two models."""
+    return models_in(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def ndif_server(repositories: dict[str, Path], study_models: Path) -> Iterator[RealNdif]:
+    """The NDIF server with the embedded models and the study's; each is loaded at its first request."""
+    with RealNdif.start(repositories | folders(study_models)) as server:
         yield server
