@@ -110,8 +110,8 @@ def test_a_job_the_server_has_lost_is_sent_once_more(away, server, expected, whe
     assert server.counts()["accepted"] - before == 2
 
 
-@pytest.mark.parametrize("name", ["out_of_memory", "out_of_memory_cpu", "time_limit"])
-def test_what_is_too_much_for_one_job_goes_in_smaller_ones(away, server, expected, name):
+@pytest.mark.parametrize("name", ["out_of_memory", "out_of_memory_cpu"])
+def test_what_is_too_large_for_one_job_goes_in_with_less_at_once(away, server, expected, name):
     before = server.counts()["accepted"]
     server.fault("job", "error", name=name)
     check(away, expected, "memory=512MiB")
@@ -119,17 +119,45 @@ def test_what_is_too_much_for_one_job_goes_in_smaller_ones(away, server, expecte
     assert "SMALLER" in {waiting.status for waiting in away.heard}
 
 
+def test_what_takes_too_long_goes_in_with_half_the_senders(away, server, expected):
+    before = server.counts()["accepted"]
+    server.fault("job", "error", name="time_limit", times=2)
+    check(away, expected)
+    assert server.counts()["accepted"] - before == 5  # all; a half; its halves; the other half
+
+
+MASKS = """\
+  masks:
+    {method: dcm, model: one, circuit: ./circuit.json, desiderata: [object], training_examples: 8, batch: 4, epochs: 2,
+     validation_examples: 6, test_examples: 5, learning_rate: 0.4, validate_every: 2}
+"""
+
+
+def test_a_training_that_takes_too_long_goes_on_in_another_job(away, models, server):
+    for name in ("circuit.json",):
+        (away.root / name).symlink_to(models / name)
+    expected = results(models, MASKS, UNCHECKED)["masks"]
+    before = server.counts()["accepted"]
+    server.fault("job", "error", name="time_limit", times=2)
+    found = away.results(MASKS, UNCHECKED)["masks"]
+    assert {key: value.tolist() for key, value in found.scores.items() if key.endswith("masks")} == {
+        key: value.tolist() for key, value in expected.scores.items() if key.endswith("masks")
+    }
+    assert found.header.summary == expected.header.summary
+    assert server.counts()["accepted"] - before == 7  # all; half the steps; its two halves; the rest; choice; test
+
+
 def test_a_restarted_server_that_has_kept_its_jobs_is_asked_on(away, server, expected):
     before = server.counts()["accepted"]
     server.fault("job", "running", seconds=1.5)
-    away.on_running = lambda: server.restart(keep=True)
+    away.on_running = lambda: server.restart(keep=True, wait=False)
     check(away, expected)
-    assert server.counts()["accepted"] - before <= 2
+    assert server.counts()["accepted"] - before == 1
 
 
 def test_connections_that_are_refused_are_tried_until_the_server_is_up(away, server, expected):
-    server.stop()
-    away.on_first_word = lambda: server.up(f"--port={server.address.rpartition(':')[2]}")
+    server.down()
+    away.on_first_word = lambda: server.back(keep=False)
     check(away, expected)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import nnsight
@@ -62,10 +62,55 @@ def trained_masks(
     by itself; they share the plain runs.
     """
     with model.session():
-        batches = _Batches(model, groups, train, chunks)
-        masks = [_masks(model, group, training, batches.of(i), chunks) for i, group in enumerate(groups)]
-        outcome = nnsight.save(_chosen(model, groups, masks, validation, chunks))
+        trainer, untouched = _Trainer(model, groups, training, train, chunks), [untrained(group) for group in groups]
+        states = trainer.continued(untouched, steps_of(training, train))
+        outcome = nnsight.save(_chosen(model, groups, states, validation, chunks))
     return outcome
+
+
+State = dict[str, Tensor]
+"""A training that has gone on for some steps: its "mask" [head], Adam's "average" and "square" of the gradients [head],
+the "step" [] it is at, and the rounded "masks" [validation, head] so far."""
+
+
+def untrained(group: HeadGroup) -> State:
+    """A training before its first step."""
+    size = len(group.heads)
+    zeros = {name: torch.zeros(size, dtype=torch.float64) for name in ("average", "square")}
+    return {
+        "mask": torch.ones(size, dtype=torch.float64),
+        "step": torch.tensor(0),
+        "masks": torch.empty(0, size),
+    } | zeros
+
+
+def continued(
+    model: Model,
+    groups: Sequence[HeadGroup],
+    training: Training,
+    train: Sequence[Pair],
+    course: tuple[Sequence[State], int],
+    chunks: Chunks,
+) -> list[State]:
+    """The trainings, from these states until so many steps have been made: what trained_masks does, in parts."""
+    states, until = course
+    with model.session():
+        outcome = nnsight.save(_Trainer(model, groups, training, train, chunks).continued(states, until))
+    return outcome
+
+
+def chosen(
+    model: Model, groups: Sequence[HeadGroup], states: Sequence[State], validation: Sequence[Pair], chunks: Chunks
+) -> list[dict[str, Tensor]]:
+    """What trained_masks returns, of trainings that are at their end."""
+    with model.session():
+        outcome = nnsight.save(_chosen(model, groups, states, validation, chunks))
+    return outcome
+
+
+def steps_of(training: Training, train: Sequence[Pair]) -> int:
+    """How many steps a whole training has."""
+    return training.epochs * len(train)
 
 
 def masked_readout(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks: Chunks) -> Readout:
@@ -92,18 +137,42 @@ def prepared(model: Model, groups: Sequence[HeadGroup], pair: Pair) -> list[Prep
 
 
 @dataclass
-class _Batches:
-    """The training batches, prepared when they are first asked for and kept while they are few enough."""
+class _Trainer:
+    """The training batches of some groups, prepared when first asked for and kept while they are few enough."""
 
     model: Model
     groups: Sequence[HeadGroup]
+    training: Training
     pairs: Sequence[Pair]
     chunks: Chunks
     kept: dict[int, list[Prepared]] = field(default_factory=dict)
 
-    def of(self, group: int) -> Callable[[], Iterator[Prepared]]:
-        """What goes through the batches once, as the group with this index needs them."""
-        return lambda: (self._prepared(index)[group] for index in range(len(self.pairs)))
+    def continued(self, states: Sequence[State], until: int) -> list[State]:
+        """Every group's training after its first `until` steps; in fp32 at least."""
+        return [self._continued(index, state, until) for index, state in enumerate(states)]
+
+    def _continued(self, index: int, state: State, until: int) -> State:
+        model, group, training = self.model, self.groups[index], self.training
+        wide = torch.float32 if model.dtype in (torch.float16, torch.bfloat16) else model.dtype
+        mask = state["mask"].to(model.device, wide).clone().requires_grad_()
+        optimizer = torch.optim.Adam([mask], lr=training.learning_rate)
+        made = int(state["step"])
+        if made:
+            average, square = (state[name].to(model.device, wide).clone() for name in ("average", "square"))
+            optimizer.state[mask] = {"step": torch.tensor(float(made)), "exp_avg": average, "exp_avg_sq": square}
+        masks = [one.to(model.device, wide) for one in state["masks"]]
+        for step in range(made, until):
+            if step and step % training.validate_every == 0:
+                masks.append(mask.detach().clamp(0, 1).round())
+            with torch.no_grad():
+                mask.clamp_(0, 1)
+            batch = self._prepared(step % len(self.pairs))[index]
+            mask.grad = -training.sparsity - slopes(model, group, batch, mask, self.chunks)
+            optimizer.step()
+        moments = optimizer.state[mask]
+        ended = {"mask": mask, "average": moments["exp_avg"], "square": moments["exp_avg_sq"]}
+        ended |= {"step": torch.tensor(until), "masks": torch.stack(masks) if masks else state["masks"]}
+        return {name: tensor.detach().cpu() for name, tensor in ended.items()}
 
     def _prepared(self, index: int) -> list[Prepared]:
         if index in self.kept:
@@ -112,25 +181,6 @@ class _Batches:
         if (index + 1) * len(self.pairs[0].answer) <= self.chunks.kept:
             self.kept[index] = ready
         return ready
-
-
-def _masks(
-    model: Model, group: HeadGroup, training: Training, batches: Callable[[], Iterator[Prepared]], chunks: Chunks
-) -> list[Tensor]:
-    """The rounded masks [head] of one training, one for each validation; trained in fp32 at least."""
-    wide = torch.float32 if model.dtype in (torch.float16, torch.bfloat16) else model.dtype
-    mask = torch.ones(len(group.heads), dtype=wide, device=model.device, requires_grad=True)
-    optimizer = torch.optim.Adam([mask], lr=training.learning_rate)
-    masks: list[Tensor] = []
-    every_batch = (batch for _ in range(training.epochs) for batch in batches())
-    for step, batch in enumerate(every_batch, start=1):
-        if step > 1 and (step - 1) % training.validate_every == 0:
-            masks.append(mask.detach().clamp(0, 1).round())
-        with torch.no_grad():
-            mask.clamp_(0, 1)
-        mask.grad = -training.sparsity - slopes(model, group, batch, mask, chunks)
-        optimizer.step()
-    return [*masks, mask.detach().clamp(0, 1).round()]
 
 
 def slopes(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks: Chunks) -> Tensor:
@@ -159,12 +209,13 @@ def slopes(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks
 def _chosen(
     model: Model,
     groups: Sequence[HeadGroup],
-    masks: Sequence[Sequence[Tensor]],
+    states: Sequence[State],
     validation: Sequence[Pair],
     chunks: Chunks,
 ) -> list[dict[str, Tensor]]:
     """Per group its masks' accuracies, and the best of them; masks that round alike are tried once."""
-    tried = [torch.stack(list(found)).unique(dim=0, return_inverse=True) for found in masks]
+    masks = [torch.cat([state["masks"].to(state["mask"]), state["mask"][None].clamp(0, 1).round()]) for state in states]
+    tried = [found.to(model.device).unique(dim=0, return_inverse=True) for found in masks]
     right = [torch.zeros(len(different), dtype=torch.float64, device=model.device) for different, _ in tried]
     for pair in validation:
         for i, (group, batch) in enumerate(zip(groups, prepared(model, groups, pair), strict=True)):
@@ -174,11 +225,11 @@ def _chosen(
     for found, (_, which), correct in zip(masks, tried, right, strict=True):
         accuracies = (correct / count)[which].cpu()
         best = _best(found, accuracies)
-        outcome = {"mask": found[best].cpu(), "masks": torch.stack(list(found)).cpu(), "accuracies": accuracies}
+        outcome = {"mask": found[best], "masks": found, "accuracies": accuracies}
         outcomes.append(outcome | {"autograd": torch.tensor(model.gradients)})
     return outcomes
 
 
-def _best(masks: Sequence[Tensor], accuracies: Tensor) -> int:
+def _best(masks: Tensor, accuracies: Tensor) -> int:
     """The index of the best mask: on a tie of accuracy the one with fewer selected heads, then the earlier."""
     return max(range(len(masks)), key=lambda i: (accuracies[i].item(), masks[i].sum().item(), -i))

@@ -31,7 +31,11 @@ class Again(RemoteFailure):
 
 
 class Smaller(RemoteFailure):
-    """May succeed in smaller pieces."""
+    """May succeed in smaller pieces: it was too much for the server's memory, or took too long."""
+
+    def __init__(self, message: str, too_long: bool = False) -> None:
+        super().__init__(message)
+        self.too_long = too_long
 
 
 class Forgotten(RemoteFailure):
@@ -70,7 +74,7 @@ def of_description(description: str, where: str) -> RemoteFailure:
     if any(words in low for words in MEMORY):
         return Smaller(f"{where}: the server ran out of memory: {_last_line(text)}")
     if any(words in low for words in TIME):
-        return Smaller(f"{where}: {_last_line(text)}")
+        return Smaller(f"{where}: {_last_line(text)}", too_long=True)
     died = any(words in low for words in DIED)
     if died or ("traceback" not in low and MISSING not in text and any(words in low for words in PASSING)):
         return Again(f"{where}: {_last_line(text)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnsight_et.interventions.calls import Call
+from nnsight_et.interventions.parts import in_parts
 from nnsight_et.models.model import Model
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Smaller
@@ -46,18 +47,28 @@ class Server:
         try:
             return Job(self, model, calls, experiment).outcome()
         except Smaller as failure:
-            pieces = smaller(calls)
-            if pieces is None:
-                raise
             self.on_wait(Waiting(experiment, "SMALLER", str(failure), 0.0))
-            parts = [self.results(model, piece, experiment) for piece in pieces]
-            return {"found": [one for part in parts for one in part["found"]], "place": parts[0]["place"]}
+            found = self._smaller(model, calls, experiment, failure)
+            if found is None:
+                raise
+            return found
 
+    def _smaller(self, model: Model, calls: Sequence[Call], experiment: str, failure: Smaller) -> dict[str, Any] | None:
+        """The same from smaller jobs; None if there are none: two halves of the calls, or one call with less at once,
+        or, where it took too long, in parts."""
+        if len(calls) > 1:
+            middle = len(calls) // 2
+            halves = [self.results(model, some, experiment) for some in (calls[:middle], calls[middle:])]
+            return {"found": [one for half in halves for one in half["found"]], "place": halves[0]["place"]}
+        if not failure.too_long:
+            less = calls[0].halved()
+            return None if less is None else self.results(model, [less], experiment)
+        places = []
 
-def smaller(calls: Sequence[Call]) -> list[Sequence[Call]] | None:
-    """Two halves of the calls; of a single one the same with half as much at once; None if it is the least already."""
-    if len(calls) > 1:
-        middle = len(calls) // 2
-        return [calls[:middle], calls[middle:]]
-    halved = calls[0].halved()
-    return None if halved is None else [[halved]]
+        def run(call: Call) -> Any:
+            done = self.results(model, [call], experiment)
+            places.append(done["place"])
+            return done["found"][0]
+
+        found = in_parts(calls[0], run)
+        return None if found is None else {"found": [found], "place": places[0]}

@@ -1,0 +1,79 @@
+"""One call in parts, where it is too long for one job: its variants in halves, or a training step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.batch import Pair
+from nnsight_et.circuit import HeadGroup
+from nnsight_et.interventions.ablation import circuit_readouts, remainder_readouts
+from nnsight_et.interventions.activation_patching import patched_readouts
+from nnsight_et.interventions.attribution import head_effects
+from nnsight_et.interventions.calls import Call
+from nnsight_et.interventions.cmap import recipient_readouts
+from nnsight_et.interventions.dcm import State, Training, chosen, continued, steps_of, trained_masks, untrained
+from nnsight_et.interventions.knockout import knockout_readouts
+from nnsight_et.interventions.path_patching import path_probabilities
+
+Run = Callable[[Call], Any]
+"""Does a call, wherever the model is."""
+VARIANTS: dict[Callable[..., Any], int] = {
+    path_probabilities: 2,
+    circuit_readouts: 2,
+    remainder_readouts: 2,
+    patched_readouts: 1,
+    knockout_readouts: 2,
+    recipient_readouts: 2,
+    head_effects: 2,
+}
+"""Which argument of an intervention lists its variants: they need nothing of each other."""
+
+
+def in_parts(call: Call, run: Run) -> Any:
+    """What the call finds, from shorter ones; None if it cannot be made shorter."""
+    if call.function is trained_masks:
+        return _trained_in_parts(call, run, *call.arguments)
+    if call.function is continued:
+        return _continued_in_parts(call, run, *call.arguments)
+    number = VARIANTS.get(call.function)
+    if number is None or len(call.arguments[number]) < 2:
+        return None
+    variants = call.arguments[number]
+    middle = len(variants) // 2
+    halves = []
+    for part, some in enumerate((variants[:middle], variants[middle:])):
+        arguments = (*call.arguments[:number], some, *call.arguments[number + 1 :])
+        halves.append(run(replace(call, arguments=arguments, name=f"{call.name} half {part + 1}")))
+    one, other = halves
+    return {name: torch.cat([one[name], other[name]]) if one[name].ndim == 2 else one[name] for name in one}
+
+
+def _trained_in_parts(
+    call: Call,
+    run: Run,
+    groups: Sequence[HeadGroup],
+    training: Training,
+    train: Sequence[Pair],
+    *rest: Any,
+) -> list[dict[str, Tensor]]:
+    validation, chunks = rest
+    course = ([untrained(group) for group in groups], steps_of(training, train))
+    whole = Call(continued, (groups, training, train, course, chunks), f"{call.name} steps")
+    states = _continued_in_parts(whole, run, *whole.arguments)
+    return run(Call(chosen, (groups, states, validation, chunks), f"{call.name} choice"))
+
+
+def _continued_in_parts(call: Call, run: Run, groups: Sequence[HeadGroup], *rest: Any) -> list[State] | None:
+    training, train, (states, until), chunks = rest
+    made = int(states[0]["step"])
+    if until - made < 2:
+        return None
+    for goal in ((made + until) // 2, until):
+        arguments = (groups, training, train, (states, goal), chunks)
+        states = run(Call(continued, arguments, f"{call.name} to {goal}"))
+    return states
