@@ -176,7 +176,8 @@ def table() -> str:
 
 def notes() -> str:
     """What is particular to each known architecture, and why others are refused, as Markdown."""
-    particular = [f"- `{kind}`: {'; '.join(parts.notes)}." for kind, parts in FAMILIES.items() if parts.notes]
+    told = {kind: [*parts.notes, *_only(parts.implementations)] for kind, parts in FAMILIES.items()}
+    particular = [f"- `{kind}`: {'; '.join(lines)}." for kind, lines in told.items() if lines]
     limits = [
         f"- `{kind}` with `{need.key}` other than `{need.same_as or need.value}`: {need.why}."
         for kind, parts in FAMILIES.items()
@@ -184,6 +185,10 @@ def notes() -> str:
     ]
     refused = [f"- `{kind}`: {why}." for kind, why in REFUSED.items()]
     return "\n".join(["## Particulars", "", *particular, "", "## Refused by name", "", *refused, *limits])
+
+
+def _only(implementations: tuple[str, ...]) -> list[str]:
+    return [] if "sdpa" in implementations else ["it has eager attention alone: `attention: eager` in the manifest"]
 
 
 def document(text: str) -> str:

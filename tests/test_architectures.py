@@ -198,7 +198,7 @@ def test_experts_run_in_float64_too():
 
 
 REFUSED = {
-    "opt-350m": (OPTConfig(do_layer_norm_before=False), "passes through a norm in every layer.*accepted: do_layer"),
+    "opt-350m": (OPTConfig(do_layer_norm_before=False), "passes through norms.*accepted: do_layer"),
     "OPT of two widths": (OPTConfig(word_embed_proj_dim=512), "accepted: word_embed_proj_dim 768"),
     "GPT-2 in an encoder-decoder": (GPT2Config(add_cross_attention=True), "add_cross_attention is True.*encoder"),
     "Gemma-3 that sees later tokens": (configuration("Gemma-3", use_bidirectional_attention=True), "see later ones"),

@@ -22,6 +22,7 @@ LLAMA = Architecture(
 HEAD_NORMS = "queries and keys are read before the norms each head has for them"
 POST_NORMS = "attention and MLP pass through a norm before they are added: heads write side by side before it"
 ROUTED = "MLPs are routed: a patch that moves a token to other experts has their effect too"
+PARALLEL = "where blocks are parallel, a layer's MLP does not see the same layer's attention"
 WINDOWS = "where the configuration has a sliding window, a token sees no further back than that"
 GEMMA2 = replace(
     LLAMA,
@@ -44,6 +45,14 @@ GEMMA3_IMAGES = replace(
     notes=(*GEMMA3.notes, "its text model, with its image model beside it in memory"),
 )
 QWEN2 = replace(LLAMA, masks="by layer type", notes=(WINDOWS,))
+OLMO2 = replace(
+    LLAMA,
+    query=Projection("self_attn.q_proj", norm="self_attn.q_norm"),
+    key=Projection("self_attn.k_proj", norm="self_attn.k_norm"),
+    attention_norm="post_attention_layernorm",
+    mlp_norm="post_feedforward_layernorm",
+    notes=(POST_NORMS, "queries and keys are read after their norm, which runs over all heads at once"),
+)
 GPT2 = Architecture(
     embeddings=("transformer.wte", "transformer.wpe"),
     layers="transformer.h",
@@ -67,7 +76,7 @@ NEOX = Architecture(
     attention_out="attention.dense",
     mlp="mlp",
     unembedding="lm_head",
-    notes=("where blocks are parallel, a layer's MLP does not see the same layer's attention",),
+    notes=(PARALLEL,),
 )
 GPTJ = replace(
     LLAMA,
@@ -81,7 +90,7 @@ GPTJ = replace(
     layer_gives_tuple=True,
     implementations=("eager",),
     d_mlp="n_inner",
-    notes=("blocks are parallel: a layer's MLP does not see the same layer's attention",),
+    notes=(PARALLEL,),
 )
 OPT = replace(
     LLAMA,
@@ -92,7 +101,7 @@ OPT = replace(
     mlp_sees="tokens",
     d_mlp="ffn_dim",
     needs=(
-        Need("do_layer_norm_before", "its residual passes through a norm in every layer, so heads do not add up", True),
+        Need("do_layer_norm_before", "its residual passes through norms (opt-350m; the other sizes work)", True),
         Need("word_embed_proj_dim", "its embedding has another width than its layers", same_as="hidden_size"),
     ),
     notes=("queries are read before they are scaled",),
@@ -121,14 +130,14 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gemma3": GEMMA3_IMAGES,
-    "olmo2": replace(
-        LLAMA,
-        query=Projection("self_attn.q_proj", norm="self_attn.q_norm"),
-        key=Projection("self_attn.k_proj", norm="self_attn.k_norm"),
-        attention_norm="post_attention_layernorm",
-        mlp_norm="post_feedforward_layernorm",
-        notes=(POST_NORMS, "queries and keys are read after their norm, which runs over all heads at once"),
-    ),
+    "olmo": replace(LLAMA, notes=("where it clips queries, keys and values, they are read before",)),
+    "olmo2": OLMO2,
+    "olmo3": replace(OLMO2, masks="by layer type", notes=(*OLMO2.notes, WINDOWS)),
+    "smollm3": QWEN2,
+    "starcoder2": replace(LLAMA, masks="sliding", notes=(WINDOWS,)),
+    "stablelm": replace(LLAMA, notes=("where it has norms of queries and keys, they are read before", PARALLEL)),
+    "cohere2": replace(QWEN2, notes=(WINDOWS, PARALLEL)),
+    "phi": replace(LLAMA, attention_out="self_attn.dense", notes=(PARALLEL,)),
     "phi3": replace(
         LLAMA,
         query=Projection("self_attn.qkv_proj", "blocks"),

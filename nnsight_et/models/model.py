@@ -140,7 +140,7 @@ class Model:
 
     def projection(self, layer: int, via: Via) -> Tensor:
         """[batch, seq, head, d_head]: inside a trace, the queries, keys or values before RoPE; a view of them."""
-        return self._heads_of(self.part(self.parts.projection(via).site, layer).output, via)
+        return self._by_head(self.part(self.parts.projection(via).site, layer).output, via)
 
     def write_projection(self, layer: int, via: Via, values: Tensor) -> None:
         """Inside a trace: make values [batch, seq, head, d_head] the queries, keys or values of `layer`."""
@@ -150,7 +150,7 @@ class Model:
             module.output = values.flatten(-2)
         else:
             whole = module.output.clone()
-            self._heads_of(whole, via).copy_(values)
+            self._by_head(whole, via).copy_(values)
             module.output = whole
 
     def projection_of_input(self, layer: int, via: Via) -> Tensor:
@@ -159,9 +159,9 @@ class Model:
         output = self.part(projection.path, layer)(normed)
         if projection.norm:
             output = self.part(projection.norm, layer)(output)
-        return self._heads_of(output, via)
+        return self._by_head(output, via)
 
-    def _heads_of(self, output: Tensor, via: Via) -> Tensor:
+    def _by_head(self, output: Tensor, via: Via) -> Tensor:
         """[..., head, d_head]: a view of the queries, keys or values in the output [..., width] of their module."""
         index, packed = VIAS.index(via), self.parts.projection(via).packed
         if packed == "per head":
