@@ -76,12 +76,9 @@ the "step" [] it is at, and the rounded "masks" [validation, head] so far."""
 def untrained(group: HeadGroup) -> State:
     """A training before its first step."""
     size = len(group.heads)
-    zeros = {name: torch.zeros(size, dtype=torch.float64) for name in ("average", "square")}
-    return {
-        "mask": torch.ones(size, dtype=torch.float64),
-        "step": torch.tensor(0),
-        "masks": torch.empty(0, size),
-    } | zeros
+    moments = {name: torch.zeros(size, dtype=torch.float64) for name in ("average", "square")}
+    mask, masks = torch.ones(size, dtype=torch.float64), torch.empty(0, size)
+    return {"mask": mask, "step": torch.tensor(0), "masks": masks} | moments
 
 
 def continued(
@@ -225,7 +222,7 @@ def _chosen(
     for found, (_, which), correct in zip(masks, tried, right, strict=True):
         accuracies = (correct / count)[which].cpu()
         best = _best(found, accuracies)
-        outcome = {"mask": found[best], "masks": found, "accuracies": accuracies}
+        outcome = {"mask": found[best].clone(), "masks": found, "accuracies": accuracies}
         outcomes.append(outcome | {"autograd": torch.tensor(model.gradients)})
     return outcomes
 
