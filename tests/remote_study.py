@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,8 +41,11 @@ class Remotely:
         return manifest(self.root, experiments, "backend=ndif", *served, *settings)
 
     def steps(self, experiments: str, *settings: str, **options) -> list[Progress]:
+        return list(self.each(experiments, *settings, **options))
+
+    def each(self, experiments: str, *settings: str, **options) -> Iterator[Progress]:
         remote = Remote(self.hear, self.patience, self.address, self.key)
-        return list(run(self.manifest(experiments, *settings), self.root / "away", remote=remote, **options))
+        return run(self.manifest(experiments, *settings), self.root / "away", remote=remote, **options)
 
     def hear(self, waiting: Waiting) -> None:
         self.heard.append(waiting)
