@@ -74,15 +74,19 @@ def _said(client: Client, failure: RemoteFailure) -> str:
 
 def _key(client: Client) -> Iterator[Finding]:
     """Who the key's owner is, if the server says so; else whether the server takes jobs with it, and without any."""
-    who, where = _mapping(client.read("/whoami")), origin("APIKEY")
-    tags = who.get("tags") or []
-    if not (tags or who.get("email")):
+    where = origin("APIKEY")
+    try:
+        who = _mapping(client.read("/whoami"))
+    except Refused:  # what is no key, or the question
+        who = None
+    tags = (who or {}).get("tags") or []
+    if not (tags or (who and who.get("email"))):
         refused = client.refusal()
         if refused is not None:
-            found = f"from {where}: {refused}" if where else f"none; {refused}"
-            found = found.replace(f"{client.host}: ", "").partition("; accepted")[0]
-            ask = "ask who runs the server" if "ndif.us" not in client.host else "https://login.ndif.us gives one"
-            yield Finding("key", found, "mend", f"NDIF_API_KEY, or APIKEY in {configuration()}; {ask}")
+            said = refused.removeprefix(f"{client.host}: ").partition("; accepted")[0]
+            ask = "https://login.ndif.us gives one" if "ndif.us" in client.host else "ask who runs the server"
+            do = f"NDIF_API_KEY, or APIKEY in {configuration()}; {ask}"
+            yield Finding("key", f"from {where}: {said}" if where else f"none; {said}", "mend", do)
             return
         if not where or Client(client.host, "").refusal() is None:
             yield Finding("key", "not needed: this server checks none")
@@ -91,10 +95,10 @@ def _key(client: Client) -> Iterator[Finding]:
     yield Finding("key", f"valid (from {where})")
     if "trusted" in tags:
         yield Finding("trust", "trusted: jobs run beside the weights, with gradients")
-    else:
-        found = "untrusted: jobs see activations, not weights or gradients"
-        do = "every method works; DCM and attribution take finite differences, and each job some seconds to start"
-        yield Finding("trust", found, "note", do)
+        return
+    do = "every method works; DCM and attribution take finite differences, and each job some seconds to start"
+    found = "not told by this server; if untrusted," if who is None else "untrusted:"
+    yield Finding("trust", f"{found} jobs see activations, not weights or gradients", "note", do)
 
 
 def _versions(client: Client) -> Iterator[Finding]:

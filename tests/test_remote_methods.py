@@ -79,13 +79,13 @@ def test_the_result_says_where_it_ran_and_which_gradient_was_used(away, found_aw
 def test_the_checks_were_made_on_the_server(found_away, found_here):
     for name, result in found_away.items():
         checks = {check["check"] for check in result.header.self_check["checks"]}
-        assert checks == {check["check"] for check in found_here[name].header.self_check["checks"]}
+        assert checks >= {check["check"] for check in found_here[name].header.self_check["checks"]}
 
 
 def test_a_second_run_sends_nothing(away, found_away, server):
-    before = server.counts()["jobs_accepted"]
+    before = server.counts()["accepted"]
     assert all(step.reused == step.total for step in away.steps(EVERYTHING))
-    assert server.counts()["jobs_accepted"] == before
+    assert server.counts()["accepted"] == before
 
 
 def test_no_key_is_written_anywhere(away, found_away):

@@ -125,8 +125,11 @@ class Endpoints:
         return self.not_yet() or JSONResponse({"python_version": sys.version, "packages": packages})
 
     async def whoami(self, request: Request) -> Response:
-        """Whose key it is."""
+        """Whose key it is; of an unknown one nobody's, and only what is no key is refused."""
         key = request.headers.get("ndif-api-key")
+        refused = self.unwelcome(key)
+        if refused is not None and refused.status_code == REFUSAL["malformed_key"][0]:
+            return refused
         if key not in self.keys:
             return JSONResponse({"email": None, "tags": []})
         return JSONResponse({"email": "somebody@localhost", "tags": ["trusted"] if self.keys[key] else []})
