@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from nnsight_et.plan import Plan
 
 
+SIMULATED = (
+    "Simulated: every job was sent to a server of this machine, run there without this package, and fetched by NDIF's "
+    "protocol. Not shown by this: your server's versions, its sandbox, its memory, its queue; et doctor --ndif asks it."
+)
+
+
 @dataclass(frozen=True)
 class Where:
     """The folder results go to, which experiments to run, whether to compute all of it again, and what to show."""
@@ -49,6 +55,8 @@ def execute(manifest: Manifest, where: Where) -> None:
         print(folder)
     else:
         _show_results(names, folder, report)
+        if manifest.backend == "simulate":
+            print(SIMULATED)
         if not computed and done.issuperset(names):
             print("Nothing to do: every result was there; no forward pass was run.")
 
