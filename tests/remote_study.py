@@ -31,6 +31,8 @@ class Remotely:
     key: str = TRUSTED
     patience: Patience = QUICK
     heard: list[Waiting] = field(default_factory=list)
+    jobs: dict[str, int] = field(default_factory=dict)
+    """How many of them an experiment was."""
     on_first_word: Callable[[], None] | None = None
     """Called when the run waits for the first time."""
     on_running: Callable[[], None] | None = None

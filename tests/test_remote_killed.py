@@ -88,29 +88,33 @@ def jobs(out: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in out.glob("far/*/jobs/*.json") if ".writing" not in path.name]
 
 
-def test_wherever_a_run_is_killed_the_next_one_fetches_what_was_sent(study, server, calm, tmp_path):
-    moments: dict[str, Callable[[Path, int], bool]] = {
-        "before anything is sent": lambda out, _: any(out.glob("far/*/.holder")),
-        "sent": lambda out, _: bool(jobs(out)),
-        "accepted": lambda out, _: any(job["state"] == "accepted" for job in jobs(out)),
-        "polled": lambda _, polls: sum(server.counts()["polls"].values()) > polls + 3,
-        "downloading": lambda _, polls: any(rule["fired"] for rule in server.faults() if rule["where"] == "download"),
-    }
-    before, needed = server.counts()["accepted"], 2
-    for moment, holds in moments.items():
-        out = tmp_path / moment.replace(" ", "_")
-        server.fault("job", "running", seconds=1.0, times=0)
-        server.fault("download", "slow", bytes_per_second=2000, times=0)
-        polls = sum(server.counts()["polls"].values())
-        code, _ = stopped(study, out, server, lambda o=out, h=holds, p=polls: h(o, p), signal.SIGKILL)
-        assert code == -signal.SIGKILL, moment
-        server.clear()
-        done = finished(study, out, server)
-        assert done.returncode == 0, done.stderr
-        assert scores(out) == calm, moment
-        assert server.counts()["accepted"] - before == needed, moment
-        assert not jobs(out)
-        before += needed
+MOMENTS: dict[str, Callable[[Path, Loopback, int], bool]] = {
+    "before anything is sent": lambda out, server, polls: any(out.glob("far/*/.holder")),
+    "sent": lambda out, server, polls: bool(jobs(out)),
+    "accepted": lambda out, server, polls: any(job["state"] == "accepted" for job in jobs(out)),
+    "polled": lambda out, server, polls: sum(server.counts()["polls"].values()) > polls + 3,
+    "downloading": lambda out, server, polls: any(
+        rule["fired"] for rule in server.faults() if rule["where"] == "download"
+    ),
+}
+EVERY_TIME = ("accepted", "downloading")
+
+
+@pytest.mark.parametrize(
+    "moment", [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.slow) for name in MOMENTS]
+)
+def test_wherever_a_run_is_killed_the_next_one_fetches_what_was_sent(study, server, calm, tmp_path, moment):
+    before, polls = server.counts()["accepted"], sum(server.counts()["polls"].values())
+    server.fault("job", "running", seconds=1.0, times=0)
+    server.fault("download", "slow", bytes_per_second=2000, times=0)
+    code, _ = stopped(study, tmp_path, server, lambda: MOMENTS[moment](tmp_path, server, polls), signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    server.clear()
+    done = finished(study, tmp_path, server)
+    assert done.returncode == 0, done.stderr
+    assert scores(tmp_path) == calm
+    assert server.counts()["accepted"] - before == 2
+    assert not jobs(tmp_path)
 
 
 def test_an_interrupt_says_what_is_saved_and_the_job_is_found_again(study, server, calm, tmp_path):

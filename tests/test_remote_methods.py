@@ -15,6 +15,20 @@ from test_jobs import EVERYTHING
 from nnsight_et.loopback import Loopback
 from nnsight_et.store import Result
 
+JOBS = {  # a stage, a model, or what the next step depends on is a job; a comparison needs no model
+    "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 3, "roles": 2, "across": 2, "blind": 1, "looks": 1,
+    "screen": 1, "overlap": 0,
+}  # fmt: skip
+STAGES = """\
+  found:
+    method: path_patching
+    model: one
+    examples: 100
+    stages:
+      - {group: value_fetcher, into: logits, at: last, keep: 4, receivers: 2}
+      - {group: position_detector, into: value_fetcher, via: value, at: query_label, keep: 2}
+"""
+SENDERS, PER_VALUE, PER_JOB = 12 + 8, 16, 1 << 16
 APPROXIMATED = ("screen",)  # finite differences where there are no gradients
 KEYS = {"trusted": TRUSTED, "untrusted": UNTRUSTED}
 
@@ -45,7 +59,12 @@ def away(request, here, server, tmp_path_factory) -> Remotely:
 
 
 @pytest.fixture(scope="module")
-def found_away(away, found_here) -> dict[str, Result]:
+def found_away(away, server) -> dict[str, Result]:
+    accepted = server.counts()["accepted"]
+    for step in away.each(EVERYTHING):
+        now = server.counts()["accepted"]
+        away.jobs[step.experiment] = away.jobs.get(step.experiment, 0) + now - accepted
+        accepted = now
     return away.results(EVERYTHING)
 
 
@@ -80,6 +99,20 @@ def test_the_checks_were_made_on_the_server(found_away, found_here):
     for name, result in found_away.items():
         checks = {check["check"] for check in result.header.self_check["checks"]}
         assert checks >= {check["check"] for check in found_here[name].header.self_check["checks"]}
+
+
+def test_every_experiment_is_as_few_jobs_as_it_has_dependent_steps(away, found_away):
+    assert away.jobs == JOBS
+
+
+def test_only_scores_come_home_and_only_prompts_and_code_go_out(away, server):
+    """Self-checks included."""
+    before = set(server.counts()["jobs"])
+    away.steps(STAGES, "memory=512MiB")
+    jobs = [job for name, job in server.counts()["jobs"].items() if name not in before]
+    assert len(jobs) == 2
+    assert sum(job["result"] for job in jobs) <= PER_VALUE * SENDERS * 100
+    assert all(job["bytes"] <= PER_JOB for job in jobs)
 
 
 def test_a_second_run_sends_nothing(away, found_away, server):
