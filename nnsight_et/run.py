@@ -77,6 +77,8 @@ def run(
     device = _device(manifest.device) if manifest.backend == "local" else manifest.backend
     with store.writing(folder), serving(manifest.backend, jobs, folder, remote or Remote()) as server:
         store.sweep(folder)
+        if fresh and server is not None:
+            server.journal.clear()
         work = Work(store, folder, device, manifest.memory_bytes, fresh, server)
         checked = manifest.self_check == "on"
         for job in jobs:

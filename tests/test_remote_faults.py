@@ -207,9 +207,27 @@ def test_a_server_that_stays_silent_stops_the_run_and_the_next_one_fetches_the_j
     assert server.counts()["accepted"] - before == 1
 
 
-def test_a_result_that_is_not_ours_is_refused(away, server, expected, monkeypatch):
-    from nnsight_et.remote import request
+def test_a_key_that_is_refused_in_the_middle_costs_no_job(away, server, expected):
+    before = server.counts()["accepted"]
+    server.fault("response", "status", code=401, detail="no longer", nth=2)
+    with pytest.raises(Refused, match="401: no longer"):
+        away.steps(ONE, UNCHECKED)
+    check(away, expected)
+    assert server.counts()["accepted"] - before == 1
 
+
+def test_a_fresh_run_fetches_nothing_of_before(away, server, expected):
+    before = server.counts()["accepted"]
+    server.fault("response", "drop", times=0)
+    with pytest.raises(Silent):
+        away.steps(ONE, UNCHECKED)
+    server.clear()
+    away.steps(ONE, UNCHECKED, fresh=True)
+    assert server.counts()["accepted"] - before == 2
+    check(away, expected)
+
+
+def test_a_result_that_is_not_ours_is_refused_and_asked_for_again(away, server, expected):
     folder = run_folder(away.manifest(ONE, UNCHECKED), away.root / "away")
     server.fault("response", "drop", times=0)
     with pytest.raises(Silent):
@@ -219,4 +237,4 @@ def test_a_result_that_is_not_ours_is_refused(away, server, expected, monkeypatc
     entry.with_suffix("").write_bytes(b"no archive")
     with pytest.raises(ExperimentError, match="the result is not one of ours"):
         away.steps(ONE, UNCHECKED)
-    assert request.unpacked
+    check(away, expected)

@@ -18,6 +18,9 @@ from nnsight_et.errors import ExperimentError
 class RemoteFailure(ExperimentError):
     """A job that did not end with a result, in the server's own words."""
 
+    ended = False
+    """Whether it was the job that failed, and not a question about it."""
+
 
 class Again(RemoteFailure):
     """May succeed when tried again."""
@@ -69,7 +72,12 @@ OWN = ("ExperimentError", "UnsupportedModel", "TaskError")
 
 def of_description(description: str, where: str) -> RemoteFailure:
     """What the ERROR of a job means, from the server's description of it."""
-    text = description.strip()
+    failure = _of_description(description.strip(), where)
+    failure.ended = True
+    return failure
+
+
+def _of_description(text: str, where: str) -> RemoteFailure:
     low = text.lower()
     if any(words in low for words in MEMORY):
         return Smaller(f"{where}: the server ran out of memory: {_last_line(text)}")

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from nnsight.schema.response import ResponseModel, Status
 
+from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.models.model import Model
 from nnsight_et.remote.failures import Again, Forgotten, Refused, Silent, Smaller, of_description
@@ -72,10 +73,15 @@ class Job:
                     raise
                 self._rest(trial, failure, "AGAIN")
                 entry = None
-            except (Refused, Smaller):
-                self.journal.remove(entry)
+            except (Refused, Smaller) as failure:
+                if failure.ended:
+                    self.journal.remove(entry)
                 raise
-        found = unpacked(archive, self.where)
+        try:
+            found = unpacked(archive, self.where)
+        except ExperimentError:
+            self.journal.remove(entry)
+            raise
         return found | {"found": [found["found"][entry.names.index(name)] for name in names]}
 
     def _new(self, names: Sequence[str]) -> Entry:
@@ -106,6 +112,9 @@ class Job:
                 trial += 1
                 self._rest(trial, failure, "SENDING")
                 doubtful = failure.sent
+            except Refused:
+                self.journal.remove(entry)
+                raise
         return self.journal.accepted(entry, entry.id)
 
     def _has(self, entry: Entry) -> bool:

@@ -72,8 +72,8 @@ class Journal:
         for path in (self.folder / entry.file, self.folder / f"{entry.file}{SUFFIX}"):
             path.unlink(missing_ok=True)
 
-    def clear(self, experiment: str) -> None:
-        """Forget the jobs of an experiment whose result is written."""
+    def clear(self, experiment: str | None = None) -> None:
+        """Forget the jobs of an experiment whose result is written; without one, all."""
         for entry in list(self.entries()):
-            if entry.experiment == experiment:
+            if experiment in (None, entry.experiment):
                 self.remove(entry)
