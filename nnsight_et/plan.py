@@ -16,7 +16,7 @@ from typing import Any
 from nnsight_et import published
 from nnsight_et.circuit import Circuit
 from nnsight_et.errors import ManifestError, accepted
-from nnsight_et.manifest import BoxesTask, Experiment, Manifest, OwnModel, PathPatching
+from nnsight_et.manifest import BoxesTask, Experiment, Manifest, OwnModel, PairsFile, PathPatching
 from nnsight_et.manifest.methods.shared import OnCircuit
 from nnsight_et.manifest.written import is_file, is_shipped
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
@@ -50,7 +50,7 @@ class Job:
 
     name: str
     spec: Experiment
-    task: BoxesTask
+    task: BoxesTask | PairsFile
     seed: int
     engine: str
     dtype: str
@@ -85,7 +85,7 @@ class Job:
 
     def _setting(self) -> dict[str, Any]:
         return {
-            "task": self.task.model_dump(mode="json"),
+            "task": self.task.identity,
             "seed": self.seed,
             "engine": self.engine,
             "dtype": self.dtype,
@@ -133,14 +133,14 @@ def digest(value: Any) -> str:
 
 
 def plan(manifest: Manifest) -> Plan:
-    """The manifest's jobs in order; ManifestError if a circuit's file cannot be used."""
-    jobs: dict[str, Job] = {}
+    """The manifest's jobs in order; ManifestError if a file of a circuit or of pairs cannot be used."""
+    jobs, task = dict[str, Job](), manifest.task_data()
 
     def add(name: str) -> None:
         for need in manifest.experiments[name].needs:
             add(need)
         if name not in jobs:
-            jobs[name] = _job(manifest, name, jobs)
+            jobs[name] = _job(manifest, name, jobs, task)
 
     for name in manifest.experiments:
         add(name)
@@ -173,13 +173,13 @@ def read_circuit(path: Path, where: str) -> Circuit:
     return Circuit.from_dict(summary.get("circuit") if isinstance(summary, dict) else data, f"{where}: {path}")
 
 
-def _job(manifest: Manifest, name: str, jobs: dict[str, Job]) -> Job:
+def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: BoxesTask | PairsFile) -> Job:
     spec = manifest.experiments[name]
     models = _choices(manifest, spec, jobs)
     return Job(
         name=name,
         spec=spec,
-        task=manifest.task,
+        task=task,
         seed=manifest.seed,
         engine=manifest.engine,
         dtype=manifest.dtype,
@@ -240,8 +240,8 @@ def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) ->
     for written, circuit in circuits.items():
         where = f"experiments.{name}: {written}"
         for group in circuit.groups:
-            if group.at not in manifest.task.positions:
-                tail = accepted(group.at, manifest.task.positions)
+            if group.at not in manifest.task.all_positions:
+                tail = accepted(group.at, manifest.task.all_positions)
                 raise ManifestError(f"{where}: group {group.name} is at {group.at!r}; {tail}")
         for choice in models:
             if choice.shape:

@@ -38,6 +38,8 @@ def test_every_block_says_what_it_is_and_manifests_can_be_planned(document: str,
         assert block.language in ("sh", "python", "yaml", "json", "text"), block
         if block.language == "json":
             assert all(json.loads(line) for line in block.text.splitlines())
+        if block.title:
+            (tmp_path / block.title).write_text(block.text)
         if block.language == "yaml":
             path = tmp_path / f"{index}.yaml"
             path.write_text(block.text)

@@ -12,7 +12,7 @@ import pytest
 from commands import EVERY, ROOT, STUDY, et, python
 
 from nnsight_et.errors import ManifestError
-from nnsight_et.manifest import load, parse
+from nnsight_et.manifest import BoxesTask, load, parse
 from nnsight_et.manifest.document import read
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.json_schema import MODELINE, json_schema, schema_text
@@ -35,7 +35,7 @@ def test_what_init_writes_is_accepted_whatever_is_wished_for(model: str, tmp_pat
         text = written(Wishes(model, finetuned, 5, methods))
         manifest = parse(text, "written")
         assert set(methods) <= {spec.method for spec in manifest.experiments.values()}
-        assert manifest.task.boxes == 5
+        assert manifest.task == BoxesTask(boxes=5)
         assert plan(manifest).jobs
         assert text.splitlines()[0] == MODELINE
         CHECKER.validate(read(text, "written").data)
@@ -73,7 +73,7 @@ def test_init_writes_a_manifest_and_its_schema_and_overwrites_nothing(tmp_path: 
     result = et("init", path, "--model", "llama-tiny", "--boxes", 3, "--methods", "knockout")
     assert result.exit_code == 0
     assert et("validate", path).exit_code == 0
-    assert load(path).task.boxes == 3
+    assert load(path).task == BoxesTask(boxes=3)
     assert (path.parent / "manifest.schema.json").read_text() == schema_text()
     before = path.read_bytes()
     again = et("init", path)
@@ -101,7 +101,7 @@ def test_init_asks_on_a_terminal_and_takes_the_answers(tmp_path: Path, monkeypat
     setup.init(tmp_path / "a.yaml", None, None, None, None)
     manifest = load(tmp_path / "a.yaml")
     assert set(manifest.experiments) == {"blind", "screen"}
-    assert (manifest.task.boxes, manifest.experiments["blind"].model_names) == (4, {("model",): "goat-tiny"})
+    assert (manifest.task, manifest.experiments["blind"].model_names) == (BoxesTask(boxes=4), {("model",): "goat-tiny"})
 
 
 def test_the_schema_accepts_manifests_and_refuses_what_they_may_not_hold(tmp_path: Path):

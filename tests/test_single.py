@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nnsight_et.errors import ManifestError
-from nnsight_et.manifest import CMAP, PathPatching, single
+from nnsight_et.manifest import CMAP, BoxesTask, PathPatching, single
 from nnsight_et.manifest.single import Setting
 from nnsight_et.plan import plan, senders
 
@@ -26,7 +26,7 @@ def test_stages_and_settings_are_those_that_are_given():
     circuit = manifest.experiments["circuit"]
     assert isinstance(circuit, PathPatching)
     assert (circuit.examples, len(circuit.stages)) == (300, 1)
-    assert (manifest.seed, manifest.task.boxes, manifest.engine) == (3, 5, "reference")
+    assert (manifest.seed, manifest.task, manifest.engine) == (3, BoxesTask(boxes=5), "reference")
 
 
 @pytest.mark.parametrize(

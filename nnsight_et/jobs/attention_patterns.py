@@ -30,7 +30,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     circuit = work.circuit(job)
     work.check_circuit(job, choice, circuit)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    to, found = job.task.positions, {}
+    to, found = job.task.all_positions, {}
     measurements = {at: _looks(work, job, at, examples) for at in circuit.positions}
     yield from filled(work, list(measurements.values()))
     for at, measurement in measurements.items():
@@ -48,7 +48,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 
 def _looks(work: Work, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
     """Of all heads at one position: attention weights [layer, head, to + 2, example]."""
-    choice, to = job.models[0], job.task.positions
+    choice, to = job.models[0], job.task.all_positions
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
 
     def measure(batch: Batch, how: How) -> Call:

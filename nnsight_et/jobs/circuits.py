@@ -63,7 +63,7 @@ class Trial:
     def names(self) -> tuple[str, ...] | None:
         """None where means can be per absolute position: all prompts have one length; else the task's positions."""
         prompts = [*self.prompts, *(example.base for example in self.examples)]
-        return None if len({len(prompt.tokens) for prompt in prompts}) == 1 else self.job.task.positions
+        return None if len({len(prompt.tokens) for prompt in prompts}) == 1 else self.job.task.all_positions
 
     def what(self) -> list:
         """The part of a cell's name that says what ablated heads output."""

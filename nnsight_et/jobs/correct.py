@@ -10,7 +10,7 @@ from nnsight_et.jobs.circuits import model_predictions
 from nnsight_et.jobs.work import Progress, Work
 from nnsight_et.plan import Job, ModelChoice
 
-MOST = 32  # times as many as wanted are drawn before a model counts as unable to answer
+MOST = 32  # times as many as wanted are drawn, if there are, before a model counts as unable to answer
 
 
 def chosen_examples(
@@ -20,7 +20,7 @@ def chosen_examples(
 
     ExperimentError if too few of them are.
     """
-    drawn = count
+    drawn, most = count, min(MOST * count, work.most(job, split))
     while True:
         examples = work.examples(job, choice, split, drawn)
         if not only_correct:
@@ -29,7 +29,7 @@ def chosen_examples(
         right = [one for one, token in zip(examples, found["predicted"].tolist(), strict=True) if token == one.answer]
         if len(right) >= count:
             return right[:count]
-        if drawn >= MOST * count:
+        if drawn >= most:
             found_right = f"{choice.name} answers {len(right)} of {drawn} prompts"
             raise ExperimentError(f"experiments.{job.name}.only_correct: {found_right}; accepted: fewer examples")
-        drawn *= 2
+        drawn = int(min(2 * drawn, most))

@@ -18,7 +18,7 @@ from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffi
 from nnsight_et.jobs.checks import training_check
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.self_check import calls_of
-from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
+from nnsight_et.jobs.work import Outcome, Progress, Work, boxes_of
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job, ModelChoice, digest
@@ -85,7 +85,7 @@ class Sample:
 def pairs_of(work: Work, job: Job, choice: ModelChoice, sample: Sample) -> list[Example]:
     """The sample's pairs for the model's tokenizer."""
     tokenizer, seed = tokenizer_of(work.files(choice)), 1000 * job.seed + sample.draw
-    return desideratum(task_of(job.task), sample.desideratum, tokenizer, sample.count, seed, sample.split)
+    return desideratum(boxes_of(job.task), sample.desideratum, tokenizer, sample.count, seed, sample.split)
 
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:

@@ -14,7 +14,7 @@ from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
-from nnsight_et.jobs.work import Outcome, Progress, Work, task_of
+from nnsight_et.jobs.work import Outcome, Progress, Work, boxes_of
 from nnsight_et.manifest import Edge, Knockout
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job
@@ -58,8 +58,8 @@ def _blocked(work: Work, job: Job, edge: Edge, examples: Sequence[Example], firs
         question = work.pair(choice, examples, batch).question
         if edge.to == "random":
             seeds = [f"{job.seed}/{data_digest([examples[index]])}" for index in batch]
-            labels = task_of(job.task).label_tokens(tokenizer_of(work.files(choice)))
-            to = random_targets(question, edge.blind, job.task.positions, labels, seeds)
+            labels = boxes_of(job.task).label_tokens(tokenizer_of(work.files(choice)))
+            to = random_targets(question, edge.blind, job.task.all_positions, labels, seeds)
         else:
             to = question.run.positions[edge.to]
         ends = question.run.positions[edge.blind], to

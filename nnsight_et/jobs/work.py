@@ -6,7 +6,8 @@ import gc
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nnsight_et.errors import ExperimentError, UnsupportedModel
 from nnsight_et.interventions.calls import Call, result_of
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.manifest import BoxesTask
+from nnsight_et.manifest import BoxesTask, PairsFile
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
@@ -31,6 +32,7 @@ from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.remote.server import Server
 from nnsight_et.store import Result, Store
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
+from nnsight_et.tasks.own_pairs import OwnPairs
 
 ENGINE_VERSION = 2  # raised when the same words start to mean other numbers: cells of before are not used
 CHUNKS = "chunks.json"
@@ -166,6 +168,11 @@ class Work:
         """Pairs of the job's task for the model's tokenizer."""
         return task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
 
+    def most(self, job: Job, split: str) -> float:
+        """How many pairs of the job's task a split can have: without end, unless they are from a file."""
+        task = task_of(job.task)
+        return task.available(job.seed, split) if isinstance(task, OwnPairs) else inf
+
     def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
         """Single prompts of the job's task: what mean ablation averages over."""
         return task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
@@ -221,6 +228,17 @@ def check_place(place: dict[str, Any], choice: ModelChoice, where: str) -> None:
     check_gap(place["gap"].item(), getattr(torch, choice.dtype), f"{where}: {choice.name}")
 
 
-def task_of(task: BoxesTask) -> Boxes:
-    """The generator of a manifest's task."""
+def task_of(task: BoxesTask | PairsFile) -> Boxes | OwnPairs:
+    """Where the examples of a manifest's task come from; TaskError naming a line of its file that is wrong."""
+    return _pairs_of(task) if isinstance(task, PairsFile) else boxes_of(task)
+
+
+@lru_cache(maxsize=1)
+def _pairs_of(task: PairsFile) -> OwnPairs:
+    return OwnPairs.of(task.text, task.name, task.positions)
+
+
+def boxes_of(task: BoxesTask | PairsFile) -> Boxes:
+    """The generator of the boxes task, for methods that are of no other one."""
+    assert isinstance(task, BoxesTask)
     return Boxes(task.boxes, task.objects or OBJECTS)

@@ -13,6 +13,7 @@ from nnsight_et.manifest.methods.faithfulness import Faithfulness
 from nnsight_et.manifest.methods.knockout import Edge, Knockout
 from nnsight_et.manifest.methods.minimality import Minimality
 from nnsight_et.manifest.methods.path_patching import PathPatching, Stage
+from nnsight_et.manifest.own_pairs import PairsFile, PairsTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest, OwnModel
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "Manifest",
     "Minimality",
     "OwnModel",
+    "PairsFile",
+    "PairsTask",
     "PathPatching",
     "Stage",
     "load",

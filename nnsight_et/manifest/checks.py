@@ -8,9 +8,11 @@ from graphlib import CycleError, TopologicalSorter
 from nnsight_et import published
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.methods.dcm import DCM
 from nnsight_et.manifest.methods.path_patching import PathPatching
-from nnsight_et.manifest.schema import Manifest
+from nnsight_et.manifest.own_pairs import PairsTask, boxes_only
+from nnsight_et.manifest.schema import BoxesTask, Manifest
 from nnsight_et.manifest.written import Surroundings
 from nnsight_et.models.named import NAMED
 
@@ -20,7 +22,7 @@ def problems(manifest: Manifest) -> Iterator[Problem]:
     yield from _task_problems(manifest)
     for name, experiment in manifest.experiments.items():
         known = _surroundings(manifest, name)
-        for path, text in experiment.problems(known):
+        for path, text in _experiment_problems(manifest, experiment, known):
             yield Problem(("experiments", name, *path), text)
         for index, table in enumerate(experiment.reproduces):
             if table not in published.tables():
@@ -39,7 +41,7 @@ def looks_like_place(model: str) -> bool:
 def _surroundings(manifest: Manifest, name: str) -> Surroundings:
     others = {other: experiment for other, experiment in manifest.experiments.items() if other != name}
     return Surroundings(
-        positions=manifest.task.positions,
+        positions=manifest.task.all_positions,
         circuits=tuple(other for other, experiment in others.items() if experiment.finds_circuit),
         roles={other: experiment.desiderata for other, experiment in others.items() if isinstance(experiment, DCM)},
         scores=tuple(other for other, experiment in others.items() if isinstance(experiment, PathPatching)),
@@ -48,10 +50,19 @@ def _surroundings(manifest: Manifest, name: str) -> Surroundings:
     )
 
 
+def _experiment_problems(manifest: Manifest, experiment: Experiment, known: Surroundings) -> Iterator[Problem]:
+    """What the method finds wrong; with pairs first what only the boxes task has, and of its keys nothing else."""
+    refused = list(boxes_only(experiment)) if isinstance(manifest.task, PairsTask) else []
+    yield from refused
+    keys = {problem.path[0] for problem in refused}
+    if "method" not in keys:
+        yield from (problem for problem in experiment.problems(known) if not keys & set(problem.path[:1]))
+
+
 def _task_problems(manifest: Manifest) -> Iterator[Problem]:
-    objects, need = manifest.task.objects, 2 * manifest.task.boxes
-    if objects is None:
+    if not isinstance(manifest.task, BoxesTask) or manifest.task.objects is None:
         return
+    objects, need = manifest.task.objects, 2 * manifest.task.boxes
     for index, word in enumerate(objects):
         if word in objects[:index]:
             yield Problem(("task", "objects", index), f"{word!a} is there twice")

@@ -38,7 +38,7 @@ def parse(text: str, where: str, settings: Sequence[str] = (), lines: bool = Tru
         raise document.error(messages.problems(error, document.data)) from None
     if problems := tuple(checks.problems(manifest)):
         raise document.error(problems)
-    return manifest
+    return manifest.written_at(document.places)
 
 
 def _text(path: Path) -> str:

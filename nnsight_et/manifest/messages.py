@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import METHODS
-from nnsight_et.manifest.schema import Manifest
+from nnsight_et.manifest.schema import TASKS, Manifest
 from nnsight_et.manifest.written import Written
 
 NAMES = "1 to 64 letters, digits, _ and -, the first a letter or a digit"
@@ -32,6 +32,8 @@ def problems(error: ValidationError, data: Any) -> Iterator[Problem]:
         elif kind == "extra_forbidden":
             key, fields = str(path[-1]), _class_at(details["loc"][:-1]).model_fields
             yield Problem(path, f"no key {key!a} here; {accepted(key, fields)}")
+        elif path == ("task",) and kind.startswith("union_tag"):
+            yield _no_task(details["input"])
         elif kind == "union_tag_not_found":
             yield Problem((*path, "method"), f"missing; accepted: {', '.join(METHODS)}")
         elif kind == "union_tag_invalid":
@@ -41,15 +43,24 @@ def problems(error: ValidationError, data: Any) -> Iterator[Problem]:
             yield Problem(path, _sentence(details))
 
 
+def _no_task(found: Any) -> Problem:
+    kind = found.get("kind") if isinstance(found, dict) else None
+    if not isinstance(kind, str):
+        return Problem(("task",), f"found {_shown(found)}; accepted: a mapping whose kind is one of {', '.join(TASKS)}")
+    return Problem(("task", "kind"), f"found {_shown(kind)}; {accepted(kind[:60], TASKS)}")
+
+
 def _sentence(details: ErrorDetails) -> str:
     kind, found, message = details["type"], _shown(details["input"]), details["msg"]
-    if kind in ("boxes", "name", "memory"):
+    if kind in ("boxes", "positions", "name", "memory"):
         return message
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", details.get("ctx", {}).get("expected", ""))
         return f"found {found}; {accepted(str(details['input'])[:60], names)}"
     if kind == "string_pattern_mismatch":
         pattern = details.get("ctx", {}).get("pattern", "")
+        if pattern.startswith("^[A-Za-z_]"):
+            return f"found {found}; accepted: a name of letters, digits and _, no digit first"
         return f"found {found}; accepted: {'auto, cpu, cuda or cuda:<number>' if 'cuda' in pattern else NAMES}"
     wanted = _INPUT_SHOULD.sub(_verb, message)
     wanted = re.sub(r" or instance of \w+$", "", wanted).replace("a valid ", "a ").replace("a integer", "an integer")
@@ -67,13 +78,13 @@ def _shown(value: Any) -> str:
 
 
 def _written_path(location: tuple[str | int, ...], data: Any) -> KeyPath:
-    """pydantic's location without what nobody wrote: the union's tag and the mark of a bad key."""
+    """pydantic's location without what nobody wrote: a union's tag and the mark of a bad key."""
     path: list[str | int] = []
     for index, part in enumerate(location):
         if _holds(data, part):
             data = data[part]
             path.append(part)
-        elif index == len(location) - 1 and part != "[key]":
+        elif index == len(location) - 1 and not str(part).startswith("["):
             path.append(part)
     return tuple(path)
 
@@ -100,7 +111,7 @@ def _member(kind: Any, part: str | int) -> Any:
     if origin is Annotated:
         return _member(arguments[0], part)
     if origin in (types.UnionType, Union):
-        return METHODS[str(part)]
+        return TASKS[str(part)[1:-1]] if str(part).startswith("[") else METHODS[str(part)]
     return arguments[1] if origin is dict else arguments[0]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
+from nnsight_et.manifest.document import KeyPath, dotted
 from nnsight_et.manifest.experiments import Experiment
+from nnsight_et.manifest.own_pairs import PairsFile, PairsTask, read_pairs_file
 from nnsight_et.manifest.written import Count, Name, Written
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
@@ -45,7 +47,7 @@ class OwnModel(Written):
 class BoxesTask(Written):
     """The paper's entity tracking task: which object is in the box that is asked for (§3)."""
 
-    positions: ClassVar[tuple[str, ...]] = ("correct_object", "previous_query_label", "query_label", "last")
+    all_positions: ClassVar[tuple[str, ...]] = ("correct_object", "previous_query_label", "query_label", "last")
 
     kind: Literal["boxes"] = "boxes"
     boxes: Count = 7
@@ -64,6 +66,23 @@ class BoxesTask(Written):
                 text = "{boxes} box leaves nothing to track; accepted: 2 to 12"
             raise PydanticCustomError("boxes", text, need)
         return boxes
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data."""
+        return self.model_dump(mode="json")
+
+
+TASKS: dict[str, type[BoxesTask | PairsTask]] = {"boxes": BoxesTask, "pairs": PairsTask}
+
+
+def task_tag(task: Any) -> str | None:
+    """Which task is written, in the brackets that tell a tag from a key; boxes where it does not say."""
+    kind = task.get("kind", "boxes") if isinstance(task, dict) else getattr(task, "kind", None)
+    return None if kind is None else f"[{kind}]"
+
+
+Task = Annotated[Annotated[BoxesTask, Tag("[boxes]")] | Annotated[PairsTask, Tag("[pairs]")], Discriminator(task_tag)]
 
 
 class Manifest(Written):
@@ -87,11 +106,12 @@ class Manifest(Written):
     """Whether a sample of every experiment is measured again by the reference engine; results say if it was not."""
     models: Annotated[dict[Name, OwnModel], Field(default_factory=dict)]
     """Models of your own, by the names the experiments use."""
-    task: BoxesTask = BoxesTask()
+    task: Task = BoxesTask()
     experiments: Annotated[dict[Name, Experiment], Field(min_length=1, max_length=1000)]
     """What to compute, by name; a later one may use an earlier one's circuit, in any order of the text."""
 
     _folder: Path = PrivateAttr(default_factory=Path)
+    _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -103,6 +123,22 @@ class Manifest(Written):
         moved = self.model_copy()
         moved._folder = folder
         return moved
+
+    def written_at(self, places: dict[KeyPath, str]) -> Manifest:
+        """The same manifest, which knows where its parts are written."""
+        moved = self.model_copy()
+        moved._places = places
+        return moved
+
+    def place(self, *path: str | int) -> str:
+        """Where a part is written, for messages: study.yaml:3: task.file."""
+        return ": ".join(filter(None, (self._places.get(path), dotted(path))))
+
+    def task_data(self) -> BoxesTask | PairsFile:
+        """The task, its file read where it has one; ManifestError naming the file's line if it cannot be read."""
+        if isinstance(self.task, BoxesTask):
+            return self.task
+        return read_pairs_file(self.task, self.folder, self.place("task", "file"))
 
     @property
     def memory_bytes(self) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnsight_et.errors import ManifestError
 from nnsight_et.manifest.document import read
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.schema import Manifest
@@ -20,6 +21,7 @@ from nnsight_et.models.named import LLAMA_7B, NAMED
 # keep and receivers of the boxes task's four stages: the paper's for its 7B models (§4.1), fewer for the rest
 PAPER_SIZES = ((58, 20), (10, 5), (25, 10), (5, None))
 SMALL_SIZES = ((8, 4), (6, 3), (6, 3), (4, None))
+STAGE = "{group: a, into: logits, at: last, keep: 8}"
 Experiments = dict[str, dict[str, Any]]
 
 
@@ -40,7 +42,7 @@ def path_patching(model: str, stages: Sequence[str], setting: Setting) -> Manife
     Without stages: the boxes task's four, from the value fetchers back to the structure readers.
     """
     written = [read(text, f"--stage {index}", lines=False).data for index, text in enumerate(stages, 1)]
-    found = {"method": "path_patching", "model": model, "stages": written or four_stages(model)}
+    found = {"method": "path_patching", "model": model, "stages": written or _template(model, setting)}
     return _manifest("path-patch", {"circuit": found}, "circuit", setting)
 
 
@@ -59,7 +61,7 @@ def evaluation(circuit: str, models: Sequence[str], also: Sequence[str], setting
 def dcm(model: str, circuit: str | None, desiderata: Sequence[str], setting: Setting) -> Manifest:
     """Which heads of a circuit carry which variable in `model`."""
     experiments: Experiments = {}
-    selected = {"method": "dcm", "circuit": _circuit(model, circuit, experiments), "model": model}
+    selected = {"method": "dcm", "circuit": _circuit(model, circuit, experiments, setting), "model": model}
     experiments["roles"] = selected | ({"desiderata": list(desiderata)} if desiderata else {})
     return _manifest("dcm", experiments, "", setting)
 
@@ -67,7 +69,7 @@ def dcm(model: str, circuit: str | None, desiderata: Sequence[str], setting: Set
 def cmap(donor: str, recipient: str, given: tuple[str | None, str | None], setting: Setting) -> Manifest:
     """The donor's head activations in the recipient; `given` are a circuit and roles, by default the donor's own."""
     experiments: Experiments = {}
-    circuit = _circuit(donor, given[0], experiments)
+    circuit = _circuit(donor, given[0], experiments, setting)
     roles = _roles(donor, circuit, given[1], experiments)
     patched = {"method": "cmap", "donor": donor, "recipient": recipient, "circuit": circuit, "roles": roles}
     return _manifest("cmap", experiments | {"cmap": patched}, "cmap", setting)
@@ -98,15 +100,29 @@ def four_stages(model: str) -> list[dict[str, Any]]:
     return stages
 
 
-def _circuit(model: str, given: str | None, experiments: Experiments) -> str:
+def _circuit(model: str, given: str | None, experiments: Experiments, setting: Setting) -> str:
     """The circuit to use: the given one, the shipped one, or one that a further experiment finds."""
     if given is not None:
         return _place(given)
     for shipped in SHIPPED:
         if shipped.partition("/")[2] == model:
             return shipped
-    experiments["circuit"] = {"method": "path_patching", "model": model, "stages": four_stages(model)}
+    stages = _template(model, setting)
+    experiments["circuit"] = {"method": "path_patching", "model": model, "stages": stages}
     return "circuit"
+
+
+def _template(model: str, setting: Setting) -> list[dict[str, Any]]:
+    """The stages to take where none are given; ManifestError if the task, as the settings have it, is not the boxes."""
+    own = [text for text in setting.settings if text.partition("=")[0].partition(".")[0] == "task"]
+    probe = {"name": "task", "experiments": {"any": {"method": "attribution", "model": model}}}
+    task = parse(json.dumps(probe | {"task": _task(setting)}), "task", own, lines=False).task
+    if task.kind != "boxes":
+        accept = f"a circuit, or for `et path-patch` --stage '{STAGE}' and the like"
+        raise ManifestError(
+            f"task.kind: {task.kind}, and the four stages are those of the boxes task; accepted: {accept}"
+        )
+    return four_stages(model)
 
 
 def _roles(model: str, circuit: str, given: str | None, experiments: Experiments) -> str:
@@ -123,11 +139,14 @@ def _place(circuit: str) -> str:
     return circuit if is_file(circuit) else f"./{circuit}"
 
 
+def _task(setting: Setting) -> dict[str, Any]:
+    return {"kind": "boxes", "boxes": setting.boxes}
+
+
 def _manifest(name: str, experiments: Experiments, sized: str, setting: Setting) -> Manifest:
     """A manifest of these experiments; the number of examples goes to the one called `sized`, or if empty to all."""
     for key, experiment in experiments.items():
         if setting.examples is not None and (not sized or key == sized):
             experiment["examples"] = setting.examples
-    task = {"kind": "boxes", "boxes": setting.boxes}
-    data = {"name": name, "seed": setting.seed, "task": task, "experiments": experiments}
+    data = {"name": name, "seed": setting.seed, "task": _task(setting), "experiments": experiments}
     return parse(json.dumps(data, ensure_ascii=False), f"et {name}", setting.settings, lines=False)

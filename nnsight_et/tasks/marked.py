@@ -67,17 +67,20 @@ def marked_pair(base: str, source: str, answer: str, where: str) -> MarkedPair:
 def read_pairs(path: Path) -> list[MarkedPair]:
     """The pairs in a file of JSON lines; ManifestError if it cannot be read, TaskError naming a line that is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read ({error}); accepted: a file of JSON lines in UTF-8") from None
-    pairs, names = [], []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            pairs.append(_pair_in(line, f"{path.name}:{number}"))
-            names.append(f"{path.name}:{number}")
+    pairs = pairs_in(text, path.name)
+    check_alike([pair for _, pair in pairs], [where for where, _ in pairs])
+    return [pair for _, pair in pairs]
+
+
+def pairs_in(text: str, name: str) -> list[tuple[str, MarkedPair]]:
+    """The pairs in the text of a file called `name`, each with its line, name:1; TaskError naming one that is wrong."""
+    lines = ((f"{name}:{number}", line) for number, line in enumerate(text.split("\n"), start=1))
+    pairs = [(where, _pair_in(line, where)) for where, line in lines if line.strip()]
     if not pairs:
-        raise TaskError(f"{path.name}: no pairs; accepted: lines such as {_form()}")
-    check_alike(pairs, names)
+        raise TaskError(f"{name}: no pairs; accepted: lines such as {_form()}")
     return pairs
 
 
@@ -121,11 +124,14 @@ def _mark(inside: str, place: str) -> tuple[str, str]:
 def _pair_in(line: str, where: str) -> MarkedPair:
     try:
         entry = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise TaskError(f"{where}: not JSON ({error}); accepted: {_form()}") from None
     if not isinstance(entry, dict) or set(entry) != set(KEYS) or not all(isinstance(entry[key], str) for key in KEYS):
         found = f"the keys {', '.join(map(repr, entry))}" if isinstance(entry, dict) else "no object"
         raise TaskError(f"{where}: {found}; accepted: texts under {', '.join(KEYS)}, as in {_form()}")
+    for key in KEYS:
+        if any("\ud800" <= character <= "\udfff" for character in entry[key]):
+            raise TaskError(f"{where}: {key}: half of a character, such as \\ud83d by itself; accepted: whole ones")
     return marked_pair(entry["base"], entry["source"], entry["answer"], where)
 
 

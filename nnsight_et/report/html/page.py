@@ -125,6 +125,8 @@ def _opening(study: Study) -> str:
     models = dict.fromkeys(record.name for result in study.results for record in result.header.models)
     task = next((result.header.job.get("task", {}) for result in study.results), {})
     kind = f" Task: {task.get('kind')}, {task['boxes']} boxes." if "boxes" in task else ""
+    if task.get("kind") == "pairs":
+        kind = f" Task: own pairs at {', '.join([*task['positions'], 'last'])}."
     done = f"{len(study.results)} {f'of {_total(study)} ' if study.planned else ''}experiments are here."
     return f"Circuits by path patching and their evaluation, on {', '.join(models) or 'no model'}.{kind} {done}"
 

@@ -1,0 +1,38 @@
+"""Before a run on a file of pairs: every line fits every model, and every experiment has enough of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nnsight_et.errors import TaskError
+from nnsight_et.jobs.work import Work, task_of
+from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
+from nnsight_et.models.load import tokenizer_of
+from nnsight_et.plan import Job
+from nnsight_et.tasks.own_pairs import OwnPairs
+
+
+def check_pairs(work: Work, job: Job) -> None:
+    """Raise TaskError naming the file's line that is wrong or does not fit, or the key that asks for too many pairs."""
+    if not isinstance(job.task, PairsFile) or isinstance(job.spec, Comparison):
+        return
+    pairs = task_of(job.task)
+    assert isinstance(pairs, OwnPairs)
+    for choice in job.models:
+        pairs.check_tokens(tokenizer_of(work.files(choice)))
+    for key, split in splits(job):
+        count, there = getattr(job.spec, key), pairs.available(job.seed, split)
+        if count > there:
+            found = f"{count} pairs; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
+            accept = f"1 to {there}" if there else "a file with more different base prompts"
+            raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
+
+
+def splits(job: Job) -> Iterator[tuple[str, str]]:
+    """The job's keys that say how many pairs it takes, each with the split they are from."""
+    finds, prunes = isinstance(job.spec, (PathPatching, Attribution)), isinstance(job.spec, Minimality)
+    yield "examples", "discovery" if finds else "pruning" if prunes else "evaluation"
+    if isinstance(job.spec, PathPatching):
+        yield "held_out_examples", "evaluation"
+    if hasattr(job.spec, "ablation_examples"):
+        yield "ablation_examples", "ablation"

@@ -1,0 +1,133 @@
+"""A task of pairs of your own: what its manifest says, and its file as it was when the jobs were planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from nnsight_et.errors import ManifestError
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.experiments import Experiment
+from nnsight_et.manifest.methods.cmap import CMAP
+from nnsight_et.manifest.methods.knockout import Knockout
+from nnsight_et.manifest.written import Written, is_shipped
+
+FILE_LIMIT = 1 << 26  # bytes
+TAKEN = ("last", "random", "group", "at", "head", "other")  # what manifests and results call something else
+WITHOUT_DESIDERATA = "path_patching, faithfulness, minimality, completeness, attribution, cmap without roles"
+NEED_DESIDERATA = ("dcm", "activation_patching")
+
+PositionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+class PairsTask(Written):
+    """Pairs of prompts of your own: lines of JSON with base, source and answer, positions marked as {{name|text}}."""
+
+    kind: Literal["pairs"]
+    file: Annotated[str, Field(min_length=1)]
+    """The file of pairs, relative to the manifest."""
+    positions: Annotated[tuple[PositionName, ...], Field(max_length=64)] = ()
+    """The marked positions, in the order of a base prompt; `last`, the prompt's last token, is always there."""
+
+    @field_validator("positions")
+    @classmethod
+    def named_once(cls, positions: tuple[str, ...]) -> tuple[str, ...]:
+        """Each name is there once, and none means something else."""
+        for index, name in enumerate(positions):
+            if name in TAKEN or name in positions[:index]:
+                found = "is there twice" if name in positions[:index] else "is taken"
+                text = "{name} {found}; accepted: each name once, none of {taken}"
+                given = {"name": repr(name), "found": found, "taken": ", ".join(TAKEN)}
+                raise PydanticCustomError("positions", text, given)
+        return positions
+
+    @property
+    def all_positions(self) -> tuple[str, ...]:
+        """The named positions of a prompt, in its order."""
+        return (*self.positions, "last")
+
+
+@dataclass(frozen=True)
+class PairsFile:
+    """A task's file of pairs as it was read: later changes of the file do not reach the jobs planned from it."""
+
+    name: str
+    text: str = field(repr=False)
+    positions: tuple[str, ...]
+
+    @property
+    def all_positions(self) -> tuple[str, ...]:
+        """The named positions of a prompt, in its order."""
+        return (*self.positions, "last")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data: the positions and a digest of the file's text, not its name."""
+        return {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest}
+
+    @cached_property
+    def _digest(self) -> str:
+        return blake2b(self.text.encode(), digest_size=10).hexdigest()
+
+
+def read_pairs_file(task: PairsTask, folder: Path, where: str) -> PairsFile:
+    """The file of the task, beside a manifest in `folder`; ManifestError naming `where` if it cannot be read."""
+    path = folder / Path(task.file).expanduser()
+    accept = "accepted: a file of JSON lines with base, source and answer"
+    try:
+        if path.exists() and not path.is_file():
+            raise ManifestError(f"{where}: {path} is no file; {accept}")
+        if path.is_file() and path.stat().st_size > FILE_LIMIT:
+            raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
+        return PairsFile(path.name, path.read_text(encoding="utf-8-sig"), task.positions)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{where}: {path} is not text in UTF-8 (byte {error.start}); {accept}") from None
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a name no file can have; RuntimeError: no home
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ManifestError(f"{where}: no file {ascii(str(path))[1:-1]} ({reason}); {accept}") from None
+
+
+def boxes_only(experiment: Experiment) -> Iterator[Problem]:
+    """A problem for each thing that an experiment asks for and only the boxes task has: desiderata, labels, numbers."""
+    if experiment.method in NEED_DESIDERATA:
+        text = f"{experiment.method} needs the desiderata of the boxes task; accepted for pairs: {WITHOUT_DESIDERATA}"
+        yield Problem(("method",), text)
+        return
+    if experiment.reproduces:
+        yield Problem(("reproduces",), "the paper's numbers are of the boxes task; accepted for pairs: none")
+    if isinstance(experiment, CMAP) and experiment.roles is not None:
+        text = "heads are selected by the desiderata of the boxes task; accepted for pairs: no roles, for all heads"
+        yield Problem(("roles",), text)
+    if isinstance(experiment, Knockout):
+        yield from _edges(experiment)
+    for path, name in _results_named(experiment):
+        if is_shipped(name):
+            yield Problem(path, f"{name} is of the boxes task; accepted for pairs: an experiment, or a .json file")
+
+
+def _edges(experiment: Knockout) -> Iterator[Problem]:
+    accept = "accepted for pairs: edges between named positions"
+    if "edges" not in experiment.model_fields_set:
+        yield Problem(("edges",), f"missing, and the sweeps of App. A are of the boxes task; {accept}")
+        return
+    for index, edge in enumerate(experiment.edges):
+        if edge.to == "random":
+            text = f"random tokens are those that are no label, which only the boxes task has; {accept}"
+            yield Problem(("edges", index, "to"), text)
+
+
+def _results_named(experiment: Experiment) -> Iterator[tuple[KeyPath, str]]:
+    """Circuits and scores the experiment uses, and where it names them."""
+    several = len(experiment.circuit_names) > 1
+    for index, name in enumerate(experiment.circuit_names):
+        yield ("circuits", index) if several else ("circuit",), name
+    scores = getattr(experiment, "scores", None)
+    if scores is not None:
+        yield ("scores",), scores

@@ -1,0 +1,94 @@
+"""The pairs in a file as a task: which of them each split has, and their prompts as tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from nnsight_et.batch import Example, Prompt
+from nnsight_et.errors import TaskError, accepted
+from nnsight_et.tasks.encoding import MarkedPair
+from nnsight_et.tasks.marked import encoded_pair, pairs_in
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PARTS = {"discovery": 0, "pruning": 0, "evaluation": 1, "ablation": 2}
+"""Which third of the file each split draws from."""
+
+
+@dataclass(frozen=True)
+class OwnPairs:
+    """Marked pairs, each with the line it is written in, and their positions in the order of a base prompt.
+
+    The file's different base prompts are shuffled by the seed and dealt in turn to three parts: one for the circuit to
+    be found and pruned on, one for it to be tested on (held-out examples too), one whose base prompts say what ablated
+    heads output. So no base prompt that selects heads measures them, and none is ablated by itself. A part's pairs are
+    always in the same order, and a split takes as many as it needs from the front.
+    """
+
+    pairs: tuple[tuple[str, MarkedPair], ...]
+    positions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str, name: str, positions: Sequence[str]) -> OwnPairs:
+        """The pairs written in a file's text; TaskError naming a line that is wrong or marks other positions."""
+        pairs = tuple(pairs_in(text, name))
+        for where, pair in pairs:
+            marked = list(pair.base.spans)
+            for position in marked:
+                if position not in positions:
+                    text = f"position {position!r} is marked, and task.positions does not list it"
+                    raise TaskError(f"{where}: {text}; {accepted(position, positions)}")
+            for position in positions:
+                if position not in marked:
+                    text = f"no position {position!r}, which task.positions lists; accepted: the same in all pairs"
+                    raise TaskError(f"{where}: {text}")
+        return cls(pairs, tuple(positions))
+
+    def available(self, seed: int, split: str) -> int:
+        """How many pairs the split can have."""
+        return len(self._part(seed, split))
+
+    def examples(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Example]:
+        """The split's first `count` pairs; TaskError if there are fewer, or naming a line that does not fit."""
+        part = self._part(seed, split)
+        if len(part) < count:
+            raise TaskError(f"split {split}: {count} pairs, there are {len(part)}; accepted: 1 to {len(part)}")
+        return [self._encoded(where, pair, tokenizer) for where, pair in part[:count]]
+
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
+        """The base prompts of those examples."""
+        return [example.base for example in self.examples(tokenizer, count, seed, split)]
+
+    def check_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise TaskError naming the line of a pair that does not fit the tokenizer."""
+        for where, pair in self.pairs:
+            self._encoded(where, pair, tokenizer)
+
+    def _encoded(self, where: str, pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
+        """The pair as tokens; TaskError unless its positions are different tokens, in the base in the listed order."""
+        example = encoded_pair(pair, tokenizer, where)
+        for side, prompt in (("base", example.base), ("source", example.source)):
+            names = sorted((*self.positions, "last"), key=prompt.positions.__getitem__)
+            for one, other in pairwise(names):
+                if prompt.positions[one] == prompt.positions[other]:
+                    found = f"positions {one!r} and {other!r} are the same token"
+                    raise TaskError(f"{where}: {side}: {found}; accepted: one for each, none of them the last")
+            if side == "base" and names[:-1] != list(self.positions):
+                found = f"positions in the order {', '.join(names[:-1])}"
+                raise TaskError(
+                    f"{where}: base: {found}; accepted: that of task.positions, {', '.join(self.positions)}"
+                )
+        return example
+
+    def _part(self, seed: int, split: str) -> list[tuple[str, MarkedPair]]:
+        draw = random.Random(f"{seed}/pairs")
+        bases = list(dict.fromkeys(pair.base.text for _, pair in self.pairs))
+        draw.shuffle(bases)
+        mine = set(bases[PARTS[split] :: len(set(PARTS.values()))])
+        mixed = draw.sample(self.pairs, len(self.pairs))
+        return [(where, pair) for where, pair in mixed if pair.base.text in mine]
