@@ -34,7 +34,7 @@ from .options import (
 from .render import output, show
 from .report import formats_of, found, show_missing, write_figures, write_page
 from .setup import setup
-from .shell import Shell
+from .shell import Shell, reading
 from .single import single
 from .truth import truth
 
@@ -102,9 +102,10 @@ def report(
     """Write report.html from the results there are, without running anything."""
     wanted = formats_of(formats) if figures else ()
     study, folder = found(source, settings or (), out, limit)
-    typer.echo(f"Report: {write_page(study, folder)}")
-    if figures:
-        typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")
+    with reading(folder):
+        typer.echo(f"Report: {write_page(study, folder)}")
+        if figures:
+            typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")
     show_missing(study)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from .render import output, show
+from .shell import reading
 
 diff_and_export = typer.Typer()
 
@@ -31,8 +32,10 @@ def diff(
     from nnsight_et.report.difference_tables import difference_data, difference_tables
     from nnsight_et.results import open_run
 
-    studies = [open_run(folder).study for folder in (a, b)]
-    found = difference(*studies, tolerance=tolerance)
+    with reading(a, b):
+        studies = [open_run(folder).study for folder in (a, b)]
+        found = difference(*studies, tolerance=tolerance)
+        tables = difference_tables(found, top)
     if as_json:
         typer.echo(json.dumps(difference_data(found), indent=2, allow_nan=False))
         return
@@ -40,7 +43,6 @@ def diff(
         for missing in study.missing:
             typer.echo(f"{name}: {missing.experiment} is left out: {missing.why}", err=True)
     count = f"{len(found.compared)} experiment{'s' * (len(found.compared) != 1)} compared"
-    tables = difference_tables(found, top)
     if found.same:
         typer.echo(f"No difference: {count}, equal to the last bit.")
     elif not tables:
@@ -67,5 +69,6 @@ def export(
     from nnsight_et.export import export as exported
     from nnsight_et.results import open_run
 
-    for path in exported(open_run(run).study.results, to or run / "tables", form, examples):
-        typer.echo(path)
+    with reading(run):
+        for path in exported(open_run(run).study.results, to or run / "tables", form, examples):
+            typer.echo(path)

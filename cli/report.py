@@ -13,6 +13,7 @@ from nnsight_et.manifest import load
 from nnsight_et.report.table import Table
 
 from .render import output, show
+from .shell import reading
 
 if TYPE_CHECKING:
     from nnsight_et.plan import Plan
@@ -43,7 +44,8 @@ def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -
     from nnsight_et.store import Store
 
     if source.is_dir():
-        return study_in(source), source
+        with reading(source):
+            return study_in(source), source
     manifest = load(source, settings)
     jobs = plan(manifest.limited(limit) if limit else manifest)
     folder = Store(out).folder(jobs)

@@ -6,12 +6,13 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from nnsight_et.errors import NnsightEtError
+from nnsight_et.errors import NnsightEtError, ResultError
 
 from .examples import EXAMPLES
 
@@ -38,6 +39,19 @@ class Shell(TyperGroup):
         except NnsightEtError as error:
             typer.echo("\n".join((str(error), *getattr(error, "__notes__", ()))), err=True)
             raise typer.Exit(error.exit_code) from None
+
+
+@contextmanager
+def reading(*folders: Path) -> Iterator[None]:
+    """Results that are whole, but not what their methods write (made by hand, or by another version), are a message."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        last = extract_tb(error.__traceback__)[-1]
+        found = f"{type(error).__name__}: {error}; {Path(last.filename).name}:{last.lineno}"
+        where = " or ".join(str(folder) for folder in folders)
+        text = f"{where}: a result in it is not one that its method writes ({ascii(found)[1:-1]}); run it again"
+        raise ResultError(text) from error
 
 
 class Terminated(KeyboardInterrupt):

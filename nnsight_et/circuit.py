@@ -11,7 +11,7 @@ from typing import NamedTuple
 from nnsight_et.errors import TaskError, accepted
 
 SCHEMA = 1
-_NAME = re.compile(r"L(\d+)H(\d+)")
+_NAME = re.compile(r"L([0-9]{1,6})H([0-9]{1,6})")
 
 
 class Head(NamedTuple):
@@ -113,7 +113,7 @@ class Circuit:
         """The circuit written in `text`; TaskError naming `where` if it is not one."""
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise TaskError(f"{where}: not JSON ({error})") from None
         return cls.from_dict(data, where)
 

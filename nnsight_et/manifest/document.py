@@ -103,7 +103,9 @@ def read(text: str, where: str, lines: bool = True) -> Document:
         at = error.problem_mark or error.context_mark
         raise reader.error(at.line if at else None, f"not YAML: {_sentence(error)}") from None
     except YAMLError as error:  # such as a character that YAML does not allow
-        raise reader.error(None, f"not YAML: {_sentence(error)}") from None
+        place = getattr(error, "position", None)
+        line = None if place is None else text.count("\n", 0, place)
+        raise reader.error(line, f"not YAML: {_sentence(error)}") from None
 
 
 def _sentence(error: YAMLError) -> str:
