@@ -49,6 +49,7 @@ METHODS = {
     "attention_patterns": attention_patterns,
     "attribution": attribution,
 }
+SMALLER_CHUNKS = "smaller_chunks"  # where memory ran out: model and dtype -> tokens of one pass; the same to rounding
 PACKAGES = ("nnsight", "torch", "transformers")
 
 __all__ = ["METHODS", "Progress", "Remote", "run", "run_folder"]
@@ -131,6 +132,7 @@ def _identity(work: Work, job: Job, gradient: str) -> str:
 
 
 def _header(work: Work, job: Job, outcome: Outcome, seconds: float) -> ResultHeader:
+    smaller = work.smaller.of(job)
     kinds = {row.get("gradient", AUTOGRAD) for row in outcome.summary.get("rows", ())}
     identity = _identity(work, job, DIFFERENCES if DIFFERENCES in kinds else AUTOGRAD)
     records = [
@@ -147,7 +149,7 @@ def _header(work: Work, job: Job, outcome: Outcome, seconds: float) -> ResultHea
         | {name: version(name) for name in PACKAGES},
         device=work.device,
         seconds=round(seconds, 3),
-        summary=outcome.summary,
+        summary=outcome.summary | ({SMALLER_CHUNKS: smaller} if smaller else {}),
         self_check=work.self_check.to_dict(),
     )
 

@@ -19,7 +19,8 @@ from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_file
 from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
 from nnsight_et.errors import ExperimentError, UnsupportedModel
-from nnsight_et.interventions.calls import Call, result_of
+from nnsight_et.interventions.calls import Call
+from nnsight_et.jobs.memory import OutOfMemory, Smaller
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.manifest import BoxesTask, PairsFile
@@ -111,7 +112,7 @@ class Work:
         """What each call finds, one after the other; on a server all are one piece of work."""
         if self.server is None:
             for call in calls:
-                yield result_of(self.model(job, choice), call)
+                yield self._within_memory(job, choice, call)
             return
         together = list(calls)
         if not together:
@@ -119,6 +120,19 @@ class Work:
         done = self.server.results(self.model(job, choice), together, job.name)
         check_place(done["place"], choice, f"experiments.{job.name}")
         yield from done["found"]
+
+    def _within_memory(self, job: Job, choice: ModelChoice, call: Call) -> Any:
+        """What the call finds here; a run after one that failed for want of memory chooses its chunk sizes anew."""
+        try:
+            return self.smaller.result_of(self.model(job, choice), call, job, choice)
+        except OutOfMemory:
+            self._write_chunks({key: one for key, one in self._chunks.items() if not key.startswith(f"{choice.name}/")})
+            raise
+
+    @cached_property
+    def smaller(self) -> Smaller:
+        """Where memory has run out."""
+        return Smaller(self.folder)
 
     def fits_wide(self, choice: ModelChoice) -> bool:
         """Whether the model in fp32 is no larger than the memory budget."""
@@ -131,9 +145,12 @@ class Work:
             self._chunks[name] = chunks(
                 self.shape(choice), getattr(torch, choice.dtype).itemsize, prompt_tokens, self.memory
             )
-            plain = {key: value.to_dict() for key, value in self._chunks.items()}
-            write_file(self.folder / CHUNKS, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
+            self._write_chunks(self._chunks)
         return self._chunks[name]
+
+    def _write_chunks(self, some: dict[str, Chunks]) -> None:
+        plain = {key: value.to_dict() for key, value in some.items()}
+        write_file(self.folder / CHUNKS, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
 
     @cached_property
     def _chunks(self) -> dict[str, Chunks]:

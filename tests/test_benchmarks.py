@@ -1,0 +1,87 @@
+"""The benchmarks that need a large device, on small shapes: all of it is run and written; and their floors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import setting, seven_b
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.interventions.path_patching import Path as PatchedPath
+from nnsight_et.tasks.boxes import Boxes
+
+STAGES = list(seven_b.STAGES)
+FIELDS = {"stage", "senders", "receivers", "examples", "seconds", "tokens_per_second", "tflop"}
+FIELDS |= {"floor_seconds", "share_of_peak", "peak_gib"}
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where results go."""
+    monkeypatch.setattr(setting, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_all_stages_of_a_shape_are_measured_and_written(written):
+    seven_b.main(["--shape", "small", "--device", "cpu", "--examples", "3", "--batch", "2", "--peak-tflops", "0.01"])
+    found = json.loads((written / "seven_b_small.json").read_text())
+    assert (found["device"], found["chunks"]["examples"], found["target"]) == ("cpu", 2, None)
+    assert [row["stage"] for row in found["stages"]] == STAGES
+    for row in found["stages"]:
+        assert set(row) == FIELDS
+        assert row["senders"] > 0
+        assert row["examples"] == 3
+        assert row["seconds"] > 0
+        assert row["share_of_peak"] == pytest.approx(row["floor_seconds"] / row["seconds"])
+        assert row["floor_seconds"] == pytest.approx(row["tflop"] / 0.01)
+
+
+def test_the_floor_is_the_work_that_the_engine_does():
+    shape, some = seven_b.SMALL, seven_b.prompts(3, 7, 320)
+    model, counts = seven_b.model_of(shape, "cpu"), {"layers": 0, "answers": 0}
+
+    def layers(_module, inputs):
+        counts["layers"] += inputs[0].shape[:-1].numel()
+
+    def answers(_module, _inputs, output):  # what skips the vocabulary comes out as narrow as it goes in
+        counts["answers"] += output.shape[:-1].numel() if output.shape[-1] == shape.vocabulary else 0
+
+    module = model.nn._module
+    for layer in module.model.layers:
+        layer.mlp.down_proj.register_forward_pre_hook(layers)
+    module.lm_head.register_forward_hook(answers)
+    for path in seven_b.paths(shape).values():
+        counts.update(layers=0, answers=0)
+        seven_b._run(model, path, path.reaching(shape.n_layers, shape.n_heads), [[one] for one in some], Chunks())
+        least = seven_b.floor(shape, path, some)
+        assert least.mlp + least.whole == counts["layers"]
+        assert least.answers == counts["answers"] - len(some)  # those of the base run
+
+
+def test_the_floor_of_a_path_worked_out_by_hand():
+    """Two layers of one head, one prompt of 12 tokens, from its ninth token into layer 1."""
+    shape = replace(seven_b.SMALL, n_layers=2, n_heads=1, n_kv_heads=1, d_head=2, d_model=3, d_mlp=5, vocabulary=7)
+    (example,) = seven_b.prompts(1, 1, 7)
+    assert (len(example.base.tokens), example.base.positions["query_label"]) == (12, 9)
+    least = seven_b.floor(shape, PatchedPath("query_label", "value", (seven_b.Head(1, 0),)), [example])
+    assert (least.mlp, least.whole, least.answers) == (1, 12 * 3 + 3, 1)
+    assert least.seen == 3 * 78 + 10 + 11 + 12
+    assert least.flops(shape) == 2 * (1 * 45 + 39 * (24 + 45) + 1 * 21) + 4 * 267 * 2
+
+
+def test_prompts_are_laid_out_as_boxes_prompts_are():
+    real = Boxes(7).examples(setting.tokenizer(), 40, 0, "discovery")
+    places = {tuple(sorted((name, where) for name, where in one.base.positions.items())) for one in real}
+    for one in seven_b.prompts(14, 7, 320):
+        assert any(set(one.base.positions.items()) <= set(place) for place in places)
+        assert len(one.base.tokens) == len(real[0].base.tokens) == 54
+    assert len({one.base.positions["previous_query_label"] for one in seven_b.prompts(7, 7, 320)}) == 7
+
+
+def test_the_receivers_are_as_many_as_the_papers():
+    assert [len(path.receivers) for path in seven_b.paths(seven_b.LLAMA_7B).values()] == [0, 20, 5, 10]
+    best = seven_b.paths(seven_b.LLAMA_7B)["query at last"].receivers
+    assert {seven_b.Head(15, 13), seven_b.Head(21, 3)} <= set(best)
