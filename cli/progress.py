@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import psutil
 from rich.console import Console
 
 from .left import Clock, Left
@@ -189,8 +188,15 @@ def _plain(moment: Moment, course: Course) -> dict:
         plain |= {"rate": moment.rate, "seconds_left": moment.seconds_left, "self_checks": moment.checks}
         plain |= {"run_seconds_left": moment.run_left and moment.run_left.seconds}
         plain |= {"run_seconds_left_is_partial": moment.run_left and moment.run_left.partial}
-        plain |= {"memory": psutil.Process().memory_info().rss}
+        plain |= {"memory": memory()}
     return plain
+
+
+def memory() -> int:
+    """Bytes that this process holds."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 def titled(moment: Moment, course: Course) -> str:

@@ -18,7 +18,8 @@ from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffi
 from nnsight_et.jobs.checks import training_check
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.self_check import calls_of
-from nnsight_et.jobs.work import Outcome, Progress, Work, boxes_of
+from nnsight_et.jobs.tasks import boxes_of
+from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job, ModelChoice, digest

@@ -14,7 +14,8 @@ from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
-from nnsight_et.jobs.work import Outcome, Progress, Work, boxes_of
+from nnsight_et.jobs.tasks import boxes_of
+from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Edge, Knockout
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnsight_et.errors import TaskError
-from nnsight_et.jobs.work import Work, task_of
+from nnsight_et.jobs.tasks import task_of
+from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job

@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.memory import OutOfMemory, Smaller
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.manifest import BoxesTask, PairsFile
+from nnsight_et.jobs.tasks import task_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
@@ -32,7 +32,6 @@ from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.remote.server import Server
 from nnsight_et.store import Result, Store
-from nnsight_et.tasks.boxes import OBJECTS, Boxes
 from nnsight_et.tasks.own_pairs import OwnPairs
 
 ENGINE_VERSION = 2  # raised when the same words start to mean other numbers: cells of before are not used
@@ -243,19 +242,3 @@ def check_place(place: dict[str, Any], choice: ModelChoice, where: str) -> None:
         found = f"{choice.name} runs in {place['dtype']} on the server, and the manifest says {choice.dtype}"
         raise UnsupportedModel(f"{where}: {found}; accepted: dtype: {place['dtype']}")
     check_gap(place["gap"].item(), getattr(torch, choice.dtype), f"{where}: {choice.name}")
-
-
-def task_of(task: BoxesTask | PairsFile) -> Boxes | OwnPairs:
-    """Where the examples of a manifest's task come from; TaskError naming a line of its file that is wrong."""
-    return _pairs_of(task) if isinstance(task, PairsFile) else boxes_of(task)
-
-
-@lru_cache(maxsize=1)
-def _pairs_of(task: PairsFile) -> OwnPairs:
-    return OwnPairs.of(task.text, task.name, task.positions)
-
-
-def boxes_of(task: BoxesTask | PairsFile) -> Boxes:
-    """The generator of the boxes task, for methods that are of no other one."""
-    assert isinstance(task, BoxesTask)
-    return Boxes(task.boxes, task.objects or OBJECTS)
