@@ -160,8 +160,8 @@ def senders(job: Job) -> int | None:
 
 def read_circuit(path: Path, where: str) -> Circuit:
     """The circuit in a .json file: one by itself, or a result's; ManifestError or TaskError naming `where` if none."""
-    path = path / "result.json" if path.is_dir() else path
     try:
+        path = path / "result.json" if path.is_dir() else path
         if path.is_file() and path.stat().st_size > FILE_LIMIT:
             raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -214,8 +214,11 @@ def _place(folder: Path, written: str | None) -> str | None:
     """A folder beside the manifest where there is one, else what was written: a hub id, or a folder somewhere else."""
     if written is None:
         return None
-    beside = folder / Path(written).expanduser()
-    return str(beside) if beside.is_dir() or written.startswith(".") else written
+    try:
+        beside = folder / Path(written).expanduser()
+        return str(beside) if beside.is_dir() or written.startswith(".") else written
+    except (OSError, RuntimeError):  # longer than a path can be, or ~ of nobody
+        return written
 
 
 def _choices(manifest: Manifest, spec: Experiment, jobs: Mapping[str, Job]) -> tuple[ModelChoice, ...]:
