@@ -7,6 +7,7 @@ device, the memory budget or the run's name. The same id in two manifests is the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -214,11 +215,8 @@ def _place(folder: Path, written: str | None) -> str | None:
     """A folder beside the manifest where there is one, else what was written: a hub id, or a folder somewhere else."""
     if written is None:
         return None
-    try:
-        beside = folder / Path(written).expanduser()
-        return str(beside) if beside.is_dir() or written.startswith(".") else written
-    except (OSError, RuntimeError):  # longer than a path can be, or ~ of nobody
-        return written
+    beside = folder / os.path.expanduser(written)
+    return str(beside) if os.path.isdir(beside) or written.startswith(".") else written
 
 
 def _choices(manifest: Manifest, spec: Experiment, jobs: Mapping[str, Job]) -> tuple[ModelChoice, ...]:
