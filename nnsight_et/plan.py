@@ -7,6 +7,7 @@ device, the memory budget or the run's name. The same id in two manifests is the
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -160,8 +161,8 @@ def senders(job: Job) -> int | None:
 
 def read_circuit(path: Path, where: str) -> Circuit:
     """The circuit in a .json file: one by itself, or a result's; ManifestError or TaskError naming `where` if none."""
-    path = path / "result.json" if path.is_dir() else path
     try:
+        path = path / "result.json" if path.is_dir() else path
         if path.is_file() and path.stat().st_size > FILE_LIMIT:
             raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -214,8 +215,8 @@ def _place(folder: Path, written: str | None) -> str | None:
     """A folder beside the manifest where there is one, else what was written: a hub id, or a folder somewhere else."""
     if written is None:
         return None
-    beside = folder / Path(written).expanduser()
-    return str(beside) if beside.is_dir() or written.startswith(".") else written
+    beside = folder / os.path.expanduser(written)
+    return str(beside) if os.path.isdir(beside) or written.startswith(".") else written
 
 
 def _choices(manifest: Manifest, spec: Experiment, jobs: Mapping[str, Job]) -> tuple[ModelChoice, ...]:

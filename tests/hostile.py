@@ -103,7 +103,7 @@ def mangled(data: Any, random: Random, values: tuple[Any, ...] = VALUES) -> Any:
         case "wrapped":
             inside[key] = random.choice(([inside[key]], {"x": inside[key]}, [inside[key]] * 3))
         case "deep":
-            for _ in range(random.choice((3, 29, 40, 300))):
+            for _ in range(random.choice((3, 29, 40, 120))):
                 inside[key] = [inside[key]]
         case _ if isinstance(inside, dict):
             inside[random.choice(KEYS)] = random.choice(values)

@@ -100,6 +100,17 @@ def test_ten_thousand_mutated_manifests_are_planned_or_refused_by_line_or_key(pl
     planned(place, manifest_of(Random(seed)))
 
 
+@pytest.mark.parametrize("place", ["./" + "9" * 5000, "./a\0b", "~nobody-of-that-name/one", "./circuit.json/x", "."])
+def test_a_path_that_cannot_be_one_is_no_traceback(tmp_path, place):
+    (tmp_path / "circuit.json").write_text(CIRCUIT)
+    changed = (STUDY + EVERYTHING).replace("./circuit.json", json.dumps(place))
+    (tmp_path / "circuits.yaml").write_text(changed)
+    assert said("plan", tmp_path / "circuits.yaml", "--out", tmp_path / "runs").code == 2
+    (tmp_path / "models.yaml").write_text((STUDY + EVERYTHING).replace("path: one", f"path: {json.dumps(place)}"))
+    assert said("plan", tmp_path / "models.yaml", "--out", tmp_path / "runs").code == 0
+    assert said("run", tmp_path / "models.yaml", "--out", tmp_path / "runs").code == 2
+
+
 def read_circuit(random: Random) -> None:
     """A circuit of some data or text is read, and comes back as it is; or it is refused by its file's name."""
     if random.random() < 0.6:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from nnsight_et.errors import ExperimentError, NnsightEtError
 
+KEY, KEYS = "--key=", "LOOPBACK_KEYS"  # others may see a process's arguments, but not its environment
 PROGRAM = Path(__file__).with_name("serve.py")
 NEEDED = ("multipart", "starlette", "uvicorn", "websockets")
 _OPENER = build_opener(ProxyHandler({}))  # this machine needs no proxy
@@ -53,9 +55,13 @@ class Loopback:
         place.unlink(missing_ok=True)
         fixed = ["--folder", str(self.folder), "--until-input-ends"]
         models = [f"--model={name}={path}" for name, path in self.models.items()]
-        command = [sys.executable, str(PROGRAM), *fixed, *models, *self.options, *more]
+        others = [option for option in self.options if not option.startswith(KEY)]
+        keys = " ".join(option.removeprefix(KEY) for option in self.options if option.startswith(KEY))
+        command = [sys.executable, str(PROGRAM), *fixed, *models, *others, *more]
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | {KEYS: keys}
+            )
         self._until(place.exists)
         self.address = place.read_text().strip()
         if wait:

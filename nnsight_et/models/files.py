@@ -68,9 +68,14 @@ def described(name: str, spec: ModelSpec) -> Files:
 
 
 def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FILES) -> Path:
-    local = Path(place).expanduser()
-    if local.is_dir():
-        return local
+    try:
+        local = Path(place).expanduser()
+        if local.is_dir():
+            return local
+    except (OSError, RuntimeError) as error:  # longer than a path can be, or ~ of nobody
+        raise UnsupportedModel(
+            f"{name}: no folder {place[:200]} ({first_line(error)[:200]}); accepted: a model's folder"
+        ) from None
     if not is_hub_id(place):
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
