@@ -71,12 +71,17 @@ def traced(module: LlamaForCausalLM) -> Model:
 
 
 def examples(size: Size) -> list[Example]:
-    """As many prompts as a batch has, whose queries go evenly over the seven boxes."""
+    """As many prompts as a batch has."""
+    return prompts(size.batch)
+
+
+def prompts(count: int) -> list[Example]:
+    """Prompts whose queries go evenly over the seven boxes."""
     by_box: dict[int, list[Example]] = {}
-    for example in Boxes(7).examples(tokenizer(), 40 * size.batch, 0, "discovery"):
+    for example in Boxes(7).examples(tokenizer(), 40 * count, 0, "discovery"):
         by_box.setdefault(example.base.positions["previous_query_label"], []).append(example)
     places = sorted(by_box)
-    return [by_box[places[index % len(places)]][index // len(places)] for index in range(size.batch)]
+    return [by_box[places[index % len(places)]][index // len(places)] for index in range(count)]
 
 
 def batches(some: Sequence[Example], at: str) -> list[Pair]:
