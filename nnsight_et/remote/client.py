@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from nnsight_et.remote.failures import Again, Forgotten, Refused, RemoteFailure, of_status
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 120.0
-HIDDEN = "***"
+HIDDEN, SAID = "***", 2000  # in place of the key; and how much of a server's words is repeated
 
 
 class Client:
@@ -107,8 +107,8 @@ class Client:
             body = answer.json()
             said = str(body.get("detail", "") if isinstance(body, dict) else body)
         except ValueError:
-            said = answer.text[:200]
-        return said.replace(self._key, HIDDEN) if self._key else said
+            said = answer.text
+        return (said.replace(self._key, HIDDEN) if self._key else said)[:SAID]
 
     def _response(self, answer: httpx.Response) -> ResponseModel:
         try:
