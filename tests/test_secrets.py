@@ -119,7 +119,7 @@ def away(planted, server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
 
 def test_a_study_on_a_server_that_takes_the_key(away, server):
     root, before = away(KEY), server.counts()["accepted"]
-    answer = told(root, "run", "far.yaml", "--json")
+    answer = told(root, "run", "far.yaml", "--json", "--fresh")
     assert answer.code == 0, answer
     assert server.counts()["accepted"] - before == 2  # the key was used
     assert "valid (from NDIF_API_KEY)" in " ".join(told(root, "doctor", "--ndif").out.split())
