@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import nnsight
 import torch
 from torch import Tensor
 
@@ -41,15 +40,11 @@ def result_of(model: Model, call: Call) -> Any:
     return call.function(model, *(moved(argument, model.device) for argument in call.arguments))
 
 
-def results_of(model: Model, calls: Sequence[Call], backend: Any) -> dict[str, Any]:
-    """{"found": what each call finds, "place": what place_of says}: one session, run where `backend` takes it."""
-    with model.nn.session(backend=backend):
-        outcome = nnsight.save(carried_out(model, calls))
-    return outcome
-
-
 def carried_out(model: Model, calls: Sequence[Call]) -> dict[str, Any]:
-    """The calls where the model is; see results_of. Opens traces."""
+    """What a job finds where the model is: "found", what each call finds, and "place", what the model is there.
+
+    place: its "dtype", whether "gradients" pass through it, and the "gap" [], the largest of part_gaps. Opens traces.
+    """
     here = model.settled()
     place = {
         "dtype": str(here.dtype).removeprefix("torch."),

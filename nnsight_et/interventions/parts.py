@@ -15,7 +15,7 @@ from nnsight_et.interventions.ablation import circuit_readouts, remainder_readou
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
-from nnsight_et.interventions.cmap import recipient_readouts
+from nnsight_et.interventions.cmap import recipient_input_readouts, recipient_readouts
 from nnsight_et.interventions.dcm import State, Training, chosen, continued, steps_of, trained_masks, untrained
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
@@ -29,6 +29,7 @@ VARIANTS: dict[Callable[..., Any], int] = {
     patched_readouts: 1,
     knockout_readouts: 2,
     recipient_readouts: 2,
+    recipient_input_readouts: 2,
     head_effects: 2,
 }
 """Which argument of an intervention lists its variants: they need nothing of each other."""
@@ -60,12 +61,12 @@ def _trained_in_parts(
     training: Training,
     train: Sequence[Pair],
     *rest: Any,
-) -> list[dict[str, Tensor]]:
+) -> list[dict[str, Tensor]] | None:
     validation, chunks = rest
     course = ([untrained(group) for group in groups], steps_of(training, train))
     whole = Call(continued, (groups, training, train, course, chunks), f"{call.name} steps")
     states = _continued_in_parts(whole, run, *whole.arguments)
-    return run(Call(chosen, (groups, states, validation, chunks), f"{call.name} choice"))
+    return states and run(Call(chosen, (groups, states, validation, chunks), f"{call.name} choice"))
 
 
 def _continued_in_parts(call: Call, run: Run, groups: Sequence[HeadGroup], *rest: Any) -> list[State] | None:

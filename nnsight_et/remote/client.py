@@ -17,7 +17,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel
 from pydantic import ValidationError
 
-from nnsight_et.remote.failures import Again, Forgotten, Refused, RemoteFailure, of_status
+from nnsight_et.remote.failures import Again, Forgotten, Refused, of_status
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 120.0
 HIDDEN, SAID = "***", 2000  # in place of the key; and how much of a server's words is repeated
@@ -57,7 +57,7 @@ class Client:
     def fetch(self, job: str, place: Any) -> bytes:
         """The result's bytes, whole, from what a COMPLETED response carries; Forgotten if they are gone."""
         if not isinstance(place, str) or not place.startswith(("http://", "https://")):
-            raise Refused(f"{self.host}: job {job} has no result to download; found {type(place).__name__}")
+            raise Forgotten(f"{self.host}: job {job} has no result to download; found {type(place).__name__}")
         try:
             with httpx.Client(timeout=httpx.Timeout(CONNECT_SECONDS, read=READ_SECONDS)) as client:
                 answer = client.get(place)
@@ -139,6 +139,3 @@ def _after(answer: httpx.Response) -> float | None:
 
 def _kind(error: Exception) -> str:
     return type(error).__name__
-
-
-__all__ = ["Client", "RemoteFailure"]
