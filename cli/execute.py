@@ -72,13 +72,13 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
         return header.seconds, len(header.self_check.get("checks", ()))
 
     try:
-        with interruptible(folder) as heeding:
+        with interruptible(folder):
             console = Console(stderr=True)
             waits = Waits(where.view, is_live(console, where.view))
             steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard))
             sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
             course = Course(tuple(names), made, sizes, waits.text)
-            return follow(heeding(waits.between(steps)), console, course, where.view)
+            return follow(waits.between(steps), console, course, where.view)
     except NnsightEtError as error:
         models = (choice.name for job in plan(manifest).chosen(where.only) for choice in job.models)
         if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import sys
+import threading
+from _thread import interrupt_main
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import extract_tb
@@ -17,6 +20,7 @@ from nnsight_et.errors import NnsightEtError, ResultError
 from .examples import EXAMPLES
 
 INTERRUPTED, TERMINATED = 130, 143
+AGAIN = 0.05  # seconds until an interruption that got lost comes again
 
 
 class Shell(TyperGroup):
@@ -59,24 +63,16 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible(folder: Path) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
-    """Say what is saved in `folder` when the user or the system stops the command; it gives what steps go through."""
-
-    asked: list[KeyboardInterrupt] = []
+def interruptible(folder: Path) -> Iterator[None]:
+    """Say what is saved in `folder` when the user or the system stops the command."""
 
     def stop(number: int, _: object) -> None:
-        asked.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
-        raise asked[-1]
-
-    def heeding(steps: Iterable[Any]) -> Iterator[Any]:
-        for step in steps:
-            yield step
-            if asked:  # and still running: it was raised where Python ignores what is raised
-                raise asked[-1]
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield heeding
+        with _raised_again():
+            yield
     except KeyboardInterrupt as stopped:
         word, code = ("Terminated", TERMINATED) if isinstance(stopped, Terminated) else ("Interrupted", INTERRUPTED)
         count = len(list(folder.glob("*/result.json")))
@@ -86,3 +82,25 @@ def interruptible(folder: Path) -> Iterator[Callable[[Iterable[Any]], Iterator[A
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _raised_again() -> Iterator[None]:
+    """An interruption that came inside a finaliser, where Python prints what is raised and goes on, comes once more."""
+    printed, timers = sys.unraisablehook, []
+
+    def ignored(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, KeyboardInterrupt):
+            printed(what)
+            return
+        number = signal.SIGTERM if isinstance(what.exc_value, Terminated) else signal.SIGINT
+        timers.append(threading.Timer(AGAIN, interrupt_main, (number,)))
+        timers[-1].start()
+
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = printed
+        for timer in timers:
+            timer.cancel()

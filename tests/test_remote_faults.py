@@ -72,7 +72,7 @@ SURVIVED: list[tuple[str, str, dict[str, Any]]] = [
     ("response", "status", {"code": 429, "retry_after": 0.2, "times": 2}),
     ("response", "stuck", {"times": 20}),
     ("response", "unknown", {"times": 3}),
-    ("response", "slow", {"bytes_per_second": 2000, "times": 2}),
+    ("response", "slow", {"bytes_per_second": 2000}),
     ("download", "drop", {}),
     ("download", "status", {"code": 500}),
     ("download", "truncated", {}),
@@ -209,6 +209,7 @@ def test_a_server_that_stays_silent_stops_the_run_and_the_next_one_fetches_the_j
 
 def test_a_key_that_is_refused_in_the_middle_costs_no_job(away, server, expected):
     before = server.counts()["accepted"]
+    server.fault("job", "running", seconds=1.5)
     server.fault("response", "status", code=401, detail="no longer", nth=2)
     with pytest.raises(Refused, match="401: no longer"):
         away.steps(ONE, UNCHECKED)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
+import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -29,6 +34,42 @@ def test_the_message_counts_what_is_saved_and_says_how_to_go_on(tmp_path: Path, 
     assert (
         f"saved: 2 experiments, and what was measured of others, in {tmp_path}. The same command continues" in printed
     )
+
+
+class Finalised:
+    """The signal comes while this is being destroyed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+        time.sleep(0.01)
+
+
+def lost(number: int) -> None:
+    Finalised(number)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_inside_a_finaliser_stops_the_command_without_a_traceback(tmp_path, capsys, number, code):
+    with pytest.raises(typer.Exit) as stopped, shell.interruptible(tmp_path):
+        lost(number)
+    assert stopped.value.exit_code == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_else_a_finaliser_raises_is_still_printed(tmp_path, monkeypatch):
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError
+
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: printed.append(what.exc_type))
+    with shell.interruptible(tmp_path):
+        Broken()
+    assert printed == [ValueError]
 
 
 def test_a_live_view_that_is_stopped_gives_the_cursor_back(monkeypatch):
