@@ -75,7 +75,7 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
         with interruptible(folder):
             console = Console(stderr=True)
             waits = Waits(where.view, is_live(console, where.view))
-            steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard))
+            steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard), waits.reached)
             sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
             course = Course(tuple(names), made, sizes, waits.text)
             return follow(waits.between(steps), console, course, where.view)

@@ -32,7 +32,7 @@ class Course:
     sizes: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     """Experiment -> its method and size."""
     waiting: Callable[[], str] | None = None
-    """What a server last said of the job that is waited for; nothing where none is."""
+    """What a server last said of the job that is waited for, or the layer reached; nothing where there is none."""
 
     def number(self, experiment: str) -> tuple[int, int] | None:
         """Which of how many experiments it is, counted from 1."""

@@ -1,4 +1,4 @@
-"""What a run that waits for a server has to say."""
+"""What a run has to say between one piece of work and the next."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Waits:
-    """The server's last word, for a live view; in plain lines and JSON each new one is said at once."""
+    """The server's last word, or the layer reached, for a live view; in plain lines and JSON each new one is said at once."""
 
     view: View
     live: bool
     last: Waiting | None = None
+    layer: int | None = None
+    """The layer that path patching has come to here."""
     _said: tuple[str, str] = ("", "")
     _at: float = field(default_factory=time.monotonic)
 
@@ -37,15 +39,19 @@ class Waits:
             self._at = now
         self._said = word
 
+    def reached(self, layer: int) -> None:
+        """Take note of the layer whose senders are patched now."""
+        self.layer = layer
+
     def between(self, steps: Iterable[Any]) -> Iterator[Any]:
-        """The steps of a run: with each of them a job has ended."""
+        """The steps of a run: with each of them a job, and a piece of work, has ended."""
         for step in steps:
-            self.last = None
+            self.last = self.layer = None
             yield step
 
     def text(self) -> str:
         """The last word in a line."""
         if self.last is None:
-            return ""
+            return "" if self.layer is None else f"senders of layer {self.layer}"
         status, description = self.last.status, self.last.description
         return f"server {status}{f': {description}' if description else ''} ({duration(self.last.seconds)})"

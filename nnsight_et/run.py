@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,11 +66,13 @@ def run(
     only: Sequence[str] = (),
     fresh: bool = False,
     remote: Remote | None = None,
+    on_layer: Callable[[int], None] | None = None,
 ) -> Iterator[Progress]:
     """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.
 
     What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work.
-    `remote` says more of how a server is used, where the manifest names one.
+    `remote` says more of how a server is used, where the manifest names one. `on_layer` hears of each layer whose heads
+    path patching here comes to as senders, many times in one piece of work.
     """
     whole = plan(manifest)
     jobs = on_server(manifest.backend, whole.chosen(only))
@@ -81,7 +83,7 @@ def run(
         store.sweep(folder)
         if fresh and server is not None:
             server.journal.clear()
-        work = Work(store, folder, device, manifest.memory_bytes, fresh, server)
+        work = Work(store, folder, device, manifest.memory_bytes, fresh, server, on_layer)
         checked = manifest.self_check == "on"
         for job in jobs:
             check_pairs(work, job)

@@ -12,6 +12,7 @@ from rich.console import Console
 from nnsight_et.run import Progress
 
 progress = importlib.import_module("nnsight_et_cli.progress")
+waiting = importlib.import_module("nnsight_et_cli.waiting")
 live = importlib.import_module("nnsight_et_cli.live")
 COURSE = progress.Course(("found", "table", "last"), lambda name: (12.3, 7))
 
@@ -42,6 +43,22 @@ def clock(monkeypatch) -> None:
     """Each look at the clock is 10 seconds after the one before."""
     times = iter(range(0, 10_000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(times)))
+
+
+def test_the_layer_that_path_patching_has_come_to_is_said_until_the_piece_of_work_is_done():
+    waits, said = waiting.Waits("auto", live=True), []
+
+    def working() -> Iterator[Progress]:
+        for done, layer in ((1, 4), (2, None)):
+            if layer is not None:
+                waits.reached(layer)
+            said.append(course.waiting())
+            yield Progress("found", "stage", done, 2, reused=0)
+
+    course = progress.Course(("found",), waiting=waits.text)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    progress.follow(waits.between(working()), console, course)
+    assert said == ["senders of layer 4", ""]
 
 
 def test_what_was_computed_is_counted_and_what_was_stored_is_not():

@@ -8,7 +8,7 @@ import shutil
 import plain_hooks
 import pytest
 import torch
-from small_study import results, steps
+from small_study import fresh_study, results, steps
 from tiny_model import PAD, hf_llama, tokenizer
 
 from nnsight_et.batch import collate, padded
@@ -44,6 +44,20 @@ def test_the_scores_of_every_stage_are_those_of_plain_hooks(finished):
     first = [kept["head"] for kept in described[0]["kept"]]
     assert [len(stage["kept"]) for stage in described] == [4, 2, 3, 2]
     assert described[1]["receivers"] == described[3]["receivers"] == first[:2]
+
+
+def test_a_run_hears_of_each_layer_whose_heads_are_patched_in_every_cell(tmp_path):
+    layers: list[int] = []
+    fresh_study(tmp_path)
+    done = steps(tmp_path, "self_check=off", only=["found"], on_layer=layers.append)
+    last = dict.fromkeys(step.step for step in done)
+    assert list(last) == ["a", "b", "c", "d"]
+    found = results(tmp_path)["found"].header.summary["stages"]
+    expected: list[int] = []
+    for stage in found:
+        end = max((Head.parse(name).layer for name in stage["receivers"]), default=LAYERS)
+        expected += list(range(end)) * sum(step.step == stage["group"] for step in done)
+    assert layers == expected
 
 
 def test_the_circuit_has_each_head_once_per_position_the_later_stage_first(finished):

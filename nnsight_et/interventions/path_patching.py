@@ -47,6 +47,7 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chun
     source_z = head_outputs(model, pair.source, {path.at: layers})[path.at]
     parts: list[Readout] = []
     for layer, group in groupby(senders, lambda head: head.layer):
+        model.reached(layer)
         heads = torch.tensor([head.index for head in group], device=model.device)
         for some in heads.split(step):
             if receivers is None:

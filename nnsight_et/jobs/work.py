@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -70,6 +70,7 @@ class Work:
     memory: int | None
     fresh: bool
     server: Server | None = None
+    on_layer: Callable[[int], None] | None = None
     finished: dict[str, Result] = field(default_factory=dict)
     self_check: SelfCheck = field(default_factory=SelfCheck)
     engine_errors: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)  # of a model as it runs
@@ -99,7 +100,7 @@ class Work:
     def _made(self, job: Job, choice: ModelChoice) -> Model:
         files = self.files(choice)
         if self.server is None:
-            return loaded(files, choice.dtype, self.device, job.attention)
+            return replace(loaded(files, choice.dtype, self.device, job.attention), on_layer=self.on_layer)
         return distant(files, choice.spec, choice.dtype, job.attention)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
@@ -35,6 +35,13 @@ class Model:
     windows: tuple[int | None, ...]  # per layer how many tokens back, itself included, a token sees; None: all
     gradients: bool = True
     """Whether derivatives pass through its runs; not where a server keeps the weights from the code that asks."""
+    on_layer: Callable[[int], None] | None = None
+    """Told of each layer that an intervention on one layer after the other comes to; not on a server."""
+
+    def reached(self, layer: int) -> None:
+        """An intervention has come to its senders of `layer`."""
+        if self.on_layer is not None:
+            self.on_layer(layer)
 
     def settled(self) -> Model:
         """The same model as it is where its traces run: with that dtype and device. Opens a trace."""
