@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Waits:
-    """The server's last word, or the layer reached, for a live view; in plain lines and JSON each new one is said at once."""
+    """The server's last word or the layer reached, for a live view; in plain lines and JSON each new word is said."""
 
     view: View
     live: bool
