@@ -73,6 +73,11 @@ def stopped(study: Path, out: Path, server: Loopback, when: Callable[[], bool], 
     return process.returncode, said
 
 
+def waiting_for_ever(server: Loopback) -> None:
+    """Every job is queued for whoever asks, until the server's faults are cleared."""
+    server.fault("response", "stuck", times=0)
+
+
 def scores(out: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in out.glob("far/*/*/scores.safetensors")}
 
@@ -105,8 +110,10 @@ EVERY_TIME = ("accepted", "downloading")
 )
 def test_wherever_a_run_is_killed_the_next_one_fetches_what_was_sent(study, server, calm, tmp_path, moment):
     before, polls = server.counts()["accepted"], sum(server.counts()["polls"].values())
-    server.fault("job", "running", seconds=1.0, times=0)
-    server.fault("download", "slow", bytes_per_second=2000, times=0)
+    if moment == "downloading":
+        server.fault("download", "slow", bytes_per_second=100, times=0)
+    else:
+        waiting_for_ever(server)
     code, _ = stopped(study, tmp_path, server, lambda: MOMENTS[moment](tmp_path, server, polls), signal.SIGKILL)
     assert code == -signal.SIGKILL
     server.clear()
@@ -119,8 +126,9 @@ def test_wherever_a_run_is_killed_the_next_one_fetches_what_was_sent(study, serv
 
 def test_an_interrupt_says_what_is_saved_and_the_job_is_found_again(study, server, calm, tmp_path):
     before = server.counts()["accepted"]
-    server.fault("job", "running", seconds=2.0)
+    waiting_for_ever(server)
     code, said = stopped(study, tmp_path / "out", server, lambda: bool(jobs(tmp_path / "out")), signal.SIGINT)
+    server.clear()
     assert code == 130
     assert "Finished work is saved" in said
     assert "Traceback" not in said
@@ -130,12 +138,13 @@ def test_an_interrupt_says_what_is_saved_and_the_job_is_found_again(study, serve
 
 def test_a_second_run_in_the_same_folder_is_refused_and_sends_nothing(study, server, calm, tmp_path):
     before, refused = server.counts()["accepted"], []
-    server.fault("job", "running", seconds=6.0)
+    waiting_for_ever(server)
 
     def second() -> bool:
         if not jobs(tmp_path / "out"):
             return False
         refused.append(finished(study, tmp_path / "out", server))
+        server.clear()
         return True
 
     stopped(study, tmp_path / "out", server, second, signal.SIGCONT)
