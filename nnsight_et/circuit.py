@@ -54,6 +54,15 @@ class Mlp(NamedTuple):
         return cls(int(match[1]))
 
 
+Part = Head | Mlp
+"""What a path can begin or end in."""
+
+
+def part(name: str) -> Part:
+    """The head or MLP called `name`, such as L9H3 or L9MLP; TaskError if it is the name of neither."""
+    return Mlp.parse(name) if isinstance(name, str) and name.endswith("MLP") else Head.parse(name)
+
+
 @dataclass(frozen=True)
 class HeadGroup:
     """Heads that do one job at one named position, the most important first."""

@@ -1,6 +1,6 @@
 """Path patching from and into MLPs once more, with plain PyTorch hooks beside plain_hooks.py: no nnsight, no engine.
 
-Every run computes the whole sequence, for one sender at a time. A head is a pair (layer, index), an MLP its layer alone.
+Every run computes the whole sequence, for one sender at a time. A head is a pair (layer, index), an MLP a layer.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def head_outputs(model: Model, run: Run, wanted: Mapping[str, Iterable[int]]) ->
 
 
 def mlp_outputs(model: Model, run: Run, at: str, wanted: Iterable[int]) -> dict[int, Tensor]:
-    """Layer -> what its MLP adds [batch, d] at the position, of one plain run, which stops above the last such layer."""
+    """Layer -> what its MLP adds [batch, d] at the position, of one plain run, which stops above the last."""
     layers, outputs = frozenset(wanted), dict[int, Tensor]()
     row = torch.arange(len(run.tokens), device=model.device)
     with model.trace(run.tokens, run.position_ids, run.mask):

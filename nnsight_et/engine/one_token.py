@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nnsight_et.circuit import Head, Mlp
+from nnsight_et.circuit import Mlp, Part
 from nnsight_et.engine.capture import TokenCapture
 from nnsight_et.engine.paths import End, KvHeads
 from nnsight_et.engine.readout import Readout, readout
@@ -31,9 +31,7 @@ class Receivers:
         return replace(self, heads={layer: heads for layer, heads in self.heads.items() if layer >= start})
 
     @classmethod
-    def of(
-        cls, model: Model, receivers: Sequence[Head] | Sequence[Mlp], via: End, kv_heads: KvHeads = "shared"
-    ) -> Receivers:
+    def of(cls, model: Model, receivers: Sequence[Part], via: End, kv_heads: KvHeads = "shared") -> Receivers:
         """The inputs of query heads, of which under GQA several can share one key or value; or, via input, of MLPs."""
         if via == "input":
             only = torch.zeros(1, dtype=torch.long, device=model.device)
@@ -60,7 +58,7 @@ class Senders:
     donated: Mapping[int, Tensor]  # layer -> z [batch, head, d_head], or MLP's output [batch, d], in the source run
 
     @classmethod
-    def of(cls, model: Model, senders: Sequence[Head] | Sequence[Mlp], donated: Mapping[int, Tensor]) -> Senders:
+    def of(cls, model: Model, senders: Sequence[Part], donated: Mapping[int, Tensor]) -> Senders:
         """These senders, and what their layers donate."""
         layers = tuple(sender.layer for sender in senders)
         if isinstance(senders[0], Mlp):

@@ -1,11 +1,11 @@
-"""What path patching patches: a path from senders at one position to inputs of heads or MLPs there, or to the logits."""
+"""What path patching patches: a path from senders at a position to inputs of heads or MLPs there, or to the logits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from nnsight_et.circuit import Head, Mlp
+from nnsight_et.circuit import Head, Mlp, Part
 from nnsight_et.models.model import Via
 
 KvHeads = Literal["shared", "expanded"]
@@ -28,7 +28,7 @@ class Path:
 
     at: str
     via: End | None = None
-    receivers: tuple[Head, ...] | tuple[Mlp, ...] = ()
+    receivers: tuple[Part, ...] = ()
     kv_heads: KvHeads = "shared"
     senders: Kind = "heads"
 
@@ -40,7 +40,7 @@ class Path:
         beside = self.senders == "heads" and self.via == "input" and not parallel
         return layer <= end if beside else layer < end
 
-    def reaching(self, n_layers: int, n_heads: int, parallel: bool = False) -> list[Head] | list[Mlp]:
+    def reaching(self, n_layers: int, n_heads: int, parallel: bool = False) -> list[Part]:
         """The senders that can reach the end of the path, row-major: all, or those that reach the last receiver."""
         last = max((receiver.layer for receiver in self.receivers), default=n_layers)
         layers = [layer for layer in range(n_layers) if self.reaches(layer, last, parallel)]

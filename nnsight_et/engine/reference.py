@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Head, Mlp
+from nnsight_et.circuit import Head, Mlp, Part
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout
 from nnsight_et.models.model import Model
@@ -82,9 +82,7 @@ def scored(logits: Tensor, answer: Tensor) -> Readout:
     return Readout((logit - normaliser).exp().to(kept), logit.to(kept), largest.indices)
 
 
-def path_effects(
-    model: Model, pair: Pair, path: Path, senders: Sequence[Head] | Sequence[Mlp]
-) -> tuple[Readout, list[Readout]]:
+def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part]) -> tuple[Readout, list[Readout]]:
     """The base run's readout [batch], and one per sender when only the path from it to its end donates (§4.1)."""
     base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
     source_mlp = mlp_outputs(model, pair.source) if path.senders == "mlps" else []
@@ -173,7 +171,7 @@ def with_inputs(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor])
     """[batch]: the base run with all receivers' inputs at the position replaced at once, nothing frozen (run 2)."""
     run, position = pair.base, pair.base.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
-    assert path.via and path.via != "input"
+    assert path.via not in (None, "input")
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in sorted(inputs):
             current = model.projection(layer, path.via).clone()
@@ -194,7 +192,7 @@ def with_inputs_of_their_own(model: Model, pair: Pair, path: Path, inputs: dict[
     """
     run, position, batch = pair.base, pair.base.positions[path.at], len(pair.answer)
     row = torch.arange(batch, device=model.device)
-    assert path.via and path.via != "input"
+    assert path.via not in (None, "input")
     with model.trace(run.tokens.repeat(2, 1), run.position_ids.repeat(2, 1), run.mask.repeat(2, 1)):
         for layer in sorted(inputs):
             current = model.projection(layer, path.via).clone()

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import nnsight
-import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Head, Mlp
+from nnsight_et.circuit import Part
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, head_outputs, mlp_outputs, suffix_of
@@ -22,7 +21,7 @@ from nnsight_et.models.model import Model
 
 
 def path_probabilities(
-    model: Model, pair: Pair, path: Path, senders: Sequence[Head] | Sequence[Mlp], engine: str, chunks: Chunks
+    model: Model, pair: Pair, path: Path, senders: Sequence[Part], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
     """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
 
@@ -35,9 +34,7 @@ def path_probabilities(
     return outcome
 
 
-def _effects(
-    model: Model, pair: Pair, path: Path, senders: Sequence[Head] | Sequence[Mlp], chunks: Chunks
-) -> dict[str, Tensor]:
+def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks) -> dict[str, Tensor]:
     at, answer = pair.base.positions[path.at], pair.answer
     receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
     ends = sorted(receivers.heads) if receivers else []
@@ -70,9 +67,7 @@ def _donated(model: Model, source: Run, path: Path, layers: Sequence[int]) -> di
     return head_outputs(model, source, {path.at: layers})[path.at]
 
 
-def _together(
-    path: Path, senders: Sequence[Head] | Sequence[Mlp], starts: Mapping[int, int], most: int
-) -> Iterator[Sequence[Head] | Sequence[Mlp]]:
+def _together(path: Path, senders: Sequence[Part], starts: Mapping[int, int], most: int) -> Iterator[Sequence[Part]]:
     """The senders of each pass, at most `most`: heads of one layer, or MLPs whose path meets the same layer first."""
     for _, group in groupby(senders, lambda one: starts.get(one.layer) if path.senders == "mlps" else one.layer):
         alike = list(group)
@@ -80,7 +75,7 @@ def _together(
 
 
 def _reference_effects(
-    model: Model, pair: Pair, path: Path, senders: Sequence[Head] | Sequence[Mlp], chunks: Chunks
+    model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks
 ) -> dict[str, Tensor]:
     base, patched = reference.path_effects(model, pair, path, senders)
     return {"base": base.probability.cpu(), "patched": stacked(patched).probability.cpu()}
