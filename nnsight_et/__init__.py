@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load,
         open_run,
         path_patch,
+        path_patch_mlps,
     )
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ __all__ = [
     "load",
     "open_run",
     "path_patch",
+    "path_patch_mlps",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Heads, groups of heads at a position, and circuits: their names and their JSON form."""
+"""Heads, groups of heads at a position, and circuits: their names and their JSON form; and the names of MLPs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from nnsight_et.errors import TaskError, accepted
 
 SCHEMA = 1
 _NAME = re.compile(r"L([0-9]{1,6})H([0-9]{1,6})")
+_MLP = re.compile(r"L([0-9]{1,6})MLP")
 
 
 class Head(NamedTuple):
@@ -30,6 +31,36 @@ class Head(NamedTuple):
         if match is None:
             raise TaskError(f"{name!r} is not the name of a head; accepted: L<layer>H<index>, such as L9H3")
         return cls(int(match[1]), int(match[2]))
+
+
+class Mlp(NamedTuple):
+    """The MLP of a layer: no part of any circuit, but what a path can begin or end in.
+
+    Its index is always 0: of MLPs there is one in a layer, so that tables of them are [layer, 1].
+    """
+
+    layer: int
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"L{self.layer}MLP"
+
+    @classmethod
+    def parse(cls, name: str) -> Mlp:
+        """The MLP called `name`, such as L9MLP; TaskError if it is not an MLP's name."""
+        match = _MLP.fullmatch(name) if isinstance(name, str) else None
+        if match is None:
+            raise TaskError(f"{name!r} is not the name of an MLP; accepted: L<layer>MLP, such as L9MLP")
+        return cls(int(match[1]))
+
+
+Part = Head | Mlp
+"""What a path can begin or end in."""
+
+
+def part(name: str) -> Part:
+    """The head or MLP called `name`, such as L9H3 or L9MLP; TaskError if it is the name of neither."""
+    return Mlp.parse(name) if isinstance(name, str) and name.endswith("MLP") else Head.parse(name)
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,14 @@ def _sites(parts: Architecture, shape: Shape, module: Any) -> Iterator[Site]:
         yield site(via, "output", projection.site, width, _part(projection, via))
     for what, path in (("attention", parts.attention_norm or parts.attention), ("mlp", parts.mlp_norm or parts.mlp)):
         yield site(what, "output", path, str(shape.d_model))
+    yield site("mlp input", "input", parts.mlp, _mlp_width(parts, shape))
     unembedding = type(attrgetter(parts.unembedding)(module)).__name__
     yield Site("logits", f"output of the model, after {parts.unembedding}", unembedding, str(shape.vocabulary))
+
+
+def _mlp_width(parts: Architecture, shape: Shape) -> str:
+    """Of what enters the MLP's module: the residual's, or where it is only the MLP's second matrix, the MLP's own."""
+    return str(shape.d_mlp if parts.mlp_sees == "tokens" else shape.d_model)
 
 
 def _part(projection: Projection, via: str) -> str:

@@ -67,7 +67,7 @@ class Job:
     @property
     def id(self) -> str:
         """20 hexadecimal digits: the digest of what is computed."""
-        spec = self.spec.model_dump(mode="json", exclude=NAMED_ELSEWHERE)
+        spec = self.spec.identity(NAMED_ELSEWHERE)
         found = dict(zip(self.needs, self.need_ids, strict=True))
         for key in LINKS:
             names = getattr(self.spec, key, None) or ()
@@ -149,14 +149,9 @@ def plan(manifest: Manifest) -> Plan:
 
 
 def senders(job: Job) -> int | None:
-    """How many heads the job patches at most: those that can reach; None where the model's shape is not known."""
+    """How many heads and MLPs the job patches at most: those that can reach; None where the shape is not known."""
     shape = job.models[0].shape if job.models else None
-    if not isinstance(job.spec, PathPatching) or shape is None:
-        return None
-    depth = {"logits": 0}
-    for stage in job.spec.stages:
-        depth[stage.group] = depth[stage.into] + 1
-    return sum(max(shape.n_layers - depth[stage.into], 0) * shape.n_heads for stage in job.spec.stages)
+    return job.spec.most_senders(shape) if isinstance(job.spec, PathPatching) and shape else None
 
 
 def read_circuit(path: Path, where: str) -> Circuit:

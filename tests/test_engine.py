@@ -17,6 +17,7 @@ from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.engine.capture import captured, head_outputs, live_at, suffix_of
 from nnsight_et.engine.one_token import Receivers
+from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout, plain, readout
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.named import NAMED
@@ -218,13 +219,13 @@ def test_the_one_token_pass_gives_receivers_what_the_frozen_run_gives_them(model
         capture = captured(model, pair.base, live, [1], pair.base.positions[at])
         donated = head_outputs(model, pair.source, {at: [0]})[at][0]
         assert capture.token
-        senders = torch.tensor([0, 2, 3])
-        found = nnsight.save(one_token.to_receivers(model, capture.token, 0, senders, donated, ends))
+        senders = one_token.Senders((0, 0, 0), torch.tensor([0, 2, 3]), {0: donated})
+        found = nnsight.save(one_token.to_receivers(model, capture.token, senders, ends))
         base_z, source_z = reference.head_outputs(model, pair.base), reference.head_outputs(model, pair.source)
         expected = {1: [], 2: []}
         for sender in (0, 2, 3):
             frozen = reference.frozen_but(pair, at, Head(0, sender), base_z, source_z)
-            inputs = reference.receiver_inputs(model, pair.base, frozen, receivers, via)
+            inputs = reference.receiver_inputs(model, pair.base, frozen, Path(at, via, receivers))
             row, position = torch.arange(3), pair.base.positions[at]
             for layer in (1, 2):
                 expected[layer].append(inputs[layer][row, position][:, ends.heads[layer]])

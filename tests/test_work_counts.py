@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from tiny_model import hf_llama, tiny_model, tokenizer
 
 from nnsight_et.batch import collate
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Head, Mlp
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.tasks.boxes import Boxes
@@ -19,7 +20,7 @@ LAYERS, HEADS, EXAMPLES, TOKENS = 8, 8, 2, 54
 @contextmanager
 def counted(model):
     """Token-layers, and tokens that get logits, while this is open; skipped modules do not count."""
-    counts, module = {"layers": 0, "logits": 0}, model.nn._module
+    counts, module = {"layers": 0, "logits": 0, "passes": 0}, model.nn._module
 
     def token_layers(_module, _inputs, output):
         counts["layers"] += output.shape[:-1].numel()
@@ -27,7 +28,11 @@ def counted(model):
     def logits(_module, _inputs, output):
         counts["logits"] += output.shape[:-1].numel() if output.shape[-1] == module.config.vocab_size else 0
 
+    def one_more(_module, _inputs, _output):
+        counts["passes"] += 1
+
     hooks = [layer.mlp.down_proj.register_forward_hook(token_layers) for layer in module.model.layers]
+    hooks.append(module.model.embed_tokens.register_forward_hook(one_more))
     hooks.append(module.lm_head.register_forward_hook(logits))
     try:
         yield counts
@@ -100,3 +105,30 @@ def test_logits_are_computed_for_answers_only(model, pair):
     base, senders = EXAMPLES, 56 * EXAMPLES
     assert work(model, pair, LAST, "default")["logits"] == base + senders
     assert work(model, pair, Path("last"), "default")["logits"] == base + 64 * EXAMPLES
+
+
+def test_mlps_ride_together_where_their_paths_meet_the_same_receivers_first(model, pair):
+    """Of 7 senders those of layers 0 to 3 meet layer 4 first: one pass of a token, from layer 0, and one suffix."""
+    counts = work(model, pair, replace(LAST, senders="mlps"), "default")
+    one_token = 4 * 7 + sum(7 - layer for layer in (4, 5, 6))
+    suffix = 4 * (LAYERS - 4) + sum(LAYERS - (layer + 1) for layer in (4, 5, 6))
+    assert counts["layers"] == EXAMPLES * (TOKENS * (LAYERS + 7) + one_token + suffix)
+    assert counts["passes"] == 2 + 2 * 4
+    assert counts["logits"] == EXAMPLES * (1 + 7)
+
+
+def test_mlps_into_logits_are_one_pass(model, pair):
+    counts, slow = (work(model, pair, Path("last", senders="mlps"), engine) for engine in ("default", "reference"))
+    assert counts["passes"] == 3
+    assert counts["layers"] == EXAMPLES * (2 * TOKENS * LAYERS + LAYERS * LAYERS)
+    assert (
+        slow["layers"] == (4 + LAYERS) * EXAMPLES * TOKENS * LAYERS
+    )  # the source's MLPs are read in a run of their own
+
+
+def test_heads_into_an_mlp_run_no_layer_above_it_twice(model, pair):
+    """Layers 0 to 4 send into the MLP of layer 4, which one_token runs and the suffix runs again."""
+    counts = work(model, pair, Path("last", "input", (Mlp(4),)), "default")
+    one_token = sum(HEADS * (5 - layer) for layer in range(5))
+    suffix = 5 * HEADS * (LAYERS - 4)
+    assert counts["layers"] == EXAMPLES * (TOKENS * (LAYERS + 5) + one_token + suffix)

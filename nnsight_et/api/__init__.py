@@ -10,7 +10,7 @@ from nnsight_et.api.knockout import knockout
 from nnsight_et.api.masking import Selection, dcm
 from nnsight_et.api.models import LoadedModel, load
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.api.paths import PatchingScores, path_patch
+from nnsight_et.api.paths import PatchingScores, path_patch, path_patch_mlps
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.results import open_run
 
@@ -32,4 +32,5 @@ __all__ = [
     "load",
     "open_run",
     "path_patch",
+    "path_patch_mlps",
 ]

@@ -1,4 +1,4 @@
-"""Path patching (§4.1) of pairs of prompts: a score per head."""
+"""Path patching (§4.1) of pairs of prompts: a score per head, or per MLP."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from nnsight_et.api.findings import SEED, Finding, counted
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part, part
+from nnsight_et.engine.paths import End
 from nnsight_et.errors import ExperimentError, TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.stage_scores import ranking, stage_scores
-from nnsight_et.models.model import Via
 from nnsight_et.report.circuit_figures import heat_map
 from nnsight_et.report.figures import Plate
 from nnsight_et.statistics import LEVEL
@@ -25,51 +25,74 @@ SHOWN = "Blue: negative, the head mattered. Framed: kept. Dot: beyond chance. Ha
 
 @dataclass(frozen=True, repr=False)
 class PatchingScores(Finding):
-    """Patching scores of all heads at one position; the rows are the heads that can reach, the most negative first."""
+    """Patching scores of all heads, or all MLPs, at one position; rows: those that can reach, most negative first."""
 
     path: Path = field(default_factory=lambda: Path("last"))
-    kept: tuple[Head, ...] = ()
-    """The `keep` heads with the most negative scores, the most negative first."""
+    kept: tuple[Part, ...] = ()
+    """The `keep` heads or MLPs with the most negative scores, the most negative first."""
 
     @property
     def values(self) -> Tensor:
-        """[layer, head]: the scores; exactly 0 where a head cannot reach the end of the path."""
+        """[layer, head], of MLPs [layer, 1]: the scores; exactly 0 where the end of the path cannot be reached."""
         return self.scores["score"]
 
-    def top(self, count: int = 10) -> tuple[Head, ...]:
-        """The `count` heads with the most negative scores; `path_patch(..., into=...)` takes them as receivers."""
-        return tuple(Head.parse(row["head"]) for row in self.rows[:count])
+    def top(self, count: int = 10) -> tuple[Part, ...]:
+        """The `count` with the most negative scores; `path_patch(..., into=...)` takes them as receivers."""
+        return tuple(part(row["head"]) for row in self.rows[:count])
 
     def group(self, name: str, count: int | None = None) -> HeadGroup:
-        """The top `count` heads, or those kept, as a group of a circuit."""
-        return HeadGroup(name, self.path.at, self.kept if count is None else self.top(count))
+        """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs."""
+        chosen = self.kept if count is None else self.top(count)
+        if self.path.senders == "mlps":
+            raise TaskError(f"group {name}: {', '.join(map(str, chosen))}; accepted: heads, which circuits are made of")
+        return HeadGroup(name, self.path.at, tuple(Head(*head) for head in chosen))
 
 
 def path_patch(
     model: LoadedModel,
     pairs: Pairs,
     at: str = "last",
-    into: str | Iterable[Head | str] = "logits",
-    via: Via | None = None,
+    into: str | Iterable[Part | str] = "logits",
+    via: End | None = None,
     keep: int = 10,
 ) -> PatchingScores:
     """How much the answer's probability changes when one head's path from `at` breaks: (p_patched - p) / p (§4.1).
 
-    into: "logits", or heads such as scores.top(5) or ["L4H0"], reached through their `via`: "query", "key" or "value".
+    into: "logits", or heads such as scores.top(5) or ["L4H0"], reached through their `via`: "query", "key" or "value";
+    or MLPs such as ["L3MLP"] via "input".
     The score is the mean over pairs; a negative one means that the head mattered. p-values are sign-flip tests, p_holm
     corrected over all heads (docs/statistics.md). TaskError if the request does not fit, ExperimentError if the answer
     has no probability.
     """
-    pairs.check_position(at, "at")
-    path = Path(at, via, _receivers(model, into, via))
-    senders = path.reaching(model.shape.n_layers, model.shape.n_heads)
+    return _patched(model, pairs, Path(at, via, _receivers(model, into, via)), keep)
+
+
+def path_patch_mlps(
+    model: LoadedModel,
+    pairs: Pairs,
+    at: str = "last",
+    into: str | Iterable[Part | str] = "logits",
+    via: End | None = None,
+    keep: int = 3,
+) -> PatchingScores:
+    """The same of MLPs: at `at` the whole of what one adds to the residual is the source's (docs/methods.md).
+
+    As receivers of `path_patch` its MLPs are reached via "input".
+    """
+    return _patched(model, pairs, Path(at, via, _receivers(model, into, via), senders="mlps"), keep)
+
+
+def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> PatchingScores:
+    pairs.check_position(path.at, "at")
+    senders = path.reaching(model.shape.n_layers, model.shape.n_heads, model.shape.parallel)
     if not senders:
-        raise TaskError("into: no head can reach it: its first receiver is in layer 0; accepted: heads of later layers")
+        kind = "MLP" if path.senders == "mlps" else "head"
+        raise TaskError(f"into: no {kind} can reach it: all of it is in layer 0; accepted: what is in later layers")
 
     def measure(pair, chunks):
         return path_probabilities(model.model, pair, path, senders, model.engine, chunks)
 
-    found = model.measured(pairs.examples(model.tokenizer), (at,), measure)
+    found = model.measured(pairs.examples(model.tokenizer), (path.at,), measure)
     without = int((~(found["base"] > 0)).sum())
     if without:
         have = f"the answer's probability in the base run is 0 or no number in {without} of {len(pairs)} pairs"
@@ -80,13 +103,14 @@ def path_patch(
 
 
 def _finding(
-    model: LoadedModel, path: Path, ranked: list[Head], scores: dict[str, Tensor], keep: int
+    model: LoadedModel, path: Path, ranked: list[Part], scores: dict[str, Tensor], keep: int
 ) -> PatchingScores:
-    end = f"{len(path.receivers)} heads" if path.via else "logits"
-    name, kept = f"heads at {path.at}", tuple(ranked[:keep])
+    end = f"{len(path.receivers)} {'MLPs' if path.via == 'input' else 'heads'}" if path.via else "logits"
+    name, kept = f"{'MLPs' if path.senders == 'mlps' else 'heads'} at {path.at}", tuple(ranked[:keep])
     rows = tuple(_row(head, scores, head in kept) for head in ranked)
     stage = {
-        "group": name, "into": end, "via": path.via, "kept": [row for row in rows if row["kept"]],
+        "group": name, "into": end, "via": path.via, "senders": path.senders,
+        "kept": [row for row in rows if row["kept"]],
         "beyond_chance": [row["head"] for row in rows if row["p_holm"] <= LEVEL],
     }  # fmt: skip
     panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()})
@@ -97,23 +121,31 @@ def _finding(
     return PatchingScores(title, rows, (plate,), note, scores, path, kept)
 
 
-def _row(head: Head, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:
+def _row(head: Part, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:
     found = {name: scores[name][head].item() for name in ("score", "low", "high", "median", "p", "p_holm")}
     interval = [found.pop("low"), found.pop("high")]
     return {"head": str(head), "score": found.pop("score"), "score_interval": interval, **found, "kept": kept}
 
 
-def _receivers(model: LoadedModel, into: str | Iterable[Head | str], via: Via | None) -> tuple[Head, ...]:
+def _receivers(model: LoadedModel, into: str | Iterable[Part | str], via: End | None) -> tuple[Part, ...]:
     if into == "logits":
         if via is not None:
-            raise TaskError(f"via: {via!r}, and into is the logits; accepted: via with heads")
+            raise TaskError(f"via: {via!r}, and into is the logits; accepted: via with heads or MLPs")
         return ()
-    if via not in ("query", "key", "value"):
-        raise TaskError(f"via: {via!r}; accepted: query, key or value, which input of the receivers is patched")
+    if via not in ("query", "key", "value", "input"):
+        accept = "query, key or value, which input of the receivers is patched, or input where they are MLPs"
+        raise TaskError(f"via: {via!r}; accepted: {accept}")
     if isinstance(into, str):
         raise TaskError(f'into: {into!r}; accepted: "logits", or heads such as ["L4H0"] or scores.top(5)')
-    heads = tuple(head if isinstance(head, Head) else Head.parse(head) for head in into)
-    if not heads:
+    found = tuple(part(one) if isinstance(one, str) else one for one in into)
+    if not found:
         raise TaskError('into: no heads; accepted: "logits", or one or more heads')
+    for one in found:
+        if isinstance(one, Mlp) != (via == "input"):
+            accept = "input" if isinstance(one, Mlp) else "query, key or value"
+            raise TaskError(f"via: {via!r} into {one}; accepted: {accept}")
+        if isinstance(one, Mlp) and one.layer >= model.shape.n_layers:
+            raise TaskError(f"into: {one}; the model has layers L0-L{model.shape.n_layers - 1}")
+    heads = tuple(one for one in found if isinstance(one, Head))
     Circuit((HeadGroup("receivers", "last", heads),)).check_fits(model.shape.n_layers, model.shape.n_heads, "into")
-    return heads
+    return found

@@ -151,3 +151,17 @@ def head_outputs(model: Model, run: Run, wanted: Mapping[str, Iterable[int]]) ->
         model.skip_layers(range(last + 1, model.n_layers), residual)
         model.skip_unembedding(residual)
     return outputs
+
+
+def mlp_outputs(model: Model, run: Run, at: str, wanted: Iterable[int]) -> dict[int, Tensor]:
+    """Layer -> what its MLP adds [batch, d] at the position, of one plain run, which stops above the last."""
+    layers, outputs = frozenset(wanted), dict[int, Tensor]()
+    row = torch.arange(len(run.tokens), device=model.device)
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        for layer in range(max(layers) + 1):
+            if layer in layers:
+                outputs[layer] = model.mlp(layer, len(row))[row, run.positions[at]]
+        residual = model.residual(max(layers) + 1)
+        model.skip_layers(range(max(layers) + 1, model.n_layers), residual)
+        model.skip_unembedding(residual)
+    return outputs

@@ -1,34 +1,44 @@
-"""The one-token pass: path patching's first run with every attention frozen, so only the sender's token changes."""
+"""The one-token pass: path patching's first run with every attention frozen, so only the sender's token changes.
+
+Senders ride side by side, a variant each: some heads of one layer, or MLPs, each from its own layer on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Mlp, Part
 from nnsight_et.engine.capture import TokenCapture
-from nnsight_et.engine.paths import KvHeads
+from nnsight_et.engine.paths import End, KvHeads
 from nnsight_et.engine.readout import Readout, readout
-from nnsight_et.models.model import Model, Via
+from nnsight_et.models.model import Model
 
 
 @dataclass(frozen=True)
 class Receivers:
-    """Head inputs at the end of a path: per layer the heads, in the space of `via`, whose input is replaced."""
+    """Inputs at the end of a path: per layer the heads, in the space of `via`, whose input is replaced; of MLPs 0."""
 
-    via: Via
+    via: End
     heads: dict[int, Tensor]  # layer -> [k], ascending layers
     seen_by: dict[int, Tensor]  # layer -> the query heads [q] that alone see it; without the layer, all that share it
 
+    def above(self, start: int) -> Receivers:
+        """Those in layers from `start` up."""
+        return replace(self, heads={layer: heads for layer, heads in self.heads.items() if layer >= start})
+
     @classmethod
-    def of(cls, model: Model, heads: Sequence[Head], via: Via, kv_heads: KvHeads = "shared") -> Receivers:
-        """The inputs of query heads `heads`; under GQA several of them can share one key or value."""
+    def of(cls, model: Model, receivers: Sequence[Part], via: End, kv_heads: KvHeads = "shared") -> Receivers:
+        """The inputs of query heads, of which under GQA several can share one key or value; or, via input, of MLPs."""
+        if via == "input":
+            only = torch.zeros(1, dtype=torch.long, device=model.device)
+            return cls(via, {receiver.layer: only for receiver in sorted(receivers)}, {})
         layers: dict[int, set[int]] = {}
         queries: dict[int, set[int]] = {}
-        for layer, index in sorted(heads):
+        for layer, index in sorted(receivers):
             layers.setdefault(layer, set()).add(model.receiver(index, via))
             queries.setdefault(layer, set()).add(index)
         alone = queries if kv_heads == "expanded" and model.heads_of(via) < model.n_heads else {}
@@ -39,55 +49,82 @@ class Receivers:
         return cls(via, found, seen_by)
 
 
-def to_receivers(
-    model: Model, token: TokenCapture, layer: int, senders: Tensor, donated: Tensor, receivers: Receivers
-) -> dict[int, Tensor]:
-    """Receiver layer -> its inputs [sender, batch, k, d_head] when one of `senders` [sender] of `layer` donates.
+@dataclass(frozen=True)
+class Senders:
+    """Senders of one pass, in ascending order: heads of one layer, or MLPs."""
 
-    donated [batch, head, d_head] is the layer's z from the source run. Only receivers above `layer` are there.
+    layers: tuple[int, ...]
+    heads: Tensor | None  # [sender]: their indices; None: MLPs
+    donated: Mapping[int, Tensor]  # layer -> z [batch, head, d_head], or MLP's output [batch, d], in the source run
+
+    @classmethod
+    def of(cls, model: Model, senders: Sequence[Part], donated: Mapping[int, Tensor]) -> Senders:
+        """These senders, and what their layers donate."""
+        layers = tuple(sender.layer for sender in senders)
+        if isinstance(senders[0], Mlp):
+            return cls(layers, None, donated)
+        return cls(layers, torch.tensor([sender.index for sender in senders], device=model.device), donated)
+
+
+def to_receivers(model: Model, token: TokenCapture, senders: Senders, receivers: Receivers) -> dict[int, Tensor]:
+    """Receiver layer -> its inputs [sender, batch, k, d_head] when one of the senders donates; all reach the receivers.
+
+    Instead of what enters an MLP this is what the MLP makes of it [sender, batch, 1, d]: the same, one matrix later.
     """
-    ends = [above for above in receivers.heads if above > layer]
-    size, values = (len(senders), len(token.tokens)), {}
+    size, values = (len(senders.layers), len(token.tokens)), {}
     with model.trace(token.tokens.repeat(size[0], 1), token.position_ids.repeat(size[0], 1)):
-        _enter(model, token, layer, size[0])
-        for here in range(layer, ends[-1] + 1):
-            if here in ends:
+        _enter(model, token, senders)
+        last = max(receivers.heads)
+        for here in range(senders.layers[0], last + 1):
+            ends_here = here in receivers.heads
+            if ends_here and receivers.via != "input":
                 inputs = model.projection_of_input(here, receivers.via)[:, 0]
                 values[here] = inputs[:, receivers.heads[here]].unflatten(0, size)
-            attention = _frozen_attention(model, token, here, layer, senders, donated)
-            model.skip_attention(here, attention)
-            if here == ends[-1]:
-                model.skip_mlp(here, attention)
-        model.skip_layers(range(ends[-1] + 1, model.n_layers), attention)
-        model.skip_unembedding(attention)
+            residual = _frozen_attention(model, token, here, senders)
+            model.skip_attention(here, residual)
+            if ends_here and receivers.via == "input":
+                values[here] = model.mlp(here, size[0] * size[1]).unflatten(0, size)
+            if here == last and receivers.via != "input":
+                model.skip_mlp(here, residual)
+            else:
+                _donate_mlps(model, here, senders, size)
+        model.skip_layers(range(last + 1, model.n_layers), residual)
+        model.skip_unembedding(residual)
     return values
 
 
-def to_logits(
-    model: Model, token: TokenCapture, layer: int, senders: Tensor, donated: Tensor, answer: Tensor
-) -> Readout:
-    """[sender, batch]: the logits' readout when one of `senders` of `layer` donates and every attention is frozen."""
-    size = (len(senders), len(token.tokens))
+def to_logits(model: Model, token: TokenCapture, senders: Senders, answer: Tensor) -> Readout:
+    """[sender, batch]: the logits' readout when one of the senders donates and every attention is frozen."""
+    size = (len(senders.layers), len(token.tokens))
     with model.trace(token.tokens.repeat(size[0], 1), token.position_ids.repeat(size[0], 1)):
-        _enter(model, token, layer, size[0])
-        for here in range(layer, model.n_layers):
-            model.skip_attention(here, _frozen_attention(model, token, here, layer, senders, donated))
+        _enter(model, token, senders)
+        for here in range(senders.layers[0], model.n_layers):
+            model.skip_attention(here, _frozen_attention(model, token, here, senders))
+            _donate_mlps(model, here, senders, size)
         outcome = readout(model.logits()[:, 0].unflatten(0, size), answer)
     return outcome
 
 
-def _enter(model: Model, token: TokenCapture, layer: int, copies: int) -> None:
-    """Inside a trace: start at `layer` with its clean residual."""
-    model.skip_layers(range(layer), token.entering[layer].repeat(copies, 1, 1))
+def _enter(model: Model, token: TokenCapture, senders: Senders) -> None:
+    """Inside a trace: start at the first sender's layer with its clean residual."""
+    first = senders.layers[0]
+    model.skip_layers(range(first), token.entering[first].repeat(len(senders.layers), 1, 1))
 
 
-def _frozen_attention(
-    model: Model, token: TokenCapture, here: int, layer: int, senders: Tensor, donated: Tensor
-) -> Tensor:
-    """[sender * batch, 1, d]: inside a trace, clean attention output, in the senders' layer with their donation."""
-    if here > layer:
-        return token.attention[here].repeat(len(senders), 1, 1)
-    z = token.z[here].repeat(len(senders), 1, 1, 1)  # [sender, batch, head, d_head]
-    one = torch.arange(len(senders), device=z.device)
-    z[one, :, senders] = donated[:, senders].transpose(0, 1)
+def _frozen_attention(model: Model, token: TokenCapture, here: int, senders: Senders) -> Tensor:
+    """[sender * batch, 1, d]: inside a trace, clean attention output, in the layer of heads with their donation."""
+    count = len(senders.layers)
+    if senders.heads is None or here > senders.layers[0]:
+        return token.attention[here].repeat(count, 1, 1)
+    z = token.z[here].repeat(count, 1, 1, 1)  # [sender, batch, head, d_head]
+    one = torch.arange(count, device=z.device)
+    z[one, :, senders.heads] = senders.donated[here][:, senders.heads].transpose(0, 1)
     return model.attention_of(here, z.flatten(0, 1)[:, None])
+
+
+def _donate_mlps(model: Model, here: int, senders: Senders, size: tuple[int, int]) -> None:
+    """Inside a trace, after attention: the layer's MLP, if it is a sender, adds what it adds in the source run."""
+    if senders.heads is None and here in senders.layers:
+        output = model.mlp(here, size[0] * size[1]).clone()
+        output.unflatten(0, size)[senders.layers.index(here), :, 0] = senders.donated[here]
+        model.write_mlp(here, output)

@@ -1,19 +1,25 @@
-"""What path patching patches: a path from senders at one position to the inputs of heads there, or to the logits."""
+"""What path patching patches: a path from senders at a position to inputs of heads or MLPs there, or to the logits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Head, Mlp, Part
 from nnsight_et.models.model import Via
 
 KvHeads = Literal["shared", "expanded"]
+Kind = Literal["heads", "mlps"]
+End = Via | Literal["input"]
+"""Where a path can end: in a head's query, key or value, or in what enters an MLP."""
 
 
 @dataclass(frozen=True)
 class Path:
     """From a sender at position `at` into the `via` of receivers there, or, without receivers, into the logits.
+
+    Senders are heads or MLPs: a head's sender is its output z, an MLP's the whole of what it adds to the residual.
+    Receivers are heads, or, via input, MLPs.
 
     kv_heads matters where several query heads have one key and value head. shared: a receiver's key or value is that
     head's, and all its query heads see what is patched. expanded: the receivers alone see it, as if each query head had
@@ -21,11 +27,23 @@ class Path:
     """
 
     at: str
-    via: Via | None = None
-    receivers: tuple[Head, ...] = ()
+    via: End | None = None
+    receivers: tuple[Part, ...] = ()
     kv_heads: KvHeads = "shared"
+    senders: Kind = "heads"
 
-    def reaching(self, n_layers: int, n_heads: int) -> list[Head]:
-        """The senders that can reach the end of the path, row-major: all, or those below the last receiver's layer."""
-        end = max((head.layer for head in self.receivers), default=n_layers)
-        return [Head(layer, index) for layer in range(end) for index in range(n_heads)]
+    def reaches(self, layer: int, end: int, parallel: bool) -> bool:
+        """Whether a sender of `layer` reaches a receiver of layer `end`: a later one, or from a head its layer's MLP.
+
+        Not where blocks are `parallel`: there an MLP does not see the heads beside it.
+        """
+        beside = self.senders == "heads" and self.via == "input" and not parallel
+        return layer <= end if beside else layer < end
+
+    def reaching(self, n_layers: int, n_heads: int, parallel: bool = False) -> list[Part]:
+        """The senders that can reach the end of the path, row-major: all, or those that reach the last receiver."""
+        last = max((receiver.layer for receiver in self.receivers), default=n_layers)
+        layers = [layer for layer in range(n_layers) if self.reaches(layer, last, parallel)]
+        if self.senders == "mlps":
+            return [Mlp(layer) for layer in layers]
+        return [Head(layer, index) for layer in layers for index in range(n_heads)]

@@ -5,25 +5,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Head, Mlp, Part
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout
-from nnsight_et.models.model import Model, Via
+from nnsight_et.models.model import Model
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """z of one layer for every token: values [batch, seq, head, d_head] where `where` [batch, seq, head] is true."""
+    """z of one layer for every token: values [batch, seq, head, d_head] where `where` [batch, seq, head] is true.
+
+    Or its MLP's output: values [batch, seq, d], where [batch, seq].
+    """
 
     values: Tensor
     where: Tensor
+
+    def of(self, current: Tensor) -> Tensor:
+        """What the run computes, with what is replaced."""
+        return torch.where(self.where[..., None], self.values, current)
+
+
+NONE: Mapping[int, Replacement] = {}
 
 
 def head_outputs(model: Model, run: Run) -> list[Tensor]:
@@ -35,13 +45,29 @@ def head_outputs(model: Model, run: Run) -> list[Tensor]:
     return z
 
 
-def replaced(model: Model, run: Run, replacements: dict[int, Replacement], answer: Tensor) -> Readout:
-    """[batch]: the readout of a run in which head outputs of some layers are replaced; later layers see it."""
+def mlp_outputs(model: Model, run: Run) -> list[Tensor]:
+    """Per layer what its MLP adds [batch, seq, d] in a plain run."""
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        outputs = []
+        for layer in range(model.n_layers):
+            outputs.append(model.mlp(layer, len(run.tokens)))
+    return outputs
+
+
+def replaced(
+    model: Model, run: Run, replacements: dict[int, Replacement], answer: Tensor, mlps: Mapping[int, Replacement] = NONE
+) -> Readout:
+    """[batch]: the readout of a run in which head outputs of some layers are replaced; later layers see it.
+
+    Of layers in `mlps` the MLP's output is replaced too.
+    """
     row = torch.arange(len(run.tokens), device=model.device)
     with model.trace(run.tokens, run.position_ids, run.mask):
-        for layer, replacement in sorted(replacements.items()):
-            z = model.z(layer)
-            model.write_z(layer, torch.where(replacement.where[..., None], replacement.values, z))
+        for layer in sorted({*replacements, *mlps}):
+            if layer in replacements:
+                model.write_z(layer, replacements[layer].of(model.z(layer)))
+            if layer in mlps:
+                model.write_mlp(layer, mlps[layer].of(model.mlp(layer, len(row))))
         outcome = scored(model.logits()[row, run.positions["last"]], answer)
     return outcome
 
@@ -56,33 +82,41 @@ def scored(logits: Tensor, answer: Tensor) -> Readout:
     return Readout((logit - normaliser).exp().to(kept), logit.to(kept), largest.indices)
 
 
-def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head]) -> tuple[Readout, list[Readout]]:
+def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part]) -> tuple[Readout, list[Readout]]:
     """The base run's readout [batch], and one per sender when only the path from it to its end donates (§4.1)."""
     base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
+    source_mlp = mlp_outputs(model, pair.source) if path.senders == "mlps" else []
     clean = replaced(model, pair.base, {}, pair.answer)
     patched = []
     for sender in senders:
-        frozen = frozen_but(pair, path.at, sender, base_z, source_z)
+        frozen = frozen_but(pair, path.at, None if isinstance(sender, Mlp) else sender, base_z, source_z)
+        mlps = {sender.layer: donating(pair, path.at, source_mlp[sender.layer])} if isinstance(sender, Mlp) else NONE
         if path.via is None:
-            patched.append(replaced(model, pair.base, frozen, pair.answer))
+            patched.append(replaced(model, pair.base, frozen, pair.answer, mlps))
         else:
-            inputs = receiver_inputs(model, pair.base, frozen, path.receivers, path.via)
-            run_2 = with_inputs if path.kv_heads == "shared" else with_inputs_of_their_own
+            inputs = receiver_inputs(model, pair.base, frozen, path, mlps)
+            if path.via == "input":
+                run_2 = with_mlp_inputs
+            else:
+                run_2 = with_inputs if path.kv_heads == "shared" else with_inputs_of_their_own
             patched.append(run_2(model, pair, path, inputs))
     return clean, patched
 
 
 def frozen_but(
-    pair: Pair, at: str, sender: Head, base_z: list[Tensor], source_z: list[Tensor]
+    pair: Pair, at: str, sender: Head | None, base_z: list[Tensor], source_z: list[Tensor]
 ) -> dict[int, Replacement]:
-    """Every head from the position on as in the base run, except the sender at the position, as in the source run."""
+    """Every head from the position on as in the base run, except the sender at the position, as in the source run.
+
+    None: no head donates.
+    """
     row = torch.arange(len(pair.answer), device=pair.answer.device)
     position = pair.base.positions[at]
     columns = torch.arange(pair.base.tokens.shape[1], device=pair.answer.device)
     replacements = {}
     for layer, z in enumerate(base_z):
         values = z.clone()
-        if layer == sender.layer:
+        if sender and layer == sender.layer:
             donated = source_z[layer][row, pair.source.positions[at], sender.index]
             values[row, position, sender.index] = donated
         where = (columns >= position[:, None])[..., None].expand(values.shape[:-1])
@@ -90,26 +124,54 @@ def frozen_but(
     return replacements
 
 
+def donating(pair: Pair, at: str, source_mlp: Tensor) -> Replacement:
+    """An MLP that adds at the position what it adds in the source run, [batch, seq, d], at the source's own."""
+    row = torch.arange(len(pair.answer), device=pair.answer.device)
+    columns = torch.arange(pair.base.tokens.shape[1], device=pair.answer.device)
+    donated = source_mlp[row, pair.source.positions[at]]  # [batch, d]
+    where = columns == pair.base.positions[at][:, None]
+    return Replacement(donated[:, None].expand(-1, len(columns), -1), where)
+
+
 def receiver_inputs(
-    model: Model, run: Run, frozen: dict[int, Replacement], receivers: Sequence[Head], via: Via
+    model: Model, run: Run, frozen: dict[int, Replacement], path: Path, mlps: Mapping[int, Replacement] = NONE
 ) -> dict[int, Tensor]:
-    """Receiver layer -> its queries, keys or values [batch, seq, head, d_head] in the frozen run (run 1)."""
-    layers = {receiver.layer for receiver in receivers}
+    """Receiver layer -> its queries, keys or values [batch, seq, head, d_head] in the frozen run (run 1).
+
+    Or, via input, what enters its MLP [batch, seq, width].
+    """
+    layers = {receiver.layer for receiver in path.receivers}
     inputs = {}
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in range(model.n_layers):
-            if layer in layers:
-                inputs[layer] = model.projection(layer, via)
-            z = model.z(layer)
-            model.write_z(layer, torch.where(frozen[layer].where[..., None], frozen[layer].values, z))
+            if layer in layers and path.via and path.via != "input":
+                inputs[layer] = model.projection(layer, path.via)
+            model.write_z(layer, frozen[layer].of(model.z(layer)))
+            if layer in layers and path.via == "input":
+                inputs[layer] = model.mlp_input(layer, len(run.tokens))
+            if layer in mlps:
+                model.write_mlp(layer, mlps[layer].of(model.mlp(layer, len(run.tokens))))
     return inputs
+
+
+def with_mlp_inputs(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor]) -> Readout:
+    """[batch]: run 2 of MLPs: the base run with what enters all of them at the position replaced at once."""
+    run, position = pair.base, pair.base.positions[path.at]
+    row = torch.arange(len(run.tokens), device=model.device)
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        for layer in sorted(inputs):
+            current = model.mlp_input(layer, len(row)).clone()
+            current[row, position] = inputs[layer][row, position]
+            model.write_mlp_input(layer, current)
+        outcome = scored(model.logits()[row, run.positions["last"]], pair.answer)
+    return outcome
 
 
 def with_inputs(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor]) -> Readout:
     """[batch]: the base run with all receivers' inputs at the position replaced at once, nothing frozen (run 2)."""
     run, position = pair.base, pair.base.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
-    assert path.via is not None
+    assert path.via not in (None, "input")
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in sorted(inputs):
             current = model.projection(layer, path.via).clone()
@@ -130,7 +192,7 @@ def with_inputs_of_their_own(model: Model, pair: Pair, path: Path, inputs: dict[
     """
     run, position, batch = pair.base, pair.base.positions[path.at], len(pair.answer)
     row = torch.arange(batch, device=model.device)
-    assert path.via is not None
+    assert path.via not in (None, "input")
     with model.trace(run.tokens.repeat(2, 1), run.position_ids.repeat(2, 1), run.mask.repeat(2, 1)):
         for layer in sorted(inputs):
             current = model.projection(layer, path.via).clone()

@@ -21,13 +21,13 @@ from nnsight_et.engine.readout import Readout, joined, readout
 from nnsight_et.errors import ExperimentError
 from nnsight_et.models.model import Model
 
-Site = Literal["query", "key", "value", "z"]
-SITES: tuple[Site, ...] = ("query", "key", "value", "z")  # in the order of a forward pass
+Site = Literal["query", "key", "value", "z", "mlp"]
+SITES: tuple[Site, ...] = ("query", "key", "value", "z", "mlp")  # in the order of a forward pass
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Values for some heads of one layer at one live token per example.
+    """Values for some heads of one layer at one live token per example; what an MLP adds is one head as wide as d.
 
     values [variant or 1, batch, k, d_head] replace what the run computes for heads [k]; keep [variant, k], where given,
     is how much of the run's own value stays: booleans choose, numbers in [0, 1] mix (and carry gradients). seen_by,
@@ -138,11 +138,10 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], ans
 
 def _apply(model: Model, edit: Edit, layout: Layout) -> None:
     """Inside a trace: write one edit into every variant."""
-    whole = model.z(edit.layer) if edit.site == "z" else model.projection(edit.layer, edit.site)
-    whole = whole.clone()
+    whole = _read(model, edit, layout.size).clone()
     view = layout.by_variant(whole)[0 if edit.seen_by is None else 1 :]
     row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.slot[:, None]
-    shape = (layout.rows, layout.branches, layout.batch, len(edit.heads), model.d_head)
+    shape = (layout.rows, layout.branches, layout.batch, len(edit.heads), whole.shape[-1])
     values = edit.values.expand(layout.rows * layout.branches, -1, -1, -1).reshape(shape).to(whole.dtype)
     if edit.keep is not None:
         current = view[:, :, :, row, slot, edit.heads]
@@ -151,10 +150,19 @@ def _apply(model: Model, edit: Edit, layout: Layout) -> None:
         choose = keep.dtype == torch.bool
         values = torch.where(keep, current, values) if choose else keep * current + (1 - keep) * values
     view[:, :, :, row, slot, edit.heads] = values.to(whole.dtype)  # a mask in fp32 makes them wider
-    if edit.site == "z":
+    if edit.site == "mlp":
+        model.write_mlp(edit.layer, whole[:, :, 0])
+    elif edit.site == "z":
         model.write_z(edit.layer, whole)
     else:
         model.write_projection(edit.layer, edit.site, whole)
+
+
+def _read(model: Model, edit: Edit, batch: int) -> Tensor:
+    """[batch, seq, head, d_head]: inside a trace, what the run computes where the edit is."""
+    if edit.site == "mlp":
+        return model.mlp(edit.layer, batch)[:, :, None]
+    return model.z(edit.layer) if edit.site == "z" else model.projection(edit.layer, edit.site)
 
 
 def _join(model: Model, layer: int, heads: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, suffix_of
@@ -31,7 +31,8 @@ def engine_errors(model: Model, pair: Pair) -> dict[str, float]:
     run the base run ends as it does, where both begin alike there. padding: padded prompts, whole and recomputed from
     their last tokens, answer as unpadded ones. writes: what each head writes adds up to the attention's output. heads
     of queries, keys, values: one head of a projection moves the outputs of its own query heads and of no other. paths
-    into queries, keys, values: both engines agree on a path into one head that has a projection to itself. sources: at
+    into queries, keys, values: both engines agree on a path into one head that has a projection to itself. paths into
+    MLPs: they agree on a path from an MLP into two later ones. sources: at
     each position a patched head has the source's output at the source's own position. fill: an ablated head takes what
     belongs to its layer and position. adapter: what adapted modules give is their base's output and the adapter's.
     """
@@ -78,12 +79,19 @@ def _disagreements(model: Model, pair: Pair, layer: int) -> dict[str, float]:
     receivers, found = (Head(layer, min(1, model.n_heads - 1)), Head(model.n_layers - 1, model.n_heads - 1)), {}
     for via, name in VIAS:
         path = Path("last", via, tuple(dict.fromkeys(receivers)))
-        one, other = (
-            path_probabilities(model, pair, path, [Head(0, 0)], engine, Chunks())["patched"].double()
-            for engine in ("default", "reference")
-        )
-        found[f"paths into {name}"] = (one.log() - other.log()).abs().max().item()
+        found[f"paths into {name}"] = _apart(model, pair, path, Head(0, 0))
+    mlps = tuple(dict.fromkeys((Mlp(layer), Mlp(model.n_layers - 1))))
+    found["paths into MLPs"] = _apart(model, pair, Path("last", "input", mlps, senders="mlps"), Mlp(0))
     return found
+
+
+def _apart(model: Model, pair: Pair, path: Path, sender: Part) -> float:
+    """How far the engines are apart, in logarithms, on the path from one sender."""
+    one, other = (
+        path_probabilities(model, pair, path, [sender], engine, Chunks())["patched"].double()
+        for engine in ("default", "reference")
+    )
+    return (one.log() - other.log()).abs().max().item()
 
 
 def _change(found: dict[str, Tensor]) -> float:

@@ -1,19 +1,18 @@
-"""Path patching (§4.1): what the answer's probability loses when one path, from a head to later heads, breaks."""
+"""Path patching (§4.1): what the answer's probability loses when one path, from a head or MLP to later ones, breaks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import nnsight
-import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Head
+from nnsight_et.batch import Pair, Run
+from nnsight_et.circuit import Part
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import captured, head_outputs, suffix_of
+from nnsight_et.engine.capture import captured, head_outputs, mlp_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout, joined, readout, stacked
@@ -22,7 +21,7 @@ from nnsight_et.models.model import Model
 
 
 def path_probabilities(
-    model: Model, pair: Pair, path: Path, senders: Sequence[Head], engine: str, chunks: Chunks
+    model: Model, pair: Pair, path: Path, senders: Sequence[Part], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
     """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
 
@@ -35,36 +34,49 @@ def path_probabilities(
     return outcome
 
 
-def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
+def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks) -> dict[str, Tensor]:
     at, answer = pair.base.positions[path.at], pair.answer
     receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
     ends = sorted(receivers.heads) if receivers else []
     layers = sorted({sender.layer for sender in senders})
-    starts = {layer: next(end for end in ends if end > layer) for layer in layers} if receivers else {}
+    starts = {layer: next(end for end in ends if path.reaches(layer, end, model.parallel)) for layer in layers if ends}
     capture = captured(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
     assert capture.token is not None
-    step = chunks.variants(len(answer), capture.live.shape[1])
-    source_z = head_outputs(model, pair.source, {path.at: layers})[path.at]
+    donated = _donated(model, pair.source, path, layers)
     parts: list[Readout] = []
-    for layer, group in groupby(senders, lambda head: head.layer):
-        model.reached(layer)
-        heads = torch.tensor([head.index for head in group], device=model.device)
-        for some in heads.split(step):
-            if receivers is None:
-                parts.append(one_token.to_logits(model, capture.token, layer, some, source_z[layer], answer))
-                continue
-            inputs = one_token.to_receivers(model, capture.token, layer, some, source_z[layer], receivers)
-            slot = capture.slot(at)
-            edits = [
-                Edit(end, receivers.via, slot, receivers.heads[end], values, seen_by=receivers.seen_by.get(end))
-                for end, values in inputs.items()
-            ]
-            parts.append(suffix(model, capture, starts[layer], edits, answer, chunks))
+    for some in _together(path, senders, starts, chunks.variants(len(answer), capture.live.shape[1])):
+        model.reached(some[0].layer)
+        here = one_token.Senders.of(model, some, donated)
+        if receivers is None:
+            parts.append(one_token.to_logits(model, capture.token, here, answer))
+            continue
+        start = starts[some[0].layer]
+        inputs = one_token.to_receivers(model, capture.token, here, receivers.above(start))
+        slot, site = capture.slot(at), "mlp" if receivers.via == "input" else receivers.via
+        edits = [
+            Edit(end, site, slot, receivers.heads[end], values, seen_by=receivers.seen_by.get(end))
+            for end, values in inputs.items()
+        ]
+        parts.append(suffix(model, capture, start, edits, answer, chunks))
     return {"base": readout(capture.logits, answer).probability.cpu(), "patched": joined(parts).probability.cpu()}
 
 
+def _donated(model: Model, source: Run, path: Path, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Layer -> what its heads [batch, head, d_head], or its MLP [batch, d], give in the source run."""
+    if path.senders == "mlps":
+        return mlp_outputs(model, source, path.at, layers)
+    return head_outputs(model, source, {path.at: layers})[path.at]
+
+
+def _together(path: Path, senders: Sequence[Part], starts: Mapping[int, int], most: int) -> Iterator[Sequence[Part]]:
+    """The senders of each pass, at most `most`: heads of one layer, or MLPs whose path meets the same layer first."""
+    for _, group in groupby(senders, lambda one: starts.get(one.layer) if path.senders == "mlps" else one.layer):
+        alike = list(group)
+        yield from (alike[first : first + most] for first in range(0, len(alike), most))
+
+
 def _reference_effects(
-    model: Model, pair: Pair, path: Path, senders: Sequence[Head], chunks: Chunks
+    model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks
 ) -> dict[str, Tensor]:
     base, patched = reference.path_effects(model, pair, path, senders)
     return {"base": base.probability.cpu(), "patched": stacked(patched).probability.cpu()}

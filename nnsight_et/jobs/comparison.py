@@ -38,8 +38,9 @@ def _scores(work: Work, name: str, first: Circuit, second: Circuit) -> Mapping[s
     """Group -> patching scores [layer][head], of the paper's model or of the experiment that measured them."""
     if is_shipped(name):
         return published.scores(name.partition("/")[2])
-    found = work.finished[name].scores
-    return {group: found[f"{group}.score"] for group in _groups(first, second) if f"{group}.score" in found}
+    found = work.finished[name]
+    of_heads = {stage["group"] for stage in found.header.summary["stages"] if stage.get("senders", "heads") == "heads"}
+    return {group: found.scores[f"{group}.score"] for group in _groups(first, second) if group in of_heads}
 
 
 def _groups(*circuits: Circuit) -> list[str]:

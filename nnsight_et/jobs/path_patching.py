@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from nnsight_et.batch import Example
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Part
 from nnsight_et.errors import ExperimentError, TaskError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
@@ -18,20 +18,22 @@ from nnsight_et.jobs.how import How
 from nnsight_et.jobs.stage_scores import TEST, described, held_out_scores, ranking, stage_scores
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import PathPatching, Stage
+from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, digest
 
 SPLIT = "discovery"
 HELD_OUT_SPLIT = "evaluation"
+NOUNS = {"heads": "heads", "mlps": "MLPs"}
 
 
 def check(work: Work, job: Job) -> None:
-    """Raise TaskError if the data cannot be made, or a stage keeps more heads than the model has."""
+    """Raise TaskError if the data cannot be made, or a stage keeps more heads or MLPs than the model has."""
     spec, choice = _spec(job), job.models[0]
     shape = work.shape(choice)
-    heads = shape.n_layers * shape.n_heads
     for index, stage in enumerate(spec.stages):
-        if stage.keep > heads:
-            raise _too_many(job, index, stage, f"{choice.name} has {heads} heads", heads)
+        most = len(Path(stage.at, senders=stage.senders).reaching(shape.n_layers, shape.n_heads))
+        if stage.keep > most:
+            raise _too_many(job, index, stage, f"{choice.name} has {most} {NOUNS[stage.senders]}", most)
     for split in (SPLIT, HELD_OUT_SPLIT) if spec.held_out_examples else (SPLIT,):
         work.examples(job, choice, split, 1)
 
@@ -42,13 +44,13 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     shape = work.shape(choice)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     held_out = yield from _held_out(work, job)
-    ranked: dict[str, list[Head]] = {}
+    ranked: dict[str, Sequence[Part]] = {}
     scores: dict[str, Tensor] = {}
     stages: list[dict[str, Any]] = []
     for index, stage in enumerate(spec.stages):
         receivers = tuple(ranked[stage.into][: _receivers(spec, stage)]) if stage.via else ()
-        path = Path(stage.at, stage.via, receivers, stage.kv_heads)
-        senders = path.reaching(shape.n_layers, shape.n_heads)
+        path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
+        senders = _reaching(path, shape)
         if stage.keep > len(senders):
             raise _too_many(job, index, stage, f"{len(senders)} can reach {stage.into}", len(senders))
         probabilities = yield from _probabilities(work, job, path, senders, stage.group, examples)
@@ -61,7 +63,8 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
             found |= held_out_scores(again, sorted(kept), shape, job.seed)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
         stages.append(described(stage, receivers, kept, found))
-    summary = {"circuit": assembled(spec.stages, ranked).to_dict(), "stages": stages, "test": TEST}
+    summary = {"circuit": assembled(spec.stages, ranked).to_dict(), "mlps": mlps(spec.stages, ranked)}
+    summary |= {"stages": stages, "test": TEST}
     summary |= {"examples": len(examples), "held_out_examples": len(held_out)}
     summary["query_heads_per_kv_head"] = shape.n_heads // shape.n_kv_heads
     data = [data_digest(sample) for sample in (examples, held_out) if sample]
@@ -78,7 +81,7 @@ def _held_out(work: Work, job: Job) -> Generator[Progress, None, list[Example]]:
 
 
 def _probabilities(
-    work: Work, job: Job, path: Path, senders: Sequence[Head], name: str, examples: list[Example]
+    work: Work, job: Job, path: Path, senders: Sequence[Part], name: str, examples: list[Example]
 ) -> Generator[Progress, None, dict[str, Tensor]]:
     """{"base": [example], "patched": [sender, example]} over all examples, in their order."""
     choice, shape = job.models[0], work.shape(job.models[0])
@@ -92,19 +95,31 @@ def _probabilities(
     what: dict[str, Any] = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
     if path.kv_heads == "expanded":
         what["kv_heads"] = path.kv_heads
-    if senders != path.reaching(shape.n_layers, shape.n_heads):
+    if path.senders == "mlps":
+        what["mlps"] = list(map(str, senders))
+    elif senders != _reaching(path, shape):
         what["senders"] = list(map(str, senders))
     return (yield from measured(work, Measurement(step, what, measure, len(senders))))
 
 
-def assembled(stages: tuple[Stage, ...], ranked: dict[str, list[Head]]) -> Circuit:
+def assembled(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> Circuit:
     """The circuit of the kept heads; a head that a later stage keeps at the same position leaves the earlier group."""
-    groups = []
-    for index, stage in enumerate(stages):
-        later = {head for other in stages[index + 1 :] if other.at == stage.at for head in ranked[other.group]}
-        heads = tuple(head for head in ranked[stage.group] if head not in later)
+    groups, of_heads = [], [stage for stage in stages if stage.senders == "heads"]
+    for index, stage in enumerate(of_heads):
+        later = {head for other in of_heads[index + 1 :] if other.at == stage.at for head in ranked[other.group]}
+        heads = tuple(Head(*head) for head in ranked[stage.group] if head not in later)
         groups.append(HeadGroup(stage.group, stage.at, heads))
     return Circuit(tuple(groups))
+
+
+def mlps(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> list[dict[str, Any]]:
+    """The kept MLPs, a group for each stage that keeps some: {"name", "at", "mlps": ["L9MLP", ...]}."""
+    of_mlps = [stage for stage in stages if stage.senders == "mlps"]
+    return [{"name": one.group, "at": one.at, "mlps": [str(mlp) for mlp in ranked[one.group]]} for one in of_mlps]
+
+
+def _reaching(path: Path, shape: Shape) -> list[Part]:
+    return path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
 
 
 def _receivers(spec: PathPatching, stage: Stage) -> int | None:
@@ -128,4 +143,4 @@ def _check_finite(where: str, base: Tensor) -> None:
 def _too_many(job: Job, index: int, stage: Stage, found: str, most: int) -> TaskError:
     where = f"experiments.{job.name}.stages[{index}].keep"
     accept = f"1 to {most}" if most else "fewer stages, or other receivers: those kept are in the first layer"
-    return TaskError(f"{where}: {stage.keep} heads; {found}; accepted: {accept}")
+    return TaskError(f"{where}: {stage.keep} {NOUNS[stage.senders]}; {found}; accepted: {accept}")

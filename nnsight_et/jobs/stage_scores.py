@@ -1,4 +1,4 @@
-"""A stage of path patching as tensors over all heads, and as lines of a summary: scores, intervals and tests."""
+"""A stage of path patching as tensors over all heads, or MLPs, and as lines of a summary: scores, intervals, tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Mlp, Part
 from nnsight_et.manifest import Stage
 from nnsight_et.metrics import patching_ratio, patching_score
 from nnsight_et.models.named import Shape
@@ -30,10 +30,11 @@ OF_A_HEAD = ("score", "low", "high", "median", "largest", "log_ratio", "p", "p_h
 
 
 def stage_scores(
-    probabilities: dict[str, Tensor], senders: Sequence[Head], shape: Shape, keep: int, seed: int
+    probabilities: dict[str, Tensor], senders: Sequence[Part], shape: Shape, keep: int, seed: int
 ) -> dict[str, Tensor]:
     """A stage's tensors by name, [layer, head, ...]; heads that cannot reach the end of the path score exactly 0.
 
+    Of MLPs they are [layer, 1, ...].
     Of the ratio: score, its bootstrap interval low and high, median, largest, and per_example [layer, head, example].
     Of the log ratio: log_ratio, its mean; p, p_holm, p_bh over the senders, NaN for heads that were not run. How firm
     the `keep` best are: selection_frequency, and for all of them stability [], a mean Jaccard index. base [example],
@@ -58,7 +59,7 @@ def stage_scores(
 
 
 def held_out_scores(
-    probabilities: dict[str, Tensor], kept: Sequence[Head], shape: Shape, seed: int
+    probabilities: dict[str, Tensor], kept: Sequence[Part], shape: Shape, seed: int
 ) -> dict[str, Tensor]:
     """held_out_score, held_out_low and held_out_high [layer, head] of the kept heads; NaN for all others."""
     found = _scored(probabilities, seed)
@@ -66,9 +67,15 @@ def held_out_scores(
 
 
 def described(
-    stage: Stage, receivers: Sequence[Head], kept: Sequence[Head], found: dict[str, Tensor]
+    stage: Stage,
+    receivers: Sequence[Part],
+    kept: Sequence[Part],
+    found: dict[str, Tensor],
 ) -> dict[str, Any]:
-    """A stage's part of the summary: its kept heads' numbers, and which of all its heads are beyond chance."""
+    """A stage's part of the summary: its kept heads' or MLPs' numbers, and which of all are beyond chance.
+
+    An MLP stands where a head would, by its own name: {"head": "L9MLP"}.
+    """
     names = [*OF_A_HEAD, *(name for name in found if name.startswith("held_out_"))]
     heads = [
         {"head": str(head), "beyond_chance": bool(found["p_holm"][head] <= LEVEL)}
@@ -80,20 +87,21 @@ def described(
         "into": stage.into,
         "via": stage.via,
         "at": stage.at,
+        "senders": stage.senders,
         "kv_heads": stage.kv_heads,
         "receivers": [str(head) for head in receivers],
         "kept": heads,
         "tested": int(found["reach"].sum()),
         "flips": flips_for(int(found["reach"].sum())),
-        "beyond_chance": _at_level(found, "p_holm"),
-        "beyond_chance_bh": _at_level(found, "p_bh"),
+        "beyond_chance": _at_level(found, "p_holm", kept),
+        "beyond_chance_bh": _at_level(found, "p_bh", kept),
         "stability": found["stability"].item(),
         "base_probability": found["base"].double().mean().item(),
         "base_probability_1%": found["base"].double().quantile(0.01).item(),
     }
 
 
-def ranking(score: Tensor, senders: Sequence[Head]) -> list[Head]:
+def ranking(score: Tensor, senders: Sequence[Part]) -> list[Part]:
     """The senders by score [layer, head], the most negative first; ties in row-major order."""
     return sorted(senders, key=lambda head: (score[head].item(), head))
 
@@ -105,14 +113,15 @@ def _scored(probabilities: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     return {"score": patching_score(patched, base), "low": low, "high": high}
 
 
-def _over_all(values: Tensor, senders: Sequence[Head], shape: Shape, other: float) -> Tensor:
-    """[layer, head, ...]: values [sender, ...] where the senders are, `other` elsewhere."""
-    whole = values.new_full((shape.n_layers * shape.n_heads, *values.shape[1:]), other)
-    whole[torch.tensor([sender.layer * shape.n_heads + sender.index for sender in senders])] = values
-    return whole.unflatten(0, (shape.n_layers, shape.n_heads))
+def _over_all(values: Tensor, senders: Sequence[Part], shape: Shape, other: float) -> Tensor:
+    """[layer, head, ...]: values [sender, ...] where the senders are, `other` elsewhere; of MLPs one a layer."""
+    width = 1 if isinstance(senders[0], Mlp) else shape.n_heads
+    whole = values.new_full((shape.n_layers * width, *values.shape[1:]), other)
+    whole[torch.tensor([sender.layer * width + sender.index for sender in senders])] = values
+    return whole.unflatten(0, (shape.n_layers, width))
 
 
-def _at_level(found: dict[str, Tensor], name: str) -> list[str]:
-    """The heads whose adjusted p-value is at most LEVEL, the most negative score first."""
-    heads = [Head(layer, index) for layer, index in (found[name] <= LEVEL).nonzero().tolist()]
+def _at_level(found: dict[str, Tensor], name: str, alike: Sequence[Part]) -> list[str]:
+    """The heads, or what is `alike`, whose adjusted p-value is at most LEVEL, the most negative score first."""
+    heads: list[Part] = [type(alike[0])(*place) for place in (found[name] <= LEVEL).nonzero().tolist()]
     return [str(head) for head in ranking(found["score"], heads)]

@@ -44,7 +44,10 @@ def _surroundings(manifest: Manifest, name: str) -> Surroundings:
         positions=manifest.task.all_positions,
         circuits=tuple(other for other, experiment in others.items() if experiment.finds_circuit),
         roles={other: experiment.desiderata for other, experiment in others.items() if isinstance(experiment, DCM)},
-        scores=tuple(other for other, experiment in others.items() if isinstance(experiment, PathPatching)),
+        scores=tuple(other for other, one in others.items() if isinstance(one, PathPatching) and one.finds_circuit),
+        only_mlps=tuple(
+            other for other, one in others.items() if isinstance(one, PathPatching) and not one.finds_circuit
+        ),
         experiments=tuple(manifest.experiments),
         shapes={model: named.shape for model, named in NAMED.items() if model not in manifest.models},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,13 @@ class Method(Written):
     reproduces: tuple[str, ...] = ()
     """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
 
+    def identity(self, exclude: set[str]) -> dict[str, Any]:
+        """What is digested of it, as plain data without these keys: all it says, and every default.
+
+        A key that came later is left out where it has the value of before: the same work keeps its name.
+        """
+        return self.model_dump(mode="json", exclude=exclude)
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -44,6 +51,8 @@ class Surroundings:
     """The experiments that select heads by DCM, and the desiderata they do it for."""
     scores: tuple[str, ...]
     """The experiments that measure patching scores."""
+    only_mlps: tuple[str, ...]
+    """The path patching experiments whose stages keep no heads."""
     experiments: tuple[str, ...]
     """All experiments."""
     shapes: Mapping[str, Shape]
@@ -68,6 +77,8 @@ def is_shipped(name: str) -> bool:
 def no_circuit(name: str, known: Surroundings) -> str:
     """The message about a `circuit:` that names no experiment that finds one."""
     tail = accepted(name, known.circuits)
+    if name in known.only_mlps:
+        return f"experiment {name!r} keeps MLPs alone, which belong to no circuit; {tail}"
     if name in known.experiments:
         return f"experiment {name!r} finds no circuit; {tail}"
     return f"no experiment named {name!r}; {tail}, a .json file, or one of {', '.join(SHIPPED)}"

@@ -73,6 +73,7 @@ class Architecture:
     attention_norm: str | None = None  # what attention gives passes through it before it is added to the residual
     mlp_norm: str | None = None
     layer_gives_tuple: bool = False  # whose first entry is the residual
+    parallel: bool | str = False  # MLPs see no attention of their own layer; or the configuration's key that says so
     mlp_sees: Literal["prompts", "tokens"] = "prompts"  # [batch, seq, d] or [batch * seq, d]
     masks: Literal["causal", "sliding", "by layer type"] = "causal"  # which attention masks the model makes
     implementations: tuple[str, ...] = ("sdpa", "eager")  # of attention
@@ -117,4 +118,5 @@ class Architecture:
             d_mlp=width,
             vocabulary=config.vocab_size,
             d_experts=of_all,
+            parallel=bool(getattr(config, self.parallel) if isinstance(self.parallel, str) else self.parallel),
         )

@@ -76,6 +76,7 @@ NEOX = Architecture(
     attention_out="attention.dense",
     mlp="mlp",
     unembedding="lm_head",
+    parallel="use_parallel_residual",
     notes=(PARALLEL,),
 )
 GPTJ = replace(
@@ -87,6 +88,7 @@ GPTJ = replace(
     key=Projection("attn.k_proj"),
     value=Projection("attn.v_proj"),
     attention_out="attn.out_proj",
+    parallel=True,
     layer_gives_tuple=True,
     implementations=("eager",),
     d_mlp="n_inner",
@@ -135,9 +137,13 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     "olmo3": replace(OLMO2, masks="by layer type", notes=(*OLMO2.notes, WINDOWS)),
     "smollm3": QWEN2,
     "starcoder2": replace(LLAMA, masks="sliding", notes=(WINDOWS,)),
-    "stablelm": replace(LLAMA, notes=("where it has norms of queries and keys, they are read before", PARALLEL)),
-    "cohere2": replace(QWEN2, notes=(WINDOWS, PARALLEL)),
-    "phi": replace(LLAMA, attention_out="self_attn.dense", notes=(PARALLEL,)),
+    "stablelm": replace(
+        LLAMA,
+        parallel="use_parallel_residual",
+        notes=("where it has norms of queries and keys, they are read before", PARALLEL),
+    ),
+    "cohere2": replace(QWEN2, parallel=True, notes=(WINDOWS, PARALLEL)),
+    "phi": replace(LLAMA, attention_out="self_attn.dense", parallel=True, notes=(PARALLEL,)),
     "phi3": replace(
         LLAMA,
         query=Projection("self_attn.qkv_proj", "blocks"),

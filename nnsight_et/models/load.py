@@ -178,7 +178,7 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
     shape, parts = shape_from(nn.config, name), architecture(nn.config, name)
     return Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
-        dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()),
+        dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()), parallel=shape.parallel,
     )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def part_gaps(model: Model) -> Tensor:
             writes = (model.write_of(layer, z * alone) - nothing).sum(0, keepdim=True) + nothing
             written = model.written(layer)
             attention = model.attention(layer)
-            mlp = model.mlp(layer)
+            mlp = model.mlp(layer, len(tokens))
             leaving = model.residual(layer + 1)
             scale = leaving.abs().max()
             largest = torch.maximum(scale, written.abs().max())

@@ -33,6 +33,8 @@ class Model:
     dtype: torch.dtype
     device: torch.device
     windows: tuple[int | None, ...]  # per layer how many tokens back, itself included, a token sees; None: all
+    parallel: bool = False
+    """Whether an MLP does not see the attention of its own layer: both have the residual that enters the layer."""
     gradients: bool = True
     """Whether derivatives pass through its runs; not where a server keeps the weights from the code that asks."""
     on_layer: Callable[[int], None] | None = None
@@ -138,12 +140,32 @@ class Model:
         norm = self.parts.attention_norm
         return self.part(norm, layer).output if norm else self.written(layer)
 
-    def mlp(self, layer: int) -> Tensor:
-        """[batch, seq, d]: inside a trace, what the layer's MLP adds to the residual."""
-        if self.parts.mlp_sees == "tokens":
-            shape = self.written(layer).shape
-            return self.part(self.parts.mlp, layer).output.reshape(shape)
-        return self.part(self.parts.mlp_norm or self.parts.mlp, layer).output
+    def mlp(self, layer: int, batch: int) -> Tensor:
+        """[batch, seq, d]: inside a trace of `batch` prompts, what the layer's MLP adds to the residual.
+
+        Its output: after the norm behind it, if there is one; of all routed experts together.
+        """
+        output = self.part(self.parts.mlp_norm or self.parts.mlp, layer).output
+        return output.unflatten(0, (batch, -1)) if self.parts.mlp_sees == "tokens" else output
+
+    def write_mlp(self, layer: int, output: Tensor) -> None:
+        """Inside a trace: let the layer's MLP add output [batch, seq, d] to the residual."""
+        by_token = self.parts.mlp_sees == "tokens"
+        self.part(self.parts.mlp_norm or self.parts.mlp, layer).output = output.flatten(0, 1) if by_token else output
+
+    def mlp_input(self, layer: int, batch: int) -> Tensor:
+        """[batch, seq, width]: inside a trace of `batch` prompts, what enters the module of the layer's MLP.
+
+        Of each token it says all that the MLP knows: its output there is a function of it. In OPT, whose MLP is no
+        module, what enters its second matrix.
+        """
+        entering = self.part(self.parts.mlp, layer).input
+        return entering.unflatten(0, (batch, -1)) if self.parts.mlp_sees == "tokens" else entering
+
+    def write_mlp_input(self, layer: int, entering: Tensor) -> None:
+        """Inside a trace: let this [batch, seq, width] enter the module of the layer's MLP."""
+        by_token = self.parts.mlp_sees == "tokens"
+        self.part(self.parts.mlp, layer).input = entering.flatten(0, 1) if by_token else entering
 
     def projection(self, layer: int, via: Via) -> Tensor:
         """[batch, seq, head, d_head]: inside a trace, the queries, keys or values before RoPE; a view of them."""

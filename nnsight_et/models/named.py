@@ -20,6 +20,7 @@ class Shape:
     d_mlp: int
     vocabulary: int
     d_experts: int = 0  # of all experts of a layer together, where d_mlp is what one token passes through
+    parallel: bool = False  # whether MLPs do not see the attention of their own layer
 
     @property
     def parameters(self) -> int:

@@ -20,8 +20,10 @@ def path_patching(result: Result, study: Study) -> tuple[Plate, ...]:
     stages = header.summary["stages"]
     shown = "Blue: negative, the head mattered. Framed: kept. Dot: beyond chance. Hatched: cannot reach, exactly 0."
     panels = tuple(heat_map(stage, result.scores) for stage in stages)
+    circuit, mlps = header.summary["circuit"], header.summary.get("mlps", ())
+    title = f"{'Circuit' if circuit['groups'] else 'Paths'} of {models_of(header)}"
     return (
-        _drawn(result, stages, header.summary["circuit"], f"Circuit of {models_of(header)}"),
+        _drawn(result, stages, circuit, title, mlps),
         Plate(f"{name_of(header)}-scores", f"Patching scores in {models_of(header)}, stage by stage", shown, panels),
     )
 
@@ -34,32 +36,36 @@ def minimality(result: Result, study: Study) -> tuple[Plate, ...]:
     return (_drawn(result, stages, header.summary["circuit"], f"Minimal circuit of {models_of(header)}"),)
 
 
-def diagram(stages: Sequence[Mapping[str, Any]], circuit: Mapping[str, Any]) -> Diagram:
-    """The circuit's groups from the logits down, and the stages' arrows between them."""
+def diagram(
+    stages: Sequence[Mapping[str, Any]], circuit: Mapping[str, Any], mlps: Sequence[Mapping[str, Any]] = ()
+) -> Diagram:
+    """The circuit's groups, and those of MLPs, from the logits down, and the stages' arrows between them."""
     scores = {(stage["group"], one["head"]): one["score"] for stage in stages for one in stage["kept"]}
-    nodes = []
-    for group in circuit["groups"]:
-        name, heads = group["name"], tuple(group["heads"])
+    order, nodes = [stage["group"] for stage in stages if mlps], []
+    for group in sorted((*circuit["groups"], *mlps), key=lambda one: order.index(one["name"]) if order else 0):
+        name, kind = group["name"], "head" if "heads" in group else "MLP"
+        heads = tuple(group["heads"] if kind == "head" else group["mlps"])
         listed = ", ".join(f"{head} {scores[name, head]:+.3f}" if (name, head) in scores else head for head in heads)
-        text = f"{name} at {group['at']}: {_heads(len(heads))}{': ' if heads else ''}{listed}"
-        nodes.append(Node(name, group["at"], len(heads), heads, text))
+        text = f"{name} at {group['at']}: {_heads(len(heads), kind)}{': ' if heads else ''}{listed}"
+        nodes.append(Node(name, group["at"], len(heads), heads, text, kind))
     positions = tuple(reversed(dict.fromkeys(node.at for node in nodes)))
     arrows = tuple(Arrow(stage["group"], stage["into"], stage["via"]) for stage in stages)
     return Diagram("circuit", positions, tuple(nodes), arrows)
 
 
 def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor]) -> HeatMap:
-    """A stage's scores over all layers and heads; the colours end at the strongest kept head's."""
+    """A stage's scores over all layers and heads, or MLPs; the colours end at the strongest kept one's."""
     found = {name: scores[key] for name in _OF_A_CELL if (key := f"{stage['group']}.{name}") in scores}
     kept = {one["head"] for one in stage["kept"]}
     beyond = set(stage.get("beyond_chance", ()))
     into, via = stage["into"], stage["via"]
     end = f"{into} through its {via}" if via else into
     n_layers, n_heads = found["score"].shape
+    of_mlps = stage.get("senders") == "mlps"
     values = {name: tensor.tolist() for name, tensor in found.items()}
 
     def cell(layer: int, head: int) -> Cell:
-        name = f"L{layer}H{head}"
+        name = f"L{layer}MLP" if of_mlps else f"L{layer}H{head}"
         here = {key: matrix[layer][head] for key, matrix in values.items()}
         if not here.get("reach", True):
             return Cell(0.0, f"{name}: cannot reach {end}; exactly 0, not run", reached=False)
@@ -71,6 +77,8 @@ def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor]) -> HeatMap:
     cells = tuple(tuple(cell(layer, head) for head in range(n_heads)) for layer in range(n_layers))
     limit = max((abs(one["score"]) for one in stage["kept"]), default=0.0) or 1.0
     title = f"{stage['group']} → {into}" + (f" ({via})" if via else "")
+    if of_mlps:
+        return HeatMap(title, _numbers(n_layers), ("MLP",), cells, limit, axes=("layer", ""))
     return HeatMap(title, _numbers(n_layers), _numbers(n_heads), cells, limit)
 
 
@@ -90,12 +98,22 @@ def _numbers(count: int) -> tuple[str, ...]:
     return tuple(str(index) for index in range(count))
 
 
-def _heads(count: int) -> str:
-    return f"{count} head{'s' * (count != 1)}"
+def _heads(count: int, kind: str = "head") -> str:
+    return f"{count} {kind}{'s' * (count != 1)}"
 
 
-def _drawn(result: Result, stages: Sequence[Mapping[str, Any]], circuit: Mapping[str, Any], title: str) -> Plate:
+def _drawn(
+    result: Result,
+    stages: Sequence[Mapping[str, Any]],
+    circuit: Mapping[str, Any],
+    title: str,
+    mlps: Sequence[Mapping[str, Any]] = (),
+) -> Plate:
     size = sum(len(group["heads"]) for group in circuit["groups"])
     caption = f"{_heads(size)} in {len(circuit['groups'])} groups, each at its position. "
-    caption += "Arrows: whose query (Q), key (K) or value (V) the group below reaches." if stages else ""
-    return Plate(f"{name_of(result.header)}-circuit", title, caption.strip(), (diagram(stages, circuit),))
+    if mlps:
+        caption += f"Beside them {_heads(sum(len(group['mlps']) for group in mlps), 'MLP')}, which are in no circuit. "
+    if stages:
+        more = ", or which MLPs' input (I)," if mlps else ""
+        caption += f"Arrows: whose query (Q), key (K) or value (V){more} the group below reaches."
+    return Plate(f"{name_of(result.header)}-circuit", title, caption.strip(), (diagram(stages, circuit, mlps),))

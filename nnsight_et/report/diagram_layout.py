@@ -79,5 +79,5 @@ def first_heads(node: Node, room: int) -> str:
 
 
 def counted(node: Node) -> str:
-    """How many heads the group has, in words."""
-    return f"{node.count} head{'s' * (node.count != 1)}" if node.count else "no heads"
+    """How many heads, or MLPs, the group has, in words."""
+    return f"{node.count or 'no'} {node.kind}{'s' * (node.count != 1)}"

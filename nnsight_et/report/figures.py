@@ -48,18 +48,20 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Node:
-    """A group of heads in the diagram of a circuit."""
+    """A group of heads, or of MLPs, in the diagram of a circuit."""
 
     name: str
     at: str
     count: int
     heads: tuple[str, ...]
     text: str
+    kind: str = "head"
+    """What `heads` are the names of: "head" or "MLP"."""
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """The output of one group reaches another, or the logits, through its queries, keys or values."""
+    """The output of one group reaches another, or the logits, through its queries, keys or values, or MLPs' input."""
 
     source: str
     target: str

@@ -1,4 +1,4 @@
-"""The tables of path patching: the circuit, which heads are beyond chance, and what they do on held-out examples."""
+"""The tables of path patching: the circuit, MLPs, which heads are beyond chance, and the kept on held-out examples."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ from nnsight_et.store import ResultHeader
 
 SCORE_NOTE = "Score: mean of (p patched - p base) / p base over the examples; negative: the head mattered (paper §4.1)."
 
+STABLE = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
+
 
 def path_patching(header: ResultHeader) -> tuple[Table, ...]:
-    """The circuit, the heads beyond chance, and where the kept heads were measured again, both scores side by side."""
-    tables = (_circuit(header), _beyond_chance(header))
-    return (*tables, _held_out(header)) if header.summary["held_out_examples"] else tables
+    """The circuit, kept MLPs, what is beyond chance, and where the kept were measured again, both their scores."""
+    of_mlps = [stage for stage in header.summary["stages"] if are_mlps(stage)]
+    tables = [_circuit(header)] if len(of_mlps) < len(header.summary["stages"]) else []
+    if of_mlps:
+        tables.append(_mlps(header, of_mlps))
+    tables.append(_beyond_chance(header))
+    return (*tables, _held_out(header)) if header.summary["held_out_examples"] else tuple(tables)
+
+
+def are_mlps(stage: Mapping[str, Any]) -> bool:
+    """Whether a stage patched MLPs; results of before there were any say nothing of it."""
+    return stage.get("senders") == "mlps"
 
 
 def _circuit(header: ResultHeader) -> Table:
@@ -23,12 +34,8 @@ def _circuit(header: ResultHeader) -> Table:
     members = {group["name"]: group["heads"] for group in header.summary["circuit"]["groups"]}
     rows = []
     for stage in header.summary["stages"]:
-        heads = [one for one in stage["kept"] if one["head"] in members[stage["group"]]]
-        named = [f"{one['head']} {one['score']:+.3f}{'*' * one['beyond_chance']}" for one in heads]
-        rows.append(
-            {key: stage[key] for key in ("group", "at", "stability")}
-            | {"count": len(heads), "beyond": sum(one["beyond_chance"] for one in heads), "heads": ", ".join(named)}
-        )
+        if not are_mlps(stage):
+            rows.append(_row(stage, [one for one in stage["kept"] if one["head"] in members[stage["group"]]]))
     columns = {
         "group": "group",
         "at": "at",
@@ -37,9 +44,29 @@ def _circuit(header: ResultHeader) -> Table:
         "stability": "stability",
         "head and score": "heads",
     }
-    stable = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
-    note = " ".join([SCORE_NOTE, "*: beyond chance.", stable, *_sharing(header)])
+    note = " ".join([SCORE_NOTE, "*: beyond chance.", STABLE, *_sharing(header)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
+
+
+def _mlps(header: ResultHeader, stages: Sequence[Mapping[str, Any]]) -> Table:
+    """Per stage that patched MLPs those it kept, with their scores."""
+    columns = {
+        "group": "group",
+        "at": "at",
+        "MLPs": "count",
+        "beyond chance": "beyond",
+        "stability": "stability",
+        "MLP and score": "heads",
+    }
+    about = "All an MLP adds to the residual at the position is the source's. MLPs belong to no circuit."
+    rows = [_row(stage, stage["kept"]) for stage in stages]
+    return table_of(header, f"MLPs of {models_of(header)}", columns, rows, f"{about} {SCORE_NOTE} *: beyond chance.")
+
+
+def _row(stage: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    named = [f"{one['head']} {one['score']:+.3f}{'*' * one['beyond_chance']}" for one in kept]
+    found = {"count": len(kept), "beyond": sum(one["beyond_chance"] for one in kept), "heads": ", ".join(named)}
+    return {key: stage[key] for key in ("group", "at", "stability")} | found
 
 
 def _sharing(header: ResultHeader) -> Iterator[str]:
@@ -66,9 +93,10 @@ def _beyond_chance(header: ResultHeader) -> Table:
         others = [head for head in stage["beyond_chance"] if head not in kept]
         counts = {"holm": len(stage["beyond_chance"]), "bh": len(stage["beyond_chance_bh"])}
         rows.append({"group": stage["group"], "tested": stage["tested"], "others": " ".join(others) or "–"} | counts)
+    both = any(are_mlps(stage) for stage in header.summary["stages"])
     columns = {
         "group": "group",
-        "heads tested": "tested",
+        "heads or MLPs tested" if both else "heads tested": "tested",
         "beyond chance": "holm",
         "by Benjamini-Hochberg": "bh",
         "beyond chance, not kept": "others",
@@ -76,7 +104,7 @@ def _beyond_chance(header: ResultHeader) -> Table:
     test = header.summary["test"]
     note = (
         f"Beyond chance: {test['statistic']} is {test['alternative']}, by {test['null']} over the examples, one-sided; "
-        f"p at most {test['level']} after Holm's correction over the stage's tested heads."
+        f"p at most {test['level']} after Holm's correction over all the stage tested."
     )
     return table_of(header, f"heads beyond chance in {models_of(header)}", columns, rows, note)
 

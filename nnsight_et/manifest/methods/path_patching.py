@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,16 +12,20 @@ from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings, Written
 from nnsight_et.models.named import Shape
 
+HEAD_INPUTS = ("query", "key", "value")
+
 
 class Stage(Written):
-    """One stage of path patching: which heads matter to `into`, through its `via` input."""
+    """One stage of path patching: which heads, or MLPs, matter to `into`, through its `via` input."""
 
     group: Name
-    """The name given to the heads this stage finds."""
+    """The name given to what this stage finds."""
     into: Name
     """`logits`, or the group of an earlier stage."""
-    via: Literal["query", "key", "value"] | None = None
-    """Which input of the receivers changes; not for logits."""
+    via: Literal["query", "key", "value", "input"] | None = None
+    """Which input of the receivers changes: of heads query, key or value; of MLPs `input`; not for logits."""
+    senders: Literal["heads", "mlps"] = "heads"
+    """What is patched and kept: `heads`, or `mlps`, the whole MLP of each layer. MLPs belong to no circuit."""
     at: str
     """The named position of the senders."""
     kv_heads: Literal["shared", "expanded"] = "shared"
@@ -30,15 +34,13 @@ class Stage(Written):
     For via key and value; the same where every query head has its own.
     """
     keep: Count
-    """How many heads this stage adds to the circuit, the most negative scores first."""
+    """How many heads this stage adds to the circuit, or MLPs it keeps beside it, the most negative scores first."""
     receivers: Count | None = None
-    """How many of the kept heads later stages patch into."""
+    """How many of the kept ones later stages patch into."""
 
 
 class PathPatching(Method):
     """Find a circuit by path patching, stage by stage from the logits back (§4.1)."""
-
-    finds_circuit: ClassVar[bool] = True
 
     method: Literal["path_patching"]
     model: str
@@ -53,6 +55,24 @@ class PathPatching(Method):
     only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
+
+    @property
+    def finds_circuit(self) -> bool:
+        """Whether any stage keeps heads: MLPs belong to no circuit."""
+        return any(stage.senders == "heads" for stage in self.stages)
+
+    def identity(self, exclude: set[str]) -> dict[str, Any]:
+        """What is digested: stages that patch heads as they were before MLPs could be patched."""
+        spec = super().identity(exclude)
+        for stage in spec["stages"]:
+            if stage["senders"] == "heads":
+                del stage["senders"]
+        return spec
+
+    def most_senders(self, shape: Shape) -> int:
+        """How many heads and MLPs the stages patch together at most: those that can reach."""
+        groups = {stage.group: stage for stage in self.stages}
+        return sum(_most(stage, groups, shape) for stage in self.stages)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -76,7 +96,7 @@ class PathPatching(Method):
             for key, text in _stage_problems(stage, earlier, known.positions):
                 yield Problem(("stages", index, key), text)
             if self.model in known.shapes:
-                yield from _too_many(stage, index, _depth(stage, earlier), known.shapes[self.model], self.model)
+                yield from _too_many(stage, index, earlier, known.shapes[self.model], self.model)
             used = any(later.into == stage.group for later in self.stages[index + 1 :])
             if used and stage.receivers is None:
                 text = f"missing, and a later stage patches into {stage.group}; accepted: 1 to {stage.keep}"
@@ -102,36 +122,62 @@ def _stage_problems(
             yield "at", f"senders at {stage.at}, but the logits are read at {positions[-1]}; accepted: {positions[-1]}"
     elif stage.into not in earlier:
         yield "into", f"no earlier stage finds {stage.into!r}; {accepted(stage.into, ('logits', *earlier))}"
-    elif stage.via is None:
-        yield "via", "missing; accepted: query, key, value"
+    elif (wrong := _via_problem(stage, earlier[stage.into])) is not None:
+        yield "via", wrong
     else:
         if stage.via == "query" and stage.kv_heads == "expanded":
             yield "kv_heads", "expanded via query, which no two heads share; accepted: shared, or via key or value"
+        if stage.via == "input" and stage.kv_heads == "expanded":
+            yield "kv_heads", "expanded via the input of MLPs, which have no keys; accepted: shared"
         yield from _position_problems(stage, earlier[stage.into], positions)
 
 
+def _via_problem(stage: Stage, into: Stage) -> str | None:
+    """What is wrong with the stage's via into an earlier one, if anything."""
+    inputs = ("input",) if into.senders == "mlps" else HEAD_INPUTS
+    if stage.via in inputs:
+        return None
+    kind = "MLPs" if into.senders == "mlps" else "heads"
+    found = "missing" if stage.via is None else f"via {stage.via!r} into {into.group}, which are {kind}"
+    return f"{found}; accepted: {', '.join(inputs)}"
+
+
 def _position_problems(stage: Stage, into: Stage, positions: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """A head's query is computed at its own position; its keys and values there and before."""
+    """A head's query and an MLP's input are computed at its own position; a head's keys and values there and before."""
     if stage.at not in positions or into.at not in positions:
         return
-    if stage.via == "query" and stage.at != into.at:
-        yield "at", f"senders at {stage.at}, but the query of {into.group} is made at {into.at}; accepted: {into.at}"
-    if positions.index(stage.at) > positions.index(into.at):
+    if stage.via in ("query", "input") and stage.at != into.at:
+        found = f"senders at {stage.at}, but the {stage.via} of {into.group} is made at {into.at}"
+        yield "at", f"{found}; accepted: {into.at}"
+    elif positions.index(stage.at) > positions.index(into.at):
         seen = positions[: positions.index(into.at) + 1]
         yield "at", f"senders at {stage.at}, after {into.group} at {into.at}; accepted: {', '.join(seen)}"
 
 
-def _depth(stage: Stage, earlier: Mapping[str, Stage]) -> int:
-    """How many groups lie between the stage's senders and the logits: each costs a layer at least."""
-    depth = 0
-    while stage.into in earlier and depth <= len(earlier):
-        stage, depth = earlier[stage.into], depth + 1
+def _depth(stage: Stage, earlier: Mapping[str, Stage], parallel: bool) -> int:
+    """How many layers lie between the stage's senders and the logits at least: one for each group on the way.
+
+    None for MLPs that heads reach in their own layer; where blocks are `parallel` they do not.
+    """
+    depth, steps = 0, 0
+    while stage.into in earlier and steps <= len(earlier):
+        into = earlier[stage.into]
+        beside = stage.senders == "heads" and into.senders == "mlps" and not parallel
+        stage, depth, steps = into, depth + (not beside), steps + 1
     return depth
 
 
-def _too_many(stage: Stage, index: int, depth: int, shape: Shape, model: str) -> Iterator[Problem]:
-    most = max(shape.n_layers - depth, 0) * shape.n_heads
+def _most(stage: Stage, earlier: Mapping[str, Stage], shape: Shape) -> int:
+    """How many senders can reach the end of the stage at most."""
+    layers = max(shape.n_layers - _depth(stage, earlier, shape.parallel), 0)
+    return layers * (shape.n_heads if stage.senders == "heads" else 1)
+
+
+def _too_many(stage: Stage, index: int, earlier: Mapping[str, Stage], shape: Shape, model: str) -> Iterator[Problem]:
+    most = _most(stage, earlier, shape)
     if stage.keep > most:
-        text = f"{stage.keep} heads; {model} has {shape.n_layers} layers of {shape.n_heads} heads"
-        below = f", of which {most} can reach {stage.into}" if depth else ""
+        heads = stage.senders == "heads"
+        text = f"{stage.keep} {'heads' if heads else 'MLPs'}; {model} has {shape.n_layers} layers of "
+        text += f"{shape.n_heads} heads" if heads else "one MLP"
+        below = f", of which {most} can reach {stage.into}" if most < _most(stage, {}, shape) else ""
         yield Problem(("stages", index, "keep"), f"{text}{below}; accepted: 1 to {most}")

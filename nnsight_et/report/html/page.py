@@ -107,7 +107,7 @@ def final_circuits(study: Study) -> list[ResultHeader]:
     headers = [result.header for result in study.results]
     pruned = {header.job["spec"].get("circuit") for header in headers if method_of(header) == "minimality"}
     finders = [header for header in headers if method_of(header) in ("path_patching", "minimality")]
-    return [header for header in finders if name_of(header) not in pruned]
+    return [header for header in finders if name_of(header) not in pruned and header.summary["circuit"]["groups"]]
 
 
 def embedded_models(study: Study) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnsight_et.circuit import Circuit, Head
+from nnsight_et.circuit import Circuit, Head, Mlp, Part
 from nnsight_et.report.tidy.measurement import Measurement, of_experiment
 from nnsight_et.store import Result
 
@@ -17,13 +17,14 @@ OF_THE_RATIO = ("median", "largest", "log_ratio", "selection_frequency")  # besi
 
 
 def path_patching(result: Result) -> Iterator[Measurement]:
-    """Per stage and head: the patching score with interval and p-value, and what else was measured of its ratio."""
+    """Per stage and head, or MLP: the patching score with interval and p-value, and what else its ratio gives."""
     for stage in result.header.summary["stages"]:
         tensors = _of_group(result, stage["group"])
         condition = f"into {stage['into']}" + (f" via {stage['via']}" if stage["via"] else "")
         place = replace(of_experiment(result.header), group=stage["group"], at=stage["at"], condition=condition)
         kept = {one["head"] for one in stage["kept"]}
-        for head in _all_heads(tensors["score"]):
+        all_parts = _all_mlps if stage.get("senders") == "mlps" else _all_heads
+        for head in all_parts(tensors["score"]):
             reached = bool(tensors["reach"][head])
             one = replace(place.at_head(head), kept=str(head) in kept, reached=reached)
             yield from _of_ratio(one, {name: _at(values, head) for name, values in tensors.items()})
@@ -118,6 +119,10 @@ def _all_heads(values: Tensor) -> Iterator[Head]:
     return (Head(layer, index) for layer in range(layers) for index in range(heads))
 
 
-def _at(values: Tensor, head: Head) -> Any:
+def _all_mlps(values: Tensor) -> Iterator[Mlp]:
+    return (Mlp(layer) for layer in range(len(values)))
+
+
+def _at(values: Tensor, head: Part) -> Any:
     value = values[head].item()
     return None if isinstance(value, float) and isnan(value) else value

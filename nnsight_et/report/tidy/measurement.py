@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Mlp, Part
 from nnsight_et.store import ResultHeader
 
 
@@ -24,6 +24,7 @@ class Measurement:
     condition: str = ""
     """What was done: which heads were removed, what was patched, which attention was blocked."""
     head: str = ""
+    """Its name, such as L4H1; of an MLP L4MLP."""
     layer: int | None = None
     index: int | None = None
     metric: str = ""
@@ -39,9 +40,10 @@ class Measurement:
     reached: bool | None = None
     """Whether the head can reach the end of the path at all; if not, its score is exactly 0."""
 
-    def at_head(self, head: Head) -> Measurement:
-        """The same of one head."""
-        return replace(self, head=str(head), layer=head.layer, index=head.index)
+    def at_head(self, head: Part) -> Measurement:
+        """The same of one head, or of an MLP, which has no index."""
+        index = None if isinstance(head, Mlp) else head.index
+        return replace(self, head=str(head), layer=head.layer, index=index)
 
     def of(
         self, metric: str, value: float | None, bounds: Sequence[float | None] | None = None, p: float | None = None
