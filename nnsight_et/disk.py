@@ -1,7 +1,8 @@
 """Files that exist only when they are complete, and run directories with one writer.
 
-A file is written under a temporary name beside its place, flushed to the disk, and renamed; then its folder is flushed.
-After a crash or a power cut there is the whole file or none.
+A file is written under a temporary name beside its place, flushed to the disk, and renamed; then its folder is flushed,
+and so is every folder that was made for it. After a crash or a power cut there is the whole file or none, and what was
+written before is there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +23,13 @@ from nnsight_et.errors import ResultError
 
 TEMPORARY = ".writing-"
 LOCK, HOLDER = ".lock", ".holder"
+ABANDONED = 86400.0  # seconds without a change: so long no file is being written
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Put `content` at `path`, all of it or nothing."""
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         temporary = _beside(path)
         try:
             _write_flushed(temporary, content)
@@ -39,7 +42,7 @@ def write_file(path: Path, content: bytes) -> None:
 def write_folder(path: Path, files: dict[str, bytes]) -> None:
     """Put a folder with `files` at `path`, all of it or nothing, in place of what is there."""
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         temporary, earlier = _beside(path), _beside(path)
         try:
             temporary.mkdir()
@@ -49,17 +52,20 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
             if path.exists():
                 path.rename(earlier)
             temporary.rename(path)
+            _flush_folder(path.parent)  # before anything of the earlier one is removed
         finally:
+            if earlier.exists() and not path.exists():
+                earlier.rename(path)
             for leftover in (temporary, earlier):
-                shutil.rmtree(leftover, ignore_errors=True)
-        _flush_folder(path.parent)
+                _remove(leftover)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that are gone left unfinished in `folder` and its subfolders one level down."""
+    """Remove what writers that are gone left unfinished in `folder` and its subfolders one level down: those of this
+    machine at once, others after a day."""
     for leftover in [*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"*/{TEMPORARY}*")]:
         host, _, rest = leftover.name.removeprefix(TEMPORARY).rpartition("-")[0].rpartition("-")
-        if host == _host() and rest.isdecimal() and not _alive(int(rest)):
+        if (host == _host() and rest.isdecimal() and not _alive(int(rest))) or _age(leftover) > ABANDONED:
             _remove(leftover)
 
 
@@ -67,7 +73,7 @@ def sweep(folder: Path) -> None:
 def one_writer(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; ResultError naming the holder if another process has it."""
     with _explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -82,11 +88,15 @@ def one_writer(folder: Path) -> Iterator[None]:
 
 
 def _holder(folder: Path) -> str:
+    """Who has the lock: not the one before, whose file may still be there."""
     try:
-        holder = json.loads((folder / HOLDER).read_text())
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        holder = json.loads((folder / HOLDER).read_bytes())
+        pid, host = int(holder["pid"]), str(holder["host"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
+    if host == socket.gethostname() and not _alive(pid):
+        return "another process"
+    return f"process {pid} on {ascii(host)[1:-1]}"
 
 
 def _beside(path: Path) -> Path:
@@ -105,6 +115,22 @@ def _alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def _age(path: Path) -> float:
+    """Seconds since its last change; 0 if it is gone."""
+    try:
+        return time.time() - path.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _make(folder: Path) -> None:
+    """The folder and those above it, where they are missing, with names that survive a power cut."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _flush_folder(one.parent)
 
 
 def _remove(path: Path) -> None:
