@@ -13,9 +13,11 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -57,7 +59,27 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
             if earlier.exists() and not path.exists():
                 earlier.rename(path)
             for leftover in (temporary, earlier):
-                _remove(leftover)
+                remove(leftover)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Put a mapping at `path` as JSON, with its digest under "digest"."""
+    text = json.dumps({**data, "digest": _digest(data)}, indent=2, sort_keys=True) + "\n"
+    write_file(path, text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping that write_json put at `path`; None if there is none, or it is not what was written."""
+    try:
+        data = json.loads(path.read_bytes())
+        digest = data.pop("digest")
+        return data if digest == _digest(data) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=10).hexdigest()
 
 
 def sweep(folder: Path) -> None:
@@ -66,7 +88,7 @@ def sweep(folder: Path) -> None:
     for leftover in [*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"*/{TEMPORARY}*")]:
         host, _, rest = leftover.name.removeprefix(TEMPORARY).rpartition("-")[0].rpartition("-")
         if (host == _host() and rest.isdecimal() and not _alive(int(rest))) or _age(leftover) > ABANDONED:
-            _remove(leftover)
+            remove(leftover)
 
 
 @contextmanager
@@ -80,10 +102,11 @@ def one_writer(folder: Path) -> Iterator[None]:
         except Timeout:
             raise ResultError(f"{folder}: {_holder(folder)} is running in it; wait for it, or stop it") from None
     try:
+        remove(folder / HOLDER)  # of a run that was killed
         write_file(folder / HOLDER, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
-        (folder / HOLDER).unlink(missing_ok=True)
+        remove(folder / HOLDER)
         lock.release()
 
 
@@ -133,7 +156,8 @@ def _make(folder: Path) -> None:
         _flush_folder(one.parent)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or nothing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -29,6 +29,7 @@ MANIFEST = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, lett
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["nnsight_et_cli", "nnsight_et.run", "nnsight_et.report.html"])
 POLL = 0.002  # seconds
+GONE = 2**22 + 1  # no process has this number: more are not given out
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 """The exit code of a run that a signal stops."""
 OF_THE_PROCESS = ("seconds", "self_check", "digest")
@@ -165,4 +166,3 @@ def check_told(stderr: Path, out: Path) -> None:
     assert f"{len(list(out.glob('small/*/*/result.json')))} experiment" in said
     assert "Traceback" not in said
     assert not list(out.rglob(f"{disk.TEMPORARY}*"))
-

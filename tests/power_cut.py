@@ -1,7 +1,7 @@
 """A disk that loses what was not flushed: every moment of some writing, and what a power cut at that moment may leave.
 
-A file has the bytes it had when it was last flushed, and a folder the names it had when it was last flushed; of what came
-later any part may be there or not, a rename whole or not at all.
+A file has the bytes, and a folder the names, that it had when it was last flushed; of what came later any part may be
+there or not, a rename whole or not at all.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class Disk:
         for name in CHANGES:
             monkeypatch.setattr(os, name, first(getattr(os, name)))
         monkeypatch.setattr(os, "open", first(os.open, lambda _, flags, *__, **___: bool(flags & os.O_CREAT)))
-        monkeypatch.setattr(io, "open", first(io.open, lambda _, mode="r", *__, **___: set(mode) & set("wxa+") != set()))
+        monkeypatch.setattr(
+            io, "open", first(io.open, lambda _, mode="r", *__, **___: set(mode) & set("wxa+") != set())
+        )
         monkeypatch.setattr(os, "fsync", fsync)
         self.look()
         self.sure_folders, self.sure_files = self.look()  # what was there before was flushed long ago

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 import torch
 from commands import STUDY
-from killing import MANIFEST, check_whole
+from killing import GONE, MANIFEST, check_whole
 from methods_study import models_in
 from power_cut import Disk, Moment
 from test_store import TENSORS, a_result
@@ -24,7 +24,6 @@ from nnsight_et.run import run
 from nnsight_et.store import Store, read_result, write_result
 
 OLD, NEW = a_result(seconds=1.0), a_result(seconds=2.0)
-GONE = 2**22 + 1  # no process has this number: more are not given out
 SMALL = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, letter]")
 
 
@@ -91,9 +90,7 @@ def test_what_was_written_before_a_power_cut_is_there(tmp_path: Path, monkeypatc
     assert read_result(left / "small" / "plan" / "found").header.seconds == 2.0
 
 
-@pytest.mark.parametrize(
-    ("flush", "lost"), [("_write_flushed", {"cell", "result"}), ("_flush_folder", {"result"})]
-)
+@pytest.mark.parametrize(("flush", "lost"), [("_write_flushed", {"cell", "result"}), ("_flush_folder", {"result"})])
 def test_writing_that_flushes_less_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush: str, lost: set):
     with monkeypatch.context() as patch:
         seen = watched(tmp_path / "runs", patch)
