@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 
 from nnsight_et.errors import NnsightEtError, ResultError, UnsupportedModel
@@ -22,6 +23,7 @@ from .waiting import Waits
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
     from nnsight_et.plan import Plan
+    from nnsight_et.run import Progress as Step
 
 
 SIMULATED = (
@@ -46,19 +48,20 @@ def execute(manifest: Manifest, where: Where) -> None:
 
     jobs = plan(manifest)
     names = [job.name for job in jobs.chosen(where.only)]
-    folder, done = finished(jobs, where.out)
-    computed = _computed(manifest, where, names, folder)
-    report = report_of(jobs, folder)
-    if where.view == "json":
-        _write_results(names, folder, computed)
-    elif where.view == "quiet":
-        print(folder)
-    else:
-        _show_results(names, folder, report)
-        if manifest.backend == "simulate":
-            print(SIMULATED)
-        if not computed and done.issuperset(names):
-            print("Nothing to do: every result was there; no forward pass was run.")
+    with interruptible(where.out / jobs.name / jobs.digest):  # Store.folder, whose import alone takes seconds
+        folder, done = finished(jobs, where.out)
+        computed = _computed(manifest, where, names, folder)
+        report = report_of(jobs, folder)
+        if where.view == "json":
+            _write_results(names, folder, computed)
+        elif where.view == "quiet":
+            print(folder)
+        else:
+            _show_results(names, folder, report)
+            if manifest.backend == "simulate":
+                print(SIMULATED)
+            if not computed and done.issuperset(names):
+                print("Nothing to do: every result was there; no forward pass was run.")
 
 
 def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Path) -> int:
@@ -72,13 +75,12 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
         return header.seconds, len(header.self_check.get("checks", ()))
 
     try:
-        with interruptible(folder):
-            console = Console(stderr=True)
-            waits = Waits(where.view, is_live(console, where.view))
-            steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard), waits.reached)
-            sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
-            course = Course(tuple(names), made, sizes, waits.text)
-            return follow(waits.between(steps), console, course, where.view)
+        console = Console(stderr=True)
+        waits = Waits(where.view, is_live(console, where.view))
+        steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard), waits.reached)
+        sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
+        course = Course(tuple(names), made, sizes, waits.text)
+        return follow(naming(waits.between(steps), where.view), console, course, where.view)
     except NnsightEtError as error:
         models = (choice.name for job in plan(manifest).chosen(where.only) for choice in job.models)
         if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):
@@ -86,6 +88,19 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
         if where.view == "json":
             write_object({"event": "error", "message": str(error), "exit_code": error.exit_code})
         raise
+
+
+def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:
+    """The steps of a run; each file that it finds damaged is named once, as an error or a JSON object."""
+    named = 0
+    for step in steps:
+        for path in step.damaged[named:]:
+            if view == "json":
+                write_object({"event": "damaged", "file": str(path)})
+            else:
+                typer.echo(f"{path}: damaged; it is made again", err=True)
+        named = len(step.damaged)
+        yield step
 
 
 def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:

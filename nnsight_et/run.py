@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def run(
     device = _device(manifest.device) if manifest.backend == "local" else manifest.backend
     with store.writing(folder), serving(manifest.backend, jobs, folder, remote or Remote()) as server:
         store.sweep(folder)
+        if server is not None:
+            store.damaged.extend(server.journal.sweep())
         if fresh and server is not None:
             server.journal.clear()
         work = Work(store, folder, device, manifest.memory_bytes, fresh, server, on_layer)
@@ -91,7 +94,7 @@ def run(
         for job in jobs:
             try:
                 work.self_check = SelfCheck(checked)
-                yield from _finished(work, job)
+                yield from (replace(step, damaged=tuple(store.damaged)) for step in _finished(work, job))
             except Exception as error:
                 error.add_note(f"while running {job.name}")
                 raise
@@ -100,7 +103,7 @@ def run(
 def _finished(work: Work, job: Job) -> Iterator[Progress]:
     """Read the job's result, or measure and write it; afterwards it is among the work's results."""
     place, identities = work.folder / job.name, [_identity(work, job, gradient) for gradient in gradients(work)]
-    result = None if work.fresh else _earlier(place, identities, work.self_check.on)
+    result = None if work.fresh else _earlier(work, place, identities)
     if result is not None:
         yield Progress(job.name, job.spec.method, 1, 1, 1)
     else:
@@ -114,13 +117,13 @@ def _finished(work: Work, job: Job) -> Iterator[Progress]:
     work.finished[job.name] = result
 
 
-def _earlier(place: Path, identities: Sequence[str], checked: bool) -> Result | None:
+def _earlier(work: Work, place: Path, identities: Sequence[str]) -> Result | None:
     """The result at `place`, if it is there, whole, of the same work, and checked where it is to be."""
     try:
         result = read_result(place)
     except ResultError:
-        return None
-    unchecked = checked and not result.header.self_check["on"]
+        return work.store.missing(place)
+    unchecked = work.self_check.on and not result.header.self_check["on"]
     return result if result.header.identity in identities and not unchecked else None
 
 

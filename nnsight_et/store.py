@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from nnsight_et.disk import one_writer, sweep, write_file, write_folder
+from nnsight_et.disk import one_writer, read_json, remove, sweep, write_file, write_folder
 from nnsight_et.errors import ResultError
 from nnsight_et.plan import Plan, digest
 
@@ -85,6 +86,8 @@ class Store:
     """The results and cells under one root folder."""
 
     root: Path
+    damaged: list[Path] = field(default_factory=list, compare=False)
+    """What was there when it was read, and not as it was written: it counts as missing."""
 
     def folder(self, plan: Plan) -> Path:
         """Where the results of a manifest's run are."""
@@ -108,8 +111,21 @@ class Store:
                 names = file.keys()
                 tensors = {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError):
-            return None
-        return tensors if recorded == tensor_digest(tensors) else None
+            return self.missing(path)
+        return tensors if recorded == tensor_digest(tensors) else self.missing(path)
+
+    def notes(self, path: Path) -> dict[str, Any]:
+        """What write_json put at `path`; empty if there is nothing, or something else, which is removed."""
+        found = read_json(path)
+        if found is None:
+            self.missing(path)
+            remove(path)
+        return found or {}
+
+    def missing(self, path: Path) -> None:
+        """Take note of what is damaged, if it is there at all."""
+        if os.path.lexists(path) and path not in self.damaged:
+            self.damaged.append(path)
 
     def write_cell(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Store tensors under `key`."""
@@ -153,13 +169,17 @@ def read_header(folder: Path) -> ResultHeader:
 def read_result(folder: Path) -> Result:
     """The result at `folder`; ResultError naming the file if one is missing or damaged."""
     header, path = read_header(folder), folder / SCORES
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: the scores of {HEADER}") from None
-    if _digest(content) != header.scores_digest:
-        raise ResultError(f"{path}: damaged: its digest is not the one in {HEADER}; remove the folder and run again")
-    return Result(header, tensors_of(content))
+    while True:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: the scores of {HEADER}") from None
+        if _digest(content) == header.scores_digest:
+            return Result(header, tensors_of(content))
+        earlier, header = header, read_header(folder)  # a run may have put another result there in between
+        if header == earlier:
+            why = f"its digest is not the one in {HEADER}; remove the folder and run again"
+            raise ResultError(f"{path}: damaged: {why}")
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -30,6 +31,13 @@ KEYS = (
     "<b>x</b>",
     "x" * 5000,
     "\x1b[2J",
+    "\u202egnp.exe",
+    "\U0001f600",
+    "a\u200db",
+    "e\u0301",
+    "\ud800",
+    "CON",
+    "-rf",
 )
 VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3.5, 10**9, 10**17, 10**18, -(10**18), 1e308, -1e308, float("inf"), float("nan"), "",
@@ -86,14 +94,14 @@ def parent_of(data: Any, path: KeyPath) -> Any:
 
 def mangled(data: Any, random: Random, values: tuple[Any, ...] = VALUES) -> Any:
     """Plain data with one key or value changed, taken away, repeated, moved, wrapped or put in deeper."""
-    places = paths(data)
+    places, value = paths(data), deepcopy(random.choice(values))  # it may be changed in its turn
     if not places:
-        return random.choice(values)
+        return value
     path, other = random.choice(places), random.choice(places)
     inside, key = parent_of(data, path), path[-1]
     match random.choice(("value", "value", "value", "gone", "renamed", "moved", "wrapped", "deep", "more")):
         case "value":
-            inside[key] = random.choice(values)
+            inside[key] = value
         case "gone":
             del inside[key]
         case "renamed" if isinstance(inside, dict):
@@ -106,9 +114,9 @@ def mangled(data: Any, random: Random, values: tuple[Any, ...] = VALUES) -> Any:
             for _ in range(random.choice((3, 29, 40, 120))):
                 inside[key] = [inside[key]]
         case _ if isinstance(inside, dict):
-            inside[random.choice(KEYS)] = random.choice(values)
+            inside[random.choice(KEYS)] = value
         case _:
-            inside.append(random.choice(values))
+            inside.append(value)
     return data
 
 

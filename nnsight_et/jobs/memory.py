@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +11,14 @@ from typing import Any
 
 import torch
 
-from nnsight_et.disk import write_file
+from nnsight_et.disk import write_json
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.calls import Call, result_of
 from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice
 from nnsight_et.remote.failures import MEMORY
+from nnsight_et.store import Store
 
 SMALLER = "smaller.json"
 ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
@@ -42,7 +42,8 @@ class Smaller:
     Kept in the run's folder: a resumed run begins there, and its results say so too.
     """
 
-    folder: Path
+    store: Store
+    path: Path
 
     def result_of(self, model: Model, call: Call, job: Job, choice: ModelChoice) -> Any:
         """What the call finds; where memory runs out, with half the tokens at once, and half again.
@@ -78,12 +79,11 @@ class Smaller:
         row = {"tokens": min(tokens, earlier["tokens"]), "experiments": experiments}
         if row != earlier:
             self._rows[name] = row
-            write_file(self.folder / SMALLER, (json.dumps(self._rows, indent=2, sort_keys=True) + "\n").encode())
+            write_json(self.path, self._rows)
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:
-        path = self.folder / SMALLER
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return self.store.notes(self.path)
 
 
 def attempt(model: Model, call: Call) -> Any:

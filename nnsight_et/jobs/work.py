@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,11 +15,11 @@ from torch import Tensor
 
 from nnsight_et.batch import Example, Pair, Prompt, collate
 from nnsight_et.circuit import Circuit
-from nnsight_et.disk import write_file
+from nnsight_et.disk import write_json
 from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
 from nnsight_et.errors import ExperimentError, UnsupportedModel
 from nnsight_et.interventions.calls import Call
-from nnsight_et.jobs.memory import OutOfMemory, Smaller
+from nnsight_et.jobs.memory import SMALLER, OutOfMemory, Smaller
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.jobs.tasks import task_of
@@ -49,6 +48,8 @@ class Progress:
     reused: int
     checks: int = 0
     """How many self-checks of the experiment have passed by now."""
+    damaged: tuple[Path, ...] = ()
+    """What the run has found damaged by now; it is measured, or made, again."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Work:
     @cached_property
     def smaller(self) -> Smaller:
         """Where memory has run out."""
-        return Smaller(self.folder)
+        return Smaller(self.store, self.folder / SMALLER)
 
     def fits_wide(self, choice: ModelChoice) -> bool:
         """Whether the model in fp32 is no larger than the memory budget."""
@@ -149,15 +150,11 @@ class Work:
         return self._chunks[name]
 
     def _write_chunks(self, some: dict[str, Chunks]) -> None:
-        plain = {key: value.to_dict() for key, value in some.items()}
-        write_file(self.folder / CHUNKS, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
+        write_json(self.folder / CHUNKS, {key: value.to_dict() for key, value in some.items()})
 
     @cached_property
     def _chunks(self) -> dict[str, Chunks]:
-        path = self.folder / CHUNKS
-        if not path.is_file():
-            return {}
-        return {key: Chunks(**value) for key, value in json.loads(path.read_text()).items()}
+        return {key: Chunks(**value) for key, value in self.store.notes(self.folder / CHUNKS).items()}
 
     def key(self, job: Job, choice: ModelChoice, what: dict[str, Any]) -> str:
         """The name of a cell: a digest of the model, how it runs, and `what` is measured on which data."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from nnsight_et.disk import write_file
+from nnsight_et.disk import TEMPORARY, read_json, write_file, write_json
 
 State = Literal["sending", "accepted"]
 SUFFIX = ".json"
+DIGEST = 16  # bytes in front of a result
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Journal:
     def write(self, entry: Entry) -> None:
         """Put the entry, or its new state, on disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(self.folder / f"{entry.file}{SUFFIX}", (json.dumps(asdict(entry), indent=2) + "\n").encode())
+        write_json(self.folder / f"{entry.file}{SUFFIX}", asdict(entry))
 
     def accepted(self, entry: Entry, id: str) -> Entry:
         """The entry of a job that the server has, under the id that it gives it."""
@@ -50,22 +51,34 @@ class Journal:
         return next((one for one in self.entries() if one.host == host and wanted <= set(one.names)), None)
 
     def entries(self) -> Iterator[Entry]:
-        """All jobs; a file that cannot be read is none."""
+        """All jobs; a file that is damaged or another's is none."""
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-                yield Entry(**(found | {"names": tuple(found["names"])}))
-            except (OSError, ValueError, TypeError, KeyError):
-                continue
+            found = read_json(path)
+            if found is not None and found.keys() == {one.name for one in fields(Entry)}:
+                entry = Entry(**(found | {"names": tuple(found["names"])}))
+                if path.name == f"{entry.file}{SUFFIX}":
+                    yield entry
 
     def keep(self, entry: Entry, result: bytes) -> None:
-        """Put the job's result on disk."""
-        write_file(self.folder / entry.file, result)
+        """Put the job's result on disk, behind its digest."""
+        write_file(self.folder / entry.file, _digest(result) + result)
 
     def result(self, entry: Entry) -> bytes | None:
-        """The job's result, if it has come home."""
+        """The job's result, if it has come home whole."""
         path = self.folder / entry.file
-        return path.read_bytes() if path.is_file() else None
+        content = path.read_bytes() if path.is_file() else b""
+        return content[DIGEST:] if content and content[:DIGEST] == _digest(content[DIGEST:]) else None
+
+    def sweep(self) -> list[Path]:
+        """Remove what is no whole entry or result, so that its work is done anew; which files these were."""
+        entries = list(self.entries())
+        sound = {self.folder / f"{one.file}{SUFFIX}" for one in entries}
+        sound |= {self.folder / one.file for one in entries if self.result(one) is not None}
+        others = (path for path in self.folder.glob("*") if path.is_file() and not path.name.startswith(TEMPORARY))
+        damaged = sorted(set(others) - sound)
+        for path in damaged:
+            path.unlink()
+        return damaged
 
     def remove(self, entry: Entry) -> None:
         """Forget a job."""
@@ -77,3 +90,7 @@ class Journal:
         for entry in list(self.entries()):
             if experiment in (None, entry.experiment):
                 self.remove(entry)
+
+
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=DIGEST).digest()
