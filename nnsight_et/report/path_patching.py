@@ -47,6 +47,7 @@ def _sharing(header: ResultHeader) -> Iterator[str]:
     sharing = header.summary["query_heads_per_kv_head"]
     if sharing == 1:
         return
+    sharing = sharing or "(not recorded how many)"
     texts = {
         "shared": f"a receiver's key or value is that of its {sharing} query heads together",
         "expanded": f"of the {sharing} query heads that share a key or value the receivers alone see it patched",
@@ -78,6 +79,8 @@ def _beyond_chance(header: ResultHeader) -> Table:
         f"Beyond chance: {test['statistic']} is {test['alternative']}, by {test['null']} over the examples, one-sided; "
         f"p at most {test['level']} after Holm's correction over the stage's tested heads."
     )
+    if test["level"] is None:
+        note = "Not tested: the result is from before heads were tested."
     return table_of(header, f"heads beyond chance in {models_of(header)}", columns, rows, note)
 
 
