@@ -49,7 +49,7 @@ def migrated_scores(scores: Mapping[str, Tensor], method: str, schema: int) -> d
 
 
 def _to_2(data: dict[str, Any]) -> None:
-    """The first results had no self-checks, no tests of heads and no intervals; until 2 none named its ties."""
+    """The first results had no self-checks, no tests of heads, no intervals, and no word on shared keys."""
     data.setdefault("self_check", {"on": False, "seconds": 0.0, "checks": []})
     spec, summary = data["job"]["spec"], data["summary"]
     match spec["method"]:
@@ -63,9 +63,6 @@ def _to_2(data: dict[str, Any]) -> None:
             for row in summary["rows"]:
                 if "interval" in row:
                     row["accuracy_interval"] = row.pop("interval")
-        case "minimality":
-            for row in summary["heads"]:
-                row.setdefault("tied", None)
 
 
 def _path_patching_to_2(spec: dict[str, Any], summary: dict[str, Any]) -> None:
@@ -78,7 +75,7 @@ def _path_patching_to_2(spec: dict[str, Any], summary: dict[str, Any]) -> None:
     for stage in (*spec["stages"], *summary["stages"]):
         stage.setdefault("kv_heads", "shared")
     for stage in summary["stages"]:
-        stage |= none_tested | {"tied": None, "tied_receivers": None} | stage
+        stage |= none_tested | stage
         for one in stage["kept"]:
             one |= {"beyond_chance": False, **dict.fromkeys(TESTED)} | one
 

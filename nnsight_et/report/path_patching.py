@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnsight_et.report.methods import models_of, table_of
+from nnsight_et.report.methods import models_of, several, table_of
 from nnsight_et.report.table import Table, number
 from nnsight_et.store import ResultHeader
 
@@ -38,7 +38,7 @@ def _circuit(header: ResultHeader) -> Table:
         "head and score": "heads",
     }
     stable = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
-    note = " ".join([SCORE_NOTE, "*: beyond chance.", stable, *_sharing(header)])
+    note = " ".join([SCORE_NOTE, "*: beyond chance.", stable, *_sharing(header), *_ties(header)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
 
@@ -57,6 +57,16 @@ def _sharing(header: ResultHeader) -> Iterator[str]:
         groups = [stage["group"] for stage in stages if stage["kv_heads"] == kind]
         if groups:
             yield f"{', '.join(groups)}: {text}."
+
+
+def _ties(header: ResultHeader) -> Iterator[str]:
+    """The heads that only rounding kept out of a stage, or out of its receivers, a sentence for each."""
+    for stage in header.summary["stages"]:
+        if stage.get("tied"):
+            yield f"Tied with the last kept head of {stage['group']}, to within rounding: {several(stage['tied'])}."
+        if stage.get("tied_receivers"):
+            tied = several(stage["tied_receivers"])
+            yield f"Tied with the last receiver in {stage['into']}, to within rounding: {tied}."
 
 
 def _beyond_chance(header: ResultHeader) -> Table:
