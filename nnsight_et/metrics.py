@@ -50,10 +50,21 @@ def greedy_set(accuracy: Matrix, head: int, fraction: float) -> tuple[int, ...]:
     accuracy [head, head]: F(C \\ {v, w}), on the diagonal F(C \\ {w}). The others are ranked by how much is lost when
     v goes as well, F(C \\ {w}) - F(C \\ {v, w}); K is the first ceil(fraction * group size) of those that lose at all.
     """
+    loss, others, most = _ranked(accuracy, head, fraction)
+    return tuple(w for w in others[:most] if loss[w] > 0)
+
+
+def greedy_ties(accuracy: Matrix, head: int, fraction: float) -> tuple[int, ...]:
+    """The heads that are not in greedy_set, but make up for `head` just as much as the last one that is."""
+    loss, others, most = _ranked(accuracy, head, fraction)
+    return tuple(w for w in others[most:] if most and loss[w] == loss[others[most - 1]] > 0)
+
+
+def _ranked(accuracy: Matrix, head: int, fraction: float) -> tuple[list[float], list[int], int]:
+    """By head what is lost when `head` goes as well, the others by that, and how many of them K has at most."""
     loss = [round(float(accuracy[w][w]) - float(accuracy[head][w]), TIE_DIGITS) for w in range(len(accuracy))]
     others = [w for w in sorted(range(len(accuracy)), key=lambda w: -loss[w]) if w != head]
-    most = ceil(round(fraction * len(accuracy), TIE_DIGITS))
-    return tuple(w for w in others[:most] if loss[w] > 0)
+    return loss, others, ceil(round(fraction * len(accuracy), TIE_DIGITS))
 
 
 def contribution(before: float, after: float) -> float:

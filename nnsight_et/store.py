@@ -26,9 +26,9 @@ from torch import Tensor
 
 from nnsight_et.disk import one_writer, read_json, remove, sweep, write_file, write_folder
 from nnsight_et.errors import ResultError
+from nnsight_et.migration import SCHEMA, migrated, migrated_scores
 from nnsight_et.plan import Plan, digest
 
-SCHEMA = 1
 HEADER, SCORES = "result.json", "scores.safetensors"
 
 
@@ -49,7 +49,7 @@ class ResultHeader(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     job: dict[str, Any]
     """The experiment with every default (Job.to_dict)."""
     job_id: str
@@ -146,40 +146,57 @@ def write_result(folder: Path, result: Result) -> None:
 
 
 def read_header(folder: Path) -> ResultHeader:
-    """The header of the result at `folder`; ResultError naming the file if it cannot be used."""
-    path = folder / HEADER
-    try:
-        data = json.loads(path.read_bytes())
-        if isinstance(data, dict) and data.get("schema_version") != SCHEMA:
-            raise ResultError(f"{path}: schema {str(data.get('schema_version'))[:20]}; accepted: {SCHEMA}")
-        header = ResultHeader.model_validate(data)
-        if digest(header.model_dump(exclude={"digest"})) != header.digest:
-            raise ResultError(f"{path}: damaged: its digest is not the one in it; remove the folder and run again")
-        return header
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: a result") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ResultError(f"{path}: not a result ({where}: {first['msg']})") from None
-    except (ValueError, RecursionError) as error:
-        raise ResultError(f"{path}: not JSON ({error})") from None
+    """The header of the result at `folder`, of whatever schema, in today's form; ResultError naming the file if it
+    cannot be used."""
+    return _header(folder)[0]
 
 
 def read_result(folder: Path) -> Result:
-    """The result at `folder`; ResultError naming the file if one is missing or damaged."""
-    header, path = read_header(folder), folder / SCORES
+    """The result at `folder`, of whatever schema, in today's form; ResultError naming the file if one is missing or
+    damaged."""
+    (header, schema), path = _header(folder), folder / SCORES
     while True:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: the scores of {HEADER}") from None
         if _digest(content) == header.scores_digest:
-            return Result(header, tensors_of(content))
-        earlier, header = header, read_header(folder)  # a run may have put another result there in between
+            method = str(header.job.get("spec", {}).get("method"))
+            return Result(header, migrated_scores(tensors_of(content), method, schema))
+        earlier, (header, schema) = header, _header(folder)  # a run may have put another result there in between
         if header == earlier:
             why = f"its digest is not the one in {HEADER}; remove the folder and run again"
             raise ResultError(f"{path}: damaged: {why}")
+
+
+def _header(folder: Path) -> tuple[ResultHeader, int]:
+    """A result's header in today's form, and the schema it was written in."""
+    path = folder / HEADER
+    try:
+        data = json.loads(path.read_bytes())
+        schema = _schema(data, path)
+        if digest({key: value for key, value in data.items() if key != "digest"}) != data.get("digest"):
+            raise ResultError(f"{path}: damaged: its digest is not the one in it; remove the folder and run again")
+        return ResultHeader.model_validate(migrated(data, schema)), schema
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: a result") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{path}: not a result ({where}: {first['msg']})") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultError(f"{path}: not a result of schema {schema} ({type(error).__name__}: {error})") from None
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path}: not JSON ({error})") from None
+
+
+def _schema(data: Any, path: Path) -> int:
+    """The schema plain data says it has; ResultError if it is none that can be read here."""
+    schema = data.get("schema_version") if isinstance(data, dict) else None
+    if type(schema) is int and 1 <= schema <= SCHEMA:
+        return schema
+    later = ", of a later version of nnsight_et" if type(schema) is int and schema > SCHEMA else ""
+    raise ResultError(f"{path}: schema {str(schema)[:20]}{later}; accepted: 1 to {SCHEMA}")
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -29,10 +29,10 @@ def named(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def is_true(call: ast.Call, option: str) -> bool:
-    """Whether a call has option=True, written so."""
+def says(call: ast.Call, option: str, value: object) -> bool:
+    """Whether a call has option=value, written so."""
     return any(
-        word.arg == option and isinstance(word.value, ast.Constant) and word.value.value is True
+        word.arg == option and isinstance(word.value, ast.Constant) and word.value.value is value
         for word in call.keywords
     )
 
@@ -52,7 +52,7 @@ def risks(text: str) -> Iterator[str]:
             name = named(node.func)
             if name in FORBIDDEN_CALLS:
                 yield f"{name}()"
-            if name == "torch.load" and not is_true(node, "weights_only"):
+            if name == "torch.load" and not says(node, "weights_only", True):
                 yield "torch.load() without weights_only=True"
             if name.endswith("YAML") and not any(
                 word.arg == "typ" and isinstance(word.value, ast.Constant) and word.value.value == "safe"
@@ -61,8 +61,10 @@ def risks(text: str) -> Iterator[str]:
                 yield "YAML() that is not safe"
             if any(word.arg == "shell" for word in node.keywords):
                 yield f"{name}(shell=)"
-            if any(word.arg == "trust_remote_code" for word in node.keywords):
-                yield f"{name}(trust_remote_code=)"
+            of_auto = name.startswith("Auto") and name.endswith((".from_pretrained", ".from_config"))
+            asked = of_auto or any(word.arg == "trust_remote_code" for word in node.keywords)
+            if asked and not says(node, "trust_remote_code", False):
+                yield f"{name}() without trust_remote_code=False"
 
 
 def files() -> list[Path]:
@@ -87,7 +89,9 @@ def test_nothing_of_ours_runs_what_it_reads():
         ("eval(text)", "eval()"),
         ("os.system(text)", "os.system()"),
         ("subprocess.run(text, shell=True)", "subprocess.run(shell=)"),
-        ("Auto.from_pretrained(name, trust_remote_code=True)", "Auto.from_pretrained(trust_remote_code=)"),
+        ("load(name, trust_remote_code=True)", "load() without trust_remote_code=False"),
+        ("AutoConfig.from_pretrained(name)", "AutoConfig.from_pretrained() without trust_remote_code=False"),
+        ("AutoModel.from_config(x, trust_remote_code=y)", "AutoModel.from_config() without trust_remote_code=False"),
     ],
 )
 def test_each_of_them_would_be_found(text, risk):
@@ -96,5 +100,8 @@ def test_each_of_them_would_be_found(text, risk):
 
 def test_what_is_harmless_is_not_found():
     assert not list(
-        risks("model.eval()\ntorch.load(path, weights_only=True)\nYAML(typ='safe', pure=True)\nre.compile('x')")
+        risks(
+            "model.eval()\ntorch.load(path, weights_only=True)\nYAML(typ='safe', pure=True)\nre.compile('x')\n"
+            "AutoTokenizer.from_pretrained(name, trust_remote_code=False)"
+        )
     )

@@ -16,6 +16,7 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, masked_readout, prepared, trained_masks
+from nnsight_et.jobs.dcm import tied
 
 CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 1e-9}
 EVERY = tuple(Head(layer, index) for layer in range(3) for index in range(4))
@@ -239,6 +240,14 @@ def test_among_masks_of_equal_accuracy_fewer_heads_win_then_the_earlier(model):
     counts = (1 - late["masks"]).sum(-1)  # after 6, 12 and 16 steps
     assert counts.max() > counts.min() > 0
     assert torch.equal(late["mask"], late["masks"][counts.argmin()])
+
+
+def test_other_masks_that_did_just_as_well_are_named_once():
+    masks = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 0, 1], [0, 0, 1], [1, 1, 0]]).float()
+    group = HeadGroup("a", "last", (Head(0, 1), Head(2, 0), Head(2, 3)))
+    shares = torch.tensor([0.5, 0.75, 0.75, 0.75, 0.75, 0.25]).double()
+    assert tied(group, {"masks": masks, "mask": masks[1], "accuracies": shares}) == [["L2H0"]]
+    assert tied(group, {"masks": masks, "mask": masks[0], "accuracies": shares}) == []
 
 
 def test_a_better_mask_with_more_heads_beats_a_worse_one_with_fewer(model):

@@ -17,6 +17,7 @@ from nnsight_et.metrics import (
     contribution,
     faithfulness,
     greedy_set,
+    greedy_ties,
     is_kept,
     patching_ratio,
     patching_score,
@@ -86,6 +87,18 @@ def test_heads_that_lose_the_same_stay_in_the_groups_order():
     pairs = ((0.8, 0.8, 0.7), (0.8, 0.9, 0.75), (0.7, 0.75, 0.8))
     assert greedy_set(pairs, head=0, fraction=1) == (1, 2)
     assert greedy_set(torch.tensor(pairs, dtype=torch.float64), head=0, fraction=1) == (1, 2)
+
+
+def test_heads_that_lose_as_much_as_the_last_one_taken_are_its_ties():
+    # Without head 0 as well, 1 loses 0.2, and 2, 3 and 4 lose 0.1 each, by other roundings; 5 loses nothing.
+    single, both = (0.8, 0.7, 0.8, 0.3, 0.5, 0.4), (0.0, 0.5, 0.7, 0.2, 0.4, 0.4)
+    pairs = [[single[v] if v == w else both[v + w] if 0 in (v, w) else 0.0 for w in range(6)] for v in range(6)]
+    for fraction, taken, ties in ((0.5, (1, 2, 3), (4,)), (0.3, (1, 2), (3, 4)), (0.15, (1,), ()), (0.0, (), ())):
+        assert greedy_set(pairs, head=0, fraction=fraction) == taken
+        assert greedy_ties(pairs, head=0, fraction=fraction) == ties
+    assert greedy_ties(pairs, head=0, fraction=1) == ()
+    useless = [[0.5] * 3] * 3  # what loses nothing is not taken, and ties with nothing
+    assert greedy_ties(useless, head=0, fraction=0.3) == ()
 
 
 def test_the_limit_is_a_ceiling_without_rounding_errors():

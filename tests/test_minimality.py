@@ -68,6 +68,12 @@ def greedy(accuracy, group: HeadGroup, head: Head, fraction: float) -> list[Head
     return chosen
 
 
+def ties(accuracy, group: HeadGroup, head: Head, chosen: list[Head]) -> list[Head]:
+    """The heads outside K that lose as much as the last one in it."""
+    lost = {w: accuracy(group, {w}) - accuracy(group, {head, w}) for w in group.heads if w != head}
+    return [w for w in lost if chosen and w not in chosen and abs(lost[w] - lost[chosen[-1]]) < 1e-9]
+
+
 @pytest.mark.parametrize(("threshold", "fraction"), [(0.01, 0.3), (0.0, 1.0), (-0.2, 0.5), (0.05, 0.0)])
 def test_every_head_is_judged_as_by_brute_force(root, accuracy, threshold, fraction):
     """Inside the full circuit each time: a head that was judged before is there again, kept or not."""
@@ -81,6 +87,7 @@ def test_every_head_is_judged_as_by_brute_force(root, accuracy, threshold, fract
             before, after = accuracy(group, set(others)), accuracy(group, {head, *others})
             gain = before / after - 1 if after else inf if before else nan
             assert row["without"] == [str(other) for other in others]
+            assert row["tied"] == [str(other) for other in ties(accuracy, group, head, others)]
             assert (row["before"], row["after"]) == (pytest.approx(before), pytest.approx(after))
             assert row["kept"] == (gain >= threshold - 1e-9)
             removed += len(others)

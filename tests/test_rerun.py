@@ -114,7 +114,7 @@ def test_a_damaged_result_is_put_together_again(study, name):
     path.write_bytes(path.read_bytes()[:-2])
     assert all(step.reused == step.done for step in steps(study))
     assert scores(study) == before
-    assert json.loads(next(study.glob("runs/study/*/found/result.json")).read_text())["schema_version"] == 1
+    assert json.loads(next(study.glob("runs/study/*/found/result.json")).read_text())["schema_version"] == 2
 
 
 def test_two_runs_in_one_folder_are_refused_and_the_first_goes_on(study):

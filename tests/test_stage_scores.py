@@ -15,10 +15,11 @@ from nnsight_et.batch import collate
 from nnsight_et.circuit import Head
 from nnsight_et.errors import ManifestError
 from nnsight_et.jobs.cells import data_digest
-from nnsight_et.jobs.stage_scores import described, stage_scores
+from nnsight_et.jobs.stage_scores import described, stage_scores, tied
 from nnsight_et.manifest import Stage, load
 from nnsight_et.metrics import patching_ratio
 from nnsight_et.models.named import Shape
+from nnsight_et.report.results import tables
 from nnsight_et.run import run
 from nnsight_et.tasks.boxes import Boxes
 
@@ -66,6 +67,68 @@ def test_a_head_beyond_chance_is_told_from_a_kept_one():
     assert found["p"][0, 0] == 1
     assert found["p_holm"][2].isnan().all()
     assert not found["score"][2].any()
+
+
+def test_heads_at_the_cut_within_rounding_are_ties():
+    score = torch.tensor([[-0.9, -0.5, -0.5 + 9e-6], [-0.5 + 1.1e-5, -0.4, -0.5 - 5e-6]], dtype=torch.float64)
+    ranked = [Head(0, 0), Head(1, 2), Head(0, 1), Head(0, 2), Head(1, 0), Head(1, 1)]
+    assert tied(score, ranked, 3, "float32") == ["L0H2"]
+    assert tied(score, ranked, 2, "float32") == ["L0H1"]
+    assert (
+        tied(score, ranked, 1, "float32")
+        == tied(score, ranked, 4, "float64")
+        == tied(score, ranked, 6, "float32")
+        == []
+    )
+    assert tied(score, ranked, 4, "float32") == ["L1H0"]
+    assert tied(score, ranked, 0, "float32") == []
+    assert tied(score, ranked, 3, "bfloat16") == ["L0H2", "L1H0"]
+    assert tied(1000 * score, ranked, 3, "float32") == []  # 0.009 of 500
+    assert tied(1000 * score, ranked, 3, "float64") == []
+
+
+def test_two_heads_that_are_alike_are_a_tie_in_result_and_report(tmp_path):
+    """L2H3 is made a copy of L2H1, whose key and value head it gets too: their scores differ by rounding at most."""
+    module = hf_llama(seed=0, kv_heads=4)
+    attention = module.model.layers[2].self_attn
+    size = module.config.head_dim
+    for name in ("q_proj", "k_proj", "v_proj"):
+        weight = getattr(attention, name).weight
+        weight[3 * size : 4 * size] = weight[size : 2 * size]
+    attention.o_proj.weight[:, 3 * size : 4 * size] = attention.o_proj.weight[:, size : 2 * size]
+    module.save_pretrained(tmp_path / "one")
+    tokenizer().save_pretrained(tmp_path / "one")
+    text = """\
+name: twins
+seed: 1
+models: {one: {path: one}}
+task: {kind: boxes, boxes: 3}
+experiments:
+  found:
+    method: path_patching
+    model: one
+    examples: 5
+    stages:
+      - {group: a, into: logits, at: last, keep: %d, receivers: %d}
+      - {group: b, into: a, via: query, at: last, keep: 1}
+"""
+    (tmp_path / "study.yaml").write_text(text % (12, 12))
+    order = kept_of(tmp_path, "a")
+    first, second = sorted((order.index("L2H1"), order.index("L2H3")))
+    assert second == first + 1
+    (tmp_path / "study.yaml").write_text(text % (first + 1, first + 1))
+    result = results_with(tmp_path, "seed=1")
+    assert [stage["tied"] for stage in result.header.summary["stages"]] == [[order[second]], []]
+    assert f"Tied with the last kept head of a, to within rounding: {order[second]}." in tables(result.header)[0].note
+    (tmp_path / "study.yaml").write_text(text % (12, first + 1))
+    result = results_with(tmp_path, "seed=1")
+    assert [stage["tied_receivers"] for stage in result.header.summary["stages"]] == [[], [order[second]]]
+    assert f"Tied with the last receiver in a, to within rounding: {order[second]}." in tables(result.header)[0].note
+
+
+def kept_of(root, group: str) -> list[str]:
+    stages = results_with(root, "seed=1").header.summary["stages"]
+    return next(heads_of(stage) for stage in stages if stage["group"] == group)
 
 
 def test_the_summary_says_which_heads_are_beyond_chance_and_how_firmly_they_are_kept(finished):

@@ -117,7 +117,7 @@ def test_a_result_of_another_schema_is_named(tmp_path: Path):
     write_result(tmp_path / "found", a_result())
     path = tmp_path / "found" / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
-    with pytest.raises(ResultError, match=r"result.json: schema 99; accepted: 1"):
+    with pytest.raises(ResultError, match=r"result.json: schema 99, of a later version of nnsight_et; accepted: 1 to"):
         read_header(tmp_path / "found")
 
 

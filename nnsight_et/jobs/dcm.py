@@ -63,7 +63,11 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items() if key != "autograd"}
         chosen = [selected(group, found["mask"]) for group, found in zip(groups, trained, strict=True)]
         tests[name] = patched(work, job, choice, chosen, data[2], f"{name} test")
-        rows += _rows(name, groups, chosen, [gradient_of(found) for found in trained])
+        ties = [
+            {"tied": tied(group, found), "gradient": gradient_of(found)}
+            for group, found in zip(groups, trained, strict=True)
+        ]
+        rows += _rows(name, groups, chosen, ties)
     yield from filled(work, list(tests.values()))
     for name, measurement in tests.items():
         shares = _accuracies(measurement.values(work), measurement.step.examples, job.seed)
@@ -93,6 +97,19 @@ def selected(group: HeadGroup, mask: Tensor) -> Circuit:
     """The group's heads whose mask is 0, as a circuit of their own."""
     heads = tuple(head for head, keep in zip(group.heads, mask.tolist(), strict=True) if keep == 0)
     return Circuit((HeadGroup(group.name, group.at, heads),))
+
+
+def tied(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
+    """The other sets of as many of the group's heads that did just as well in validation, the earliest first."""
+    best = found["mask"].tolist()
+    reached = found["accuracies"][(found["masks"] == found["mask"]).all(-1)].max()
+    others = [
+        mask.tolist() for mask, share in zip(found["masks"], found["accuracies"], strict=True) if share == reached
+    ]
+    alike = [tuple(mask) for mask in others if mask != best and sum(mask) == sum(best)]
+    return [
+        [str(head) for head, keep in zip(group.heads, mask, strict=True) if keep == 0] for mask in dict.fromkeys(alike)
+    ]
 
 
 def patched(
@@ -158,7 +175,9 @@ def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Iterat
         yield work.pair(job.models[0], examples, range(first, min(first + size, len(examples))))
 
 
-def _rows(name: str, groups: list[HeadGroup], chosen: list[Circuit], kinds: list[str]) -> list[dict[str, Any]]:
+def _rows(
+    name: str, groups: list[HeadGroup], chosen: list[Circuit], more: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """What was selected from each group."""
     return [
         {
@@ -166,9 +185,9 @@ def _rows(name: str, groups: list[HeadGroup], chosen: list[Circuit], kinds: list
             "desideratum": name,
             "selected": [str(head) for head in heads_of(heads)],
             "heads": len(group.heads),
-            "gradient": kind,
         }
-        for group, heads, kind in zip(groups, chosen, kinds, strict=True)
+        | rest
+        for group, heads, rest in zip(groups, chosen, more, strict=True)
     ]
 
 

@@ -14,7 +14,7 @@ from nnsight_et.jobs.circuits import Trial, circuits_alone, trial
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Minimality
-from nnsight_et.metrics import contribution, greedy_set, is_kept
+from nnsight_et.metrics import contribution, greedy_set, greedy_ties, is_kept
 from nnsight_et.plan import Job
 from nnsight_et.statistics import intervals, ratio_interval
 
@@ -46,7 +46,9 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         values = right[group].mean(-1)
         kept = [is_kept(before, after, spec.threshold) for before, after in values.tolist()]
         groups.append(HeadGroup(group.name, group.at, _where(group.heads, kept)))
-        rows += _rows(group, removed[group], right[group], kept, job.seed)
+        ties = [greedy_ties(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
+        found = _rows(group, removed[group], right[group], kept, job.seed)
+        rows += [row | {"tied": _names(group, tied)} for row, tied in zip(found, ties, strict=True)]
         scores |= {f"{group.name}.pair_accuracy": pairs[group], f"{group.name}.before_after": values}
     summary = {"circuit": Circuit(tuple(groups)).to_dict(), "candidate": circuit.to_dict(), "heads": rows}
     return Outcome(scores, summary, data_digest(examples))
@@ -97,6 +99,11 @@ def _part(group: HeadGroup, numbers: tuple[int, ...]) -> Circuit:
     return Circuit((HeadGroup(group.name, group.at, tuple(group.heads[number] for number in sorted(set(numbers)))),))
 
 
+def _names(group: HeadGroup, numbers: tuple[int, ...]) -> list[str]:
+    """The names of the group's heads with these numbers."""
+    return [str(group.heads[number]) for number in numbers]
+
+
 def _rows(
     group: HeadGroup, removed: list[tuple[int, ...]], right: Tensor, kept: list[bool], seed: int
 ) -> list[dict[str, Any]]:
@@ -105,7 +112,7 @@ def _rows(
         {
             "group": group.name,
             "head": str(head),
-            "without": [str(group.heads[other]) for other in removed[number]],
+            "without": _names(group, removed[number]),
             "before": before,
             "after": after,
             "contribution": _finite(contribution(before, after)),

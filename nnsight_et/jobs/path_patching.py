@@ -15,7 +15,7 @@ from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
-from nnsight_et.jobs.stage_scores import TEST, described, held_out_scores, ranking, stage_scores
+from nnsight_et.jobs.stage_scores import TEST, described, held_out_scores, ranking, stage_scores, tied
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import PathPatching, Stage
 from nnsight_et.models.named import Shape
@@ -56,13 +56,18 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         probabilities = yield from _probabilities(work, job, path, senders, stage.group, examples)
         _check_finite(f"experiments.{job.name}.stages[{index}]", probabilities["base"])
         found = stage_scores(probabilities, senders, shape, stage.keep, job.seed)
-        kept = ranked[stage.group] = ranking(found["score"], senders)[: stage.keep]
+        order = ranking(found["score"], senders)
+        kept = ranked[stage.group] = order[: stage.keep]
         if held_out:
             again = yield from _probabilities(work, job, path, sorted(kept), f"{stage.group} held out", held_out)
             _check_finite(f"experiments.{job.name}.held_out_examples", again["base"])
             found |= held_out_scores(again, sorted(kept), shape, job.seed)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
-        stages.append(described(stage, receivers, kept, found))
+        ties = {"tied": tied(found["score"], order, stage.keep, choice.dtype), "tied_receivers": []}
+        if stage.via:
+            best = ranked[stage.into]
+            ties["tied_receivers"] = tied(scores[f"{stage.into}.score"], best, len(receivers), choice.dtype)
+        stages.append(described(stage, receivers, kept, found) | ties)
     summary = {"circuit": assembled(spec.stages, ranked).to_dict(), "mlps": mlps(spec.stages, ranked)}
     summary |= {"stages": stages, "test": TEST}
     summary |= {"examples": len(examples), "held_out_examples": len(held_out)}

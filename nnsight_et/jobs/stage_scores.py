@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.circuit import Mlp, Part
+from nnsight_et.jobs.tolerance import ROUNDING
 from nnsight_et.manifest import Stage
 from nnsight_et.metrics import patching_ratio, patching_score
 from nnsight_et.models.named import Shape
@@ -104,6 +105,18 @@ def described(
 def ranking(score: Tensor, senders: Sequence[Part]) -> list[Part]:
     """The senders by score [layer, head], the most negative first; ties in row-major order."""
     return sorted(senders, key=lambda head: (score[head].item(), head))
+
+
+def tied(score: Tensor, ranked: Sequence[Part], count: int, dtype: str) -> list[str]:
+    """The heads after the first `count` whose score is that of the last of these to within rounding.
+
+    Which of them is among the first is chance: another size of the batches may choose another.
+    """
+    if not 0 < count < len(ranked):
+        return []
+    last = score[ranked[count - 1]].item()
+    room = ROUNDING[dtype] * max(1.0, abs(last))
+    return [str(head) for head in ranked[count:] if abs(score[head].item() - last) <= room]
 
 
 def _scored(probabilities: dict[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ far from it as the reference is in half precision; where the fp32 model is too l
 rounding units apart.
 """
 HALF, EPSILONS = 4.0, 32.0
+ROUNDING = {"float64": 1e-12, "float32": 1e-5, "float16": 0.0025, "bfloat16": 0.02}
+"""How far other chunks or threads move a score, by the model's dtype; relative to the larger of 1 and the score."""
 LOGARITHMIC = ("probability", "patched", "base")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -65,6 +66,24 @@ def described(name: str, spec: ModelSpec) -> Files:
     _check_config(name, weights, "config.json")
     tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
     return Files(name, weights, None, tokenizer, "")
+
+
+def check_no_code(name: str, folder: Path, config: str) -> None:
+    """Raise UnsupportedModel if a .json file of the folder asks for programs that came with the weights (auto_map).
+
+    To be asked where transformers has no class of its own for what is there: otherwise they are not needed, nor run.
+    """
+    try:
+        wanted = json.loads((folder / config).read_bytes())["auto_map"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    entries = wanted.values() if isinstance(wanted, dict) else [wanted]
+    classes = [one for entry in entries for one in (entry if isinstance(entry, list) else [entry])]
+    programs = sorted({f"{one.rpartition('.')[0].replace('--', '/')}.py" for one in classes if isinstance(one, str)})
+    raise UnsupportedModel(
+        f"{name}: {folder / config} asks to run {', '.join(programs)[:200]!a}, which nnsight_et never does; accepted: "
+        "a model and tokenizer of an architecture that transformers itself has"
+    )
 
 
 def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FILES) -> Path:

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.families import architecture
-from nnsight_et.models.files import Files, first_line
+from nnsight_et.models.files import Files, check_no_code, first_line
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
 
@@ -31,8 +31,9 @@ from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
 def configuration(files: Files) -> PretrainedConfig:
     """The model's configuration; UnsupportedModel if it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(files.weights)
+        return AutoConfig.from_pretrained(files.weights, trust_remote_code=False)
     except (OSError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
+        check_no_code(files.name, files.weights, "config.json")
         raise UnsupportedModel(
             f"{files.name}: {files.weights}/config.json cannot be read ({first_line(error)})"
         ) from error
@@ -59,7 +60,7 @@ def outline(files: Files) -> PreTrainedModel:
     config = configuration(files)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise UnsupportedModel(f"{files.name}: its config.json describes no model ({first_line(error)})") from error
 
@@ -68,8 +69,9 @@ def outline(files: Files) -> PreTrainedModel:
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        check_no_code(files.name, files.tokenizer, "tokenizer_config.json")
         raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
     if not tokenizer.is_fast:
         raise UnsupportedModel(
@@ -93,6 +95,7 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
             output_loading_info=True,
+            trust_remote_code=False,
             **({} if device == "cpu" else {"device_map": device}),
         )
         if files.adapter:

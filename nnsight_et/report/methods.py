@@ -49,6 +49,8 @@ def minimality(header: ResultHeader) -> tuple[Table, ...]:
         rows.append({"group": group, "tried": len(tried), "kept": len(kept), "heads": ", ".join(kept)})
     columns = {"group": "group", "heads tried": "tried", "kept": "kept", "head and what it adds": "heads"}
     note = "What a head adds: accuracy with it over accuracy without it, minus 1, as a share (App. B)."
+    if ties := [row["head"] for row in header.summary["heads"] if row.get("tied")]:
+        note += f" More heads make up just as much for it than may be removed with it: {several(ties)}."
     return (table_of(header, f"minimal circuit of {models_of(header)}", columns, rows, note),)
 
 
@@ -86,6 +88,10 @@ def dcm(header: ResultHeader) -> tuple[Table, ...]:
         "heads": lambda row: " ".join(row["selected"]),
     }
     note = "Accuracy: how often patching the selected heads gives the desideratum's answer (§5.1). " + INTERVALS
+    for row in _rows(header):
+        if row.get("tied"):
+            found = several([" ".join(heads) for heads in row["tied"]])
+            note += f" As good in validation for {row['group']}, {row['desideratum']}: {found}."
     return (table_of(header, f"roles of heads in {models_of(header)}", columns, _rows(header), note),)
 
 
@@ -136,6 +142,12 @@ def attribution(header: ResultHeader) -> tuple[Table, ...]:
             header, f"attribution in {models_of(header)}", columns, _rows(header), "Over all heads at a position."
         ),
     )
+
+
+def several(names: Sequence[str], most: int = 8) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def spread(mean: float | None, std: float | None, bounds: Bounds | None = None) -> str:

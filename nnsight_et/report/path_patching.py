@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnsight_et.report.methods import models_of, table_of
+from nnsight_et.report.methods import models_of, several, table_of
 from nnsight_et.report.table import Table, number
 from nnsight_et.store import ResultHeader
 
@@ -44,7 +44,7 @@ def _circuit(header: ResultHeader) -> Table:
         "stability": "stability",
         "head and score": "heads",
     }
-    note = " ".join([SCORE_NOTE, "*: beyond chance.", STABLE, *_sharing(header)])
+    note = " ".join([SCORE_NOTE, "*: beyond chance.", STABLE, *_sharing(header), *_ties(header)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
 
@@ -74,6 +74,7 @@ def _sharing(header: ResultHeader) -> Iterator[str]:
     sharing = header.summary["query_heads_per_kv_head"]
     if sharing == 1:
         return
+    sharing = sharing or "(not recorded how many)"
     texts = {
         "shared": f"a receiver's key or value is that of its {sharing} query heads together",
         "expanded": f"of the {sharing} query heads that share a key or value the receivers alone see it patched",
@@ -83,6 +84,16 @@ def _sharing(header: ResultHeader) -> Iterator[str]:
         groups = [stage["group"] for stage in stages if stage["kv_heads"] == kind]
         if groups:
             yield f"{', '.join(groups)}: {text}."
+
+
+def _ties(header: ResultHeader) -> Iterator[str]:
+    """The heads that only rounding kept out of a stage, or out of its receivers, a sentence for each."""
+    for stage in header.summary["stages"]:
+        if stage.get("tied"):
+            yield f"Tied with the last kept head of {stage['group']}, to within rounding: {several(stage['tied'])}."
+        if stage.get("tied_receivers"):
+            tied = several(stage["tied_receivers"])
+            yield f"Tied with the last receiver in {stage['into']}, to within rounding: {tied}."
 
 
 def _beyond_chance(header: ResultHeader) -> Table:
@@ -106,6 +117,8 @@ def _beyond_chance(header: ResultHeader) -> Table:
         f"Beyond chance: {test['statistic']} is {test['alternative']}, by {test['null']} over the examples, one-sided; "
         f"p at most {test['level']} after Holm's correction over all the stage tested."
     )
+    if test["level"] is None:
+        note = "Not tested: the result is from before heads were tested."
     return table_of(header, f"heads beyond chance in {models_of(header)}", columns, rows, note)
 
 

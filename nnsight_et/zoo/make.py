@@ -144,7 +144,7 @@ def load(place: Path) -> Any:
     if (place / "adapter_config.json").exists():
         base = load(place.parent / "llama-tiny")
         return PeftModel.from_pretrained(base, str(place)).merge_and_unload().eval()
-    return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, trust_remote_code=False).eval()
 
 
 def digests(place: Path) -> dict[str, str]:
