@@ -137,7 +137,7 @@ def encoded(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> list[Example]
     circuit.check_fits(model.shape.n_layers, model.shape.n_heads, f"circuit: {model.name}")
     for position in circuit.positions:
         pairs.check_position(position, "circuit")
-    examples = pairs.examples(model.tokenizer)
+    examples = model.fitting(pairs.examples(model.tokenizer))
     for index, (one, other) in product(range(len(examples)), combinations(circuit.positions, 2)):
         if examples[index].base.positions[one] == examples[index].base.positions[other]:
             found = f"pairs[{index}]: {one!r} and {other!r} are one token of the base"

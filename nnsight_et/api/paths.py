@@ -69,7 +69,7 @@ def path_patch(
     def measure(pair, chunks):
         return path_probabilities(model.model, pair, path, senders, model.engine, chunks)
 
-    found = model.measured(pairs.examples(model.tokenizer), (at,), measure)
+    found = model.measured(model.fitting(pairs.examples(model.tokenizer)), (at,), measure)
     without = int((~(found["base"] > 0)).sum())
     if without:
         have = f"the answer's probability in the base run is 0 or no number in {without} of {len(pairs)} pairs"

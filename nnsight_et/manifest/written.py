@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,6 +30,11 @@ class Method(Written):
 
     reproduces: tuple[str, ...] = ()
     """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
+
+    def limited(self, examples: int) -> Self:
+        """The same with at most so many examples everywhere."""
+        keys = [key for key in type(self).model_fields if key.endswith("examples")]
+        return self.model_copy(update={key: examples for key in keys if getattr(self, key) > examples})
 
 
 @dataclass(frozen=True)
