@@ -91,7 +91,7 @@ def test_the_same_in_python():
         lambda: api.knockout(model, pairs, blind="last", to="correct_object"),
         lambda: pairs.answered_by(model),
     ):
-        with pytest.raises(TaskError, match="pairs: a prompt of 26 tokens, and .* has positions for 25"):
+        with pytest.raises(TaskError, match=r"pairs: a prompt of 26 tokens, and .* has positions for 25"):
             call()
     api.path_patch(model, api.Pairs.boxes(3, boxes=2), keep=2)
 

@@ -99,12 +99,7 @@ def _probabilities(
 
 def assembled(stages: tuple[Stage, ...], ranked: dict[str, list[Head]]) -> Circuit:
     """The circuit of the kept heads; a head that a later stage keeps at the same position leaves the earlier group."""
-    groups = []
-    for index, stage in enumerate(stages):
-        later = {head for other in stages[index + 1 :] if other.at == stage.at for head in ranked[other.group]}
-        heads = tuple(head for head in ranked[stage.group] if head not in later)
-        groups.append(HeadGroup(stage.group, stage.at, heads))
-    return Circuit(tuple(groups))
+    return Circuit.assembled(HeadGroup(stage.group, stage.at, tuple(ranked[stage.group])) for stage in stages)
 
 
 def _receivers(spec: PathPatching, stage: Stage) -> int | None:
