@@ -12,6 +12,7 @@ from nnsight_et.manifest import Manifest, load
 from nnsight_et.plan import plan as planned
 from nnsight_et.report.overview import plan_table
 
+from .circuit import circuit
 from .complete import manifests
 from .diff import diff_and_export
 from .execute import Where, execute, finished
@@ -136,3 +137,4 @@ app.add_typer(truth)
 app.add_typer(diff_and_export)
 app.add_typer(setup)
 app.add_typer(models, name="models")
+app.add_typer(circuit, name="circuit")

@@ -34,7 +34,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the folder of 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object per line: progress, then each result's summary.")
 ]
-Limit = Annotated[Optional[int], typer.Option(min=1, help="At most this many examples everywhere, for a quick look.")]
+Limit = Annotated[
+    Optional[int],
+    typer.Option(min=1, help="At most this many examples everywhere but in mask training, for a quick look."),
+]
 Examples = Annotated[Optional[int], typer.Option(min=1, help="How many examples; the method's own number by default.")]
 Seed = Annotated[int, typer.Option(min=0, help="The seed of the data.")]
 Boxes = Annotated[int, typer.Option(help="How many boxes a prompt has: 2 to 12.")]

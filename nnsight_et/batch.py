@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from nnsight_et.errors import TaskError
 
 Side = Literal["left", "right"]
 
@@ -19,6 +21,11 @@ class Prompt:
     tokens: tuple[int, ...]
     positions: dict[str, int]
 
+    @property
+    def length(self) -> int:
+        """How many tokens it has."""
+        return len(self.tokens)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -27,6 +34,19 @@ class Example:
     base: Prompt
     source: Prompt
     answer: int
+
+    @property
+    def length(self) -> int:
+        """How many tokens the longer of its prompts has."""
+        return max(self.base.length, self.source.length)
+
+
+def check_lengths(some: Iterable[Prompt | Example], most: int | None, where: str, model: str) -> None:
+    """Raise TaskError naming `where` if one has more tokens than `most`, the model's positions; None: no end."""
+    length = max((one.length for one in some), default=0)
+    if most is not None and length > most:
+        found = f"a prompt of {length} tokens, and {model} has positions for {most}"
+        raise TaskError(f"{where}: {found}; accepted: prompts of at most {most} tokens")
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,16 @@ class Circuit:
                 return group
         raise TaskError(f"the circuit has no group {name!r}; {accepted(name, (group.name for group in self.groups))}")
 
+    @classmethod
+    def assembled(cls, groups: Iterable[HeadGroup]) -> Circuit:
+        """The groups as stages found them: a head that a later one has at its position leaves the earlier (§4.1)."""
+        found = tuple(groups)
+        kept = []
+        for index, group in enumerate(found):
+            later = {head for other in found[index + 1 :] if other.at == group.at for head in other.heads}
+            kept.append(HeadGroup(group.name, group.at, tuple(head for head in group.heads if head not in later)))
+        return cls(tuple(kept))
+
     def without(self, other: Circuit) -> Circuit:
         """This circuit when each of its groups loses the heads of the other's group of the same name."""
         groups = []
@@ -152,7 +162,8 @@ class Circuit:
 def _group(entry: object, where: str) -> HeadGroup:
     fields = entry if isinstance(entry, dict) else {}
     name, at, heads = fields.get("name"), fields.get("at"), fields.get("heads")
-    if set(fields) != {"name", "at", "heads"} or not isinstance(name, str) or not isinstance(at, str):
+    known = set(fields) == {"name", "at", "heads"}
+    if not known or not isinstance(name, str) or not isinstance(at, str) or not f"{name}{at}".isprintable():
         raise TaskError(f'{where}: accepted: {{"name": text, "at": position, "heads": ["L9H3", ...]}}')
     if not isinstance(heads, list):
         raise TaskError(f"{where}: heads is not a list")

@@ -16,6 +16,7 @@ from typing import Any
 
 from nnsight_et import published
 from nnsight_et.circuit import Circuit
+from nnsight_et.circuit_files import OURS, CircuitFile, read_circuit
 from nnsight_et.errors import ManifestError, accepted
 from nnsight_et.manifest import BoxesTask, Experiment, Manifest, OwnModel, PairsFile, PathPatching
 from nnsight_et.manifest.methods.shared import OnCircuit
@@ -29,7 +30,6 @@ LINKS = ("circuit", "circuits", "roles", "scores")
 """Of these, the keys that name results: digested by what those compute, key by key."""
 SERVED = {"ndif", "ndif_adapter"}
 """Keys of a model that say where it runs, not what it is."""
-FILE_LIMIT = 1 << 24  # bytes of a circuit's file
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,13 @@ class Job:
     """The names of the jobs whose results this one uses."""
     need_ids: tuple[str, ...]
     """What those jobs compute, in the same order."""
-    circuits: dict[str, Circuit]
-    """The circuits that no earlier job finds, by the names the experiment uses: from files, or the paper's."""
+    written: dict[str, CircuitFile]
+    """The circuits that no earlier job finds, by the names the experiment uses: from files, or shipped ones."""
+
+    @property
+    def circuits(self) -> dict[str, Circuit]:
+        """Those circuits without the form they are written in."""
+        return {name: one.circuit for name, one in self.written.items()}
 
     @property
     def id(self) -> str:
@@ -77,12 +82,11 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved job as plain data: what a result records of how it was made."""
-        spec = self.spec.model_dump(mode="json")
-        return {
-            "name": self.name,
-            "spec": spec,
-            "needs": dict(zip(self.needs, self.need_ids, strict=True)),
-        } | self._setting()
+        data: dict[str, Any] = {"name": self.name, "spec": self.spec.model_dump(mode="json")}
+        data["needs"] = dict(zip(self.needs, self.need_ids, strict=True))
+        if forms := {name: one.form for name, one in self.written.items() if one.form != OURS}:
+            data["circuits_read_as"] = forms
+        return data | self._setting()
 
     def _setting(self) -> dict[str, Any]:
         return {
@@ -154,21 +158,6 @@ def senders(job: Job) -> int | None:
     return job.spec.most_senders(shape) if isinstance(job.spec, PathPatching) and shape else None
 
 
-def read_circuit(path: Path, where: str) -> Circuit:
-    """The circuit in a .json file: one by itself, or a result's; ManifestError or TaskError naming `where` if none."""
-    try:
-        path = path / "result.json" if path.is_dir() else path
-        if path.is_file() and path.stat().st_size > FILE_LIMIT:
-            raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ManifestError(f"{where}: no file {path} ({error.strerror}); accepted: a circuit's .json file") from None
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{where}: {path} is not JSON ({error}); accepted: a circuit's .json file") from None
-    summary = data.get("summary") if isinstance(data, dict) else None
-    return Circuit.from_dict(summary.get("circuit") if isinstance(summary, dict) else data, f"{where}: {path}")
-
-
 def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: BoxesTask | PairsFile) -> Job:
     spec = manifest.experiments[name]
     models = _choices(manifest, spec, jobs)
@@ -183,7 +172,7 @@ def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: BoxesTask | 
         models=models,
         needs=spec.needs,
         need_ids=tuple(jobs[need].id for need in spec.needs),
-        circuits=_circuits(manifest, name, models),
+        written=_circuits(manifest, name, models),
     )
 
 
@@ -224,22 +213,22 @@ def _choices(manifest: Manifest, spec: Experiment, jobs: Mapping[str, Job]) -> t
     return jobs[spec.circuit].models[:1]
 
 
-def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) -> dict[str, Circuit]:
-    """The circuits no other experiment finds, by the names this one uses: the paper's, and those of files."""
+def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) -> dict[str, CircuitFile]:
+    """The circuits no other experiment finds, by the names this one uses: shipped ones, and those of files."""
     circuits = {}
     for written in manifest.experiments[name].circuit_names:
         where = f"experiments.{name}: {written}"
         if is_shipped(written):
-            circuits[written] = published.circuit(written.partition("/")[2])
+            circuits[written] = CircuitFile(published.circuit(written.partition("/")[2]), OURS)
         elif is_file(written):
             circuits[written] = read_circuit(manifest.folder / written, where)
-    for written, circuit in circuits.items():
+    for written, found in circuits.items():
         where = f"experiments.{name}: {written}"
-        for group in circuit.groups:
+        for group in found.circuit.groups:
             if group.at not in manifest.task.all_positions:
                 tail = accepted(group.at, manifest.task.all_positions)
                 raise ManifestError(f"{where}: group {group.name} is at {group.at!r}; {tail}")
         for choice in models:
             if choice.shape:
-                circuit.check_fits(choice.shape.n_layers, choice.shape.n_heads, f"{where}: {choice.name}")
+                found.circuit.check_fits(choice.shape.n_layers, choice.shape.n_heads, f"{where}: {choice.name}")
     return circuits

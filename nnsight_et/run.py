@@ -27,7 +27,7 @@ from nnsight_et.jobs import (
     path_patching,
 )
 from nnsight_et.jobs.dcm import AUTOGRAD, DIFFERENCES
-from nnsight_et.jobs.own_pairs import check_pairs
+from nnsight_et.jobs.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.jobs.self_check import SelfCheck, check_outcome
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
@@ -91,6 +91,7 @@ def run(
         for job in jobs:
             check_pairs(work, job)
             METHODS[job.spec.method].check(work, job)
+            check_every_prompt(work, job)
         for job in jobs:
             try:
                 work.self_check = SelfCheck(checked)

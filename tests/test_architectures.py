@@ -252,7 +252,7 @@ EXPERIMENTS = """\
   complete: {method: completeness, circuit: ./circuit.json, model: one, examples: 5, ablation_examples: 4, draws: 2}
   masks:
     {method: dcm, circuit: ./circuit.json, model: one, desiderata: [object, position], training_examples: 4,
-     validation_examples: 4, test_examples: 4, batch: 2}
+     validation_examples: 4, test_examples: 4, batch: 2, epochs: 3}
   across: {method: cmap, donor: two, recipient: one, circuit: ./circuit.json, examples: 5, random_sets: 2}
   blind: {method: knockout, model: one, examples: 5}
   looks: {method: attention_patterns, circuit: ./circuit.json, model: one, examples: 5}

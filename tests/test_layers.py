@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "nnsight_et"
 
 WORDS = {"errors", "circuit", "batch", "metrics", "statistics"}
-TEXT = {"errors", "circuit", "models.named", "published"}  # what can be used before any model is read
+TEXT = {"errors", "circuit", "circuit_files", "models.named", "published"}  # what can be used before any model is read
 THINGS = WORDS | {"tasks", "models"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"errors", "circuit", "batch"},
     "statistics": {"errors", "metrics"},
     "published": {"errors", "circuit"},
+    "circuit_files": {"errors", "circuit"},
     "manifest": TEXT | {"manifest"},
     "plan": TEXT | {"manifest"},
     "tasks": WORDS | {"tasks"},
@@ -39,16 +40,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": THINGS
     | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "jobs"},
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
+    "score_files": {"errors", "store"},
+    "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
     "api": THINGS
-    | {"engine", "interventions", "statistics", "jobs", "results", "api"}
+    | {"engine", "interventions", "statistics", "jobs", "results", "circuit_import", "api"}
     | {"report.circuit_figures", "report.figures", "report.html.notebook", "report.marks", "report.table"},
     "doctor": {"__init__", "models"},
     "doctor_ndif": {"models", "plan", "remote", "doctor"},
     "loopback": {"errors", "loopback"},
     "inspection": THINGS | {"engine"},
-    "cli": {"__init__", "errors", "models.named", "manifest", "plan", "disk", "store", "run"}
+    "cli": TEXT
+    | {"__init__", "manifest", "plan", "disk", "store", "run", "circuit_import"}
     | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
@@ -57,6 +61,7 @@ LIGHT = {
     "__init__",
     "errors",
     "circuit",
+    "circuit_files",
     "manifest",
     "plan",
     "disk",

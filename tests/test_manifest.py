@@ -197,3 +197,28 @@ def test_a_quick_look_caps_examples_and_nothing_else():
     limited = parse(TEXT, "e.yaml").limited(20)
     assert [limited.experiments[name].model_dump()["examples"] for name in ("circuit", "table1")] == [20, 20]
     assert parse(TEXT, "e.yaml").limited(1000) == parse(TEXT, "e.yaml")
+
+
+TRAINING = """\
+name: x
+experiments: {m: {method: dcm, circuit: published/llama, training_examples: 65}}
+"""
+
+
+def test_trainings_too_short_to_select_a_head_are_refused_and_a_limit_makes_none():
+    """From 1 to 0.5 in steps of 0.1: two epochs of three batches of 32 at most, so 65 pairs or more."""
+    assert parse(TRAINING, "x").experiments["m"].training_examples == 65
+    with pytest.raises(ManifestError) as error:
+        parse(TRAINING.replace("65", "64"), "x.yaml")
+    text = (
+        "x.yaml:2: experiments.m.training_examples: 64 pairs make 4 steps of 0.1, too few for a mask to get from 1 to"
+    )
+    assert text in str(error.value)
+    assert "accepted: 65 or more, a smaller batch, more epochs or a larger learning_rate" in str(error.value)
+    for key in ("epochs: 3", "batch: 25", "learning_rate: 0.2"):
+        parse(TRAINING.replace("65", f"64, {key}"), "x")
+    few = parse(TRAINING.replace("65", "1000, validation_examples: 15"), "x").limited(20).experiments["m"]
+    assert (few.training_examples, few.validation_examples, few.test_examples) == (65, 15, 20)
+    assert parse(TRAINING.replace("65", "20, batch: 1"), "x").limited(3).experiments["m"].training_examples == 3
+    with pytest.raises(ManifestError, match=r"accepted: \d+ or more"):
+        parse(TRAINING.replace("65", "64, learning_rate: 1.0e-320"), "x")

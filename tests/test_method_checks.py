@@ -26,7 +26,7 @@ GROUP = HeadGroup("a", "query_label", (Head(0, 1), Head(1, 3), Head(1, 2)))
 TABLE = "  x: {method: faithfulness, circuit: ./circuit.json, models: [one], examples: 4, ablation_examples: 5}\n"
 MASKS = """\
   x: {method: dcm, circuit: ./circuit.json, model: one, desiderata: [position], training_examples: 4,
-      validation_examples: 2, test_examples: 2}
+      validation_examples: 2, test_examples: 2, learning_rate: 0.3}
 """
 ACROSS = "  x: {method: cmap, donor: two, recipient: one, circuit: ./circuit.json, examples: 4, random_sets: 0}\n"
 

@@ -40,7 +40,7 @@ def test_faithfulness_ablates_as_it_is_told(tmp_path):
         "completeness, model: one, draws: 1, ablation_examples: 3",
         "completeness, model: one, draws: 0, ablation_examples: 3",
         "faithfulness, models: [one], ablation_examples: 3",
-        "dcm, model: one, training_examples: 3, validation_examples: 3, test_examples: 3",
+        "dcm, model: one, training_examples: 3, validation_examples: 3, test_examples: 3, epochs: 5",
         "cmap, donor: one, recipient: two, random_sets: 0",
     ],
     ids=lambda method: method.split(",")[0],
@@ -107,7 +107,7 @@ def test_ranks_of_equal_effects_are_equal():
 def test_progress_counts_what_was_reused(tmp_path):
     models_in(tmp_path)
     text = "  x: {method: dcm, circuit: ./circuit.json, model: one, desiderata: [object], training_examples: 4, "
-    text += "validation_examples: 2, test_examples: 2}\n"
+    text += "validation_examples: 2, test_examples: 2, epochs: 5}\n"
     steps(tmp_path, text)
     data = circuit().to_dict()
     data["groups"][0]["heads"].pop()

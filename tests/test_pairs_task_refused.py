@@ -166,7 +166,7 @@ def test_a_mutated_file_gives_a_message_that_names_a_line_or_pairs_that_can_be_u
         text = text[:at] + new + text[at + length :]
     try:
         made = OwnPairs.of(text, "pairs.jsonl", ("object", "label", "asked"))
-        made.check_tokens(WORDS)
+        made.longest(WORDS)
     except NnsightEtError as error:
         told = str(error)
     else:

@@ -1,4 +1,4 @@
-"""Programs that come with a model's weights never run, whatever is answered; they are named where nothing works else."""
+"""Programs that come with a model's weights never run, whatever is said; they are named where nothing works else."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from nnsight_et.store import Result
 DECREED = """\
   masks:
     {method: dcm, circuit: ./circuit.json, model: one, desiderata: [object, position], training_examples: 1,
-     validation_examples: 1, test_examples: 15}
+     validation_examples: 1, test_examples: 15, epochs: 5}
   roles:
     {method: activation_patching, roles: masks, desiderata: [object, no_comma], models: [one, two], examples: 9,
      draws: 2}

@@ -12,6 +12,7 @@ from nnsight_et.api.models import LoadedModel, load
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.api.paths import PatchingScores, path_patch, path_patch_mlps
 from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit_import import ImportedCircuit, import_circuit
 from nnsight_et.results import open_run
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Finding",
     "Head",
     "HeadGroup",
+    "ImportedCircuit",
     "LoadedModel",
     "Pairs",
     "PatchingScores",
@@ -28,6 +30,7 @@ __all__ = [
     "cmap",
     "dcm",
     "evaluate",
+    "import_circuit",
     "knockout",
     "load",
     "open_run",

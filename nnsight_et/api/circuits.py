@@ -30,14 +30,10 @@ from nnsight_et.statistics import intervals, ratio_interval
 
 def circuit_of(*groups: HeadGroup) -> Circuit:
     """The groups as a circuit; a head that a later group has at the same position leaves the earlier one (§4.1)."""
-    kept = []
-    for index, group in enumerate(groups):
-        later = {head for other in groups[index + 1 :] if other.at == group.at for head in other.heads}
-        kept.append(HeadGroup(group.name, group.at, tuple(head for head in group.heads if head not in later)))
-    names = [group.name for group in kept]
+    names = [group.name for group in groups]
     if len(set(names)) < len(names):
         raise TaskError(f"groups: two have the same name among {', '.join(names)}; accepted: names of their own")
-    return Circuit(tuple(kept))
+    return Circuit.assembled(groups)
 
 
 def evaluate(
@@ -137,7 +133,7 @@ def encoded(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> list[Example]
     circuit.check_fits(model.shape.n_layers, model.shape.n_heads, f"circuit: {model.name}")
     for position in circuit.positions:
         pairs.check_position(position, "circuit")
-    examples = pairs.examples(model.tokenizer)
+    examples = model.fitting(pairs.examples(model.tokenizer))
     for index, (one, other) in product(range(len(examples)), combinations(circuit.positions, 2)):
         if examples[index].base.positions[one] == examples[index].base.positions[other]:
             found = f"pairs[{index}]: {one!r} and {other!r} are one token of the base"

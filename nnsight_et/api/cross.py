@@ -19,7 +19,7 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: Circ
     one tokenizer.
     """
     _check_alike(donor, recipient)
-    examples = encoded(recipient, pairs, circuit)
+    examples = donor.fitting(encoded(recipient, pairs, circuit))
     groups = [group for group in circuit.groups if group.heads]
     sets = {group.name: Circuit((group,)) for group in groups} | {"all": Circuit(tuple(groups))}
     drawn = random_circuits(circuit, recipient.shape.n_layers, recipient.shape.n_heads, random, SEED)

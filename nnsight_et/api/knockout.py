@@ -18,7 +18,7 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     """
     for name in (blind, to):
         pairs.check_position(name, "knockout")
-    examples = pairs.examples(model.tokenizer)
+    examples = model.fitting(pairs.examples(model.tokenizer))
     for index, example in enumerate(examples):
         if example.base.positions[to] >= example.base.positions[blind]:
             raise TaskError(f"pairs[{index}]: {to!r} is not before {blind!r}; accepted: a position before it")

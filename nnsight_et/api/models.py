@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nnsight_et.batch import Example, Pair, collate
+from nnsight_et.batch import Example, Pair, check_lengths, collate
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.errors import ManifestError
 from nnsight_et.jobs.cells import batches
@@ -56,6 +56,12 @@ class LoadedModel:
             order += batch
         back = torch.tensor(order).argsort()
         return {name: torch.cat([part[name] for part in parts], -1)[..., back] for name in parts[0]}
+
+    def fitting(self, examples: list[Example]) -> list[Example]:
+        """The same examples; TaskError if a prompt has more tokens than the model has positions."""
+        most = self.model.parts.longest(self.model.nn.config.get_text_config())
+        check_lengths(examples, most, "pairs", self.name)
+        return examples
 
     @property
     def pad(self) -> int:

@@ -86,7 +86,7 @@ class Pairs:
 
     def answered_by(self, model: LoadedModel) -> Pairs:
         """Those whose answer the model gives; TaskError if there is none."""
-        found = predicted(model, self.examples(model.tokenizer))
+        found = predicted(model, model.fitting(self.examples(model.tokenizer)))
         kept = [pair for pair, right in zip(self.texts, found, strict=True) if right]
         if not kept:
             raise TaskError(f"pairs: {model.name} answers none of {len(self)}; accepted: prompts that it answers")

@@ -92,7 +92,7 @@ def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> Patchin
     def measure(pair, chunks):
         return path_probabilities(model.model, pair, path, senders, model.engine, chunks)
 
-    found = model.measured(pairs.examples(model.tokenizer), (path.at,), measure)
+    found = model.measured(model.fitting(pairs.examples(model.tokenizer)), (path.at,), measure)
     without = int((~(found["base"] > 0)).sum())
     if without:
         have = f"the answer's probability in the base run is 0 or no number in {without} of {len(pairs)} pairs"

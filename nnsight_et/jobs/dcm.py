@@ -17,6 +17,7 @@ from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
 from nnsight_et.jobs.checks import training_check
 from nnsight_et.jobs.how import How
+from nnsight_et.jobs.lengths import fitting
 from nnsight_et.jobs.self_check import calls_of
 from nnsight_et.jobs.tasks import boxes_of
 from nnsight_et.jobs.work import Outcome, Progress, Work
@@ -90,7 +91,8 @@ class Sample:
 def pairs_of(work: Work, job: Job, choice: ModelChoice, sample: Sample) -> list[Example]:
     """The sample's pairs for the model's tokenizer."""
     tokenizer, seed = tokenizer_of(work.files(choice)), 1000 * job.seed + sample.draw
-    return desideratum(boxes_of(job.task), sample.desideratum, tokenizer, sample.count, seed, sample.split)
+    pairs = desideratum(boxes_of(job.task), sample.desideratum, tokenizer, sample.count, seed, sample.split)
+    return fitting(pairs, work.files(choice), job.name)
 
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:

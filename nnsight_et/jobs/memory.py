@@ -36,7 +36,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Smaller:
+class SmallerChunks:
     """How far the tokens of one pass came down, by model and dtype, and in which experiments.
 
     Kept in the run's folder: a resumed run begins there, and its results say so too.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnsight_et.errors import TaskError
+from nnsight_et.jobs.lengths import fitting
 from nnsight_et.jobs.tasks import task_of
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
-from nnsight_et.models.load import tokenizer_of
+from nnsight_et.models.load import longest_prompt, tokenizer_of
 from nnsight_et.plan import Job
 from nnsight_et.tasks.own_pairs import OwnPairs
 
@@ -20,13 +21,26 @@ def check_pairs(work: Work, job: Job) -> None:
     pairs = task_of(job.task)
     assert isinstance(pairs, OwnPairs)
     for choice in job.models:
-        pairs.check_tokens(tokenizer_of(work.files(choice)))
+        files = work.files(choice)
+        line, pair = pairs.longest(tokenizer_of(files))
+        fitting([pair], files, f"{job.name}: {line}")
     for key, split in splits(job):
         count, there = getattr(job.spec, key), pairs.available(job.seed, split)
         if count > there:
             found = f"{count} pairs; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
             accept = f"1 to {there}" if there else "a file with more different base prompts"
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
+
+
+def check_every_prompt(work: Work, job: Job) -> None:
+    """Raise TaskError if a prompt of the job is longer than a model has positions, where it has a number of them."""
+    if isinstance(job.task, PairsFile):
+        return
+    for choice in job.models:
+        if longest_prompt(work.files(choice)) is not None:
+            for key, split in splits(job):
+                made = work.prompts if key == "ablation_examples" else work.examples
+                made(job, choice, split, getattr(job.spec, key, 0))
 
 
 def splits(job: Job) -> Iterator[tuple[str, str]]:

@@ -109,12 +109,10 @@ def _probabilities(
 
 def assembled(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> Circuit:
     """The circuit of the kept heads; a head that a later stage keeps at the same position leaves the earlier group."""
-    groups, of_heads = [], [stage for stage in stages if stage.senders == "heads"]
-    for index, stage in enumerate(of_heads):
-        later = {head for other in of_heads[index + 1 :] if other.at == stage.at for head in ranked[other.group]}
-        heads = tuple(Head(*head) for head in ranked[stage.group] if head not in later)
-        groups.append(HeadGroup(stage.group, stage.at, heads))
-    return Circuit(tuple(groups))
+    of_heads = (stage for stage in stages if stage.senders == "heads")
+    return Circuit.assembled(
+        HeadGroup(stage.group, stage.at, tuple(Head(*head) for head in ranked[stage.group])) for stage in of_heads
+    )
 
 
 def mlps(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from nnsight_et.disk import write_json
 from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
 from nnsight_et.errors import ExperimentError, UnsupportedModel
 from nnsight_et.interventions.calls import Call
-from nnsight_et.jobs.memory import SMALLER, OutOfMemory, Smaller
+from nnsight_et.jobs.lengths import fitting
+from nnsight_et.jobs.memory import SMALLER, OutOfMemory, SmallerChunks
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.jobs.tasks import task_of
@@ -131,9 +132,9 @@ class Work:
             raise
 
     @cached_property
-    def smaller(self) -> Smaller:
+    def smaller(self) -> SmallerChunks:
         """Where memory has run out."""
-        return Smaller(self.store, self.folder / SMALLER)
+        return SmallerChunks(self.store, self.folder / SMALLER)
 
     def fits_wide(self, choice: ModelChoice) -> bool:
         """Whether the model in fp32 is no larger than the memory budget."""
@@ -179,8 +180,9 @@ class Work:
         return tensors
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
-        """Pairs of the job's task for the model's tokenizer."""
-        return task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+        """Pairs of the job's task for the model's tokenizer; TaskError if one is longer than the model's positions."""
+        examples = task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+        return fitting(examples, self.files(choice), job.name)
 
     def most(self, job: Job, split: str) -> float:
         """How many pairs of the job's task a split can have: without end, unless they are from a file."""
@@ -189,7 +191,8 @@ class Work:
 
     def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
         """Single prompts of the job's task: what mean ablation averages over."""
-        return task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
+        prompts = task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
+        return fitting(prompts, self.files(choice), job.name)
 
     def pad(self, choice: ModelChoice) -> int:
         """The tokenizer's padding token."""

@@ -167,10 +167,9 @@ class Manifest(Written):
         return memory
 
     def limited(self, examples: int) -> Manifest:
-        """The same manifest with at most `examples` examples everywhere, for a quick look."""
-        experiments = {}
-        for name, experiment in self.experiments.items():
-            keys = [key for key in type(experiment).model_fields if key.endswith("examples")]
-            fewer = {key: examples for key in keys if getattr(experiment, key) > examples}
-            experiments[name] = experiment.model_copy(update=fewer)
+        """The same manifest with at most `examples` examples everywhere, for a quick look.
+
+        Mask trainings keep as many as they need to select a head.
+        """
+        experiments = {name: experiment.limited(examples) for name, experiment in self.experiments.items()}
         return self.model_copy(update={"experiments": experiments})

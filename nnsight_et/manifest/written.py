@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +37,11 @@ class Method(Written):
         A key that came later is left out where it has the value of before: the same work keeps its name.
         """
         return self.model_dump(mode="json", exclude=exclude)
+
+    def limited(self, examples: int) -> Self:
+        """The same with at most so many examples everywhere."""
+        keys = [key for key in type(self).model_fields if key.endswith("examples")]
+        return self.model_copy(update={key: examples for key in keys if getattr(self, key) > examples})
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Architecture:
     layer_gives_tuple: bool = False  # whose first entry is the residual
     parallel: bool | str = False  # MLPs see no attention of their own layer; or the configuration's key that says so
     mlp_sees: Literal["prompts", "tokens"] = "prompts"  # [batch, seq, d] or [batch * seq, d]
+    position_table: bool = False  # positions are looked up, and there are max_position_embeddings of them
     masks: Literal["causal", "sliding", "by layer type"] = "causal"  # which attention masks the model makes
     implementations: tuple[str, ...] = ("sdpa", "eager")  # of attention
     d_mlp: str = "intermediate_size"  # its name in the configuration, where None means 4 d_model
@@ -90,6 +91,10 @@ class Architecture:
     def projection(self, via: str) -> Projection:
         """Where the `via` ("query", "key" or "value") of the heads comes from."""
         return {"query": self.query, "key": self.key, "value": self.value}[via]
+
+    def longest(self, config: Any) -> int | None:
+        """How many tokens a prompt can have; None where there is no end, as with rotations of queries and keys."""
+        return config.max_position_embeddings if self.position_table else None
 
     def windows(self, config: Any) -> tuple[int | None, ...]:
         """Per layer how many tokens back, itself included, a token sees; None: all of them."""

@@ -64,6 +64,7 @@ GPT2 = Architecture(
     mlp="mlp",
     unembedding="lm_head",
     d_mlp="n_inner",
+    position_table=True,
     needs=(Need("add_cross_attention", "it also attends to an encoder", False),),
 )
 NEOX = Architecture(
@@ -92,6 +93,7 @@ GPTJ = replace(
     layer_gives_tuple=True,
     implementations=("eager",),
     d_mlp="n_inner",
+    position_table=True,
     notes=(PARALLEL,),
 )
 OPT = replace(
@@ -102,6 +104,7 @@ OPT = replace(
     mlp="fc2",
     mlp_sees="tokens",
     d_mlp="ffn_dim",
+    position_table=True,
     needs=(
         Need("do_layer_norm_before", "its residual passes through norms (opt-350m; the other sizes work)", True),
         Need("word_embed_proj_dim", "its embedding has another width than its layers", same_as="hidden_size"),

@@ -55,6 +55,12 @@ def shape_from(config: PretrainedConfig, name: str) -> Shape:
     return shape
 
 
+def longest_prompt(files: Files) -> int | None:
+    """How many tokens a prompt of the model can have; None where there is no end."""
+    config = configuration(files)
+    return architecture(config, files.name).longest(config.get_text_config())
+
+
 def outline(files: Files) -> PreTrainedModel:
     """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
     config = configuration(files)

@@ -64,10 +64,10 @@ class OwnPairs:
         """The base prompts of those examples."""
         return [example.base for example in self.examples(tokenizer, count, seed, split)]
 
-    def check_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise TaskError naming the line of a pair that does not fit the tokenizer."""
-        for where, pair in self.pairs:
-            self._encoded(where, pair, tokenizer)
+    def longest(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, Example]:
+        """The pair with the longest prompt, and its line; TaskError naming a line that does not fit the tokenizer."""
+        encoded = [(where, self._encoded(where, pair, tokenizer)) for where, pair in self.pairs]
+        return max(encoded, key=lambda one: one[1].length)
 
     def _encoded(self, where: str, pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
         """The pair as tokens; TaskError unless its positions are different tokens, in the base in the listed order."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from math import ceil
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -51,7 +52,27 @@ class DCM(OnCircuit):
     validate_every: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 4
     """How many batches lie between two validations."""
 
+    @property
+    def least_training(self) -> int:
+        """With how many training pairs a mask can get from 1 to 0.5, where a head is selected.
+
+        Adam moves it by about learning_rate in a step.
+        """
+        batches = ceil(0.5 / max(self.learning_rate * self.epochs, 1e-7))
+        return self.batch * (batches - 1) + 1
+
+    def limited(self, examples: int) -> Self:
+        """The same with at most so many examples, but no fewer training pairs than can select a head."""
+        fewer, least = super().limited(examples), min(self.least_training, self.training_examples)
+        return fewer.model_copy(update={"training_examples": max(fewer.training_examples, least)})
+
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the circuit or the desiderata, if anything."""
         yield from super().problems(known)
         yield from twice(("desiderata",), self.desiderata)
+        if self.training_examples < self.least_training:
+            steps = self.epochs * ceil(self.training_examples / self.batch)
+            found = f"{self.training_examples} pairs make {steps} step{'s' * (steps != 1)} of {self.learning_rate:g}"
+            accept = f"{self.least_training} or more, a smaller batch, more epochs or a larger learning_rate"
+            text = f"{found}, too few for a mask to get from 1 to 0.5, where a head is selected; accepted: {accept}"
+            yield Problem(("training_examples",), text)

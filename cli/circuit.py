@@ -1,0 +1,128 @@
+"""The commands about circuits: what is in a file, from other forms into one, and out of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from nnsight_et.circuit_files import read_circuit
+from nnsight_et.disk import write_file
+from nnsight_et.errors import ManifestError, accepted
+from nnsight_et.manifest.written import SHIPPED, is_shipped
+from nnsight_et.report.table import Table
+
+from .complete import circuits
+from .render import output, show
+from .shell import reading
+
+if TYPE_CHECKING:
+    from nnsight_et.circuit import Circuit
+
+circuit = typer.Typer(no_args_is_help=True)
+
+To = Annotated[Optional[Path], typer.Option("--to", metavar="FILE", help="A new .json file; printed when absent.")]
+
+
+@circuit.callback()
+def about() -> None:
+    """Look at circuits in files, make them from other forms, and take them out of runs."""
+
+
+@circuit.command("show")
+def show_circuit(
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="CIRCUIT",
+            help="A .json file, a result's folder, or published/llama and the like.",
+            autocompletion=circuits,
+        ),
+    ],
+) -> None:
+    """Show a circuit's groups, their positions and heads."""
+    if is_shipped(place):
+        from nnsight_et import published
+
+        if place not in SHIPPED:
+            raise ManifestError(f"no shipped circuit {place!a}; {accepted(place, SHIPPED)}")
+        _show(published.circuit(place.partition("/")[2]), place, ())
+        return
+    found = read_circuit(Path(place), "circuit")
+    _show(found.circuit, place, (f"read as {found.form}",))
+
+
+@circuit.command("import")
+def import_one(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="A circuit as .json, or scores [layer, head]: .npy, .csv, .pt, .safetensors, a result's folder.",
+        ),
+    ],
+    group: Annotated[
+        Optional[list[str]], typer.Option(metavar="NAME", help="The group's name; one for each matrix of scores.")
+    ] = None,
+    at: Annotated[
+        Optional[list[str]], typer.Option(metavar="POSITION", help="Where it is; one for all, or one for each.")
+    ] = None,
+    keep: Annotated[
+        Optional[list[int]],
+        typer.Option(metavar="K", help="How many heads of the scores to keep; one for all, or one for each."),
+    ] = None,
+    largest: Annotated[bool, typer.Option("--largest", help="Keep the largest scores, not the most negative.")] = False,
+    to: To = None,
+) -> None:
+    """Make a circuit of this package from one of the paper's authors, or from scores of heads."""
+    from nnsight_et.circuit_import import import_circuit
+
+    _check_new(to)
+    with reading(*files):
+        found = import_circuit(files, group or (), at or (), keep or (), largest)
+    _write(found.circuit, to, found.notes)
+
+
+@circuit.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as `et run` names it at its end.")],
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Its name in the manifest.")],
+    to: To = None,
+) -> None:
+    """Write the circuit that an experiment found or used."""
+    from nnsight_et.results import open_run
+
+    _check_new(to)
+    with reading(run):
+        opened = open_run(run)
+        if experiment not in opened.experiments:
+            raise ManifestError(f"{run}: no result named {experiment!a}; {accepted(experiment, opened)}")
+        found = opened[experiment].circuit
+    _write(found, to, ())
+
+
+def _check_new(to: Path | None) -> None:
+    """Raise ManifestError if something is at `to`, or no folder for it."""
+    if to is not None and (to.exists() or not to.parent.is_dir() or to.suffix != ".json"):
+        found = "something is there already" if to.exists() else "no .json file in a folder that exists"
+        raise ManifestError(f"--to {to}: {found}; accepted: the name of a new file, such as circuit.json")
+
+
+def _write(found: Circuit, to: Path | None, notes: Sequence[str]) -> None:
+    """Write the circuit and show it; without a file print its JSON, and what there is to know beside it."""
+    if to is None:
+        typer.echo("".join(f"{note}\n" for note in notes), err=True, nl=False)
+        typer.echo(found.to_json(), nl=False)
+        return
+    write_file(to, found.to_json().encode())
+    _show(found, str(to), notes)
+
+
+def _show(found: Circuit, title: str, notes: Sequence[str]) -> None:
+    rows = tuple(
+        (group.name, group.at, str(len(group.heads)), " ".join(map(str, group.heads))) for group in found.groups
+    )
+    note = "\n".join((*notes, f"{found.size} heads, the most important of a group first"))
+    show(output(), Table(title, ("group", "at", "heads", "which"), rows, frozenset({"heads"}), note))

@@ -1,0 +1,17 @@
+"""Prompts that a model has positions for."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from nnsight_et.batch import Example, Prompt, check_lengths
+from nnsight_et.models.files import Files
+from nnsight_et.models.load import longest_prompt
+
+Some = TypeVar("Some", Prompt, Example)
+
+
+def fitting(some: list[Some], files: Files, experiment: str) -> list[Some]:
+    """The same examples or prompts; TaskError if one has more tokens than the model has positions."""
+    check_lengths(some, longest_prompt(files), f"experiments.{experiment}", files.name)
+    return some
