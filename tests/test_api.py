@@ -10,6 +10,7 @@ from math import log
 
 import plain_hooks
 import plain_methods
+import plain_mlps
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,7 +19,7 @@ from tiny_model import PAD, hf_llama, tokenizer
 
 import nnsight_et as et
 from nnsight_et.batch import Pair, Run, collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, part
 from nnsight_et.errors import ExperimentError, ManifestError, NnsightEtError, TaskError, UnsupportedModel
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum
@@ -90,6 +91,36 @@ def test_patching_scores_agree_with_plain_hooks(model: et.LoadedModel, pairs: et
     assert found.group("g", 2) == HeadGroup("g", at, tuple(order[:2]))
     assert found.kept == tuple(order[:3])
     assert [row["head"] for row in found.rows] == list(map(str, order))
+
+
+@pytest.mark.parametrize(
+    ("patched", "senders", "into", "via"),
+    [
+        (et.path_patch_mlps, [0, 1, 2], "logits", None),
+        (et.path_patch_mlps, [0, 1], ["L2H0", "L1H3"], "query"),
+        (et.path_patch, [(layer, index) for layer in range(3) for index in range(4)], ["L2MLP", Mlp(1)], "input"),
+    ],
+)  # fmt: skip
+def test_scores_of_mlps_and_of_heads_into_mlps_agree_with_plain_hooks(model, pairs, patched, senders, into, via):
+    found = patched(model, pairs, into=into, via=via, keep=2)
+    ends = [part(str(one)) for one in into] if via else []
+    ends = [end.layer if isinstance(end, Mlp) else tuple(end) for end in ends]
+    ratios = []
+    for pair in singly(pairs):
+        base, patches = plain_mlps.path_patching(hf_llama(), pair, senders, ends, via, "last")
+        ratios.append((patches - base) / base)
+    expected = torch.cat(ratios, -1).double().mean(-1)
+    torch.testing.assert_close(found.values.flatten()[: len(senders)].double(), expected, atol=3e-5, rtol=1e-4)
+    assert found.figures[0].panels[0].columns == (("MLP",) if patched is et.path_patch_mlps else ("0", "1", "2", "3"))
+
+
+def test_mlps_are_receivers_of_heads_and_no_group_of_a_circuit(model, pairs):
+    mlps = et.path_patch_mlps(model, pairs, keep=2)
+    assert mlps.kept == mlps.top(2)
+    assert all(isinstance(mlp, Mlp) for mlp in mlps.kept)
+    assert et.path_patch(model, pairs, into=mlps.kept, via="input").path.receivers == mlps.kept
+    with pytest.raises(TaskError, match=r"group g: L[0-2]MLP; accepted: heads, which circuits are made of"):
+        mlps.group("g", 1)
 
 
 def test_activation_patching_agrees_with_plain_hooks(model: et.LoadedModel, pairs: et.Pairs):
@@ -244,6 +275,11 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
         "none": (lambda: et.path_patch(model, pairs, into=[], via="query"), "into: no heads"),
         "first layer": (lambda: et.path_patch(model, pairs, into=["L0H0"], via="query"), "into: no head can reach it"),
         "receiver": (lambda: et.path_patch(model, pairs, into=["L9H0"], via="query"), "into: group receivers has L9H0"),
+        "head's input": (lambda: et.path_patch(model, pairs, into=["L1H0"], via="input"), "via: 'input' into L1H0;"),
+        "MLP's query": (lambda: et.path_patch(model, pairs, into=["L1MLP"], via="query"), "via: 'query' into L1MLP;"),
+        "far MLP": (lambda: et.path_patch(model, pairs, into=["L3MLP"], via="input"), "into: L3MLP; the model has"),
+        "first MLP": (lambda: et.path_patch_mlps(model, pairs, into=["L0MLP"], via="input"), "into: no MLP can reach"),
+        "no name": (lambda: et.path_patch(model, pairs, into=["LMLP"], via="input"), "'LMLP' is not the name of an M"),
         "head": (lambda: et.evaluate(model, pairs, far), "group a has L3H0; the model has layers L0-L2"),
         "place": (lambda: et.activation_patch(model, pairs, lost), "circuit: no position 'first'"),
         "empty": (lambda: et.evaluate(model, pairs, Circuit(())), "circuit: it has no heads"),
@@ -262,6 +298,7 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
 REFUSED = (
     "position", "via", "no via", "into", "none", "first layer", "receiver", "head", "place", "empty", "same", "order",
     "few", "keys", "texts", "no pairs", "tokenizer", "two", "shape",
+    "head's input", "MLP's query", "far MLP", "first MLP", "no name",
 )  # fmt: skip
 
 

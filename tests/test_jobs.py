@@ -42,6 +42,13 @@ EVERYTHING = """\
   blind: {method: knockout, model: one, examples: 6}
   looks: {method: attention_patterns, circuit: found, examples: 6}
   screen: {method: attribution, model: one, examples: 6}
+  mlps:
+    method: path_patching
+    model: one
+    examples: 6
+    stages:
+      - {group: writers, into: logits, at: last, senders: mlps, keep: 2, receivers: 2}
+      - {group: readers, into: writers, via: input, at: last, keep: 3}
 """
 UNCHECKED = "self_check=off"
 

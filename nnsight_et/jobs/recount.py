@@ -57,7 +57,7 @@ def _path_patching(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list
                 gaps.append(_gap(found[layer][head], sum(each) / len(each)))
                 if min(each) > LOST:
                     gaps.append(_gap(logs[layer][head], sum(map(log1p, each)) / len(each)))
-        of_mlps = stage["senders"] == "mlps"
+        of_mlps = stage.get("senders") == "mlps"
         best = sorted(ranked)[: len(stage["kept"])]
         lowest = [f"L{layer}MLP" if of_mlps else f"L{layer}H{head}" for _, layer, head in best]
         gaps.append(0.0 if lowest == [head["head"] for head in stage["kept"]] else inf)
