@@ -27,6 +27,8 @@ class Example:
     base: Prompt
     source: Prompt
     answer: int
+    also_right: tuple[int, ...] = ()
+    foils: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 from nnsight_et import published
 from nnsight_et.circuit import Circuit
 from nnsight_et.errors import ManifestError, accepted
-from nnsight_et.manifest import BoxesTask, Experiment, Manifest, OwnModel, PairsFile, PathPatching
+from nnsight_et.manifest import Experiment, Manifest, OwnModel, PathPatching, TaskData
 from nnsight_et.manifest.methods.shared import OnCircuit
 from nnsight_et.manifest.written import is_file, is_shipped
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
@@ -51,7 +51,7 @@ class Job:
 
     name: str
     spec: Experiment
-    task: BoxesTask | PairsFile
+    task: TaskData
     seed: int
     engine: str
     dtype: str
@@ -174,7 +174,7 @@ def read_circuit(path: Path, where: str) -> Circuit:
     return Circuit.from_dict(summary.get("circuit") if isinstance(summary, dict) else data, f"{where}: {path}")
 
 
-def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: BoxesTask | PairsFile) -> Job:
+def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: TaskData) -> Job:
     spec = manifest.experiments[name]
     models = _choices(manifest, spec, jobs)
     return Job(
@@ -241,8 +241,8 @@ def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) ->
     for written, circuit in circuits.items():
         where = f"experiments.{name}: {written}"
         for group in circuit.groups:
-            if group.at not in manifest.task.all_positions:
-                tail = accepted(group.at, manifest.task.all_positions)
+            if group.at not in manifest.positions:
+                tail = accepted(group.at, manifest.positions)
                 raise ManifestError(f"{where}: group {group.name} is at {group.at!r}; {tail}")
         for choice in models:
             if choice.shape:
