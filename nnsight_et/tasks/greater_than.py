@@ -91,7 +91,7 @@ def years_of(tokenizer: PreTrainedTokenizerBase) -> Years:
     """The years that are a token for the century and one for two digits; TaskError if there are none to ask for."""
     tokens, starts = {}, {}
     for century in CENTURIES:
-        two = {year: token for year in range(100) if (token := _token(century, year, tokenizer)) is not None}
+        two = _tokens_after(century, tokenizer)
         tokens |= two
         if SOURCE_START in two:
             starts[century] = tuple(year for year in STARTS if year in two)
@@ -99,7 +99,7 @@ def years_of(tokenizer: PreTrainedTokenizerBase) -> Years:
     starts = {century: tuple(year for year in some if year < last) for century, some in starts.items()}
     starts = {century: some for century, some in starts.items() if some}
     if not starts:
-        pieces = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(_tokens("the year 1732", tokenizer))))
+        pieces = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(_token_lists(["the year 1732"], tokenizer)[0])))
         accept = "one with a token for the century and one for the two digits after it, as GPT-2's"
         raise TaskError(
             f"{WHERE}: this tokenizer has no years of two tokens ('the year 1732': {pieces}); accepted: {accept}"
@@ -107,16 +107,17 @@ def years_of(tokenizer: PreTrainedTokenizerBase) -> Years:
     return Years(dict(sorted(tokens.items())), starts)
 
 
-def _token(century: int, year: int, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token of the year's two digits after its century, if they are one."""
-    before = _tokens(f"the year {century}", tokenizer)
-    whole = _tokens(f"the year {century}{year:02}", tokenizer)
-    alone = len(whole) == len(before) + 1 and whole[:-1] == before
-    return whole[-1] if alone and tokenizer.unk_token_id not in whole[-2:] else None
+def _tokens_after(century: int, tokenizer: PreTrainedTokenizerBase) -> dict[int, int]:
+    """The token of two digits after a century, of all that are one token after the century's own."""
+    texts = [f"the year {century}", *(f"the year {century}{year:02}" for year in range(100))]
+    before, *whole = _token_lists(texts, tokenizer)
+    found = {year: tokens[-1] for year, tokens in enumerate(whole) if tokens[:-1] == before}
+    known = tokenizer.unk_token_id not in before
+    return {year: token for year, token in found.items() if known and token != tokenizer.unk_token_id}
 
 
-def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return tokenizer(text)["input_ids"]  # type: ignore[return-value]
+def _token_lists(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    return tokenizer(texts)["input_ids"]  # type: ignore[return-value]
 
 
 def _period(nouns: tuple[str, ...], years: Years, draw: random.Random) -> Period:
