@@ -33,9 +33,9 @@ def init(
     finetuned: Annotated[
         Optional[str], typer.Option(help="A finetuned model of it, to compare.", autocompletion=model_names)
     ] = None,
-    task: Annotated[Optional[str], typer.Option(help=f"The prompts, one of {', '.join(TASKS)}: boxes.")] = None,
     boxes: Annotated[Optional[int], typer.Option(help="How many boxes a prompt has, 2 to 12: 7.")] = None,
     methods: Annotated[Optional[str], typer.Option(metavar="A,B", help="The methods; what they need is added.")] = None,
+    task: Annotated[Optional[str], typer.Option(help=f"The prompts, one of {', '.join(TASKS)}: boxes.")] = None,
 ) -> None:
     """Write a commented manifest to start from, and its schema for editors; asks on a terminal when nothing is set.
 

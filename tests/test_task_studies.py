@@ -95,7 +95,7 @@ def test_the_shipped_manifest_is_what_init_writes(kind: str, tmp_path: Path):
 def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
     methods = [name for name in METHODS if name not in ("dcm", "activation_patching")]
     for model, name in (("org/some-model", "org/some-model"), ("openai-community/gpt2", "gpt2"), (None, "gpt2")):
-        made = parse(written(Wishes(model, "org/tuned", kind, methods=methods)), "written")
+        made = parse(written(Wishes(model, "org/tuned", methods=methods, task=kind)), "written")
         assert {spec.method for spec in made.experiments.values()} == set(methods)
         circuit = made.experiments["circuit"]
         assert isinstance(circuit, PathPatching)

@@ -31,11 +31,11 @@ class Wishes:
     """The model; the embedded one, or that of the task's paper, when None."""
     finetuned: str | None = None
     """A finetuned model of it, for what compares two."""
-    task: str = "boxes"
     boxes: int | None = None
     """How many boxes the boxes task has; 7 when None."""
     methods: Sequence[str] = DEFAULT_METHODS
     name: str = "my-study"
+    task: str = "boxes"
 
     def has(self, *methods: str) -> bool:
         """Whether one of these methods is wished for."""
