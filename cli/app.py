@@ -112,7 +112,7 @@ def report(
 
 @app.command()
 def validate(manifest: ManifestPath, settings: Settings = None) -> None:
-    """Check a manifest's text; no model, file or network is looked at."""
+    """Check a manifest's text, and import its task if that is Python; no model, file or network is looked at."""
     read: Manifest = load(manifest, settings or ())
     typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
 

@@ -12,7 +12,7 @@ from nnsight_et.disk import write_file
 from nnsight_et.errors import ManifestError
 from nnsight_et.manifest import load
 from nnsight_et.manifest.json_schema import FILE, is_schema, schema_text
-from nnsight_et.manifest.template import DEFAULT_METHODS, METHODS, Wishes, written
+from nnsight_et.manifest.template import DEFAULT_METHODS, METHODS, TASKS, Wishes, written
 from nnsight_et.plan import plan
 from nnsight_et.report.table import Table
 
@@ -35,6 +35,7 @@ def init(
     ] = None,
     boxes: Annotated[Optional[int], typer.Option(help="How many boxes a prompt has, 2 to 12: 7.")] = None,
     methods: Annotated[Optional[str], typer.Option(metavar="A,B", help="The methods; what they need is added.")] = None,
+    task: Annotated[Optional[str], typer.Option(help=f"The prompts, one of {', '.join(TASKS)}: boxes.")] = None,
 ) -> None:
     """Write a commented manifest to start from, and its schema for editors; asks on a terminal when nothing is set.
 
@@ -42,7 +43,8 @@ def init(
     """
     if path.exists():
         raise ManifestError(f"{path}: a file is there already; accepted: the name of a new one")
-    given = {"model": model, "finetuned": finetuned, "boxes": boxes, "methods": methods and names_of(methods)}
+    given = {"model": model, "finetuned": finetuned, "task": task, "boxes": boxes}
+    given |= {"methods": methods and names_of(methods)}
     wishes = {key: value for key, value in given.items() if value is not None}
     if not wishes and sys.stdin.isatty():
         wishes = _asked()
@@ -55,12 +57,13 @@ def init(
 def _asked() -> dict:
     """What a person at the terminal wishes for."""
     typer.echo(f"Models known by name: {', '.join(model_names(''))}; or a folder, or a hub id.")
-    model = typer.prompt("Model", default=Wishes.model)
+    task = typer.prompt(f"Task, one of {', '.join(TASKS)}", default=Wishes.task)
+    model = typer.prompt("Model", default=Wishes(task=task).pretrained)
     finetuned = typer.prompt("A finetuned model of it (empty: none)", default="", show_default=False)
-    boxes = typer.prompt("Boxes in a prompt", default=Wishes.boxes, type=int)
+    boxes = typer.prompt("Boxes in a prompt", default=7, type=int) if task == "boxes" else None
     typer.echo(f"Methods: {', '.join(METHODS)}")
     methods = names_of(typer.prompt("Which, separated by commas", default=",".join(DEFAULT_METHODS)))
-    return {"model": model, "finetuned": finetuned or None, "boxes": boxes, "methods": methods}
+    return {"model": model, "finetuned": finetuned or None, "task": task, "boxes": boxes, "methods": methods}
 
 
 def _write_schema(path: Path) -> None:

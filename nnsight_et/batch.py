@@ -34,6 +34,8 @@ class Example:
     base: Prompt
     source: Prompt
     answer: int
+    also_right: tuple[int, ...] = ()
+    foils: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:

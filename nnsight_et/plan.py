@@ -18,7 +18,7 @@ from nnsight_et import published
 from nnsight_et.circuit import Circuit
 from nnsight_et.circuit_files import OURS, CircuitFile, read_circuit
 from nnsight_et.errors import ManifestError, accepted
-from nnsight_et.manifest import BoxesTask, Experiment, Manifest, OwnModel, PairsFile, PathPatching
+from nnsight_et.manifest import Experiment, Manifest, OwnModel, PathPatching, TaskData
 from nnsight_et.manifest.methods.shared import OnCircuit
 from nnsight_et.manifest.written import is_file, is_shipped
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
@@ -51,7 +51,7 @@ class Job:
 
     name: str
     spec: Experiment
-    task: BoxesTask | PairsFile
+    task: TaskData
     seed: int
     engine: str
     dtype: str
@@ -158,7 +158,7 @@ def senders(job: Job) -> int | None:
     return job.spec.most_senders(shape) if isinstance(job.spec, PathPatching) and shape else None
 
 
-def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: BoxesTask | PairsFile) -> Job:
+def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: TaskData) -> Job:
     spec = manifest.experiments[name]
     models = _choices(manifest, spec, jobs)
     return Job(
@@ -225,8 +225,8 @@ def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) ->
     for written, found in circuits.items():
         where = f"experiments.{name}: {written}"
         for group in found.circuit.groups:
-            if group.at not in manifest.task.all_positions:
-                tail = accepted(group.at, manifest.task.all_positions)
+            if group.at not in manifest.positions:
+                tail = accepted(group.at, manifest.positions)
                 raise ManifestError(f"{where}: group {group.name} is at {group.at!r}; {tail}")
         for choice in models:
             if choice.shape:

@@ -28,6 +28,7 @@ from nnsight_et.jobs import (
 )
 from nnsight_et.jobs.dcm import AUTOGRAD, DIFFERENCES
 from nnsight_et.jobs.own_pairs import check_every_prompt, check_pairs
+from nnsight_et.jobs.own_task import check_own_task
 from nnsight_et.jobs.self_check import SelfCheck, check_outcome
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
@@ -92,6 +93,7 @@ def run(
             check_pairs(work, job)
             METHODS[job.spec.method].check(work, job)
             check_every_prompt(work, job)
+        check_own_task(work, jobs)
         for job in jobs:
             try:
                 work.self_check = SelfCheck(checked)

@@ -75,11 +75,11 @@ class Reader:
         if block.language == "sh":
             for variable, words in commands(block.text):
                 self._command(variable, words, block.parsed)
-        elif block.language == "python":
+        elif block.language == "python" and not block.title:
             code = compile(block.text, "document", "exec")
             if not block.parsed:
                 exec(code, self.names)
-        elif block.title:
+        elif block.title:  # Python too: a module that is imported later
             Path(block.title).write_text(block.text)
 
     def _command(self, variable: str | None, words: list[str], parsed: bool) -> None:

@@ -95,7 +95,7 @@ def test_a_wish_that_is_refused_leaves_no_file(tmp_path: Path):
 
 
 def test_init_asks_on_a_terminal_and_takes_the_answers(tmp_path: Path, monkeypatch):
-    answers = iter(["goat-tiny", "", 4, "knockout, attribution"])
+    answers = iter(["boxes", "goat-tiny", "", 4, "knockout, attribution"])
     monkeypatch.setattr(setup.sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
     monkeypatch.setattr(setup.typer, "prompt", lambda *_args, **_options: next(answers))
     setup.init(tmp_path / "a.yaml", None, None, None, None)

@@ -15,7 +15,8 @@ from nnsight_et.manifest.json_schema import json_schema
 
 MODULES = {
     "Words": ("circuit", "batch", "metrics", "statistics", "errors"),
-    "Tasks": ("tasks.boxes", "tasks.desiderata", "tasks.marked", "tasks.own_pairs", "tasks.encoding"),
+    "Tasks": ("tasks.boxes", "tasks.desiderata", "tasks.ioi", "tasks.greater_than", "tasks.marked", "tasks.own_pairs",
+        "tasks.own_task", "tasks.encoding"),
     "Models": ("models.load", "models.own", "models.model", "models.named"),
     "Engine": ("engine.capture", "engine.one_token", "engine.suffix", "engine.reference", "engine.budget"),
     "Methods": (

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
-from nnsight_et.manifest import BoxesTask
-from nnsight_et.manifest.own_pairs import PairsFile
+from nnsight_et.errors import TaskError
+from nnsight_et.manifest import BoxesTask, GreaterThanTask, IOITask, MadeTask, PairsFile, TaskData
+from nnsight_et.plan import Job
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
+from nnsight_et.tasks.greater_than import GreaterThan
+from nnsight_et.tasks.ioi import IOI
 from nnsight_et.tasks.own_pairs import OwnPairs
+from nnsight_et.tasks.own_task import OwnTask
+
+AnyTask = Boxes | OwnPairs | IOI | GreaterThan | OwnTask
 
 
-def task_of(task: BoxesTask | PairsFile) -> Boxes | OwnPairs:
+def task_of(task: TaskData) -> AnyTask:
     """Where the examples of a manifest's task come from; TaskError naming a line of its file that is wrong."""
-    return _pairs_of(task) if isinstance(task, PairsFile) else boxes_of(task)
+    match task:
+        case PairsFile():
+            return _pairs_of(task)
+        case IOITask():
+            return IOI(task.order, task.templates, task.names)
+        case GreaterThanTask():
+            return GreaterThan()
+        case MadeTask():
+            return OwnTask(task)
+        case _:
+            return boxes_of(task)
 
 
 @lru_cache(maxsize=1)
@@ -20,7 +38,18 @@ def _pairs_of(task: PairsFile) -> OwnPairs:
     return OwnPairs.of(task.text, task.name, task.positions)
 
 
-def boxes_of(task: BoxesTask | PairsFile) -> Boxes:
+def boxes_of(task: TaskData) -> Boxes:
     """The generator of the boxes task, for methods that are of no other one."""
     assert isinstance(task, BoxesTask)
     return Boxes(task.boxes, task.objects or OBJECTS)
+
+
+@contextmanager
+def told_of(job: Job) -> Iterator[None]:
+    """While open, a TaskError about examples that come neither from the boxes task nor from a file names the job."""
+    try:
+        yield
+    except TaskError as error:
+        if isinstance(job.task, (BoxesTask, PairsFile)):
+            raise
+        raise TaskError(f"experiments.{job.name}: {error}") from error

@@ -23,7 +23,7 @@ from nnsight_et.jobs.lengths import fitting
 from nnsight_et.jobs.memory import SMALLER, OutOfMemory, SmallerChunks
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.jobs.tasks import task_of
+from nnsight_et.jobs.tasks import task_of, told_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
@@ -33,6 +33,7 @@ from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.remote.server import Server
 from nnsight_et.store import Result, Store
 from nnsight_et.tasks.own_pairs import OwnPairs
+from nnsight_et.tasks.own_task import OwnTask
 
 ENGINE_VERSION = 2  # raised when the same words start to mean other numbers: cells of before are not used
 CHUNKS = "chunks.json"
@@ -181,17 +182,19 @@ class Work:
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
         """Pairs of the job's task for the model's tokenizer; TaskError if one is longer than the model's positions."""
-        examples = task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+        with told_of(job):
+            examples = task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
         return fitting(examples, self.files(choice), job.name)
 
     def most(self, job: Job, split: str) -> float:
-        """How many pairs of the job's task a split can have: without end, unless they are from a file."""
+        """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
         task = task_of(job.task)
-        return task.available(job.seed, split) if isinstance(task, OwnPairs) else inf
+        return task.available(job.seed, split) if isinstance(task, (OwnPairs, OwnTask)) else inf
 
     def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
         """Single prompts of the job's task: what mean ablation averages over."""
-        prompts = task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
+        with told_of(job):
+            prompts = task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
         return fitting(prompts, self.files(choice), job.name)
 
     def pad(self, choice: ModelChoice) -> int:

@@ -1,5 +1,6 @@
 """Manifests: YAML text -> Manifest. document.py reads the text, schema.py and methods/ say what it may hold."""
 
+from nnsight_et.manifest.built_in_tasks import GreaterThanTask, IOITask
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.load import load, parse
 from nnsight_et.manifest.methods.activation_patching import ActivationPatching
@@ -14,7 +15,8 @@ from nnsight_et.manifest.methods.knockout import Edge, Knockout
 from nnsight_et.manifest.methods.minimality import Minimality
 from nnsight_et.manifest.methods.path_patching import PathPatching, Stage
 from nnsight_et.manifest.own_pairs import PairsFile, PairsTask
-from nnsight_et.manifest.schema import BoxesTask, Manifest, OwnModel
+from nnsight_et.manifest.own_task import MadeTask, PythonTask
+from nnsight_et.manifest.schema import BoxesTask, Manifest, OwnModel, TaskData
 
 __all__ = [
     "CMAP",
@@ -28,14 +30,19 @@ __all__ = [
     "Edge",
     "Experiment",
     "Faithfulness",
+    "GreaterThanTask",
+    "IOITask",
     "Knockout",
+    "MadeTask",
     "Manifest",
     "Minimality",
     "OwnModel",
     "PairsFile",
     "PairsTask",
     "PathPatching",
+    "PythonTask",
     "Stage",
+    "TaskData",
     "load",
     "parse",
 ]

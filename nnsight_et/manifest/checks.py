@@ -7,11 +7,13 @@ from graphlib import CycleError, TopologicalSorter
 
 from nnsight_et import published
 from nnsight_et.errors import accepted
+from nnsight_et.manifest.built_in_tasks import IOITask, order_problems
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.methods.dcm import DCM
 from nnsight_et.manifest.methods.path_patching import PathPatching
-from nnsight_et.manifest.own_pairs import PairsTask, boxes_only
+from nnsight_et.manifest.own_pairs import boxes_only
+from nnsight_et.manifest.own_task import UnusableTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
 from nnsight_et.manifest.written import Surroundings
 from nnsight_et.models.named import NAMED
@@ -19,9 +21,14 @@ from nnsight_et.models.named import NAMED
 
 def problems(manifest: Manifest) -> Iterator[Problem]:
     """Everything that is wrong with a manifest whose types are right."""
+    try:
+        positions = manifest.positions
+    except UnusableTask as error:
+        yield error.problem
+        return
     yield from _task_problems(manifest)
     for name, experiment in manifest.experiments.items():
-        known = _surroundings(manifest, name)
+        known = _surroundings(manifest, name, positions)
         for path, text in _experiment_problems(manifest, experiment, known):
             yield Problem(("experiments", name, *path), text)
         for index, table in enumerate(experiment.reproduces):
@@ -38,10 +45,10 @@ def looks_like_place(model: str) -> bool:
     return "/" in model
 
 
-def _surroundings(manifest: Manifest, name: str) -> Surroundings:
+def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> Surroundings:
     others = {other: experiment for other, experiment in manifest.experiments.items() if other != name}
     return Surroundings(
-        positions=manifest.task.all_positions,
+        positions=positions,
         circuits=tuple(other for other, experiment in others.items() if experiment.finds_circuit),
         roles={other: experiment.desiderata for other, experiment in others.items() if isinstance(experiment, DCM)},
         scores=tuple(other for other, one in others.items() if isinstance(one, PathPatching) and one.finds_circuit),
@@ -54,8 +61,12 @@ def _surroundings(manifest: Manifest, name: str) -> Surroundings:
 
 
 def _experiment_problems(manifest: Manifest, experiment: Experiment, known: Surroundings) -> Iterator[Problem]:
-    """What the method finds wrong; with pairs first what only the boxes task has, and of its keys nothing else."""
-    refused = list(boxes_only(experiment)) if isinstance(manifest.task, PairsTask) else []
+    """What the method finds wrong; first what only the boxes task has, and of the keys that ask for it nothing else."""
+    task, refused = manifest.task, list[Problem]()
+    if not isinstance(task, BoxesTask):
+        refused += boxes_only(experiment, task.kind)
+    if isinstance(task, IOITask):
+        refused += order_problems(experiment, task)
     yield from refused
     keys = {problem.path[0] for problem in refused}
     if "method" not in keys:
@@ -63,19 +74,23 @@ def _experiment_problems(manifest: Manifest, experiment: Experiment, known: Surr
 
 
 def _task_problems(manifest: Manifest) -> Iterator[Problem]:
-    if not isinstance(manifest.task, BoxesTask) or manifest.task.objects is None:
-        return
-    objects, need = manifest.task.objects, 2 * manifest.task.boxes
-    for index, word in enumerate(objects):
-        if word in objects[:index]:
-            yield Problem(("task", "objects", index), f"{word!a} is there twice")
+    task = manifest.task
+    if isinstance(task, IOITask) and task.names:
+        yield from _words_problems("names", task.names)
+    if isinstance(task, BoxesTask) and task.objects is not None:
+        yield from _words_problems("objects", task.objects)
+        need = 2 * task.boxes
+        if len(task.objects) < need:
+            text = f"{len(task.objects)} objects; accepted: at least {need} for {task.boxes} boxes in base and source"
+            yield Problem(("task", "objects"), text)
+
+
+def _words_problems(key: str, words: tuple[str, ...]) -> Iterator[Problem]:
+    for index, word in enumerate(words):
+        if word in words[:index]:
+            yield Problem(("task", key, index), f"{word!a} is there twice")
         elif not word.strip() or word != word.strip() or not word.isprintable():
-            yield Problem(
-                ("task", "objects", index), f"{word!a} is not a word; accepted: a noun, without spaces around it"
-            )
-    if len(objects) < need:
-        text = f"{len(objects)} objects; accepted: at least {need} for {manifest.task.boxes} boxes in base and source"
-        yield Problem(("task", "objects"), text)
+            yield Problem(("task", key, index), f"{word!a} is not a word; accepted: a noun, without spaces around it")
 
 
 def _model_problems(manifest: Manifest, path: KeyPath, model: str) -> Iterator[Problem]:

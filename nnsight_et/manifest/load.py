@@ -22,11 +22,16 @@ def load(path: Path, settings: Sequence[str] = ()) -> Manifest:
     `tiny` and `paper` are the shipped ones, where there is no file of that name.
     """
     path = path if path.exists() else SHIPPED.get(str(path), path)
-    return parse(_text(path), path.name, settings).in_folder(path.parent)
+    return parse(_text(path), path.name, settings, folder=path.parent)
 
 
-def parse(text: str, where: str, settings: Sequence[str] = (), lines: bool = True) -> Manifest:
-    """The manifest written in `text`; `where` names the text in messages, with `lines` numbered or not."""
+def parse(
+    text: str, where: str, settings: Sequence[str] = (), lines: bool = True, folder: Path | None = None
+) -> Manifest:
+    """The manifest written in `text`; `where` names the text in messages, with `lines` numbered or not.
+
+    Relative paths in it start in `folder`, or in the working directory.
+    """
     document = read(text, where, lines)
     if not isinstance(document.data, dict):
         raise ManifestError(f"{where}: no manifest; accepted: a mapping with name, experiments, ...")
@@ -36,6 +41,7 @@ def parse(text: str, where: str, settings: Sequence[str] = (), lines: bool = Tru
         manifest = Manifest.model_validate(document.data)
     except ValidationError as error:
         raise document.error(messages.problems(error, document.data)) from None
+    manifest = manifest.in_folder(folder or Path())
     if problems := tuple(checks.problems(manifest)):
         raise document.error(problems)
     return manifest.written_at(document.places)

@@ -59,6 +59,8 @@ def _sentence(details: ErrorDetails) -> str:
         return f"found {found}; {accepted(str(details['input'])[:60], names)}"
     if kind == "string_pattern_mismatch":
         pattern = details.get("ctx", {}).get("pattern", "")
+        if pattern.endswith(r":[A-Za-z_]\w*$"):
+            return f"found {found}; accepted: a module and a class in it, such as my_package.module:Task"
         if pattern.startswith("^[A-Za-z_]"):
             return f"found {found}; accepted: a name of letters, digits and _, no digit first"
         return f"found {found}; accepted: {'auto, cpu, cuda or cuda:<number>' if 'cuda' in pattern else NAMES}"

@@ -94,26 +94,26 @@ def read_pairs_file(task: PairsTask, folder: Path, where: str) -> PairsFile:
         raise ManifestError(f"{where}: no file {ascii(str(path))[1:-1]} ({reason}); {accept}") from None
 
 
-def boxes_only(experiment: Experiment) -> Iterator[Problem]:
-    """A problem for each thing that an experiment asks for and only the boxes task has: desiderata, labels, numbers."""
+def boxes_only(experiment: Experiment, kind: str) -> Iterator[Problem]:
+    """A problem for each thing that only the boxes task has and an experiment on a task of another `kind` asks for."""
     if experiment.method in NEED_DESIDERATA:
-        text = f"{experiment.method} needs the desiderata of the boxes task; accepted for pairs: {WITHOUT_DESIDERATA}"
+        text = f"{experiment.method} needs the desiderata of the boxes task; accepted for {kind}: {WITHOUT_DESIDERATA}"
         yield Problem(("method",), text)
         return
     if experiment.reproduces:
-        yield Problem(("reproduces",), "the paper's numbers are of the boxes task; accepted for pairs: none")
+        yield Problem(("reproduces",), f"the paper's numbers are of the boxes task; accepted for {kind}: none")
     if isinstance(experiment, CMAP) and experiment.roles is not None:
-        text = "heads are selected by the desiderata of the boxes task; accepted for pairs: no roles, for all heads"
+        text = f"heads are selected by the desiderata of the boxes task; accepted for {kind}: no roles, for all heads"
         yield Problem(("roles",), text)
     if isinstance(experiment, Knockout):
-        yield from _edges(experiment)
+        yield from _edges(experiment, kind)
     for path, name in _results_named(experiment):
         if is_shipped(name):
-            yield Problem(path, f"{name} is of the boxes task; accepted for pairs: an experiment, or a .json file")
+            yield Problem(path, f"{name} is of the boxes task; accepted for {kind}: an experiment, or a .json file")
 
 
-def _edges(experiment: Knockout) -> Iterator[Problem]:
-    accept = "accepted for pairs: edges between named positions"
+def _edges(experiment: Knockout, kind: str) -> Iterator[Problem]:
+    accept = f"accepted for {kind}: edges between named positions"
     if "edges" not in experiment.model_fields_set:
         yield Problem(("edges",), f"missing, and the sweeps of App. A are of the boxes task; {accept}")
         return

@@ -10,9 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
+from nnsight_et.manifest.built_in_tasks import GreaterThanTask, IOITask
 from nnsight_et.manifest.document import KeyPath, dotted
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.own_pairs import PairsFile, PairsTask, read_pairs_file
+from nnsight_et.manifest.own_task import MadeTask, PythonTask, made_task
 from nnsight_et.manifest.written import Count, Name, Written
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
@@ -73,16 +75,35 @@ class BoxesTask(Written):
         return self.model_dump(mode="json")
 
 
-TASKS: dict[str, type[BoxesTask | PairsTask]] = {"boxes": BoxesTask, "pairs": PairsTask}
+AnyTask = BoxesTask | PairsTask | IOITask | GreaterThanTask | PythonTask
+TaskData = BoxesTask | PairsFile | IOITask | GreaterThanTask | MadeTask
+"""A task with all that its examples are made from: its file read, its class imported."""
+PYTHON = "module:Class"
+TASKS: dict[str, type[AnyTask]] = {
+    "boxes": BoxesTask,
+    "pairs": PairsTask,
+    "ioi": IOITask,
+    "greater_than": GreaterThanTask,
+    PYTHON: PythonTask,
+}
 
 
 def task_tag(task: Any) -> str | None:
     """Which task is written, in the brackets that tell a tag from a key; boxes where it does not say."""
     kind = task.get("kind", "boxes") if isinstance(task, dict) else getattr(task, "kind", None)
+    if isinstance(kind, str) and ":" in kind:
+        kind = PYTHON
     return None if kind is None else f"[{kind}]"
 
 
-Task = Annotated[Annotated[BoxesTask, Tag("[boxes]")] | Annotated[PairsTask, Tag("[pairs]")], Discriminator(task_tag)]
+Task = Annotated[
+    Annotated[BoxesTask, Tag("[boxes]")]
+    | Annotated[PairsTask, Tag("[pairs]")]
+    | Annotated[IOITask, Tag("[ioi]")]
+    | Annotated[GreaterThanTask, Tag("[greater_than]")]
+    | Annotated[PythonTask, Tag(f"[{PYTHON}]")],
+    Discriminator(task_tag),
+]
 
 
 class Manifest(Written):
@@ -112,6 +133,7 @@ class Manifest(Written):
 
     _folder: Path = PrivateAttr(default_factory=Path)
     _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+    _made: MadeTask | None = PrivateAttr(default=None)
 
     @property
     def folder(self) -> Path:
@@ -121,7 +143,7 @@ class Manifest(Written):
     def in_folder(self, folder: Path) -> Manifest:
         """The same manifest with relative paths that start in `folder`."""
         moved = self.model_copy()
-        moved._folder = folder
+        moved._folder, moved._made = folder, None
         return moved
 
     def written_at(self, places: dict[KeyPath, str]) -> Manifest:
@@ -134,11 +156,25 @@ class Manifest(Written):
         """Where a part is written, for messages: study.yaml:3: task.file."""
         return ": ".join(filter(None, (self._places.get(path), dotted(path))))
 
-    def task_data(self) -> BoxesTask | PairsFile:
-        """The task, its file read where it has one; ManifestError naming the file's line if it cannot be read."""
-        if isinstance(self.task, BoxesTask):
-            return self.task
-        return read_pairs_file(self.task, self.folder, self.place("task", "file"))
+    def task_data(self) -> TaskData:
+        """The task, its file read or its class imported where it has one; ManifestError if that cannot be done."""
+        if isinstance(self.task, PythonTask):
+            return self.made_task(self.task)
+        if isinstance(self.task, PairsTask):
+            return read_pairs_file(self.task, self.folder, self.place("task", "file"))
+        return self.task
+
+    def made_task(self, task: PythonTask) -> MadeTask:
+        """The object of the manifest's Python task, made once; UnusableTask if it cannot be."""
+        if self._made is None:
+            self._made = made_task(task, self.folder)
+        return self._made
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The task's named positions, in the order of a prompt; UnusableTask if its class cannot be imported."""
+        task = self.task
+        return self.made_task(task).all_positions if isinstance(task, PythonTask) else task.all_positions
 
     @property
     def memory_bytes(self) -> int | None:

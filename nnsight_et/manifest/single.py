@@ -15,6 +15,7 @@ from nnsight_et.errors import ManifestError
 from nnsight_et.manifest.document import read
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.schema import Manifest
+from nnsight_et.manifest.studies import STUDIES
 from nnsight_et.manifest.written import SHIPPED, is_file, is_shipped
 from nnsight_et.models.named import LLAMA_7B, NAMED
 
@@ -39,7 +40,7 @@ class Setting:
 def path_patching(model: str, stages: Sequence[str], setting: Setting) -> Manifest:
     """Path patching on `model`; each of `stages` is YAML text such as {group: ..., into: logits, at: last, keep: 8}.
 
-    Without stages: the boxes task's four, from the value fetchers back to the structure readers.
+    Without stages: those of the task, as the boxes task's four, from the value fetchers back to the structure readers.
     """
     written = [read(text, f"--stage {index}", lines=False).data for index, text in enumerate(stages, 1)]
     found = {"method": "path_patching", "model": model, "stages": written or _template(model, setting)}
@@ -86,6 +87,13 @@ def comparison(first: str, second: str, scores: str | None, setting: Setting) ->
     return _manifest("compare", {"comparison": compared | ({"scores": scores} if scores else {})}, "", setting)
 
 
+def stages_of(kind: str, model: str) -> list[dict[str, Any]]:
+    """The stages that come with a task, as a manifest writes them; none where it has none."""
+    if kind == "boxes":
+        return four_stages(model)
+    return list(STUDIES[kind].stages) if kind in STUDIES else []
+
+
 def four_stages(model: str) -> list[dict[str, Any]]:
     """The stages of §4.1 for the boxes task, as a manifest writes them."""
     large = model in NAMED and NAMED[model].shape == LLAMA_7B
@@ -113,16 +121,17 @@ def _circuit(model: str, given: str | None, experiments: Experiments, setting: S
 
 
 def _template(model: str, setting: Setting) -> list[dict[str, Any]]:
-    """The stages to take where none are given; ManifestError if the task, as the settings have it, is not the boxes."""
+    """The stages to take where none are given; ManifestError if the task, as the settings have it, brings none."""
     own = [text for text in setting.settings if text.partition("=")[0].partition(".")[0] == "task"]
     probe = {"name": "task", "experiments": {"any": {"method": "attribution", "model": model}}}
     task = parse(json.dumps(probe | {"task": _task(setting)}), "task", own, lines=False).task
-    if task.kind != "boxes":
+    stages = stages_of(task.kind, model)
+    if not stages:
         accept = f"a circuit, or for `et path-patch` --stage '{STAGE}' and the like"
         raise ManifestError(
             f"task.kind: {task.kind}, and the four stages are those of the boxes task; accepted: {accept}"
         )
-    return four_stages(model)
+    return stages
 
 
 def _roles(model: str, circuit: str, given: str | None, experiments: Experiments) -> str:

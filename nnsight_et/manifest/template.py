@@ -11,9 +11,13 @@ from nnsight_et.errors import ManifestError, accepted
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.json_schema import MODELINE
 from nnsight_et.manifest.load import parse
-from nnsight_et.manifest.single import four_stages
+from nnsight_et.manifest.own_pairs import NEED_DESIDERATA
+from nnsight_et.manifest.single import stages_of
+from nnsight_et.manifest.studies import STUDIES, Study
 
 DEFAULT_METHODS = ("path_patching", "minimality", "faithfulness")
+TASKS = ("boxes", *STUDIES)
+EMBEDDED = "llama-tiny"
 TWO_MODELS = ("comparison", "cmap")
 NO_CIRCUIT = ("knockout", "attribution")
 _PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9._/-]*")
@@ -23,12 +27,15 @@ _PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9._/-]*")
 class Wishes:
     """What the study is to be of."""
 
-    model: str = "llama-tiny"
+    model: str | None = None
+    """The model; the embedded one, or that of the task's paper, when None."""
     finetuned: str | None = None
     """A finetuned model of it, for what compares two."""
-    boxes: int = 7
+    boxes: int | None = None
+    """How many boxes the boxes task has; 7 when None."""
     methods: Sequence[str] = DEFAULT_METHODS
     name: str = "my-study"
+    task: str = "boxes"
 
     def has(self, *methods: str) -> bool:
         """Whether one of these methods is wished for."""
@@ -40,20 +47,31 @@ class Wishes:
         return "minimal" if self.has("minimality") else "circuit"
 
     @property
+    def study(self) -> Study | None:
+        """What is known of the task, unless it is the boxes."""
+        return STUDIES.get(self.task)
+
+    @property
+    def papers_own(self) -> bool:
+        """Whether the model is that of the task's paper, which is written under a name of its own."""
+        return self.study is not None and self.model in (None, *self.study.model)
+
+    @property
+    def pretrained(self) -> str:
+        """The model that is meant."""
+        if self.study and self.papers_own:
+            return self.study.model[0]
+        return self.model or EMBEDDED
+
+    @property
     def models(self) -> str:
         """All models, as a list in YAML."""
-        return f"[{', '.join(_text(model) for model in (self.model, self.finetuned) if model)}]"
+        return f"[{', '.join(_text(model) for model in (self.pretrained, self.finetuned) if model)}]"
 
 
 def written(wishes: Wishes) -> str:
     """The text of a manifest, with the experiments the methods need; ManifestError if it would not be accepted."""
-    for method in wishes.methods:
-        if method not in METHODS:
-            raise ManifestError(f"--methods: no method {method!a}; {accepted(method, METHODS)}")
-        if method in TWO_MODELS and wishes.finetuned is None:
-            raise ManifestError(f"--methods {method}: it compares two models; accepted: with --finetuned MODEL")
-    if not wishes.methods:
-        raise ManifestError(f"--methods: none is named; accepted: {', '.join(METHODS)}")
+    _check(wishes)
     lines = [
         MODELINE,
         "# `et plan` shows what this would run, `et run` runs it, and again continues where it was stopped.",
@@ -62,9 +80,7 @@ def written(wishes: Wishes) -> str:
         "# device: auto      # auto, cpu, cuda or cuda:0",
         "# dtype: float32    # bfloat16 for models that would not fit otherwise",
         "# memory: 4GiB      # for one chunk of work; chosen when absent",
-        f"task: {{kind: boxes, boxes: {wishes.boxes}}}",
-        "# models:           # names of your own: a folder beside this file, or a hub id",
-        "#   mine: {path: org/some-model, adapter: org/some-lora}",
+        *_task(wishes),
         "",
         "experiments:",
     ]
@@ -76,17 +92,51 @@ def written(wishes: Wishes) -> str:
     return text
 
 
+def _check(wishes: Wishes) -> None:
+    """Raise ManifestError naming the option that cannot be met."""
+    if wishes.task not in TASKS:
+        raise ManifestError(f"--task: no task {wishes.task!a}; {accepted(wishes.task, TASKS)}")
+    if wishes.study and wishes.boxes is not None:
+        raise ManifestError(f"--boxes {wishes.boxes}: the task {wishes.task} has none; accepted: with --task boxes")
+    usable = [method for method in METHODS if not (wishes.study and method in NEED_DESIDERATA)]
+    for method in wishes.methods:
+        if method not in METHODS:
+            raise ManifestError(f"--methods: no method {method!a}; {accepted(method, usable)}")
+        if method not in usable:
+            found = f"it needs the desiderata of the boxes task; accepted for {wishes.task}: {', '.join(usable)}"
+            raise ManifestError(f"--methods {method}: {found}")
+        if method in TWO_MODELS and wishes.finetuned is None:
+            raise ManifestError(f"--methods {method}: it compares two models; accepted: with --finetuned MODEL")
+    if not wishes.methods:
+        raise ManifestError(f"--methods: none is named; accepted: {', '.join(usable)}")
+
+
+def _task(wishes: Wishes) -> list[str]:
+    """The lines of the task, and of the models that have names of their own."""
+    study = wishes.study
+    lines = [f"# {study.about}", f"task: {study.task}"] if study else []
+    lines = lines or [f"task: {{kind: boxes, boxes: {7 if wishes.boxes is None else wishes.boxes}}}"]
+    if study and wishes.papers_own:
+        name, hub_id = study.model
+        return [*lines, "models: # a hub id, or a folder beside this file", f"  {name}: {{path: {hub_id}}}"]
+    return [
+        *lines,
+        "# models:           # names of your own: a folder beside this file, or a hub id",
+        "#   mine: {path: org/some-model, adapter: org/some-lora}",
+    ]
+
+
 def _circuit(wishes: Wishes) -> list[str]:
     about = "# which heads matter, stage by stage from the logits back (section 4.1 of the paper)"
-    return [about, *_found("circuit", wishes.model)]
+    return [about, *_found("circuit", wishes.pretrained, wishes)]
 
 
 def _finetuned_circuit(wishes: Wishes) -> list[str]:
     assert wishes.finetuned is not None
-    return ["# the same in the finetuned model", *_found("finetuned_circuit", wishes.finetuned)]
+    return ["# the same in the finetuned model", *_found("finetuned_circuit", wishes.finetuned, wishes)]
 
 
-def _found(name: str, model: str) -> list[str]:
+def _found(name: str, model: str, wishes: Wishes) -> list[str]:
     lines = [
         f"{name}:",
         "  method: path_patching",
@@ -94,7 +144,7 @@ def _found(name: str, model: str) -> list[str]:
         "  examples: 300",
         "  stages: # keep: how many heads join the circuit; receivers: how many of them a later stage patches into",
     ]
-    for stage in four_stages(model):
+    for stage in stages_of(wishes.task, model):
         fields = ", ".join(f"{key}: {value}" for key, value in stage.items())
         lines.append(f"    - {{{fields}}}")
     return lines
@@ -134,13 +184,15 @@ def _functions(wishes: Wishes) -> list[str]:
 
 def _across(wishes: Wishes) -> list[str]:
     about = "# the finetuned model's heads in the pretrained one (section 6)"
-    models = f"donor: {_text(wishes.finetuned or '')}, recipient: {_text(wishes.model)}"
+    models = f"donor: {_text(wishes.finetuned or '')}, recipient: {_text(wishes.pretrained)}"
     return [about, f"across: {{method: cmap, {models}, circuit: finetuned_circuit, examples: 200}}"]
 
 
 def _blind(wishes: Wishes) -> list[str]:
     about = "# from which layer on a position has what it needs (App. A)"
-    return [about, f"blind: {{method: knockout, model: {_text(wishes.model)}, examples: 200}}"]
+    edges = ", ".join(f"{{blind: {blind}, to: {to}}}" for blind, to in wishes.study.edges) if wishes.study else ""
+    lines = [about, "blind:", "  method: knockout", f"  model: {_text(wishes.pretrained)}", "  examples: 200"]
+    return [*lines, f"  edges: [{edges}]"] if edges else lines
 
 
 def _looks(wishes: Wishes) -> list[str]:
@@ -150,7 +202,9 @@ def _looks(wishes: Wishes) -> list[str]:
 
 def _screen(wishes: Wishes) -> list[str]:
     about = "# a cheap estimate of every head's effect by gradients, beside the exact one"
-    return [about, f"screen: {{method: attribution, model: {_text(wishes.model)}, at: [last], examples: 100}}"]
+    at = ", ".join(wishes.study.screened if wishes.study else ("last",))
+    fields = f"model: {_text(wishes.pretrained)}, at: [{at}], examples: 100"
+    return [about, f"screen: {{method: attribution, {fields}}}"]
 
 
 EXPERIMENTS: tuple[tuple[Callable[[Wishes], bool], Callable[[Wishes], list[str]]], ...] = (

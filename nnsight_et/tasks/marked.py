@@ -98,7 +98,7 @@ def check_alike(pairs: Sequence[MarkedPair], names: Sequence[str]) -> None:
 def encoded_pair(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
     """The pair's prompts and its answer's token; TaskError naming `where` if a word or a mark does not fit."""
     try:
-        base, source = (_known(text, tokenizer) for text in (pair.base, pair.source))
+        base, source = (known_prompt(text, tokenizer) for text in (pair.base, pair.source))
         return Example(base, source, _answer(pair, base, tokenizer))
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
@@ -139,7 +139,7 @@ def _form() -> str:
     return '{"base": "...", "source": "...", "answer": "..."}'
 
 
-def _known(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+def known_prompt(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> Prompt:
     """The encoded text; TaskError if the tokenizer does not know a word of it."""
     encoding = tokenizer(marked.text, return_offsets_mapping=True)
     for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):

@@ -124,7 +124,9 @@ def embedded_models(study: Study) -> list[str]:
 def _opening(study: Study) -> str:
     models = dict.fromkeys(record.name for result in study.results for record in result.header.models)
     task = next((result.header.job.get("task", {}) for result in study.results), {})
-    kind = f" Task: {task.get('kind')}, {task['boxes']} boxes." if "boxes" in task else ""
+    kind = f" Task: {task['kind']}." if "kind" in task else ""
+    if "boxes" in task:
+        kind = f" Task: {task['kind']}, {task['boxes']} boxes."
     if task.get("kind") == "pairs":
         kind = f" Task: own pairs at {', '.join([*task['positions'], 'last'])}."
     done = f"{len(study.results)} {f'of {_total(study)} ' if study.planned else ''}experiments are here."

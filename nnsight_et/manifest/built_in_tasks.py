@@ -1,0 +1,84 @@
+"""The built-in tasks beside the boxes, as a manifest writes them: indirect object identification and greater-than."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from nnsight_et.manifest.document import Problem
+from nnsight_et.manifest.experiments import Experiment
+from nnsight_et.manifest.methods.knockout import Knockout
+from nnsight_et.manifest.methods.path_patching import PathPatching
+from nnsight_et.manifest.written import Written
+
+FEWEST_NAMES = 5
+S1_POSITIONS = ("s1", "s1_plus_1")
+
+
+class IOITask(Written):
+    """Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" -> "Mary".
+
+    Wang et al. 2022. Positions: io (the answer), s1 and s2 (the subject), s1_plus_1 (the token after s1), last.
+    """
+
+    version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
+
+    kind: Literal["ioi"]
+    order: Literal["mixed", "ABBA", "BABA"] = "mixed"
+    """Who is named first: the indirect object (ABBA), the subject (BABA), or now the one and now the other."""
+    templates: Annotated[int, Field(ge=1, le=8, strict=True)] = 8
+    """How many of the 8 sentences are used. With 1 all prompts have one length, and means are taken token by token."""
+    names: Annotated[tuple[str, ...], Field(min_length=FEWEST_NAMES)] | None = None
+    """Your own names, each a single token of the model's tokenizer; when absent those of 152 that are."""
+
+    @property
+    def all_positions(self) -> tuple[str, ...]:
+        """The named positions of a prompt, in its order; of mixed orders as in ABBA."""
+        first = (*S1_POSITIONS, "io") if self.order == "BABA" else ("io", *S1_POSITIONS)
+        return (*first, "s2", "last")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data."""
+        return self.model_dump(mode="json") | {"version": self.version}
+
+    def unordered(self, one: str, other: str) -> bool:
+        """Whether now one and now the other of two positions comes first."""
+        pair = {one, other}
+        return self.order == "mixed" and "io" in pair and not pair.isdisjoint(S1_POSITIONS)
+
+
+class GreaterThanTask(Written):
+    """Greater-than: "The war lasted from the year 1732 to the year 17" -> any two digits above 32 (Hanna et al. 2023).
+
+    Positions: start_year (its last two digits), last.
+    """
+
+    version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
+    all_positions: ClassVar[tuple[str, ...]] = ("start_year", "last")
+
+    kind: Literal["greater_than"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data."""
+        return self.model_dump(mode="json") | {"version": self.version}
+
+
+def order_problems(experiment: Experiment, task: IOITask) -> Iterator[Problem]:
+    """A problem for each path and blocked edge between positions that have no one order in the task's prompts."""
+    accept = "accepted: task.order: ABBA or BABA, or other positions"
+    if isinstance(experiment, PathPatching):
+        places = {stage.group: stage.at for stage in experiment.stages}
+        for index, stage in enumerate(experiment.stages):
+            into = places.get(stage.into, stage.at)
+            if task.unordered(stage.at, into):
+                text = f"senders at {stage.at}, receivers at {into}: with order: mixed either comes first; {accept}"
+                yield Problem(("stages", index, "at"), text)
+    if isinstance(experiment, Knockout):
+        for index, edge in enumerate(experiment.edges):
+            if task.unordered(edge.blind, edge.to):
+                text = f"from {edge.blind} to {edge.to}: with order: mixed either comes first; {accept}"
+                yield Problem(("edges", index, "to"), text)

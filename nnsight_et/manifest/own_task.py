@@ -1,0 +1,199 @@
+"""A task of your own in Python, `kind: my_package.module:Task`: its module imported, its class made, its positions.
+
+The module is looked for in the manifest's folder first, then where Python looks. One in that folder is read from its
+file again for every manifest, so that what is run is what is digested.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from nnsight_et.errors import ManifestError, TaskError, accepted
+from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.own_pairs import TAKEN
+from nnsight_et.manifest.written import Written
+
+PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+POSITION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+PACKAGE = Path(__file__).parent.parent
+LIBRARIES = (PACKAGE, *(Path(place) for place in sysconfig.get_paths().values()))
+_from_folder: set[str] = set()
+
+
+class PythonTask(Written):
+    """Examples made by a class of your own; what it must have is in docs/howto/own_tasks.md."""
+
+    kind: Annotated[str, Field(pattern=PATTERN, max_length=300)]
+    """The module and the class in it, such as my_package.module:Task; the manifest's folder is looked into first."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What the class is called with."""
+
+
+@dataclass(frozen=True)
+class MadeTask:
+    """A Python task's object, and all that says what it makes."""
+
+    kind: str
+    options: dict[str, Any]
+    positions: tuple[str, ...]
+    source: str
+    """A digest of the text of the module's file."""
+    version: str | int | None
+    """The class's `version`, if it has one."""
+    folder: Path
+    made: Any = field(repr=False, compare=False)
+
+    @property
+    def all_positions(self) -> tuple[str, ...]:
+        """The named positions of a prompt, in its order."""
+        return (*self.positions, "last")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data, without a folder of this machine."""
+        named = {"kind": self.kind, "options": self.options, "positions": list(self.positions)}
+        return named | {"source": self.source, "version": self.version}
+
+    def examples(self, tokenizer: Any, count: int, seed: int, split: str) -> list[Any]:
+        """What the object gives, as it is; TaskError with the user's line if it raises."""
+        return self._called(lambda: list(self.made.examples(tokenizer, count, seed, split)), f"examples of {split}")
+
+    def available(self, seed: int, split: str) -> Any:
+        """How many examples the object says that a split can have; None if it does not say."""
+        counted = getattr(self.made, "available", None)
+        return None if counted is None else self._called(lambda: counted(seed, split), f"available of {split}")
+
+    def _called(self, call: Callable[[], Any], what: str) -> Any:
+        with importable(self.folder):
+            try:
+                return call()
+            except Exception as error:
+                raise TaskError(f"task {self.kind}: {what}: {raised(error)}") from error
+
+
+class UnusableTask(ManifestError):
+    """A Python task that cannot be imported or made; `problem` says at which key of the manifest."""
+
+    def __init__(self, path: KeyPath, text: str) -> None:
+        super().__init__(text)
+        self.problem = Problem(path, text)
+
+
+def made_task(task: PythonTask, folder: Path) -> MadeTask:
+    """The task's object, for a manifest in `folder`; UnusableTask if there is none that can be used."""
+    name, _, class_name = task.kind.partition(":")
+    with importable(folder):
+        module = _module(name, folder)
+        made = _made(module, class_name, task.options)
+    positions = _positions(made, class_name)
+    version = getattr(made, "version", None)
+    if not isinstance(version, (str, int, type(None))):
+        raise UnusableTask(("task", "kind"), f"{class_name}.version is {version!r:.60}; accepted: text or a number")
+    return MadeTask(task.kind, task.options, positions, _source(module, version), version, folder, made)
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """While open, modules of the folder can be imported, before all others."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
+def raised(error: BaseException) -> str:
+    """What was raised, and the last line of the user's code that it came through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[0] != "<"]
+    others = [frame for frame in frames if not _within(frame.filename, (PACKAGE,))]
+    own = [frame for frame in others if not _within(frame.filename, LIBRARIES)] or others
+    place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" ({Path(error.filename).name}:{error.lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
+
+
+def _within(file: str, folders: Iterable[Path]) -> bool:
+    return any(Path(file).is_relative_to(folder) for folder in folders)
+
+
+def _module(name: str, folder: Path) -> ModuleType:
+    """The module; UnusableTask if it cannot be imported."""
+    for stale in _from_folder:
+        sys.modules.pop(stale, None)
+    _from_folder.clear()
+    importlib.invalidate_caches()
+    before = set(sys.modules)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise UnusableTask(("task", "kind"), f"importing {name}: {raised(error)}") from error
+        text = f"no module {error.name!r}; accepted: one in the manifest's folder, or that Python can import"
+        raise UnusableTask(("task", "kind"), text) from error
+    except Exception as error:
+        raise UnusableTask(("task", "kind"), f"importing {name}: {raised(error)}") from error
+    finally:
+        _from_folder.update(_new_ones(name.partition(".")[0], folder.resolve(), before))
+
+
+def _new_ones(top: str, folder: Path, before: set[str]) -> Iterator[str]:
+    """The modules of a package in the folder that were not imported before; none of this package's own."""
+    for name, module in sys.modules.items():
+        file = getattr(module, "__file__", None)
+        new = name not in before and name.partition(".")[0] == top
+        if new and file and _within(file, (folder,)) and not _within(file, LIBRARIES):
+            yield name
+
+
+def _made(module: ModuleType, class_name: str, options: dict[str, Any]) -> Any:
+    made = getattr(module, class_name, None)
+    if not isinstance(made, type):
+        found = [key for key, value in vars(module).items() if isinstance(value, type) and key[0] != "_"]
+        text = f"no class {class_name!r} in {module.__name__}; {accepted(class_name, found)}"
+        raise UnusableTask(("task", "kind"), text)
+    try:
+        return made(**options)
+    except Exception as error:
+        written = ", ".join(f"{key}={value!r:.40}" for key, value in options.items())
+        text = f"{class_name}({written}): {raised(error)}"
+        raise UnusableTask(("task", "options") if options else ("task", "kind"), text) from error
+
+
+def _positions(made: Any, class_name: str) -> tuple[str, ...]:
+    positions = getattr(made, "positions", None)
+    accept = f"accepted: a tuple of names of letters, digits and _, each once, none of {', '.join(TAKEN)}"
+    path, where = ("task", "kind"), f"{class_name}.positions"
+    if not isinstance(positions, (tuple, list)) or len(positions) > 64:
+        raise UnusableTask(path, f"{where}: found {positions!r:.60}; {accept}")
+    for index, name in enumerate(positions):
+        if not isinstance(name, str) or not POSITION.fullmatch(name) or name in TAKEN or name in positions[:index]:
+            raise UnusableTask(path, f"{where}: found {name!r:.60}; {accept}")
+    if not callable(getattr(made, "examples", None)):
+        text = f"{class_name} has no method examples; accepted: examples(tokenizer, count, seed, split)"
+        raise UnusableTask(path, text)
+    return tuple(positions)
+
+
+def _source(module: ModuleType, version: str | int | None) -> str:
+    file = Path(module.__file__ or "")
+    if file.suffix == ".py" and file.is_file():
+        return blake2b(file.read_bytes(), digest_size=10).hexdigest()
+    if version is None:
+        text = f"{module.__name__} has no source file; accepted: one with a file, or a class with a version"
+        raise UnusableTask(("task", "kind"), text)
+    return "none"

@@ -1,0 +1,56 @@
+"""What a first manifest on a built-in task beside the boxes says: its model, stages of path patching, blocked edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Stages = tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A built-in task, and the experiments its paper suggests."""
+
+    about: str
+    """A comment above the task."""
+    task: str
+    """The task in YAML."""
+    model: tuple[str, str]
+    """The paper's model: a name for it, and its hub id."""
+    stages: Stages
+    edges: tuple[tuple[str, str], ...]
+    """Whose attention to what knockout blocks."""
+    screened: tuple[str, ...]
+    """The positions whose heads attribution screens."""
+
+
+GPT2 = ("gpt2", "openai-community/gpt2")
+STUDIES: dict[str, Study] = {
+    "ioi": Study(
+        about="indirect object identification (Wang et al. 2022). All prompts of templates: 1 have one length: ablated "
+        "heads\n# output their mean at the same token. With up to 8 lengths differ: it is that at the named position.",
+        task="{kind: ioi, order: mixed, templates: 1}",
+        model=GPT2,
+        stages=(
+            {"group": "name_mover", "into": "logits", "at": "last", "keep": 10, "receivers": 3},
+            {"group": "s_inhibition", "into": "name_mover", "via": "query", "at": "last", "keep": 6, "receivers": 4},
+            {"group": "induction", "into": "s_inhibition", "via": "value", "at": "s2", "keep": 8, "receivers": 4},
+            {"group": "previous_token", "into": "induction", "via": "key", "at": "s1_plus_1", "keep": 4},
+        ),
+        edges=(("last", "io"), ("last", "s2"), ("s2", "s1"), ("s2", "s1_plus_1")),
+        screened=("s2", "last"),
+    ),
+    "greater_than": Study(
+        about="greater-than (Hanna et al. 2023)",
+        task="{kind: greater_than}",
+        model=GPT2,
+        stages=(
+            {"group": "year_reader", "into": "logits", "at": "last", "keep": 8, "receivers": 6},
+            {"group": "year_writer", "into": "year_reader", "via": "value", "at": "start_year", "keep": 6},
+        ),
+        edges=(("last", "start_year"),),
+        screened=("start_year", "last"),
+    ),
+}
+"""By the task's kind."""

@@ -1,0 +1,172 @@
+"""Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" -> " Mary".
+
+Wang et al. 2022 (arXiv 2211.00593). IO is the indirect object, the answer; S the subject, named twice. With order ABBA
+the IO is named first, with BABA the S. The source prompt is of their p_ABC: the same words around three other names.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from nnsight_et.batch import Example, Prompt
+from nnsight_et.errors import TaskError
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
+from nnsight_et.tasks.marked import known_prompt, marked_text
+from nnsight_et.tasks.splits import without_repeats
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Order = Literal["mixed", "ABBA", "BABA"]
+WHERE = "task ioi"
+TEMPLATES = (
+    "Then, {first} and {second} went to the {place}. {subject} gave a {thing} to",
+    "When {first} and {second} got to the {place}, {subject} handed a {thing} to",
+    "After {first} and {second} had met near the {place} for the first time, {subject} gave a {thing} to",
+    "While {first} and {second} were on the way to the {place}, {subject} passed a {thing} to",
+    "Today {first} and {second} were at the {place}, and {subject} brought a {thing} to",
+    "Once {first} and {second} were inside the {place}, {subject} decided to give a {thing} to",
+    "Later {first} and {second} spent some time at the {place}. {subject} offered a {thing} to",
+    "As soon as {first} and {second} had left the {place}, {subject} showed a {thing} to",
+)
+NAMES = tuple(
+    """Mary John James Robert Michael William David Richard Joseph Thomas Charles Daniel Matthew Anthony Mark Donald
+    Steven Paul Andrew Joshua Kenneth Kevin Brian George Edward Ronald Timothy Jason Jeffrey Ryan Jacob Gary Nicholas
+    Eric Jonathan Stephen Larry Justin Scott Brandon Benjamin Samuel Gregory Frank Alexander Raymond Patrick Jack Dennis
+    Jerry Tyler Aaron Jose Adam Nathan Henry Peter Kyle Walter Ethan Jeremy Harold Keith Christian Roger Noah Patricia
+    Jennifer Linda Elizabeth Barbara Susan Jessica Sarah Karen Lisa Nancy Betty Margaret Sandra Ashley Kimberly Emily
+    Donna Michelle Carol Amanda Dorothy Melissa Deborah Stephanie Rebecca Sharon Laura Cynthia Kathleen Amy Angela
+    Shirley Anna Brenda Pamela Emma Nicole Helen Samantha Katherine Christine Rachel Carolyn Janet Catherine Maria
+    Heather Diane Ruth Julie Olivia Joyce Virginia Victoria Kelly Lauren Christina Joan Judith Megan Andrea Cheryl
+    Hannah Martha Alice Simon Tom Tim Sam Max Leo Luke Oliver Oscar Felix Kate Jane Jean Lucy Claire Diana Julia Sophie
+    Sophia Sally""".split()  # noqa: SIM905
+)
+PLACES = tuple(
+    """store school park station office hospital restaurant house garden library market beach church hotel museum bank
+    theater airport bridge harbor""".split()  # noqa: SIM905
+)
+THINGS = tuple(
+    """ring book drink key ball letter map camera bottle cup box bag phone card basket gift coat hat watch ticket knife
+    necklace computer bone snack flower pen picture bell guitar""".split()  # noqa: SIM905
+)
+FEWEST_NAMES = 5  # two of the base, three of the source
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the templates are filled with, each a single token of one tokenizer."""
+
+    names: tuple[str, ...]
+    places: tuple[str, ...]
+    things: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A template, two names in the order of the alphabet, a place and a thing: all but who gives to whom."""
+
+    template: str
+    names: tuple[str, str]
+    place: str
+    thing: str
+
+    @property
+    def text(self) -> str:
+        """The prompt in which the second name is the subject: a scene is in one split, in whichever order."""
+        return self.prompt(*self.names, self.names[1])
+
+    def prompt(self, first: str, second: str, subject: str) -> str:
+        """The prompt with these names."""
+        return self.template.format(first=first, second=second, subject=subject, place=self.place, thing=self.thing)
+
+
+@dataclass(frozen=True)
+class IOI:
+    """A generator of pairs from the first `templates` of TEMPLATES, in one order of the names or half in each.
+
+    `names` are your own; without any, those of NAMES that the tokenizer has as single tokens.
+    """
+
+    order: Order = "mixed"
+    templates: int = len(TEMPLATES)
+    names: tuple[str, ...] | None = None
+
+    def examples(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Example]:
+        """`count` pairs at io, s1, s1_plus_1 (the token after S1), s2 and last; the foil is the subject.
+
+        TaskError if the tokenizer makes several tokens of an own name, or of too many of the words there are.
+        """
+        return [_encoded(pair, tokenizer) for pair in self.pairs(self.words(tokenizer), count, seed, split)]
+
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
+        """The source prompts of those examples: what mean ablation averages over, as in Wang et al."""
+        return [example.source for example in self.examples(tokenizer, count, seed, split)]
+
+    def pairs(self, words: Words, count: int, seed: int, split: str) -> list[MarkedPair]:
+        """The texts of the examples of the same count, seed and split."""
+        draw = random.Random(f"{seed}/{split}/ioi")
+        scenes = without_repeats(lambda: self._scene(words, draw), split, WHERE)
+        return [self._pair(scene, words, draw) for scene in islice(scenes, count)]
+
+    def words(self, tokenizer: PreTrainedTokenizerBase) -> Words:
+        """The words that are single tokens; TaskError if an own name is not, or too few are."""
+        names = self.names or single_tokens(NAMES, "Then, {} was there", tokenizer)
+        for name in self.names or ():
+            encoded(MarkedText(f"Then, {name} was there", {"task.names": (6, 6 + len(name))}), tokenizer)
+        places = single_tokens(PLACES, "It was at the {} there", tokenizer)
+        things = single_tokens(THINGS, "It was a {} there", tokenizer)
+        for what, found, every, fewest in (
+            ("names", names, NAMES, FEWEST_NAMES), ("places", places, PLACES, 1), ("objects", things, THINGS, 1),
+        ):  # fmt: skip
+            if len(found) < fewest:
+                some = f"{len(found)} of {len(every)} {what} are single tokens of this tokenizer"
+                raise TaskError(f"{WHERE}: {some}; accepted: at least {fewest}")
+        for template in TEMPLATES[: self.templates]:
+            text = Scene(template, (names[0], names[1]), places[0], things[0]).text
+            known_prompt(MarkedText(text, {}), tokenizer)
+        return Words(names, places, things)
+
+    def _scene(self, words: Words, draw: random.Random) -> Scene:
+        first, second = sorted(draw.sample(words.names, 2))
+        template = draw.choice(TEMPLATES[: self.templates])
+        return Scene(template, (first, second), draw.choice(words.places), draw.choice(words.things))
+
+    def _pair(self, scene: Scene, words: Words, draw: random.Random) -> MarkedPair:
+        io, s = draw.sample(scene.names, 2)
+        others = draw.sample([name for name in words.names if name not in scene.names], 3)
+        order = draw.choice(("ABBA", "BABA")) if self.order == "mixed" else self.order
+        roles = (("io", io), ("s1", s)) if order == "ABBA" else (("s1", s), ("io", io))
+        base = _marked(scene, (*roles, ("s2", s)))
+        places = (roles[0][0], roles[1][0], "s2")
+        return MarkedPair(base, _marked(scene, tuple(zip(places, others, strict=True))), io)
+
+
+def single_tokens(words: Sequence[str], sentence: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Those of the words that are a single token where the sentence has {}."""
+    kept, start = [], sentence.index("{}")
+    for word in words:
+        try:
+            encoded(MarkedText(sentence.format(word), {"word": (start, start + len(word))}), tokenizer)
+        except TaskError:
+            continue
+        kept.append(word)
+    return tuple(kept)
+
+
+def _marked(scene: Scene, named: Sequence[tuple[str, str]]) -> MarkedText:
+    """The scene's prompt with three names, each marked as a position."""
+    return marked_text(scene.prompt(*(f"{{{{{position}|{name}}}}}" for position, name in named)), WHERE)
+
+
+def _encoded(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
+    base, source = (_with_next(encoded(text, tokenizer)) for text in (pair.base, pair.source))
+    answer, subject = (base.tokens[base.positions[name]] for name in ("io", "s2"))
+    return Example(base, source, answer, foils=(subject,))
+
+
+def _with_next(prompt: Prompt) -> Prompt:
+    return Prompt(prompt.tokens, prompt.positions | {"s1_plus_1": prompt.positions["s1"] + 1})

@@ -1,0 +1,46 @@
+"""The splits of the tasks with a generator: a text belongs to exactly one of them, whatever the seed it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from hashlib import blake2b
+from typing import Protocol, TypeVar
+
+from nnsight_et.errors import TaskError, accepted
+
+SPLITS = ("discovery", "pruning", "evaluation", "ablation")
+"""What finds heads, what prunes them, what measures them, and what says what ablated heads output."""
+TRIES = 1000
+
+
+class Divided(Hashable, Protocol):
+    """Something whose text says which split it belongs to."""
+
+    @property
+    def text(self) -> str:
+        """The text that is digested."""
+        ...
+
+
+Drawn = TypeVar("Drawn", bound=Divided)
+
+
+def split_of(text: str) -> str:
+    """The split a text belongs to."""
+    return SPLITS[blake2b(text.encode(), digest_size=1).digest()[0] % len(SPLITS)]
+
+
+def without_repeats(draw: Callable[[], Drawn], split: str, where: str) -> Iterator[Drawn]:
+    """What `draw` gives of `split`, none twice; TaskError naming `where` when no more are found."""
+    if split not in SPLITS:
+        raise TaskError(f"no split {split!r}; {accepted(split, SPLITS)}")
+    seen: set[Drawn] = set()
+    while True:
+        for _ in range(TRIES):
+            one = draw()
+            if one not in seen and split_of(one.text) == split:
+                break
+        else:
+            raise TaskError(f"{where}: only {len(seen)} different prompts of the split {split} found; accepted: fewer")
+        seen.add(one)
+        yield one
