@@ -52,7 +52,13 @@ def test_the_patching_score_is_a_mean_of_ratios():
 
 
 def test_accuracy_is_the_share_of_right_tokens():
-    assert accuracy(torch.tensor([3, 1, 4, 1]), torch.tensor([3, 1, 4, 5])) == 0.75
+    assert accuracy(torch.tensor([3, 1, 4, 1]), torch.tensor([[3], [1], [4], [5]])) == 0.75
+
+
+def test_a_prediction_is_right_if_it_is_the_answer_or_right_as_well():
+    right = torch.tensor([[3, 9, -1], [1, -1, -1], [4, 7, 8]])  # -1: the row has fewer
+    assert is_right(torch.tensor([[3, 2, 8], [9, 1, 5]]), right).tolist() == [[True, False, True], [True, True, False]]
+    assert accuracy(torch.tensor([9, 1, 5]), right) == 2 / 3
 
 
 def test_faithfulness_is_the_circuits_accuracy_over_the_models():

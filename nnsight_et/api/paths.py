@@ -14,22 +14,24 @@ from nnsight_et.api.pairs import Pairs
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.errors import ExperimentError, TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.stage_scores import ranking, stage_scores
+from nnsight_et.jobs.stage_scores import ranking, stage_scores, without_score
 from nnsight_et.models.model import Via
-from nnsight_et.report.circuit_figures import heat_map
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.report.circuit_figures import heat_map, shown
 from nnsight_et.report.figures import Plate
 from nnsight_et.statistics import LEVEL
-
-SHOWN = "Blue: negative, the head mattered. Framed: kept. Dot: beyond chance. Hatched: cannot reach, exactly 0."
 
 
 @dataclass(frozen=True, repr=False)
 class PatchingScores(Finding):
-    """Patching scores of all heads at one position; the rows are the heads that can reach, the most negative first."""
+    """Patching scores of all heads at one position; the rows are the heads that can reach, what matters most first.
+
+    That is the most negative score; for metric kl the largest.
+    """
 
     path: Path = field(default_factory=lambda: Path("last"))
     kept: tuple[Head, ...] = ()
-    """The `keep` heads with the most negative scores, the most negative first."""
+    """The `keep` heads that matter most, in that order."""
 
     @property
     def values(self) -> Tensor:
@@ -37,7 +39,7 @@ class PatchingScores(Finding):
         return self.scores["score"]
 
     def top(self, count: int = 10) -> tuple[Head, ...]:
-        """The `count` heads with the most negative scores; `path_patch(..., into=...)` takes them as receivers."""
+        """The `count` heads that matter most; `path_patch(..., into=...)` takes them as receivers."""
         return tuple(Head.parse(row["head"]) for row in self.rows[:count])
 
     def group(self, name: str, count: int | None = None) -> HeadGroup:
@@ -57,8 +59,9 @@ def path_patch(
 
     into: "logits", or heads such as scores.top(5) or ["L4H0"], reached through their `via`: "query", "key" or "value".
     The score is the mean over pairs; a negative one means that the head mattered. p-values are sign-flip tests, p_holm
-    corrected over all heads (docs/statistics.md). TaskError if the request does not fit, ExperimentError if the answer
-    has no probability.
+    corrected over all heads (docs/statistics.md). pairs.scored_by(...) chooses another metric; the scores of "kl" are
+    not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
+    score does not exist.
     """
     pairs.check_position(at, "at")
     path = Path(at, via, _receivers(model, into, via))
@@ -67,34 +70,40 @@ def path_patch(
         raise TaskError("into: no head can reach it: its first receiver is in layer 0; accepted: heads of later layers")
 
     def measure(pair, chunks):
-        return path_probabilities(model.model, pair, path, senders, model.engine, chunks)
+        scored = replace(pair, metric=pairs.metric)
+        return path_probabilities(model.model, scored, path, senders, model.engine, chunks)
 
     found = model.measured(pairs.examples(model.tokenizer), (at,), measure)
-    without = int((~(found["base"] > 0)).sum())
-    if without:
-        have = f"the answer's probability in the base run is 0 or no number in {without} of {len(pairs)} pairs"
-        raise ExperimentError(f'pairs: {have}; accepted: prompts the model gives some chance, or load(dtype="float64")')
-    keep = min(keep, len(senders))
-    scores = stage_scores(found, senders, model.shape, keep, SEED)
-    return _finding(model, path, ranking(scores["score"], senders), scores, keep)
+    if have := without_score(found, pairs.metric):
+        accept = 'prompts the model gives some chance, or load(dtype="float64")'
+        raise ExperimentError(f"pairs: {have} pairs; accepted: {accept}")
+    scores = stage_scores(found, senders, model.shape, min(keep, len(senders)), SEED, pairs.metric)
+    ranked = ranking(scores["score"], senders, pairs.metric)
+    return _finding(model, path, ranked[:keep], ranked, scores, pairs.metric)
 
 
 def _finding(
-    model: LoadedModel, path: Path, ranked: list[Head], scores: dict[str, Tensor], keep: int
+    model: LoadedModel,
+    path: Path,
+    kept: list[Head],
+    ranked: list[Head],
+    scores: dict[str, Tensor],
+    metric: Metric,
 ) -> PatchingScores:
     end = f"{len(path.receivers)} heads" if path.via else "logits"
-    name, kept = f"heads at {path.at}", tuple(ranked[:keep])
+    name = f"heads at {path.at}"
     rows = tuple(_row(head, scores, head in kept) for head in ranked)
     stage = {
         "group": name, "into": end, "via": path.via, "kept": [row for row in rows if row["kept"]],
         "beyond_chance": [row["head"] for row in rows if row["p_holm"] <= LEVEL],
     }  # fmt: skip
-    panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()})
+    panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()}, metric)
     title = f"Patching scores in {model.name}: {panel.title}"
-    plate = Plate("scores", title, SHOWN, (replace(panel, title=title),))
+    plate = Plate("scores", title, shown(metric), (replace(panel, title=title),))
     base = scores["base"].double()
-    note = f"Mean of (p_patched - p) / p over {counted(len(base))}; in the base run p is {base.mean():.3f} on average."
-    return PatchingScores(title, rows, (plate,), note, scores, path, kept)
+    effect = "(p_patched - p) / p" if metric == PAPERS else METRICS[metric].effect
+    note = f"Mean of {effect} over {counted(len(base))}; in the base run p is {base.mean():.3f} on average."
+    return PatchingScores(title, rows, (plate,), note, scores, path, tuple(kept))
 
 
 def _row(head: Head, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nnsight_et.circuit import Head
 from nnsight_et.engine.capture import TokenCapture
 from nnsight_et.engine.paths import KvHeads
-from nnsight_et.engine.readout import Readout, readout
+from nnsight_et.engine.readout import Asked, Readout, readout
 from nnsight_et.models.model import Model, Via
 
 
@@ -64,7 +64,7 @@ def to_receivers(
 
 
 def to_logits(
-    model: Model, token: TokenCapture, layer: int, senders: Tensor, donated: Tensor, answer: Tensor
+    model: Model, token: TokenCapture, layer: int, senders: Tensor, donated: Tensor, asked: Tensor | Asked
 ) -> Readout:
     """[sender, batch]: the logits' readout when one of `senders` of `layer` donates and every attention is frozen."""
     size = (len(senders), len(token.tokens))
@@ -72,7 +72,7 @@ def to_logits(
         _enter(model, token, layer, size[0])
         for here in range(layer, model.n_layers):
             model.skip_attention(here, _frozen_attention(model, token, here, layer, senders, donated))
-        outcome = readout(model.logits()[:, 0].unflatten(0, size), answer)
+        outcome = readout(model.logits()[:, 0].unflatten(0, size), asked)
     return outcome
 
 

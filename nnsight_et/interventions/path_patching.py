@@ -16,7 +16,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, head_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Readout, joined, readout, stacked
+from nnsight_et.engine.readout import Asked, Readout, joined, readout, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.model import Model
 
@@ -25,6 +25,8 @@ def path_probabilities(
     model: Model, pair: Pair, path: Path, senders: Sequence[Head], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
     """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
+
+    If the pair's metric is not the paper's, its values too, "base_value" and "patched_value". No logits leave.
 
     Senders are in ascending order, and can all reach the end of the path: Path.reaching lists those that can.
     """
@@ -36,21 +38,22 @@ def path_probabilities(
 
 
 def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
-    at, answer = pair.base.positions[path.at], pair.answer
+    at = pair.base.positions[path.at]
     receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
     ends = sorted(receivers.heads) if receivers else []
     layers = sorted({sender.layer for sender in senders})
     starts = {layer: next(end for end in ends if end > layer) for layer in layers} if receivers else {}
     capture = captured(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
     assert capture.token is not None
-    step = chunks.variants(len(answer), capture.live.shape[1])
+    asked = Asked.of(pair, capture.logits)
+    step = chunks.variants(len(pair.answer), capture.live.shape[1])
     source_z = head_outputs(model, pair.source, {path.at: layers})[path.at]
     parts: list[Readout] = []
     for layer, group in groupby(senders, lambda head: head.layer):
         heads = torch.tensor([head.index for head in group], device=model.device)
         for some in heads.split(step):
             if receivers is None:
-                parts.append(one_token.to_logits(model, capture.token, layer, some, source_z[layer], answer))
+                parts.append(one_token.to_logits(model, capture.token, layer, some, source_z[layer], asked))
                 continue
             inputs = one_token.to_receivers(model, capture.token, layer, some, source_z[layer], receivers)
             slot = capture.slot(at)
@@ -58,12 +61,19 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Head], chun
                 Edit(end, receivers.via, slot, receivers.heads[end], values, seen_by=receivers.seen_by.get(end))
                 for end, values in inputs.items()
             ]
-            parts.append(suffix(model, capture, starts[layer], edits, answer, chunks))
-    return {"base": readout(capture.logits, answer).probability.cpu(), "patched": joined(parts).probability.cpu()}
+            parts.append(suffix(model, capture, starts[layer], edits, asked, chunks))
+    return _numbers(readout(capture.logits, asked), joined(parts))
 
 
 def _reference_effects(
     model: Model, pair: Pair, path: Path, senders: Sequence[Head], chunks: Chunks
 ) -> dict[str, Tensor]:
     base, patched = reference.path_effects(model, pair, path, senders)
-    return {"base": base.probability.cpu(), "patched": stacked(patched).probability.cpu()}
+    return _numbers(base, stacked(patched))
+
+
+def _numbers(base: Readout, patched: Readout) -> dict[str, Tensor]:
+    found = {"base": base.probability.cpu(), "patched": patched.probability.cpu()}
+    if base.value is None or patched.value is None:
+        return found
+    return found | {"base_value": base.value.cpu(), "patched_value": patched.value.cpu()}

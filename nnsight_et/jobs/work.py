@@ -23,7 +23,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.memory import OutOfMemory, Smaller
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.jobs.tasks import task_of
+from nnsight_et.jobs.tasks import needs_foils, task_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
@@ -181,8 +181,8 @@ class Work:
         return tensors
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
-        """Pairs of the job's task for the model's tokenizer."""
-        return task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+        """Pairs of the job's task for the model's tokenizer; with foils where the job's metric needs them."""
+        return task_of(job.task, needs_foils(job)).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
 
     def most(self, job: Job, split: str) -> float:
         """How many pairs of the job's task a split can have: without end, unless they are from a file."""

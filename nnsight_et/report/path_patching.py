@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnsight_et.report.methods import models_of, table_of
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.report.methods import metric_of, models_of, table_of
 from nnsight_et.report.table import Table, number
 from nnsight_et.store import ResultHeader
 
-SCORE_NOTE = "Score: mean of (p patched - p base) / p base over the examples; negative: the head mattered (paper §4.1)."
+
+def score_note(metric: Metric) -> str:
+    """What a score is."""
+    found = METRICS[metric]
+    matter = f"{found.ranks}: the head mattered" + (" (paper §4.1)" if metric == PAPERS else "")
+    return f"Score: mean of {found.effect} over the examples; {matter}."
 
 
 def path_patching(header: ResultHeader) -> tuple[Table, ...]:
     """The circuit, the heads beyond chance, and where the kept heads were measured again, both scores side by side."""
-    tables = (_circuit(header), _beyond_chance(header))
+    tables = (_circuit(header), _beyond_chance(header)) if header.summary["test"] else (_circuit(header),)
     return (*tables, _held_out(header)) if header.summary["held_out_examples"] else tables
 
 
@@ -24,10 +30,11 @@ def _circuit(header: ResultHeader) -> Table:
     rows = []
     for stage in header.summary["stages"]:
         heads = [one for one in stage["kept"] if one["head"] in members[stage["group"]]]
-        named = [f"{one['head']} {one['score']:+.3f}{'*' * one['beyond_chance']}" for one in heads]
+        beyond = [bool(one["beyond_chance"]) for one in heads]
+        named = [f"{one['head']} {one['score']:+.3f}{'*' * star}" for one, star in zip(heads, beyond, strict=True)]
         rows.append(
             {key: stage[key] for key in ("group", "at", "stability")}
-            | {"count": len(heads), "beyond": sum(one["beyond_chance"] for one in heads), "heads": ", ".join(named)}
+            | {"count": len(heads), "beyond": sum(beyond), "heads": ", ".join(named)}
         )
     columns = {
         "group": "group",
@@ -38,7 +45,10 @@ def _circuit(header: ResultHeader) -> Table:
         "head and score": "heads",
     }
     stable = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
-    note = " ".join([SCORE_NOTE, "*: beyond chance.", stable, *_sharing(header)])
+    starred = ["*: beyond chance."] if header.summary["test"] else []
+    if not starred:
+        del columns["beyond chance"]
+    note = " ".join([score_note(metric_of(header)), *starred, stable, *_sharing(header)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
 
