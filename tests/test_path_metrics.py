@@ -15,13 +15,15 @@ from test_work_counts import counted
 from tiny_model import PAD, few_examples, hf_llama, tiny_model, tokenizer
 from torch import Tensor
 
+import nnsight_et
 from nnsight_et.batch import Pair, collate
 from nnsight_et.circuit import Head
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import ManifestError
+from nnsight_et.errors import ManifestError, TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.stage_scores import described, ranking, stage_scores, without_score
 from nnsight_et.manifest import Stage
+from nnsight_et.metrics import patching_score
 from nnsight_et.models.named import Shape
 from nnsight_et.named_metrics import METRICS
 from nnsight_et.plan import plan
@@ -83,7 +85,10 @@ def values_by_hooks(module, pair: Pair, path: Path) -> dict[str, Tensor]:
 
     clean = [value(row, base[row]) for row in range(len(base))]
     changed = [[value(row, logits[row]) for row in range(len(base))] for logits in patched]
-    return {name: torch.tensor(one, dtype=torch.float64) for name, one in (("base_value", clean), ("patched_value", changed))}
+    return {
+        name: torch.tensor(one, dtype=torch.float64)
+        for name, one in (("base_value", clean), ("patched_value", changed))
+    }
 
 
 @pytest.mark.parametrize("path", [path for path in PATHS.values() if path.kv_heads == "shared"], ids=str)
@@ -325,3 +330,36 @@ def test_the_foils_of_a_box_are_the_other_objects_of_the_prompt():
         objects = [segment.split(" is in Box")[0].split()[-1] for segment in pair.base.text.split(".")[0].split(", ")]
         assert sorted(said) == sorted(objects)
         assert said[0] == pair.answer
+
+
+PLAIN = {"base": "The book is in Box A. Box A contains the", "source": "The car is in Box Q. Box Y contains the"}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_pairs_in_python_are_scored_by_a_metric(metric):
+    model = nnsight_et.load(hf_llama(), tokenizer())
+    made = [PLAIN | {"answer": "book", "foil": ["car", "note"], "also_right": "fish"}] * 2
+    found = nnsight_et.path_patch(model, nnsight_et.Pairs.of(made).scored_by(metric), keep=3)
+    examples = nnsight_et.Pairs.of(made).examples(tokenizer())
+    pair = replace(collate(examples), metric=metric)
+    expected = found_by(model.model, pair, Path("last"), "reference")
+    kind = "" if metric == "probability_ratio" else "_value"
+    score = patching_score(expected[f"patched{kind}"], expected[f"base{kind}"], metric)
+    torch.testing.assert_close(found.values.flatten().float(), score, atol=1e-5, rtol=1e-4)
+    best = score.argsort(descending=metric == "kl", stable=True)[:3].tolist()
+    assert [head.layer * 4 + head.index for head in found.kept] == best
+    assert (METRICS[metric].effect in found.note) or metric == "probability_ratio"
+    assert found.figures[0].panels[0].signed == (metric != "kl")
+
+
+def test_pairs_in_python_keep_their_metric_and_need_foils_for_some():
+    made = nnsight_et.Pairs.of([PLAIN | {"answer": "book", "foil": "car"}, PLAIN | {"answer": "book"}])
+    assert made.scored_by("kl")[:1].metric == "kl"
+    assert made[:1].scored_by("logit_difference").metric == "logit_difference"
+    assert nnsight_et.Pairs.boxes(2, boxes=3).scored_by("probability_difference").texts[0].foils
+    with pytest.raises(TaskError, match=r"pairs\[1\]: no foil, which logit_difference compares with; accepted: one in"):
+        made.scored_by("logit_difference")
+    with pytest.raises(TaskError, match="metric: 'logit'; accepted: probability_ratio, logit_difference"):
+        made.scored_by("logit")  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match=r"pairs\[0\]: foil: 'book' is the answer too"):
+        nnsight_et.Pairs.of([PLAIN | {"answer": "book", "foil": "book"}]).examples(tokenizer())

@@ -51,7 +51,7 @@ class Pairs:
                 if not are_keys(entry):
                     accept = f"{', '.join(KEYS)}, with them {FOIL} and {ALSO_RIGHT}"
                     raise TaskError(f"pairs[{index}]: keys {', '.join(map(str, entry))}; accepted: {accept}")
-                named = entry
+                named: Mapping[str, Any] = entry
             else:
                 named = dict(zip(KEYS, entry, strict=len(entry) == len(KEYS)))
             if len(named) < len(KEYS) or not all(isinstance(named[key], str) for key in KEYS):

@@ -33,7 +33,9 @@ OF_A_HEAD = ("score", "low", "high", "median", "largest", "log_ratio", "p", "p_h
 def what_is_tested(metric: Metric) -> dict[str, Any] | None:
     """What a stage's p-values are of (docs/statistics.md); None: the metric's effect has no sign to test."""
     statistic = METRICS[metric].statistic
-    return statistic and {"statistic": statistic, "alternative": "below 0", "null": "sign flips", "level": LEVEL}
+    if statistic is None:
+        return None
+    return {"statistic": statistic, "alternative": "below 0", "null": "sign flips", "level": LEVEL}
 
 
 def stage_scores(
