@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nnsight_et.errors import TaskError
+from nnsight_et.named_metrics import PAPERS, Metric
 
 Side = Literal["left", "right"]
+NO_TOKEN = -1
+"""Fills the rows of token tensors [batch, n] that have fewer than n."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Example:
-    """A base prompt, the source prompt that donates activations, and the token that answers the base prompt."""
+    """A base prompt, the source prompt that donates activations, and the token that answers the base prompt.
+
+    also_right: further tokens that are right as well; foils: tokens that are wrong, for metrics that compare.
+    """
 
     base: Prompt
     source: Prompt
@@ -81,15 +87,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Pair:
-    """A base run, its source run row by row, and the base's answer tokens [batch]."""
+    """A base run, its source run row by row, the base's answer tokens [batch], and the metric they are scored by.
+
+    also_right and foils [batch, n], NO_TOKEN where a row has fewer; None where no example has any.
+    """
 
     base: Run
     source: Run
     answer: Tensor
+    also_right: Tensor | None = None
+    foils: Tensor | None = None
+    metric: Metric = PAPERS
 
     def __post_init__(self) -> None:
         if not len(self.base.tokens) == len(self.source.tokens) == len(self.answer):
             raise ValueError("base, source and answer differ in batch size")
+        if any(more is not None and len(more) != len(self.answer) for more in (self.also_right, self.foils)):
+            raise ValueError("answer and further tokens differ in batch size")
+
+    @property
+    def right(self) -> Tensor:
+        """[batch, 1 + n]: the answer, then what is right as well."""
+        first = self.answer[:, None]
+        return first if self.also_right is None else torch.cat([first, self.also_right], 1)
 
     @property
     def question(self) -> Question:
@@ -98,7 +118,8 @@ class Pair:
 
     def to(self, device: torch.device | str) -> Pair:
         """The same batch on `device`."""
-        return Pair(self.base.to(device), self.source.to(device), self.answer.to(device))
+        moved = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, (Run, Tensor))}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -139,4 +160,19 @@ def collate(examples: Sequence[Example], pad: int = 0, side: Side = "left") -> P
     """The examples as one padded batch of pairs."""
     base = padded([example.base for example in examples], pad, side)
     source = padded([example.source for example in examples], pad, side)
-    return Pair(base, source, torch.tensor([example.answer for example in examples]))
+    also_right, foils = (_tokens([getattr(one, name) for one in examples]) for name in ("also_right", "foils"))
+    return Pair(base, source, torch.tensor([example.answer for example in examples]), also_right, foils)
+
+
+def right_tokens(examples: Sequence[Example]) -> Tensor:
+    """[example, 1 + n]: each example's answer, then what is right as well, NO_TOKEN where it has less."""
+    rows = _tokens([(example.answer, *example.also_right) for example in examples])
+    assert rows is not None
+    return rows
+
+
+def _tokens(rows: Sequence[tuple[int, ...]]) -> Tensor | None:
+    """[row, n]: the rows, NO_TOKEN behind those that are shorter; None if all are empty."""
+    width = max(map(len, rows), default=0)
+    filled = [[*row, *[NO_TOKEN] * (width - len(row))] for row in rows]
+    return torch.tensor(filled) if width else None

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from math import ceil, inf, nan
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from nnsight_et.batch import NO_TOKEN
 from nnsight_et.circuit import Circuit, Head
 from nnsight_et.errors import TaskError, accepted
+from nnsight_et.named_metrics import PAPERS, Metric
 
 Matrix = Tensor | Sequence[Sequence[float]]
 TIE_DIGITS = 9
@@ -21,17 +24,68 @@ def patching_ratio(patched: Tensor, base: Tensor) -> Tensor:
     return (patched - base) / base
 
 
-def patching_score(patched: Tensor, base: Tensor) -> Tensor:
-    """[sender]: mean over examples of (p_patched - p_base) / p_base; negative: the head mattered (§4.1).
+def patching_effect(patched: Tensor, base: Tensor, metric: Metric = PAPERS) -> Tensor:
+    """[sender, batch]: how the metric's value of each example changes: its ratio for the paper's, else a difference.
 
-    A mean of ratios, as in the paper, not a ratio of means.
+    patched [sender, batch] and base [batch] are the probabilities of the answer, or the values of another metric.
     """
-    return patching_ratio(patched, base).mean(-1)
+    return patching_ratio(patched, base) if metric == PAPERS else patched - base
 
 
-def accuracy(predicted: Tensor, answer: Tensor) -> float:
-    """The share of examples whose predicted token [batch] is the answer [batch]."""
-    return (predicted == answer).double().mean().item()
+def patching_score(patched: Tensor, base: Tensor, metric: Metric = PAPERS) -> Tensor:
+    """[sender]: mean over examples of the effect; for the paper's metric of (p_patched - p_base) / p_base (§4.1).
+
+    That is a mean of ratios, as in the paper, not a ratio of means. Negative: the head mattered; for kl: above 0.
+    """
+    return patching_effect(patched, base, metric).mean(-1)
+
+
+def logit_difference(logits: Tensor, answer: Tensor, foils: Tensor) -> Tensor:
+    """[..., batch]: the logit of answer [batch] minus the mean logit of foils [batch, n], of [..., batch, vocabulary].
+
+    Logits are defined up to a constant, which leaves this as it is. It is not divided by anything.
+    """
+    right = logits.gather(-1, answer.expand(logits.shape[:-1])[..., None])[..., 0]
+    return right - _sum_over(logits, foils) / (foils != NO_TOKEN).sum(-1)
+
+
+def probability_difference(logits: Tensor, right: Tensor, foils: Tensor) -> Tensor:
+    """[..., batch]: the probability of the tokens right [batch, n] together minus that of foils [batch, m] together."""
+    probability = logits.softmax(-1)
+    return _sum_over(probability, right) - _sum_over(probability, foils)
+
+
+def kl_divergence(base: Tensor, logits: Tensor) -> Tensor:
+    """[..., batch]: KL(base || patched) in nats over the vocabulary, from logits [batch, vocabulary] and [..., same].
+
+    Summed as p log(p / q) - p + q, which is the same, and at least 0 token by token: where base and patched all but
+    agree rounding cannot make it negative.
+    """
+    if logits.ndim > base.ndim:  # one variant after the other: of the whole vocabulary there is room for few
+        return torch.stack([kl_divergence(base, one) for one in logits])
+    log_p, log_q = base.log_softmax(-1), logits.log_softmax(-1)
+    p, q = log_p.exp(), log_q.exp()
+    ratio = torch.where(p > 0, log_p - log_q, 0.0)
+    near = (ratio.abs() < 1) & (p > 0)  # where p log(p / q) and q - p cancel
+    terms = torch.where(near, p * (torch.expm1(-ratio.masked_fill(~near, 0.0)) + ratio), p * ratio - p + q)
+    return terms.clamp(min=0).sum(-1)
+
+
+def _sum_over(values: Tensor, tokens: Tensor) -> Tensor:
+    """[..., batch]: the sum of values [..., batch, vocabulary] over tokens [batch, n], those that are there."""
+    index = tokens.clamp(min=0).expand(*values.shape[:-1], -1)
+    return values.gather(-1, index).masked_fill(tokens == NO_TOKEN, 0.0).sum(-1)
+
+
+def is_right(predicted: Tensor, right: Tensor) -> Tensor:
+    """[..., batch]: whether predicted tokens [..., batch] are among the right ones [batch, n], as accuracies count."""
+    assert right.ndim == 2, "right tokens are [batch, n]"
+    return (predicted[..., None] == right).any(-1)
+
+
+def accuracy(predicted: Tensor, right: Tensor) -> float:
+    """The share of examples whose predicted token [batch] is one of those that are right [batch, n]."""
+    return is_right(predicted, right).double().mean().item()
 
 
 def faithfulness(circuit: float, model: float) -> float:

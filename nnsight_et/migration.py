@@ -16,7 +16,6 @@ SCHEMA = 2
 """Of result.json and of the names in scores.safetensors. Raised with a step here when either says more or less."""
 TESTED = ("log_ratio", "p", "p_holm", "p_bh", "selection_frequency")
 """What schema 1 had of a stage's heads only since its heads were tested against chance."""
-NO_TEST = {"statistic": "log ratio", "alternative": "not tested", "null": "nothing", "level": None}
 
 
 def migrated(header: Mapping[str, Any], schema: int) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def _path_patching_to_2(spec: dict[str, Any], summary: dict[str, Any]) -> None:
     summary.setdefault("examples", spec["examples"])
     summary.setdefault("held_out_examples", 0)
     summary.setdefault("query_heads_per_kv_head", None)
-    summary.setdefault("test", dict(NO_TEST))
+    summary.setdefault("test", None)
     summary.setdefault("mlps", [])
     none_tested = {"beyond_chance": [], "beyond_chance_bh": [], "tested": 0, "flips": None, "stability": None}
     none_tested |= {"tied": [], "tied_receivers": []}
@@ -80,7 +79,7 @@ def _path_patching_to_2(spec: dict[str, Any], summary: dict[str, Any]) -> None:
     for stage in summary["stages"]:
         stage |= none_tested | stage
         for one in stage["kept"]:
-            one |= {"beyond_chance": False, **dict.fromkeys(TESTED)} | one
+            one |= {"beyond_chance": None, **dict.fromkeys(TESTED)} | one
 
 
 STEPS: dict[int, Callable[[dict[str, Any]], None]] = {1: _to_2}

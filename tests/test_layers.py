@@ -11,16 +11,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "nnsight_et"
 
-WORDS = {"errors", "circuit", "batch", "metrics", "statistics"}
-TEXT = {"errors", "circuit", "circuit_files", "models.named", "published"}  # what can be used before any model is read
+WORDS = {"errors", "circuit", "named_metrics", "batch", "metrics", "statistics"}
+TEXT = {"errors", "circuit", "circuit_files", "named_metrics", "models.named", "published"}  # before any model is read
 THINGS = WORDS | {"tasks", "models"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "circuit": {"errors"},
-    "batch": {"errors", "circuit"},
-    "metrics": {"errors", "circuit", "batch"},
+    "named_metrics": set(),
+    "batch": {"errors", "circuit", "named_metrics"},
+    "metrics": {"errors", "circuit", "named_metrics", "batch"},
     "statistics": {"errors", "metrics"},
     "published": {"errors", "circuit"},
     "circuit_files": {"errors", "circuit"},
@@ -62,6 +63,7 @@ LIGHT = {
     "errors",
     "circuit",
     "circuit_files",
+    "named_metrics",
     "manifest",
     "plan",
     "disk",

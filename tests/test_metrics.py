@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import inf, isnan, nan
+from math import inf, isnan, log, nan
 
 import pytest
 import torch
 
+from nnsight_et.batch import NO_TOKEN
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.errors import TaskError
 from nnsight_et.metrics import (
@@ -19,8 +20,12 @@ from nnsight_et.metrics import (
     greedy_set,
     greedy_ties,
     is_kept,
+    is_right,
+    kl_divergence,
+    logit_difference,
     patching_ratio,
     patching_score,
+    probability_difference,
 )
 
 # F(C \ {v, w}) of a group of five; on the diagonal F(C \ {w}).
@@ -52,8 +57,55 @@ def test_the_patching_score_is_a_mean_of_ratios():
     assert score.tolist() == [0.25]  # (-1/2 + 1) / 2; the ratio of the means would be 0
 
 
+def test_the_logit_difference_is_the_answers_logit_minus_the_foils_mean():
+    logits = torch.tensor([[[1.0, 5.0, 2.0, 0.0], [3.0, 1.0, -1.0, 2.0]]])
+    foils = torch.tensor([[0, 2], [3, NO_TOKEN]])
+    found = logit_difference(logits, torch.tensor([1, 0]), foils)
+    assert found.tolist() == [[3.5, 1.0]]  # 5 - (1 + 2) / 2 and 3 - 2
+    assert logit_difference(logits + 8, torch.tensor([1, 0]), foils).tolist() == [[3.5, 1.0]]
+
+
+def test_the_probability_difference_is_of_all_right_tokens_and_all_foils():
+    logits = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.4, 0.1]]).log()
+    right, foils = torch.tensor([[3, 1], [2, NO_TOKEN]]), torch.tensor([[0, NO_TOKEN], [0, 1]])
+    found = probability_difference(logits, right, foils)
+    torch.testing.assert_close(found, torch.tensor([0.5, -0.1]))  # 0.4 + 0.2 - 0.1 and 0.4 - 0.25 - 0.25
+
+
+def test_kl_is_of_the_base_from_the_patched_run_in_nats():
+    base, patched = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+    assert kl_divergence(base, patched).item() == pytest.approx(0.5 * log(4 / 3))  # the other way it is smaller:
+    assert kl_divergence(patched, base).item() == pytest.approx(0.75 * log(1.5) - 0.25 * log(2))
+    assert kl_divergence(base, torch.stack([patched + 3, base - 1])).tolist() == [
+        [pytest.approx(0.5 * log(4 / 3))],
+        [0],
+    ]
+    far = torch.tensor([[0.0, -200.0]])  # in fp32 e^-200 is 0
+    assert kl_divergence(far, far.flip(-1)).item() == pytest.approx(200)
+    assert kl_divergence(torch.tensor([[0.0, -inf]]), torch.tensor([[-1.0, -inf]])).item() == 0
+    assert isnan(kl_divergence(torch.tensor([[0.0, nan]]), base).item())
+
+
+def test_kl_of_runs_that_all_but_agree_is_not_lost_in_rounding():
+    generator = torch.Generator().manual_seed(0)
+    base = 4 * torch.randn(5, 3000, generator=generator)
+    for size in (1e-1, 1e-3, 1e-5):
+        patched = base + size * torch.randn(5, 3000, generator=generator)
+        exact = kl_divergence(base.double(), patched.double())
+        plain = (base.double().softmax(-1) * (base.double().log_softmax(-1) - patched.double().log_softmax(-1))).sum(-1)
+        torch.testing.assert_close(exact, plain, atol=1e-15, rtol=1e-6)
+        torch.testing.assert_close(kl_divergence(base, patched).double(), exact, atol=1e-12, rtol=0.1)
+        assert (kl_divergence(base, patched) >= 0).all()
+
+
 def test_accuracy_is_the_share_of_right_tokens():
-    assert accuracy(torch.tensor([3, 1, 4, 1]), torch.tensor([3, 1, 4, 5])) == 0.75
+    assert accuracy(torch.tensor([3, 1, 4, 1]), torch.tensor([[3], [1], [4], [5]])) == 0.75
+
+
+def test_a_prediction_is_right_if_it_is_the_answer_or_right_as_well():
+    right = torch.tensor([[3, 9, -1], [1, -1, -1], [4, 7, 8]])  # -1: the row has fewer
+    assert is_right(torch.tensor([[3, 2, 8], [9, 1, 5]]), right).tolist() == [[True, False, True], [True, True, False]]
+    assert accuracy(torch.tensor([9, 1, 5]), right) == 2 / 3
 
 
 def test_faithfulness_is_the_circuits_accuracy_over_the_models():

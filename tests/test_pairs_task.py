@@ -132,6 +132,38 @@ def test_only_correct_keeps_what_the_model_answers_and_ends_with_the_file(two_mo
     assert found.header.data_digest == data_digest(right[:-1])
 
 
+def test_foils_of_the_file_are_compared_with_and_all_right_tokens_count(two_models: Path, tmp_path: Path):
+    """The model's own answers are made right as well, for every second pair."""
+    module, pairs = AutoModelForCausalLM.from_pretrained(two_models / "one"), [pair(index) for index in range(16)]
+    for index, one in enumerate(pairs):
+        only = OwnPairs.of(json.dumps(one), "x", ("object", "label", "asked")).examples(tokenizer(), 1, 0, "discovery")
+        said = tokenizer().convert_ids_to_tokens([says(module, only[0])])[0]
+        one |= {"foil": ["magnet", "bell"][: 1 + index % 2]}
+        if index % 2 and said.isalpha() and said not in (one["answer"], "magnet", "bell"):
+            one |= {"also_right": [said, "watch"] if said != "watch" else said}
+    text = (
+        MANIFEST.replace("examples: 6", "examples: 6\n    metric: logit_difference", 1) + EVERY.splitlines()[0] + "\n"
+    )
+    path = written(tmp_path, two_models, text, pairs="\n".join(map(json.dumps, pairs)))
+    found = results(path)
+    some = drawn(path, "discovery", 6)
+    assert {len(one.foils) for one in some} == {1, 2}
+    score, senders = torch.zeros(12, dtype=torch.float64), [(layer, head) for layer in range(3) for head in range(4)]
+    for one in some:
+        alone = collate([one], PAD)
+        z = plain_hooks.head_outputs(module, alone.base), plain_hooks.head_outputs(module, alone.source)
+        logits = plain_hooks.patched_logits(module, alone, z, senders, ((), None, "last"))[:, -1].double()
+        base = plain_hooks.run_model(module, alone.base.tokens, alone.base.mask)[0, -1].double()
+        foils = list(one.foils)
+        score += (logits[:, one.answer] - logits[:, foils].mean(-1)) - (base[one.answer] - base[foils].mean())
+    torch.testing.assert_close(found["found"].scores["a.score"].flatten(), score / 6, atol=2e-5, rtol=1e-4)
+    tested, table = drawn(path, "evaluation", 5), found["table1"]
+    answered = [says(module, one) in (one.answer, *one.also_right) for one in tested]
+    assert sum(answered) > sum(says(module, one) == one.answer for one in tested)
+    assert table.header.summary["rows"][0]["full"] == sum(answered) / 5
+    assert table.scores["one.also_right"].shape == (5, 2)
+
+
 def says(module, example) -> int:
     return int(module(torch.tensor([example.base.tokens])).logits[0, -1].argmax())
 

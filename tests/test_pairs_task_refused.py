@@ -61,6 +61,16 @@ def test_a_file_with_too_many_bytes_is_not_read(two_models: Path, tmp_path: Path
          "source: positions 'asked' and 'last' are the same token"),
         (json.dumps(pair(0) | {"base": "a {{object|b", "source": "c"}), "base, character 3: '{{' is not closed"),
         (json.dumps(pair(0) | {"answer": "\ud83d"}), "answer: half of a character"),
+        (json.dumps(pair(0) | {"foil": "two words"}), "foil: 'two words' is not one token"),
+        (json.dumps(pair(0) | {"foil": ["car", 5]}), "foil: found ['car', 5]; accepted: a text, or a list of texts"),
+        (json.dumps(pair(0) | {"foil": [" "]}), "foil: found [' ']; accepted: a text, or a list of texts, none empty"),
+        (json.dumps(pair(0) | {"foil": ["car", "zebra"]}), "foil: 'zebra' is not one token"),
+        (json.dumps(pair(0) | {"foil": "\ud83d"}), "foil: half of a character"),
+        (json.dumps(pair(0) | {"foil": "book"}), "foil: 'book' is the answer too; accepted: tokens that are there"),
+        (json.dumps(pair(0) | {"foil": ["car", "car"]}), "foil: 'car' is foil 'car' too"),
+        (json.dumps(pair(0) | {"foil": "car", "also_right": ["car"]}), "foil: 'car' is also_right 'car' too"),
+        (json.dumps(pair(0) | {"also_right": {"car": 1}}), "also_right: found {'car': 1}; accepted: a text, or a list"),
+        (json.dumps(pair(0) | {"foils": "car"}), "under base, source, answer, as in"),
         ("1" * 5000, "not JSON"),
         ('{"a": ' * 100_000, "not JSON"),
     ],
@@ -121,6 +131,17 @@ def test_a_task_that_cannot_be_read_is_told_by_its_line(task: str, place: str, m
     assert message in found
 
 
+@pytest.mark.parametrize("metric", ["logit_difference", "probability_difference"])
+def test_a_metric_that_compares_needs_a_foil_in_every_line(metric: str, two_models: Path, tmp_path: Path):
+    text = MANIFEST.replace("examples: 6", f"examples: 6\n    metric: {metric}", 1)
+    some = [*lines(15, foil="magnet"), json.dumps(pair(15))]
+    path = written(tmp_path, two_models, text, pairs="\n".join(some))
+    shown = et("run", path, "--out", tmp_path / "runs")
+    told = shown.output.replace("\n", " ")
+    assert (shown.exit_code, "pairs.jsonl:16: no foil, and experiments.found.metric: " in told) == (2, True), told
+    assert f"{metric} compares the answer with foils; accepted: a foil, such as" in told
+
+
 def test_a_single_method_takes_its_stages_from_the_boxes_task_alone(two_models: Path, tmp_path: Path, monkeypatch):
     written(tmp_path, two_models)
     monkeypatch.chdir(tmp_path)
@@ -134,7 +155,8 @@ def test_a_single_method_takes_its_stages_from_the_boxes_task_alone(two_models: 
     assert done.exit_code == 0, done.output
 
 
-CORPUS = "\n".join(lines(4))
+MORE = ({}, {"foil": "fish"}, {"foil": ["fish", "drug"], "also_right": []}, {"also_right": ["note"], "foil": "drug"})
+CORPUS = "\n".join(json.dumps(pair(index) | more) for index, more in enumerate(MORE))
 SNIPPETS = [
     "{{",
     "}}",

@@ -28,6 +28,14 @@ STAGES = """\
       - {group: value_fetcher, into: logits, at: last, keep: 4, receivers: 2}
       - {group: position_detector, into: value_fetcher, via: value, at: query_label, keep: 2}
 """
+METRICS = "".join(
+    f"""\
+  {metric}:
+    {{method: path_patching, model: one, metric: {metric}, examples: 100,
+     stages: [{{group: value_fetcher, into: logits, at: last, keep: 4}}]}}
+"""
+    for metric in ("logit_difference", "probability_difference", "kl")
+)
 SENDERS, PER_VALUE, PER_JOB = 12 + 8, 16, 1 << 16
 APPROXIMATED = ("screen",)  # finite differences where there are no gradients
 KEYS = {"trusted": TRUSTED, "untrusted": UNTRUSTED}
@@ -114,6 +122,20 @@ def test_only_scores_come_home_and_only_prompts_and_code_go_out(away, server):
     assert len(jobs) == 2
     assert sum(job["result"] for job in jobs) <= PER_VALUE * SENDERS * 100
     assert all(job["bytes"] <= PER_JOB for job in jobs)
+
+
+def test_metrics_are_measured_there_and_only_their_values_come_home(away, here, server):
+    before = set(server.counts()["jobs"])
+    away.steps(METRICS)
+    jobs = [job for name, job in server.counts()["jobs"].items() if name not in before]
+    assert len(jobs) == 3
+    assert all(
+        job["result"] <= 2 * PER_VALUE * (1 + 12) * 100 for job in jobs
+    )  # the logits alone would be 12 times that
+    expected = results(here, METRICS)
+    for name, result in away.results(METRICS).items():
+        for key, values in result.scores.items():
+            assert torch.equal(values.nan_to_num(9.0), expected[name].scores[key].nan_to_num(9.0)), f"{name} {key}"
 
 
 def test_a_second_run_sends_nothing(away, found_away, server):

@@ -24,7 +24,8 @@ from nnsight_et.interventions.ablation import (
     random_circuits,
 )
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.metrics import faithfulness
+from nnsight_et.jobs.correct import answer_scores
+from nnsight_et.metrics import faithfulness, is_right
 from nnsight_et.statistics import intervals, ratio_interval
 
 
@@ -59,10 +60,10 @@ def evaluate(
 
     whole = model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
     found = model.measured(examples, (), alone)
-    share = Share(model.name, circuit.size, found["predicted"] == answers, whole["predicted"] == answers)
+    share = Share(model.name, circuit.size, *(is_right(one["predicted"], answers) for one in (found, whole)))
     scores = {f"model.{name}": tensor for name, tensor in whole.items()}
     scores |= {f"circuit.{name}": tensor for name, tensor in found.items()}
-    return share.finding(scores | {"answer": answers})
+    return share.finding(scores | answer_scores(answers))
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,12 @@ def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answ
     rows = tuple(
         {"patched": name, "heads": heads.size, **of_right(right), "probability": probability.double().mean().item()}
         for (name, heads), right, probability in zip(
-            sets.items(), found["predicted"] == answers, found["probability"], strict=True
+            sets.items(), is_right(found["predicted"], answers), found["probability"], strict=True
         )
     )
     note = f"Accuracy: how often the pairs' answer is given; on {counted(len(answers))}."
     figure = accuracy_bars("patched", title, rows, "patched")
-    return Finding(title, rows, (figure,), note, found | {"answer": answers})
+    return Finding(title, rows, (figure,), note, found | answer_scores(answers))
 
 
 def encoded(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> list[Example]:

@@ -10,6 +10,7 @@ from nnsight_et.circuit import Circuit
 from nnsight_et.errors import TaskError, UnsupportedModel
 from nnsight_et.interventions.ablation import model_readouts, random_circuits
 from nnsight_et.interventions.cmap import donor_outputs, recipient_readouts, with_heads
+from nnsight_et.metrics import is_right
 
 
 def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: Circuit, random: int = 3) -> Finding:
@@ -38,7 +39,7 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: Circ
     for role, model in (("recipient", recipient), ("donor", donor)):
         own = _plain(model, examples)
         scores |= {f"{role}.{name}": tensor for name, tensor in own.items()}
-        alone.append({"patched": f"{model.name} alone", "heads": 0, **of_right(own["predicted"] == answers)})
+        alone.append({"patched": f"{model.name} alone", "heads": 0, **of_right(is_right(own["predicted"], answers))})
         alone[-1]["probability"] = own["probability"].double().mean().item()
     figure = accuracy_bars("cmap", title, patched.rows, "patched", alone)
     return Finding(title, (*alone, *patched.rows), (figure,), patched.note, scores)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from nnsight_et.batch import right_tokens
 from nnsight_et.report.figures import Bars, Line, Mark, Plate, Series
 from nnsight_et.report.html.notebook import shown
 from nnsight_et.report.marks import BARS, mark
@@ -88,8 +88,8 @@ def counted(pairs: int) -> str:
 
 
 def answers_of(examples: Sequence[Any]) -> Tensor:
-    """[example]: the right tokens."""
-    return torch.tensor([example.answer for example in examples])
+    """[example, n]: the right tokens."""
+    return right_tokens(examples)
 
 
 def _text(row: Row, key: str) -> str:

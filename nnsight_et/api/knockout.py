@@ -7,6 +7,8 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.errors import TaskError
 from nnsight_et.interventions.knockout import knockout_readouts
+from nnsight_et.jobs.correct import answer_scores
+from nnsight_et.metrics import is_right
 from nnsight_et.report.figures import Curves, Plate, Series
 from nnsight_et.report.marks import BARS, mark
 
@@ -32,10 +34,12 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     names = [*(f"L{first}" for first in firsts[:-1]), "none"]
     rows = tuple(
         {"first_blocked_layer": name, **of_right(right), "probability": probability.double().mean().item()}
-        for name, right, probability in zip(names, found["predicted"] == answers, found["probability"], strict=True)
+        for name, right, probability in zip(
+            names, is_right(found["predicted"], answers), found["probability"], strict=True
+        )
     )
     title = f"{blind} blind to {to} in {model.name}"
     marks = tuple(mark(row, "accuracy", row["first_blocked_layer"]) for row in rows)
     panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
     note = f"none: nothing is blocked. On {counted(len(pairs))}."
-    return Finding(title, rows, (Plate("knockout", title, BARS, (panel,)),), note, found | {"answer": answers})
+    return Finding(title, rows, (Plate("knockout", title, BARS, (panel,)),), note, found | answer_scores(answers))

@@ -18,6 +18,8 @@ from nnsight_et.engine.budget import chunks
 from nnsight_et.errors import TaskError
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
+from nnsight_et.jobs.correct import answer_scores
+from nnsight_et.metrics import is_right
 
 BATCH = 32  # App. H
 
@@ -70,7 +72,7 @@ def _tested(
         [group.at for group in groups],
         lambda pair, size: patched_readouts(model.model, pair, sets, model.engine, size),
     )
-    right = found["predicted"] == answers
+    right = is_right(found["predicted"], answers)
     nothing = of_right(right[-1])["accuracy"]
     rows = tuple(
         {
@@ -85,7 +87,7 @@ def _tested(
     title = f"Heads selected by DCM in {model.name}"
     figure = accuracy_bars("dcm", title, rows, "group", [{"group": "nothing patched", "accuracy": nothing}])
     note = f"Accuracy: how often patching the selected heads gives the answer, on the {len(examples)} pairs of `test`."
-    return Selection(title, rows, (figure,), note, found | {"answer": answers}, Circuit(tuple(chosen)))
+    return Selection(title, rows, (figure,), note, found | answer_scores(answers), Circuit(tuple(chosen)))
 
 
 def _selected(group: HeadGroup, mask: torch.Tensor) -> HeadGroup:

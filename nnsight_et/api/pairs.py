@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.api.models import LoadedModel
-from nnsight_et.batch import Example
+from nnsight_et.batch import Example, right_tokens
 from nnsight_et.errors import TaskError, accepted
 from nnsight_et.interventions.ablation import model_readouts
+from nnsight_et.metrics import is_right
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum_pairs
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText
-from nnsight_et.tasks.marked import KEYS, check_alike, encoded_pair, marked_pair, read_pairs
+from nnsight_et.tasks.marked import ALSO_RIGHT, FOIL, KEYS, are_keys, check_alike, encoded_pair, pair_of, read_pairs
 
 SHOWN = 3
 LEFT = 'style="text-align:left"'
@@ -31,23 +34,29 @@ class Pairs:
     """
 
     texts: tuple[MarkedPair, ...]
+    metric: Metric = PAPERS
+    """What path patching scores them by; `scored_by` gives them another."""
 
     @classmethod
-    def of(cls, pairs: Iterable[Mapping[str, str] | Sequence[str]]) -> Pairs:
+    def of(cls, pairs: Iterable[Mapping[str, Any] | Sequence[str]]) -> Pairs:
         """Your own pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each.
 
+        A mapping may also have "foil", what is wrong, and "also_right": a text, or a list of texts, one token each.
         {{name|text}} in base and source marks a position (nnsight_et.tasks.marked has the rules); TaskError naming the
         pair if one is not written so.
         """
         texts = []
         for index, entry in enumerate(pairs):
             if isinstance(entry, Mapping):
-                if set(entry) != set(KEYS):
-                    raise TaskError(f"pairs[{index}]: keys {', '.join(map(str, entry))}; accepted: {', '.join(KEYS)}")
-                entry = [entry[key] for key in KEYS]
-            if len(entry) != len(KEYS) or not all(isinstance(text, str) for text in entry):
+                if not are_keys(entry):
+                    accept = f"{', '.join(KEYS)}, with them {FOIL} and {ALSO_RIGHT}"
+                    raise TaskError(f"pairs[{index}]: keys {', '.join(map(str, entry))}; accepted: {accept}")
+                named: Mapping[str, Any] = entry
+            else:
+                named = dict(zip(KEYS, entry, strict=len(entry) == len(KEYS)))
+            if len(named) < len(KEYS) or not all(isinstance(named[key], str) for key in KEYS):
                 raise TaskError(f"pairs[{index}]: {entry!r}; accepted: three texts, {', '.join(KEYS)}")
-            texts.append(marked_pair(*entry, where=f"pairs[{index}]"))
+            texts.append(pair_of(named, f"pairs[{index}]"))
         return cls._alike(texts)
 
     @classmethod
@@ -90,7 +99,19 @@ class Pairs:
         kept = [pair for pair, right in zip(self.texts, found, strict=True) if right]
         if not kept:
             raise TaskError(f"pairs: {model.name} answers none of {len(self)}; accepted: prompts that it answers")
-        return Pairs(tuple(kept))
+        return replace(self, texts=tuple(kept))
+
+    def scored_by(self, metric: Metric) -> Pairs:
+        """The same pairs, path patching being scored by another metric: docs/methods.md has them.
+
+        TaskError naming a pair without a foil, if the metric compares the answer with foils.
+        """
+        if metric not in METRICS:
+            raise TaskError(f"metric: {metric!r}; {accepted(str(metric), METRICS)}")
+        for index, pair in enumerate(self.texts):
+            if METRICS[metric].needs_foils and not pair.foils:
+                raise TaskError(f"pairs[{index}]: no {FOIL}, which {metric} compares with; accepted: one in every pair")
+        return replace(self, metric=metric)
 
     def check_position(self, name: str, where: str) -> None:
         """Raise TaskError naming `where` if the prompts have no such position."""
@@ -104,7 +125,7 @@ class Pairs:
         return iter(self.texts)
 
     def __getitem__(self, some: slice) -> Pairs:
-        return Pairs._alike(self.texts[some])
+        return replace(Pairs._alike(self.texts[some]), metric=self.metric)
 
     def __repr__(self) -> str:
         count, more = ("1 pair", "") if len(self) == 1 else (f"{len(self)} pairs", ", ...")
@@ -122,9 +143,9 @@ class Pairs:
 
 
 def predicted(model: LoadedModel, examples: Sequence[Example]) -> list[bool]:
-    """Whether the model answers each base prompt with its answer."""
+    """Whether the model answers each base prompt with its answer, or a token that is right as well."""
     found = model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
-    return [token == one.answer for token, one in zip(found["predicted"].tolist(), examples, strict=True)]
+    return is_right(found["predicted"], right_tokens(examples)).tolist()
 
 
 def _html(marked: MarkedText) -> str:

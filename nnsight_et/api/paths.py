@@ -15,21 +15,23 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part, part
 from nnsight_et.engine.paths import End
 from nnsight_et.errors import ExperimentError, TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.stage_scores import ranking, stage_scores
-from nnsight_et.report.circuit_figures import heat_map
+from nnsight_et.jobs.stage_scores import ranking, stage_scores, without_score
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.report.circuit_figures import heat_map, shown
 from nnsight_et.report.figures import Plate
 from nnsight_et.statistics import LEVEL
-
-SHOWN = "Blue: negative, the head mattered. Framed: kept. Dot: beyond chance. Hatched: cannot reach, exactly 0."
 
 
 @dataclass(frozen=True, repr=False)
 class PatchingScores(Finding):
-    """Patching scores of all heads, or all MLPs, at one position; rows: those that can reach, most negative first."""
+    """Patching scores of all heads, or all MLPs, at one position; rows: those that can reach, what matters most first.
+
+    That is the most negative score; for metric kl the largest.
+    """
 
     path: Path = field(default_factory=lambda: Path("last"))
     kept: tuple[Part, ...] = ()
-    """The `keep` heads or MLPs with the most negative scores, the most negative first."""
+    """The `keep` heads or MLPs that matter most, in that order."""
 
     @property
     def values(self) -> Tensor:
@@ -37,7 +39,7 @@ class PatchingScores(Finding):
         return self.scores["score"]
 
     def top(self, count: int = 10) -> tuple[Part, ...]:
-        """The `count` with the most negative scores; `path_patch(..., into=...)` takes them as receivers."""
+        """The `count` that matter most; `path_patch(..., into=...)` takes them as receivers."""
         return tuple(part(row["head"]) for row in self.rows[:count])
 
     def group(self, name: str, count: int | None = None) -> HeadGroup:
@@ -61,8 +63,9 @@ def path_patch(
     into: "logits", or heads such as scores.top(5) or ["L4H0"], reached through their `via`: "query", "key" or "value";
     or MLPs such as ["L3MLP"] via "input".
     The score is the mean over pairs; a negative one means that the head mattered. p-values are sign-flip tests, p_holm
-    corrected over all heads (docs/statistics.md). TaskError if the request does not fit, ExperimentError if the answer
-    has no probability.
+    corrected over all heads (docs/statistics.md). pairs.scored_by(...) chooses another metric; the scores of "kl" are
+    not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
+    score does not exist.
     """
     return _patched(model, pairs, Path(at, via, _receivers(model, into, via)), keep)
 
@@ -90,34 +93,41 @@ def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> Patchin
         raise TaskError(f"into: no {kind} can reach it: all of it is in layer 0; accepted: what is in later layers")
 
     def measure(pair, chunks):
-        return path_probabilities(model.model, pair, path, senders, model.engine, chunks)
+        scored = replace(pair, metric=pairs.metric)
+        return path_probabilities(model.model, scored, path, senders, model.engine, chunks)
 
     found = model.measured(model.fitting(pairs.examples(model.tokenizer)), (path.at,), measure)
-    without = int((~(found["base"] > 0)).sum())
-    if without:
-        have = f"the answer's probability in the base run is 0 or no number in {without} of {len(pairs)} pairs"
-        raise ExperimentError(f'pairs: {have}; accepted: prompts the model gives some chance, or load(dtype="float64")')
+    if have := without_score(found, pairs.metric):
+        accept = 'prompts the model gives some chance, or load(dtype="float64")'
+        raise ExperimentError(f"pairs: {have} pairs; accepted: {accept}")
     keep = min(keep, len(senders))
-    scores = stage_scores(found, senders, model.shape, keep, SEED)
-    return _finding(model, path, ranking(scores["score"], senders), scores, keep)
+    scores = stage_scores(found, senders, model.shape, keep, SEED, pairs.metric)
+    ranked = ranking(scores["score"], senders, pairs.metric)
+    return _finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric)
 
 
 def _finding(
-    model: LoadedModel, path: Path, ranked: list[Part], scores: dict[str, Tensor], keep: int
+    model: LoadedModel,
+    path: Path,
+    kept: tuple[Part, ...],
+    ranked: list[Part],
+    scores: dict[str, Tensor],
+    metric: Metric,
 ) -> PatchingScores:
     end = f"{len(path.receivers)} {'MLPs' if path.via == 'input' else 'heads'}" if path.via else "logits"
-    name, kept = f"{'MLPs' if path.senders == 'mlps' else 'heads'} at {path.at}", tuple(ranked[:keep])
+    name = f"{'MLPs' if path.senders == 'mlps' else 'heads'} at {path.at}"
     rows = tuple(_row(head, scores, head in kept) for head in ranked)
     stage = {
         "group": name, "into": end, "via": path.via, "senders": path.senders,
         "kept": [row for row in rows if row["kept"]],
         "beyond_chance": [row["head"] for row in rows if row["p_holm"] <= LEVEL],
     }  # fmt: skip
-    panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()})
+    panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()}, metric)
     title = f"Patching scores in {model.name}: {panel.title}"
-    plate = Plate("scores", title, SHOWN, (replace(panel, title=title),))
+    plate = Plate("scores", title, shown(metric), (replace(panel, title=title),))
     base = scores["base"].double()
-    note = f"Mean of (p_patched - p) / p over {counted(len(base))}; in the base run p is {base.mean():.3f} on average."
+    effect = "(p_patched - p) / p" if metric == PAPERS else METRICS[metric].effect
+    note = f"Mean of {effect} over {counted(len(base))}; in the base run p is {base.mean():.3f} on average."
     return PatchingScores(title, rows, (plate,), note, scores, path, kept)
 
 

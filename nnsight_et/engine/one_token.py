@@ -14,7 +14,7 @@ from torch import Tensor
 from nnsight_et.circuit import Mlp, Part
 from nnsight_et.engine.capture import TokenCapture
 from nnsight_et.engine.paths import End, KvHeads
-from nnsight_et.engine.readout import Readout, readout
+from nnsight_et.engine.readout import Asked, Readout, readout
 from nnsight_et.models.model import Model
 
 
@@ -93,7 +93,7 @@ def to_receivers(model: Model, token: TokenCapture, senders: Senders, receivers:
     return values
 
 
-def to_logits(model: Model, token: TokenCapture, senders: Senders, answer: Tensor) -> Readout:
+def to_logits(model: Model, token: TokenCapture, senders: Senders, asked: Tensor | Asked) -> Readout:
     """[sender, batch]: the logits' readout when one of the senders donates and every attention is frozen."""
     size = (len(senders.layers), len(token.tokens))
     with model.trace(token.tokens.repeat(size[0], 1), token.position_ids.repeat(size[0], 1)):
@@ -101,7 +101,7 @@ def to_logits(model: Model, token: TokenCapture, senders: Senders, answer: Tenso
         for here in range(senders.layers[0], model.n_layers):
             model.skip_attention(here, _frozen_attention(model, token, here, senders))
             _donate_mlps(model, here, senders, size)
-        outcome = readout(model.logits()[:, 0].unflatten(0, size), answer)
+        outcome = readout(model.logits()[:, 0].unflatten(0, size), asked)
     return outcome
 
 

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Run
+from nnsight_et.batch import Pair, Run
+from nnsight_et.metrics import kl_divergence, logit_difference, probability_difference
 from nnsight_et.models.model import Model
+from nnsight_et.named_metrics import PAPERS, Metric
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What else than the answer [batch] is read: a metric's value, beside other tokens or the base run's logits.
+
+    right and foils [batch, n], NO_TOKEN where a row has fewer; base [batch, vocabulary], on the model's device.
+    """
+
+    answer: Tensor
+    metric: Metric
+    right: Tensor
+    foils: Tensor | None
+    base: Tensor
+
+    @classmethod
+    def of(cls, pair: Pair, base: Tensor) -> Tensor | Asked:
+        """What is read for the pair's metric, its base run having the logits `base`: for the paper's the answer."""
+        return pair.answer if pair.metric == PAPERS else cls(pair.answer, pair.metric, pair.right, pair.foils, base)
 
 
 @dataclass(frozen=True)
 class Readout:
-    """Of each variant and example: the answer's probability and logit, and the predicted token. All [..., batch]."""
+    """Of each variant and example: the answer's probability and logit, and the predicted token. All [..., batch].
+
+    value [..., batch]: the metric's, where another than the paper's is asked for.
+    """
 
     probability: Tensor
     logit: Tensor
     predicted: Tensor
+    value: Tensor | None = None
 
     def split(self) -> list[Readout]:
         """Each variant [variant, batch] as a readout [1, batch] of its own."""
-        parts = zip(self.probability.split(1), self.logit.split(1), self.predicted.split(1), strict=True)
-        return [Readout(*one) for one in parts]
+        return [self.variants(slice(index, index + 1)) for index in range(len(self.probability))]
+
+    def variants(self, some: slice) -> Readout:
+        """Those of the variants [variant, batch]."""
+        value = None if self.value is None else self.value[some]
+        return Readout(self.probability[some], self.logit[some], self.predicted[some], value)
 
     def numbers(self) -> dict[str, Tensor]:
         """The same on the CPU, detached, as plain data that can leave a session."""
@@ -33,12 +63,24 @@ class Readout:
         }
 
 
-def readout(logits: Tensor, answer: Tensor) -> Readout:
+def readout(logits: Tensor, asked: Tensor | Asked) -> Readout:
     """The readout of logits [..., batch, vocabulary] for answer [batch]; softmax over all tokens, in fp32 at least."""
+    answer = asked.answer if isinstance(asked, Asked) else asked
     wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     index = answer.expand(wide.shape[:-1])[..., None]
     probability = wide.softmax(-1).gather(-1, index)[..., 0]
-    return Readout(probability, wide.gather(-1, index)[..., 0], wide.argmax(-1))
+    value = _value(wide, asked) if isinstance(asked, Asked) else None
+    return Readout(probability, wide.gather(-1, index)[..., 0], wide.argmax(-1), value)
+
+
+def _value(wide: Tensor, asked: Asked) -> Tensor:
+    """[..., batch]: what the metric makes of logits [..., batch, vocabulary]."""
+    if asked.metric == "kl":
+        return kl_divergence(asked.base.to(wide.dtype), wide)
+    assert asked.foils is not None, "pairs without foils are refused before"
+    if asked.metric == "logit_difference":
+        return logit_difference(wide, asked.answer, asked.foils)
+    return probability_difference(wide, asked.right, asked.foils)
 
 
 def plain(model: Model, run: Run, answer: Tensor) -> Readout:
@@ -52,17 +94,14 @@ def plain(model: Model, run: Run, answer: Tensor) -> Readout:
 
 def joined(parts: list[Readout]) -> Readout:
     """Readouts of consecutive variants as one."""
-    return Readout(
-        torch.cat([part.probability for part in parts]),
-        torch.cat([part.logit for part in parts]),
-        torch.cat([part.predicted for part in parts]),
-    )
+    return _together(parts, torch.cat)
 
 
 def stacked(parts: list[Readout]) -> Readout:
     """Readouts [batch] of single variants as one [variant, batch]."""
-    return Readout(
-        torch.stack([part.probability for part in parts]),
-        torch.stack([part.logit for part in parts]),
-        torch.stack([part.predicted for part in parts]),
-    )
+    return _together(parts, torch.stack)
+
+
+def _together(parts: list[Readout], put: Callable[[list[Tensor]], Tensor]) -> Readout:
+    columns = ([getattr(part, name) for part in parts] for name in ("probability", "logit", "predicted", "value"))
+    return Readout(*(put(column) if column[0] is not None else None for column in columns))  # type: ignore[arg-type]

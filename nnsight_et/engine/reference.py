@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
+from nnsight_et.batch import NO_TOKEN, Pair, Run
 from nnsight_et.circuit import Head, Mlp, Part
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Readout
+from nnsight_et.engine.readout import Asked, Readout
 from nnsight_et.models.model import Model
 
 
@@ -55,7 +55,11 @@ def mlp_outputs(model: Model, run: Run) -> list[Tensor]:
 
 
 def replaced(
-    model: Model, run: Run, replacements: dict[int, Replacement], answer: Tensor, mlps: Mapping[int, Replacement] = NONE
+    model: Model,
+    run: Run,
+    replacements: dict[int, Replacement],
+    asked: Tensor | Asked,
+    mlps: Mapping[int, Replacement] = NONE,
 ) -> Readout:
     """[batch]: the readout of a run in which head outputs of some layers are replaced; later layers see it.
 
@@ -68,39 +72,72 @@ def replaced(
                 model.write_z(layer, replacements[layer].of(model.z(layer)))
             if layer in mlps:
                 model.write_mlp(layer, mlps[layer].of(model.mlp(layer, len(row))))
-        outcome = scored(model.logits()[row, run.positions["last"]], answer)
+        outcome = scored(model.logits()[row, run.positions["last"]], asked)
     return outcome
 
 
-def scored(logits: Tensor, answer: Tensor) -> Readout:
+def scored(logits: Tensor, asked: Tensor | Asked) -> Readout:
     """The readout of logits [batch, vocabulary], by code of its own: p = exp(logit - log sum exp), in float64."""
+    answer = asked.answer if isinstance(asked, Asked) else asked
     wide = logits.double()
     largest = wide.max(-1)
     logit = wide[torch.arange(len(wide), device=wide.device), answer]
     normaliser = largest.values + (wide - largest.values[:, None]).exp().sum(-1).log()
     kept = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
-    return Readout((logit - normaliser).exp().to(kept), logit.to(kept), largest.indices)
+    value = value_of(wide, asked).to(kept) if isinstance(asked, Asked) else None
+    return Readout((logit - normaliser).exp().to(kept), logit.to(kept), largest.indices, value)
+
+
+def value_of(wide: Tensor, asked: Asked) -> Tensor:
+    """[batch]: the metric's value of logits [batch, vocabulary] in float64, prompt by prompt, from its definition."""
+    values = []
+    for row, logits in enumerate(wide):
+        log_q = logits - logits.logsumexp(-1)
+        right, foils = (
+            [] if tokens is None else [token for token in tokens[row].tolist() if token != NO_TOKEN]
+            for tokens in (asked.right, asked.foils)
+        )
+        if asked.metric == "kl":
+            clean = asked.base[row].double()
+            log_p = clean - clean.logsumexp(-1)
+            terms = log_p.exp() * (log_p - log_q)
+            values.append(terms.masked_fill(log_p == -torch.inf, 0.0).sum())
+        elif asked.metric == "logit_difference":
+            values.append(logits[asked.answer[row]] - torch.stack([logits[token] for token in foils]).mean())
+        else:
+            values.append(sum(log_q[token].exp() for token in right) - sum(log_q[token].exp() for token in foils))
+    return torch.stack(values)
 
 
 def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part]) -> tuple[Readout, list[Readout]]:
     """The base run's readout [batch], and one per sender when only the path from it to its end donates (§4.1)."""
     base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
     source_mlp = mlp_outputs(model, pair.source) if path.senders == "mlps" else []
-    clean = replaced(model, pair.base, {}, pair.answer)
+    logits = last_logits(model, pair.base)
+    asked = Asked.of(pair, logits)
+    clean = scored(logits, asked)
     patched = []
     for sender in senders:
         frozen = frozen_but(pair, path.at, None if isinstance(sender, Mlp) else sender, base_z, source_z)
         mlps = {sender.layer: donating(pair, path.at, source_mlp[sender.layer])} if isinstance(sender, Mlp) else NONE
         if path.via is None:
-            patched.append(replaced(model, pair.base, frozen, pair.answer, mlps))
+            patched.append(replaced(model, pair.base, frozen, asked, mlps))
         else:
             inputs = receiver_inputs(model, pair.base, frozen, path, mlps)
             if path.via == "input":
                 run_2 = with_mlp_inputs
             else:
                 run_2 = with_inputs if path.kv_heads == "shared" else with_inputs_of_their_own
-            patched.append(run_2(model, pair, path, inputs))
+            patched.append(run_2(model, pair.base, path, inputs, asked))
     return clean, patched
+
+
+def last_logits(model: Model, run: Run) -> Tensor:
+    """[batch, vocabulary]: the logits at `last` of a plain run."""
+    row = torch.arange(len(run.tokens), device=model.device)
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        logits = model.logits()[row, run.positions["last"]]
+    return logits
 
 
 def frozen_but(
@@ -154,22 +191,22 @@ def receiver_inputs(
     return inputs
 
 
-def with_mlp_inputs(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor]) -> Readout:
+def with_mlp_inputs(model: Model, run: Run, path: Path, inputs: dict[int, Tensor], asked: Tensor | Asked) -> Readout:
     """[batch]: run 2 of MLPs: the base run with what enters all of them at the position replaced at once."""
-    run, position = pair.base, pair.base.positions[path.at]
+    position = run.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in sorted(inputs):
             current = model.mlp_input(layer, len(row)).clone()
             current[row, position] = inputs[layer][row, position]
             model.write_mlp_input(layer, current)
-        outcome = scored(model.logits()[row, run.positions["last"]], pair.answer)
+        outcome = scored(model.logits()[row, run.positions["last"]], asked)
     return outcome
 
 
-def with_inputs(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor]) -> Readout:
+def with_inputs(model: Model, run: Run, path: Path, inputs: dict[int, Tensor], asked: Tensor | Asked) -> Readout:
     """[batch]: the base run with all receivers' inputs at the position replaced at once, nothing frozen (run 2)."""
-    run, position = pair.base, pair.base.positions[path.at]
+    position = run.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
     assert path.via not in (None, "input")
     with model.trace(run.tokens, run.position_ids, run.mask):
@@ -180,17 +217,19 @@ def with_inputs(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor])
                     index = model.receiver(receiver.index, path.via)
                     current[row, position, index] = inputs[layer][row, position, index]
             model.write_projection(layer, path.via, current)
-        outcome = scored(model.logits()[row, run.positions["last"]], pair.answer)
+        outcome = scored(model.logits()[row, run.positions["last"]], asked)
     return outcome
 
 
-def with_inputs_of_their_own(model: Model, pair: Pair, path: Path, inputs: dict[int, Tensor]) -> Readout:
+def with_inputs_of_their_own(
+    model: Model, run: Run, path: Path, inputs: dict[int, Tensor], asked: Tensor | Asked
+) -> Readout:
     """[batch]: run 2 if no query head but the receivers sees the replaced keys or values.
 
     Every prompt runs twice, side by side: without the replaced inputs, and with them. In each receiver layer the
     receivers' outputs are those with them and all others' those without, in both copies; so the copies stay the same.
     """
-    run, position, batch = pair.base, pair.base.positions[path.at], len(pair.answer)
+    position, batch = run.positions[path.at], len(run.tokens)
     row = torch.arange(batch, device=model.device)
     assert path.via not in (None, "input")
     with model.trace(run.tokens.repeat(2, 1), run.position_ids.repeat(2, 1), run.mask.repeat(2, 1)):
@@ -204,7 +243,7 @@ def with_inputs_of_their_own(model: Model, pair: Pair, path: Path, inputs: dict[
             outputs = z[:batch].clone()
             outputs[:, :, mine] = z[batch:, :, mine]
             model.write_z(layer, outputs.repeat(2, 1, 1, 1))
-        outcome = scored(model.logits()[row, run.positions["last"]], pair.answer)
+        outcome = scored(model.logits()[row, run.positions["last"]], asked)
     return outcome
 
 

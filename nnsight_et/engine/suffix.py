@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture
-from nnsight_et.engine.readout import Readout, joined, readout
+from nnsight_et.engine.readout import Asked, Readout, joined, readout
 from nnsight_et.errors import ExperimentError
 from nnsight_et.models.model import Model
 
@@ -84,7 +84,7 @@ class Layout:
 
 
 def suffix(
-    model: Model, capture: Capture, start: int, edits: Sequence[Edit], answer: Tensor, chunks: Chunks
+    model: Model, capture: Capture, start: int, edits: Sequence[Edit], asked: Tensor | Asked, chunks: Chunks
 ) -> Readout:
     """[variant, batch]: the readout of every variant of the captured run, recomputed from layer `start` up.
 
@@ -100,12 +100,14 @@ def suffix(
         layout = Layout(rows, ceil(count / rows), len(capture.live), live, copies)
         padded = torch.arange(rows * layout.branches, device=model.device).clamp(max=count - 1) + first
         here = [edit.chosen(padded) for edit in edits]
-        outcome = _pass(model, capture, start, here, answer, layout)
-        parts.append(Readout(outcome.probability[:count], outcome.logit[:count], outcome.predicted[:count]))
+        outcome = _pass(model, capture, start, here, asked, layout)
+        parts.append(outcome.variants(slice(count)))
     return joined(parts)
 
 
-def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], answer: Tensor, layout: Layout) -> Readout:
+def _pass(
+    model: Model, capture: Capture, start: int, edits: Sequence[Edit], asked: Tensor | Asked, layout: Layout
+) -> Readout:
     row = torch.arange(layout.batch, device=model.device)[:, None]
     tokens = layout.spread(capture.run.tokens[row, capture.live])
     places = layout.spread(capture.run.position_ids[row, capture.live])
@@ -132,7 +134,7 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], ans
             raise ExperimentError(f"suffix from layer {start}: {applied} of {len(edits)} edits applied; accepted: all")
         model.narrow_unembedding(first_copy, last[: len(first_copy)])
         logits = model.logits().unflatten(0, (layout.rows, layout.batch)).transpose(1, 2).flatten(0, 1)
-        outcome = readout(logits, answer)  # [variant, batch]
+        outcome = readout(logits, asked)  # [variant, batch]
     return outcome
 
 

@@ -17,6 +17,7 @@ from nnsight_et.engine.readout import Readout
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.activation_patching import layers_of
+from nnsight_et.metrics import is_right
 from nnsight_et.models.model import Model
 
 STEPS = {torch.float64: 1e-3, torch.float32: 0.02, torch.float16: 0.1, torch.bfloat16: 0.25}
@@ -217,7 +218,7 @@ def _chosen(
     for pair in validation:
         for i, (group, batch) in enumerate(zip(groups, prepared(model, groups, pair), strict=True)):
             predicted = masked_readout(model, group, batch, tried[i][0], chunks).predicted
-            right[i] += (predicted == batch.answer).sum(-1)
+            right[i] += is_right(predicted, pair.right).sum(-1)
     count, outcomes = sum(len(pair.answer) for pair in validation), []
     for found, (_, which), correct in zip(masks, tried, right, strict=True):
         accuracies = (correct / count)[which].cpu()

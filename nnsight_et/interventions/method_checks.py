@@ -17,6 +17,7 @@ from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.engine_checks import gap
+from nnsight_et.metrics import accuracy
 from nnsight_et.models.model import Model, Via
 
 SHARE = 0.05  # of the way to the source, on both sides of the base: what finite differences are taken over
@@ -120,7 +121,7 @@ def _accuracy(model: Model, group: HeadGroup, pair: Pair, mask: Tensor) -> float
     heads = tuple(head for head, keep in zip(group.heads, mask.tolist(), strict=True) if keep == 0)
     chosen = Circuit((HeadGroup(group.name, group.at, heads),))
     predicted = patched_readouts(model, pair, [chosen], "reference", Chunks())["predicted"][0]
-    return (predicted == pair.answer.cpu()).double().mean().item()
+    return accuracy(predicted, pair.right.cpu())
 
 
 def _logit_slope(model: Model, pair: Pair, at: str, head: Head) -> Tensor:

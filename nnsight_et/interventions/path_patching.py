@@ -15,7 +15,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, head_outputs, mlp_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Readout, joined, readout, stacked
+from nnsight_et.engine.readout import Asked, Readout, joined, readout, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.model import Model
 
@@ -24,6 +24,8 @@ def path_probabilities(
     model: Model, pair: Pair, path: Path, senders: Sequence[Part], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
     """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
+
+    If the pair's metric is not the paper's, its values too, "base_value" and "patched_value". No logits leave.
 
     Senders are in ascending order, and can all reach the end of the path: Path.reaching lists those that can.
     """
@@ -35,20 +37,22 @@ def path_probabilities(
 
 
 def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks) -> dict[str, Tensor]:
-    at, answer = pair.base.positions[path.at], pair.answer
+    at = pair.base.positions[path.at]
     receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
     ends = sorted(receivers.heads) if receivers else []
     layers = sorted({sender.layer for sender in senders})
     starts = {layer: next(end for end in ends if path.reaches(layer, end, model.parallel)) for layer in layers if ends}
     capture = captured(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
     assert capture.token is not None
+    asked = Asked.of(pair, capture.logits)
+    step = chunks.variants(len(pair.answer), capture.live.shape[1])
     donated = _donated(model, pair.source, path, layers)
     parts: list[Readout] = []
-    for some in _together(path, senders, starts, chunks.variants(len(answer), capture.live.shape[1])):
+    for some in _together(path, senders, starts, step):
         model.reached(some[0].layer)
         here = one_token.Senders.of(model, some, donated)
         if receivers is None:
-            parts.append(one_token.to_logits(model, capture.token, here, answer))
+            parts.append(one_token.to_logits(model, capture.token, here, asked))
             continue
         start = starts[some[0].layer]
         inputs = one_token.to_receivers(model, capture.token, here, receivers.above(start))
@@ -57,8 +61,8 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part], chun
             Edit(end, site, slot, receivers.heads[end], values, seen_by=receivers.seen_by.get(end))
             for end, values in inputs.items()
         ]
-        parts.append(suffix(model, capture, start, edits, answer, chunks))
-    return {"base": readout(capture.logits, answer).probability.cpu(), "patched": joined(parts).probability.cpu()}
+        parts.append(suffix(model, capture, start, edits, asked, chunks))
+    return _numbers(readout(capture.logits, asked), joined(parts))
 
 
 def _donated(model: Model, source: Run, path: Path, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -79,4 +83,11 @@ def _reference_effects(
     model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks
 ) -> dict[str, Tensor]:
     base, patched = reference.path_effects(model, pair, path, senders)
-    return {"base": base.probability.cpu(), "patched": stacked(patched).probability.cpu()}
+    return _numbers(base, stacked(patched))
+
+
+def _numbers(base: Readout, patched: Readout) -> dict[str, Tensor]:
+    found = {"base": base.probability.cpu(), "patched": patched.probability.cpu()}
+    if base.value is None or patched.value is None:
+        return found
+    return found | {"base_value": base.value.cpu(), "patched_value": patched.value.cpu()}

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from nnsight_et.batch import right_tokens
 from nnsight_et.circuit import Circuit
 from nnsight_et.jobs.cells import data_digest, filled
 from nnsight_et.jobs.dcm import Sample, pairs_of, patched
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.manifest.written import is_shipped
+from nnsight_et.metrics import is_right
 from nnsight_et.plan import Job, digest
 from nnsight_et.statistics import intervals
 
@@ -51,8 +53,8 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         for name in dict.fromkeys(name for name, _ in drawn):
             right = []
             for draw in range(spec.draws):
-                answers = torch.tensor([example.answer for example in drawn[name, draw]])
-                right.append((tests[name, draw].values(work)["predicted"] == answers).double())
+                answers = right_tokens(drawn[name, draw])
+                right.append(is_right(tests[name, draw].values(work)["predicted"], answers).double())
             values = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]
             bounds = intervals(torch.cat(right, -1), job.seed)  # of all draws' examples together
             scores[f"{choice.name}.{name}.accuracy"] = values

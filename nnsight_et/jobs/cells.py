@@ -154,4 +154,5 @@ def data_digest(data: Sequence[Example] | Sequence[Prompt]) -> str:
 def _plain(entry: Example | Prompt) -> list[Any]:
     if isinstance(entry, Prompt):
         return [entry.tokens, sorted(entry.positions.items())]
-    return [_plain(entry.base), _plain(entry.source), entry.answer]
+    more = [entry.also_right, entry.foils] if entry.also_right or entry.foils else []
+    return [_plain(entry.base), _plain(entry.source), entry.answer, *more]

@@ -6,10 +6,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from nnsight_et.batch import Example, Pair, Prompt, Run, padded
+from nnsight_et.batch import Example, Pair, Prompt, Run, padded, right_tokens
 from nnsight_et.circuit import Circuit
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import TaskError
@@ -51,8 +50,8 @@ class Trial:
 
     @property
     def answers(self) -> Tensor:
-        """[example]: the right tokens."""
-        return torch.tensor([example.answer for example in self.examples])
+        """[example, n]: the right tokens."""
+        return right_tokens(self.examples)
 
     @property
     def chunks(self) -> Chunks:

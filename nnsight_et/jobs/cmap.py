@@ -6,10 +6,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nnsight_et.batch import Example
+from nnsight_et.batch import Example, right_tokens
 from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import TaskError, UnsupportedModel, accepted
@@ -26,11 +25,12 @@ from nnsight_et.interventions.cmap import (
 from nnsight_et.jobs.cells import Batch, Measurement, Step, data_digest, filled, suffixes
 from nnsight_et.jobs.checks import donation_check
 from nnsight_et.jobs.circuits import plain_model
+from nnsight_et.jobs.correct import answer_scores
 from nnsight_et.jobs.how import How, Measure
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import CMAP
 from nnsight_et.manifest.methods.cmap import MAIN_ROLES
-from nnsight_et.metrics import accuracy
+from nnsight_et.metrics import accuracy, is_right
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.models.model import Via
 from nnsight_et.plan import Job, ModelChoice
@@ -63,7 +63,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     assert isinstance(spec, CMAP)
     circuit = patched_heads(work, job)
     examples = work.examples(job, recipient, SPLIT, spec.examples)
-    answers = torch.tensor([example.answer for example in examples])
+    answers = right_tokens(examples)
     groups = [group for group in circuit.groups if group.heads]
     named = {group.name: Circuit((group,)) for group in groups} | {"all": Circuit(tuple(groups))}
     shape = work.check_circuit(job, recipient, circuit)
@@ -77,7 +77,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     yield from filled(work, [plain[1], *received])
     alone = {choice.name: one.values(work) for choice, one in zip(job.models, plain, strict=True)}
     outputs, *inputs_of = (one.values(work) for one in received)
-    scores = {f"output.{key}": tensor for key, tensor in outputs.items()} | {"answer": answers}
+    scores = {f"output.{key}": tensor for key, tensor in outputs.items()} | answer_scores(answers)
     rows = []
     for (name, heads), predicted in zip(named.items(), outputs["predicted"], strict=False):
         rows.append(_row("output", name, heads, predicted, answers, job.seed))
@@ -85,7 +85,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         scores |= {f"{group.name}.input.{key}": tensor for key, tensor in found.items()}
         for inputs, predicted in zip(INPUTS, found["predicted"], strict=True):
             rows.append(_row("+".join(inputs), group.name, Circuit((group,)), predicted, answers, job.seed))
-    drawn = (outputs["predicted"][len(named) :] == answers).double()
+    drawn = is_right(outputs["predicted"][len(named) :], answers).double()
     summary = {"rows": rows, "random": _spread(drawn, job.seed), "circuit": circuit.to_dict()}
     summary |= {"donor": donor.name, "recipient": recipient.name} | _own(alone, answers, job.seed)
     return Outcome(scores, summary, data_digest(examples))
@@ -94,7 +94,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 def _own(alone: dict[str, dict[str, Tensor]], answers: Tensor, seed: int) -> dict[str, Any]:
     """Both models' own accuracies and their intervals, by the model's name."""
     accuracies = {name: accuracy(found["predicted"], answers) for name, found in alone.items()}
-    bounds = {name: intervals(found["predicted"] == answers, seed) for name, found in alone.items()}
+    bounds = {name: intervals(is_right(found["predicted"], answers), seed) for name, found in alone.items()}
     return {"models": accuracies, "model_intervals": bounds}
 
 
@@ -222,7 +222,7 @@ def _spread(right: Tensor, seed: int) -> dict[str, Any] | None:
 
 
 def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:
-    right = (predicted == answers).double()
+    right = is_right(predicted, answers).double()
     return {
         "patched": inputs,
         "group": name,

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnsight_et.batch import right_tokens
 from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.jobs.cells import data_digest, filled
 from nnsight_et.jobs.circuits import circuits_alone, model_without, trial
-from nnsight_et.jobs.correct import chosen_examples
+from nnsight_et.jobs.correct import answer_scores, chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Completeness
-from nnsight_et.metrics import completeness
+from nnsight_et.metrics import completeness, is_right
 from nnsight_et.plan import Job
 from nnsight_et.statistics import intervals
 
@@ -36,7 +37,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     work.check_circuit(job, choice, circuit)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
     prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
-    answers = torch.tensor([example.answer for example in examples])
+    answers = right_tokens(examples)
     sets = [*random_halves(circuit, spec.draws, job.seed), *(Circuit((group,)) for group in circuit.groups)]
     measurements = [
         circuits_alone(prompts, [circuit.without(heads) for heads in sets], "circuit"),
@@ -44,7 +45,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     ]
     yield from filled(work, measurements)
     alone, remainder = (one.values(work) for one in measurements)
-    right = torch.stack([(readouts["predicted"] == answers).double() for readouts in (alone, remainder)])
+    right = torch.stack([is_right(readouts["predicted"], answers).double() for readouts in (alone, remainder)])
     names = [*(f"random {i + 1}" for i in range(spec.draws)), *(group.name for group in circuit.groups)]
     rows = [
         {"removed": name, "heads": heads.size} | _row(right[:, index], job.seed)
@@ -52,7 +53,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     ]
     summary = {"rows": rows, "random": _spread(right[:, : spec.draws], job.seed), "circuit": circuit.to_dict()}
     scores = {f"circuit.{name}": values for name, values in alone.items()}
-    scores |= {f"model.{name}": values for name, values in remainder.items()} | {"answer": answers}
+    scores |= {f"model.{name}": values for name, values in remainder.items()} | answer_scores(answers)
     return Outcome(scores, summary, data_digest(examples))
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from nnsight_et.batch import Example
+from torch import Tensor
+
+from nnsight_et.batch import Example, right_tokens
 from nnsight_et.errors import ExperimentError
 from nnsight_et.jobs.circuits import model_predictions
 from nnsight_et.jobs.work import Progress, Work
+from nnsight_et.metrics import is_right
 from nnsight_et.plan import Job, ModelChoice
 
 MOST = 32  # times as many as wanted are drawn, if there are, before a model counts as unable to answer
@@ -26,10 +29,17 @@ def chosen_examples(
         if not only_correct:
             return examples
         found = yield from model_predictions(work, job, choice, examples, f"what {choice.name} answers")
-        right = [one for one, token in zip(examples, found["predicted"].tolist(), strict=True) if token == one.answer]
+        answered = is_right(found["predicted"], right_tokens(examples)).tolist()
+        right = [example for example, one in zip(examples, answered, strict=True) if one]
         if len(right) >= count:
             return right[:count]
         if drawn >= most:
             found_right = f"{choice.name} answers {len(right)} of {drawn} prompts"
             raise ExperimentError(f"experiments.{job.name}.only_correct: {found_right}; accepted: fewer examples")
         drawn = int(min(2 * drawn, most))
+
+
+def answer_scores(right: Tensor) -> dict[str, Tensor]:
+    """What a result keeps of right tokens [example, 1 + n]: answer [example], and also_right [example, n] if any."""
+    more = {"also_right": right[:, 1:]} if right.shape[1] > 1 else {}
+    return {"answer": right[:, 0]} | more

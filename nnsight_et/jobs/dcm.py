@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Example, Pair
+from nnsight_et.batch import Example, Pair, right_tokens
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.calls import Call
@@ -22,6 +22,7 @@ from nnsight_et.jobs.self_check import calls_of
 from nnsight_et.jobs.tasks import boxes_of
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import DCM
+from nnsight_et.metrics import is_right
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.statistics import intervals
@@ -195,7 +196,7 @@ def _rows(
 
 def _accuracies(readouts: dict[str, Tensor], examples: Sequence[Example], seed: int) -> list[dict[str, Any]]:
     """Per set of heads how often it gives the target, and how often doing nothing does."""
-    right = (readouts["predicted"] == torch.tensor([example.answer for example in examples])).double()
+    right = is_right(readouts["predicted"], right_tokens(examples)).double()
     accuracy, bounds = right.mean(-1).tolist(), intervals(right, seed)
     nothing = {"do_nothing": accuracy[-1], "do_nothing_interval": bounds[-1]}
     return [

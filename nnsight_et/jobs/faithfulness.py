@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from nnsight_et.batch import right_tokens
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.jobs.cells import data_digest, filled
 from nnsight_et.jobs.circuits import circuits_alone, plain_model, trial
-from nnsight_et.jobs.correct import chosen_examples
+from nnsight_et.jobs.correct import answer_scores, chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Faithfulness
-from nnsight_et.metrics import accuracy, faithfulness
+from nnsight_et.metrics import accuracy, faithfulness, is_right
 from nnsight_et.plan import Job, digest
 from nnsight_et.statistics import intervals, random_circuit_p_value, ratio_interval
 
@@ -45,18 +45,18 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         ]
         yield from filled(work, measurements)
         whole, alone = (one.values(work) for one in measurements)
-        answers = torch.tensor([example.answer for example in examples])
+        answers = right_tokens(examples)
         rows.append(_row(choice.name, whole["predicted"], alone["predicted"], answers, job.seed))
         scores |= {f"{choice.name}.model.{name}": tensor for name, tensor in whole.items()}
         scores |= {f"{choice.name}.circuit.{name}": tensor for name, tensor in alone.items()}
-        scores[f"{choice.name}.answer"] = answers
+        scores |= {f"{choice.name}.{name}": tensor for name, tensor in answer_scores(answers).items()}
         digests.append(data_digest(examples))
     return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
 
 
 def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:
     """A model's line of Table 1; the 95% intervals are bootstraps over examples."""
-    right, right_whole = alone == answers, whole == answers  # [circuit, example] and [example]
+    right, right_whole = is_right(alone, answers), is_right(whole, answers)  # [circuit, example] and [example]
     others = right[1:].double().mean(-1)
     low, high = ratio_interval(right[0], right_whole, seed)
     full, circuit = accuracy(whole, answers), accuracy(alone[0], answers)

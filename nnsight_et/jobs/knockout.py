@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from nnsight_et.batch import Example
+from nnsight_et.batch import Example, right_tokens
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
-from nnsight_et.jobs.correct import chosen_examples
+from nnsight_et.jobs.correct import answer_scores, chosen_examples
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.tasks import boxes_of
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Edge, Knockout
+from nnsight_et.metrics import is_right
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job
 from nnsight_et.statistics import intervals
@@ -36,14 +34,14 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, Knockout)
     examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    answers = torch.tensor([example.answer for example in examples])
+    answers = right_tokens(examples)
     firsts, rows = range(work.shape(choice).n_layers + 1), list[dict[str, Any]]()
-    scores: dict[str, Tensor] = {"answer": answers}
+    scores = answer_scores(answers)
     measurements = [_blocked(work, job, edge, examples, firsts) for edge in spec.edges]
     yield from filled(work, measurements)
     for edge, measurement in zip(spec.edges, measurements, strict=True):
         found = measurement.values(work)
-        right = (found["predicted"] == answers).double()  # [first layer, example]
+        right = is_right(found["predicted"], answers).double()  # [first layer, example]
         of_layers = {"accuracy": right.mean(-1).tolist(), "accuracy_interval": intervals(right, job.seed)}
         rows.append({"blind": edge.blind, "to": edge.to} | of_layers)
         scores |= {f"{edge.blind} to {edge.to}.{key}": tensor for key, tensor in found.items()}

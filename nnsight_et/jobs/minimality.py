@@ -14,7 +14,7 @@ from nnsight_et.jobs.circuits import Trial, circuits_alone, trial
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Minimality
-from nnsight_et.metrics import contribution, greedy_set, greedy_ties, is_kept
+from nnsight_et.metrics import contribution, greedy_set, greedy_ties, is_kept, is_right
 from nnsight_et.plan import Job
 from nnsight_et.statistics import intervals, ratio_interval
 
@@ -64,7 +64,7 @@ def _pair_accuracies(trial: Trial, circuit: Circuit) -> Generator[Progress, None
             measurements[group] = circuits_alone(trial, fewer, f"{group.name} pairs")
     yield from filled(trial.work, list(measurements.values()))
     for group, measurement in measurements.items():
-        right = measurement.values(trial.work)["predicted"] == trial.answers
+        right = is_right(measurement.values(trial.work)["predicted"], trial.answers)
         for (v, w), value in zip(_pairs(group), right.double().mean(-1), strict=True):
             accuracies[group][v, w] = accuracies[group][w, v] = value
     return accuracies
@@ -90,7 +90,7 @@ def _before_and_after(
     right = {group: torch.zeros(0, 2, len(trial.examples), dtype=torch.float64) for group in removed}
     for group, measurement in measurements.items():
         predicted = measurement.values(trial.work)["predicted"]
-        right[group] = (predicted == trial.answers).double().unflatten(0, (-1, 2))
+        right[group] = is_right(predicted, trial.answers).double().unflatten(0, (-1, 2))
     return right
 
 

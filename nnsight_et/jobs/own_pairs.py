@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from nnsight_et.batch import Example
 from nnsight_et.errors import TaskError
 from nnsight_et.jobs.lengths import fitting
-from nnsight_et.jobs.tasks import task_of
+from nnsight_et.jobs.tasks import needs_foils, task_of
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
+from nnsight_et.manifest.methods.shared import Scored
 from nnsight_et.models.load import longest_prompt, tokenizer_of
+from nnsight_et.named_metrics import METRICS
 from nnsight_et.plan import Job
 from nnsight_et.tasks.own_pairs import OwnPairs
 
@@ -24,6 +27,8 @@ def check_pairs(work: Work, job: Job) -> None:
         files = work.files(choice)
         line, pair = pairs.longest(tokenizer_of(files))
         fitting([pair], files, f"{job.name}: {line}")
+    if needs_foils(job):
+        pairs.check_foils(_reason(job))
     for key, split in splits(job):
         count, there = getattr(job.spec, key), pairs.available(job.seed, split)
         if count > there:
@@ -41,6 +46,18 @@ def check_every_prompt(work: Work, job: Job) -> None:
             for key, split in splits(job):
                 made = work.prompts if key == "ablation_examples" else work.examples
                 made(job, choice, split, getattr(job.spec, key, 0))
+
+
+def check_foils(job: Job, examples: Sequence[Example]) -> None:
+    """Raise TaskError if the job's metric needs foils, and the task has none."""
+    if needs_foils(job) and not all(example.foils for example in examples):
+        accept = ", ".join(name for name, metric in METRICS.items() if not metric.needs_foils)
+        raise TaskError(f"{_reason(job)}, and the task's examples have none; accepted: {accept}, or a task with foils")
+
+
+def _reason(job: Job) -> str:
+    assert isinstance(job.spec, Scored)
+    return f"experiments.{job.name}.metric: {job.spec.metric} compares the answer with foils"
 
 
 def splits(job: Job) -> Iterator[tuple[str, str]]:

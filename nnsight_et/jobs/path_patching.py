@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -15,10 +16,20 @@ from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
-from nnsight_et.jobs.stage_scores import TEST, described, held_out_scores, ranking, stage_scores, tied
+from nnsight_et.jobs.own_pairs import check_foils
+from nnsight_et.jobs.stage_scores import (
+    described,
+    held_out_scores,
+    ranking,
+    stage_scores,
+    tied,
+    what_is_tested,
+    without_score,
+)
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import PathPatching, Stage
 from nnsight_et.models.named import Shape
+from nnsight_et.named_metrics import PAPERS, Metric
 from nnsight_et.plan import Job, digest
 
 SPLIT = "discovery"
@@ -35,7 +46,7 @@ def check(work: Work, job: Job) -> None:
         if stage.keep > most:
             raise _too_many(job, index, stage, f"{choice.name} has {most} {NOUNS[stage.senders]}", most)
     for split in (SPLIT, HELD_OUT_SPLIT) if spec.held_out_examples else (SPLIT,):
-        work.examples(job, choice, split, 1)
+        check_foils(job, work.examples(job, choice, split, 1))
 
 
 def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
@@ -54,22 +65,22 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         if stage.keep > len(senders):
             raise _too_many(job, index, stage, f"{len(senders)} can reach {stage.into}", len(senders))
         probabilities = yield from _probabilities(work, job, path, senders, stage.group, examples)
-        _check_finite(f"experiments.{job.name}.stages[{index}]", probabilities["base"])
-        found = stage_scores(probabilities, senders, shape, stage.keep, job.seed)
-        order = ranking(found["score"], senders)
+        _check_finite(f"experiments.{job.name}.stages[{index}]", probabilities, spec.metric)
+        found = stage_scores(probabilities, senders, shape, stage.keep, job.seed, spec.metric)
+        order = ranking(found["score"], senders, spec.metric)
         kept = ranked[stage.group] = order[: stage.keep]
         if held_out:
             again = yield from _probabilities(work, job, path, sorted(kept), f"{stage.group} held out", held_out)
-            _check_finite(f"experiments.{job.name}.held_out_examples", again["base"])
-            found |= held_out_scores(again, sorted(kept), shape, job.seed)
+            _check_finite(f"experiments.{job.name}.held_out_examples", again, spec.metric)
+            found |= held_out_scores(again, sorted(kept), shape, job.seed, spec.metric)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
         ties = {"tied": tied(found["score"], order, stage.keep, choice.dtype), "tied_receivers": []}
         if stage.via:
             best = ranked[stage.into]
             ties["tied_receivers"] = tied(scores[f"{stage.into}.score"], best, len(receivers), choice.dtype)
-        stages.append(described(stage, receivers, kept, found) | ties)
+        stages.append(described(stage, receivers, kept, found, spec.metric) | ties)
     summary = {"circuit": assembled(spec.stages, ranked).to_dict(), "mlps": mlps(spec.stages, ranked)}
-    summary |= {"stages": stages, "test": TEST}
+    summary |= {"stages": stages, "test": what_is_tested(spec.metric)}
     summary |= {"examples": len(examples), "held_out_examples": len(held_out)}
     summary["query_heads_per_kv_head"] = shape.n_heads // shape.n_kv_heads
     data = [data_digest(sample) for sample in (examples, held_out) if sample]
@@ -88,18 +99,20 @@ def _held_out(work: Work, job: Job) -> Generator[Progress, None, list[Example]]:
 def _probabilities(
     work: Work, job: Job, path: Path, senders: Sequence[Part], name: str, examples: list[Example]
 ) -> Generator[Progress, None, dict[str, Tensor]]:
-    """{"base": [example], "patched": [sender, example]} over all examples, in their order."""
-    choice, shape = job.models[0], work.shape(job.models[0])
+    """What path_probabilities finds, {"base": [example], "patched": [sender, example]}, over all examples in order."""
+    choice, shape, metric = job.models[0], work.shape(job.models[0]), _spec(job).metric
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
     step = suffixes(job, choice, name, examples, [path.at], chunks.examples)
 
     def measure(batch: Batch, how: How) -> Call:
-        pair = work.pair(choice, examples, batch)
+        pair = replace(work.pair(choice, examples, batch), metric=metric)
         return Call(path_probabilities, (pair, path, how.of(senders), how.engine, chunks))
 
     what: dict[str, Any] = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
     if path.kv_heads == "expanded":
         what["kv_heads"] = path.kv_heads
+    if metric != PAPERS:
+        what["metric"] = metric
     if path.senders == "mlps":
         what["mlps"] = list(map(str, senders))
     elif senders != _reaching(path, shape):
@@ -134,13 +147,11 @@ def _spec(job: Job) -> PathPatching:
     return job.spec
 
 
-def _check_finite(where: str, base: Tensor) -> None:
-    """Raise ExperimentError naming `where` if the score, a ratio to p_base, does not exist."""
-    without = int((~(base > 0)).sum())
-    if without:
-        found = f"the answer's probability in the base run is 0 or no number in {without} of {len(base)} examples"
+def _check_finite(where: str, probabilities: dict[str, Tensor], metric: Metric) -> None:
+    """Raise ExperimentError naming `where` if the score of an example does not exist."""
+    if found := without_score(probabilities, metric):
         accept = "prompts the model gives some chance, such as only_correct: true, or dtype: float64"
-        raise ExperimentError(f"{where}: {found}; accepted: {accept}")
+        raise ExperimentError(f"{where}: {found} examples; accepted: {accept}")
 
 
 def _too_many(job: Job, index: int, stage: Stage, found: str, most: int) -> TaskError:

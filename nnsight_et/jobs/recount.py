@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from nnsight_et.circuit import Circuit
-from nnsight_et.manifest import Minimality
+from nnsight_et.manifest import Minimality, PathPatching
 from nnsight_et.plan import Job
 
 NEAR = 1e-9  # thresholds and ties are not decided by rounding
@@ -35,27 +35,35 @@ def _gap(found: Any, expected: float) -> float:
     return abs(found - expected) / max(1.0, abs(expected)) if found == found and found != "infinite" else inf
 
 
-def _share(predicted: Tensor, answers: Tensor) -> float:
-    """The share of predicted tokens [example] that are the answers."""
-    right = [one == other for one, other in zip(predicted.tolist(), answers.tolist(), strict=True)]
+def _answers(scores: Scores, prefix: str = "") -> list[list[int]]:
+    """Per example the tokens that are right."""
+    answers = scores[f"{prefix}answer"].tolist()
+    more = scores[f"{prefix}also_right"].tolist() if f"{prefix}also_right" in scores else [[]] * len(answers)
+    return [[answer, *others] for answer, others in zip(answers, more, strict=True)]
+
+
+def _share(predicted: Tensor, answers: list[list[int]]) -> float:
+    """The share of predicted tokens [example] that are among the right ones."""
+    right = [one in others for one, others in zip(predicted.tolist(), answers, strict=True)]
     return sum(right) / len(right)
 
 
 def _path_patching(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
-    gaps = []
+    assert isinstance(job.spec, PathPatching)
+    gaps, first = [], -1 if job.spec.metric == "kl" else 1
     for stage in summary["stages"]:
         group = stage["group"]
         reach, found = scores[f"{group}.reach"].tolist(), scores[f"{group}.score"].tolist()
-        ratios, logs = scores[f"{group}.per_example"].tolist(), scores[f"{group}.log_ratio"].tolist()
+        logs = scores[f"{group}.log_ratio"].tolist() if job.spec.metric == "probability_ratio" else None
         ranked = []
-        for layer, row in enumerate(ratios):
+        for layer, row in enumerate(scores[f"{group}.per_example"].tolist()):
             for head, each in enumerate(row):
                 if not reach[layer][head]:
                     gaps.append(abs(found[layer][head]))
                     continue
-                ranked.append((found[layer][head], layer, head))
+                ranked.append((first * found[layer][head], layer, head))
                 gaps.append(_gap(found[layer][head], sum(each) / len(each)))
-                if min(each) > LOST:
+                if logs is not None and min(each) > LOST:
                     gaps.append(_gap(logs[layer][head], sum(map(log1p, each)) / len(each)))
         of_mlps = stage.get("senders") == "mlps"
         best = sorted(ranked)[: len(stage["kept"])]
@@ -68,7 +76,7 @@ def _faithfulness(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[
     gaps = []
     for row in summary["rows"]:
         name = row["model"]
-        answers = scores[f"{name}.answer"]
+        answers = _answers(scores, f"{name}.")
         full = _share(scores[f"{name}.model.predicted"], answers)
         circuit = _share(scores[f"{name}.circuit.predicted"][0], answers)
         gaps += [_gap(row["full"], full), _gap(row["circuit"], circuit)]
@@ -93,7 +101,7 @@ def _minimality(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[fl
 def _completeness(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
     gaps = []
     for number, row in enumerate(summary["rows"]):
-        found = [_share(scores[f"{name}.predicted"][number], scores["answer"]) for name in ("circuit", "model")]
+        found = [_share(scores[f"{name}.predicted"][number], _answers(scores)) for name in ("circuit", "model")]
         gaps += [_gap(row["circuit"], found[0]), _gap(row["model"], found[1])]
         gaps.append(_gap(row["completeness"], abs(found[0] - found[1])))
     return gaps
@@ -116,14 +124,14 @@ def _dcm(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
 def _cmap(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
     rows = [row for row in summary["rows"] if row["patched"] == "output"]
     predicted = scores["output.predicted"]
-    return [_gap(row["accuracy"], _share(predicted[i], scores["answer"])) for i, row in enumerate(rows)]
+    return [_gap(row["accuracy"], _share(predicted[i], _answers(scores))) for i, row in enumerate(rows)]
 
 
 def _knockout(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
     gaps = []
     for row in summary["rows"]:
         predicted = scores[f"{row['blind']} to {row['to']}.predicted"]
-        gaps += [_gap(row["accuracy"][i], _share(one, scores["answer"])) for i, one in enumerate(predicted)]
+        gaps += [_gap(row["accuracy"][i], _share(one, _answers(scores))) for i, one in enumerate(predicted)]
     return gaps
 
 

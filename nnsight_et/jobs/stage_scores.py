@@ -12,8 +12,9 @@ from torch import Tensor
 from nnsight_et.circuit import Mlp, Part
 from nnsight_et.jobs.tolerance import ROUNDING
 from nnsight_et.manifest import Stage
-from nnsight_et.metrics import patching_ratio, patching_score
+from nnsight_et.metrics import patching_effect, patching_score
 from nnsight_et.models.named import Shape
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.statistics import (
     LEVEL,
     benjamini_hochberg,
@@ -25,61 +26,83 @@ from nnsight_et.statistics import (
     sign_flip_p_values,
 )
 
-TEST = {"statistic": "mean log(p_patched / p_base)", "alternative": "below 0", "null": "sign flips", "level": LEVEL}
-"""What a stage's p-values are of; docs/statistics.md says more."""
+Found = dict[str, Tensor]
+"""What path_probabilities finds: base [example] and patched [sender, example], and another metric's values."""
 OF_A_HEAD = ("score", "low", "high", "median", "largest", "log_ratio", "p", "p_holm", "p_bh", "selection_frequency")
 
 
+def what_is_tested(metric: Metric) -> dict[str, Any] | None:
+    """What a stage's p-values are of (docs/statistics.md); None: the metric's effect has no sign to test."""
+    statistic = METRICS[metric].statistic
+    if statistic is None:
+        return None
+    return {"statistic": statistic, "alternative": "below 0", "null": "sign flips", "level": LEVEL}
+
+
 def stage_scores(
-    probabilities: dict[str, Tensor], senders: Sequence[Part], shape: Shape, keep: int, seed: int
+    probabilities: Found, senders: Sequence[Part], shape: Shape, keep: int, seed: int, metric: Metric = PAPERS
 ) -> dict[str, Tensor]:
     """A stage's tensors by name, [layer, head, ...]; heads that cannot reach the end of the path score exactly 0.
 
     Of MLPs they are [layer, 1, ...].
-    Of the ratio: score, its bootstrap interval low and high, median, largest, and per_example [layer, head, example].
-    Of the log ratio: log_ratio, its mean; p, p_holm, p_bh over the senders, NaN for heads that were not run. How firm
-    the `keep` best are: selection_frequency, and for all of them stability [], a mean Jaccard index. base [example],
-    the answer's probability in the base run; reach, which heads were run.
+    Of the metric's effect: score, its bootstrap interval low and high, median, largest, and per_example [layer, head,
+    example]. p, p_holm, p_bh over the senders, NaN for heads that were not run and where there is no test; for the
+    paper's metric log_ratio, the mean they are of. How firm the `keep` best are: selection_frequency, and for all of
+    them stability [], a mean Jaccard index. base [example], the answer's probability in the base run, and base_value,
+    another metric's; reach, which heads were run.
     """
-    base, patched = probabilities["base"].double(), probabilities["patched"].double()
-    ratio, logs = patching_ratio(patched, base), log_ratios(probabilities["patched"], probabilities["base"])
-    p_values = sign_flip_p_values(logs, seed)
-    stability, frequency = rank_stability(ratio, keep, seed)
-    of_senders = _scored(probabilities, seed) | {
-        "median": ratio.median(-1).values,
-        "largest": ratio.max(-1).values,
-        "log_ratio": logs.mean(-1),
+    effect, tested = effects(probabilities, metric), _tested(probabilities, metric)
+    p_values = torch.full((len(effect),), nan).double() if tested is None else sign_flip_p_values(tested, seed)
+    stability, frequency = rank_stability(METRICS[metric].direction * effect, keep, seed)
+    of_senders = _scored(probabilities, seed, metric) | {
+        "median": effect.median(-1).values,
+        "largest": effect.max(-1).values,
         "selection_frequency": frequency,
-        "per_example": ratio.to(probabilities["patched"].dtype),
+        "per_example": effect.to(probabilities["patched"].dtype),
     }
+    if tested is not None and metric == PAPERS:
+        of_senders["log_ratio"] = tested.mean(-1)
     tests = {"p": p_values, "p_holm": holm(p_values), "p_bh": benjamini_hochberg(p_values)}
     found = {name: _over_all(values, senders, shape, 0) for name, values in of_senders.items()}
     found |= {name: _over_all(values, senders, shape, nan) for name, values in tests.items()}
     reach = _over_all(torch.ones(len(senders), dtype=torch.bool), senders, shape, 0)
-    return found | {"base": probabilities["base"], "reach": reach, "stability": torch.tensor(stability).double()}
+    found |= {name: probabilities[name] for name in ("base", "base_value") if name in probabilities}
+    return found | {"reach": reach, "stability": torch.tensor(stability).double()}
+
+
+def effects(probabilities: Found, metric: Metric) -> Tensor:
+    """[sender, example]: the metric's effect on each example, in float64."""
+    return patching_effect(*_values(probabilities, metric), metric)
+
+
+def without_score(probabilities: Found, metric: Metric) -> str | None:
+    """What was found where the score does not exist, its value in the base run being 0 or no number; None: nowhere."""
+    if metric == PAPERS:
+        lacking, what = ~(probabilities["base"] > 0), "the answer's probability in the base run is 0 or no number"
+    else:
+        lacking, what = ~effects(probabilities, metric).isfinite().all(0), f"{metric} is not finite"
+    return f"{what} in {int(lacking.sum())} of {len(lacking)}" if lacking.any() else None
 
 
 def held_out_scores(
-    probabilities: dict[str, Tensor], kept: Sequence[Part], shape: Shape, seed: int
+    probabilities: Found, kept: Sequence[Part], shape: Shape, seed: int, metric: Metric = PAPERS
 ) -> dict[str, Tensor]:
     """held_out_score, held_out_low and held_out_high [layer, head] of the kept heads; NaN for all others."""
-    found = _scored(probabilities, seed)
+    found = _scored(probabilities, seed, metric)
     return {f"held_out_{name}": _over_all(values, kept, shape, nan) for name, values in found.items()}
 
 
 def described(
-    stage: Stage,
-    receivers: Sequence[Part],
-    kept: Sequence[Part],
-    found: dict[str, Tensor],
+    stage: Stage, receivers: Sequence[Part], kept: Sequence[Part], found: dict[str, Tensor], metric: Metric = PAPERS
 ) -> dict[str, Any]:
     """A stage's part of the summary: its kept heads' or MLPs' numbers, and which of all are beyond chance.
 
     An MLP stands where a head would, by its own name: {"head": "L9MLP"}.
     """
-    names = [*OF_A_HEAD, *(name for name in found if name.startswith("held_out_"))]
+    names = [*(name for name in OF_A_HEAD if name in found), *(name for name in found if name.startswith("held_out_"))]
+    tested = int(found["reach"].sum()) if METRICS[metric].statistic else 0
     heads = [
-        {"head": str(head), "beyond_chance": bool(found["p_holm"][head] <= LEVEL)}
+        {"head": str(head), "beyond_chance": bool(found["p_holm"][head] <= LEVEL) if tested else None}
         | {name: found[name][head].item() for name in names}
         for head in kept
     ]
@@ -92,19 +115,23 @@ def described(
         "kv_heads": stage.kv_heads,
         "receivers": [str(head) for head in receivers],
         "kept": heads,
-        "tested": int(found["reach"].sum()),
-        "flips": flips_for(int(found["reach"].sum())),
+        "tested": tested,
+        "flips": flips_for(tested) if tested else 0,
         "beyond_chance": _at_level(found, "p_holm", kept),
         "beyond_chance_bh": _at_level(found, "p_bh", kept),
         "stability": found["stability"].item(),
         "base_probability": found["base"].double().mean().item(),
         "base_probability_1%": found["base"].double().quantile(0.01).item(),
-    }
+    } | ({f"base_{metric}": found["base_value"].double().mean().item()} if METRICS[metric].needs_foils else {})
 
 
-def ranking(score: Tensor, senders: Sequence[Part]) -> list[Part]:
-    """The senders by score [layer, head], the most negative first; ties in row-major order."""
-    return sorted(senders, key=lambda head: (score[head].item(), head))
+def ranking(score: Tensor, senders: Sequence[Part], metric: Metric = PAPERS) -> list[Part]:
+    """The senders by score [layer, head], that which matters most first: the most negative, for kl the largest.
+
+    Ties in row-major order.
+    """
+    direction = METRICS[metric].direction
+    return sorted(senders, key=lambda head: (direction * score[head].item(), head))
 
 
 def tied(score: Tensor, ranked: Sequence[Part], count: int, dtype: str) -> list[str]:
@@ -119,11 +146,26 @@ def tied(score: Tensor, ranked: Sequence[Part], count: int, dtype: str) -> list[
     return [str(head) for head in ranked[count:] if abs(score[head].item() - last) <= room]
 
 
-def _scored(probabilities: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+def _values(probabilities: Found, metric: Metric) -> tuple[Tensor, Tensor]:
+    """Of the patched runs [sender, example] and the base run [example]: what the metric compares, in float64."""
+    name = "" if metric == PAPERS else "_value"
+    return probabilities[f"patched{name}"].double(), probabilities[f"base{name}"].double()
+
+
+def _scored(probabilities: Found, seed: int, metric: Metric) -> dict[str, Tensor]:
     """score, low and high [sender]."""
-    base, patched = probabilities["base"].double(), probabilities["patched"].double()
-    low, high = bootstrap_interval(patching_ratio(patched, base), seed)
-    return {"score": patching_score(patched, base), "low": low, "high": high}
+    low, high = bootstrap_interval(effects(probabilities, metric), seed)
+    return {"score": patching_score(*_values(probabilities, metric), metric), "low": low, "high": high}
+
+
+def _tested(probabilities: Found, metric: Metric) -> Tensor | None:
+    """[sender, example]: what is tested to be below 0, symmetric about 0 if base and patched run are exchangeable.
+
+    None: the effect is never below 0, so there is nothing to test.
+    """
+    if metric == PAPERS:
+        return log_ratios(probabilities["patched"], probabilities["base"])
+    return effects(probabilities, metric) if METRICS[metric].statistic else None
 
 
 def _over_all(values: Tensor, senders: Sequence[Part], shape: Shape, other: float) -> Tensor:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 
 from nnsight_et.errors import TaskError
 from nnsight_et.manifest import BoxesTask, GreaterThanTask, IOITask, MadeTask, PairsFile, TaskData
+from nnsight_et.manifest.methods.shared import Scored
+from nnsight_et.named_metrics import METRICS
 from nnsight_et.plan import Job
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
 from nnsight_et.tasks.greater_than import GreaterThan
@@ -18,8 +21,11 @@ from nnsight_et.tasks.own_task import OwnTask
 AnyTask = Boxes | OwnPairs | IOI | GreaterThan | OwnTask
 
 
-def task_of(task: TaskData) -> AnyTask:
-    """Where the examples of a manifest's task come from; TaskError naming a line of its file that is wrong."""
+def task_of(task: TaskData, foils: bool = False) -> AnyTask:
+    """Where the examples of a manifest's task come from; TaskError naming a line of its file that is wrong.
+
+    foils: whether those of the boxes task are to have foils; others have them or not.
+    """
     match task:
         case PairsFile():
             return _pairs_of(task)
@@ -30,7 +36,7 @@ def task_of(task: TaskData) -> AnyTask:
         case MadeTask():
             return OwnTask(task)
         case _:
-            return boxes_of(task)
+            return replace(boxes_of(task), foils=foils)
 
 
 @lru_cache(maxsize=1)
@@ -42,6 +48,11 @@ def boxes_of(task: TaskData) -> Boxes:
     """The generator of the boxes task, for methods that are of no other one."""
     assert isinstance(task, BoxesTask)
     return Boxes(task.boxes, task.objects or OBJECTS)
+
+
+def needs_foils(job: Job) -> bool:
+    """Whether the job's metric compares the answer with foils."""
+    return isinstance(job.spec, Scored) and METRICS[job.spec.metric].needs_foils
 
 
 @contextmanager

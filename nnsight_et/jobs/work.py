@@ -23,7 +23,7 @@ from nnsight_et.jobs.lengths import fitting
 from nnsight_et.jobs.memory import SMALLER, OutOfMemory, SmallerChunks
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.jobs.tasks import task_of, told_of
+from nnsight_et.jobs.tasks import needs_foils, task_of, told_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
@@ -181,9 +181,13 @@ class Work:
         return tensors
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
-        """Pairs of the job's task for the model's tokenizer; TaskError if one is longer than the model's positions."""
+        """Pairs of the job's task for the model's tokenizer, with foils where the job's metric needs them.
+
+        TaskError if one is longer than the model's positions.
+        """
+        task = task_of(job.task, needs_foils(job))
         with told_of(job):
-            examples = task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+            examples = task.examples(tokenizer_of(self.files(choice)), count, job.seed, split)
         return fitting(examples, self.files(choice), job.name)
 
     def most(self, job: Job, split: str) -> float:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.report.figures import Arrow, Cell, Diagram, HeatMap, Node, Plate
-from nnsight_et.report.methods import models_of, name_of
+from nnsight_et.report.methods import metric_of, models_of, name_of
 from nnsight_et.report.study import Study
 from nnsight_et.store import Result
 
@@ -18,13 +19,14 @@ def path_patching(result: Result, study: Study) -> tuple[Plate, ...]:
     """The circuit, and a heat map per stage."""
     header = result.header
     stages = header.summary["stages"]
-    shown = "Blue: negative, the head mattered. Framed: kept. Dot: beyond chance. Hatched: cannot reach, exactly 0."
-    panels = tuple(heat_map(stage, result.scores) for stage in stages)
+    metric = metric_of(header)
+    panels = tuple(heat_map(stage, result.scores, metric) for stage in stages)
     circuit, mlps = header.summary["circuit"], header.summary.get("mlps", ())
     title = f"{'Circuit' if circuit['groups'] else 'Paths'} of {models_of(header)}"
+    scores = f"Patching scores in {models_of(header)}, stage by stage"
     return (
         _drawn(result, stages, circuit, title, mlps),
-        Plate(f"{name_of(header)}-scores", f"Patching scores in {models_of(header)}, stage by stage", shown, panels),
+        Plate(f"{name_of(header)}-scores", scores, shown(metric), panels),
     )
 
 
@@ -53,7 +55,15 @@ def diagram(
     return Diagram("circuit", positions, tuple(nodes), arrows)
 
 
-def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor]) -> HeatMap:
+def shown(metric: Metric) -> str:
+    """What the colours and marks of a metric's heat maps mean."""
+    found = METRICS[metric]
+    matter = "Blue: negative, the head mattered." if found.ranks == "negative" else "Blue: large, the head mattered."
+    dot = " Dot: beyond chance." if found.statistic else ""
+    return f"{matter} Framed: kept.{dot} Hatched: cannot reach, exactly 0."
+
+
+def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor], metric: Metric = PAPERS) -> HeatMap:
     """A stage's scores over all layers and heads, or MLPs; the colours end at the strongest kept one's."""
     found = {name: scores[key] for name in _OF_A_CELL if (key := f"{stage['group']}.{name}") in scores}
     kept = {one["head"] for one in stage["kept"]}
@@ -77,9 +87,10 @@ def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor]) -> HeatMap:
     cells = tuple(tuple(cell(layer, head) for head in range(n_heads)) for layer in range(n_layers))
     limit = max((abs(one["score"]) for one in stage["kept"]), default=0.0) or 1.0
     title = f"{stage['group']} → {into}" + (f" ({via})" if via else "")
+    negative = METRICS[metric].ranks == "negative"
     if of_mlps:
-        return HeatMap(title, _numbers(n_layers), ("MLP",), cells, limit, axes=("layer", ""))
-    return HeatMap(title, _numbers(n_layers), _numbers(n_heads), cells, limit)
+        return HeatMap(title, _numbers(n_layers), ("MLP",), cells, limit, negative, axes=("layer", ""))
+    return HeatMap(title, _numbers(n_layers), _numbers(n_heads), cells, limit, negative)
 
 
 _OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach")

@@ -18,7 +18,7 @@ from nnsight_et.store import Result
 TOLERANCE = 1e-4
 """The self-check's for fp32: values that lie no farther apart are not told of."""
 SELECTING = ("patching_score", "contribution", "mask")
-"""The metrics of heads by which a method keeps or selects them."""
+"""What the names of heads' values begin with by which a method keeps or selects them: patching_score_kl too."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _members(heads: Sequence[ValueChange]) -> Iterator[Members]:
     """Per group, and desideratum if there is one, whose heads the results keep."""
     groups: dict[tuple[str, str, str], list[ValueChange]] = {}
     for change in heads:
-        if change.one.metric in SELECTING:
+        if change.one.metric.startswith(SELECTING):
             groups.setdefault((change.experiment, change.one.group, change.one.desideratum), []).append(change)
     for place, changes in groups.items():
         kept = [{change.one.head for change in changes if _keeps(getattr(change, side))} for side in "ab"]

@@ -104,7 +104,7 @@ def _members(found: Difference) -> Table:
 
 
 def _heads(found: Difference, top: int) -> Table:
-    told = [change for change in found.heads if change.one.metric in SHOWN and change.a and change.b]
+    told = [change for change in found.heads if change.one.metric.startswith(SHOWN) and change.a and change.b]
     rows = tuple(
         (change.experiment, _place(change), change.one.head, change.one.metric, *_both(change), _overlap(change))
         for change in told[:top]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnsight_et.errors import ResultError
+from nnsight_et.named_metrics import PAPERS, Metric
 from nnsight_et.report.table import Table, number
 from nnsight_et.store import ResultHeader
 
@@ -198,6 +199,11 @@ def _rows(header: ResultHeader) -> list[Row]:
     if not isinstance(rows, list):
         raise ResultError(f"{name_of(header)}: its summary has no rows")
     return rows
+
+
+def metric_of(header: ResultHeader) -> Metric:
+    """What the scores of a result are of; a job that does not say has the paper's metric."""
+    return header.job.get("spec", {}).get("metric", PAPERS)
 
 
 def models_of(header: ResultHeader) -> str:

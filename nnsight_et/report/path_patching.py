@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnsight_et.report.methods import models_of, several, table_of
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.report.methods import metric_of, models_of, several, table_of
 from nnsight_et.report.table import Table, number
 from nnsight_et.store import ResultHeader
 
-SCORE_NOTE = "Score: mean of (p patched - p base) / p base over the examples; negative: the head mattered (paper §4.1)."
+
+def score_note(metric: Metric) -> str:
+    """What a score is."""
+    found = METRICS[metric]
+    matter = f"{found.ranks}: the head mattered" + (" (paper §4.1)" if metric == PAPERS else "")
+    return f"Score: mean of {found.effect} over the examples; {matter}."
+
 
 STABLE = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
 
@@ -20,7 +27,8 @@ def path_patching(header: ResultHeader) -> tuple[Table, ...]:
     tables = [_circuit(header)] if len(of_mlps) < len(header.summary["stages"]) else []
     if of_mlps:
         tables.append(_mlps(header, of_mlps))
-    tables.append(_beyond_chance(header))
+    if header.summary["test"]:
+        tables.append(_beyond_chance(header))
     return (*tables, _held_out(header)) if header.summary["held_out_examples"] else tuple(tables)
 
 
@@ -44,7 +52,7 @@ def _circuit(header: ResultHeader) -> Table:
         "stability": "stability",
         "head and score": "heads",
     }
-    note = " ".join([SCORE_NOTE, "*: beyond chance.", STABLE, *_sharing(header), *_ties(header)])
+    note = " ".join([*_scored(header, columns), STABLE, *_sharing(header), *_ties(header)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
 
@@ -60,12 +68,23 @@ def _mlps(header: ResultHeader, stages: Sequence[Mapping[str, Any]]) -> Table:
     }
     about = "All an MLP adds to the residual at the position is the source's. MLPs belong to no circuit."
     rows = [_row(stage, stage["kept"]) for stage in stages]
-    return table_of(header, f"MLPs of {models_of(header)}", columns, rows, f"{about} {SCORE_NOTE} *: beyond chance.")
+    note = " ".join([about, *_scored(header, columns)])
+    return table_of(header, f"MLPs of {models_of(header)}", columns, rows, note)
+
+
+def _scored(header: ResultHeader, columns: dict[str, str]) -> Iterator[str]:
+    """What scores and stars are; where nothing was tested there are none, and no column of it."""
+    yield score_note(metric_of(header))
+    if header.summary["test"]:
+        yield "*: beyond chance."
+    else:
+        del columns["beyond chance"]
 
 
 def _row(stage: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    named = [f"{one['head']} {one['score']:+.3f}{'*' * one['beyond_chance']}" for one in kept]
-    found = {"count": len(kept), "beyond": sum(one["beyond_chance"] for one in kept), "heads": ", ".join(named)}
+    beyond = [bool(one["beyond_chance"]) for one in kept]
+    named = [f"{one['head']} {one['score']:+.3f}{'*' * star}" for one, star in zip(kept, beyond, strict=True)]
+    found = {"count": len(kept), "beyond": sum(beyond), "heads": ", ".join(named)}
     return {key: stage[key] for key in ("group", "at", "stability")} | found
 
 
@@ -117,8 +136,6 @@ def _beyond_chance(header: ResultHeader) -> Table:
         f"Beyond chance: {test['statistic']} is {test['alternative']}, by {test['null']} over the examples, one-sided; "
         f"p at most {test['level']} after Holm's correction over all the stage tested."
     )
-    if test["level"] is None:
-        note = "Not tested: the result is from before heads were tested."
     return table_of(header, f"heads beyond chance in {models_of(header)}", columns, rows, note)
 
 

@@ -73,6 +73,8 @@ class Boxes:
 
     boxes: int = 7
     objects: tuple[str, ...] = OBJECTS
+    foils: bool = False
+    """Whether examples have foils: the other objects of the base prompt."""
 
     def __post_init__(self) -> None:
         need = 2 * self.boxes + 1  # base labels, source labels, and a query letter of the source that is in neither
@@ -117,7 +119,7 @@ class Boxes:
         answer; its own previous_query_label is one of its labels, drawn once per example.
         """
         self.check_tokens(tokenizer)
-        return [_encoded(pair, tokenizer) for pair in self.pairs(count, seed, split)]
+        return [_encoded(pair, tokenizer, self.foils) for pair in self.pairs(count, seed, split)]
 
     def pairs(self, count: int, seed: int, split: str) -> list[MarkedPair]:
         """The texts of the examples of the same count, seed and split."""
@@ -152,16 +154,28 @@ class Boxes:
         segment = draw.randrange(self.boxes)
         base = context.query(context.labels[segment], segment)
         other = self.context(draw, context.split, apart_from=context)
-        return MarkedPair(base, self._unanswerable(other, draw, context.labels), context.objects[segment])
+        source, answer = self._unanswerable(other, draw, context.labels), context.objects[segment]
+        return MarkedPair(base, source, answer, foils=tuple(_without(context.objects, [answer])))
 
     def _unanswerable(self, context: Context, draw: random.Random, taken: Sequence[str] = ()) -> MarkedText:
         label = draw.choice(_without(LABELS, (*context.labels, *taken)))
         return context.query(label, draw.randrange(self.boxes))
 
 
-def _encoded(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
+def _encoded(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, foils: bool) -> Example:
     base = encoded(pair.base, tokenizer)
-    return Example(base, encoded(pair.source, tokenizer), answer=base.tokens[base.positions["correct_object"]])
+    answer = base.tokens[base.positions["correct_object"]]
+    others = _others(pair, tokenizer) if foils else ()
+    return Example(base, encoded(pair.source, tokenizer), answer, foils=others)
+
+
+def _others(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens of the base's other objects, as they stand in it."""
+    text = pair.base.text
+    starts = {word: text.index(f"he {word} is in Box ") + len("he ") for word in pair.foils}  # The book, the car
+    spans = {word: (start, start + len(word)) for word, start in starts.items()}
+    prompt = encoded(MarkedText(text, spans), tokenizer)
+    return tuple(prompt.tokens[prompt.positions[word]] for word in pair.foils)
 
 
 def _without(words: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -22,11 +22,16 @@ class MarkedText:
 
 @dataclass(frozen=True)
 class MarkedPair:
-    """A base text, a source text with the same named spans, and the text that answers the base: its next token."""
+    """A base text, a source text with the same named spans, and the text that answers the base: its next token.
+
+    also_right: further texts that are right as well; foils: wrong ones, for metrics that compare.
+    """
 
     base: MarkedText
     source: MarkedText
     answer: str
+    also_right: tuple[str, ...] = ()
+    foils: tuple[str, ...] = ()
 
 
 def encoded(marked: MarkedText, tokenizer: PreTrainedTokenizerBase, single: bool = True) -> Prompt:

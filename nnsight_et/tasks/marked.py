@@ -4,16 +4,19 @@
 marked text, which must be whole tokens, a space before them allowed. `last`, the prompt's last token, is always there.
 Base and source name the same positions. The answer is the one token that follows the base prompt: a space goes between
 them, unless the answer starts with one or the prompt ends with one or with any of = ( [ { / - + * < > _ # $ " '.
-In a file: one JSON object per line, {"base": "...", "source": "...", "answer": "..."}.
+In a file: one JSON object per line, {"base": "...", "source": "...", "answer": "..."}. Two more keys are allowed, each
+with a text or a list of texts, one token each as the answer is: "foil", what is wrong, for metrics that compare, and
+"also_right", what is right as well.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import ManifestError, TaskError
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KEYS = ("base", "source", "answer")
+FOIL, ALSO_RIGHT = "foil", "also_right"  # the keys that a pair need not have
 JOINED_AFTER = frozenset("=([{/-+*<>_#$\"'")
 _MARK = re.compile(r"\{\{|\}\}")
 _INSIDE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\|(.+)", re.DOTALL)
@@ -64,6 +68,33 @@ def marked_pair(base: str, source: str, answer: str, where: str) -> MarkedPair:
     return MarkedPair(first, second, answer)
 
 
+def pair_of(entry: Mapping[str, Any], where: str) -> MarkedPair:
+    """The pair with these texts under base, source and answer, and under foil and also_right a text, or several, or
+    none.
+
+    TaskError naming `where` if one of them is wrong.
+    """
+    for key in KEYS:
+        _check_whole(entry[key], key, where)
+    pair = marked_pair(entry["base"], entry["source"], entry["answer"], where)
+    also_right, foils = (_texts(entry.get(key, ()), key, where) for key in (ALSO_RIGHT, FOIL))
+    return replace(pair, also_right=also_right, foils=foils)
+
+
+def _texts(found: Any, key: str, where: str) -> tuple[str, ...]:
+    texts = (found,) if isinstance(found, str) else found
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise TaskError(f"{where}: {key}: found {ascii(found)[:60]}; accepted: a text, or a list of texts, none empty")
+    for text in texts:
+        _check_whole(text, key, where)
+    return tuple(texts)
+
+
+def _check_whole(text: str, key: str, where: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise TaskError(f"{where}: {key}: half of a character, such as \\ud83d by itself; accepted: whole ones")
+
+
 def read_pairs(path: Path) -> list[MarkedPair]:
     """The pairs in a file of JSON lines; ManifestError if it cannot be read, TaskError naming a line that is wrong."""
     try:
@@ -99,7 +130,11 @@ def encoded_pair(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, where: st
     """The pair's prompts and its answer's token; TaskError naming `where` if a word or a mark does not fit."""
     try:
         base, source = (known_prompt(text, tokenizer) for text in (pair.base, pair.source))
-        return Example(base, source, _answer(pair, base, tokenizer))
+        answer = _following(pair.answer, "answer", pair, base, tokenizer)
+        also_right = [_following(text, ALSO_RIGHT, pair, base, tokenizer) for text in pair.also_right]
+        foils = [_following(text, FOIL, pair, base, tokenizer) for text in pair.foils]
+        _check_apart(pair, answer, also_right, foils)
+        return Example(base, source, answer, tuple(also_right), tuple(foils))
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
 
@@ -126,13 +161,16 @@ def _pair_in(line: str, where: str) -> MarkedPair:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise TaskError(f"{where}: not JSON ({error}); accepted: {_form()}") from None
-    if not isinstance(entry, dict) or set(entry) != set(KEYS) or not all(isinstance(entry[key], str) for key in KEYS):
+    if not isinstance(entry, dict) or not are_keys(entry) or not all(isinstance(entry[key], str) for key in KEYS):
         found = f"the keys {', '.join(map(repr, entry))}" if isinstance(entry, dict) else "no object"
-        raise TaskError(f"{where}: {found}; accepted: texts under {', '.join(KEYS)}, as in {_form()}")
-    for key in KEYS:
-        if any("\ud800" <= character <= "\udfff" for character in entry[key]):
-            raise TaskError(f"{where}: {key}: half of a character, such as \\ud83d by itself; accepted: whole ones")
-    return marked_pair(entry["base"], entry["source"], entry["answer"], where)
+        tail = f"as in {_form()}; with it, if wanted, {FOIL} and {ALSO_RIGHT}"
+        raise TaskError(f"{where}: {found}; accepted: texts under {', '.join(KEYS)}, {tail}")
+    return pair_of(entry, where)
+
+
+def are_keys(keys: Iterable[object]) -> bool:
+    """Whether a pair can have just these keys."""
+    return set(KEYS) <= set(keys) <= {*KEYS, FOIL, ALSO_RIGHT}
 
 
 def _form() -> str:
@@ -148,14 +186,24 @@ def known_prompt(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> Prom
     return encoded(marked, tokenizer, single=False)
 
 
-def _answer(pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that follows the base prompt; TaskError unless the answer is one."""
-    whole = tokenizer(followed(pair.base.text, pair.answer))["input_ids"]
+def _following(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that follows the base prompt; TaskError naming `key` unless the text is one."""
+    whole = tokenizer(followed(pair.base.text, text))["input_ids"]
     if tuple(whole[: len(base.tokens)]) != base.tokens:
-        found = f"the prompt's own tokens change when {pair.answer!r} follows"
-        raise TaskError(f"answer: {found}; accepted: a prompt that does not end within a token")
+        found = f"the prompt's own tokens change when {text!r} follows"
+        raise TaskError(f"{key}: {found}; accepted: a prompt that does not end within a token")
     tokens = whole[len(base.tokens) :]
     if len(tokens) != 1 or tokens[0] == tokenizer.unk_token_id:
         found = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(tokens)))
-        raise TaskError(f"answer: {pair.answer!r} is not one token (found {found or 'none'}); accepted: a single token")
+        raise TaskError(f"{key}: {text!r} is not one token (found {found or 'none'}); accepted: a single token")
     return tokens[0]
+
+
+def _check_apart(pair: MarkedPair, answer: int, also_right: Sequence[int], foils: Sequence[int]) -> None:
+    """Raise TaskError if a token is right and wrong, or there twice."""
+    before = {answer: "the answer"}
+    for key, texts, tokens in ((ALSO_RIGHT, pair.also_right, also_right), (FOIL, pair.foils, foils)):
+        for text, token in zip(texts, tokens, strict=True):
+            if token in before:
+                raise TaskError(f"{key}: {text!r} is {before[token]} too; accepted: tokens that are there once")
+            before[token] = f"{key} {text!r}"

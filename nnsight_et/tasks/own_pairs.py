@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError, accepted
 from nnsight_et.tasks.encoding import MarkedPair
-from nnsight_et.tasks.marked import encoded_pair, pairs_in
+from nnsight_et.tasks.marked import FOIL, encoded_pair, pairs_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,6 +68,13 @@ class OwnPairs:
         """The pair with the longest prompt, and its line; TaskError naming a line that does not fit the tokenizer."""
         encoded = [(where, self._encoded(where, pair, tokenizer)) for where, pair in self.pairs]
         return max(encoded, key=lambda one: one[1].length)
+
+    def check_foils(self, reason: str) -> None:
+        """Raise TaskError naming the first line without a foil, and the reason why it needs one."""
+        for where, pair in self.pairs:
+            if not pair.foils:
+                accept = f'a {FOIL}, such as "{FOIL}": "...", in every pair, or a metric without foils'
+                raise TaskError(f"{where}: no {FOIL}, and {reason}; accepted: {accept}")
 
     def _encoded(self, where: str, pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
         """The pair as tokens; TaskError unless its positions are different tokens, in the base in the listed order."""

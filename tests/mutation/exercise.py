@@ -45,6 +45,9 @@ experiments:
   blind: {method: knockout, model: one, examples: 6}
   looks: {method: attention_patterns, circuit: ./circuit.json, model: one, examples: 6}
   screen: {method: attribution, model: one, examples: 6}
+  kl: {method: path_patching, model: one, metric: kl, examples: 6, stages: [{group: a, into: logits, at: last, keep: 4}]}
+  logits: {method: path_patching, model: one, metric: logit_difference, examples: 6, stages: [{group: a, into: logits, at: last, keep: 4}]}
+  shares: {method: path_patching, model: one, metric: probability_difference, examples: 6, stages: [{group: a, into: logits, at: last, keep: 4}]}
 """
 EXERCISES: dict[str, dict[str, Any]] = {
     "gqa": {},

@@ -221,7 +221,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "ratio of means", "the patching score", "metrics.py",
-        ("return patching_ratio(patched, base).mean(-1)", "return (patched - base).mean(-1) / base.mean()"),
+        ("return patching_effect(patched, base, metric).mean(-1)", "return (patched - base).mean(-1) / base.mean()"),
         "gqa", "metrics",
     ),
     _fault(
@@ -231,6 +231,32 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "ratio of means", "the exact effects of attribution", ATTRIBUTION,
         ('"exact": ((exact - base) / base).cpu()', '"exact": ((exact - base) / base.mean()).cpu()'), "gqa", "attribution",
+    ),
+    _fault(
+        "wrong metric", "KL the other way round", "metrics.py",
+        ("log_p, log_q = base.log_softmax(-1), logits.log_softmax(-1)",
+         "log_p, log_q = logits.log_softmax(-1), base.log_softmax(-1)"),
+        "gqa", "metrics", "path_metrics",
+    ),
+    _fault(
+        "wrong metric", "KL beside another run than the base", PATHS,
+        ("asked = Asked.of(pair, capture.logits)", "asked = Asked.of(pair, capture.logits.roll(1, 0))"),
+        "gqa", "path_metrics",
+    ),
+    _fault(
+        "foils added", "to the logit difference", "metrics.py",
+        ("return right - _sum_over(logits, foils)", "return right + _sum_over(logits, foils)"),
+        "gqa", "metrics", "path_metrics",
+    ),
+    _fault(
+        "foils added", "to the probability difference", "metrics.py",
+        ("return _sum_over(probability, right) - _sum_over(probability, foils)",
+         "return _sum_over(probability, right) + _sum_over(probability, foils)"),
+        "gqa", "metrics", "path_metrics",
+    ),
+    _fault(
+        "wrong selection", "the smallest divergences come first", "named_metrics.py",
+        ('None, ranks="large")', 'None, ranks="negative")'), "gqa", "path_metrics",
     ),
     _fault(
         "receivers one by one", "only the first receiver of a layer is replaced", PATHS,
@@ -316,8 +342,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "answer of another example", "the batch's answers are the next example's", BATCH,
-        ("return Pair(base, source, torch.tensor([example.answer for example in examples]))",
-         "return Pair(base, source, torch.tensor([example.answer for example in examples]).roll(1))"),
+        ("return Pair(base, source, torch.tensor([example.answer for example in examples]),",
+         "return Pair(base, source, torch.tensor([example.answer for example in examples]).roll(1),"),
         "gqa", "batch",
     ),
     _fault(
@@ -377,7 +403,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong selection", "the least harmful heads are kept", "jobs/stage_scores.py",
-        ("key=lambda head: (score[head].item(), head)", "key=lambda head: (-score[head].item(), head)"),
+        ("key=lambda head: (direction * score[head].item(), head)", "key=lambda head: (-direction * score[head].item(), head)"),
         "gqa", "stage_scores",
     ),
     _fault(

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings, Written
+from nnsight_et.manifest.methods.shared import Scored
+from nnsight_et.manifest.written import Count, Flag, Name, Surroundings, Written
 from nnsight_et.models.named import Shape
 
 HEAD_INPUTS = ("query", "key", "value")
@@ -34,12 +35,15 @@ class Stage(Written):
     For via key and value; the same where every query head has its own.
     """
     keep: Count
-    """How many heads this stage adds to the circuit, or MLPs it keeps beside it, the most negative scores first."""
+    """How many heads this stage adds to the circuit, or MLPs it keeps beside it, the most negative scores first.
+
+    For metric kl the largest scores first.
+    """
     receivers: Count | None = None
     """How many of the kept ones later stages patch into."""
 
 
-class PathPatching(Method):
+class PathPatching(Scored):
     """Find a circuit by path patching, stage by stage from the logits back (§4.1)."""
 
     method: Literal["path_patching"]
@@ -91,6 +95,7 @@ class PathPatching(Method):
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the stages, if anything."""
+        yield from self.metric_problems()
         earlier: dict[str, Stage] = {}
         for index, stage in enumerate(self.stages):
             for key, text in _stage_problems(stage, earlier, known.positions):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from nnsight_et.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.written import SHIPPED, Count, Flag, Method, Surroundings, is_file, is_shipped, no_circuit
+from nnsight_et.named_metrics import PAPERS, Metric
 
 CircuitName = Annotated[str, Field(min_length=1)]
 Ablation = Literal["mean", "zero", "resample"]
@@ -47,6 +48,28 @@ class OnCircuit(Method):
             yield Problem(
                 ("model",), "missing, and the circuit comes from a file; accepted: the model to measure it in"
             )
+
+
+class Scored(Method):
+    """Base of the methods that score single heads."""
+
+    metric: Metric = PAPERS
+    """What the score of a head is the mean of.
+
+    `probability_ratio`: the paper's, (p_patched - p_base) / p_base of the answer; `logit_difference`: the change of the
+    answer's logit minus the foils' mean logit; `probability_difference`: of the probability of all right tokens minus
+    that of the foils; `kl`: KL(base || patched) over the next token. For kl the largest scores come first.
+    """
+
+    @model_serializer(mode="wrap")
+    def without_the_papers(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As plain data, the paper's metric left out: what was computed before there were others keeps its name."""
+        return {key: value for key, value in plain(self).items() if (key, value) != ("metric", PAPERS)}
+
+    def metric_problems(self) -> Iterator[Problem]:
+        """A problem if the paper's numbers are to stand beside another metric's."""
+        if self.reproduces and self.metric != PAPERS:
+            yield Problem(("metric",), f"{self.metric}, and the paper's numbers are of {PAPERS}; accepted: {PAPERS}")
 
 
 class Measured(Method):

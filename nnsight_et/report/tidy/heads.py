@@ -10,14 +10,20 @@ from typing import Any
 from torch import Tensor
 
 from nnsight_et.circuit import Circuit, Head, Mlp, Part
+from nnsight_et.named_metrics import PAPERS
+from nnsight_et.report.methods import metric_of
 from nnsight_et.report.tidy.measurement import Measurement, of_experiment
-from nnsight_et.store import Result
+from nnsight_et.store import Result, ResultHeader
 
-OF_THE_RATIO = ("median", "largest", "log_ratio", "selection_frequency")  # beside the patching score
+BESIDE_IT = ("median", "largest", "log_ratio", "selection_frequency")  # beside the patching score
 
 
 def path_patching(result: Result) -> Iterator[Measurement]:
-    """Per stage and head, or MLP: the patching score with interval and p-value, and what else its ratio gives."""
+    """Per stage and head, or MLP: the patching score with interval and p-value, and what else there is of its effect.
+
+    What is of another metric than the paper's has it in its name: patching_score_kl.
+    """
+    suffix = of_metric(result.header)
     for stage in result.header.summary["stages"]:
         tensors = _of_group(result, stage["group"])
         condition = f"into {stage['into']}" + (f" via {stage['via']}" if stage["via"] else "")
@@ -27,16 +33,24 @@ def path_patching(result: Result) -> Iterator[Measurement]:
         for head in all_parts(tensors["score"]):
             reached = bool(tensors["reach"][head])
             one = replace(place.at_head(head), kept=str(head) in kept, reached=reached)
-            yield from _of_ratio(one, {name: _at(values, head) for name, values in tensors.items()})
+            yield from _of_score(one, {name: _at(values, head) for name, values in tensors.items()}, suffix)
 
 
-def _of_ratio(head: Measurement, values: dict[str, float | None]) -> Iterator[Measurement]:
-    score = head.of("patching_score", values["score"], (values["low"], values["high"]), values["p"])
+def _of_score(head: Measurement, values: dict[str, float | None], suffix: str) -> Iterator[Measurement]:
+    score = head.of(f"patching_score{suffix}", values["score"], (values["low"], values["high"]), values["p"])
     yield replace(score, p_adjusted=values["p_holm"])
-    for name in OF_THE_RATIO:
-        yield head.of(name, values[name])
+    for name in BESIDE_IT:
+        if name in values:
+            yield head.of(name if name == "selection_frequency" else f"{name}{suffix}", values[name])
     if (again := values.get("held_out_score")) is not None:
-        yield head.of("held_out_patching_score", again, (values["held_out_low"], values["held_out_high"]))
+        name, bounds = f"held_out_patching_score{suffix}", (values["held_out_low"], values["held_out_high"])
+        yield head.of(name, again, bounds)
+
+
+def of_metric(header: ResultHeader) -> str:
+    """What the names of values end in: nothing for the paper's metric, for others an _ and its name."""
+    metric = metric_of(header)
+    return "" if metric == PAPERS else f"_{metric}"
 
 
 def minimality(result: Result) -> Iterator[Measurement]:

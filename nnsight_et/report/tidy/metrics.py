@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from nnsight_et.report.methods import metric_of
 from nnsight_et.report.tidy.measurement import Measurement, of_experiment
 from nnsight_et.store import Result
 
 
 def path_patching(result: Result) -> Iterator[Measurement]:
-    """Per stage: how many heads were tested, kept and beyond chance, how stable the kept are, and p_base."""
+    """Per stage: how many heads were tested, kept and beyond chance, how stable the kept are, p_base and LD or PD."""
     for stage in result.header.summary["stages"]:
         place = replace(of_experiment(result.header), group=stage["group"], at=stage["at"])
-        for name in ("tested", "stability", "base_probability"):
-            yield place.of(name, stage[name])
+        for name in ("tested", "stability", "base_probability", f"base_{metric_of(result.header)}"):
+            if name in stage:
+                yield place.of(name, stage[name])
         for name in ("kept", "beyond_chance"):
             yield place.of(name, len(stage[name]))
 
