@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -118,9 +119,11 @@ class Stops:
 
     def stopped(self, out: Path, how: signal.Signals, after: int) -> int | None:
         """The exit code of a run that gets the signal a moment after it has written so many files; its own, if it was
-        done before that."""
+        done before that. One that is to say something gets none before it has begun."""
         process = started(self.folder, out)
         while process.is_alive() and len(finished(out)) < after:
+            time.sleep(POLL)
+        while process.is_alive() and how != signal.SIGKILL and holder(out) != process.pid:
             time.sleep(POLL)
         time.sleep(self.random.random() * self.seconds / self.pieces)
         os.kill(process.pid or 0, how)  # one that has ended is there until it is joined
@@ -157,6 +160,14 @@ class Stops:
         now = finished(out)
         assert before.items() <= now.items()
         return now
+
+
+def holder(out: Path) -> int | None:
+    """The number of the process that has the run's folder, or had it when it was killed."""
+    for path in out.glob(f"small/*/{disk.HOLDER}"):
+        with suppress(FileNotFoundError):
+            return json.loads(path.read_bytes())["pid"]
+    return None
 
 
 def check_told(stderr: Path, out: Path) -> None:
