@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -48,7 +48,7 @@ def command(folder: Path, *arguments: str) -> None:
 
 def started(folder: Path, out: Path) -> BaseProcess:
     """A run that is going."""
-    process = FORKS.Process(target=command, args=(folder, "run", "study.yaml", "--out", str(out)))
+    process = FORKS.Process(target=command, args=(folder, "run", "study.yaml", "--out", str(out)), daemon=True)
     process.start()
     return process
 
@@ -100,8 +100,6 @@ class Stops:
     seconds: float = 0.0
     """How long it takes."""
     runs: int = 0
-    tried: Counter[signal.Signals] = field(default_factory=Counter)
-    """How many signals found a run going."""
 
     def whole(self, out: Path) -> None:
         """A run to its end."""
@@ -118,18 +116,21 @@ class Stops:
 
     def stopped(self, out: Path, how: signal.Signals, after: int) -> int | None:
         """The exit code of a run that gets the signal a moment after it has written so many files; its own, if it was
-        done before that."""
+        done before that. One that is to say something gets none before it has begun."""
         process = started(self.folder, out)
         while process.is_alive() and len(finished(out)) < after:
+            time.sleep(POLL)
+        while process.is_alive() and how != signal.SIGKILL and holder(out) != process.pid:
             time.sleep(POLL)
         time.sleep(self.random.random() * self.seconds / self.pieces)
         os.kill(process.pid or 0, how)  # one that has ended is there until it is joined
         process.join()
         return process.exitcode
 
-    def run(self, signals: Sequence[signal.Signals]) -> None:
-        """One run stopped by each of the signals, unless it is done before, and continued to the end of a calm one."""
-        self.runs += 1
+    def run(self, signals: Sequence[signal.Signals]) -> int:
+        """One run stopped by the signals, one after the other, and continued to the end of a calm one; how many of them
+        found it going."""
+        self.runs, tried = self.runs + 1, 0
         out = self.folder / f"stopped{self.runs}"
         before: dict[Path, tuple[int, int]] = {}
         for how, after in zip(signals, sorted(self.random.choices(range(self.pieces), k=len(signals))), strict=True):
@@ -137,7 +138,7 @@ class Stops:
             if len(finished(out)) == self.pieces:
                 break  # it was done, or nearly
             assert code == CODES[how], (self.folder / "stderr").read_text()
-            self.tried[how] += 1
+            tried += 1
             check_whole(out)
             before = self.unchanged(before, out)
             if how != signal.SIGKILL:
@@ -146,17 +147,27 @@ class Stops:
         self.unchanged(before, out)
         assert contents(out) == self.calm
         assert not list(out.rglob(f"{disk.TEMPORARY}*"))
+        return tried
 
-    def until(self, times: int, how: signal.Signals, each: int) -> None:
-        """Runs until so many of the signals have found one going, `each` to a run at most."""
-        while self.tried[how] < times:
-            self.run([how] * min(each, times - self.tried[how]))
+    def until(self, signals: Sequence[signal.Signals], each: int) -> None:
+        """Runs until each of the signals has found one going, `each` of them to a run at most."""
+        left = list(signals)
+        while left:
+            del left[: self.run(left[:each])]
 
     def unchanged(self, before: dict[Path, tuple[int, int]], out: Path) -> dict[Path, tuple[int, int]]:
         """What is finished now; nothing that was finished before has been written again."""
         now = finished(out)
         assert before.items() <= now.items()
         return now
+
+
+def holder(out: Path) -> int | None:
+    """The number of the process that has the run's folder, or had it when it was killed."""
+    for path in out.glob(f"small/*/{disk.HOLDER}"):
+        with suppress(FileNotFoundError):
+            return json.loads(path.read_bytes())["pid"]
+    return None
 
 
 def check_told(stderr: Path, out: Path) -> None:

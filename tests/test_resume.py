@@ -1,14 +1,12 @@
-"""A run that is stopped, at any moment and by any means, loses nothing finished and ends with the same bytes."""
+"""The command as it is started in a shell, stopped there: an exit code, and a sentence on what is saved."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,10 +41,6 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def scores(folder: Path) -> dict[str, bytes]:
-    return {path.parent.name: path.read_bytes() for path in folder.glob("long/*/*/scores.safetensors")}
-
-
 def cells(folder: Path) -> set[Path]:
     return {path for path in folder.glob("store/*/*.safetensors") if not path.name.startswith(disk.TEMPORARY)}
 
@@ -61,41 +55,6 @@ def stopped(study: Path, out: Path, how: signal.Signals, after: int) -> subproce
         running.send_signal(how)
         stdout, stderr = running.communicate(timeout=120)
     return subprocess.CompletedProcess(RUN, running.returncode, stdout, stderr)
-
-
-def whole(study: Path, out: Path) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*RUN, str(out)], cwd=study, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
-def moments(count: int, most: int) -> Iterator[int]:
-    draw = random.Random(count)
-    yield from (draw.randrange(1, most) for _ in range(count))
-
-
-def killed_and_continued(study: Path, kills: int) -> None:
-    """kill -9 at so many random moments of one run, then let it finish; it ends as if nothing had happened."""
-    whole(study, study / "calm")
-    calm, most = scores(study / "calm"), len(cells(study / "calm"))
-    assert most > kills
-    out = study / "killed"
-    for after in sorted(moments(kills, most)):
-        before = {path: path.stat().st_mtime_ns for path in cells(out)}
-        assert stopped(study, out, signal.SIGKILL, after).returncode == -signal.SIGKILL
-        assert {path: path.stat().st_mtime_ns for path in before} == before  # no finished cell was computed again
-    whole(study, out)
-    assert scores(out) == calm
-    assert not list(out.rglob(f"{disk.TEMPORARY}*"))
-
-
-def test_a_run_killed_halfway_ends_with_the_same_bytes(study: Path):
-    killed_and_continued(study, 1)
-
-
-@pytest.mark.slow
-def test_a_run_killed_twelve_times_ends_with_the_same_bytes(study: Path):
-    killed_and_continued(study, 12)
 
 
 @pytest.mark.parametrize(

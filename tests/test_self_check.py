@@ -82,10 +82,10 @@ def test_a_fault_in_what_all_engines_share_is_found(root, monkeypatch, study):
 def test_an_edit_that_is_not_applied_stops_the_run(monkeypatch):
     model, pair = tiny_model(hf_llama()), few_pairs()
     monkeypatch.setattr(suffix, "SITES", ("query", "key", "value"))
-    path = path_patching.Path("last", "query", (path_patching.Head(2, 0),))
+    path = path_patching.Path("last", "query", (Head(2, 0),))
     with pytest.raises(ExperimentError, match="0 of 3 edits applied"):
         ablation.remainder_readouts(model, pair.question, ablation.Fill(), [all_heads()], "default", suffix.Chunks())
-    assert path_patching.path_probabilities(model, pair, path, [path_patching.Head(0, 0)], "default", suffix.Chunks())
+    assert path_patching.path_probabilities(model, pair, path, [Head(0, 0)], "default", suffix.Chunks())
 
 
 def all_heads() -> ablation.Circuit:

@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import typer
+from commands import ROOT
 from rich.console import Console
 
+from nnsight_et.manifest import load
 from nnsight_et.run import Progress
 
+execute = importlib.import_module("nnsight_et_cli.execute")
 progress = importlib.import_module("nnsight_et_cli.progress")
 shell = importlib.import_module("nnsight_et_cli.shell")
 
@@ -58,6 +61,20 @@ def test_an_interruption_inside_a_finaliser_stops_the_command_without_a_tracebac
         lost(number)
     assert stopped.value.exit_code == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("moment", ["finished", "_computed", "report_of", "_show_results"])
+def test_a_command_that_is_stopped_says_so_from_its_start_to_its_end(tmp_path, monkeypatch, capsys, moment):
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for name in ("_computed", "report_of", "_show_results"):
+        monkeypatch.setattr(execute, name, lambda *_: None)
+    monkeypatch.setattr(execute, moment, stop)
+    with pytest.raises(typer.Exit) as stopped:
+        execute.execute(load(ROOT / "experiments.yaml"), execute.Where(tmp_path))
+    assert stopped.value.exit_code == 143
+    assert "Terminated. Finished work is saved: 0 experiments" in capsys.readouterr().err
 
 
 def test_what_else_a_finaliser_raises_is_still_printed(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ class Held:
 
     def __init__(self, study: Path, out: Path) -> None:
         self.pipe, other = FORKS.Pipe()
-        self.process: BaseProcess = FORKS.Process(target=stepping, args=(study, out, other))
+        self.process: BaseProcess = FORKS.Process(target=stepping, args=(study, out, other), daemon=True)
         self.process.start()
         other.close()
 

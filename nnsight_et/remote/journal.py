@@ -55,9 +55,9 @@ class Journal:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             found = read_json(path)
             if found is not None and found.keys() == {one.name for one in fields(Entry)}:
-                entry = Entry(**(found | {"names": tuple(found["names"])}))
+                entry = Entry(**found)
                 if path.name == f"{entry.file}{SUFFIX}":
-                    yield entry
+                    yield replace(entry, names=tuple(entry.names))
 
     def keep(self, entry: Entry, result: bytes) -> None:
         """Put the job's result on disk, behind its digest."""
