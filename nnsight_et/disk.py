@@ -51,7 +51,7 @@ def write_folder(path: Path, files: dict[str, bytes]) -> None:
             temporary.rename(path)
         finally:
             for leftover in (temporary, earlier):
-                shutil.rmtree(leftover, ignore_errors=True)
+                _remove(leftover)
         _flush_folder(path.parent)
 
 

@@ -1,4 +1,4 @@
-"""Programs that come with a model's weights: never run, whatever is answered; named where nothing works without them."""
+"""Programs that come with a model's weights: never run, whatever is answered; named where it needs them."""
 
 from __future__ import annotations
 
