@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from test_resume import RUN
 from nnsight_et.store import Result
 
 pytest_plugins = ["every_method"]
+Found = dict[str, tuple[bytes, Any]]
 CLOSE = {"float32": 1e-5, "float64": 1e-6}
 """Beside scores below 1 absolute, beside others relative."""
 UNCHECKED = "self_check=off"
@@ -28,12 +31,26 @@ OTHERS = (
 )
 
 
-def found(written: Path, out: Path, surroundings: dict[str, str], folder: Path) -> dict[str, tuple[bytes, Any]]:
-    """Every result's scores as bytes, and what its header says beside times and places, of a run in a process."""
-    command = [*RUN[:-2], str(written), "--out", str(out), "--quiet"]
+WITH_COMMA = """
+import locale
+locale.setlocale(locale.LC_ALL, "")
+assert locale.str(1.5) == "1,5"
+from nnsight_et_cli import app
+app()
+"""
+
+
+def said(command: list[object], surroundings: dict[str, str], folder: Path) -> None:
+    """Run a command to its end."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | surroundings
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
+
+
+def found(written: Path, out: Path, surroundings: dict[str, str], folder: Path, program: str = RUN[2]) -> Found:
+    """Every result's scores as bytes, and what its header says beside times and places, of a run in a process."""
+    said([sys.executable, "-c", program, "run", written, "--out", out, "--quiet"], surroundings, folder)
     return {path.parent.name: (path.read_bytes(), told(path)) for path in out.glob("*/*/*/scores.safetensors")}
 
 
@@ -54,6 +71,30 @@ def the_same_bytes(written: Path, tmp_path: Path, others: tuple[dict[str, str], 
 @pytest.mark.slow
 def test_hash_seed_time_zone_locale_and_folder_change_no_byte(written, tmp_path):
     the_same_bytes(written, tmp_path, OTHERS)
+
+
+@pytest.fixture
+def commas(tmp_path: Path) -> dict[str, str]:
+    """Surroundings with a decimal comma and a Turkish i, made for this test alone."""
+    program = shutil.which("localedef")
+    made = tmp_path / "locales" / "tr_TR.UTF-8"
+    made.parent.mkdir()
+    if program is not None:
+        subprocess.run([program, "-i", "tr_TR", "-f", "UTF-8", made], capture_output=True, check=False)
+    if not made.is_dir():
+        pytest.skip("localedef and the sources of locales are not installed")
+    return {"LOCPATH": str(made.parent), "LC_ALL": made.name, "LANG": made.name}
+
+
+@pytest.mark.slow
+def test_a_decimal_comma_changes_no_byte_of_results_and_tables(written, commas, tmp_path):
+    calm = found(written, tmp_path / "calm", CALM, tmp_path)
+    assert found(written, tmp_path / "commas", commas, tmp_path, WITH_COMMA) == calm
+    (run,) = (tmp_path / "calm" / "small").iterdir()
+    for name, program, surroundings in (("plain", RUN[2], CALM), ("comma", WITH_COMMA, commas)):
+        said([sys.executable, "-c", program, "export", run, "--to", tmp_path / name], surroundings, tmp_path)
+    tables = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("plain", "comma")]
+    assert tables[0] == tables[1] != {}
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,8 @@ def test_installed_by_itself_it_runs_the_shipped_manifest_and_reports(installed:
     (run,) = tmp_path.glob("runs/entity-tracking-tiny/*")
     assert {path.parent.name for path in run.glob("*/result.json")} == {"circuit", "minimal", "table1", "table_a1"}
     (run / "report.html").unlink()
-    assert "faithfulness" in ran([installed / "et", "report", run], tmp_path)
+    assert "report.html" in ran([installed / "et", "report", run], tmp_path)
+    assert "faithfulness on llama-tiny" in (run / "report.html").read_text()
     assert (run / "report.html").stat().st_size > 50_000
     ran([installed / "et", "export", run, "--to", tmp_path / "tables"], tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("runs", "tables")] == []

@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from nnsight_et.report.diagram_layout import BOX, FIRST, FOOT, LOGITS, WIDTH, Place, counted, first_heads, layout, route
 from nnsight_et.report.figures import Arrow, Diagram, Node
-from nnsight_et.report.html.svg import LETTER, LINE, add, drawing, label, lines_of, mark
+from nnsight_et.report.html.svg import LETTER, LINE, add, cut, drawing, label, lines_of, mark
 
 SMALL = 0.96  # of a letter's width
 
@@ -37,17 +37,13 @@ def _box(svg: Element, node: Node, place: Place) -> None:
     classes = "box" if node.count else "box without"
     add(made, "rect", x=left, y=place.y - BOX / 2, width=width, height=BOX, rx=7.0, class_=classes)
     room = int((width - 8) / LETTER)
-    name = [_cut(line, room) for line in lines_of(node.name, width - 12)][:2]
+    name = [cut(line, room) for line in lines_of(node.name, width - 12)][:2]
     for index, line in enumerate(name):
         y = place.y - 12 + (index - len(name) / 2 + 0.5) * LINE
         add(made, "text", line, x=place.x, y=y, class_="middle strong")
     add(made, "text", counted(node), x=place.x, y=place.y + 10, class_="middle")
     heads = first_heads(node, int((width - 8) / (SMALL * LETTER)))
     add(made, "text", heads, x=place.x, y=place.y + 25, class_="middle small")
-
-
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def _arrow(svg: Element, source: Place, target: Place, arrow: Arrow) -> None:

@@ -7,18 +7,20 @@ from xml.etree.ElementTree import Element
 
 from nnsight_et.report.figures import Cell, HeatMap
 from nnsight_et.report.html.axes import tick
-from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, drawing, label, lines_of, mark
+from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, cut, drawing, label, lines_of, mark
 
 SIGNED, UNSIGNED = 10, 10  # steps from 0 to the end of the colours
 TOP, RIGHT = 4.0, WIDTH - 4
 BAR = 110.0
+LONGEST = 24  # letters of a row's name; the cells' texts have all of it
 SMALL = 14.0  # the height of cells with thin frames
 
 
 def heat_map(figure: HeatMap) -> Element:
     """A cell per row and column; kept heads framed, those beyond chance dotted, those that cannot reach hatched."""
     layers = figure.axes[0] == "layer"
-    left = 22.0 + LETTER * max((len(name) for name in figure.rows), default=1)
+    names = [cut(name, LONGEST) for name in figure.rows]
+    left = 22.0 + LETTER * max((len(name) for name in names), default=1)
     width = (RIGHT - left) / len(figure.columns)
     height = max(min(24.0, width), 7.0)
     bottom = TOP + height * len(figure.rows)
@@ -28,7 +30,7 @@ def heat_map(figure: HeatMap) -> Element:
     for place, index in enumerate(reversed(order) if layers else order):
         y = TOP + place * height
         if index % max(1, math.ceil(14 / height)) == 0:
-            add(svg, "text", figure.rows[index], x=left - 4, y=y + height / 2 + 4, class_="end")
+            add(svg, "text", names[index], x=left - 4, y=y + height / 2 + 4, class_="end")
         for column, cell in enumerate(figure.cells[index]):
             _cell(svg, figure, cell, (left + column * width, y), (width, height))
     every = 1 if not layers or width > 16 else 4

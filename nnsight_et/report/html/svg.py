@@ -45,6 +45,11 @@ def lines_of(text: str, width: float) -> list[str]:
     return lines
 
 
+def cut(text: str, room: int) -> str:
+    """The text, or the beginning of it, in at most `room` letters."""
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
 def label(parent: Element, text: str, x: float, y: float, width: float) -> None:
     """A label in lines around x, the first one at y."""
     for index, line in enumerate(lines_of(text, width)):
