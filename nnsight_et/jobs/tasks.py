@@ -1,13 +1,29 @@
-"""From a manifest's task to where its examples come from."""
+"""From a manifest's task to its examples. What was drawn last is kept: models of one tokenizer see the same prompts."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
+from nnsight_et.batch import Example, Prompt
 from nnsight_et.manifest import BoxesTask
 from nnsight_et.manifest.own_pairs import PairsFile
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
+from nnsight_et.tasks.desiderata import desideratum
 from nnsight_et.tasks.own_pairs import OwnPairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KEPT = 64  # samples
+
+
+class Sample(NamedTuple):
+    """How many examples, from which split and seed."""
+
+    split: str
+    count: int
+    seed: int
 
 
 def task_of(task: BoxesTask | PairsFile) -> Boxes | OwnPairs:
@@ -24,3 +40,20 @@ def boxes_of(task: BoxesTask | PairsFile) -> Boxes:
     """The generator of the boxes task, for methods that are of no other one."""
     assert isinstance(task, BoxesTask)
     return Boxes(task.boxes, task.objects or OBJECTS)
+
+
+@lru_cache(maxsize=KEPT)
+def examples_of(
+    task: BoxesTask | PairsFile, tokenizer: PreTrainedTokenizerBase, sample: Sample, swapped: str | None = None
+) -> tuple[Example, ...]:
+    """Pairs for a tokenizer: the task's own, or, of boxes, those of the desideratum whose variable is `swapped`."""
+    split, count, seed = sample
+    if swapped is None:
+        return tuple(task_of(task).examples(tokenizer, count, seed, split))
+    return tuple(desideratum(boxes_of(task), swapped, tokenizer, count, seed, split))
+
+
+@lru_cache(maxsize=KEPT)
+def prompts_of(task: BoxesTask | PairsFile, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[Prompt, ...]:
+    """Single prompts for a tokenizer: what mean ablation averages over."""
+    return tuple(task_of(task).prompts(tokenizer, sample.count, sample.seed, sample.split))

@@ -23,7 +23,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.memory import OutOfMemory, Smaller
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.jobs.tasks import task_of
+from nnsight_et.jobs.tasks import Sample, examples_of, prompts_of, task_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
@@ -182,7 +182,8 @@ class Work:
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
         """Pairs of the job's task for the model's tokenizer."""
-        return task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+        sample = Sample(split, count, job.seed)
+        return list(examples_of(job.task, tokenizer_of(self.files(choice)), sample))
 
     def most(self, job: Job, split: str) -> float:
         """How many pairs of the job's task a split can have: without end, unless they are from a file."""
@@ -191,7 +192,7 @@ class Work:
 
     def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
         """Single prompts of the job's task: what mean ablation averages over."""
-        return task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
+        return list(prompts_of(job.task, tokenizer_of(self.files(choice)), Sample(split, count, job.seed)))
 
     def pad(self, choice: ModelChoice) -> int:
         """The tokenizer's padding token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import nnsight
 import torch
@@ -64,17 +65,25 @@ def outline(files: Files) -> PreTrainedModel:
         raise UnsupportedModel(f"{files.name}: its config.json describes no model ({first_line(error)})") from error
 
 
-@cache
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets."""
+    """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets.
+
+    Models whose tokenizer is in one folder share it.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer)
+        tokenizer = _tokenizer_in(files.tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
+    return tokenizer
+
+
+@cache
+def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     return tokenizer
