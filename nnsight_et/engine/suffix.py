@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Literal
 
 import torch
@@ -91,17 +90,16 @@ def suffix(
     There are as many variants as the edits have; without edits one, the run itself.
     """
     variants = max((edit.variants for edit in edits), default=1)
-    parts, live = [], capture.live.shape[1]
+    batch, live = capture.live.shape
     copies = 2 if any(edit.seen_by is not None for edit in edits) else 1
-    step = max(1, chunks.variants(len(capture.live), live) // copies)
-    for first in range(0, variants, step):
-        count = min(step, variants - first)
-        rows = ceil(count * live / max(chunks.branch_tokens, live))
-        layout = Layout(rows, ceil(count / rows), len(capture.live), live, copies)
-        padded = torch.arange(rows * layout.branches, device=model.device).clamp(max=count - 1) + first
+    parts, first = list[Readout](), 0
+    for count, rows, branches in chunks.laid(variants, batch, live, copies):
+        layout = Layout(rows, branches, batch, live, copies)
+        padded = torch.arange(rows * branches, device=model.device).clamp(max=count - 1) + first
         here = [edit.chosen(padded) for edit in edits]
         outcome = _pass(model, capture, start, here, answer, layout)
         parts.append(Readout(outcome.probability[:count], outcome.logit[:count], outcome.predicted[:count]))
+        first += count
     return joined(parts)
 
 
