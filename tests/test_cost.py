@@ -135,7 +135,7 @@ def test_a_donors_inputs(model, pair, rows):
 
 
 def test_trained_masks(model, pair, rows):
-    """Forward passes are counted; as many again go back. One mask differs from the first at most, in so short a training."""
+    """Forward passes are counted; as many again go back. Steps are so short that all masks round to one."""
     spec = DCM(method="dcm", circuit="c", training_examples=3, validation_examples=3, batch=3, validate_every=1)
     with counted(model) as found:
         trained_masks(model, GROUPS, Training(validate_every=1, learning_rate=1e-6), [pair], [pair], CHUNKS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from nnsight_et.circuit import Circuit, HeadGroup
-from nnsight_et.cost.passes import Count, Prompts, Sizes, suffix_run, total, trained, whole_run
+from nnsight_et.cost.passes import Count, Prompts, Sizes, captured_run, suffix_run, total, trained_run, whole_run
 from nnsight_et.manifest import DCM
 
 
@@ -57,15 +57,16 @@ def alone(rows: Rows, count: int, circuits: int, names: Sequence[str]) -> Count:
     """Circuits alone: only the tokens at the vital positions differ from circuit to circuit (§4.2)."""
     if not circuits:
         return Count()
-    found = [plain(rows, count)]
-    found += [suffix_run(rows.sizes, one, len(names), 0, circuits) for one in rows.of(count)]
+    prompts = rows.of(count)
+    found = [captured_run(one, rows.top, background=True) for one in prompts]
+    found += [suffix_run(rows.sizes, one, len(names), 0, circuits) for one in prompts]
     return total(found)
 
 
 def without(rows: Rows, count: int, sets: int, names: Sequence[str]) -> Count:
     """The model without sets of heads (App. C)."""
     prompts = rows.of(count, names)
-    found = [whole_run(one, rows.top, answers=True) for one in prompts]
+    found = [captured_run(one, rows.top, background=True) for one in prompts]
     found += [suffix_run(rows.sizes, one, one.live(names), 0, sets) for one in prompts]
     return total(found)
 
@@ -87,10 +88,20 @@ def patched(rows: Rows, count: int, sources: Sequence[Sequence[Circuit]]) -> Cou
     names = sorted({name for sets in sources for heads in sets for name in heads.positions})
     found = []
     for one in rows.of(count, names):
-        found.append(whole_run(one, rows.top, answers=True))
+        found.append(captured_run(one, rows.top))
         for sets in sources:
             if any(heads.size for heads in sets):
-                found += [whole_run(one, max(layers(sets)) + 1), recomputed(rows.sizes, one, sets)]
+                source = whole_run(one, max(layers(sets)) + 1).beside(one.kept(rows.top))
+                found += [source, recomputed(rows.sizes, one, sets)]
+    return total(found)
+
+
+def received(rows: Rows, count: int, sets: Sequence[Circuit]) -> Count:
+    """A recipient's runs with a donor's outputs: as patching, but the donor has run elsewhere (§6)."""
+    names = sorted({name for heads in sets for name in heads.positions})
+    found = []
+    for one in rows.of(count, names):
+        found += [captured_run(one, rows.top), recomputed(rows.sizes, one, sets)]
     return total(found)
 
 
@@ -108,10 +119,11 @@ def masks(rows: Rows, spec: DCM, groups: Sequence[HeadGroup]) -> Count:
     for group in groups:
         start = min(head.layer for head in group.heads)
         for one in _in_steps(rows, spec.training_examples, spec.batch):
-            found.append(trained(suffix_run(rows.sizes, one, one.live([group.at]), start, 1)) * spec.epochs)
+            found.append(trained_run(rows.sizes, one, one.live([group.at]), start) * spec.epochs)
         for one in _in_steps(rows, spec.validation_examples, spec.batch):
             found.append(suffix_run(rows.sizes, one, one.live([group.at]), start, different))
-    return total(found)
+    held = rows.prompts[0].tokens * min(spec.training_examples, rows.sizes.chunks.kept) * rows.top
+    return total(found).beside(held)
 
 
 def _in_steps(rows: Rows, count: int, batch: int) -> list[Prompts]:
@@ -123,14 +135,14 @@ def _in_steps(rows: Rows, count: int, batch: int) -> list[Prompts]:
 
 def _prepared(prompts: Prompts, top: int, groups: Sequence[HeadGroup]) -> Count:
     last = max(head.layer for group in groups for head in group.heads)
-    return whole_run(prompts, top, answers=True) + whole_run(prompts, last + 1)
+    return captured_run(prompts, top) + whole_run(prompts, last + 1)
 
 
 def knockout(rows: Rows, count: int, blind: str) -> Count:
     """One edge blocked from every layer up."""
     found = []
     for one in rows.of(count, [blind]):
-        found.append(whole_run(one, rows.top, answers=True))
+        found.append(captured_run(one, rows.top))
         found += [suffix_run(rows.sizes, one, one.live([blind]), first, 1) for first in range(rows.top)]
     return total(found)
 
@@ -139,10 +151,9 @@ def every_head(rows: Rows, count: int, at: str) -> Count:
     """Each head at a position patched in turn, and all of them estimated from one gradient (a way back per example)."""
     found, heads = [], rows.top * rows.sizes.shape.n_heads
     for one in rows.of(count, [at]):
-        found += [whole_run(one, rows.top, answers=True)] * 2 + [whole_run(one, rows.top)]
-        found.append(suffix_run(rows.sizes, one, one.live([at]), 0, heads))
-        gradient = trained(suffix_run(rows.sizes, one, one.live([at]), 0, 1))
-        found.append(gradient * ((1 + one.in_batch) / 2))
+        found += [captured_run(one, rows.top)] * 2 + [whole_run(one, rows.top)]
+        found.append(suffix_run(rows.sizes, one, one.live([at]), 0, heads).beside(one.kept(rows.top)))
+        found.append(trained_run(rows.sizes, one, one.live([at]), 0) * ((1 + one.in_batch) / 2))
     return total(found)
 
 
@@ -150,7 +161,7 @@ def received_inputs(rows: Rows, count: int, group: HeadGroup, ways: int) -> Coun
     """A donor's queries, keys and values of a group in a recipient, in so many ways (§6)."""
     found, start = [], min(head.layer for head in group.heads)
     for one in rows.of(count, [group.at]):
-        found += [whole_run(one, rows.top, answers=True), whole_run(one, rows.top)]
+        found += [captured_run(one, rows.top), whole_run(one, rows.top)]
         found.append(suffix_run(rows.sizes, one, one.live([group.at]), start, 1) * ways)
     return total(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from nnsight_et.circuit import Head
 from nnsight_et.engine.budget import Chunks
@@ -32,6 +32,36 @@ class Prompts:
         """How many prompts a batch has."""
         return max(1, round(self.count / self.batches))
 
+    def kept(self, layers: int) -> float:
+        """Tokens times layers of the keys and values of a batch."""
+        return self.in_batch * self.tokens * layers
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What is in memory at the fullest moment of a pass.
+
+    kept: tokens times layers of keys and values. passing: tokens in one layer. outputs: tokens times layers of head
+    outputs. mask: numbers in an attention mask. saved: tokens times layers kept for the way back. answers: tokens whose
+    logits are there.
+    """
+
+    kept: float = 0.0
+    passing: float = 0.0
+    outputs: float = 0.0
+    mask: float = 0.0
+    saved: float = 0.0
+    answers: float = 0.0
+
+    def bytes(self, shape: Shape, itemsize: int) -> float:
+        """The same in bytes, in numbers of `itemsize` bytes; without the weights."""
+        queries, keys = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+        attention = 3 * shape.d_model + 2 * queries + 5 * keys + 2 * shape.d_head
+        widest = max(attention, 4 * shape.d_model + 3 * shape.d_mlp)
+        saved = 6 * shape.d_model + 4 * queries + 4 * keys + 4 * shape.d_mlp
+        numbers = self.kept * 2 * keys + self.passing * widest + self.outputs * queries + self.saved * saved + self.mask
+        return itemsize * numbers + 12 * self.answers * shape.vocabulary
+
 
 @dataclass(frozen=True)
 class Count:
@@ -39,7 +69,8 @@ class Count:
 
     whole: tokens of whole prompts. again: recomputed ones. trained: recomputed ones whose gradient is taken. mlp:
     tokens whose attention is frozen, so that they go through norms and MLPs alone. seen: what the tokens of the first
-    three attend to. answers: tokens through the vocabulary. passes: how often the model is called.
+    three attend to. answers: tokens through the vocabulary. passes: how often the model is called. texts: prompts that
+    are made. holds: what is in memory in the different passes, which does not add up.
     """
 
     whole: float = 0.0
@@ -49,12 +80,23 @@ class Count:
     seen: float = 0.0
     answers: float = 0.0
     passes: float = 0.0
+    texts: float = 0.0
+    holds: frozenset[Hold] = frozenset()
 
     def __add__(self, other: Count) -> Count:
-        return Count(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Count)))
+        sums = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(Count)[:-1]}
+        return Count(**sums, holds=self.holds | other.holds)
 
     def __mul__(self, times: float) -> Count:
-        return Count(*(getattr(self, one.name) * times for one in fields(Count)))
+        return Count(**{one.name: getattr(self, one.name) * times for one in fields(Count)[:-1]}, holds=self.holds)
+
+    def beside(self, kept: float) -> Count:
+        """The same work while so many more tokens times layers of keys and values are kept."""
+        return replace(self, holds=frozenset(replace(one, kept=one.kept + kept) for one in self.holds))
+
+    def peak(self, shape: Shape, itemsize: int) -> float:
+        """The most bytes in memory at once, without the weights."""
+        return max((one.bytes(shape, itemsize) for one in self.holds), default=0.0)
 
     @property
     def token_layers(self) -> float:
@@ -89,13 +131,21 @@ def total(counts: Iterable[Count]) -> Count:
 
 def whole_run(prompts: Prompts, layers: int, answers: bool = False) -> Count:
     """A run of whole prompts that stops above so many layers, or ends in the logits of the last token."""
-    seen = prompts.tokens * (prompts.tokens + 1) / 2
+    seen, batch = prompts.tokens * (prompts.tokens + 1) / 2, prompts.in_batch
     return Count(
         whole=prompts.count * prompts.tokens * layers,
         seen=prompts.count * seen * layers,
         answers=prompts.count * answers,
         passes=prompts.batches,
+        holds=frozenset([Hold(passing=batch * prompts.tokens, answers=batch * answers)]),
     )
+
+
+def captured_run(prompts: Prompts, layers: int, background: bool = False) -> Count:
+    """A run of whole prompts that is kept: its keys and values; with a background all other tokens' head outputs."""
+    held = prompts.in_batch * prompts.tokens
+    hold = Hold(kept=held * (layers - 0.5), passing=held, outputs=held * layers * background)
+    return replace(whole_run(prompts, layers, answers=True), holds=frozenset([hold]))
 
 
 def suffix_run(sizes: Sizes, prompts: Prompts, live: int, start: int, variants: int, copies: int = 1) -> Count:
@@ -108,12 +158,29 @@ def suffix_run(sizes: Sizes, prompts: Prompts, live: int, start: int, variants: 
         seen=run * copies * sees * layers,
         answers=run,
         passes=prompts.batches * len(laid),
+        holds=frozenset(
+            _suffix_hold(sizes, prompts, live, start, rows * copies, branches) for _, rows, branches in laid
+        ),
     )
 
 
-def trained(count: Count) -> Count:
-    """Recomputed tokens whose gradient is taken too."""
-    return Count(trained=count.again, seen=3 * count.seen, answers=2 * count.answers, passes=2 * count.passes)
+def _suffix_hold(sizes: Sizes, prompts: Prompts, live: int, start: int, rows: int, branches: int) -> Hold:
+    """The capture, a copy of its prefix for every row, and the keys and values of all but the last layer's tokens."""
+    batch, layers = prompts.in_batch, sizes.shape.n_layers - start
+    prefix, side = prompts.tokens - live, branches * live
+    tokens = batch * rows * side
+    own = batch * prompts.tokens * sizes.shape.n_layers
+    copied = batch * rows * prefix * (layers + 1)
+    mask = batch * rows * side * (prefix + side)
+    return Hold(own + copied + tokens * max(layers - 1, 0), tokens, mask=mask, answers=batch * rows * branches)
+
+
+def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
+    """One variant, and the way back through it; until then what went through every layer is kept."""
+    once, layers = suffix_run(sizes, prompts, live, start, 1), sizes.shape.n_layers - start
+    saved = prompts.in_batch * live * layers
+    holds = frozenset(replace(one, saved=saved) for one in once.holds)
+    return Count(trained=once.again, seen=3 * once.seen, answers=2 * once.answers, passes=2 * once.passes, holds=holds)
 
 
 def path_patching(
@@ -121,7 +188,7 @@ def path_patching(
 ) -> Count:
     """Paths of all senders, at a position, into receivers in the layers `ends`, or, without, into the logits."""
     by_layer, live, top = Counter(head.layer for head in senders), prompts.live([at]), sizes.shape.n_layers
-    found = [whole_run(prompts, top, answers=True), whole_run(prompts, max(by_layer) + 1)]
+    found = [captured_run(prompts, top), whole_run(prompts, max(by_layer) + 1).beside(prompts.kept(top))]
     step = sizes.chunks.variants(prompts.in_batch, live)
     for layer, heads in by_layer.items():
         for some in (min(step, heads - first) for first in range(0, heads, step)):

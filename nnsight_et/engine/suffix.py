@@ -164,15 +164,18 @@ def _join(model: Model, layer: int, heads: Tensor) -> None:
 
 
 def _prefix(capture: Capture, start: int, layout: Layout) -> DynamicCache:
-    """A fresh cache with the fixed tokens' keys and values; skipped layers get one number, which nobody reads."""
-    layers, width = [], capture.visible.shape[-1]
-    for layer, (keys, values) in enumerate(capture.cache):
+    """A fresh cache with the fixed tokens' keys and values; skipped layers get one number, which nobody reads.
+
+    It copies what it is given, layer by layer: one row needs no copy before that.
+    """
+    width, rows = capture.visible.shape[-1], layout.copies * layout.rows
+
+    def of(layer: int, one: Tensor) -> Tensor:
         if layer < start:
-            layers.append((keys.new_zeros(1, 1, 1, 1), values.new_zeros(1, 1, 1, 1)))
-        else:
-            rows = layout.copies * layout.rows
-            layers.append(tuple(one[:, :, :width].repeat(rows, 1, 1, 1) for one in (keys, values)))
-    return DynamicCache(layers)
+            return one.new_zeros(1, 1, 1, 1)
+        return one[:, :, :width] if rows == 1 else one[:, :, :width].repeat(rows, 1, 1, 1)
+
+    return DynamicCache((of(layer, keys), of(layer, values)) for layer, (keys, values) in enumerate(capture.cache))
 
 
 def _mask(model: Model, capture: Capture, layout: Layout) -> Tensor:
