@@ -120,9 +120,9 @@ def _stand_ins(models: Iterable[str]) -> str:
 
 def finished(jobs: Plan, out: Path) -> tuple[Path, set[str]]:
     """The folder of a plan's results under `out`, and the names of the jobs whose results are there."""
-    from nnsight_et.store import Store, read_header
+    from nnsight_et.headers import folder_of, read_header
 
-    folder, done = Store(out).folder(jobs), set()
+    folder, done = folder_of(out, jobs), set()
     for job in jobs.jobs:
         try:
             if read_header(folder / job.name).job_id == job.id:

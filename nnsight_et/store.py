@@ -14,10 +14,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
@@ -25,51 +24,10 @@ from torch import Tensor
 
 from nnsight_et.disk import one_writer, sweep, write_file, write_folder
 from nnsight_et.errors import ResultError
+from nnsight_et.headers import HEADER, ResultHeader, folder_of, read_header
 from nnsight_et.plan import Plan, digest
 
-SCHEMA = 1
-HEADER, SCORES = "result.json", "scores.safetensors"
-
-
-class ModelRecord(BaseModel):
-    """A model as it was used."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    name: str
-    fingerprint: str
-    """Digest of its files."""
-    description: str
-    """Where it came from."""
-
-
-class ResultHeader(BaseModel):
-    """What result.json holds: how a result was made, and its headline numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    schema_version: Literal[1] = SCHEMA
-    job: dict[str, Any]
-    """The experiment with every default (Job.to_dict)."""
-    job_id: str
-    """Job.id: the digest of what the manifest asked for."""
-    identity: str
-    """Digest of what was computed: the job and the fingerprints of models and data."""
-    models: list[ModelRecord]
-    data_digest: str
-    """Digest of the encoded examples."""
-    versions: dict[str, str]
-    """python, nnsight_et, nnsight, torch, transformers."""
-    device: str
-    seconds: float
-    summary: dict[str, Any]
-    """The method's headline numbers; null where a number does not exist."""
-    self_check: dict[str, Any]
-    """Whether it was on, how long it took, and each check: its name, the worst difference, and the one accepted."""
-    scores_digest: str = ""
-    """Digest of scores.safetensors; filled in when the result is written."""
-    digest: str = ""
-    """Digest of everything above; filled in when the result is written."""
+SCORES = "scores.safetensors"
 
 
 @dataclass(frozen=True)
@@ -88,7 +46,7 @@ class Store:
 
     def folder(self, plan: Plan) -> Path:
         """Where the results of a manifest's run are."""
-        return self.root / plan.name / plan.digest
+        return folder_of(self.root, plan)
 
     def writing(self, folder: Path) -> AbstractContextManager[None]:
         """Hold a run's folder for this process; ResultError naming the holder if another process has it."""
@@ -127,27 +85,6 @@ def write_result(folder: Path, result: Result) -> None:
     data = _without_nan(header.model_dump(exclude={"digest"}))
     text = json.dumps(data | {"digest": digest(data)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_folder(folder, {SCORES: scores, HEADER: text.encode()})
-
-
-def read_header(folder: Path) -> ResultHeader:
-    """The header of the result at `folder`; ResultError naming the file if it cannot be used."""
-    path = folder / HEADER
-    try:
-        data = json.loads(path.read_bytes())
-        if isinstance(data, dict) and data.get("schema_version") != SCHEMA:
-            raise ResultError(f"{path}: schema {str(data.get('schema_version'))[:20]}; accepted: {SCHEMA}")
-        header = ResultHeader.model_validate(data)
-        if digest(header.model_dump(exclude={"digest"})) != header.digest:
-            raise ResultError(f"{path}: damaged: its digest is not the one in it; remove the folder and run again")
-        return header
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: a result") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ResultError(f"{path}: not a result ({where}: {first['msg']})") from None
-    except (ValueError, RecursionError) as error:
-        raise ResultError(f"{path}: not JSON ({error})") from None
 
 
 def read_result(folder: Path) -> Result:

@@ -1,4 +1,4 @@
-"""What each experiment of a plan costs: its measurements on each of its models, less what earlier ones leave it."""
+"""What each experiment measures on each of its models, and what that costs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from nnsight_et.circuit import Circuit, Head
 from nnsight_et.cost import expected, methods
 from nnsight_et.cost.methods import Rows
-from nnsight_et.cost.passes import Count, Prompts, path_patching, total
+from nnsight_et.cost.passes import Count, path_patching, total
 from nnsight_et.manifest import (
     CMAP,
     DCM,
     ActivationPatching,
     AttentionPatterns,
     Attribution,
-    BoxesTask,
     Completeness,
     Faithfulness,
     Knockout,
@@ -23,30 +22,12 @@ from nnsight_et.manifest import (
     PathPatching,
 )
 from nnsight_et.manifest.methods.shared import Measured
-from nnsight_et.models.named import Shape
-from nnsight_et.plan import Job, Plan
+from nnsight_et.plan import Job
 
 INPUTS = 4  # ways in which a donor's inputs are given: each of three, and all
 DESIDERATA = ("object", "label", "position")  # what heads are selected for where nothing else is said
 Piece = tuple[str, str, Count]
 """What is measured, empty if no other experiment measures the same; the model's name; and what it costs."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an experiment costs on each of its models, by name, and how many kinds of measurement it makes."""
-
-    counts: Mapping[str, Count]
-    measurements: int
-
-    @property
-    def count(self) -> Count:
-        """On all of them together."""
-        return total(self.counts.values())
-
-    def flops(self, shapes: Mapping[str, Shape]) -> float:
-        """Floating-point operations; `shapes` are the models', by name."""
-        return sum(count.flops(shapes[name]) for name, count in self.counts.items())
 
 
 @dataclass(frozen=True)
@@ -70,37 +51,7 @@ class Setting:
         return Circuit(tuple(group for group in found.groups if group.heads))
 
 
-def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit]) -> dict[str, Cost]:
-    """Experiment -> its cost, of those whose models are all in `rows` and whose engine is the default one.
-
-    rows: model -> its prompts and sizes. found: experiment -> the circuit it has found already.
-    """
-    shapes = {name: one.sizes.shape for name, one in rows.items()}
-    circuits, made, costs = expected.circuits(plan, found, shapes), set[tuple[str, str]](), dict[str, Cost]()
-    for job in plan.jobs:
-        if job.engine == "reference" or any(choice.name not in rows for choice in job.models):
-            continue
-        counts, measurements = dict[str, Count](), 0
-        for what, name, count in _pieces(Setting(job, rows, circuits)):
-            if not what or (what, name) not in made:
-                counts[name] = counts.get(name, Count()) + count
-                measurements += 1
-            made.add((what, name))
-        costs[job.name] = Cost(counts, measurements)
-    return costs
-
-
-def boxes_prompts(task: BoxesTask) -> tuple[Prompts, ...]:
-    """Prompts of the boxes task, one for each box asked for, as a tokenizer with one token before the text has them."""
-    length = 7 * task.boxes + 5
-    ends = {"query_label": length - 3, "last": length - 1}
-    return tuple(
-        Prompts(1, length, {"correct_object": 7 * box + 2, "previous_query_label": 7 * box + 6} | ends)
-        for box in range(task.boxes)
-    )
-
-
-def _pieces(setting: Setting) -> Iterator[Piece]:
+def pieces(setting: Setting) -> Iterator[Piece]:
     """The measurements of a job, in order."""
     spec, method = setting.job.spec, setting.job.spec.method
     of: dict[str, Callable[[Setting], Iterator[Piece]]] = {
@@ -123,7 +74,7 @@ def _pieces(setting: Setting) -> Iterator[Piece]:
 
 
 def _made(split: str, texts: float, name: str) -> Piece:
-    """Prompts that are made and encoded."""
+    """Prompts that are made and encoded, once for models of one tokenizer."""
     return f"texts {split} {texts}", name, Count(texts=texts)
 
 
@@ -154,7 +105,7 @@ def _means(setting: Setting, name: str) -> Iterator[Piece]:
     if spec.ablation == "mean":
         count, rows = spec.ablation_examples, setting.rows[name]
         yield _made("ablation", count, name)
-        yield f"means {count}", name, methods.whole(rows, count, rows.top)
+        yield f"{name}: means of {count}", name, methods.whole(rows, count, rows.top)
 
 
 def _alone(setting: Setting, name: str, circuits: int) -> Piece:
@@ -172,7 +123,11 @@ def _faithfulness(setting: Setting) -> Iterator[Piece]:
     for choice in setting.job.models:
         yield _made("evaluation", 2 * spec.examples, choice.name)
         yield from _means(setting, choice.name)
-        yield f"plain {spec.examples}", choice.name, methods.plain(setting.rows[choice.name], spec.examples)
+        yield (
+            f"{choice.name}: plain {spec.examples}",
+            choice.name,
+            methods.plain(setting.rows[choice.name], spec.examples),
+        )
         yield _alone(setting, choice.name, 1 + spec.random_circuits)
 
 
@@ -229,9 +184,9 @@ def _cmap(setting: Setting) -> Iterator[Piece]:
     anywhere = expected.anywhere(circuit, taken.sizes.shape)
     sets = [*(Circuit((group,)) for group in circuit.groups), circuit, *([anywhere] * spec.random_sets)]
     yield _made("evaluation", 2 * n, recipient)
-    yield f"plain {n}", donor, methods.plain(given, n)
+    yield f"{donor}: plain {n}", donor, methods.plain(given, n)
     yield "", donor, methods.whole(given, n, given.top)
-    yield f"plain {n}", recipient, methods.plain(taken, n)
+    yield f"{recipient}: plain {n}", recipient, methods.plain(taken, n)
     yield "", recipient, methods.received(taken, n, sets)
     for group in circuit.groups if spec.inputs else ():
         yield "", donor, methods.given_inputs(given, n, group)
