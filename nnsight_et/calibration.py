@@ -31,8 +31,8 @@ from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice, Plan
 from nnsight_et.run import device_of
 
-ROUNDS = 5
-STEPS = 4  # of a training
+ROUNDS = 3
+STEPS = 2  # of a training
 SPLIT, SEED = "evaluation", 0
 VARIANTS = 10
 SAMPLE = 2  # prompts of a self-check's sample
@@ -64,12 +64,12 @@ def calibrated(manifest: Manifest, plan: Plan) -> Calibration:
         if same != choice.name:
             rows[choice.name], speeds[choice.name] = rows[same], speeds[same]
             continue
-        start = time.process_time()
+        start = time.perf_counter()
         model = loaded(files, choice.dtype, device, job.attention)
-        loading, tokenizer = time.process_time() - start, tokenizer_of(files)
-        start, task = time.process_time(), task_of(job.task)
+        loading, tokenizer = time.perf_counter() - start, tokenizer_of(files)
+        start, task = time.perf_counter(), task_of(job.task)
         examples = task.examples(tokenizer, _enough(task, manifest.seed), manifest.seed, SPLIT)
-        texts = (time.process_time() - start) / (2 * len(examples))
+        texts = (time.perf_counter() - start) / (2 * len(examples))
         rows[choice.name] = sized(shape_of(files), choice.dtype, laid_out(examples), manifest.memory_bytes)
         measured = speeds_of(model, rows[choice.name], examples)
         speeds[choice.name] = replace(measured, texts=texts, loading=loading)
@@ -156,8 +156,8 @@ def _sets(rows: Rows) -> list[Circuit]:
 
 
 def _seconds(run: Callable[[], object], model: Model) -> float:
-    start = time.process_time()
+    start = time.perf_counter()
     run()
     if model.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.process_time() - start
+    return time.perf_counter() - start

@@ -111,19 +111,23 @@ def masks(rows: Rows, spec: DCM, groups: Sequence[HeadGroup]) -> Count:
     Of the validated masks half are taken to differ. Captured prompts stay in memory from epoch to epoch if they fit.
     """
     steps = ceil(spec.training_examples / spec.batch)
-    kept = spec.training_examples <= rows.sizes.chunks.kept
+    held = min(spec.training_examples, rows.sizes.chunks.kept)
     different = max(1, round(spec.epochs * steps / spec.validate_every / 2))
-    found = []
-    for count, times in ((spec.training_examples, 1 if kept else spec.epochs), (spec.validation_examples, 1)):
-        found += [_prepared(one, rows.top, groups) * times for one in _in_steps(rows, count, spec.batch)]
-    for group in groups:
-        start = min(head.layer for head in group.heads)
-        for one in _in_steps(rows, spec.training_examples, spec.batch):
-            found.append(trained_run(rows.sizes, one, one.live([group.at]), start) * spec.epochs)
-        for one in _in_steps(rows, spec.validation_examples, spec.batch):
-            found.append(suffix_run(rows.sizes, one, one.live([group.at]), start, different))
-    held = rows.prompts[0].tokens * min(spec.training_examples, rows.sizes.chunks.kept) * rows.top
-    return total(found).beside(held)
+    training, validation = [], []
+    for one in _in_steps(rows, spec.training_examples, spec.batch):
+        training.append(_prepared(one, rows.top, groups) * (1 if held == spec.training_examples else spec.epochs))
+        for start, live in _begins(one, groups):
+            training.append(trained_run(rows.sizes, one, live, start) * spec.epochs)
+    for one in _in_steps(rows, spec.validation_examples, spec.batch):
+        validation.append(_prepared(one, rows.top, groups))
+        validation += [suffix_run(rows.sizes, one, live, start, different) for start, live in _begins(one, groups)]
+    each = rows.prompts[0].tokens * rows.top  # what a captured prompt keeps; those of a step are its own
+    return total(training).beside(max(held - spec.batch, 0) * each) + total(validation).beside(held * each)
+
+
+def _begins(prompts: Prompts, groups: Sequence[HeadGroup]) -> list[tuple[int, int]]:
+    """Of each group where recomputing begins: its lowest layer, and how many tokens there are from its position on."""
+    return [(min(head.layer for head in group.heads), prompts.live([group.at])) for group in groups]
 
 
 def _in_steps(rows: Rows, count: int, batch: int) -> list[Prompts]:

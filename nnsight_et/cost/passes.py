@@ -58,7 +58,7 @@ class Hold:
         queries, keys = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
         attention = 3 * shape.d_model + 2 * queries + 5 * keys + 2 * shape.d_head
         widest = max(attention, 4 * shape.d_model + 3 * shape.d_mlp)
-        saved = 6 * shape.d_model + 4 * queries + 4 * keys + 4 * shape.d_mlp
+        saved = 4 * shape.d_model + 2 * queries + 3 * shape.d_mlp
         numbers = self.kept * 2 * keys + self.passing * widest + self.outputs * queries + self.saved * saved + self.mask
         return itemsize * numbers + 12 * self.answers * shape.vocabulary
 
@@ -176,9 +176,9 @@ def _suffix_hold(sizes: Sizes, prompts: Prompts, live: int, start: int, rows: in
 
 
 def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
-    """One variant, and the way back through it; until then what went through every layer is kept."""
+    """One variant, and the way back through it; until then what went through all layers but the last is kept."""
     once, layers = suffix_run(sizes, prompts, live, start, 1), sizes.shape.n_layers - start
-    saved = prompts.in_batch * live * layers
+    saved = prompts.in_batch * live * (layers - 1)
     holds = frozenset(replace(one, saved=saved) for one in once.holds)
     return Count(trained=once.again, seen=3 * once.seen, answers=2 * once.answers, passes=2 * once.passes, holds=holds)
 
