@@ -8,14 +8,11 @@ from typing import Annotated, Optional
 import typer
 
 from nnsight_et import __version__
-from nnsight_et.manifest import Manifest, load
-from nnsight_et.plan import plan as planned
-from nnsight_et.report.overview import plan_table
 
 from .circuit import circuit
 from .complete import manifests
 from .diff import diff_and_export
-from .execute import Where, execute, finished
+from .execute import Where, execute
 from .models import models
 from .options import (
     RUNS,
@@ -32,7 +29,7 @@ from .options import (
     settings_of,
     view_of,
 )
-from .render import output, show
+from .planned import show_plan
 from .report import formats_of, found, show_missing, write_figures, write_page
 from .setup import setup
 from .shell import Shell, reading
@@ -75,18 +72,31 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a manifest's experiments; run it again to continue where it was stopped."""
+    from nnsight_et.manifest import load
+
     read = load(manifest, settings_of(settings, backend, device, memory, self_check))
     execute(read.limited(limit) if limit else read, Where(out, tuple(only or ()), fresh, view_of(quiet, as_json)))
 
 
 @app.command()
-def plan(manifest: ManifestPath, settings: Settings = None, out: Out = RUNS, limit: Limit = None) -> None:
-    """Show the experiments in the order they run, their sizes, and what is done already."""
-    read = load(manifest, settings or ())
+def plan(
+    manifest: ManifestPath,
+    settings: Settings = None,
+    out: Out = RUNS,
+    limit: Limit = None,
+    device: Device = None,
+    memory: Memory = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Also how long it takes, from a few passes of its models on the device.")
+    ] = False,
+) -> None:
+    """Show the experiments in the order they run, what they cost, and what is done already."""
+    from nnsight_et.manifest import load
+    from nnsight_et.plan import plan as planned
+
+    read = load(manifest, settings_of(settings, None, device, memory, None))
     jobs = planned(read.limited(limit) if limit else read)
-    folder, done = finished(jobs, out)
-    show(output(), plan_table(jobs, done))
-    typer.echo(f"Results: {folder}")
+    show_plan(read, jobs, out, calibrate)
 
 
 @app.command()
@@ -113,7 +123,9 @@ def report(
 @app.command()
 def validate(manifest: ManifestPath, settings: Settings = None) -> None:
     """Check a manifest's text, and import its task if that is Python; no model, file or network is looked at."""
-    read: Manifest = load(manifest, settings or ())
+    from nnsight_et.manifest import load
+
+    read = load(manifest, settings or ())
     typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnsight_et.manifest.load import SHIPPED
-from nnsight_et.manifest.written import SHIPPED as CIRCUITS
 from nnsight_et.models.named import NAMED
 
 
@@ -23,11 +21,15 @@ def model_lists(incomplete: str) -> list[str]:
 
 def circuits(incomplete: str) -> list[str]:
     """The shipped circuits that begin so, and circuits' files."""
-    return [*(name for name in CIRCUITS if name.startswith(incomplete)), *_paths(incomplete, (".json",))]
+    from nnsight_et.manifest.written import SHIPPED
+
+    return [*(name for name in SHIPPED if name.startswith(incomplete)), *_paths(incomplete, (".json",))]
 
 
 def manifests(incomplete: str) -> list[str]:
     """The shipped manifests that begin so, and manifests' files."""
+    from nnsight_et.manifest.load import SHIPPED
+
     return [*(name for name in SHIPPED if name.startswith(incomplete)), *_paths(incomplete, (".yaml", ".yml"))]
 
 

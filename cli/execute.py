@@ -66,9 +66,9 @@ def execute(manifest: Manifest, where: Where) -> None:
 
 def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Path) -> int:
     """Run the experiments, showing progress; how many cells were measured."""
+    from nnsight_et.headers import read_header
     from nnsight_et.plan import plan
     from nnsight_et.run import Remote, run
-    from nnsight_et.store import read_header
 
     def made(name: str) -> tuple[float, int]:
         header = read_header(folder / name)
@@ -104,9 +104,9 @@ def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:
 
 
 def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
+    from nnsight_et.headers import read_header
     from nnsight_et.report.paper import paper_tables
     from nnsight_et.report.results import tables
-    from nnsight_et.store import read_header
 
     console = output()
     for name in names:
@@ -119,7 +119,7 @@ def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
 
 def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:
     """A JSON object per result, and one that ends the run."""
-    from nnsight_et.store import read_header
+    from nnsight_et.headers import read_header
 
     for name in names:
         header = read_header(folder / name)
@@ -135,9 +135,9 @@ def _stand_ins(models: Iterable[str]) -> str:
 
 def finished(jobs: Plan, out: Path) -> tuple[Path, set[str]]:
     """The folder of a plan's results under `out`, and the names of the jobs whose results are there."""
-    from nnsight_et.store import Store, read_header
+    from nnsight_et.headers import folder_of, read_header
 
-    folder, done = Store(out).folder(jobs), set()
+    folder, done = folder_of(out, jobs), set()
     for job in jobs.jobs:
         try:
             if read_header(folder / job.name).job_id == job.id:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from nnsight_et.report.overview import models_table
 from nnsight_et.report.table import Table
 
 from .complete import model_names
@@ -18,6 +17,8 @@ models = typer.Typer(invoke_without_command=True)
 @models.callback()
 def listed(context: typer.Context) -> None:
     """List the models known by name; `et models inspect NAME` says what one is made of."""
+    from nnsight_et.report.overview import models_table
+
     if context.invoked_subcommand is None:
         show(output(), models_table())
 

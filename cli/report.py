@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from nnsight_et.disk import write_file
 from nnsight_et.errors import ManifestError, accepted
-from nnsight_et.manifest import load
 from nnsight_et.report.table import Table
 
 from .render import output, show
@@ -39,6 +38,7 @@ def report_of(plan: Plan, folder: Path) -> Path:
 
 def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -> tuple[Study, Path]:
     """The study a manifest or a run's folder names, and its folder; ManifestError if it has no result."""
+    from nnsight_et.manifest import load
     from nnsight_et.plan import plan
     from nnsight_et.report.study import study_in, study_of
     from nnsight_et.store import Store

@@ -10,10 +10,6 @@ import typer
 
 from nnsight_et.disk import write_file
 from nnsight_et.errors import ManifestError
-from nnsight_et.manifest import load
-from nnsight_et.manifest.json_schema import FILE, is_schema, schema_text
-from nnsight_et.manifest.template import DEFAULT_METHODS, METHODS, TASKS, Wishes, written
-from nnsight_et.plan import plan
 from nnsight_et.report.table import Table
 
 from .complete import model_names, names_of
@@ -41,6 +37,9 @@ def init(
 
     Nothing that is there is overwritten.
     """
+    from nnsight_et.manifest.json_schema import FILE
+    from nnsight_et.manifest.template import Wishes, written
+
     if path.exists():
         raise ManifestError(f"{path}: a file is there already; accepted: the name of a new one")
     given = {"model": model, "finetuned": finetuned, "task": task, "boxes": boxes}
@@ -56,6 +55,8 @@ def init(
 
 def _asked() -> dict:
     """What a person at the terminal wishes for."""
+    from nnsight_et.manifest.template import DEFAULT_METHODS, METHODS, TASKS, Wishes
+
     typer.echo(f"Models known by name: {', '.join(model_names(''))}; or a folder, or a hub id.")
     task = typer.prompt(f"Task, one of {', '.join(TASKS)}", default=Wishes.task)
     model = typer.prompt("Model", default=Wishes(task=task).pretrained)
@@ -68,6 +69,8 @@ def _asked() -> dict:
 
 def _write_schema(path: Path) -> None:
     """Put the schema at `path`; ManifestError if what is there is none of ours."""
+    from nnsight_et.manifest.json_schema import is_schema, schema_text
+
     if path.exists() and not (path.is_file() and is_schema(path.read_text(encoding="utf-8", errors="replace"))):
         raise ManifestError(f"{path}: something else is there; accepted: a new file, or an earlier schema of et's")
     write_file(path, schema_text().encode())
@@ -83,6 +86,8 @@ def schema(
 
     A manifest whose first line is `# yaml-language-server: $schema=manifest.schema.json` has it beside it.
     """
+    from nnsight_et.manifest.json_schema import schema_text
+
     if write is None:
         typer.echo(schema_text(), nl=False)
     else:
@@ -103,6 +108,8 @@ def doctor(
     With --ndif, or a manifest for NDIF, also whether the server answers, takes the key, and has the models.
     """
     from nnsight_et.doctor import findings
+    from nnsight_et.manifest import load
+    from nnsight_et.plan import plan
 
     read = load(manifest) if manifest else None
     models = None if read is None else {one.name: one for job in plan(read).jobs for one in job.models}

@@ -6,8 +6,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from nnsight_et.manifest import single as manifests
-
 from .complete import circuits, model_lists, model_names, names_of
 from .execute import Where, execute
 from .options import (
@@ -56,12 +54,9 @@ def path_patch(
     as_json: Json = False,
 ) -> None:
     """Find a circuit by path patching; without --stage, by the boxes task's four stages."""
-    setting = manifests.Setting(
-        seed,
-        boxes,
-        examples,
-        settings_of(settings, backend, device, memory, self_check),
-    )
+    from nnsight_et.manifest import single as manifests
+
+    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
     execute(manifests.path_patching(model, stage or (), setting), Where(out, fresh=fresh, view=view_of(quiet, as_json)))
 
 
@@ -95,12 +90,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a circuit on one or several models: its faithfulness, and what else is asked for."""
-    setting = manifests.Setting(
-        seed,
-        boxes,
-        examples,
-        settings_of(settings, backend, device, memory, self_check),
-    )
+    from nnsight_et.manifest import single as manifests
+
+    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
     also = [name for name, wanted in (("minimality", minimality), ("completeness", completeness)) if wanted]
     execute(
         manifests.evaluation(circuit, names_of(models), also, setting),
@@ -128,6 +120,8 @@ def dcm(
     as_json: Json = False,
 ) -> None:
     """Find which heads of a circuit carry which variable; the circuit is the shipped one, or found first."""
+    from nnsight_et.manifest import single as manifests
+
     setting = manifests.Setting(
         seed,
         boxes,
@@ -169,12 +163,9 @@ def cmap(
     as_json: Json = False,
 ) -> None:
     """Patch a donor's head activations into a recipient; its circuit is the shipped one, or found first."""
-    setting = manifests.Setting(
-        seed,
-        boxes,
-        examples,
-        settings_of(settings, backend, device, memory, self_check),
-    )
+    from nnsight_et.manifest import single as manifests
+
+    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
     execute(
         manifests.cmap(donor, recipient, (circuit, roles), setting),
         Where(out, fresh=fresh, view=view_of(quiet, as_json)),
@@ -198,12 +189,9 @@ def knockout(
     as_json: Json = False,
 ) -> None:
     """Block attention between named positions, from each layer up."""
-    setting = manifests.Setting(
-        seed,
-        boxes,
-        examples,
-        settings_of(settings, backend, device, memory, self_check),
-    )
+    from nnsight_et.manifest import single as manifests
+
+    setting = manifests.Setting(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
     execute(manifests.knockout(model, setting), Where(out, fresh=fresh, view=view_of(quiet, as_json)))
 
 
@@ -226,5 +214,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show how two circuits overlap."""
+    from nnsight_et.manifest import single as manifests
+
     setting = manifests.Setting(seed=0, boxes=7)
     execute(manifests.comparison(first, second, scores, setting), Where(out, view=view_of(quiet, as_json)))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any
+from math import nan
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA = 2
 """Of result.json and of the names in scores.safetensors. Raised with a step here when either says more or less."""
@@ -37,13 +38,13 @@ def migrated_scores(scores: Mapping[str, Tensor], method: str, schema: int) -> d
         for name, score in scores.items():
             group, _, kind = name.rpartition(".")
             if kind == "score":
-                missing = {f"{group}.{key}": torch.full_like(score, torch.nan) for key in TESTED}
-                found = missing | {f"{group}.stability": score.new_tensor(torch.nan)} | found
+                missing = {f"{group}.{key}": score.new_full(score.shape, nan) for key in TESTED}
+                found = missing | {f"{group}.stability": score.new_tensor(nan)} | found
     if schema == 1 and method == "attribution":
         for name, exact in scores.items():
             if name.endswith(".exact"):
                 group = name.removesuffix(".exact")
-                found = {f"{group}.{key}": torch.full_like(exact, torch.nan) for key in ("low", "high")} | found
+                found = {f"{group}.{key}": exact.new_full(exact.shape, nan) for key in ("low", "high")} | found
     return found
 
 

@@ -13,6 +13,7 @@ import torch
 
 from nnsight_et import __version__
 from nnsight_et.errors import ManifestError, ResultError
+from nnsight_et.headers import ModelRecord, ResultHeader
 from nnsight_et.jobs import (
     activation_patching,
     attention_patterns,
@@ -35,7 +36,7 @@ from nnsight_et.manifest import Manifest
 from nnsight_et.plan import Job, digest, plan
 from nnsight_et.remote.backends import on_server, serving
 from nnsight_et.remote.server import Remote
-from nnsight_et.store import ModelRecord, Result, ResultHeader, Store, read_result, write_result
+from nnsight_et.store import Result, Store, read_result, write_result
 from nnsight_et.tasks.boxes import VERSION
 
 METHODS = {
@@ -80,7 +81,7 @@ def run(
     jobs = on_server(manifest.backend, whole.chosen(only))
     store = Store(root)
     folder = store.folder(whole)
-    device = _device(manifest.device) if manifest.backend == "local" else manifest.backend
+    device = device_of(manifest.device) if manifest.backend == "local" else manifest.backend
     with store.writing(folder), serving(manifest.backend, jobs, folder, remote or Remote()) as server:
         store.sweep(folder)
         if server is not None:
@@ -172,7 +173,8 @@ def _source(path: str) -> str:
     return Path(path).name if Path(path).is_dir() else path
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
+    """The device a manifest asks for; ManifestError if it is not here."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():

@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_model import few_pairs, hf_llama, tiny_model
 
-from nnsight_et.batch import Pair, Run
+from nnsight_et.batch import Pair, Question, Run
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.activation_patching import layers_of, patched_readouts
+from nnsight_et.interventions.activation_patching import layers_of, patched_from_each, patched_readouts
 
 ENGINES = ("default", "reference")
 CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 1e-9}
@@ -45,6 +45,11 @@ def places(circuit: Circuit) -> dict[str, tuple[Head, ...]]:
 
 def null(pair: Pair) -> Pair:
     return Pair(pair.base, pair.base, pair.answer)
+
+
+def turned(run: Run) -> Run:
+    """The same prompts in the opposite order."""
+    return Run(run.tokens.flip(0), run.mask.flip(0), {name: index.flip(0) for name, index in run.positions.items()})
 
 
 def patched(model, pair: Pair, sets=SETS, engine: str = "default", chunks: Chunks | None = None):
@@ -145,3 +150,17 @@ def test_only_layers_with_a_patched_head_are_taken_from_the_source():
         "correct_object": {1, 2},
     }
     assert layers_of([EMPTY, heads(last="")]) == {}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_several_sources_of_one_base_run_are_what_each_of_them_is_alone(model, engine):
+    pair = few_pairs()
+    other = Pair(pair.base, turned(pair.source), pair.answer.flip(0))
+    pairs, mine = [pair, other], [(0, SETS[1]), (0, EMPTY), (1, SETS[0]), (1, SETS[2]), (1, EMPTY)]
+    sources = [Question(one.source, one.answer) for one in pairs]
+    together = patched_from_each(model, pair.base, sources, mine, engine, Chunks())
+    for row, (number, chosen) in enumerate(mine):
+        alone = patched(model, pairs[number], [chosen], engine)
+        for name in alone:
+            torch.testing.assert_close(together[name][row], alone[name][0], **CLOSE)
+    assert not torch.allclose(together["probability"][0], together["probability"][2])

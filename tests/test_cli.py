@@ -13,12 +13,24 @@ from nnsight_et.manifest import load
 pytest_plugins = ["study_folder"]
 
 
-def test_help_starts_without_torch_or_nnsight(tmp_path: Path):
+HEAVY = {"torch", "nnsight", "transformers", "numpy", "safetensors", "matplotlib", "pandas"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "also"),
+    [
+        (["--help"], "path-patch", {"pydantic", "ruamel", "nnsight_et.manifest", "jinja2"}),
+        (["validate", "tiny"], "nothing to mend", {"jinja2"}),
+        (["plan", "tiny"], "to run", {"jinja2"}),
+        (["models"], "llama-tiny", {"jinja2"}),
+    ],
+)
+def test_what_needs_no_model_starts_without_what_models_need(arguments, shown, also, tmp_path: Path):
     code = "import sys; from nnsight_et_cli import app\n"
-    code += "try: app(['--help'])\nexcept SystemExit: pass\n"
-    code += "print(sorted({'torch', 'nnsight', 'transformers'} & set(sys.modules)))"
+    code += f"try: app({arguments!r})\nexcept SystemExit: pass\n"
+    code += f"print(sorted({HEAVY | also!r} & set(sys.modules)))"
     printed = python(code, tmp_path)
-    assert "path-patch" in printed
+    assert shown in printed
     assert printed.endswith("[]")
 
 

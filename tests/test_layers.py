@@ -34,15 +34,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interventions": WORDS | {"models", "engine", "interventions"},
     "disk": {"errors"},
     "migration": set(),
-    "store": WORDS | {"manifest", "plan", "disk", "migration"},
-    "report": TEXT | {"manifest", "plan", "store", "report"},
+    "headers": {"errors", "plan", "migration"},
+    "store": WORDS | {"manifest", "plan", "disk", "migration", "headers"},
+    "cost": TEXT | {"manifest", "plan", "engine.budget", "cost"},
+    "report": TEXT | {"manifest", "plan", "store", "cost", "report"},
     "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
     "jobs": THINGS | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "jobs"},
     "run": THINGS
-    | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "jobs"},
+    | {
+        "__init__",
+        "published",
+        "manifest",
+        "plan",
+        "engine",
+        "interventions",
+        "disk",
+        "headers",
+        "store",
+        "remote",
+        "jobs",
+    },
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "score_files": {"errors", "store"},
     "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
+    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
     "api": THINGS
@@ -53,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loopback": {"errors", "loopback"},
     "inspection": THINGS | {"engine"},
     "cli": TEXT
-    | {"__init__", "manifest", "plan", "disk", "store", "run", "circuit_import"}
+    | {"__init__", "manifest", "plan", "disk", "headers", "store", "run", "cost", "calibration", "circuit_import"}
     | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
@@ -66,6 +81,10 @@ LIGHT = {
     "named_metrics",
     "manifest",
     "plan",
+    "migration",
+    "headers",
+    "cost",
+    "engine.budget",
     "disk",
     "cli",
     "models.named",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from nnsight_et.cost.plans import Estimate
 from nnsight_et.errors import ResultError
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.experiments import METHODS
@@ -170,10 +171,14 @@ def test_a_plan_is_shown_in_order_with_what_is_done():
     text = "name: x\nexperiments:\n  t: {method: faithfulness, circuit: c, models: [llama-tiny, goat-tiny]}\n"
     text += "  c: {method: path_patching, model: llama-tiny, stages: [{group: a, into: logits, at: last, keep: 2}]}\n"
     shape = NAMED["llama-tiny"].shape
-    table = plan_table(plan(parse(text, "x")), done={"c"})
+    expected = Estimate(token_layers=1e6, flops=2.5e12, peak=3 << 29, seconds=90)
+    table = plan_table(plan(parse(text, "x")), {"c"}, {"c": expected})
     assert [(row[1], row[-1]) for row in table.rows] == [("c", "done"), ("t", "to run")]
     assert f"at most {shape.n_layers * shape.n_heads} senders" in table.rows[0][5]
     assert table.rows[1][3:6] == ("llama-tiny, goat-tiny", "500", "2 models, 10 random circuits each")
+    assert table.columns[6:9] == ("TFLOP", "memory", "minutes")
+    assert [row[6:9] for row in table.rows] == [("2.50", "1.50 GiB", "1.50"), ("–", "–", "–")]
+    assert "In all 2.5 TFLOP, about 1.5 minutes" in table.note
 
 
 def test_every_model_known_by_name_is_listed_without_folders_of_this_machine():

@@ -10,6 +10,7 @@ from methods_study import manifest, models_in, results, steps
 from test_jobs import EVERYTHING, UNCHECKED
 from tiny_model import few_pairs, hf_llama, tiny_model
 
+from nnsight_et.circuit import Head
 from nnsight_et.engine import suffix
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions import ablation, engine_checks, path_patching

@@ -14,7 +14,8 @@ import torch
 
 from nnsight_et import disk
 from nnsight_et.errors import ResultError
-from nnsight_et.store import Result, ResultHeader, Store, read_header, read_result, write_result
+from nnsight_et.headers import read_header
+from nnsight_et.store import Result, ResultHeader, Store, read_result, write_result
 
 TENSORS = {
     "b": torch.arange(12, dtype=torch.float64).unflatten(0, (3, 4)) / 7,

@@ -25,9 +25,10 @@ from test_store import a_result
 from nnsight_et import disk, store
 from nnsight_et.disk import one_writer
 from nnsight_et.errors import ResultError
+from nnsight_et.headers import read_header
 from nnsight_et.manifest import load
 from nnsight_et.run import run, run_folder
-from nnsight_et.store import Result, ResultHeader, read_header, read_result, write_result
+from nnsight_et.store import Result, ResultHeader, read_result, write_result
 
 MANIFEST = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, letter]")
 

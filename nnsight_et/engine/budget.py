@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import ceil
 
 from nnsight_et.models.named import Shape
 
@@ -21,6 +22,18 @@ class Chunks:
     def variants(self, examples: int, live: int) -> int:
         """How many variants of `examples` prompts with `live` recomputed tokens each go through in one pass."""
         return max(1, self.tokens // (examples * live))
+
+    def laid(self, variants: int, examples: int, live: int, copies: int = 1) -> list[tuple[int, int, int]]:
+        """How variants, each `copies` times, go through the model: of each pass (variants, rows, branches).
+
+        Branches stand side by side in a row; rows times branches may be a few more than the variants.
+        """
+        passes, step = [], max(1, self.variants(examples, live) // copies)
+        for first in range(0, variants, step):
+            count = min(step, variants - first)
+            rows = ceil(count * live / max(self.branch_tokens, live))
+            passes.append((count, rows, ceil(count / rows)))
+        return passes
 
     def to_dict(self) -> dict[str, int]:
         """The same as plain data."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Literal
 
 import torch
@@ -91,17 +90,16 @@ def suffix(
     There are as many variants as the edits have; without edits one, the run itself.
     """
     variants = max((edit.variants for edit in edits), default=1)
-    parts, live = [], capture.live.shape[1]
+    batch, live = capture.live.shape
     copies = 2 if any(edit.seen_by is not None for edit in edits) else 1
-    step = max(1, chunks.variants(len(capture.live), live) // copies)
-    for first in range(0, variants, step):
-        count = min(step, variants - first)
-        rows = ceil(count * live / max(chunks.branch_tokens, live))
-        layout = Layout(rows, ceil(count / rows), len(capture.live), live, copies)
-        padded = torch.arange(rows * layout.branches, device=model.device).clamp(max=count - 1) + first
+    parts, first = list[Readout](), 0
+    for count, rows, branches in chunks.laid(variants, batch, live, copies):
+        layout = Layout(rows, branches, batch, live, copies)
+        padded = torch.arange(rows * branches, device=model.device).clamp(max=count - 1) + first
         here = [edit.chosen(padded) for edit in edits]
         outcome = _pass(model, capture, start, here, asked, layout)
         parts.append(outcome.variants(slice(count)))
+        first += count
     return joined(parts)
 
 
@@ -176,15 +174,18 @@ def _join(model: Model, layer: int, heads: Tensor) -> None:
 
 
 def _prefix(capture: Capture, start: int, layout: Layout) -> DynamicCache:
-    """A fresh cache with the fixed tokens' keys and values; skipped layers get one number, which nobody reads."""
-    layers, width = [], capture.visible.shape[-1]
-    for layer, (keys, values) in enumerate(capture.cache):
+    """A fresh cache with the fixed tokens' keys and values; skipped layers get one number, which nobody reads.
+
+    It copies what it is given, layer by layer: one row needs no copy before that.
+    """
+    width, rows = capture.visible.shape[-1], layout.copies * layout.rows
+
+    def of(layer: int, one: Tensor) -> Tensor:
         if layer < start:
-            layers.append((keys.new_zeros(1, 1, 1, 1), values.new_zeros(1, 1, 1, 1)))
-        else:
-            rows = layout.copies * layout.rows
-            layers.append(tuple(one[:, :, :width].repeat(rows, 1, 1, 1) for one in (keys, values)))
-    return DynamicCache(layers)
+            return one.new_zeros(1, 1, 1, 1)
+        return one[:, :, :width] if rows == 1 else one[:, :, :width].repeat(rows, 1, 1, 1)
+
+    return DynamicCache((of(layer, keys), of(layer, values)) for layer, (keys, values) in enumerate(capture.cache))
 
 
 def _mask(model: Model, capture: Capture, layout: Layout) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import nnsight
 import torch
@@ -12,7 +13,7 @@ from nnsight_et.batch import Pair, Question, Run
 from nnsight_et.circuit import Circuit
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import captured, head_outputs, suffix_of
+from nnsight_et.engine.capture import Capture, captured, head_outputs, suffix_of
 from nnsight_et.engine.readout import Readout, joined, plain, readout, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.model import Model
@@ -34,6 +35,45 @@ def patched_readouts(
     return outcome
 
 
+def patched_from_each(
+    model: Model,
+    base: Run,
+    sources: Sequence[Question],
+    sets: Sequence[tuple[int, Circuit]],
+    engine: str,
+    chunks: Chunks,
+) -> dict[str, Tensor]:
+    """The same of several source runs, each with its answers, and one base run: tensors [set, batch].
+
+    Sets are in the order of the sources that their heads take outputs from; each is given with its source's number.
+    """
+    with model.session():
+        outcome = nnsight.save(_from_each(model, base, sources, sets, engine, chunks).numbers())
+    return outcome
+
+
+def _from_each(
+    model: Model,
+    base: Run,
+    sources: Sequence[Question],
+    sets: Sequence[tuple[int, Circuit]],
+    engine: str,
+    chunks: Chunks,
+) -> Readout:
+    of_each = [
+        (sources[number], [heads for _, heads in some]) for number, some in groupby(sets, key=lambda one: one[0])
+    ]
+    exact, parts = engine == "reference", []
+    whole = None if exact else _captured(model, base, [heads for _, heads in of_each])
+    for source, some in of_each:
+        question, donated = Question(base, source.answer), head_outputs(model, source.run, layers_of(some))
+        if whole is None:
+            parts.append(with_donation(model, question, donated, some, engine, chunks))
+        else:
+            parts.append(_recomputed(model, whole, source.answer, donated, some, chunks))
+    return joined(parts)
+
+
 def layers_of(sets: Sequence[Circuit]) -> dict[str, set[int]]:
     """Position -> the layers in which any of the sets has a head there."""
     layers: dict[str, set[int]] = {}
@@ -48,21 +88,33 @@ def with_donation(
     """[set, batch]: the readout of the run when each set's heads have the donated outputs. Opens traces."""
     if engine == "reference":
         return stacked([_reference_with(model, question, donated, heads) for heads in sets])
-    run = question.run
     if not donated:
-        return stacked([plain(model, run, question.answer)] * len(sets))
-    first = torch.stack([run.positions[name] for name in donated]).min(0).values
-    every = list(_alike(run, sets))
-    whole = captured(model, run, suffix_of(run, first), [start for start, _, _ in every])
-    parts: list[Readout] = [stacked([readout(whole.logits, question.answer)])] * len(sets)
-    for start, live, alike in every:
+        return stacked([plain(model, question.run, question.answer)] * len(sets))
+    whole = _captured(model, question.run, [sets])
+    return _recomputed(model, whole, question.answer, donated, sets, chunks)
+
+
+def _captured(model: Model, run: Run, parts: Sequence[Sequence[Circuit]]) -> Capture:
+    """The run, with what recomputing any of the sets of any of the parts needs; without heads, its last token's."""
+    names = [name for sets in parts for name in layers_of(sets)] or ["last"]
+    first = torch.stack([run.positions[name] for name in names]).min(0).values
+    return captured(model, run, suffix_of(run, first), [start for sets in parts for start, _, _ in _alike(run, sets)])
+
+
+def _recomputed(
+    model: Model, whole: Capture, answer: Tensor, donated: Donation, sets: Sequence[Circuit], chunks: Chunks
+) -> Readout:
+    """[set, batch]: the readout of a captured run when each set's heads have the donated outputs. Opens traces."""
+    run = whole.run
+    parts: list[Readout] = [stacked([readout(whole.logits, answer)])] * len(sets)
+    for start, live, alike in _alike(run, sets):
         capture, edits, some = whole.narrowed(live), [], [sets[i] for i in alike]
         for name, layers in layers_of(some).items():
             slot, heads = capture.slot(run.positions[name]), torch.arange(model.n_heads, device=model.device)
             for layer in layers:
                 values = donated[name][layer][None]
                 edits.append(Edit(layer, "z", slot, heads, values, ~_taken(model, some, name, layer)))
-        found = suffix(model, capture, start, edits, question.answer, chunks)
+        found = suffix(model, capture, start, edits, answer, chunks)
         for i, one in zip(alike, found.split(), strict=True):
             parts[i] = one
     return joined(parts)

@@ -10,7 +10,7 @@ import torch
 from nnsight_et.batch import right_tokens
 from nnsight_et.circuit import Circuit
 from nnsight_et.jobs.cells import data_digest, filled
-from nnsight_et.jobs.dcm import Sample, pairs_of, patched
+from nnsight_et.jobs.dcm import Swapped, of_each, pairs_of, patched
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.manifest.written import is_shipped
@@ -28,7 +28,7 @@ def check(work: Work, job: Job) -> None:
     for choice in job.models:
         work.check_circuit(job, choice, work.roles(spec.roles).circuit if is_shipped(spec.roles) else None)
         for name in spec.desiderata or ():
-            pairs_of(work, job, choice, Sample(name, 1, SPLIT))
+            pairs_of(work, job, choice, Swapped(name, 1, SPLIT))
 
 
 def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
@@ -39,29 +39,29 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     rows, scores, digests = [], {}, []
     for choice in job.models:
         work.check_circuit(job, choice, roles.circuit)
-        drawn = {
-            (name, draw): pairs_of(work, job, choice, Sample(name, spec.examples, SPLIT, draw))
-            for name in spec.desiderata or roles.desiderata
+        sets = {name: roles.sets(name) for name in spec.desiderata or roles.desiderata}
+        drawn = [
+            {name: pairs_of(work, job, choice, Swapped(name, spec.examples, SPLIT, draw)) for name in sets}
             for draw in range(spec.draws)
-        }
-        tests = {
-            (name, draw): patched(work, job, choice, roles.sets(name), examples, f"{choice.name} {name} {draw + 1}")
-            for (name, draw), examples in drawn.items()
-        }
-        yield from filled(work, list(tests.values()))
-        digests += [data_digest(examples) for examples in drawn.values()]
-        for name in dict.fromkeys(name for name, _ in drawn):
+        ]
+        tests = [
+            patched(work, job, choice, sets, examples, f"{choice.name} draw {draw}")
+            for draw, examples in enumerate(drawn, start=1)
+        ]
+        yield from filled(work, tests)
+        digests += [data_digest(examples[name]) for name in sets for examples in drawn]
+        found = [of_each(test.values(work), sets) for test in tests]
+        for name in sets:
             right = []
-            for draw in range(spec.draws):
-                answers = right_tokens(drawn[name, draw])
-                right.append(is_right(tests[name, draw].values(work)["predicted"], answers).double())
+            for readouts, examples in zip(found, drawn, strict=True):
+                right.append(is_right(readouts[name]["predicted"], right_tokens(examples[name])).double())
             values = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]
             bounds = intervals(torch.cat(right, -1), job.seed)  # of all draws' examples together
             scores[f"{choice.name}.{name}.accuracy"] = values
             rows += [
                 _row(choice.name, name, heads, values[i], values[-1])
                 | {"mean_interval": bounds[i], "do_nothing_interval": bounds[-1]}
-                for i, heads in enumerate(roles.sets(name))
+                for i, heads in enumerate(sets[name])
             ]
     return Outcome(scores, {"rows": rows, "circuit": roles.circuit.to_dict()}, digest(digests))
 

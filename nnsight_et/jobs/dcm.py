@@ -9,24 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Example, Pair, right_tokens
+from nnsight_et.batch import Example, Pair, Question, right_tokens
 from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.interventions.activation_patching import patched_readouts
+from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
+from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.checks import training_check
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.lengths import fitting
 from nnsight_et.jobs.self_check import calls_of
-from nnsight_et.jobs.tasks import boxes_of
+from nnsight_et.jobs.tasks import Sample, examples_of
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import DCM
 from nnsight_et.metrics import is_right
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.statistics import intervals
-from nnsight_et.tasks.desiderata import desideratum
 
 AUTOGRAD, DIFFERENCES = "autograd", "finite differences"
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
@@ -38,7 +37,7 @@ def check(work: Work, job: Job) -> None:
     assert isinstance(spec, DCM)
     work.check_circuit(job, choice)
     for name in spec.desiderata:
-        pairs_of(work, job, choice, Sample(name, 1, TRAIN))
+        pairs_of(work, job, choice, Swapped(name, 1, TRAIN))
 
 
 def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
@@ -48,10 +47,11 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     circuit = work.circuit(job)
     work.check_circuit(job, choice, circuit)
     rows, scores, digests = [], {}, []
-    groups, tests = [group for group in circuit.groups if group.heads], {}
+    groups = [group for group in circuit.groups if group.heads]
+    drawn, sets = dict[str, list[Example]](), dict[str, list[Circuit]]()
     for name in spec.desiderata:
         data = [
-            pairs_of(work, job, choice, Sample(name, count, split))
+            pairs_of(work, job, choice, Swapped(name, count, split))
             for count, split in (
                 (spec.training_examples, TRAIN),
                 (spec.validation_examples, VALIDATION),
@@ -63,16 +63,16 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         yield Progress(job.name, f"{name} masks", len(groups), len(groups), reused)
         for group, found in zip(groups, trained, strict=True):
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items() if key != "autograd"}
-        chosen = [selected(group, found["mask"]) for group, found in zip(groups, trained, strict=True)]
-        tests[name] = patched(work, job, choice, chosen, data[2], f"{name} test")
+        sets[name] = [selected(group, found["mask"]) for group, found in zip(groups, trained, strict=True)]
+        drawn[name] = data[2]
         ties = [
             {"tied": tied(group, found), "gradient": gradient_of(found)}
             for group, found in zip(groups, trained, strict=True)
         ]
-        rows += _rows(name, groups, chosen, ties)
-    yield from filled(work, list(tests.values()))
-    for name, measurement in tests.items():
-        shares = _accuracies(measurement.values(work), measurement.step.examples, job.seed)
+        rows += _rows(name, groups, sets[name], ties)
+    tested = yield from measured(work, patched(work, job, choice, sets, drawn, "test"))
+    for name, readouts in of_each(tested, sets).items():
+        shares = _accuracies(readouts, drawn[name], job.seed)
         own = [row for row in rows if row["desideratum"] == name]
         for row, share in zip(own, shares, strict=True):
             row |= share
@@ -80,7 +80,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Swapped:
     """Pairs of a desideratum: how many, from which split, and which draw of it."""
 
     desideratum: str
@@ -89,10 +89,10 @@ class Sample:
     draw: int = 0
 
 
-def pairs_of(work: Work, job: Job, choice: ModelChoice, sample: Sample) -> list[Example]:
-    """The sample's pairs for the model's tokenizer."""
-    tokenizer, seed = tokenizer_of(work.files(choice)), 1000 * job.seed + sample.draw
-    pairs = desideratum(boxes_of(job.task), sample.desideratum, tokenizer, sample.count, seed, sample.split)
+def pairs_of(work: Work, job: Job, choice: ModelChoice, swapped: Swapped) -> list[Example]:
+    """The desideratum's pairs for the model's tokenizer."""
+    sample = Sample(swapped.split, swapped.count, 1000 * job.seed + swapped.draw)
+    pairs = examples_of(job.task, tokenizer_of(work.files(choice)), sample, swapped.desideratum)
     return fitting(pairs, work.files(choice), job.name)
 
 
@@ -116,18 +116,39 @@ def tied(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def patched(
-    work: Work, job: Job, choice: ModelChoice, sets: Sequence[Circuit], examples: Sequence[Example], name: str
+    work: Work,
+    job: Job,
+    choice: ModelChoice,
+    sets: Mapping[str, Sequence[Circuit]],
+    drawn: Mapping[str, Sequence[Example]],
+    name: str,
 ) -> Measurement:
-    """Of the model when each set's heads are patched, and when none is: readouts, by name, [set + 1, example]."""
+    """Of the model when each set's heads are patched, and when none is: readouts, by name, [set + 1, example].
+
+    By desideratum, one after the other: their examples have the same base prompts, which run once.
+    """
+    every = [(number, heads) for number, some in enumerate(drawn) for heads in (*sets[some], Circuit(()))]
+    examples, *others = drawn.values()
+    assert all([one.base for one in examples] == [one.base for one in other] for other in others)
     chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
-    every = [*sets, Circuit(())]
-    positions = [position for heads in sets for position in heads.positions]
 
     def measure(batch: Batch, how: How) -> Call:
-        return Call(patched_readouts, (work.pair(choice, examples, batch), how.of(every), how.engine, chunks))
+        pairs = [work.pair(choice, some, batch) for some in drawn.values()]
+        sources = [Question(pair.source, pair.answer) for pair in pairs]
+        return Call(patched_from_each, (pairs[0].base, sources, how.of(every), how.engine, chunks))
 
+    positions = [position for _, heads in every for position in heads.positions]
     step = suffixes(job, choice, name, examples, positions, chunks.examples)
-    return Measurement(step, {"patched": [heads.to_dict() for heads in every]}, measure, len(every))
+    what = {"patched": [[number, heads.to_dict()] for number, heads in every]}
+    what |= {"sources": [data_digest(some) for some in others]}
+    return Measurement(step, what, measure, len(every))
+
+
+def of_each(values: Mapping[str, Tensor], sets: Mapping[str, Sequence[Circuit]]) -> dict[str, dict[str, Tensor]]:
+    """What `patched` found, by desideratum: readouts, by name, [set + 1, example]."""
+    sizes = [len(some) + 1 for some in sets.values()]
+    parts = {name: tensor.split(sizes) for name, tensor in values.items()}
+    return {one: {name: found[i] for name, found in parts.items()} for i, one in enumerate(sets)}
 
 
 def _trained(

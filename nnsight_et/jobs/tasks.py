@@ -1,4 +1,4 @@
-"""From a manifest's task to where its examples come from."""
+"""From a manifest's task to its examples. What was drawn last is kept: models of one tokenizer see the same prompts."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
+from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError
 from nnsight_et.manifest import BoxesTask, GreaterThanTask, IOITask, MadeTask, PairsFile, TaskData
 from nnsight_et.manifest.methods.shared import Scored
 from nnsight_et.named_metrics import METRICS
 from nnsight_et.plan import Job
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
+from nnsight_et.tasks.desiderata import desideratum
 from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
 from nnsight_et.tasks.own_pairs import OwnPairs
 from nnsight_et.tasks.own_task import OwnTask
 
 AnyTask = Boxes | OwnPairs | IOI | GreaterThan | OwnTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KEPT = 64  # samples
+
+
+class Sample(NamedTuple):
+    """How many examples, from which split and seed; `foils`: those of the boxes task with foils."""
+
+    split: str
+    count: int
+    seed: int
+    foils: bool = False
 
 
 def task_of(task: TaskData, foils: bool = False) -> AnyTask:
@@ -48,6 +65,23 @@ def boxes_of(task: TaskData) -> Boxes:
     """The generator of the boxes task, for methods that are of no other one."""
     assert isinstance(task, BoxesTask)
     return Boxes(task.boxes, task.objects or OBJECTS)
+
+
+@lru_cache(maxsize=KEPT)
+def examples_of(
+    task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample, swapped: str | None = None
+) -> tuple[Example, ...]:
+    """Pairs for a tokenizer: the task's own, or, of boxes, those of the desideratum whose variable is `swapped`."""
+    split, count, seed = sample.split, sample.count, sample.seed
+    if swapped is None:
+        return tuple(task_of(task, sample.foils).examples(tokenizer, count, seed, split))
+    return tuple(desideratum(boxes_of(task), swapped, tokenizer, count, seed, split))
+
+
+@lru_cache(maxsize=KEPT)
+def prompts_of(task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[Prompt, ...]:
+    """Single prompts for a tokenizer: what mean ablation averages over."""
+    return tuple(task_of(task).prompts(tokenizer, sample.count, sample.seed, sample.split))
 
 
 def needs_foils(job: Job) -> bool:

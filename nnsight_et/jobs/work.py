@@ -23,7 +23,7 @@ from nnsight_et.jobs.lengths import fitting
 from nnsight_et.jobs.memory import SMALLER, OutOfMemory, SmallerChunks
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.jobs.tasks import needs_foils, task_of, told_of
+from nnsight_et.jobs.tasks import Sample, examples_of, needs_foils, prompts_of, task_of, told_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
@@ -181,13 +181,10 @@ class Work:
         return tensors
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
-        """Pairs of the job's task for the model's tokenizer, with foils where the job's metric needs them.
-
-        TaskError if one is longer than the model's positions.
-        """
-        task = task_of(job.task, needs_foils(job))
+        """Pairs of the job's task, with foils if its metric needs them; TaskError if one is too long for the model."""
+        sample = Sample(split, count, job.seed, needs_foils(job))
         with told_of(job):
-            examples = task.examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+            examples = examples_of(job.task, tokenizer_of(self.files(choice)), sample)
         return fitting(examples, self.files(choice), job.name)
 
     def most(self, job: Job, split: str) -> float:
@@ -198,7 +195,7 @@ class Work:
     def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
         """Single prompts of the job's task: what mean ablation averages over."""
         with told_of(job):
-            prompts = task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
+            prompts = prompts_of(job.task, tokenizer_of(self.files(choice)), Sample(split, count, job.seed))
         return fitting(prompts, self.files(choice), job.name)
 
     def pad(self, choice: ModelChoice) -> int:

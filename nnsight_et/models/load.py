@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import nnsight
 import torch
@@ -71,11 +72,13 @@ def outline(files: Files) -> PreTrainedModel:
         raise UnsupportedModel(f"{files.name}: its config.json describes no model ({first_line(error)})") from error
 
 
-@cache
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets."""
+    """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets.
+
+    Models whose tokenizer is in one folder share it.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer, trust_remote_code=False)
+        tokenizer = _tokenizer_in(files.tokenizer)
     except (OSError, ValueError, KeyError, TypeError) as error:
         check_no_code(files.name, files.tokenizer, "tokenizer_config.json")
         raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
@@ -83,6 +86,12 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
+    return tokenizer
+
+
+@cache
+def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     return tokenizer

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from nnsight_et.cost.plans import Estimate
 from nnsight_et.manifest import Faithfulness, PathPatching
 from nnsight_et.models.named import EMBEDDED, NAMED, NamedModel
 from nnsight_et.plan import Job, Plan, senders
-from nnsight_et.report.table import Table
+from nnsight_et.report.table import Table, number
 
 
 def models_table() -> Table:
@@ -19,8 +20,12 @@ def models_table() -> Table:
     return Table("models known by name", columns, rows, frozenset(columns[1:4]), note)
 
 
-def plan_table(plan: Plan, done: Collection[str]) -> Table:
-    """The jobs of a plan in the order they run; `done` names those whose results are there."""
+def plan_table(plan: Plan, done: Collection[str], estimates: Mapping[str, Estimate]) -> Table:
+    """The jobs of a plan in the order they run; `done` names those whose results are there.
+
+    estimates: what jobs are expected to cost, by name; minutes are shown where one has them.
+    """
+    timed = any(estimate.seconds is not None for estimate in estimates.values())
     rows = tuple(
         (
             str(index),
@@ -29,13 +34,38 @@ def plan_table(plan: Plan, done: Collection[str]) -> Table:
             ", ".join(dict.fromkeys(choice.name for choice in job.models)),
             str(getattr(job.spec, "examples", "") or getattr(job.spec, "training_examples", "–")),
             _work(job),
+            *_costs(estimates.get(job.name), timed),
             ", ".join(job.needs) or "–",
             "done" if job.name in done else "to run",
         )
         for index, job in enumerate(plan.jobs, 1)
     )
-    columns = ("", "experiment", "method", "models", "examples", "work", "needs", "state")
-    return Table(f"plan of {plan.name}", columns, rows, frozenset({"", "examples"}))
+    costs = ("TFLOP", "memory", "minutes")[: 2 + timed]
+    columns = ("", "experiment", "method", "models", "examples", "work", *costs, "needs", "state")
+    return Table(f"plan of {plan.name}", columns, rows, frozenset({"", "examples", *costs}), _note(estimates))
+
+
+def _costs(estimate: Estimate | None, timed: bool) -> tuple[str, ...]:
+    if estimate is None:
+        return ("–",) * (2 + timed)
+    minutes = None if estimate.seconds is None else estimate.seconds / 60
+    return (f"{estimate.flops / 1e12:,.2f}", _gib(estimate.peak), number(minutes))[: 2 + timed]
+
+
+def _note(estimates: Mapping[str, Estimate]) -> str:
+    """What all experiments cost together."""
+    if not estimates:
+        return "What it costs is not known: it is for the default engine, and for models of known sizes."
+    every = estimates.values()
+    flops, peak = sum(one.flops for one in every), max(one.peak for one in every)
+    seconds = [one.seconds for one in every if one.seconds is not None]
+    times = f", about {sum(seconds) / 60:.1f} minutes" if seconds else ""
+    text = f"In all {flops / 1e12:,.1f} TFLOP{times}, at most {_gib(peak)} at once, self-checks"
+    return f"{text} {'included in the time' if seconds else 'not counted'}; by formula: docs/performance.md."
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"
 
 
 def _work(job: Job) -> str:
