@@ -31,7 +31,7 @@ def init(
     ] = None,
     boxes: Annotated[Optional[int], typer.Option(help="How many boxes a prompt has, 2 to 12: 7.")] = None,
     methods: Annotated[Optional[str], typer.Option(metavar="A,B", help="The methods; what they need is added.")] = None,
-    task: Annotated[Optional[str], typer.Option(help=f"The prompts, one of {', '.join(TASKS)}: boxes.")] = None,
+    task: Annotated[Optional[str], typer.Option(help="The prompts: boxes, ioi or greater_than.")] = None,
 ) -> None:
     """Write a commented manifest to start from, and its schema for editors; asks on a terminal when nothing is set.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 from nnsight_et.batch import Example, Prompt, check_lengths
@@ -11,7 +12,8 @@ from nnsight_et.models.load import longest_prompt
 Some = TypeVar("Some", Prompt, Example)
 
 
-def fitting(some: list[Some], files: Files, experiment: str) -> list[Some]:
+def fitting(some: Iterable[Some], files: Files, experiment: str) -> list[Some]:
     """The same examples or prompts; TaskError if one has more tokens than the model has positions."""
-    check_lengths(some, longest_prompt(files), f"experiments.{experiment}", files.name)
-    return some
+    every = list(some)
+    check_lengths(every, longest_prompt(files), f"experiments.{experiment}", files.name)
+    return every

@@ -56,6 +56,9 @@ class MadeTask:
     folder: Path
     made: Any = field(repr=False, compare=False)
 
+    def __hash__(self) -> int:
+        return hash((self.kind, self.positions, self.source, self.version, self.folder))
+
     @property
     def all_positions(self) -> tuple[str, ...]:
         """The named positions of a prompt, in its order."""
