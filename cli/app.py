@@ -28,6 +28,7 @@ from .options import (
     Quiet,
     SelfCheck,
     Settings,
+    Workers,
     settings_of,
     view_of,
 )
@@ -70,12 +71,14 @@ def run(
     memory: Memory = None,
     self_check: SelfCheck = None,
     limit: Limit = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Run a manifest's experiments; run it again to continue where it was stopped."""
     read = load(manifest, settings_of(settings, backend, device, memory, self_check))
-    execute(read.limited(limit) if limit else read, Where(out, tuple(only or ()), fresh, view_of(quiet, as_json)))
+    where = Where(out, tuple(only or ()), fresh, view_of(quiet, as_json), workers)
+    execute(read.limited(limit) if limit else read, where)
 
 
 @app.command()

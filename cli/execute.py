@@ -32,12 +32,14 @@ SIMULATED = (
 
 @dataclass(frozen=True)
 class Where:
-    """The folder results go to, which experiments to run, whether to compute all of it again, and what to show."""
+    """The folder results go to, which experiments to run, whether to compute all of it again, what to show,
+    and the workers that share in it."""
 
     out: Path
     only: Sequence[str] = ()
     fresh: bool = False
     view: View = "auto"
+    workers: str | None = None
 
 
 def execute(manifest: Manifest, where: Where) -> None:
@@ -75,7 +77,7 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
         with interruptible(folder):
             console = Console(stderr=True)
             waits = Waits(where.view, is_live(console, where.view))
-            steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard))
+            steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard), where.workers)
             sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
             course = Course(tuple(names), made, sizes, waits.text)
             return follow(waits.between(steps), console, course, where.view)

@@ -35,6 +35,7 @@ from nnsight_et.remote.backends import on_server, serving
 from nnsight_et.remote.server import Remote
 from nnsight_et.store import ModelRecord, Result, ResultHeader, Store, read_result, write_result
 from nnsight_et.tasks.boxes import VERSION
+from nnsight_et.workers import check_workers, on_cluster, working
 
 METHODS = {
     "path_patching": path_patching,
@@ -66,22 +67,26 @@ def run(
     only: Sequence[str] = (),
     fresh: bool = False,
     remote: Remote | None = None,
+    workers: str | None = None,
 ) -> Iterator[Progress]:
     """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.
 
     What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work.
-    `remote` says more of how a server is used, where the manifest names one.
+    `remote` says more of how a server is used, where the manifest names one. `workers`, such as ray:4, are processes
+    that the cells of an experiment are shared out to; ManifestError if there can be none.
     """
+    check_workers(workers, manifest.backend, manifest.device)
     whole = plan(manifest)
     jobs = on_server(manifest.backend, whole.chosen(only))
     store = Store(root)
     folder = store.folder(whole)
-    device = _device(manifest.device) if manifest.backend == "local" else manifest.backend
-    with store.writing(folder), serving(manifest.backend, jobs, folder, remote or Remote()) as server:
+    device = _device(manifest.device, on_cluster(workers)) if manifest.backend == "local" else manifest.backend
+    serve = serving(manifest.backend, jobs, folder, remote or Remote())
+    with store.writing(folder), serve as server, working(workers, device) as shared:
         store.sweep(folder)
         if fresh and server is not None:
             server.journal.clear()
-        work = Work(store, folder, device, manifest.memory_bytes, fresh, server)
+        work = Work(store, folder, device, manifest.memory_bytes, fresh, server, shared)
         checked = manifest.self_check == "on"
         for job in jobs:
             check_pairs(work, job)
@@ -164,9 +169,10 @@ def _source(path: str) -> str:
     return Path(path).name if Path(path).is_dir() else path
 
 
-def _device(wanted: str) -> str:
+def _device(wanted: str, elsewhere: bool) -> str:
+    """The device models run on, here or `elsewhere`; ManifestError if it is here and there is none."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+    if wanted.startswith("cuda") and not elsewhere and not torch.cuda.is_available():
         raise ManifestError(f"device: {wanted}, and there is no CUDA device here; accepted: cpu, auto")
     return wanted
