@@ -13,7 +13,7 @@ import re
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
@@ -192,11 +192,11 @@ def _count(wanted: str) -> int:
 
 def _outcome(reference: Any) -> Any:
     import ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import OutOfMemoryError, RayActorError
 
     try:
         found = ray.get(reference)
-    except RayActorError as error:
+    except (RayActorError, OutOfMemoryError) as error:
         said = str(error).strip().splitlines()[0]
         raise ExperimentError(
             f"--workers: {TRIES} workers in a row died at one call ({said}); accepted: fewer workers, or a smaller "
@@ -240,8 +240,12 @@ def _shut_down(folder: str | None) -> None:
     import ray
 
     children = psutil.Process().children() if folder else []
-    own = [child for child in children if any(str(folder) in word for word in child.cmdline())]
-    own += [below for child in own for below in child.children(recursive=True)]
+    own: list[psutil.Process] = []
+    for child in children:
+        with suppress(psutil.Error):  # it has ended by now
+            if any(str(folder) in word for word in child.cmdline()):
+                own += [child, *child.children(recursive=True)]
     ray.shutdown()
     for left in psutil.wait_procs(own, timeout=GRACE)[1]:
-        left.kill()
+        with suppress(psutil.Error):
+            left.kill()

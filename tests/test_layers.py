@@ -38,19 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": THINGS
     | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "workers", "jobs"},
     "run": THINGS
-    | {
-        "__init__",
-        "published",
-        "manifest",
-        "plan",
-        "engine",
-        "interventions",
-        "disk",
-        "store",
-        "remote",
-        "workers",
-        "jobs",
-    },
+    | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "workers"}
+    | {"jobs"},
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
