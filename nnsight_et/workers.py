@@ -35,7 +35,10 @@ TRIES = 4  # of a call whose worker dies
 GRACE = 5.0  # seconds for processes to end by themselves
 AHEAD = 2  # calls sent per worker: the next one waits there while one is carried out
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's word for: this machine is no part of a cluster
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's word for: this machine is no part of a cluster
+    "RAY_gcs_server_port_wait_time_s": "120",  # a busy machine takes long to start it
+}
 
 Attempt = Callable[[Model, Call], Any]
 """A function of a module, which a worker imports by its name."""
