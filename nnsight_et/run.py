@@ -35,7 +35,7 @@ from nnsight_et.remote.backends import on_server, serving
 from nnsight_et.remote.server import Remote
 from nnsight_et.store import ModelRecord, Result, ResultHeader, Store, read_result, write_result
 from nnsight_et.tasks.boxes import VERSION
-from nnsight_et.workers import check_workers, on_cluster, working
+from nnsight_et.workers.pool import check_workers, on_cluster, working
 
 METHODS = {
     "path_patching": path_patching,

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": WORDS | {"manifest", "plan", "disk"},
     "report": TEXT | {"manifest", "plan", "store", "report"},
     "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
-    "workers": {"errors", "models", "interventions"},
+    "workers": {"errors", "models", "interventions", "workers"},
     "jobs": THINGS
     | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "workers", "jobs"},
     "run": THINGS

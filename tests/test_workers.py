@@ -21,14 +21,15 @@ from test_resume import RUN
 from tiny_model import hf_llama, tokenizer
 from typer.testing import CliRunner
 
-from nnsight_et import workers
 from nnsight_et.errors import ExperimentError, ManifestError, UnsupportedModel
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import load
 from nnsight_et.models.files import found
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.run import run
-from nnsight_et.workers import Place, Workers, check_workers
+from nnsight_et.workers import cluster, pool
+from nnsight_et.workers.pool import Workers, check_workers
+from nnsight_et.workers.worker import Place
 
 with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
@@ -37,7 +38,7 @@ with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not insta
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """No cluster; Ray's files in a folder of this test, whose path is short enough for its sockets."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in (*workers.QUIET, *workers.LOOPBACK):
+    for name in (*cluster.QUIET, *cluster.LOOPBACK):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
     with tempfile.TemporaryDirectory(prefix="et-test-") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
@@ -99,7 +100,6 @@ def test_no_worker_is_started_where_every_result_is_there(finished, monkeypatch)
     def refuse(*_args):
         pytest.fail("workers were started")
 
-    monkeypatch.setattr(workers, "check_workers", lambda *_: None)
     monkeypatch.setattr("nnsight_et.run.check_workers", lambda *_: None)
     monkeypatch.setattr(Workers, "_start", refuse)
     steps = list(run(load(finished / "study.yaml"), finished / "runs", workers="ray:2"))
@@ -122,7 +122,7 @@ def test_what_cannot_be_had_is_refused(wanted, backend, device, message):
 
 
 def test_without_ray_the_command_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "find_spec", lambda _: None)
+    monkeypatch.setattr(pool, "find_spec", lambda _: None)
     root = fresh_study(tmp_path)
     command = ["run", str(root / "study.yaml"), "--out", str(root / "runs"), "--workers", "ray:2"]
     done = CliRunner().invoke(app, command)
@@ -169,10 +169,10 @@ def place(tmp_path: Path):
 @with_ray
 @pytest.mark.slow
 def test_calls_come_back_in_order_from_workers_that_die_and_errors_as_what_they_are(place, tmp_path, here):
-    model, pool = place("float32", "cpu", "sdpa"), Workers(2, "cpu")
+    model, two = place("float32", "cpu", "sdpa"), Workers(2, "cpu")
 
     def outcomes(*calls: Call):
-        return list(pool.results(model, weights_of, calls))
+        return list(two.results(model, weights_of, calls))
 
     try:
         made = outcomes(*(Call(number, (index,)) for index in range(9)))
@@ -187,11 +187,11 @@ def test_calls_come_back_in_order_from_workers_that_die_and_errors_as_what_they_
         with pytest.raises(ExperimentError, match=r"--workers: 4 workers in a row died at one call"):
             outcomes(Call(die, ()))
         with pytest.raises(UnsupportedModel, match=r"has no flash attention"):
-            list(pool.results(place("float32", "cpu", "flash"), weights_of, [Call(number, (1,))]))
+            list(two.results(place("float32", "cpu", "flash"), weights_of, [Call(number, (1,))]))
         with pytest.raises(TypeError, match="number"):
             outcomes(Call(number, ()))
     finally:
-        pool.stop()
+        two.stop()
     assert not ray_processes()
 
 
@@ -227,10 +227,10 @@ def session_of(pid: int) -> int:
 @with_ray
 @pytest.mark.slow
 def test_more_workers_than_gpus_are_refused(tmp_path, here, monkeypatch):
-    pool = Workers(2, "cuda")
+    two = Workers(2, "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     try:
         with pytest.raises(ManifestError, match=r"ray:2: found 0 GPUs; accepted: at most one worker each"):
-            pool._start()
+            two._start()
     finally:
-        pool.stop()
+        two.stop()

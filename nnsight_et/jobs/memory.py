@@ -21,7 +21,8 @@ from nnsight_et.interventions.calls import Call, result_of
 from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice
 from nnsight_et.remote.failures import MEMORY
-from nnsight_et.workers import Place, Workers
+from nnsight_et.workers.pool import Workers
+from nnsight_et.workers.worker import Place
 
 SMALLER = "smaller.json"
 ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)

@@ -33,7 +33,8 @@ from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.remote.server import Server, check_place
 from nnsight_et.store import Result, Store
 from nnsight_et.tasks.own_pairs import OwnPairs
-from nnsight_et.workers import Place, Workers
+from nnsight_et.workers.pool import Workers
+from nnsight_et.workers.worker import Place
 
 ENGINE_VERSION = 2  # raised when the same words start to mean other numbers: cells of before are not used
 CHUNKS = "chunks.json"
