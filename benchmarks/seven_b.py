@@ -45,7 +45,7 @@ from nnsight_et.models.named import LLAMA_7B, Shape
 LLAMA3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_head=128, d_model=4096, d_mlp=14336, vocabulary=128256)
 SMALL = Shape(n_layers=8, n_heads=4, n_kv_heads=2, d_head=8, d_model=32, d_mlp=48, vocabulary=320)
 SHAPES = {"llama-7b": LLAMA_7B, "llama3-8b": LLAMA3_8B, "small": SMALL}
-PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0}  # dense bf16, by a part of the device's name
+PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0}  # dense bf16, by device
 MINUTES, GIB = 5.0, 70.0  # the target of a 7B model on one H100
 STAGES = {  # name -> position, receivers' input, the group whose heads receive, and how many of them
     "into the logits at last": ("last", None, "", 0),
@@ -152,8 +152,10 @@ def measured(model: Model, shape: Shape, examples: Sequence[Example], sizes: Chu
     for name, path in paths(shape).items():
         stage_batches = _batches(examples, path.at, sizes.examples)
         senders = path.reaching(shape.n_layers, shape.n_heads)
-        _run(model, path, senders[-1:], stage_batches[:1], sizes)
+        top = [sender for sender in senders if sender.layer == senders[-1].layer]  # passes as wide as any
+        _run(model, path, top, stage_batches[:1], sizes)
         if model.device.type == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         seconds = timed(lambda path=path, senders=senders, some=stage_batches: _run(model, path, senders, some, sizes))
         least = floor(shape, path, examples)

@@ -26,6 +26,7 @@ from .options import (
     Quiet,
     SelfCheck,
     Settings,
+    Workers,
     settings_of,
     view_of,
 )
@@ -68,6 +69,7 @@ def run(
     memory: Memory = None,
     self_check: SelfCheck = None,
     limit: Limit = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -75,7 +77,8 @@ def run(
     from nnsight_et.manifest import load
 
     read = load(manifest, settings_of(settings, backend, device, memory, self_check))
-    execute(read.limited(limit) if limit else read, Where(out, tuple(only or ()), fresh, view_of(quiet, as_json)))
+    where = Where(out, tuple(only or ()), fresh, view_of(quiet, as_json), workers)
+    execute(read.limited(limit) if limit else read, where)
 
 
 @app.command()

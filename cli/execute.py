@@ -34,12 +34,14 @@ SIMULATED = (
 
 @dataclass(frozen=True)
 class Where:
-    """The folder results go to, which experiments to run, whether to compute all of it again, and what to show."""
+    """The folder results go to, which experiments to run, whether to compute all of it again, what to show,
+    and the workers that share in it."""
 
     out: Path
     only: Sequence[str] = ()
     fresh: bool = False
     view: View = "auto"
+    workers: str | None = None
 
 
 def execute(manifest: Manifest, where: Where) -> None:
@@ -68,7 +70,7 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
     """Run the experiments, showing progress; how many cells were measured."""
     from nnsight_et.headers import read_header
     from nnsight_et.plan import plan
-    from nnsight_et.run import Remote, run
+    from nnsight_et.run import Means, Remote, run
 
     def made(name: str) -> tuple[float, int]:
         header = read_header(folder / name)
@@ -77,7 +79,8 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
     try:
         console = Console(stderr=True)
         waits = Waits(where.view, is_live(console, where.view))
-        steps = run(manifest, where.out, where.only, where.fresh, Remote(waits.heard), waits.reached)
+        means = Means(Remote(waits.heard), where.workers, waits.reached)
+        steps = run(manifest, where.out, where.only, where.fresh, means)
         sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
         course = Course(tuple(names), made, sizes, waits.text)
         return follow(naming(waits.between(steps), where.view), console, course, where.view)

@@ -24,6 +24,14 @@ Backend = Annotated[
     typer.Option(help="Where models run: here, on an NDIF server, or on a small server of this machine's own."),
 ]
 Device = Annotated[Optional[str], typer.Option(help="Where models run: auto, cpu, cuda or cuda:0.")]
+Workers = Annotated[
+    Optional[str],
+    typer.Option(
+        "--workers",
+        metavar="ray:N",
+        help="Share cells out to N processes of Ray, a GPU each; RAY_ADDRESS names a cluster, else on this machine.",
+    ),
+]
 Memory = Annotated[Optional[str], typer.Option(help="Memory for one chunk of work, such as 4GiB.")]
 SelfCheck = Annotated[
     Optional[Literal["on", "off"]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from nnsight_et.remote.backends import on_server, serving
 from nnsight_et.remote.server import Remote
 from nnsight_et.store import Result, Store, read_result, write_result
 from nnsight_et.tasks.boxes import VERSION
+from nnsight_et.workers.pool import check_workers, on_cluster, working
 
 METHODS = {
     "path_patching": path_patching,
@@ -55,12 +56,24 @@ METHODS = {
 SMALLER_CHUNKS = "smaller_chunks"  # where memory ran out: model and dtype -> tokens of one pass; the same to rounding
 PACKAGES = ("nnsight", "torch", "transformers")
 
-__all__ = ["METHODS", "Progress", "Remote", "run", "run_folder"]
+__all__ = ["METHODS", "Means", "Progress", "Remote", "run", "run_folder"]
 
 
 def run_folder(manifest: Manifest, root: Path) -> Path:
     """Where the manifest's results are, or will be."""
     return Store(root).folder(plan(manifest))
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run is carried out with, beside its manifest; no number depends on it."""
+
+    remote: Remote = field(default_factory=Remote)
+    """How a server is used, where the manifest names one."""
+    workers: str | None = None
+    """Processes that the cells of an experiment are shared out to, such as ray:4."""
+    on_layer: Callable[[int], None] | None = None
+    """Hears of each layer that path patching in this process comes to, many times in one piece of work."""
 
 
 def run(
@@ -69,26 +82,28 @@ def run(
     only: Sequence[str] = (),
     fresh: bool = False,
     remote: Remote | None = None,
-    on_layer: Callable[[int], None] | None = None,
+    means: Means | None = None,
 ) -> Iterator[Progress]:
     """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.
 
     What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work.
-    `remote` says more of how a server is used, where the manifest names one. `on_layer` hears of each layer whose heads
-    path patching here comes to as senders, many times in one piece of work.
+    `means` says with what it is carried out; ManifestError if that cannot be.
     """
+    means = means or Means()
+    check_workers(means.workers, manifest.backend, manifest.device)
     whole = plan(manifest)
     jobs = on_server(manifest.backend, whole.chosen(only))
     store = Store(root)
     folder = store.folder(whole)
-    device = device_of(manifest.device) if manifest.backend == "local" else manifest.backend
-    with store.writing(folder), serving(manifest.backend, jobs, folder, remote or Remote()) as server:
+    device = device_of(manifest.device, on_cluster(means.workers)) if manifest.backend == "local" else manifest.backend
+    serve = serving(manifest.backend, jobs, folder, means.remote)
+    with store.writing(folder), serve as server, working(means.workers, device) as shared:
         store.sweep(folder)
         if server is not None:
             store.damaged.extend(server.journal.sweep())
         if fresh and server is not None:
             server.journal.clear()
-        work = Work(store, folder, device, manifest.memory_bytes, fresh, server, on_layer)
+        work = Work(store, folder, device, manifest.memory_bytes, fresh, server, shared, means.on_layer)
         checked = manifest.self_check == "on"
         for job in jobs:
             check_pairs(work, job)
@@ -173,10 +188,10 @@ def _source(path: str) -> str:
     return Path(path).name if Path(path).is_dir() else path
 
 
-def device_of(wanted: str) -> str:
-    """The device a manifest asks for; ManifestError if it is not here."""
+def device_of(wanted: str, elsewhere: bool = False) -> str:
+    """The device a manifest asks for, here or `elsewhere`; ManifestError if it is not here."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+    if wanted.startswith("cuda") and not elsewhere and not torch.cuda.is_available():
         raise ManifestError(f"device: {wanted}, and there is no CUDA device here; accepted: cpu, auto")
     return wanted

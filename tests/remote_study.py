@@ -9,7 +9,7 @@ from pathlib import Path
 from methods_study import manifest
 
 from nnsight_et.remote.job import Patience, Waiting
-from nnsight_et.run import Progress, Remote, run, run_folder
+from nnsight_et.run import Means, Progress, Remote, run, run_folder
 from nnsight_et.store import Result, read_result
 
 TRUSTED, UNTRUSTED = "11111111-aaaa-4aaa-8aaa-111111111111", "22222222-bbbb-4bbb-8bbb-222222222222"
@@ -47,7 +47,7 @@ class Remotely:
 
     def each(self, experiments: str, *settings: str, **options) -> Iterator[Progress]:
         remote = Remote(self.hear, self.patience, self.address, self.key)
-        return run(self.manifest(experiments, *settings), self.root / "away", remote=remote, **options)
+        return run(self.manifest(experiments, *settings), self.root / "away", means=Means(remote), **options)
 
     def hear(self, waiting: Waiting) -> None:
         self.heard.append(waiting)

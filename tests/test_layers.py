@@ -39,7 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cost": TEXT | {"manifest", "plan", "engine.budget", "cost"},
     "report": TEXT | {"manifest", "plan", "store", "cost", "report"},
     "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
-    "jobs": THINGS | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "jobs"},
+    "workers": {"errors", "models", "interventions", "workers"},
+    "jobs": THINGS
+    | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "workers", "jobs"},
     "run": THINGS
     | {
         "__init__",
@@ -52,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "headers",
         "store",
         "remote",
+        "workers",
         "jobs",
     },
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
@@ -95,6 +98,7 @@ ONLY_IN = {
     "nnsight": {"models", "engine", "interventions", "remote", "loopback"},
     "transformers": {"tasks", "models", "engine", "zoo", "api"},
     "peft": {"models", "zoo"},
+    "ray": {"workers"},
     "ruamel": {"manifest.document"},
     "pandas": {"results", "api.findings"},
     "pyarrow": {"export"},

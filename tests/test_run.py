@@ -18,6 +18,7 @@ from nnsight_et.errors import ExperimentError, ManifestError, TaskError
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.jobs import work
 from nnsight_et.metrics import patching_ratio
+from nnsight_et.run import Means
 from nnsight_et.tasks.boxes import Boxes
 
 LAYERS, HEADS, EXAMPLES = 3, 4, 7
@@ -50,7 +51,7 @@ def test_the_scores_of_every_stage_are_those_of_plain_hooks(finished):
 def test_a_run_hears_of_each_layer_whose_heads_are_patched_in_every_cell(tmp_path):
     layers: list[int] = []
     fresh_study(tmp_path)
-    done = steps(tmp_path, "self_check=off", only=["found"], on_layer=layers.append)
+    done = steps(tmp_path, "self_check=off", only=["found"], means=Means(on_layer=layers.append))
     last = dict.fromkeys(step.step for step in done)
     assert list(last) == ["a", "b", "c", "d"]
     found = results(tmp_path)["found"].header.summary["stages"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Example, Prompt
+from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.checks import checks_of
 from nnsight_et.jobs.how import How, Measure
 from nnsight_et.jobs.self_check import Check, calls_of, run_checks
@@ -99,16 +100,22 @@ def filled(work: Work, measurements: Sequence[Measurement]) -> Generator[Progres
     pending = [(one, batch, key) for one in measurements for batch, key in one.keys(work).items()]
     missing = [(one, batch, key) for one, batch, key in pending if work.stored(key) is None]
     checks = [check for one in measurements for check in _checks(work, one, at_once)] if at_once else []
-    calls = (replace(one.measure(batch, How(one.step.job.engine)), name=key) for one, batch, key in missing)
     asked = calls_of(checks, f"{first.job.id} {first.name}")
-    results = work.results(first.job, first.choice, chain(calls, asked))
+    together = work.results(first.job, first.choice, chain(_calls(missing), asked))
     for one in measurements:
-        own = {batch: key for other, batch, key in missing if other is one}
-        yield from _kept(work, one, own, results)
+        own = [entry for entry in missing if entry[0] is one]
+        results = together if at_once else work.results(first.job, first.choice, _calls(own))
+        yield from _kept(work, one, {batch: key for _, batch, key in own}, results)
         if not at_once:
             run_checks(work, one.step.job, one.step.choice, _checks(work, one, at_once))
     for check in checks:
-        check.settle([next(results) for _ in check.calls])
+        check.settle([next(together) for _ in check.calls])
+
+
+def _calls(cells: Sequence[tuple[Measurement, Batch, str]]) -> Iterator[Call]:
+    """What measures these cells, each call named by its cell's key."""
+    for one, batch, key in cells:
+        yield replace(one.measure(batch, How(one.step.job.engine)), name=key)
 
 
 def _kept(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import re
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +21,8 @@ from nnsight_et.models.model import Model
 from nnsight_et.plan import Job, ModelChoice
 from nnsight_et.remote.failures import MEMORY
 from nnsight_et.store import Store
+from nnsight_et.workers.pool import Workers
+from nnsight_et.workers.worker import Place
 
 SMALLER = "smaller.json"
 ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
@@ -50,24 +54,38 @@ class SmallerChunks:
 
         OutOfMemory if it runs out with as few as a call may have, or one that has no such size.
         """
-        name = f"{choice.name}/{choice.dtype}"
-        within, tried = self._within(call, name), []
-        while isinstance(found := attempt(model, within), Failed):
-            tried.append(_tokens(within))
-            less = within.halved()
-            if less is None:
-                raise OutOfMemory(_message(job, choice, tried, found))
-            within = less
-        tokens = _tokens(within)
+        return self._noted(call, attempts(model, self._within(call, choice)), job, choice)
+
+    def results_of(
+        self, workers: Workers, place: Place, calls: Iterable[Call], job: Job, choice: ModelChoice
+    ) -> Iterator[Any]:
+        """The same of each call, from workers with the model of that place."""
+        sent: deque[Call] = deque()
+
+        def within() -> Iterator[Call]:
+            for call in calls:
+                sent.append(call)
+                yield self._within(call, choice)
+
+        for found in workers.results(place, attempts, within()):
+            yield self._noted(sent.popleft(), found, job, choice)
+
+    def _noted(self, call: Call, made: tuple[Any, list[int | None]], job: Job, choice: ModelChoice) -> Any:
+        """What the last of the attempts made at a call found; with how few tokens is noted."""
+        found, sizes = made
+        if isinstance(found, Failed):
+            raise OutOfMemory(_message(job, choice, sizes, found))
+        tokens = sizes[-1]
         if tokens is not None and tokens != _tokens(call):
-            self._keep(name, tokens, job.name)
+            self._keep(f"{choice.name}/{choice.dtype}", tokens, job.name)
         return found
 
     def of(self, job: Job) -> dict[str, int]:
         """Model and dtype -> tokens of one pass, where some of the job's numbers were found with fewer than planned."""
         return {name: row["tokens"] for name, row in self._rows.items() if job.name in row["experiments"]}
 
-    def _within(self, call: Call, name: str) -> Call:
+    def _within(self, call: Call, choice: ModelChoice) -> Call:
+        name = f"{choice.name}/{choice.dtype}"
         most = self._rows[name]["tokens"] if name in self._rows else None
         while most is not None and (_tokens(call) or 0) > most and (less := call.halved()):
             call = less
@@ -84,6 +102,15 @@ class SmallerChunks:
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:
         return self.store.notes(self.path)
+
+
+def attempts(model: Model, call: Call) -> tuple[Any, list[int | None]]:
+    """What the call finds, or Failed, and the tokens of one pass in each attempt, the last being what came of it."""
+    sizes = [_tokens(call)]
+    while isinstance(found := attempt(model, call), Failed) and (less := call.halved()):
+        call = less
+        sizes.append(_tokens(call))
+    return found, sizes
 
 
 def attempt(model: Model, call: Call) -> Any:

@@ -17,7 +17,7 @@ from nnsight_et.batch import Example, Pair, Prompt, collate
 from nnsight_et.circuit import Circuit
 from nnsight_et.disk import write_json
 from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
-from nnsight_et.errors import ExperimentError, UnsupportedModel
+from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.lengths import fitting
 from nnsight_et.jobs.memory import SMALLER, OutOfMemory, SmallerChunks
@@ -26,14 +26,16 @@ from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.jobs.tasks import Sample, examples_of, needs_foils, prompts_of, task_of, told_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
-from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
+from nnsight_et.models.load import distant, loaded, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice, digest
-from nnsight_et.remote.server import Server
+from nnsight_et.remote.server import Server, check_place
 from nnsight_et.store import Result, Store
 from nnsight_et.tasks.own_pairs import OwnPairs
 from nnsight_et.tasks.own_task import OwnTask
+from nnsight_et.workers.pool import Workers
+from nnsight_et.workers.worker import Place
 
 ENGINE_VERSION = 2  # raised when the same words start to mean other numbers: cells of before are not used
 CHUNKS = "chunks.json"
@@ -73,6 +75,7 @@ class Work:
     memory: int | None
     fresh: bool
     server: Server | None = None
+    workers: Workers | None = None
     on_layer: Callable[[int], None] | None = None
     finished: dict[str, Result] = field(default_factory=dict)
     self_check: SelfCheck = field(default_factory=SelfCheck)
@@ -114,8 +117,7 @@ class Work:
     def results(self, job: Job, choice: ModelChoice, calls: Iterable[Call]) -> Iterator[Any]:
         """What each call finds, one after the other; on a server all are one piece of work."""
         if self.server is None:
-            for call in calls:
-                yield self._within_memory(job, choice, call)
+            yield from self._within_memory(job, choice, calls)
             return
         together = list(calls)
         if not together:
@@ -124,10 +126,15 @@ class Work:
         check_place(done["place"], choice, f"experiments.{job.name}")
         yield from done["found"]
 
-    def _within_memory(self, job: Job, choice: ModelChoice, call: Call) -> Any:
-        """What the call finds here; a run after one that failed for want of memory chooses its chunk sizes anew."""
+    def _within_memory(self, job: Job, choice: ModelChoice, calls: Iterable[Call]) -> Iterator[Any]:
+        """What the calls find; a run after one that failed for want of memory chooses its chunk sizes anew."""
         try:
-            return self.smaller.result_of(self.model(job, choice), call, job, choice)
+            if self.workers is None:
+                for call in calls:
+                    yield self.smaller.result_of(self.model(job, choice), call, job, choice)
+            else:
+                place = Place(self.files(choice), choice.dtype, self.device, job.attention)
+                yield from self.smaller.results_of(self.workers, place, calls, job, choice)
         except OutOfMemory:
             self._write_chunks({key: one for key, one in self._chunks.items() if not key.startswith(f"{choice.name}/")})
             raise
@@ -239,11 +246,3 @@ class Work:
         for one in job.circuits.values() if circuit is None else (circuit,):
             one.check_fits(shape.n_layers, shape.n_heads, f"experiments.{job.name}: {choice.name}")
         return shape
-
-
-def check_place(place: dict[str, Any], choice: ModelChoice, where: str) -> None:
-    """Raise UnsupportedModel unless the model on the server has the dtype that was asked for, and its parts add up."""
-    if place["dtype"] != choice.dtype:
-        found = f"{choice.name} runs in {place['dtype']} on the server, and the manifest says {choice.dtype}"
-        raise UnsupportedModel(f"{where}: {found}; accepted: dtype: {place['dtype']}")
-    check_gap(place["gap"].item(), getattr(torch, choice.dtype), f"{where}: {choice.name}")

@@ -6,9 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.parts import in_parts
+from nnsight_et.models.load import check_gap
 from nnsight_et.models.model import Model
+from nnsight_et.plan import ModelChoice
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Smaller
 from nnsight_et.remote.job import Job, Patience, Waiting
@@ -72,3 +77,11 @@ class Server:
 
         found = in_parts(calls[0], run)
         return None if found is None else {"found": [found], "place": places[0]}
+
+
+def check_place(place: dict[str, Any], choice: ModelChoice, where: str) -> None:
+    """Raise UnsupportedModel unless the model on the server has the dtype that was asked for, and its parts add up."""
+    if place["dtype"] != choice.dtype:
+        found = f"{choice.name} runs in {place['dtype']} on the server, and the manifest says {choice.dtype}"
+        raise UnsupportedModel(f"{where}: {found}; accepted: dtype: {place['dtype']}")
+    check_gap(place["gap"].item(), getattr(torch, choice.dtype), f"{where}: {choice.name}")

@@ -24,7 +24,7 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.job import Job, Patience
-from nnsight_et.run import Remote, run, run_folder
+from nnsight_et.run import Means, Remote, run, run_folder
 from nnsight_et.store import Result, read_result
 
 pytestmark = pytest.mark.real_ndif
@@ -163,7 +163,7 @@ def test_a_second_run_sends_nothing(away, found_away, sent):
 
 
 def measured(manifest: Manifest, root: Path, remote: Remote | None = None) -> dict[str, Result]:
-    list(run(manifest, root, remote=remote))
+    list(run(manifest, root, means=Means(remote)))
     folder = run_folder(manifest, root)
     return {path.parent.name: read_result(path.parent) for path in folder.glob("*/result.json")}
 

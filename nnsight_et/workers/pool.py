@@ -1,0 +1,138 @@
+"""Workers as a run has them: how many, what they are sent, what comes back."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from nnsight_et.errors import ExperimentError, ManifestError
+from nnsight_et.interventions.calls import Call
+from nnsight_et.workers.cluster import ADDRESS, cluster
+from nnsight_et.workers.worker import Attempt, Place, Raised, Worker
+
+INSTALL = "pip install 'nnsight-et[ray]'"
+TRIES = 4  # of a call whose worker dies
+AHEAD = 2  # calls sent per worker: the next one waits there while one is carried out
+
+
+class Workers:
+    """So many workers, started when the first call comes; each has a GPU to itself if the device is one."""
+
+    def __init__(self, count: int, device: str) -> None:
+        self.count, self.device = count, device
+        self._actors: list[Any] = []
+        self._going: list[list[Any]] = []  # per worker what it was sent and has not done
+        self._held = ExitStack()
+
+    def results(self, place: Place, attempt: Attempt, calls: Iterable[Call]) -> Iterator[Any]:
+        """What `attempt` gives of each call, in their order.
+
+        A call whose worker dies is carried out again by a new one. An error of a call is raised in its place;
+        ExperimentError if workers keep dying at it.
+        """
+        waiting: deque[Any] = deque()
+        for call in calls:
+            waiting.append(self._sent(place, attempt, call))
+            if len(waiting) == AHEAD * self.count:
+                yield _outcome(waiting.popleft())
+        while waiting:
+            yield _outcome(waiting.popleft())
+
+    def stop(self) -> None:
+        """End the workers, and Ray where it was started for them."""
+        self._actors, self._going = [], []
+        self._held.close()
+
+    def _sent(self, place: Place, attempt: Attempt, call: Call) -> Any:
+        """A reference to what the least busy worker will find."""
+        import ray
+
+        if not self._actors:
+            self._start()
+        self._going = [some and list(ray.wait(some, num_returns=len(some), timeout=0)[1]) for some in self._going]
+        free = min(range(self.count), key=lambda index: len(self._going[index]))
+        reference = self._actors[free].outcome.remote(place, attempt, call)
+        self._going[free].append(reference)
+        return reference
+
+    def _start(self) -> None:
+        import ray
+
+        self._held.enter_context(cluster(self.count))
+        needed = "GPU" if self.device == "cuda" else "CPU"
+        there = int(ray.cluster_resources().get(needed, 0))
+        if there < self.count:
+            raise ManifestError(
+                f"--workers ray:{self.count}: found {there} {needed}s; accepted: at most one worker each"
+            )
+        made = ray.remote(Worker).options(
+            num_cpus=1,
+            num_gpus=1 if needed == "GPU" else 0,
+            max_restarts=-1,
+            max_task_retries=TRIES - 1,
+            scheduling_strategy="SPREAD",
+        )
+        self._actors = [made.remote(torch.get_num_threads()) for _ in range(self.count)]
+        self._going = [[] for _ in self._actors]
+
+
+@contextmanager
+def working(wanted: str | None, device: str) -> Iterator[Workers | None]:
+    """The workers that `wanted` (ray:4) means, until the end of the block; None where the run itself does the work."""
+    if wanted is None:
+        yield None
+        return
+    workers = Workers(_count(wanted), device)
+    try:
+        yield workers
+    finally:
+        workers.stop()
+
+
+def check_workers(wanted: str | None, backend: str, device: str) -> None:
+    """Raise ManifestError if these workers cannot be had for models on that backend and device."""
+    if wanted is None:
+        return
+    _count(wanted)
+    if backend != "local":
+        raise ManifestError(f"--workers {wanted}: models run on {backend}; accepted: backend: local")
+    if device.startswith("cuda:"):
+        raise ManifestError(f"--workers {wanted}: device: {device} is one GPU; accepted: cuda, cpu, auto")
+    if find_spec("ray") is None:
+        raise ManifestError(f"--workers {wanted}: Ray is not installed; accepted: {INSTALL}")
+
+
+def on_cluster(wanted: str | None) -> bool:
+    """Whether the workers run on a cluster, whose devices are not those of this machine."""
+    return wanted is not None and ADDRESS in os.environ
+
+
+def _count(wanted: str) -> int:
+    found = re.fullmatch(r"ray:([1-9]\d{0,3})", wanted)
+    if found is None:
+        raise ManifestError(f"--workers: found {wanted!a}; accepted: ray: and a number of workers, such as ray:4")
+    return int(found[1])
+
+
+def _outcome(reference: Any) -> Any:
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    try:
+        found = ray.get(reference)
+    except (RayActorError, OutOfMemoryError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise ExperimentError(
+            f"--workers: {TRIES} workers in a row died at one call ({said}); accepted: fewer workers, or a smaller "
+            "memory:, where memory ran out"
+        ) from None
+    if isinstance(found, Raised):
+        raise found.error()
+    return found
