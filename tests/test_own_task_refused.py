@@ -19,6 +19,7 @@ from nnsight_et.tasks.own_task import OwnTask
 pytest_plugins = ["study_folder"]
 WORDS = tokenizer()
 PAIR = '{"base": "The {{object|book}} is", "source": "The {{object|car}} is", "answer": "in"}'
+RAISES = "    @property\n    def version(self):\n        return {}[1]\n"
 PROMPT = """\
 from dataclasses import replace
 from nnsight_et.batch import Example, Prompt
@@ -56,6 +57,8 @@ def told(tmp_path: Path, text: str, task: str) -> str:
         (module(positions="('2a',)"), "{kind: 'broken:Pairs'}", "kind", "Pairs.positions: found '2a'; accepted: a tup"),
         ("class Pairs: positions = ()", "{kind: 'broken:Pairs'}", "kind", "Pairs has no method examples; accepted: ex"),
         (module(more="    version = 1.5"), "{kind: 'broken:Pairs'}", "kind", "Pairs.version is 1.5; accepted: text or"),
+        ("raise SystemExit(3)", "{kind: 'broken:Pairs'}", "kind", "importing broken: SystemExit: 3 (broken.py:1)"),
+        (module(more=RAISES), "{kind: 'broken:Pairs'}", "kind", "Pairs(): KeyError: 1 (broken.py:8)"),
         (module(), "{kind: 'broken:Pairs', optoins: 1}", "optoins", "no key 'optoins' here; did you mean 'options'?"),
         (module(), "{kind: 'broken Pairs:x'}", "kind", "accepted: a module and a class in it, such as my_package.modu"),
         (module(), "{kind: 'broken:Pairs'}", None, "experiments.found.stages.1.at: no position 'asked'; accepted: obj"),

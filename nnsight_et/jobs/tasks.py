@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from math import inf
+from typing import TYPE_CHECKING
 
+from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError
 from nnsight_et.manifest import BoxesTask, GreaterThanTask, IOITask, MadeTask, PairsFile, TaskData
 from nnsight_et.plan import Job
@@ -14,6 +17,9 @@ from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
 from nnsight_et.tasks.own_pairs import OwnPairs
 from nnsight_et.tasks.own_task import OwnTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 AnyTask = Boxes | OwnPairs | IOI | GreaterThan | OwnTask
 
@@ -44,8 +50,27 @@ def boxes_of(task: TaskData) -> Boxes:
     return Boxes(task.boxes, task.objects or OBJECTS)
 
 
+def examples_of(job: Job, tokenizer: PreTrainedTokenizerBase, split: str, count: int) -> list[Example]:
+    """Pairs of the job's task; TaskError if it cannot make them."""
+    with _told_of(job):
+        return task_of(job.task).examples(tokenizer, count, job.seed, split)
+
+
+def prompts_of(job: Job, tokenizer: PreTrainedTokenizerBase, split: str, count: int) -> list[Prompt]:
+    """What mean ablation averages over on the job's task; TaskError if it cannot make them."""
+    with _told_of(job):
+        return task_of(job.task).prompts(tokenizer, count, job.seed, split)
+
+
+def most_of(job: Job, split: str) -> float:
+    """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
+    task = task_of(job.task)
+    with _told_of(job):
+        return task.available(job.seed, split) if isinstance(task, (OwnPairs, OwnTask)) else inf
+
+
 @contextmanager
-def told_of(job: Job) -> Iterator[None]:
+def _told_of(job: Job) -> Iterator[None]:
     """While open, a TaskError about examples that come neither from the boxes task nor from a file names the job."""
     try:
         yield

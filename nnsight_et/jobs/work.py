@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.memory import OutOfMemory, Smaller
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.jobs.tasks import task_of, told_of
+from nnsight_et.jobs.tasks import examples_of, most_of, prompts_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import check_gap, distant, loaded, shape_of, tokenizer_of
@@ -32,8 +31,6 @@ from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.remote.server import Server
 from nnsight_et.store import Result, Store
-from nnsight_et.tasks.own_pairs import OwnPairs
-from nnsight_et.tasks.own_task import OwnTask
 
 ENGINE_VERSION = 2  # raised when the same words start to mean other numbers: cells of before are not used
 CHUNKS = "chunks.json"
@@ -183,18 +180,15 @@ class Work:
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
         """Pairs of the job's task for the model's tokenizer."""
-        with told_of(job):
-            return task_of(job.task).examples(tokenizer_of(self.files(choice)), count, job.seed, split)
+        return examples_of(job, tokenizer_of(self.files(choice)), split, count)
 
     def most(self, job: Job, split: str) -> float:
         """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
-        task = task_of(job.task)
-        return task.available(job.seed, split) if isinstance(task, (OwnPairs, OwnTask)) else inf
+        return most_of(job, split)
 
     def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
         """Single prompts of the job's task: what mean ablation averages over."""
-        with told_of(job):
-            return task_of(job.task).prompts(tokenizer_of(self.files(choice)), count, job.seed, split)
+        return prompts_of(job, tokenizer_of(self.files(choice)), split, count)
 
     def pad(self, choice: ModelChoice) -> int:
         """The tokenizer's padding token."""
