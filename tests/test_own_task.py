@@ -104,6 +104,12 @@ def test_what_is_computed_is_the_class_its_options_and_its_file(two_models: Path
     assert ids(path) != before
     file.write_text(MODULE)
     assert ids(path) == before
+    assert not (tmp_path / "__pycache__").exists()
+    first, second = ("positions = ('a',)", "positions = ('b',)")  # as long, and written in the same second
+    path.write_text("name: x\ntask: {kind: 'short:T'}\nexperiments: {a: {method: attribution, model: llama-tiny}}\n")
+    for text in (first, second):
+        (tmp_path / "short.py").write_text(f"class T:\n    {text}\n    def examples(self, *_): ...\n")
+        assert load(path).positions[0] == text[-4]
 
 
 def test_a_changed_task_is_run_again_and_an_unchanged_one_is_not(two_models: Path, tmp_path: Path):

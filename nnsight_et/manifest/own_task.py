@@ -30,7 +30,7 @@ from nnsight_et.manifest.written import Written
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 POSITION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 PACKAGE = Path(__file__).parent.parent
-LIBRARIES = (PACKAGE, *(Path(place) for place in sysconfig.get_paths().values()))
+LIBRARIES = (PACKAGE, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 _from_folder: set[str] = set()
 
 
@@ -107,12 +107,14 @@ def made_task(task: PythonTask, folder: Path) -> MadeTask:
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """While open, modules of the folder can be imported, before all others."""
-    entry = str(folder.resolve())
+    """While open, modules of the folder can be imported, before all others, and leave no bytecode that may be stale."""
+    entry, quiet = str(folder.resolve()), sys.dont_write_bytecode
     sys.path.insert(0, entry)
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = quiet
         with suppress(ValueError):  # the user's code may have removed it
             sys.path.remove(entry)
 
