@@ -25,7 +25,7 @@ BABA = re.compile(r" (?P<s1>[A-Z]\w+) (?P<next>and) (?P<io>[A-Z]\w+) \w+ .* (?P<
 
 
 def words(prompt: Prompt) -> str:
-    return " ".join(WORDS.convert_ids_to_tokens(prompt.tokens))
+    return " ".join(WORDS.convert_ids_to_tokens(list(prompt.tokens)))
 
 
 def at(prompt: Prompt) -> dict[str, str]:

@@ -39,7 +39,10 @@ def as_example(line: str) -> Example:
 
 def test_a_class_that_gives_texts_runs_and_agrees_with_plain_hooks(two_models: Path, tmp_path: Path):
     path = written(tmp_path, two_models)
-    found = results(path)["found"]
+    some = [line for line in EVERY.splitlines() if line.strip().startswith(("table1", "looks"))]
+    path.write_text(path.read_text() + "\n".join(some).replace("examples: 5", "examples: 4"))
+    every = results(path)
+    found = every["found"]
     examples = own(path).examples(WORDS, 5, 3, "discovery")
     shuffled = lines()[::3]
     random.Random("3/discovery").shuffle(shuffled)
@@ -55,15 +58,8 @@ def test_a_class_that_gives_texts_runs_and_agrees_with_plain_hooks(two_models: P
     assert recorded["kind"] == "my_pairs:Pairs"
     assert recorded["positions"] == ["object", "label", "asked"]
     assert set(recorded) == {"kind", "options", "positions", "source", "version"}
-
-
-def test_every_method_that_needs_no_desiderata_runs(two_models: Path, tmp_path: Path):
-    path = written(tmp_path, two_models)
-    fewer = EVERY.replace("examples: 5", "examples: 4").replace("random_sets: 2", "random_sets: 1")
-    path.write_text(path.read_text() + fewer)
-    found = results(path)
-    assert set(found) == set(load(path).experiments)
-    assert found["looks"].header.summary["columns"][:4] == ["object", "label", "asked", "last"]
+    assert every["table1"].header.summary["rows"][0]["examples"] == 4
+    assert every["looks"].header.summary["columns"][:4] == ["object", "label", "asked", "last"]
     assert et("report", path, "--out", tmp_path / "runs").exit_code == 0
     (page,) = (tmp_path / "runs").rglob("report.html")
     assert "Task: my_pairs:Pairs." in page.read_text()
@@ -74,7 +70,7 @@ def test_texts_may_have_further_answers_and_token_ids_are_taken_as_they_are(two_
     path = written(tmp_path, two_models, MODULE.replace("mine = ", f"{texts}\n        return [pair]\n        mine = "))
     (one,) = own(path).examples(WORDS, 1, 0, "discovery")
     assert WORDS.convert_ids_to_tokens([one.answer, *one.also_right]) == ["book", "car", "paper"]
-    assert WORDS.convert_ids_to_tokens(one.foils) == ["letter"]
+    assert WORDS.convert_ids_to_tokens(list(one.foils)) == ["letter"]
     (tmp_path / "my_pairs.py").write_text(
         module(
             "from nnsight_et.batch import Example, Prompt\n"
@@ -108,10 +104,17 @@ def test_what_is_computed_is_the_class_its_options_and_its_file(two_models: Path
     assert ids(path) != before
     file.write_text(MODULE)
     assert ids(path) == before
+    assert not (tmp_path / "__pycache__").exists()
+    first, second = ("positions = ('a',)", "positions = ('b',)")  # as long, and written in the same second
+    path.write_text("name: x\ntask: {kind: 'short:T'}\nexperiments: {a: {method: attribution, model: llama-tiny}}\n")
+    for text in (first, second):
+        (tmp_path / "short.py").write_text(f"class T:\n    {text}\n    def examples(self, *_): ...\n")
+        assert load(path).positions[0] == text[-4]
 
 
 def test_a_changed_task_is_run_again_and_an_unchanged_one_is_not(two_models: Path, tmp_path: Path):
     path = written(tmp_path, two_models)
+    path.write_text(path.read_text().rpartition("      - ")[0].replace("held_out_examples: 4", "held_out_examples: 0"))
     before = results(path)["found"]
     assert [step.reused for step in run(load(path), tmp_path / "runs")] == [1]  # the result itself
     (tmp_path / "my_pairs.py").write_text(MODULE.replace("[PARTS[split] :: 3]", "[2 - PARTS[split] :: 3]"))

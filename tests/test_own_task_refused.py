@@ -10,7 +10,7 @@ from own_pairs_study import MANIFEST, TASK
 from own_task_study import MODULE, module, written
 from tiny_model import tokenizer
 
-from nnsight_et.errors import TaskError
+from nnsight_et.errors import ManifestError, TaskError
 from nnsight_et.manifest import load
 from nnsight_et.plan import plan
 from nnsight_et.run import run
@@ -19,6 +19,7 @@ from nnsight_et.tasks.own_task import OwnTask
 pytest_plugins = ["study_folder"]
 WORDS = tokenizer()
 PAIR = '{"base": "The {{object|book}} is", "source": "The {{object|car}} is", "answer": "in"}'
+RAISES = "    @property\n    def version(self):\n        return {}[1]\n"
 PROMPT = """\
 from dataclasses import replace
 from nnsight_et.batch import Example, Prompt
@@ -33,7 +34,6 @@ def told(tmp_path: Path, text: str, task: str) -> str:
     path.write_text(MANIFEST.replace(TASK, f"task: {task}"))
     shown = et("validate", path)
     assert shown.exit_code == 2, shown.output
-    assert et("plan", path).exit_code == 2
     return " ".join(shown.stderr.split())
 
 
@@ -56,6 +56,8 @@ def told(tmp_path: Path, text: str, task: str) -> str:
         (module(positions="('2a',)"), "{kind: 'broken:Pairs'}", "kind", "Pairs.positions: found '2a'; accepted: a tup"),
         ("class Pairs: positions = ()", "{kind: 'broken:Pairs'}", "kind", "Pairs has no method examples; accepted: ex"),
         (module(more="    version = 1.5"), "{kind: 'broken:Pairs'}", "kind", "Pairs.version is 1.5; accepted: text or"),
+        ("raise SystemExit(3)", "{kind: 'broken:Pairs'}", "kind", "importing broken: SystemExit: 3 (broken.py:1)"),
+        (module(more=RAISES), "{kind: 'broken:Pairs'}", "kind", "Pairs(): KeyError: 1 (broken.py:8)"),
         (module(), "{kind: 'broken:Pairs', optoins: 1}", "optoins", "no key 'optoins' here; did you mean 'options'?"),
         (module(), "{kind: 'broken Pairs:x'}", "kind", "accepted: a module and a class in it, such as my_package.modu"),
         (module(), "{kind: 'broken:Pairs'}", None, "experiments.found.stages.1.at: no position 'asked'; accepted: obj"),
@@ -66,6 +68,8 @@ def test_a_class_that_cannot_be_made_is_told_by_the_manifests_line(
 ):
     found = told(tmp_path, text, task)
     assert message in found, found
+    with pytest.raises(ManifestError):
+        plan(load(tmp_path / "own.yaml"))
     assert found.startswith(f"own.yaml:3: task.{place}: " if place else "own.yaml:14: experiments"), found
 
 

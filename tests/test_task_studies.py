@@ -26,7 +26,7 @@ from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
 
 USED = ("path_patching", "minimality", "faithfulness", "completeness", "knockout", "attention_patterns", "attribution")
-LAYERS, HEADS, PAIRS = 8, 6, 3
+LAYERS, HEADS, PAIRS = 6, 6, 2
 ON_THE_CIRCUIT = [f"experiments.{name}.circuit=circuit" for name in ("complete", "looks")]  # minimality leaves no head
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from nnsight_et.batch import Example, Prompt
@@ -87,6 +88,13 @@ def prompts_of(task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sampl
 def needs_foils(job: Job) -> bool:
     """Whether the job's metric compares the answer with foils."""
     return isinstance(job.spec, Scored) and METRICS[job.spec.metric].needs_foils
+
+
+def most_of(job: Job, split: str) -> float:
+    """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
+    task = task_of(job.task)
+    with told_of(job):
+        return task.available(job.seed, split) if isinstance(task, (OwnPairs, OwnTask)) else inf
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from nnsight_et.jobs.lengths import fitting
 from nnsight_et.jobs.memory import SMALLER, OutOfMemory, SmallerChunks
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
-from nnsight_et.jobs.tasks import Sample, examples_of, needs_foils, prompts_of, task_of, told_of
+from nnsight_et.jobs.tasks import Sample, examples_of, most_of, needs_foils, prompts_of, told_of
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import distant, loaded, shape_of, tokenizer_of
@@ -32,8 +31,6 @@ from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.remote.server import Server, check_place
 from nnsight_et.store import Result, Store
-from nnsight_et.tasks.own_pairs import OwnPairs
-from nnsight_et.tasks.own_task import OwnTask
 from nnsight_et.workers.pool import Workers
 from nnsight_et.workers.worker import Place
 
@@ -196,8 +193,7 @@ class Work:
 
     def most(self, job: Job, split: str) -> float:
         """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
-        task = task_of(job.task)
-        return task.available(job.seed, split) if isinstance(task, (OwnPairs, OwnTask)) else inf
+        return most_of(job, split)
 
     def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
         """Single prompts of the job's task: what mean ablation averages over."""

@@ -12,7 +12,8 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -29,7 +30,7 @@ from nnsight_et.manifest.written import Written
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 POSITION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 PACKAGE = Path(__file__).parent.parent
-LIBRARIES = (PACKAGE, *(Path(place) for place in sysconfig.get_paths().values()))
+LIBRARIES = (PACKAGE, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 _from_folder: set[str] = set()
 
 
@@ -83,7 +84,7 @@ class MadeTask:
         with importable(self.folder):
             try:
                 return call()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise TaskError(f"task {self.kind}: {what}: {raised(error)}") from error
 
 
@@ -100,9 +101,8 @@ def made_task(task: PythonTask, folder: Path) -> MadeTask:
     name, _, class_name = task.kind.partition(":")
     with importable(folder):
         module = _module(name, folder)
-        made = _made(module, class_name, task.options)
-    positions = _positions(made, class_name)
-    version = getattr(made, "version", None)
+        made, found, version = _made(module, class_name, task.options)
+    positions = _positions(found, class_name)
     if not isinstance(version, (str, int, type(None))):
         raise UnusableTask(("task", "kind"), f"{class_name}.version is {version!r:.60}; accepted: text or a number")
     return MadeTask(task.kind, task.options, positions, _source(module, version), version, folder, made)
@@ -110,13 +110,16 @@ def made_task(task: PythonTask, folder: Path) -> MadeTask:
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """While open, modules of the folder can be imported, before all others."""
-    entry = str(folder.resolve())
+    """While open, modules of the folder can be imported, before all others, and leave no bytecode that may be stale."""
+    entry, quiet = str(folder.resolve()), sys.dont_write_bytecode
     sys.path.insert(0, entry)
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
-        sys.path.remove(entry)
+        sys.dont_write_bytecode = quiet
+        with suppress(ValueError):  # the user's code may have removed it
+            sys.path.remove(entry)
 
 
 def raised(error: BaseException) -> str:
@@ -148,7 +151,7 @@ def _module(name: str, folder: Path) -> ModuleType:
             raise UnusableTask(("task", "kind"), f"importing {name}: {raised(error)}") from error
         text = f"no module {error.name!r}; accepted: one in the manifest's folder, or that Python can import"
         raise UnusableTask(("task", "kind"), text) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnusableTask(("task", "kind"), f"importing {name}: {raised(error)}") from error
     finally:
         _from_folder.update(_new_ones(name.partition(".")[0], folder.resolve(), before))
@@ -163,22 +166,27 @@ def _new_ones(top: str, folder: Path, before: set[str]) -> Iterator[str]:
             yield name
 
 
-def _made(module: ModuleType, class_name: str, options: dict[str, Any]) -> Any:
+def _made(module: ModuleType, class_name: str, options: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The class's object, and its positions and version as they are; UnusableTask if it cannot be made or used."""
     made = getattr(module, class_name, None)
     if not isinstance(made, type):
         found = [key for key, value in vars(module).items() if isinstance(value, type) and key[0] != "_"]
         text = f"no class {class_name!r} in {module.__name__}; {accepted(class_name, found)}"
         raise UnusableTask(("task", "kind"), text)
     try:
-        return made(**options)
-    except Exception as error:
+        one = made(**deepcopy(options))
+        found = one, getattr(one, "positions", None), getattr(one, "version", None)
+    except (Exception, SystemExit) as error:
         written = ", ".join(f"{key}={value!r:.40}" for key, value in options.items())
         text = f"{class_name}({written}): {raised(error)}"
         raise UnusableTask(("task", "options") if options else ("task", "kind"), text) from error
+    if not callable(getattr(one, "examples", None)):
+        text = f"{class_name} has no method examples; accepted: examples(tokenizer, count, seed, split)"
+        raise UnusableTask(("task", "kind"), text)
+    return found
 
 
-def _positions(made: Any, class_name: str) -> tuple[str, ...]:
-    positions = getattr(made, "positions", None)
+def _positions(positions: Any, class_name: str) -> tuple[str, ...]:
     accept = f"accepted: a tuple of names of letters, digits and _, each once, none of {', '.join(TAKEN)}"
     path, where = ("task", "kind"), f"{class_name}.positions"
     if not isinstance(positions, (tuple, list)) or len(positions) > 64:
@@ -186,9 +194,6 @@ def _positions(made: Any, class_name: str) -> tuple[str, ...]:
     for index, name in enumerate(positions):
         if not isinstance(name, str) or not POSITION.fullmatch(name) or name in TAKEN or name in positions[:index]:
             raise UnusableTask(path, f"{where}: found {name!r:.60}; {accept}")
-    if not callable(getattr(made, "examples", None)):
-        text = f"{class_name} has no method examples; accepted: examples(tokenizer, count, seed, split)"
-        raise UnusableTask(path, text)
     return tuple(positions)
 
 
