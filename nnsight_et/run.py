@@ -81,7 +81,6 @@ def run(
     root: Path,
     only: Sequence[str] = (),
     fresh: bool = False,
-    remote: Remote | None = None,
     means: Means | None = None,
 ) -> Iterator[Progress]:
     """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nnsight_et.named_metrics import Metric
+
 Stages = tuple[dict[str, Any], ...]
 
 
@@ -23,6 +25,8 @@ class Study:
     """Whose attention to what knockout blocks."""
     screened: tuple[str, ...]
     """The positions whose heads attribution screens."""
+    metric: Metric
+    """What the paper scores paths by."""
 
 
 GPT2 = ("gpt2", "openai-community/gpt2")
@@ -40,6 +44,7 @@ STUDIES: dict[str, Study] = {
         ),
         edges=(("last", "io"), ("last", "s2"), ("s2", "s1"), ("s2", "s1_plus_1")),
         screened=("s2", "last"),
+        metric="logit_difference",
     ),
     "greater_than": Study(
         about="greater-than (Hanna et al. 2023)",
@@ -51,6 +56,7 @@ STUDIES: dict[str, Study] = {
         ),
         edges=(("last", "start_year"),),
         screened=("start_year", "last"),
+        metric="probability_difference",
     ),
 }
 """By the task's kind."""

@@ -142,6 +142,7 @@ def _found(name: str, model: str, wishes: Wishes) -> list[str]:
         "  method: path_patching",
         f"  model: {_text(model)}",
         "  examples: 300",
+        *([f"  metric: {wishes.study.metric}"] if wishes.study else []),
         "  stages: # keep: how many heads join the circuit; receivers: how many of them a later stage patches into",
     ]
     for stage in stages_of(wishes.task, model):
