@@ -80,8 +80,7 @@ def import_one(
     from nnsight_et.circuit_import import import_circuit
 
     _check_new(to)
-    with reading(*files):
-        found = import_circuit(files, group or (), at or (), keep or (), largest)
+    found = import_circuit(files, group or (), at or (), keep or (), largest)
     _write(found.circuit, to, found.notes)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Optional
 
 import typer
 
+from nnsight_et.errors import ManifestError
 from nnsight_et.report.table import Table
 
-from .complete import model_names
+from .complete import manifests, model_names
+from .options import Settings
 from .render import output, show
 
 models = typer.Typer(invoke_without_command=True)
@@ -31,11 +34,23 @@ def inspect(
             metavar="NAME", help="A model known by name, a folder, or a hub id.", autocompletion=model_names
         ),
     ],
+    manifest: Annotated[
+        Optional[Path],
+        typer.Option(help="Look at this one's task, dtype and memory.", autocompletion=manifests),
+    ] = None,
+    settings: Settings = None,
 ) -> None:
-    """Show a model's sizes, where its parts are, what works, and the memory it needs; no weight is read."""
-    from nnsight_et.inspection import inspected
+    """Show a model's sizes, where its parts are, what works, whether a task's prompts fit it, and the memory needed.
 
-    found = inspected(name)
+    No weight is read.
+    """
+    if settings and manifest is None:
+        raise ManifestError("--set: there is no manifest to set it in; accepted: --manifest FILE")
+    from nnsight_et.inspection import inspected
+    from nnsight_et.manifest import load
+
+    read = load(manifest, settings or ()) if manifest else None
+    found = inspected(name, read)
     sites = tuple((site.what, site.where, site.module, site.width) for site in found.sites)
     where = "*: every layer. What is read and replaced has the same meaning in every model: docs/architectures.md."
     show(output(), Table(name, ("what", "found"), found.facts))

@@ -1,24 +1,32 @@
-"""What can be said of a model before a weight is read: its sizes, where its parts are, what works, what it needs."""
+"""What can be said of a model before a weight is read: sizes, places of its parts, what works, what a task needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnsight_et.engine.budget import kept_per_token
+from nnsight_et.batch import Example
+from nnsight_et.engine.budget import chunk_bytes, chunks, kept_per_token
 from nnsight_et.errors import TaskError, UnsupportedModel
+from nnsight_et.jobs.tasks import task_of
+from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.models.architecture import Architecture, Projection
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, described
 from nnsight_et.models.load import configuration, outline, tokenizer_of
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
-from nnsight_et.tasks.boxes import POSITIONS, Boxes
+from nnsight_et.plan import model_choice
+from nnsight_et.tasks.own_pairs import OwnPairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16")
+PROMPTS = 20  # that are looked at, of a task that makes them
 UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 Row = tuple[str, str]
 
@@ -44,12 +52,30 @@ class Inspection:
     memory: tuple[Row, ...]
 
 
-def inspected(name: str) -> Inspection:
-    """The model known by that name, or in that folder, or with that hub id.
+@dataclass(frozen=True)
+class Use:
+    """What a model is looked at for."""
 
-    UnsupportedModel if there is no configuration, or none whose models can be run exactly.
+    task: Any
+    """What jobs.tasks.task_of takes."""
+    seed: int
+    """Of the task's prompts."""
+    memory: int | None
+    """The budget in bytes; None: chosen by the engine."""
+    dtypes: tuple[str, ...]
+
+
+def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
+    """The model known by that name, or in that folder, or with that hub id; or what it is in the manifest.
+
+    Its prompts are the manifest's, or those of the boxes task. UnsupportedModel if there is no configuration, or none
+    whose models can be run exactly; ManifestError if the manifest's file of pairs cannot be read.
     """
-    spec = NAMED[name].spec if name in NAMED else ModelSpec(name)
+    spec, use = NAMED[name].spec if name in NAMED else ModelSpec(name), Use(BoxesTask(), 0, None, DTYPES)
+    if manifest is not None:
+        choice = model_choice(manifest, name)
+        spec = choice.spec
+        use = Use(manifest.task_data(), manifest.seed, manifest.memory_bytes, (choice.dtype,))
     files = described(name, spec)
     config = configuration(files)
     parts, text = architecture(config, name), config.get_text_config()
@@ -59,11 +85,11 @@ def inspected(name: str) -> Inspection:
     facts += [("sliding window", _windows(parts.windows(text))), ("parameters", f"{weights:,}")]
     if spec.adapter:
         facts.append(("adapter", spec.adapter))
-    task, prompt = _task(files)
-    support = (*_support(parts, shape), *task)
-    return Inspection(
-        name, tuple(facts), tuple(_sites(parts, shape, module)), support, tuple(_memory(shape, weights, prompt))
-    )
+    task, longest = _task(files, use)
+    positions = ("positions", _positions(parts.longest(text), getattr(text, "max_position_embeddings", None), longest))
+    support = (*_support(parts, shape), positions, *task)
+    memory = tuple(_memory(shape, weights, longest, use))
+    return Inspection(name, tuple(facts), tuple(_sites(parts, shape, module)), support, memory)
 
 
 def _sizes(shape: Shape) -> Iterator[Row]:
@@ -130,30 +156,55 @@ def _only_eager(parts: Architecture) -> str:
     return "" if "sdpa" in parts.implementations else ": put attention: eager in the manifest"
 
 
-def _task(files: Files) -> tuple[list[Row], int | None]:
-    """What the tokenizer makes of the task's prompts, and how many tokens one has; None if it cannot."""
-    task, name = Boxes(), "task boxes"
+def _positions(table: int | None, trained: int | None, longest: int) -> str:
+    """How many tokens a prompt can have, and whether the task's have no more."""
+    if table is not None:
+        return f"a table of {table}: " + ("the task's prompts fit" if longest <= table else f"{longest} are refused")
+    if trained is None or longest <= trained:
+        return f"no end; max_position_embeddings is {trained}"
+    return f"no end, but prompts of {longest} are longer than max_position_embeddings, {trained}: answers may be poor"
+
+
+def _task(files: Files, use: Use) -> tuple[list[Row], int]:
+    """What the tokenizer makes of the task's prompts, and how many tokens the longest has; 0 if they do not fit it."""
+    name = f"task {use.task.identity['kind']}"
     try:
         tokenizer = tokenizer_of(files)
-        (example,) = task.examples(tokenizer, 1, 0, "evaluation")
+        examples, of = _examples(use, tokenizer)
     except (TaskError, UnsupportedModel) as error:
-        return [(name, f"not with this tokenizer: {error}")], None
-    tokens, places = len(example.base.tokens), example.base.positions
-    begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id == example.base.tokens[0]
+        return [(name, f"not with this tokenizer: {error}")], 0
+    base = examples[0].base
+    begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id == base.tokens[0]
     first = f"the first is {tokenizer.bos_token}" if begins else "the first is of the text"
-    at = ", ".join(f"{position} {places[position]}" for position in POSITIONS)
-    found = f"every object and label is one token; {tokens} tokens with {task.boxes} boxes, {first}; one has {at}"
-    return [(name, found), ("padding", f"token {tokenizer.pad_token_id}, on the left")], tokens
+    at = ", ".join(f"{position} {base.positions[position]}" for position in base.positions)
+    shortest, longest = min(one.length for one in examples), max(one.length for one in examples)
+    lengths = f"{longest} tokens" if shortest == longest else f"{shortest} to {longest} tokens"
+    found = f"fits the tokenizer; {lengths} in {of}, {first}; one has {at}"
+    return [(name, found), ("padding", f"token {tokenizer.pad_token_id}, on the left")], longest
 
 
-def _memory(shape: Shape, weights: int, prompt: int | None) -> Iterator[Row]:
-    for name in DTYPES:
+def _examples(use: Use, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Example], str]:
+    """Some of the task's examples, the longest among them where they are from a file; and what they are."""
+    task = task_of(use.task)
+    if isinstance(task, OwnPairs):
+        line, longest = task.longest(tokenizer)
+        return [longest], f"{line}, the longest of {len(task.pairs)} pairs"
+    return task.examples(tokenizer, PROMPTS, use.seed, "evaluation"), f"{PROMPTS} examples"
+
+
+def _memory(shape: Shape, weights: int, prompt: int, use: Use) -> Iterator[Row]:
+    for name in use.dtypes:
         itemsize = getattr(torch, name).itemsize
         kept = kept_per_token(shape, itemsize)
         yield f"weights, {name}", _amount(weights * itemsize)
         yield f"a captured token, {name}", _amount(kept)
         if prompt:
+            chosen = chunks(shape, itemsize, prompt, use.memory)
+            needed = chunk_bytes(shape, itemsize, prompt, chosen)
             yield f"a captured prompt of the task, {name}", _amount(kept * prompt)
+            of = f"{chosen.examples} prompts, {chosen.tokens} tokens a pass"
+            yield f"a chunk of work, {name}: {of}", _amount(needed)
+            yield f"weights and a chunk, {name}", _amount(weights * itemsize + needed)
 
 
 def _amount(count: int) -> str:

@@ -176,7 +176,8 @@ def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: TaskData) ->
     )
 
 
-def _choice(manifest: Manifest, name: str) -> ModelChoice:
+def model_choice(manifest: Manifest, name: str) -> ModelChoice:
+    """What `name` stands for in the manifest: one of its models, one known by name, a folder or a hub id."""
     own = manifest.models.get(name)
     if own is None and name in NAMED:
         named = NAMED[name]
@@ -207,9 +208,9 @@ def _choices(manifest: Manifest, spec: Experiment, jobs: Mapping[str, Job]) -> t
     """The experiment's models; without one of its own, the one its circuit was found in."""
     names = tuple(spec.model_names.values())
     if names or not isinstance(spec, OnCircuit):
-        return tuple(_choice(manifest, name) for name in names)
+        return tuple(model_choice(manifest, name) for name in names)
     if is_shipped(spec.circuit):
-        return (_choice(manifest, spec.circuit.partition("/")[2]),)
+        return (model_choice(manifest, spec.circuit.partition("/")[2]),)
     return jobs[spec.circuit].models[:1]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -78,11 +79,12 @@ def _of_numpy(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
     try:
         if not content.startswith(numpy.lib.format.MAGIC_PREFIX):
             raise ValueError("no .npy header")
-        found = numpy.load(path, mmap_mode="r", allow_pickle=False)
+        with warnings.catch_warnings(action="error"):  # a file that is of Python 2
+            found = numpy.load(path, mmap_mode="r", allow_pickle=False)
         if found.dtype.kind not in "fiu" or found.size > HEADS_LIMIT:
             raise ValueError(f"{found.dtype} {found.shape}")
         values = torch.from_numpy(numpy.array(found, dtype=numpy.float64))
-    except DAMAGED as error:
+    except (*DAMAGED, UserWarning) as error:
         raise TaskError(f"{path}: no array of numbers ({_told(error)}); {ACCEPTED}") from None
     return (ScoreMatrix(path.stem, None, _matrix(values, str(path))),)
 

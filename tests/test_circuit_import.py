@@ -190,6 +190,8 @@ def refused_files(folder: Path) -> dict[str, tuple[Callable[[], Any], str]]:
     """What is wrong -> a call, and what is told."""
     nan = SCORES.clone()
     nan[1, 2] = float("nan")
+    numpy.save(folder / "python2.npy", SCORES.numpy())
+    python_2 = (folder / "python2.npy").read_bytes().replace(b"(3, 4), }  ", b"(3L, 4L), }")
     contents: dict[str, tuple[Any, str]] = {
         "nan.npy": (nan, "L1H2 is nan"),
         "one.npy": (SCORES[0], r"a shape of \[4\]"),
@@ -213,6 +215,7 @@ def refused_files(folder: Path) -> dict[str, tuple[Callable[[], Any], str]]:
         "runs.csv": ("layer,head,score,group,experiment\n0,0,1,a,x\n0,0,1,a,y\n", "the scores of one experiment"),
         "latin.csv": (b"\xff\xfe,1", "no CSV"),
         "text.npy": ("1,2", "no .npy header"),
+        "python2.npy": (python_2, "Save the file again"),
         "text.pt": ("1,2", "no tensors of torch.save alone"),
         "text.safetensors": ("1,2", "not safetensors"),
         "scores.pkl": ("1,2", r"found \.pkl; accepted: scores"),

@@ -115,6 +115,7 @@ def test_every_method_runs_from_a_manifest_and_shows_its_table(written: Path):
 def test_commands_of_one_method_find_first_what_they_need(written: Path):
     sizes = {"roles.training": 2, "roles.validation": 2, "roles.test": 2, "circuit.": 2}
     settings = [f"--set=experiments.{key}_examples={count}".replace("._", ".") for key, count in sizes.items()]
+    settings.append("--set=experiments.roles.epochs=5")  # of one step each
     stages = f"--set=experiments.circuit.stages=[{STAGE}]"
     result = et("cmap", "--src", "./one", "--dst", "./two", "--boxes", 3, "--examples", 2, stages, *settings)
     assert result.exit_code == 0

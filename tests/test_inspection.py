@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -42,7 +43,11 @@ def test_a_folder_is_described_without_weights(described):
     assert found["key"].split()[-3:] == ["2", "x", "10"]
     assert found["a captured token, float32"] == "1.5 KiB"  # 4 bytes x 3 layers x (2 x 20 + 48 + 40)
     assert found["a captured token, bfloat16"] == "768.0 B"
-    assert "54 tokens with 7 boxes, the first is <s>; one has correct_object" in found["task boxes"]
+    assert found["task boxes"].startswith("fits the tokenizer; 54 tokens in 20 examples, the first is <s>; one has ")
+    assert found["task boxes"].endswith(", query_label 51, last 53")
+    assert found["positions"] == "no end; max_position_embeddings is 128"
+    # kept: 54 tokens x 1536 bytes; a pass: 65536 tokens x (4 x (3 x 80 + 8 x 48 + 4 x 40) + 10 x 122) bytes
+    assert found["a chunk of work, float32: 50 prompts, 65536 tokens a pass"] == "276.2 MiB"
     assert found["padding"] == "token 1, on the left"
 
 
@@ -101,6 +106,45 @@ def test_a_tokenizer_that_splits_the_tasks_words_is_told_and_the_rest_is_shown(d
     assert "'guitar' is not one token of this tokenizer" in found["task boxes"]
     assert "a captured prompt of the task, float32" not in found
     assert "weights, float32" in found
+
+
+STUDY = """\
+name: x
+seed: 4
+memory: 1MiB
+task: {kind: pairs, file: pairs.jsonl, positions: [thing]}
+models: {mine: {path: model, dtype: bfloat16}}
+experiments: {x: {method: attribution, model: mine, at: [last]}}
+"""
+
+
+def test_a_manifests_task_memory_and_dtype_are_looked_at(described):
+    pair = {"base": "The {{thing|book}} is in Box A", "source": "The {{thing|car}} is in Box B", "answer": "is"}
+    longer = pair | {"base": f"{pair['base']} the is in" + " Box" * 120}
+    (described.parent / "pairs.jsonl").write_text("\n".join(map(json.dumps, [pair, longer, pair])))
+    (described.parent / "study.yaml").write_text(STUDY)
+    study = ("mine", "--manifest", described.parent / "study.yaml")
+    found = lines(*study)
+    start = "fits the tokenizer; 130 tokens in pairs.jsonl:2, the longest of 3 pairs, the first is <s>; one has thing 2"
+    assert found["task pairs"].startswith(start)
+    assert found["positions"].startswith("no end, but prompts of 130 are longer than max_position_embeddings, 128")
+    # 2 bytes x 3 layers x 128; 262144 // (130 x (768 + 2788)) is no whole prompt; 524288 // 2788 tokens in a pass
+    assert found["a chunk of work, bfloat16: 1 prompts, 188 tokens a pass"] == "609.4 KiB"
+    assert "weights, float32" not in found
+    assert lines(*study, "--set", "task={kind: boxes, boxes: 2}")["task boxes"].startswith("fits the tokenizer; 19 tok")
+    (described.parent / "pairs.jsonl").write_text(json.dumps(pair | {"answer": "unheard"}))
+    assert lines(*study)["task pairs"].startswith("not with this tokenizer: pairs.jsonl:1: ")
+    for wrong in ("missing.yaml", described.parent / "model" / "config.json"):
+        assert et("models", "inspect", "mine", "--manifest", wrong).exit_code == 2
+    assert et("models", "inspect", "mine", "--set", "seed=3").exit_code == 2
+
+
+def test_prompts_past_a_table_of_positions_are_told(tmp_path):
+    configuration("GPT-2", n_positions=53).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    assert lines(tmp_path)["positions"] == "a table of 53: 54 are refused"
+    change_config(tmp_path, n_positions=54)
+    assert lines(tmp_path)["positions"] == "a table of 54: the task's prompts fit"
 
 
 @pytest.mark.parametrize("offline", [True, False], ids=["offline", "no answer"])

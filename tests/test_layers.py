@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"__init__", "models"},
     "doctor_ndif": {"models", "plan", "remote", "doctor"},
     "loopback": {"errors", "loopback"},
-    "inspection": THINGS | {"engine"},
+    "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
     "cli": TEXT
     | {"__init__", "manifest", "plan", "disk", "headers", "store", "run", "cost", "calibration", "circuit_import"}
     | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "cli"},

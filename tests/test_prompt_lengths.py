@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from architectures import configuration, hf_model
@@ -40,7 +41,8 @@ BOXES = "{kind: boxes, boxes: 3}"
 def study(folder: Path, name: str, positions: int, method: str = "attribution", task: str = BOXES) -> Path:
     """A manifest beside a model of that architecture with so many positions."""
     key = "max_position_embeddings" if name in ("OPT", "Llama 1, 2 (MHA)") else "n_positions"
-    hf_model(name, **{key: positions}).save_pretrained(folder / "one")
+    sizes: dict[str, Any] = {key: positions}
+    hf_model(name, **sizes).save_pretrained(folder / "one")
     tokenizer().save_pretrained(folder / "one")
     (folder / "circuit.json").write_text(json.dumps(CIRCUIT))
     (folder / "long.yaml").write_text(STUDY.format(method=METHODS[method], task=task))
