@@ -28,12 +28,13 @@ TWO = ONE % (
 ALONE = "  table: {method: faithfulness, circuit: ./circuit.json, models: [one], examples: 6, ablation_examples: 5}\n"
 FIRST_STEPS = {
     "found": 2, "table": 4, "pruned": 1, "complete": 2, "masks": 1, "roles": 2, "across": 4, "blind": 5, "looks": 1,
-    "screen": 1,
+    "screen": 1, "mlps": 2,
 }  # fmt: skip
 """How many steps of an experiment do something to a model for the first time."""
 OWN_CHECKS = {
     "found": {"recount"}, "table": {"means", "recount"}, "pruned": {"recount"}, "complete": {"recount"},
     "masks": {"mask gradient", "mask training", "recount"}, "across": {"donation", "recount"}, "blind": {"recount"},
+    "mlps": {"recount", "paths into MLPs"},
 }  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def test_what_must_hold_of_any_model_holds_of_models_that_are_right(kv_heads, dt
     errors = engine_errors(model, few_pairs())
     limit = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.25}[dtype]
     exact = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
-    vias = ("queries", "keys", "values")
+    vias = ("queries", "keys", "values", "MLPs")
     named = {"writes", "padding", "source = base", "sources", *exact, *(f"paths into {via}" for via in vias)}
     assert set(errors) - {"all heads"} == named
     assert all(errors[name] == 0 for name in exact)

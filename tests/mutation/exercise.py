@@ -34,6 +34,9 @@ experiments:
       - {group: position_detector, into: value_fetcher, via: value, at: query_label, keep: 2}
       - {group: structure_reader, into: value_fetcher, via: key, at: previous_query_label, keep: 2}
       - {group: alone, into: value_fetcher, via: value, at: query_label, keep: 2, kv_heads: expanded}
+      - {group: writers, into: logits, at: last, senders: mlps, keep: 2, receivers: 2}
+      - {group: readers, into: writers, via: input, at: last, keep: 2}
+      - {group: before, into: value_fetcher, via: value, at: previous_query_label, senders: mlps, keep: 1}
   table: {method: faithfulness, circuit: ./circuit.json, models: [one], examples: 6, ablation_examples: 5}
   complete: {method: completeness, circuit: ./circuit.json, model: one, examples: 6, ablation_examples: 5, draws: 2}
   pruned: {method: minimality, circuit: ./circuit.json, model: one, examples: 6, ablation_examples: 5}

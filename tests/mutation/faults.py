@@ -260,8 +260,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "receivers one by one", "only the first receiver of a layer is replaced", PATHS,
-        ("Edit(end, receivers.via, slot, receivers.heads[end], values,",
-         "Edit(end, receivers.via, slot, receivers.heads[end][:1], values[:, :, :1],"),
+        ("Edit(end, site, slot, receivers.heads[end], values,",
+         "Edit(end, site, slot, receivers.heads[end][:1], values[:, :, :1],"),
         "gqa", "path_patching",
     ),
     _fault(
@@ -291,12 +291,12 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "layers off by one", "the one-token pass starts from the residual below", ONE_TOKEN,
-        ("token.entering[layer].repeat(copies, 1, 1)", "token.entering[max(layer - 1, 0)].repeat(copies, 1, 1)"),
+        ("token.entering[first].repeat(", "token.entering[max(first - 1, 0)].repeat("),
         "gqa", "path_patching",
     ),
     _fault(
         "layers off by one", "the suffix pass begins a layer too high", PATHS,
-        ("next(end for end in ends if end > layer)", "max(end for end in ends if end > layer)"), "gqa", "path_patching",
+        ("next(end for end in ends if path", "max(end for end in ends if path"), "gqa", "path_patching",
     ),
     _fault(
         "layers off by one", "heads take the mean of the layer below", ABLATION,
@@ -386,8 +386,30 @@ FAULTS: tuple[Fault, ...] = (
         "frozen heads", "the reference lets the position's other heads recompute", REFERENCE,
         ("where = (columns >= position[:, None])[..., None].expand(values.shape[:-1])",
          "where = (columns > position[:, None])[..., None].repeat(1, 1, values.shape[2])\n"
-         "        where[row, position, sender.index] = layer == sender.layer"),
+         "        if sender:\n"
+         "            where[row, position, sender.index] = layer == sender.layer"),
         "gqa", "path_patching",
+    ),
+    _fault(
+        "MLPs", "every variant takes every MLP of its pass from the source", ONE_TOKEN,
+        ("[senders.layers.index(here), :, 0] = ", "[:, :, 0] = "), "gqa", "mlp_paths",
+    ),
+    _fault(
+        "MLPs", "an MLP donates in the first variant of its pass", ONE_TOKEN,
+        ("[senders.layers.index(here), :, 0] = ", "[0, :, 0] = "), "gqa", "mlp_paths",
+    ),
+    _fault(
+        "MLPs", "the reference's source MLP at the base's position", REFERENCE,
+        ("donated = source_mlp[row, pair.source.positions[at]]", "donated = source_mlp[row, pair.base.positions[at]]"),
+        "gqa", "mlp_paths",
+    ),
+    _fault(
+        "MLPs", "the reference replaces what enters the last of the receiving MLPs alone", REFERENCE,
+        ("            current = model.mlp_input(layer, len(row)).clone()\n",
+         "            current = model.mlp_input(layer, len(row)).clone()\n"
+         "            if layer < max(inputs):\n"
+         "                continue\n"),
+        "gqa", "mlp_paths",
     ),
     _fault(
         "wrong direction", "the target's logit is made small", DCM,
