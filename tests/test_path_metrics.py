@@ -279,6 +279,8 @@ def test_report_and_tables_say_which_metric_it_is(every, metric):
     circuit = tables(result.header)[0]
     assert METRICS[metric].effect in circuit.note
     assert ("beyond chance" in circuit.columns) == (metric != "kl")
+    kept = result.header.summary["stages"][0]["kept"][0]
+    assert f"{kept['head']} {kept['score']:+.3{'f' if metric == 'probability_ratio' else 'g'}}" in circuit.rows[0][-1]
     panel = plates(result, study)[1].panels[0]
     assert panel.signed == (metric != "kl")
     suffix = "" if metric == "probability_ratio" else f"_{metric}"
