@@ -239,7 +239,7 @@ def test_masking_finds_the_heads_whose_outputs_carry_the_answer():
 
 def test_pairs_of_the_boxes_task_are_those_of_manifests():
     words = tokenizer()
-    assert et.Pairs.boxes(4, boxes=3, seed=5).examples(words) == Boxes(3).examples(words, 4, 5, "discovery")
+    assert et.Pairs.boxes(4, boxes=3, seed=5).examples(words) == Boxes(3, foils=True).examples(words, 4, 5, "discovery")
     for name in ("object", "label", "position", "altered_order"):
         written = et.Pairs.desideratum(name, 3, boxes=3, seed=5).examples(words)
         assert written == desideratum(Boxes(3), name, words, 3, 5, "evaluation")

@@ -28,6 +28,7 @@ from nnsight_et.models.named import Shape
 from nnsight_et.named_metrics import METRICS
 from nnsight_et.plan import plan
 from nnsight_et.report.figure_data import plates
+from nnsight_et.report.figures import HeatMap
 from nnsight_et.report.results import tables
 from nnsight_et.report.study import Study
 from nnsight_et.report.tidy.tables import heads, metrics
@@ -279,7 +280,10 @@ def test_report_and_tables_say_which_metric_it_is(every, metric):
     circuit = tables(result.header)[0]
     assert METRICS[metric].effect in circuit.note
     assert ("beyond chance" in circuit.columns) == (metric != "kl")
+    kept = result.header.summary["stages"][0]["kept"][0]
+    assert f"{kept['head']} {kept['score']:+.3{'f' if metric == 'probability_ratio' else 'g'}}" in circuit.rows[0][-1]
     panel = plates(result, study)[1].panels[0]
+    assert isinstance(panel, HeatMap)
     assert panel.signed == (metric != "kl")
     suffix = "" if metric == "probability_ratio" else f"_{metric}"
     rows = heads([result]).rows
@@ -349,7 +353,9 @@ def test_pairs_in_python_are_scored_by_a_metric(metric):
     best = score.argsort(descending=metric == "kl", stable=True)[:3].tolist()
     assert [head.layer * 4 + head.index for head in found.kept] == best
     assert (METRICS[metric].effect in found.note) or metric == "probability_ratio"
-    assert found.figures[0].panels[0].signed == (metric != "kl")
+    panel = found.figures[0].panels[0]
+    assert isinstance(panel, HeatMap)
+    assert panel.signed == (metric != "kl")
 
 
 def test_pairs_in_python_keep_their_metric_and_need_foils_for_some():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nnsight_et.jobs.recount import recounted
-from nnsight_et.manifest import Minimality
+from nnsight_et.manifest import Minimality, PathPatching, Stage
 
 ANSWERS = torch.tensor([1, 2, 3, 4])
 TWO_RIGHT, ONE_RIGHT = torch.tensor([1, 2, 0, 0]), torch.tensor([1, 0, 0, 0])
@@ -77,9 +77,13 @@ CHANGES: list[tuple[str, list, Any]] = [
 ]
 
 
-def job(method: str) -> Any:
-    minimality = Minimality(method="minimality", circuit="c", threshold=0.01)
-    return SimpleNamespace(spec=minimality if method == "minimality" else SimpleNamespace(method=method), name="x")
+def job(method: str, metric: Any = "probability_ratio") -> Any:
+    stages = (Stage(group="a", into="logits", at="last", keep=2),)
+    specs = {
+        "minimality": Minimality(method="minimality", circuit="c", threshold=0.01),
+        "path_patching": PathPatching(method="path_patching", model="m", metric=metric, stages=stages),
+    }
+    return SimpleNamespace(spec=specs.get(method, SimpleNamespace(method=method)), name="x")
 
 
 @pytest.mark.parametrize("method", SUMMARIES)
@@ -121,6 +125,26 @@ def test_the_chosen_mask_is_one_that_was_tried_with_the_best_accuracy_and_the_fe
     scores["a.object.mask"] = torch.tensor(mask)
     summary["rows"][0]["selected"] = [name for name, keep in zip(["L0H1", "L1H0"], mask, strict=True) if not keep]
     assert recounted(job("dcm"), scores, summary) == inf
+
+
+def test_of_another_metric_the_order_is_its_own_and_there_is_no_log_ratio():
+    scores = {name: tensor for name, tensor in copy.deepcopy(PATHS).items() if name != "a.log_ratio"}
+    lowest, largest = ({"stages": [{"group": "a", "kept": [{"head": one} for one in heads]}]} for heads in ORDERS)
+    for metric, right, wrong in (("logit_difference", lowest, largest), ("kl", largest, lowest)):
+        assert recounted(job("path_patching", metric), scores, right) == 0
+        assert recounted(job("path_patching", metric), scores, wrong) == inf
+
+
+ORDERS = (["L0H1", "L0H0"], ["L0H0", "L1H0"])
+
+
+def test_a_token_that_is_right_as_well_counts():
+    scores, summary = copy.deepcopy(SUMMARIES["faithfulness"])
+    scores["m.also_right"] = torch.tensor([[7, -1], [-1, -1], [8, 9], [6, -1]])
+    scores["m.model.predicted"] = torch.tensor([1, 7, 9, 0])
+    assert recounted(job("faithfulness"), scores, summary) == 0
+    scores["m.model.predicted"] = torch.tensor([1, 7, 9, 6])
+    assert recounted(job("faithfulness"), scores, summary) == pytest.approx(0.25)
 
 
 def test_methods_whose_summaries_have_no_tensors_are_not_counted():

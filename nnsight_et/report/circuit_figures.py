@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnsight_et.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.report.figures import Arrow, Cell, Diagram, HeatMap, Node, Plate
-from nnsight_et.report.methods import metric_of, models_of, name_of
+from nnsight_et.report.methods import metric_of, models_of, name_of, signed
 from nnsight_et.report.study import Study
 from nnsight_et.store import Result
 
@@ -81,7 +81,7 @@ def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor], metric: Met
             return Cell(0.0, f"{name}: cannot reach {end}; exactly 0, not run", reached=False)
         if math.isnan(here["score"]):
             return Cell(None, f"{name}: not measured")
-        text = _text(name, here) + ("; kept" if name in kept else "")
+        text = _text(name, here, metric) + ("; kept" if name in kept else "")
         return Cell(here["score"], text, framed=name in kept, dotted=name in beyond)
 
     cells = tuple(tuple(cell(layer, head) for head in range(n_heads)) for layer in range(n_layers))
@@ -96,10 +96,10 @@ def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor], metric: Met
 _OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach")
 
 
-def _text(name: str, here: Mapping[str, float]) -> str:
-    text = f"{name}: {here['score']:+.3f}"
+def _text(name: str, here: Mapping[str, float], metric: Metric) -> str:
+    text = f"{name}: {signed(here['score'], metric)}"
     if "low" in here:
-        text += f" [{here['low']:+.3f}, {here['high']:+.3f}]"
+        text += f" [{signed(here['low'], metric)}, {signed(here['high'], metric)}]"
     if not math.isnan(here.get("p", math.nan)):
         text += f"; p {here['p']:.2g}, Holm {here['p_holm']:.2g}"
     return text

@@ -206,6 +206,11 @@ def metric_of(header: ResultHeader) -> Metric:
     return header.job.get("spec", {}).get("metric", PAPERS)
 
 
+def signed(value: float, metric: Metric) -> str:
+    """A score with its sign: three decimals, or for metrics whose scores can all be small three digits."""
+    return f"{value:+.3f}" if metric == PAPERS else f"{value:+.3g}"
+
+
 def models_of(header: ResultHeader) -> str:
     """The names of the models a result is about."""
     return ", ".join(dict.fromkeys(record.name for record in header.models))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnsight_et.named_metrics import METRICS, PAPERS, Metric
-from nnsight_et.report.methods import metric_of, models_of, several, table_of
+from nnsight_et.report.methods import metric_of, models_of, several, signed, table_of
 from nnsight_et.report.table import Table, number
 from nnsight_et.store import ResultHeader
 
@@ -40,10 +40,10 @@ def are_mlps(stage: Mapping[str, Any]) -> bool:
 def _circuit(header: ResultHeader) -> Table:
     """Per group its heads and their scores. A head that left a group for a later one is not in it."""
     members = {group["name"]: group["heads"] for group in header.summary["circuit"]["groups"]}
-    rows = []
+    rows, metric = [], metric_of(header)
     for stage in header.summary["stages"]:
         if not are_mlps(stage):
-            rows.append(_row(stage, [one for one in stage["kept"] if one["head"] in members[stage["group"]]]))
+            rows.append(_row(stage, [one for one in stage["kept"] if one["head"] in members[stage["group"]]], metric))
     columns = {
         "group": "group",
         "at": "at",
@@ -67,7 +67,7 @@ def _mlps(header: ResultHeader, stages: Sequence[Mapping[str, Any]]) -> Table:
         "MLP and score": "heads",
     }
     about = "All an MLP adds to the residual at the position is the source's. MLPs belong to no circuit."
-    rows = [_row(stage, stage["kept"]) for stage in stages]
+    rows = [_row(stage, stage["kept"], metric_of(header)) for stage in stages]
     note = " ".join([about, *_scored(header, columns)])
     return table_of(header, f"MLPs of {models_of(header)}", columns, rows, note)
 
@@ -81,9 +81,10 @@ def _scored(header: ResultHeader, columns: dict[str, str]) -> Iterator[str]:
         del columns["beyond chance"]
 
 
-def _row(stage: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _row(stage: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, Any]:
     beyond = [bool(one["beyond_chance"]) for one in kept]
-    named = [f"{one['head']} {one['score']:+.3f}{'*' * star}" for one, star in zip(kept, beyond, strict=True)]
+    scores = [signed(one["score"], metric) for one in kept]
+    named = [f"{one['head']} {score}{'*' * star}" for one, score, star in zip(kept, scores, beyond, strict=True)]
     found = {"count": len(kept), "beyond": sum(beyond), "heads": ", ".join(named)}
     return {key: stage[key] for key in ("group", "at", "stability")} | found
 
@@ -141,13 +142,14 @@ def _beyond_chance(header: ResultHeader) -> Table:
 
 def _held_out(header: ResultHeader) -> Table:
     """The kept heads' scores where they were selected and on examples that had no say in it."""
+    metric = metric_of(header)
     rows = [
         {
             "group": stage["group"],
             "head": one["head"],
-            "selected": _score(one, ""),
-            "held_out": _score(one, "held_out_"),
-            "shift": f"{one['held_out_score'] - one['score']:+.3f}",
+            "selected": _score(one, "", metric),
+            "held_out": _score(one, "held_out_", metric),
+            "shift": signed(one["held_out_score"] - one["score"], metric),
         }
         for stage in header.summary["stages"]
         for one in stage["kept"]
@@ -156,16 +158,17 @@ def _held_out(header: ResultHeader) -> Table:
     kept = [one for stage in header.summary["stages"] for one in stage["kept"]]
     note = (
         f"Scores with 95% bootstrap intervals: on the {header.summary['examples']} examples that selected the heads, "
-        f"and on {header.summary['held_out_examples']} of another split. Mean: {_mean(kept, 'score')} and "
-        f"{_mean(kept, 'held_out_score')}."
+        f"and on {header.summary['held_out_examples']} of another split. Mean: {_mean(kept, 'score', metric)} and "
+        f"{_mean(kept, 'held_out_score', metric)}."
     )
     return table_of(header, f"kept heads of {models_of(header)} on held-out examples", columns, rows, note)
 
 
-def _score(head: Mapping[str, Any], prefix: str) -> str:
-    score, low, high = (head[f"{prefix}{name}"] for name in ("score", "low", "high"))
-    return f"{score:+.3f} [{low:+.3f}, {high:+.3f}]"
+def _score(head: Mapping[str, Any], prefix: str, metric: Metric) -> str:
+    score, low, high = (signed(head[f"{prefix}{name}"], metric) for name in ("score", "low", "high"))
+    return f"{score} [{low}, {high}]"
 
 
-def _mean(heads: Sequence[Mapping[str, Any]], key: str) -> str:
-    return number(sum(head[key] for head in heads) / len(heads), 3)
+def _mean(heads: Sequence[Mapping[str, Any]], key: str, metric: Metric) -> str:
+    mean = sum(head[key] for head in heads) / len(heads)
+    return number(mean, 3) if metric == PAPERS else signed(mean, metric)

@@ -7,7 +7,7 @@ from itertools import product
 
 from nnsight_et.store import Result
 
-PER_EXAMPLE = ("per_example", "base", "probability", "predicted", "logit", "answer")
+PER_EXAMPLE = ("per_example", "base", "base_value", "probability", "predicted", "logit", "answer")
 COLUMNS = ("experiment", "method", "score", "layer", "index", "variant", "example", "value")
 
 
