@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from methods_study import models_in, steps
 from nnsight_et_cli import app
 from small_study import cells, fresh_study, scores
+from test_jobs import EVERYTHING
 from test_resume import RUN
 from tiny_model import hf_llama, tokenizer
 from typer.testing import CliRunner
@@ -94,6 +97,25 @@ def test_two_workers_give_the_bytes_of_a_serial_run_though_one_is_killed(finishe
         assert path.read_bytes() == (finished / path.relative_to(root)).read_bytes()
     assert {one.pid for one in ray_processes()} == before
     assert not list(here.glob("et-ray-*"))
+
+
+def told(root: Path, **options) -> tuple[dict, dict]:
+    """Every experiment's scores as bytes with its summary and self-checks, and the cells, of a run of all methods."""
+    steps(models_in(root), EVERYTHING, **options)
+    found = {}
+    for path in root.glob("runs/methods/*/*/result.json"):
+        header = json.loads(path.read_text())
+        made = (path.parent / "scores.safetensors").read_bytes()
+        found[path.parent.name] = (made, header["summary"], header["self_check"]["checks"], header["identity"])
+    return found, {path.name: path.read_bytes() for path in root.glob("runs/store/*/*.safetensors")}
+
+
+@with_ray
+@pytest.mark.slow
+def test_every_method_finds_the_same_bytes_and_makes_the_same_checks(tmp_path, here):
+    for name in ("serial", "shared"):
+        (tmp_path / name).mkdir()
+    assert told(tmp_path / "shared", workers="ray:2") == told(tmp_path / "serial")
 
 
 def test_no_worker_is_started_where_every_result_is_there(finished, monkeypatch):
