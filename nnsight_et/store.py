@@ -150,6 +150,7 @@ def read_header(folder: Path) -> ResultHeader:
     path = folder / HEADER
     try:
         data = json.loads(path.read_bytes())
+        json.dumps(data, ensure_ascii=False).encode()  # a ValueError for half a character, which nothing can show
         if isinstance(data, dict) and data.get("schema_version") != SCHEMA:
             raise ResultError(f"{path}: schema {str(data.get('schema_version'))[:20]}; accepted: {SCHEMA}")
         header = ResultHeader.model_validate(data)
