@@ -72,6 +72,7 @@ def header_and_schema(folder: Path) -> tuple[ResultHeader, int]:
     path = folder / HEADER
     try:
         data = json.loads(path.read_bytes())
+        json.dumps(data, ensure_ascii=False).encode()  # a ValueError for half a character, which nothing can show
         schema = _schema(data, path)
         if digest({key: value for key, value in data.items() if key != "digest"}) != data.get("digest"):
             raise ResultError(f"{path}: damaged: its digest is not the one in it; remove the folder and run again")

@@ -113,8 +113,8 @@ def continued(tmp_path: Path, patch: pytest.MonkeyPatch, manifest: str, times: i
         list(run(study, tmp_path / "runs"))
     whole, draw = results(tmp_path / "runs"), Random(times)
     assert len(whole) == manifest.count("method: ")
-    for one in draw.sample([*seen.survivors(draw, 1)], times):
-        left = put(one, tmp_path / "left")
+    for moment in draw.sample(seen.moments, times):
+        left = put(draw.choice((moment.lost(), moment.empty(), moment.some(draw))), tmp_path / "left")
         check_whole(left)
         list(run(study, left))
         assert results(left) == whole
@@ -124,7 +124,7 @@ def continued(tmp_path: Path, patch: pytest.MonkeyPatch, manifest: str, times: i
 
 
 def test_a_run_continues_after_a_power_cut_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    continued(tmp_path, monkeypatch, SMALL, 5)
+    continued(tmp_path, monkeypatch, SMALL, 3)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import torch
 from nnsight_et import disk
 from nnsight_et.errors import ResultError
 from nnsight_et.headers import read_header
+from nnsight_et.plan import digest
 from nnsight_et.store import Result, ResultHeader, Store, read_result, write_result
 
 TENSORS = {
@@ -112,6 +113,16 @@ def test_a_damaged_result_is_named(tmp_path: Path):
                 read_result(tmp_path / "found")
         path.write_bytes(whole)
     assert read_result(tmp_path / "found")
+
+
+def test_a_result_with_half_a_character_is_named(tmp_path: Path):
+    write_result(tmp_path / "found", a_result())
+    path = tmp_path / "found" / "result.json"
+    data = json.loads(path.read_text()) | {"summary": {"\ud800": 1}}
+    del data["digest"]
+    path.write_text(json.dumps(data | {"digest": digest(data)}))
+    with pytest.raises(ResultError, match=r"result.json: not JSON \(.*surrogates not allowed"):
+        read_header(tmp_path / "found")
 
 
 def test_a_result_of_another_schema_is_named(tmp_path: Path):
