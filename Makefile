@@ -2,6 +2,8 @@
 #   make run        run experiments.yaml on the embedded models
 #   make test       the tests (make test-all: the slow ones too)
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
+#   make test-lowest, make test-newest   the tests with the lowest versions that pyproject.toml allows, and the newest
+#   make audit      what is known against the tested versions, by pip-audit; it asks pypi.org
 #   make check      format, lint, types, tests
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
@@ -19,7 +21,7 @@ READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-ndif check format mutation models architectures docs clean
+.PHONY: run test test-all test-lowest test-newest audit test-ndif check format mutation models architectures docs clean
 
 run: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/et run experiments.yaml
@@ -29,6 +31,23 @@ test: $(READY)
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif"
+
+# torch stays as TORCH says: other versions come with gigabytes of CUDA. build/test-lowest/versions.txt says what was tested.
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest test-newest:
+	rm -rf build/$@
+	$(PYTHON) -m venv build/$@
+	build/$@/bin/python -m pip install --quiet uv
+	build/$@/bin/python -m pip install --quiet --no-deps $(TORCH)
+	printf '%s\n' '$(firstword $(TORCH))' > build/$@/torch.txt
+	build/$@/bin/uv pip install --quiet --python build/$@ --resolution $(RESOLUTION) --override build/$@/torch.txt -e '.[dev]'
+	build/$@/bin/uv pip freeze --quiet --python build/$@ | tee build/$@/versions.txt
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/build/$@/bin:$$PATH" build/$@/bin/python -m pytest -n 2 --dist loadfile
+
+audit:
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip install --quiet pip-audit; }
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 test-ndif: $(READY) $(NDIF_READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real_ndif tests/remote

@@ -44,7 +44,7 @@ def lora(folder: Path, seed: int) -> Path:
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:  # B starts as zeros, which would change nothing
             torch.nn.init.normal_(parameter, std=0.2)
-    adapted.save_pretrained(str(folder))
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)  # or it asks the hub for the base
     return folder
 
 

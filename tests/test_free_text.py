@@ -115,9 +115,9 @@ def tampered(result: Result, study: Study) -> tuple[Result, int]:
     for place in leaves(data):
         places.setdefault(tuple(part for part in place if isinstance(part, str)), []).append(place)
     for kind, same in places.items():
-        tried = deepcopy(data)
+        tried: Any = deepcopy(data)
         for *above, last in same:
-            inside = tried
+            inside: Any = tried
             for part in above:
                 inside = inside[part]
             inside[last] = f"{inside[last]}{PAYLOAD}"
