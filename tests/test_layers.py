@@ -38,19 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
     "jobs": THINGS | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "jobs"},
     "run": THINGS
-    | {
-        "__init__",
-        "published",
-        "manifest",
-        "plan",
-        "engine",
-        "interventions",
-        "disk",
-        "headers",
-        "store",
-        "remote",
-        "jobs",
-    },
+    | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "headers", "store"}
+    | {"remote", "jobs"},
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run"},
     "results": TEXT | {"store", "report"},
@@ -62,19 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor_ndif": {"models", "plan", "remote", "doctor"},
     "loopback": {"errors", "loopback"},
     "inspection": THINGS | {"engine"},
-    "cli": {
-        "__init__",
-        "errors",
-        "models.named",
-        "manifest",
-        "plan",
-        "disk",
-        "headers",
-        "store",
-        "run",
-        "cost",
-        "calibration",
-    }
+    "cli": {"__init__", "errors", "circuit", "models.named", "manifest", "plan", "disk", "headers", "store", "run"}
+    | {"cost", "calibration"}
     | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
