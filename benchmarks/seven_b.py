@@ -8,13 +8,14 @@ token passes through A = 2 d (n_heads + n_kv_heads) d_head weights of attention 
 token it sees, its scores and the values they weigh are 4 n_heads d_head FLOPs. With n prompts of T tokens, of which s
 come no earlier than the path's position, and L layers:
 
-    capture      n T tokens through A + M in all layers of the base run, and those of the source run that have senders
+    capture      n T tokens through A + M in all layers of the base run, and those of the source run that have senders;
+                 the base run's n answers through the vocabulary
     first pass   per sender n tokens through M alone, from its layer up to the last receiver's, that one not included;
                  into the logits up to L, and then through the vocabulary, d V
     second pass  per sender n s tokens through A + M, from the first receiver's layer above it up to L; then n tokens
                  through d V
 
-Left out, so that it stays a floor: norms, softmax, projections of single heads, and the base run's own answers.
+Left out, so that it stays a floor: norms, softmax, projections of single heads. The formula is nnsight_et.cost's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from benchmarks.setting import timed, tokenizer, written
 from nnsight_et import published
 from nnsight_et.batch import Example, Prompt, collate
 from nnsight_et.circuit import Head
+from nnsight_et.cost.passes import Count, Prompts, Sizes, path_patching, total
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import batches
@@ -47,6 +49,7 @@ SMALL = Shape(n_layers=8, n_heads=4, n_kv_heads=2, d_head=8, d_model=32, d_mlp=4
 SHAPES = {"llama-7b": LLAMA_7B, "llama3-8b": LLAMA3_8B, "small": SMALL}
 PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0}  # dense bf16, by device
 MINUTES, GIB = 5.0, 70.0  # the target of a 7B model on one H100
+AT_ONCE = Chunks(tokens=1 << 60, branch_tokens=1 << 60)  # all variants in one pass, none of them twice
 STAGES = {  # name -> position, receivers' input, the group whose heads receive, and how many of them
     "into the logits at last": ("last", None, "", 0),
     "query at last": ("last", "query", "value_fetcher", 20),
@@ -55,47 +58,11 @@ STAGES = {  # name -> position, receivers' input, the group whose heads receive,
 }
 
 
-@dataclass(frozen=True)
-class Floor:
-    """What a stage must compute: token-layers through an MLP alone and through whole layers, what the latter see, and
-    tokens through the vocabulary."""
-
-    mlp: int
-    whole: int
-    seen: int
-    answers: int
-
-    def flops(self, shape: Shape) -> float:
-        """The same in floating-point operations."""
-        mlp = 3 * shape.d_model * shape.d_mlp
-        attention = 2 * shape.d_model * (shape.n_heads + shape.n_kv_heads) * shape.d_head
-        through = 2 * (
-            self.mlp * mlp + self.whole * (attention + mlp) + self.answers * shape.d_model * shape.vocabulary
-        )
-        return through + 4.0 * self.seen * shape.n_heads * shape.d_head
-
-
-def floor(shape: Shape, path: Path, examples: Sequence[Example]) -> Floor:
+def floor(shape: Shape, path: Path, examples: Sequence[Example]) -> Count:
     """What path patching of all heads on these prompts must compute; see above."""
-    senders = path.reaching(shape.n_layers, shape.n_heads)
-    ends = sorted({head.layer for head in path.receivers}) or [shape.n_layers]
-    above = sum(ends[-1] - sender.layer for sender in senders)
-    again = sum(shape.n_layers - next(end for end in ends if end > sender.layer) for sender in senders)
-    lengths = [len(example.base.tokens) for example in examples]
-    places = [example.base.positions[path.at] for example in examples]
-    captured = shape.n_layers + senders[-1].layer + 1
-    both = zip(places, lengths, strict=True)
-    return Floor(
-        mlp=len(examples) * above,
-        whole=captured * sum(lengths) + again * sum(end - start for start, end in zip(places, lengths, strict=True)),
-        seen=captured * sum(map(_seen, lengths)) + again * sum(_seen(end) - _seen(start) for start, end in both),
-        answers=len(examples) * len(senders),
-    )
-
-
-def _seen(tokens: int) -> int:
-    """How many tokens the first `tokens` of a prompt see in one layer, themselves included."""
-    return tokens * (tokens + 1) // 2
+    senders, ends = path.reaching(shape.n_layers, shape.n_heads), sorted({head.layer for head in path.receivers})
+    alike = [Prompts(1, len(example.base.tokens), example.base.positions) for example in examples]
+    return total(path_patching(Sizes(shape, AT_ONCE), one, path.at, ends, senders) for one in alike)
 
 
 def model_of(shape: Shape, device: str, seed: int = 0) -> Model:
@@ -167,7 +134,7 @@ def measured(model: Model, shape: Shape, examples: Sequence[Example], sizes: Chu
                 "receivers": len(path.receivers),
                 "examples": len(examples),
                 "seconds": seconds,
-                "tokens_per_second": (least.mlp + least.whole) / shape.n_layers / seconds,
+                "tokens_per_second": least.token_layers / shape.n_layers / seconds,
                 "tflop": flops / 1e12,
                 "floor_seconds": flops / peak / 1e12 if peak else None,
                 "share_of_peak": flops / peak / 1e12 / seconds if peak else None,

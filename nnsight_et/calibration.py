@@ -15,13 +15,14 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.cost import methods
 from nnsight_et.cost.methods import Rows
 from nnsight_et.cost.passes import Count, Prompts, path_patching
-from nnsight_et.cost.plans import Speeds, sized
+from nnsight_et.cost.plans import BYTES, Speeds, sized
 from nnsight_et.errors import ManifestError
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, model_readouts
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path, path_probabilities
+from nnsight_et.jobs.memory import capacity
 from nnsight_et.jobs.tasks import task_of
 from nnsight_et.manifest import DCM, Manifest
 from nnsight_et.models.files import found
@@ -70,7 +71,9 @@ def calibrated(manifest: Manifest, plan: Plan) -> Calibration:
         start, task = time.perf_counter(), task_of(job.task)
         examples = task.examples(tokenizer, _enough(task, manifest.seed), manifest.seed, SPLIT)
         texts = (time.perf_counter() - start) / (2 * len(examples))
-        rows[choice.name] = sized(shape_of(files), choice.dtype, laid_out(examples), manifest.memory_bytes)
+        shape = shape_of(files)
+        budget = manifest.memory_bytes or capacity(device, shape.parameters * BYTES[choice.dtype])
+        rows[choice.name] = sized(shape, choice.dtype, laid_out(examples), budget)
         measured = speeds_of(model, rows[choice.name], examples)
         speeds[choice.name] = replace(measured, texts=texts, loading=loading)
     return Calibration(rows, speeds)

@@ -57,8 +57,8 @@ def test_the_floor_is_the_work_that_the_engine_does():
         counts.update(layers=0, answers=0)
         seven_b._run(model, path, path.reaching(shape.n_layers, shape.n_heads), [[one] for one in some], Chunks())
         least = seven_b.floor(shape, path, some)
-        assert least.mlp + least.whole == counts["layers"]
-        assert least.answers == counts["answers"] - len(some)  # those of the base run
+        assert least.token_layers == counts["layers"]
+        assert least.answers == counts["answers"]
 
 
 def test_the_floor_of_a_path_worked_out_by_hand():
@@ -67,9 +67,9 @@ def test_the_floor_of_a_path_worked_out_by_hand():
     (example,) = seven_b.prompts(1, 1, 7)
     assert (len(example.base.tokens), example.base.positions["query_label"]) == (12, 9)
     least = seven_b.floor(shape, PatchedPath("query_label", "value", (seven_b.Head(1, 0),)), [example])
-    assert (least.mlp, least.whole, least.answers) == (1, 12 * 3 + 3, 1)
+    assert (least.mlp, least.whole, least.again, least.answers) == (1, 12 * 3, 3, 2)
     assert least.seen == 3 * 78 + 10 + 11 + 12
-    assert least.flops(shape) == 2 * (1 * 45 + 39 * (24 + 45) + 1 * 21) + 4 * 267 * 2
+    assert least.flops(shape) == 2 * (1 * 45 + 39 * (24 + 45) + 2 * 21) + 4 * 267 * 2
 
 
 def test_prompts_are_laid_out_as_boxes_prompts_are():

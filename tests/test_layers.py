@@ -43,20 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": THINGS
     | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "workers", "jobs"},
     "run": THINGS
-    | {
-        "__init__",
-        "published",
-        "manifest",
-        "plan",
-        "engine",
-        "interventions",
-        "disk",
-        "headers",
-        "store",
-        "remote",
-        "workers",
-        "jobs",
-    },
+    | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "headers", "store"}
+    | {"remote", "workers", "jobs"},
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "score_files": {"errors", "store"},
     "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},

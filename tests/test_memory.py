@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_model import hf_llama, tokenizer
 
+from nnsight_et.engine.budget import DEFAULT_BYTES
 from nnsight_et.errors import ExperimentError
 from nnsight_et.jobs import work
+from nnsight_et.jobs.memory import capacity
 from nnsight_et.manifest import load
 from nnsight_et.run import run, run_folder
 from nnsight_et.store import read_result
@@ -140,6 +143,13 @@ def test_a_smaller_budget_is_heeded_after_a_run_that_had_too_little_memory(root,
             ran(root, "runs")
     ran(root, "runs", "memory=8MiB")
     assert chunk_sizes(root, "runs")["one/float32/19"]["examples"] == 11
+
+
+def test_a_gpus_budget_is_most_of_what_it_has_beside_the_weights_and_not_of_what_is_free(monkeypatch):
+    found = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    assert capacity("cuda:0", 10 << 30) == int(0.7 * (70 << 30))
+    assert capacity("cuda", 79 << 30) == DEFAULT_BYTES == capacity("cpu", 0)
 
 
 def test_any_other_error_ends_the_run_at_once(root, monkeypatch):

@@ -79,6 +79,15 @@ def test_a_memory_budget_changes_batches_and_not_results(study):
         torch.testing.assert_close(values, before[key], atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
+def test_chunk_sizes_are_chosen_once_and_kept_whatever_budget_a_resumed_run_is_given(study):
+    (folder,) = (study / "runs" / "study").iterdir()
+    sizes, before, old = (folder / "chunks.json").read_bytes(), scores(study), cells(study)
+    shutil.rmtree(folder / "found")
+    assert all(step.reused == step.done for step in steps(study, "memory=1GiB", only=["found"]))
+    assert (folder / "chunks.json").read_bytes() == sizes
+    assert (scores(study), cells(study)) == (before, old)
+
+
 @pytest.mark.parametrize("after", [1, 4, 9])
 def test_a_run_stopped_halfway_continues_with_what_it_has_and_ends_with_the_same_bytes(finished, tmp_path, after):
     for name in ("model", "other", "study.yaml"):

@@ -183,7 +183,8 @@ def _prefix(capture: Capture, start: int, layout: Layout) -> DynamicCache:
     def of(layer: int, one: Tensor) -> Tensor:
         if layer < start:
             return one.new_zeros(1, 1, 1, 1)
-        return one[:, :, :width] if rows == 1 else one[:, :, :width].repeat(rows, 1, 1, 1)
+        fixed = one[:, :, :width]
+        return fixed if rows == 1 else fixed.repeat(rows, 1, 1, 1)
 
     return DynamicCache((of(layer, keys), of(layer, values)) for layer, (keys, values) in enumerate(capture.cache))
 

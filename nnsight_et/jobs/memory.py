@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nnsight_et.disk import write_json
-from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.calls import Call, result_of
 from nnsight_et.models.model import Model
@@ -25,6 +25,7 @@ from nnsight_et.workers.pool import Workers
 from nnsight_et.workers.worker import Place
 
 SMALLER = "smaller.json"
+SHARE = 0.7  # of what a GPU has beside a model's weights
 ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
 
 
@@ -111,6 +112,16 @@ def attempts(model: Model, call: Call) -> tuple[Any, list[int | None]]:
         call = less
         sizes.append(_tokens(call))
     return found, sizes
+
+
+def capacity(device: str, weights: int) -> int:
+    """Bytes for one chunk of work where none are asked for: most of what a GPU has beside the weights, else 2 GiB.
+
+    Of what it has, not of what is free: the same on every day.
+    """
+    if not device.startswith("cuda"):
+        return DEFAULT_BYTES
+    return max(DEFAULT_BYTES, int(SHARE * (torch.cuda.get_device_properties(device).total_memory - weights)))
 
 
 def attempt(model: Model, call: Call) -> Any:

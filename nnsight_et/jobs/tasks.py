@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError
@@ -68,11 +68,24 @@ def boxes_of(task: TaskData) -> Boxes:
     return Boxes(task.boxes, task.objects or OBJECTS)
 
 
-@lru_cache(maxsize=KEPT)
 def examples_of(
     task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample, swapped: str | None = None
 ) -> tuple[Example, ...]:
     """Pairs for a tokenizer: the task's own, or, of boxes, those of the desideratum whose variable is `swapped`."""
+    frozen: Any = task  # and so hashable, which its class does not tell a type checker
+    return _examples(frozen, tokenizer, sample, swapped)
+
+
+def prompts_of(task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[Prompt, ...]:
+    """Single prompts for a tokenizer: what mean ablation averages over."""
+    frozen: Any = task
+    return _prompts(frozen, tokenizer, sample)
+
+
+@lru_cache(maxsize=KEPT)
+def _examples(
+    task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample, swapped: str | None
+) -> tuple[Example, ...]:
     split, count, seed = sample.split, sample.count, sample.seed
     if swapped is None:
         return tuple(task_of(task, sample.foils).examples(tokenizer, count, seed, split))
@@ -80,8 +93,7 @@ def examples_of(
 
 
 @lru_cache(maxsize=KEPT)
-def prompts_of(task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[Prompt, ...]:
-    """Single prompts for a tokenizer: what mean ablation averages over."""
+def _prompts(task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[Prompt, ...]:
     return tuple(task_of(task).prompts(tokenizer, sample.count, sample.seed, sample.split))
 
 

@@ -19,7 +19,7 @@ from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.lengths import fitting
-from nnsight_et.jobs.memory import SMALLER, OutOfMemory, SmallerChunks
+from nnsight_et.jobs.memory import SMALLER, OutOfMemory, SmallerChunks, capacity
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.jobs.self_check import SelfCheck
 from nnsight_et.jobs.tasks import Sample, examples_of, most_of, needs_foils, prompts_of, told_of
@@ -149,9 +149,9 @@ class Work:
         """The model's chunk sizes: chosen once per run directory, so that a resumed run gives the same bytes."""
         name = f"{choice.name}/{choice.dtype}/{prompt_tokens}"
         if name not in self._chunks:
-            self._chunks[name] = chunks(
-                self.shape(choice), getattr(torch, choice.dtype).itemsize, prompt_tokens, self.memory
-            )
+            shape, size = self.shape(choice), getattr(torch, choice.dtype).itemsize
+            budget = self.memory or capacity(self.device, shape.parameters * size)
+            self._chunks[name] = chunks(shape, size, prompt_tokens, budget)
             self._write_chunks(self._chunks)
         return self._chunks[name]
 

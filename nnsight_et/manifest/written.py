@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,10 +20,6 @@ class Written(BaseModel):
     """Base of everything a manifest is made of: no unknown keys, no changes, a docstring under each field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    if TYPE_CHECKING:  # pydantic makes one for what is frozen
-
-        def __hash__(self) -> int: ...
 
 
 class Method(Written):

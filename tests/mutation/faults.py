@@ -170,7 +170,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "prefix from the wrong example", "keys and values of the batch's next prompt", SUFFIX,
-        ("tuple(one[:, :, :width].repeat(rows, 1, 1, 1)", "tuple(one[:, :, :width].roll(1, 0).repeat(rows, 1, 1, 1)"),
+        ("fixed = one[:, :, :width]", "fixed = one[:, :, :width].roll(1, 0)"),
         "gqa", "engine",
     ),
     _fault(
