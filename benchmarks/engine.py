@@ -89,7 +89,7 @@ def _stage(model: Model, size: Size, path: Path, engine: str) -> Callable[[], No
     return run
 
 
-def _hooks(module: Any, size: Size, path: Path) -> Callable[[], None]:
+def _hooks(module: Any, size: Size, path: Path) -> Callable[[], Any]:
     pair, senders = collate(examples(size)), path.reaching(size.layers, size.heads)
     ends = (PROJECTION[path.via or "query"], path.receivers)
     return lambda: hooks_loop.path_probabilities(module, pair, path.at, senders, ends)
@@ -101,7 +101,7 @@ def _other_methods(module: Any, model: Model, size: Size, rounds: int) -> list[d
     donor = traced(llama(size, seed=1))
     sets = [Circuit((group,)) for group in groups.groups]
     edge = whole.base.positions["last"], whole.base.positions["query_label"]
-    donated = donor_outputs(donor, whole.base, sets)
+    donated: Any = donor_outputs(donor, whole.base, sets)
     work: dict[str, Callable[[], Any]] = {
         "plain forward": lambda: _forward(module, whole),
         "one circuit": lambda: circuit_readouts(model, whole.question, Fill(), every[:1], "default", Chunks()),

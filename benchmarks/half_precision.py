@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.setting import prompts, tokenizer, written
 from nnsight_et import published
 from nnsight_et.batch import Example, collate
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Part
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import batches
@@ -48,7 +48,7 @@ def paths(name: str = "llama-tiny") -> dict[str, Path]:
 
 def log_ratio(model: Model, some: Sequence[Example], path: Path, engine: str) -> Tensor:
     """[sender, example] in float64: log of p_patched / p_base."""
-    senders: list[Head] = path.reaching(model.n_layers, model.n_heads)
+    senders: list[Part] = path.reaching(model.n_layers, model.n_heads)
     sizes = [(len(one.base.tokens) - one.base.positions[path.at], len(one.base.tokens)) for one in some]
     parts, order = [], []
     for batch in batches(sizes, 50):

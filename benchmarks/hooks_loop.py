@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Part
 
 SENDERS = 8  # side by side in one batch
 
 
 def path_probabilities(
-    module: Any, pair: Pair, at: str, senders: Sequence[Head], ends: tuple[str, Sequence[Head]]
+    module: Any, pair: Pair, at: str, senders: Sequence[Part], ends: tuple[str, Sequence[Part]]
 ) -> Tensor:
     """[sender, batch]: the answer's probability with the path from each sender to the ends (projection, heads) patched.
 
@@ -29,7 +29,7 @@ def path_probabilities(
     return torch.cat(found)
 
 
-def _some(module: Any, pair: Pair, at: str, senders: Sequence[Head], setting: Any) -> Tensor:
+def _some(module: Any, pair: Pair, at: str, senders: Sequence[Part], setting: Any) -> Tensor:
     (via, receivers), base, source = setting
     position, batch, copies = pair.base.positions[at], len(pair.answer), len(senders)
     row = torch.arange(batch)

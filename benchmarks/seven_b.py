@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from benchmarks.setting import timed, tokenizer, written
 from nnsight_et import published
 from nnsight_et.batch import Example, Prompt, collate
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Head, Part
 from nnsight_et.cost.passes import Count, Prompts, Sizes, path_patching, total
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
@@ -150,7 +150,7 @@ def _batches(examples: Sequence[Example], at: str, most: int) -> list[list[Examp
     return [[examples[index] for index in batch] for batch in batches(sizes, most)]
 
 
-def _run(model: Model, path: Path, senders: Sequence[Head], some: Sequence[Sequence[Example]], sizes: Chunks) -> None:
+def _run(model: Model, path: Path, senders: Sequence[Part], some: Sequence[Sequence[Example]], sizes: Chunks) -> None:
     for batch in some:
         found = path_probabilities(model, collate(batch).to(model.device), path, senders, "default", sizes)
         if found["patched"].shape != (len(senders), len(batch)) or not found["patched"].isfinite().all():

@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.engine import paths
 from benchmarks.setting import HEADLINE, Size, examples, llama, medians, tokenizer, traced, written
 from nnsight_et.batch import Pair, collate
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Head, Part
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model
@@ -45,7 +45,7 @@ def bridged(size: Size) -> Any:
     return TransformerBridge.boot_transformers("benchmark", hf_model=llama(size), tokenizer=tokenizer(), device="cpu")
 
 
-def stage(bridge: Any, pair: Pair, path: Path, senders: Sequence[Head]) -> Tensor:
+def stage(bridge: Any, pair: Pair, path: Path, senders: Sequence[Part]) -> Tensor:
     """[sender, batch]: the answer's probability with the path from each sender at the last token patched."""
     base, source = (_head_outputs(bridge, run.tokens) for run in (pair.base, pair.source))
     parts = [senders[first : first + SENDERS] for first in range(0, len(senders), SENDERS)]
@@ -59,7 +59,7 @@ def _head_outputs(bridge: Any, tokens: Tensor) -> list[Tensor]:
 
 
 def _some(
-    bridge: Any, pair: Pair, path: Path, senders: Sequence[Head], outputs: tuple[list[Tensor], list[Tensor]]
+    bridge: Any, pair: Pair, path: Path, senders: Sequence[Part], outputs: tuple[list[Tensor], list[Tensor]]
 ) -> Tensor:
     tokens, batch = pair.base.tokens.repeat(len(senders), 1), len(pair.answer)
     frozen = [z.repeat(len(senders), 1, 1) for z in outputs[0]]
@@ -151,11 +151,11 @@ def main(given: Sequence[str] | None = None) -> None:
     console.print(f"Written to {written('transformer_lens', data | {'plain_forward': found[BRIDGE], 'rows': rows})}")
 
 
-def _engine(model: Model, pair: Pair, path: Path, senders: Sequence[Head]) -> Callable[[], Any]:
+def _engine(model: Model, pair: Pair, path: Path, senders: Sequence[Part]) -> Callable[[], Any]:
     return lambda: path_probabilities(model, pair, path, senders, "default", Chunks())
 
 
-def _disagreement(model: Model, bridge: Any, pair: Pair, path: Path, senders: Sequence[Head]) -> float:
+def _disagreement(model: Model, bridge: Any, pair: Pair, path: Path, senders: Sequence[Part]) -> float:
     """The largest relative difference of the patched probabilities, as TransformerLens and the engine find them."""
     ours = path_probabilities(model, pair, path, senders, "default", Chunks())["patched"]
     return (stage(bridge, pair, path, senders) / ours - 1).abs().max().item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ SHAPE, COUNT, CLOSE = replace(TINY, vocabulary=122), 6, 0.15  # the target
 
 @pytest.fixture(scope="module")
 def model():
-    sizes = {"hidden_size": SHAPE.d_model, "intermediate_size": SHAPE.d_mlp, "head_dim": SHAPE.d_head}
+    sizes: dict[str, Any] = {"hidden_size": SHAPE.d_model, "intermediate_size": SHAPE.d_mlp, "head_dim": SHAPE.d_head}
     return tiny_model(hf_llama(SHAPE.n_layers, SHAPE.n_heads, SHAPE.n_kv_heads, **sizes))
 
 

@@ -77,7 +77,9 @@ def test_receivers_say_how_much_a_path_costs():
 
 def test_seconds_are_work_times_speeds_and_what_a_run_does_once():
     found = costs(JOBS, rows_of(JOBS, None), {})
-    speeds = dict.fromkeys(("llama-tiny", "goat-tiny"), Speeds(whole=1.0, loading=1e6, checks=1e8, sample=1e10))
+    speeds: dict[str, Speeds] = dict.fromkeys(
+        ("llama-tiny", "goat-tiny"), Speeds(whole=1.0, loading=1e6, checks=1e8, sample=1e10)
+    )
     took = seconds(JOBS, found, speeds, checked=True)
     assert took["found"] == pytest.approx(found["found"].count.whole + 1e6 + 1e8 + 2e10)
     assert took["one"] == pytest.approx(found["one"].count.whole + 1e6 + 1e8 + 6e10)  # one model is there already
@@ -107,7 +109,7 @@ def test_every_experiment_of_the_shipped_manifests_has_an_estimate(manifest):
 @pytest.mark.slow
 def test_a_calibrated_plan_has_minutes_for_every_experiment(tmp_path):
     (tmp_path / "study.yaml").write_text(TEXT)
-    printed = et("plan", str(tmp_path / "study.yaml"), "--calibrate", "--out", str(tmp_path / "runs"))
+    printed = et("plan", str(tmp_path / "study.yaml"), "--calibrate", "--out", str(tmp_path / "runs")).output
     assert "minutes" in printed
     assert "self-checks included in the time" in printed
     assert json.dumps(printed).count("to run") == 3

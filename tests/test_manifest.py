@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nnsight_et.errors import ManifestError
-from nnsight_et.manifest import Faithfulness, PathPatching, load, parse
+from nnsight_et.manifest import DCM, Faithfulness, PathPatching, load, parse
 from nnsight_et.models.named import NAMED
 
 TEXT = """\
@@ -205,9 +205,15 @@ experiments: {m: {method: dcm, circuit: published/llama, training_examples: 65}}
 """
 
 
+def trained(text: str, most: int = 1000) -> DCM:
+    spec = parse(text, "x").limited(most).experiments["m"]
+    assert isinstance(spec, DCM)
+    return spec
+
+
 def test_trainings_too_short_to_select_a_head_are_refused_and_a_limit_makes_none():
     """From 1 to 0.5 in steps of 0.1: two epochs of three batches of 32 at most, so 65 pairs or more."""
-    assert parse(TRAINING, "x").experiments["m"].training_examples == 65
+    assert trained(TRAINING).training_examples == 65
     with pytest.raises(ManifestError) as error:
         parse(TRAINING.replace("65", "64"), "x.yaml")
     text = (
@@ -217,8 +223,8 @@ def test_trainings_too_short_to_select_a_head_are_refused_and_a_limit_makes_none
     assert "accepted: 65 or more, a smaller batch, more epochs or a larger learning_rate" in str(error.value)
     for key in ("epochs: 3", "batch: 25", "learning_rate: 0.2"):
         parse(TRAINING.replace("65", f"64, {key}"), "x")
-    few = parse(TRAINING.replace("65", "1000, validation_examples: 15"), "x").limited(20).experiments["m"]
+    few = trained(TRAINING.replace("65", "1000, validation_examples: 15"), 20)
     assert (few.training_examples, few.validation_examples, few.test_examples) == (65, 15, 20)
-    assert parse(TRAINING.replace("65", "20, batch: 1"), "x").limited(3).experiments["m"].training_examples == 3
+    assert trained(TRAINING.replace("65", "20, batch: 1"), 3).training_examples == 3
     with pytest.raises(ManifestError, match=r"accepted: \d+ or more"):
         parse(TRAINING.replace("65", "64, learning_rate: 1.0e-320"), "x")

@@ -45,7 +45,7 @@ def expected(module, model: Model, pair: Pair, path: Path):
 
 
 def _plain(one: Head | Mlp) -> tuple[int, int] | int:
-    return one.layer if isinstance(one, Mlp) else tuple(one)
+    return one.layer if isinstance(one, Mlp) else (one.layer, one.index)
 
 
 @pytest.mark.parametrize("name", every())

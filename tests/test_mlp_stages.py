@@ -17,6 +17,7 @@ from nnsight_et.metrics import patching_score
 from nnsight_et.models.named import NAMED
 from nnsight_et.plan import digest, plan, senders
 from nnsight_et.report.circuit_figures import path_patching as figures
+from nnsight_et.report.figures import Diagram, HeatMap
 from nnsight_et.report.results import tables
 from nnsight_et.report.study import Study
 from nnsight_et.report.tidy.heads import HEADS
@@ -120,12 +121,15 @@ def test_tables_show_mlps_apart_from_the_circuit(found):
 
 def test_figures_have_a_map_of_layers_alone_and_boxes_of_mlps(found):
     drawn, maps = figures(found, Study("mlps", (found,), ()))
-    heat = maps.panels[1]
+    heat, last, diagram = maps.panels[1], maps.panels[5], drawn.panels[0]
+    assert isinstance(heat, HeatMap)
+    assert isinstance(last, HeatMap)
+    assert isinstance(diagram, Diagram)
     assert (heat.columns, len(heat.rows), heat.axes) == (("MLP",), 3, ("layer", ""))
     kept = [one["head"] for one in stage_of(found, "m")["kept"]]
     assert [cell.text.partition(":")[0] for row in heat.cells for cell in row if cell.framed] == sorted(kept)
-    assert maps.panels[5].cells[2][0].text == "L2MLP: cannot reach m through its input; exactly 0, not run"
-    nodes = {node.name: (node.kind, node.count) for node in drawn.panels[0].nodes}
+    assert last.cells[2][0].text == "L2MLP: cannot reach m through its input; exactly 0, not run"
+    nodes = {node.name: (node.kind, node.count) for node in diagram.nodes}
     assert list(nodes) == ["a", "m", "b", "n", "o", "p"]
     assert nodes["m"] == ("MLP", 2)
     size = Circuit.from_dict(found.header.summary["circuit"]).size

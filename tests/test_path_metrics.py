@@ -16,7 +16,7 @@ from tiny_model import PAD, few_examples, hf_llama, tiny_model, tokenizer
 from torch import Tensor
 
 import nnsight_et
-from nnsight_et.batch import Pair, collate
+from nnsight_et.batch import Pair, Side, collate
 from nnsight_et.circuit import Head
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import ManifestError, TaskError
@@ -44,7 +44,7 @@ PATHS = {
 FOILS, MORE = ((20, 31, 44), (20,), (50, 60)), ((70,), (), (80, 81))
 
 
-def scored_pairs(metric: str, side="left") -> Pair:
+def scored_pairs(metric: str, side: Side = "left") -> Pair:
     """Three prompts of unequal length, with 3, 1 and 2 foils, and 1, 0 and 2 more right tokens."""
     examples = few_examples((2, 3, 2))
     made = [replace(one, foils=f, also_right=r) for one, f, r in zip(examples, FOILS, MORE, strict=True)]
@@ -241,7 +241,7 @@ def every(root):
 def test_a_manifest_asks_for_a_metric_and_the_result_has_its_scores(every, metric):
     result = every[metric]
     assert result.header.job["spec"].get("metric", "probability_ratio") == metric
-    objects = tokenizer().convert_tokens_to_ids(list(OBJECTS))
+    objects = [int(tokenizer().convert_tokens_to_ids(word)) for word in OBJECTS]
     pair = pairs(6, "discovery")
     base, patched = logits_by_hooks(MODELS["one"](), pair, Path("last"))
     p, q = base.double().softmax(-1), patched.double().softmax(-1)

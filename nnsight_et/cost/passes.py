@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Part
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.models.named import Shape
 
@@ -184,7 +184,7 @@ def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
 
 
 def path_patching(
-    sizes: Sizes, prompts: Prompts, at: str, ends: Sequence[int], senders: Iterable[Head], copies: int = 1
+    sizes: Sizes, prompts: Prompts, at: str, ends: Sequence[int], senders: Iterable[Part], copies: int = 1
 ) -> Count:
     """Paths of all senders, at a position, into receivers in the layers `ends`, or, without, into the logits."""
     by_layer, live, top = Counter(head.layer for head in senders), prompts.live([at]), sizes.shape.n_layers

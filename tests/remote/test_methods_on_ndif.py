@@ -163,7 +163,7 @@ def test_a_second_run_sends_nothing(away, found_away, sent):
 
 
 def measured(manifest: Manifest, root: Path, remote: Remote | None = None) -> dict[str, Result]:
-    list(run(manifest, root, means=Means(remote)))
+    list(run(manifest, root, means=Means(remote or Remote())))
     folder = run_folder(manifest, root)
     return {path.parent.name: read_result(path.parent) for path in folder.glob("*/result.json")}
 
