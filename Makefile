@@ -3,7 +3,7 @@
 #   make test       the tests (make test-all: the slow ones too)
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
 #   make test-lowest, make test-newest   the tests with the lowest versions that pyproject.toml allows, and the newest
-#   make audit      what is known against the tested versions, by pip-audit; it asks pypi.org
+#   make audit      what is known against the tested versions, by pip-audit, from PyPI
 #   make check      format, lint, types, tests
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
