@@ -11,7 +11,6 @@ import typer
 from nnsight_et.circuit_files import read_circuit
 from nnsight_et.disk import write_file
 from nnsight_et.errors import ManifestError, accepted
-from nnsight_et.manifest.written import SHIPPED, is_shipped
 from nnsight_et.report.table import Table
 
 from .complete import circuits
@@ -43,6 +42,8 @@ def show_circuit(
     ],
 ) -> None:
     """Show a circuit's groups, their positions and heads."""
+    from nnsight_et.manifest.written import SHIPPED, is_shipped
+
     if is_shipped(place):
         from nnsight_et import published
 

@@ -38,7 +38,8 @@ ON_A_FILE = """\
   minimal_file: {method: minimality, model: one, circuit: CIRCUIT, examples: 4, ablation_examples: 4}
   complete_file: {method: completeness, model: one, circuit: CIRCUIT, examples: 4, ablation_examples: 4, draws: 2}
   selected_file:
-    {method: dcm, model: one, circuit: CIRCUIT, training_examples: 4, validation_examples: 2, test_examples: 3}
+    {method: dcm, model: one, circuit: CIRCUIT, training_examples: 4, validation_examples: 2, test_examples: 3,
+     learning_rate: 1}
   across_file:
     {method: cmap, donor: one, recipient: two, circuit: CIRCUIT, roles: selected_file, examples: 4, random_sets: 2}
   looks_file: {method: attention_patterns, model: one, circuit: CIRCUIT, examples: 4}

@@ -71,7 +71,7 @@ def test_every_architectures_parts_are_where_it_says(name, tmp_path):
     windowed = "sliding_window" in ARCHITECTURES[name][1] or name == "Gemma-3 with images"
     assert facts["sliding window"].startswith(f"{WINDOW} tokens in" if windowed else "none")
     assert [site.what for site in found.sites] == [
-        "residual", "z", "query", "key", "value", "attention", "mlp", "logits",
+        "residual", "z", "query", "key", "value", "attention", "mlp", "mlp input", "logits",
     ]  # fmt: skip
     support = [text for _, text in found.support]
     assert all(note in support for note in FAMILIES[kind].notes)

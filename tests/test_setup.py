@@ -118,7 +118,7 @@ def test_the_schema_accepts_manifests_and_refuses_what_they_may_not_hold(tmp_pat
 def test_the_schema_explains_keys_in_the_words_of_the_docstrings():
     schema = json_schema()
     stage = schema["$defs"]["Stage"]["properties"]
-    assert stage["receivers"]["description"] == "How many of the kept heads later stages patch into."
+    assert stage["receivers"]["description"] == "How many of the kept ones later stages patch into."
     assert schema["$defs"]["DCM"]["description"].startswith("Which heads of each group carry which variable")
 
 

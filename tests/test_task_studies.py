@@ -9,16 +9,16 @@ import pytest
 import torch
 from commands import ROOT, et
 from gpt2_study import saved, tokenizer
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.batch import collate
+from nnsight_et.batch import Example, Pair, collate
 from nnsight_et.errors import ManifestError
 from nnsight_et.manifest import PathPatching, load, parse, single
 from nnsight_et.manifest.json_schema import MODELINE
 from nnsight_et.manifest.single import Setting
 from nnsight_et.manifest.studies import STUDIES
 from nnsight_et.manifest.template import METHODS, Wishes, written
-from nnsight_et.metrics import patching_score
 from nnsight_et.plan import plan
 from nnsight_et.run import run_folder
 from nnsight_et.store import Result, read_result
@@ -62,18 +62,42 @@ def test_the_shipped_manifest_runs_from_end_to_end(found: tuple[str, dict[str, R
     assert edges == list(STUDIES[kind].edges)
 
 
+def _logit_difference(logits: Tensor, example: Example) -> float:
+    return (logits[example.answer] - logits[list(example.foils)].mean()).item()
+
+
+def _probability_difference(logits: Tensor, example: Example) -> float:
+    p = logits.softmax(-1)
+    return (p[[example.answer, *example.also_right]].sum() - p[list(example.foils)].sum()).item()
+
+
+VALUES = {"ioi": _logit_difference, "greater_than": _probability_difference}
+
+
+def logits_by_hooks(module, pair: Pair, senders: list, path: tuple) -> tuple[Tensor, Tensor]:
+    """[batch, vocabulary] at the last token of the base run, and [sender, batch, vocabulary] of the patched ones."""
+    z = plain_hooks.head_outputs(module, pair.base), plain_hooks.head_outputs(module, pair.source)
+    patched = plain_hooks.patched_logits(module, pair, z, senders, path)
+    base = plain_hooks.run_model(module, pair.base.tokens, pair.base.mask)
+    row, last = torch.arange(len(base)), pair.base.positions["last"]
+    return base[row, last], patched.unflatten(0, (len(senders), -1))[:, row, last]
+
+
 def test_scores_of_every_stage_agree_with_plain_hooks(found: tuple[str, dict[str, Result]], model: Path):
     kind, results = found
     task = IOI(templates=1) if kind == "ioi" else GreaterThan()
-    pair = collate(task.examples(tokenizer(), PAIRS, 20, "discovery"), 0)
+    examples = task.examples(tokenizer(), PAIRS, 20, "discovery")
+    pair = collate(examples, 0)
     module, circuit = AutoModelForCausalLM.from_pretrained(model), results["circuit"]
     for stage, row in zip(STUDIES[kind].stages, circuit.header.summary["stages"], strict=True):
         receivers = [(int(name[1 : name.index("H")]), int(name[name.index("H") + 1 :])) for name in row["receivers"]]
         score = circuit.scores[f"{stage['group']}.score"]
         top = max((layer for layer, _ in receivers), default=LAYERS)
         senders = [(0, 1), (0, 4), (top - 1, 2)]
-        base, patched = plain_hooks.path_patching(module, pair, senders, receivers, stage.get("via"), stage["at"])
-        expected = patching_score(patched, base).float()
+        base, patched = logits_by_hooks(module, pair, senders, (receivers, stage.get("via"), stage["at"]))
+        values = [torch.tensor([VALUES[kind](*row) for row in zip(some, examples, strict=True)]) for some in patched]
+        whole = torch.tensor([VALUES[kind](*row) for row in zip(base, examples, strict=True)])
+        expected = torch.stack([(one - whole).mean() for one in values])
         assert expected.abs().max() > 1e-4, stage
         measured = torch.stack([score[sender] for sender in senders]).float()
         torch.testing.assert_close(measured, expected, atol=2e-5, rtol=1e-4)

@@ -105,10 +105,9 @@ def selected(group: HeadGroup, mask: Tensor) -> Circuit:
 def tied(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
     """The other sets of as many of the group's heads that did just as well in validation, the earliest first."""
     best = found["mask"].tolist()
-    reached = found["accuracies"][(found["masks"] == found["mask"]).all(-1)].max()
-    others = [
-        mask.tolist() for mask, share in zip(found["masks"], found["accuracies"], strict=True) if share == reached
-    ]
+    tried = list(zip(found["masks"].tolist(), found["accuracies"].tolist(), strict=True))
+    reached = max((share for mask, share in tried if mask == best), default=None)
+    others = [mask for mask, share in tried if share == reached]
     alike = [tuple(mask) for mask in others if mask != best and sum(mask) == sum(best)]
     return [
         [str(head) for head, keep in zip(group.heads, mask, strict=True) if keep == 0] for mask in dict.fromkeys(alike)

@@ -8,8 +8,10 @@ from itertools import product
 from nnsight_et.batch import Example
 from nnsight_et.errors import TaskError
 from nnsight_et.jobs.own_pairs import splits
+from nnsight_et.jobs.tasks import task_of
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import Comparison, MadeTask
+from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job, ModelChoice
 
 Asked = tuple[str, str, int]
@@ -48,7 +50,7 @@ def _examples(
     asked = (choice.name, split, count)
     if count and asked not in drawn:
         drawn[asked] = work.examples(job, choice, split, count)
-        if work.examples(job, choice, split, count) != drawn[asked]:
+        if task_of(job.task).examples(tokenizer_of(work.files(choice)), count, job.seed, split) != drawn[asked]:
             found = f"other examples of {split} when asked again"
             raise TaskError(f"{where}: {found}; accepted: the same for the same count, seed and split")
     return drawn.get(asked, [])

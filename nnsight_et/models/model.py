@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from nnsight_et.models.architecture import Architecture
+from nnsight_et.models.masks import narrowed
 
 Via = Literal["query", "key", "value"]
 VIAS: tuple[Via, ...] = ("query", "key", "value")  # in the order of a forward pass
@@ -84,7 +85,7 @@ class Model:
         if windows:
             decoder = self.part(self.parts.decoder)
             args, kwargs = decoder.inputs
-            narrow: Any = _narrowed(mask, position_ids, keys, windows[0])
+            narrow: Any = narrowed(mask, position_ids, keys, windows[0])
             if self.parts.masks == "by layer type":
                 narrow = {"full_attention": mask, "sliding_attention": narrow}
             decoder.inputs = (args, {**kwargs, "attention_mask": narrow})
@@ -207,7 +208,7 @@ class Model:
         """
         attention, window = self.part(self.parts.attention, layer), self.windows[layer]
         args, kwargs = attention.inputs
-        narrow = mask if window is None else _narrowed(mask, position_ids, position_ids, window)
+        narrow = mask if window is None else narrowed(mask, position_ids, position_ids, window)
         attention.inputs = (args, {**kwargs, "attention_mask": narrow})
 
     def attention_weights(self, layer: int) -> Tensor:
@@ -247,9 +248,3 @@ class Model:
     def cached(self) -> list[tuple[Tensor, Tensor]]:
         """Per layer keys and values [batch, kv head, seq, d_head]: inside a trace with a cache, after the logits."""
         return [(layer.keys, layer.values) for layer in self.nn.output.past_key_values.layers]
-
-
-def _narrowed(mask: Tensor, position_ids: Tensor, keys: Tensor, window: int) -> Tensor:
-    """[batch, 1, seq, keys]: the mask without what lies `window` tokens back or further."""
-    back = position_ids[:, :, None] - keys[:, None]  # [batch, seq, keys]
-    return mask.masked_fill((back >= window)[:, None], torch.finfo(mask.dtype).min)
