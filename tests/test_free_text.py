@@ -33,6 +33,8 @@ PAYLOAD = (
     f"</title></style></script><script>window.harmed=1</script>{MARKUP}</svg><a href='javascript:window.harmed=1'>"
     "&lt;{{7*7}}--><style>*{display:none}</style>\u202e\u2028\x7f"
 )
+PRINTABLE = "".join(one for one in PAYLOAD if one.isprintable())
+"""What of it can be the name of a group."""
 GROUPS = ("value fetcher", "position")
 ON_A_FILE = """\
   minimal_file: {method: minimality, model: one, circuit: CIRCUIT, examples: 4, ablation_examples: 4}
@@ -54,7 +56,7 @@ def harmful(two_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / MARKUP).symlink_to(two_models / "one")
     (root / "two").symlink_to(two_models / "two")
     groups = [
-        {"name": f"{name} {PAYLOAD}", "at": "last", "heads": heads}
+        {"name": f"{name} {PRINTABLE}", "at": "last", "heads": heads}
         for name, heads in zip(GROUPS, (["L2H1", "L1H0"], ["L1H2", "L0H0"]), strict=True)
     ]
     (root / f"{MARKUP}.json").write_text(json.dumps({"schema": 1, "groups": groups}))
@@ -73,15 +75,15 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield page
 
 
-def check_shown(view: Page, page: Path, least: int) -> None:
-    """A browser shows the page with the payload as text so often, runs nothing of it, and asks for nothing."""
+def check_shown(view: Page, page: Path, least: int, text: str = PAYLOAD) -> None:
+    """A browser shows the page with the text so often, runs nothing of it, and asks for nothing."""
     view.events.clear()
     view.open(page, 1280, "light")
     assert view.value("window.harmed") is None
     assert view.complaints == []
     assert view.requests == {page.resolve().as_uri()}
     count = "(text, part) => text.split(part).length - 1"
-    assert view.value(f"({count})(document.body.textContent, {json.dumps(PAYLOAD)})") >= least
+    assert view.value(f"({count})(document.body.textContent, {json.dumps(text)})") >= least
     tags = "['img', 'script', 'a[href^=javascript]', 'style', 'iframe', 'object', 'base', 'link']"
     found = view.value(f"{tags}.map(tag => document.querySelectorAll(tag).length)")
     assert found == [0, 1, 0, 1, 0, 0, 0, 0]
@@ -97,7 +99,7 @@ def test_names_from_a_manifest_and_a_circuit_are_text_in_the_browser(harmful: Pa
     assert page.wrong == []
     assert page.text("h1") == [MARKUP]
     assert not (set(page.values("id")) & {"", PAYLOAD})
-    check_shown(view, folder / "report.html", least=30)
+    check_shown(view, folder / "report.html", least=30, text=PRINTABLE)
 
 
 def leaves(data: Any, here: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
