@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,7 +93,7 @@ def _raised_again() -> Iterator[None]:
             printed(what)
             return
         number = signal.SIGTERM if isinstance(what.exc_value, Terminated) else signal.SIGINT
-        timers.append(threading.Timer(AGAIN, interrupt_main, (number,)))
+        timers.append(threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, number)))
         timers[-1].start()
 
     sys.unraisablehook = ignored

@@ -52,7 +52,7 @@ def test_the_named_models_are_those_of_the_paper() -> None:
 
 
 def test_cmap_from_goat_to_llama_runs_with_the_published_circuit(hub: dict[str, str], tmp_path: Path) -> None:
-    options = ["--src", "goat", "--dst", "llama", "--examples", "8", "--set", "experiments.cmap.random_sets=2"]
+    options = ["--src", "goat", "--dst", "llama", "--examples", "3", "--set", "experiments.cmap.random_sets=1"]
     done = et(["cmap", *options], tmp_path, hub)
     assert done.returncode == 0, done.stderr
     (place,) = tmp_path.glob("runs/cmap/*/cmap/result.json")
