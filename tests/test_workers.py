@@ -115,7 +115,7 @@ def told(root: Path, **options) -> tuple[dict, dict]:
 def test_every_method_finds_the_same_bytes_and_makes_the_same_checks(tmp_path, here):
     for name in ("serial", "shared"):
         (tmp_path / name).mkdir()
-    assert told(tmp_path / "shared", workers="ray:2") == told(tmp_path / "serial")
+    assert told(tmp_path / "shared", means=Means(workers="ray:2")) == told(tmp_path / "serial")
 
 
 def test_no_worker_is_started_where_every_result_is_there(finished, monkeypatch):
