@@ -138,7 +138,7 @@ def _environment(folder: Path, ports: Ports, hub: str, time_limit: int, dtype: s
     threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     # Without the first of these Ray listens on all of the machine's addresses, whatever address it is given.
     ray = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "GRPC_ENABLE_FORK_SUPPORT": "0"}
-    ray["RAY_AUTH_MODE"] = "disabled"  # NDIF sends no token, though there may be one of another Ray in the home directory
+    ray["RAY_AUTH_MODE"] = "disabled"  # NDIF sends no token, even where another Ray has left one at home
     return kept | hub_settings | settings | threads | ray
 
 
