@@ -29,10 +29,8 @@ def patched_readouts(
 
     Each run has its own positions; nothing is frozen. An empty set changes nothing.
     """
-    with model.session():
-        donated = head_outputs(model, pair.source, layers_of(sets))
-        outcome = nnsight.save(with_donation(model, pair.question, donated, sets, engine, chunks).numbers())
-    return outcome
+    source = Question(pair.source, pair.answer)
+    return patched_from_each(model, pair.base, [source], [(0, heads) for heads in sets], engine, chunks)
 
 
 def patched_from_each(

@@ -12,7 +12,7 @@ from torch import Tensor
 from nnsight_et.batch import Pair
 from nnsight_et.circuit import HeadGroup
 from nnsight_et.interventions.ablation import circuit_readouts, remainder_readouts
-from nnsight_et.interventions.activation_patching import patched_from_each, patched_readouts
+from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.cmap import recipient_input_readouts, recipient_readouts
@@ -26,7 +26,6 @@ VARIANTS: dict[Callable[..., Any], int] = {
     path_probabilities: 2,
     circuit_readouts: 2,
     remainder_readouts: 2,
-    patched_readouts: 1,
     patched_from_each: 2,
     knockout_readouts: 2,
     recipient_readouts: 2,

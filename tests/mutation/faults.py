@@ -274,8 +274,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "source position ignored", "the source's outputs at the base's position", ACTIVATION,
-        ("head_outputs(model, pair.source, layers_of(sets))",
-         "head_outputs(model, Run(pair.source.tokens, pair.source.mask, pair.base.positions), layers_of(sets))"),
+        ("head_outputs(model, source.run, layers_of(some))",
+         "head_outputs(model, Run(source.run.tokens, source.run.mask, base.positions), layers_of(some))"),
         "gqa", "activation_patching",
     ),
     _fault(
