@@ -24,7 +24,7 @@ NDIF_READY := $(NDIF)/.ready-$(SUM)
 .PHONY: run test test-all test-lowest test-newest audit test-ndif check format mutation models architectures docs clean
 
 run: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/et run experiments.yaml
+	$(BIN)/et run experiments.yaml
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

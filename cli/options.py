@@ -23,7 +23,10 @@ Backend = Annotated[
     Optional[Literal["local", "simulate", "ndif"]],
     typer.Option(help="Where models run: here, on an NDIF server, or on a small server of this machine's own."),
 ]
-Device = Annotated[Optional[str], typer.Option(help="Where models run: auto, cpu, cuda or cuda:0.")]
+Device = Annotated[
+    Optional[str],
+    typer.Option(help="Where models run: auto, cpu, cuda, cuda:0, or balanced: each one's layers over all GPUs."),
+]
 Workers = Annotated[
     Optional[str],
     typer.Option(

@@ -81,7 +81,11 @@ def _device() -> Finding:
         found = f"cpu, {torch.get_num_threads()} threads; no CUDA device"
         return Finding("device", found, "note", "fine for the embedded models; 7B models want a CUDA build and a GPU")
     free, total = torch.cuda.mem_get_info()
-    return Finding("device", f"{torch.cuda.get_device_name()}, {free / GIB:.0f} of {total / GIB:.0f} GiB free")
+    first = f"{torch.cuda.get_device_name()}, {free / GIB:.0f} of {total / GIB:.0f} GiB free"
+    if (count := torch.cuda.device_count()) == 1:
+        return Finding("device", first)
+    do = f"device: balanced for models larger than one; --workers ray:{count} for all at a time"
+    return Finding("device", f"{count} GPUs, the first {first}", do=do)
 
 
 def _memory() -> Finding:

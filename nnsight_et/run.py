@@ -27,7 +27,7 @@ from nnsight_et.jobs import (
     minimality,
     path_patching,
 )
-from nnsight_et.jobs.dcm import AUTOGRAD, DIFFERENCES
+from nnsight_et.jobs.mask_training import AUTOGRAD, DIFFERENCES
 from nnsight_et.jobs.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.jobs.own_task import check_own_task
 from nnsight_et.jobs.self_check import SelfCheck, check_outcome
@@ -191,6 +191,6 @@ def device_of(wanted: str, elsewhere: bool = False) -> str:
     """The device a manifest asks for, here or `elsewhere`; ManifestError if it is not here."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not elsewhere and not torch.cuda.is_available():
+    if wanted != "cpu" and not elsewhere and not torch.cuda.is_available():
         raise ManifestError(f"device: {wanted}, and there is no CUDA device here; accepted: cpu, auto")
     return wanted

@@ -152,6 +152,13 @@ def test_a_gpus_budget_is_most_of_what_it_has_beside_the_weights_and_not_of_what
     assert capacity("cuda", 79 << 30) == DEFAULT_BYTES == capacity("cpu", 0)
 
 
+def test_gpus_that_share_the_weights_have_what_the_smallest_has_beside_its_share(monkeypatch):
+    sizes = [80 << 30, 40 << 30]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=sizes[device]))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert capacity("balanced", 20 << 30) == int(0.7 * (30 << 30))
+
+
 def test_any_other_error_ends_the_run_at_once(root, monkeypatch):
     device = on(Device(10, words="mat1 and mat2 shapes cannot be multiplied"), monkeypatch)
     with pytest.raises(RuntimeError, match="mat1"):

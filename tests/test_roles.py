@@ -8,7 +8,7 @@ import torch
 from methods_study import MODELS, accuracy_of, circuit, models_in, results, swaps
 
 from nnsight_et.errors import TaskError
-from nnsight_et.jobs import dcm
+from nnsight_et.jobs import mask_training
 from nnsight_et.jobs.roles import Roles
 from nnsight_et.store import Result
 
@@ -38,7 +38,7 @@ def decreed(tmp_path_factory) -> dict[str, Result]:
         return [{"mask": mask, "masks": mask[None].clone(), "accuracies": torch.ones(1)} for mask in masks]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dcm, "trained_masks", decree)
+        patch.setattr(mask_training, "trained_masks", decree)
         return results(models_in(tmp_path_factory.mktemp("decreed")), DECREED)
 
 

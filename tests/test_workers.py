@@ -133,6 +133,7 @@ REFUSED = [
     ("4", "local", "auto", "--workers: found '4'; accepted: ray: and a number of workers, such as ray:4"),
     ("ray:2", "simulate", "auto", "--workers ray:2: models run on simulate; accepted: backend: local"),
     ("ray:2", "local", "cuda:1", "--workers ray:2: device: cuda:1 is one GPU; accepted: cuda, cpu, auto"),
+    ("ray:2", "local", "balanced", "--workers ray:2: device: balanced is all GPUs; accepted: cuda, cpu, auto"),
 ]
 
 

@@ -83,7 +83,8 @@ def load(
     """The model called `model`: a name that `et models` lists, a folder, a hub id, or a transformers model in memory.
 
     A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention.
-    device None is "cuda" where there is a GPU, else "cpu". UnsupportedModel if it cannot be found, read or taken apart.
+    device None is "cuda" where there is a GPU, else "cpu"; "balanced" spreads layers over all GPUs. UnsupportedModel
+    if it cannot be found, read or taken apart.
     """
     if not isinstance(model, str):
         return _in_memory(model, tokenizer)

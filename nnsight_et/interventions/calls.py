@@ -45,13 +45,28 @@ def carried_out(model: Model, calls: Sequence[Call]) -> dict[str, Any]:
 
     place: its "dtype", whether "gradients" pass through it, and the "gap" [], the largest of part_gaps. Opens traces.
     """
-    here = model.settled()
+    here = settled(model)
     place = {
         "dtype": str(here.dtype).removeprefix("torch."),
         "gradients": here.gradients,
         "gap": part_gaps(here).max().double().cpu(),
     }
     return {"found": [result_of(here, call) for call in calls], "place": place}
+
+
+def settled(model: Model) -> Model:
+    """The same model as it is where its traces run: with that dtype, and on those devices. Opens a trace."""
+    token = torch.zeros(1, 1, dtype=torch.long)
+    with model.trace(token, token):
+        entering = model.residual(0)
+        dtype, device = entering.dtype, entering.device
+        layers = []
+        for layer in range(model.n_layers):
+            layers.append(model.written(layer).device)
+        model.skip_unembedding(model.residual(model.n_layers))
+    gradients = not model.part(model.parts.embeddings[0]).weight.is_meta
+    spread = tuple(layers) if set(layers) != {device} else ()
+    return replace(model, dtype=dtype, device=device, spread=spread, gradients=gradients)
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -206,7 +206,8 @@ def _with_cache(
     """The capture with the donor's keys or values of the group's heads; all live tokens write their own over them."""
     which, cache = CACHED.index(via), list(capture.cache)
     for layer in {head.layer for head in group.heads}:
-        heads, entry = _heads_in(model, group, layer, via), list(cache[layer])
+        entry = list(cache[layer])
+        heads = _heads_in(model, group, layer, via).to(entry[which].device)
         entry[which] = entry[which].clone()
         entry[which][:, heads] = donated[layer][which][:, heads]
         cache[layer] = (entry[0], entry[1])

@@ -223,7 +223,7 @@ def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
                 base = base + upper(lower(given)) * adapted[path].scaling[name]
             errors.append(gap(output, base))
         model.skip_unembedding(model.residual(model.n_layers))
-    return torch.stack(errors).max() if errors else None
+    return torch.stack(errors).max().to(model.device) if errors else None
 
 
 def _at_last(model: Model, run: Run) -> Tensor:

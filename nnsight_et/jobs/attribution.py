@@ -14,8 +14,8 @@ from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffixes
 from nnsight_et.jobs.correct import chosen_examples
-from nnsight_et.jobs.dcm import gradient_of
 from nnsight_et.jobs.how import How
+from nnsight_et.jobs.mask_training import gradient_of
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Attribution
 from nnsight_et.plan import Job

@@ -103,9 +103,8 @@ def filled(work: Work, measurements: Sequence[Measurement]) -> Generator[Progres
     asked = calls_of(checks, f"{first.job.id} {first.name}")
     together = work.results(first.job, first.choice, chain(_calls(missing), asked))
     for one in measurements:
-        own = [entry for entry in missing if entry[0] is one]
-        results = together if at_once else work.results(first.job, first.choice, _calls(own))
-        yield from _kept(work, one, {batch: key for _, batch, key in own}, results)
+        own = {batch: key for entry, batch, key in missing if entry is one}
+        yield from _kept(work, one, own, together)
         if not at_once:
             run_checks(work, one.step.job, one.step.choice, _checks(work, one, at_once))
     for check in checks:

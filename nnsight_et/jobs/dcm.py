@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nnsight_et.batch import Example, Pair, Question, right_tokens
+from nnsight_et.batch import Example, Question, right_tokens
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.calls import Call
-from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
-from nnsight_et.jobs.checks import training_check
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.lengths import fitting
-from nnsight_et.jobs.self_check import calls_of
+from nnsight_et.jobs.mask_training import gradient_of, trained
 from nnsight_et.jobs.tasks import Sample, examples_of
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import DCM
@@ -27,7 +24,6 @@ from nnsight_et.models.load import tokenizer_of
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.statistics import intervals
 
-AUTOGRAD, DIFFERENCES = "autograd", "finite differences"
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
 
 
@@ -48,26 +44,21 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     work.check_circuit(job, choice, circuit)
     rows, scores, digests = [], {}, []
     groups = [group for group in circuit.groups if group.heads]
-    drawn, sets = dict[str, list[Example]](), dict[str, list[Circuit]]()
-    for name in spec.desiderata:
-        data = [
-            pairs_of(work, job, choice, Swapped(name, count, split))
-            for count, split in (
-                (spec.training_examples, TRAIN),
-                (spec.validation_examples, VALIDATION),
-                (spec.test_examples, TEST),
-            )
-        ]
-        digests += [data_digest(examples) for examples in data]
-        trained, reused = _trained(work, job, groups, data)
+    splits = ((spec.training_examples, TRAIN), (spec.validation_examples, VALIDATION), (spec.test_examples, TEST))
+    data = {
+        name: [pairs_of(work, job, choice, Swapped(name, count, split)) for count, split in splits]
+        for name in spec.desiderata
+    }
+    drawn, sets = {name: some[2] for name, some in data.items()}, dict[str, list[Circuit]]()
+    for name, masks, reused in trained(work, job, groups, {name: some[:2] for name, some in data.items()}):
+        digests += [data_digest(examples) for examples in data[name]]
         yield Progress(job.name, f"{name} masks", len(groups), len(groups), reused)
-        for group, found in zip(groups, trained, strict=True):
+        for group, found in zip(groups, masks, strict=True):
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items() if key != "autograd"}
-        sets[name] = [selected(group, found["mask"]) for group, found in zip(groups, trained, strict=True)]
-        drawn[name] = data[2]
+        sets[name] = [selected(group, found["mask"]) for group, found in zip(groups, masks, strict=True)]
         ties = [
             {"tied": tied(group, found), "gradient": gradient_of(found)}
-            for group, found in zip(groups, trained, strict=True)
+            for group, found in zip(groups, masks, strict=True)
         ]
         rows += _rows(name, groups, sets[name], ties)
     tested = yield from measured(work, patched(work, job, choice, sets, drawn, "test"))
@@ -148,54 +139,6 @@ def of_each(values: Mapping[str, Tensor], sets: Mapping[str, Sequence[Circuit]])
     sizes = [len(some) + 1 for some in sets.values()]
     parts = {name: tensor.split(sizes) for name, tensor in values.items()}
     return {one: {name: found[i] for name, found in parts.items()} for i, one in enumerate(sets)}
-
-
-def _trained(
-    work: Work, job: Job, groups: Sequence[HeadGroup], data: list[list[Example]]
-) -> tuple[list[dict[str, Tensor]], int]:
-    """What the training of each group found, and how many of them came from the store; the others train together."""
-    spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, DCM)
-    training = Training(spec.sparsity, spec.learning_rate, spec.epochs, spec.validate_every)
-    digests = [data_digest(examples) for examples in data[:2]]
-    keys = {}
-    for group in groups:
-        what = {"group": Circuit((group,)).to_dict(), "training": vars(training), "batch": spec.batch}
-        keys[group] = work.key(job, choice, {"dcm": what, "data": digests})
-    cells = {group: _stored(work, key) for group, key in keys.items()}
-    missing = [group for group, cell in cells.items() if cell is None]
-    if missing:
-        chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in data[0]))
-        train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in data[:2])
-        call = Call(trained_masks, (missing, training, train, validation, chunks), " ".join(keys.values()))
-        checks = training_check(work, job, missing, data[0])
-        masks, *found = work.results(job, choice, [call, *calls_of(checks, call.name)])
-        for check in checks:
-            check.settle(found)
-        for group, mask in zip(missing, masks, strict=True):
-            cells[group] = work.kept(_key(keys[group], gradient_of(mask)), mask)
-    return [cell for cell in cells.values() if cell is not None], len(groups) - len(missing)
-
-
-def gradient_of(found: Mapping[str, Tensor]) -> str:
-    """How the derivatives of a training were taken."""
-    return AUTOGRAD if bool(found.get("autograd", torch.tensor(True)).all()) else DIFFERENCES
-
-
-def _key(key: str, gradient: str) -> str:
-    return key if gradient == AUTOGRAD else digest([key, gradient])
-
-
-def _stored(work: Work, key: str) -> dict[str, Tensor] | None:
-    """A training by autograd; for work on a server also one by finite differences."""
-    found = work.stored(key)
-    return work.stored(_key(key, DIFFERENCES)) if found is None and work.server is not None else found
-
-
-def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Iterator[Pair]:
-    """The examples in their order, `size` at a time."""
-    for first in range(0, len(examples), size):
-        yield work.pair(job.models[0], examples, range(first, min(first + size, len(examples))))
 
 
 def _rows(

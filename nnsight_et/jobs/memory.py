@@ -117,11 +117,13 @@ def attempts(model: Model, call: Call) -> tuple[Any, list[int | None]]:
 def capacity(device: str, weights: int) -> int:
     """Bytes for one chunk of work where none are asked for: most of what a GPU has beside the weights, else 2 GiB.
 
-    Of what it has, not of what is free: the same on every day.
+    Of what it has, not of what is free: the same on every day. Of several GPUs that share the weights, of the smallest.
     """
-    if not device.startswith("cuda"):
+    if not device.startswith(("cuda", "balanced")):
         return DEFAULT_BYTES
-    return max(DEFAULT_BYTES, int(SHARE * (torch.cuda.get_device_properties(device).total_memory - weights)))
+    places = range(torch.cuda.device_count()) if device == "balanced" else [device]
+    smallest = min(torch.cuda.get_device_properties(place).total_memory for place in places)
+    return max(DEFAULT_BYTES, int(SHARE * (smallest - weights / len(places))))
 
 
 def attempt(model: Model, call: Call) -> Any:

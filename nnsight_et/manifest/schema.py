@@ -117,7 +117,7 @@ class Manifest(Written):
     dtype: DType = "float32"
     backend: Literal["local", "simulate", "ndif"] = "local"
     """Where models run: here, on an NDIF server, or on a small one of this machine that speaks its language."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|balanced)$")] = "auto"
     """Where models of the local backend run; not part of what is computed."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """The attention implementation models are loaded with."""

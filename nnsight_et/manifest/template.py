@@ -77,7 +77,7 @@ def written(wishes: Wishes) -> str:
         "# `et plan` shows what this would run, `et run` runs it, and again continues where it was stopped.",
         f"name: {_text(wishes.name)}",
         "seed: 20",
-        "# device: auto      # auto, cpu, cuda or cuda:0",
+        "# device: auto      # auto, cpu, cuda, cuda:0, or balanced over all GPUs",
         "# dtype: float32    # bfloat16 for models that would not fit otherwise",
         "# memory: 4GiB      # for one chunk of work; chosen when absent",
         *_task(wishes),

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code, first_line
 from nnsight_et.models.model import Model
@@ -185,7 +186,7 @@ def wrapped(nn: TransformersModel, name: str) -> Model:
     """An nnsight model already in memory as a Model, frozen and checked."""
     nn.requires_grad_(False)
     nn.eval()
-    model = _model(nn, name, nn.dtype, nn.device)
+    model = on_its_devices(_model(nn, name, nn.dtype, nn.device), name)
     if model.parts.experts and nn.dtype == torch.float64:
         nn.set_experts_implementation("eager")  # the grouped one knows no float64
     check_parts(model, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ class Model:
     """An nnsight model, the names of its parts, and its sizes.
 
     Methods that say "inside a trace" read or edit the run of the trace around them, in the order of a forward pass.
+    What they give is on `device`, wherever the layer is; what they write moves to the layer.
     """
 
     nn: Any  # nnsight's TransformersModel builds its attributes while running: there is no static type for it
@@ -32,7 +33,7 @@ class Model:
     n_kv_heads: int
     d_head: int
     dtype: torch.dtype
-    device: torch.device
+    device: torch.device  # where tokens enter
     windows: tuple[int | None, ...]  # per layer how many tokens back, itself included, a token sees; None: all
     parallel: bool = False
     """Whether an MLP does not see the attention of its own layer: both have the residual that enters the layer."""
@@ -40,22 +41,21 @@ class Model:
     """Whether derivatives pass through its runs; not where a server keeps the weights from the code that asks."""
     on_layer: Callable[[int], None] | None = None
     """Told of each layer that an intervention on one layer after the other comes to; not on a server."""
+    spread: tuple[torch.device, ...] = ()
+    """Per layer where its weights are, if they are on several devices."""
 
     def reached(self, layer: int) -> None:
         """An intervention has come to its senders of `layer`."""
         if self.on_layer is not None:
             self.on_layer(layer)
 
-    def settled(self) -> Model:
-        """The same model as it is where its traces run: with that dtype and device. Opens a trace."""
-        token = torch.zeros(1, 1, dtype=torch.long)
-        with self.trace(token, token):
-            residual = self.residual(0)
-            dtype, device = residual.dtype, residual.device
-            self.skip_layers(range(self.n_layers), residual)
-            self.skip_unembedding(residual)
-        gradients = not self.part(self.parts.embeddings[0]).weight.is_meta
-        return replace(self, dtype=dtype, device=device, gradients=gradients)
+    def _here(self, tensor: Tensor) -> Tensor:
+        """The tensor of some layer where all is worked out."""
+        return tensor.to(self.device) if self.spread else tensor
+
+    def _there(self, layer: int, tensor: Tensor) -> Tensor:
+        """The tensor where the layer is."""
+        return tensor.to(self.spread[layer]) if self.spread else tensor
 
     def session(self):
         """A context whose traces share their values."""
@@ -69,12 +69,8 @@ class Model:
         mask is [batch, seq] (1 = token) or [batch, 1, seq, keys] (added to attention scores), which narrow_windows must
         follow. With a cache the run appends its keys and values to it.
         """
-        kwargs = {"input_ids": tokens, "position_ids": position_ids, "use_cache": cache is not None}
-        if mask is not None:
-            kwargs["attention_mask"] = mask
-        if cache is not None:
-            kwargs["past_key_values"] = cache
-        return self.nn.trace(**kwargs)
+        given = {name: one for name, one in (("attention_mask", mask), ("past_key_values", cache)) if one is not None}
+        return self.nn.trace(input_ids=tokens, position_ids=position_ids, use_cache=cache is not None, **given)
 
     def narrow_windows(self, mask: Tensor, position_ids: Tensor, keys: Tensor) -> None:
         """Inside a trace under mask [batch, 1, seq, keys], first of all: let sliding windows narrow it where they are.
@@ -109,50 +105,47 @@ class Model:
             outputs = [self.part(path).output for path in self.parts.embeddings]
             return outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
         output = self.layer(layer - 1).output
-        return output[0] if self.parts.layer_gives_tuple else output
+        return self._here(output[0] if self.parts.layer_gives_tuple else output)
 
     def layer(self, layer: int) -> Any:
         """The module of a whole layer."""
         return attrgetter(self.parts.layers)(self.nn)[layer]
 
     def z(self, layer: int) -> Tensor:
-        """[batch, seq, head, d_head]: inside a trace, head outputs before the output projection; a view of them."""
-        return self.part(self.parts.attention_out, layer).input.unflatten(-1, (self.n_heads, self.d_head))
+        """[batch, seq, head, d_head]: inside a trace, head outputs before the output projection."""
+        entering = self._here(self.part(self.parts.attention_out, layer).input)
+        return entering.unflatten(-1, (self.n_heads, self.d_head))
 
     def write_z(self, layer: int, z: Tensor) -> None:
         """Inside a trace: make z [batch, seq, head, d_head] the head outputs of `layer`."""
-        self.part(self.parts.attention_out, layer).input = z.flatten(-2)
+        self.part(self.parts.attention_out, layer).input = self._there(layer, z.flatten(-2))
 
     def write_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's real output projection makes of z [..., head, d_head]."""
-        return self.part(self.parts.attention_out, layer)(z.flatten(-2))
+        return self._here(self.part(self.parts.attention_out, layer)(self._there(layer, z.flatten(-2))))
 
     def written(self, layer: int) -> Tensor:
         """[batch, seq, d]: inside a trace, the output of the layer's attention: what its heads write, added up."""
-        return self.part(self.parts.attention, layer).output[0]
+        return self._here(self.part(self.parts.attention, layer).output[0])
 
     def attention_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's attention adds to the residual if z is [..., head, d_head]."""
         written, norm = self.write_of(layer, z), self.parts.attention_norm
-        return self.part(norm, layer)(written) if norm else written
+        return self._here(self.part(norm, layer)(self._there(layer, written))) if norm else written
 
     def attention(self, layer: int) -> Tensor:
         """[batch, seq, d]: inside a trace, what the layer's attention adds to the residual."""
         norm = self.parts.attention_norm
-        return self.part(norm, layer).output if norm else self.written(layer)
+        return self._here(self.part(norm, layer).output) if norm else self.written(layer)
 
     def mlp(self, layer: int, batch: int) -> Tensor:
-        """[batch, seq, d]: inside a trace of `batch` prompts, what the layer's MLP adds to the residual.
-
-        Its output: after the norm behind it, if there is one; of all routed experts together.
-        """
-        output = self.part(self.parts.mlp_norm or self.parts.mlp, layer).output
+        """[batch, seq, d]: inside a trace of `batch` prompts, what the MLP, with all experts, adds to the residual."""
+        output = self._here(self.part(self.parts.mlp_norm or self.parts.mlp, layer).output)
         return output.unflatten(0, (batch, -1)) if self.parts.mlp_sees == "tokens" else output
 
     def write_mlp(self, layer: int, output: Tensor) -> None:
         """Inside a trace: let the layer's MLP add output [batch, seq, d] to the residual."""
-        by_token = self.parts.mlp_sees == "tokens"
-        self.part(self.parts.mlp_norm or self.parts.mlp, layer).output = output.flatten(0, 1) if by_token else output
+        self.part(self.parts.mlp_norm or self.parts.mlp, layer).output = self._for_mlp(layer, output)
 
     def mlp_input(self, layer: int, batch: int) -> Tensor:
         """[batch, seq, width]: inside a trace of `batch` prompts, what enters the module of the layer's MLP.
@@ -160,28 +153,30 @@ class Model:
         Of each token it says all that the MLP knows: its output there is a function of it. In OPT, whose MLP is no
         module, what enters its second matrix.
         """
-        entering = self.part(self.parts.mlp, layer).input
+        entering = self._here(self.part(self.parts.mlp, layer).input)
         return entering.unflatten(0, (batch, -1)) if self.parts.mlp_sees == "tokens" else entering
 
     def write_mlp_input(self, layer: int, entering: Tensor) -> None:
         """Inside a trace: let this [batch, seq, width] enter the module of the layer's MLP."""
-        by_token = self.parts.mlp_sees == "tokens"
-        self.part(self.parts.mlp, layer).input = entering.flatten(0, 1) if by_token else entering
+        self.part(self.parts.mlp, layer).input = self._for_mlp(layer, entering)
+
+    def _for_mlp(self, layer: int, given: Tensor) -> Tensor:
+        """[batch, seq, ...], or [batch * seq, ...] where it sees tokens: as the layer's MLP has it."""
+        given = self._there(layer, given)
+        return given.flatten(0, 1) if self.parts.mlp_sees == "tokens" else given
 
     def projection(self, layer: int, via: Via) -> Tensor:
-        """[batch, seq, head, d_head]: inside a trace, the queries, keys or values before RoPE; a view of them."""
-        return self._by_head(self.part(self.parts.projection(via).site, layer).output, via)
+        """[batch, seq, head, d_head]: inside a trace, the queries, keys or values before RoPE."""
+        return self._by_head(self._here(self.part(self.parts.projection(via).site, layer).output), via)
 
     def write_projection(self, layer: int, via: Via, values: Tensor) -> None:
         """Inside a trace: make values [batch, seq, head, d_head] the queries, keys or values of `layer`."""
         projection = self.parts.projection(via)
         module = self.part(projection.site, layer)
-        if projection.packed == "alone":
-            module.output = values.flatten(-2)
-        else:
-            whole = module.output.clone()
+        whole = values.flatten(-2) if projection.packed == "alone" else module.output.clone()
+        if projection.packed != "alone":
             self._by_head(whole, via).copy_(values)
-            module.output = whole
+        module.output = self._there(layer, whole)
 
     def projection_of_input(self, layer: int, via: Via) -> Tensor:
         """[batch, seq, head, d_head]: inside a trace whose attention will be skipped, what it would have projected."""
@@ -189,7 +184,7 @@ class Model:
         output = self.part(projection.path, layer)(normed)
         if projection.norm:
             output = self.part(projection.norm, layer)(output)
-        return self._by_head(output, via)
+        return self._by_head(self._here(output), via)
 
     def _by_head(self, output: Tensor, via: Via) -> Tensor:
         """[..., head, d_head]: a view of the queries, keys or values in the output [..., width] of their module."""
@@ -209,28 +204,31 @@ class Model:
         attention, window = self.part(self.parts.attention, layer), self.windows[layer]
         args, kwargs = attention.inputs
         narrow = mask if window is None else narrowed(mask, position_ids, position_ids, window)
-        attention.inputs = (args, {**kwargs, "attention_mask": narrow})
+        attention.inputs = (args, {**kwargs, "attention_mask": self._there(layer, narrow)})
 
     def attention_weights(self, layer: int) -> Tensor:
         """[batch, head, seq, keys]: inside a trace of a model loaded with eager attention, who attends to what."""
-        return self.part(self.parts.attention, layer).output[1]
+        weights = self.part(self.parts.attention, layer).output[1]
+        return weights if weights is None else self._here(weights)
 
     def skip_attention(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's attention, let it add output [batch, seq, d]."""
+        output = self._there(layer, output)
         self.part(self.parts.attention, layer).skip((output, None))
         if self.parts.attention_norm:
             self.part(self.parts.attention_norm, layer).skip(output)
 
     def skip_mlp(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's MLP, let it add output [batch, seq, d]."""
-        self.part(self.parts.mlp, layer).skip(output.flatten(0, 1) if self.parts.mlp_sees == "tokens" else output)
+        self.part(self.parts.mlp, layer).skip(self._for_mlp(layer, output))
         if self.parts.mlp_norm:
-            self.part(self.parts.mlp_norm, layer).skip(output)
+            self.part(self.parts.mlp_norm, layer).skip(self._there(layer, output))
 
     def skip_layers(self, layers: Sequence[int], residual: Tensor) -> None:
         """Inside a trace: do not run these layers; the residual [batch, seq, d] leaves each of them."""
         for layer in layers:
-            self.layer(layer).skip((residual, None) if self.parts.layer_gives_tuple else residual)
+            leaving = self._there(layer, residual)
+            self.layer(layer).skip((leaving, None) if self.parts.layer_gives_tuple else leaving)
 
     def skip_unembedding(self, residual: Tensor) -> None:
         """Inside a trace whose logits nobody reads: do not compute them."""
@@ -239,12 +237,13 @@ class Model:
     def narrow_unembedding(self, row: Tensor, index: Tensor) -> None:
         """Inside a trace: compute logits only at index [batch, k] of each row [batch, 1]; they get k positions."""
         unembedding = self.part(self.parts.unembedding)
-        unembedding.input = unembedding.input[row, index]
+        entering = unembedding.input
+        unembedding.input = entering[row.to(entering.device), index.to(entering.device)]
 
     def logits(self) -> Tensor:
         """[batch, seq, vocabulary]: inside a trace, the model's logits."""
-        return self.nn.output.logits
+        return self._here(self.nn.output.logits)
 
     def cached(self) -> list[tuple[Tensor, Tensor]]:
-        """Per layer keys and values [batch, kv head, seq, d_head]: inside a trace with a cache, after the logits."""
+        """Per layer, where it is, keys and values [batch, kv head, seq, d_head]: at the end of a trace with a cache."""
         return [(layer.keys, layer.values) for layer in self.nn.output.past_key_values.layers]

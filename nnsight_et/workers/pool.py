@@ -103,8 +103,9 @@ def check_workers(wanted: str | None, backend: str, device: str) -> None:
     _count(wanted)
     if backend != "local":
         raise ManifestError(f"--workers {wanted}: models run on {backend}; accepted: backend: local")
-    if device.startswith("cuda:"):
-        raise ManifestError(f"--workers {wanted}: device: {device} is one GPU; accepted: cuda, cpu, auto")
+    if device.startswith("cuda:") or device == "balanced":
+        several = "all GPUs" if device == "balanced" else "one GPU"
+        raise ManifestError(f"--workers {wanted}: device: {device} is {several}; accepted: cuda, cpu, auto")
     if find_spec("ray") is None:
         raise ManifestError(f"--workers {wanted}: Ray is not installed; accepted: {INSTALL}")
 

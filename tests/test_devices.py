@@ -1,0 +1,108 @@
+"""A model on two devices gives what it gives on one, and no tensor meets one that is elsewhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import nnsight
+import pytest
+import torch
+from architectures import QUICK, hf_model
+from commands import EVERY, STUDY
+from pretend_devices import FIRST, SECOND, apart, on
+from tiny_model import few_pairs, hf_llama, tiny_model
+
+from nnsight_et.errors import UnsupportedModel
+from nnsight_et.interventions.calls import settled
+from nnsight_et.interventions.engine_checks import engine_errors
+from nnsight_et.jobs import work
+from nnsight_et.manifest import load
+from nnsight_et.models.families import FAMILIES
+from nnsight_et.models.files import Files
+from nnsight_et.models.load import loaded
+from nnsight_et.models.model import Model
+from nnsight_et.run import run
+
+pytest_plugins = ["study_folder"]
+SPREAD = (FIRST, SECOND, SECOND)
+FEWER = re.sub(r"\b(examples|draws|random_circuits|random_sets): [0-9]+", r"\1: 2", "self_check: off\n" + STUDY + EVERY)
+FEW = ("Llama 3 (GQA)", "OLMo-2", "GPT-2")
+
+
+def test_what_is_on_another_device_cannot_be_used_unmoved():
+    with apart():
+        one, other = torch.ones(2, device=FIRST), torch.ones(2, device=SECOND)
+        assert (one.device, other.device) == (FIRST, SECOND)
+        assert (one + other.to(FIRST)).cpu().tolist() == [2, 2]
+        with pytest.raises(RuntimeError, match=r"lazy:0.*lazy:1"):
+            one + other
+
+
+def test_a_model_that_is_told_of_one_device_only_fails_on_two():
+    with apart():
+        model = replace(on(hf_llama(), SPREAD), spread=())
+        with pytest.raises(RuntimeError, match=r"lazy:0.*lazy:1"):
+            engine_errors(model, few_pairs((2, 3)).to(FIRST))
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in QUICK]
+)
+def test_what_must_hold_of_any_model_holds_on_two_devices(name):
+    module = hf_model(name)
+    attention = FAMILIES[module.config.model_type].implementations[0]
+    with apart():
+        model = on(module, SPREAD, attention)
+        assert (model.spread, model.device) == (SPREAD, FIRST)
+        errors = engine_errors(model, few_pairs((2, 3)).to(FIRST))
+    assert max(errors.values()) < 1e-5, errors
+    assert errors["reference: source = base"] == errors["out of reach"] == 0
+
+
+def test_a_model_learns_where_its_traces_run_what_is_where():
+    with apart():
+        model = on(hf_llama(), SPREAD)
+        unknowing = replace(model, device=torch.device("cpu"), spread=(), dtype=torch.float64)
+        with unknowing.session():
+            there = nnsight.save(settled(unknowing))
+        assert (there.device, there.spread, there.dtype) == (FIRST, SPREAD, torch.float32)
+
+
+@pytest.mark.parametrize("text", [FEWER, pytest.param(STUDY + EVERY, marks=pytest.mark.slow)], ids=["fewer", "all"])
+def test_every_method_gives_the_same_bytes_on_two_devices_as_on_one(text, two_models, tmp_path, monkeypatch):
+    path = two_models / "devices.yaml"
+    path.write_text(text)
+    found = [
+        scores_on(devices, path, tmp_path / str(number), monkeypatch)
+        for number, devices in enumerate([(FIRST,) * 3, SPREAD])
+    ]
+    assert len(found[0]) == 11
+    assert found[0] == found[1]
+
+
+def scores_on(
+    devices: tuple[torch.device, ...], path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, bytes]:
+    """Every result's scores of a run whose models' layers are on these devices."""
+    used = []
+
+    def elsewhere(files: Files, dtype: str, device: str, attention: str) -> Model:
+        model = on(loaded(files, dtype, device, attention).nn._module, devices, attention)
+        used.append(model.spread)
+        return model
+
+    monkeypatch.setattr(work, "loaded", elsewhere)
+    with apart():
+        list(run(load(path), root))
+    assert used
+    assert set(used) == {devices if len(set(devices)) > 1 else ()}
+    return {path.parent.name: path.read_bytes() for path in sorted(root.glob("*/*/*/scores.safetensors"))}
+
+
+def test_a_layer_on_two_devices_or_on_none_is_refused():
+    module = hf_llama()
+    module.model.layers[1].mlp.to("meta")
+    with pytest.raises(UnsupportedModel, match=r"weights of layer 1 are on cpu and no device; accepted: each"):
+        tiny_model(module)
