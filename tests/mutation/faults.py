@@ -52,8 +52,8 @@ def _fault(kind: str, name: str, file: str, change: tuple[str, str], exercise: s
 FAULTS: tuple[Fault, ...] = (
     _fault(
         "transposed heads", "heads of z and their numbers exchanged", MODEL,
-        ('.input.unflatten(-1, (self.n_heads, self.d_head))',
-         '.input.unflatten(-1, (self.d_head, self.n_heads)).transpose(-1, -2)'),
+        ('entering.unflatten(-1, (self.n_heads, self.d_head))',
+         'entering.unflatten(-1, (self.d_head, self.n_heads)).transpose(-1, -2)'),
         "gqa", "engine",
     ),
     _fault(
@@ -105,7 +105,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "dropped o_proj bias", "the output projection without its bias", MODEL,
-        ("return self.part(self.parts.attention_out, layer)(z.flatten(-2))",
+        ("return self._here(self.part(self.parts.attention_out, layer)(self._there(layer, z.flatten(-2))))",
          "projection = self.part(self.parts.attention_out, layer)\n"
          "        return projection(z.flatten(-2)) - projection(torch.zeros_like(z).flatten(-2))"),
         "bias", "path_patching",
@@ -128,7 +128,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "missing LoRA", "the output projection's base alone", MODEL,
-        ("return self.part(self.parts.attention_out, layer)(z.flatten(-2))",
+        ("return self._here(self.part(self.parts.attention_out, layer)(self._there(layer, z.flatten(-2))))",
          "module = self.part(self.parts.attention_out, layer)\n"
          '        return (module.base_layer if "lora_A" in dir(module) else module)(z.flatten(-2))'),
         "lora", "path_patching", "load", "cmap",
@@ -142,7 +142,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "position_ids not passed", "every run counts its padding", MODEL,
-        ('"position_ids": position_ids, ', ""), "padding", "engine", "path_patching",
+        ("position_ids=position_ids, ", ""), "padding", "engine", "path_patching",
     ),
     _fault(
         "position_ids not passed", "recomputed tokens count their padding", SUFFIX,
