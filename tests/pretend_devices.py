@@ -83,19 +83,21 @@ def carried_out(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 @contextmanager
 def apart() -> Iterator[None]:
     """While devices are kept apart, in every thread that starts."""
-    run = threading.Thread.run
+    run, autocast = threading.Thread.run, torch.is_autocast_enabled
 
     def in_mode(self: threading.Thread) -> None:
         with Apart():
             run(self)
 
     threading.Thread.run = in_mode  # type: ignore[method-assign]
+    torch.is_autocast_enabled = lambda *_: False  # it does not know the devices
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) makes them on the CPU and moves them
     try:
         with Apart():
             yield
     finally:
         torch._C._set_only_lift_cpu_tensors(False)
+        torch.is_autocast_enabled = autocast
         threading.Thread.run = run  # type: ignore[method-assign]
 
 

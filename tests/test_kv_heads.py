@@ -42,7 +42,8 @@ def dense(name: str) -> Any:
     module = hf_model(name)
     config = configuration(name, num_key_value_heads=4)
     config.tie_word_embeddings = False
-    wide: Any = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    attention = FAMILIES[config.model_type].implementations[0]
+    wide: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval().requires_grad_(False)
     weights = module.state_dict()
     for key, value in weights.items():
         if ".k_proj." in key or ".v_proj." in key:

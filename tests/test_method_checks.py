@@ -99,7 +99,8 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
          ACROSS, "self-check 'donation', step donor outputs"),
         ("cmap", "donor_inputs", lambda found: {name: z + 0.01 * ("key" in name) for name, z in found.items()},
          ACROSS, "self-check 'donation', step donor inputs of value_fetcher"),
-        ("dcm", "trained_masks", lambda found: [one | {"mask": 1 - one["mask"]} for one in found], MASKS, "'recount'"),
+        ("mask_training", "trained_masks", lambda found: [one | {"mask": 1 - one["mask"]} for one in found],
+         MASKS, "'recount'"),
     ],
 )  # fmt: skip
 def test_a_run_stops_where_one_of_them_differs(tmp_path, monkeypatch, module, name, changed, study, message):

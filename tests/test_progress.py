@@ -151,8 +151,8 @@ def test_every_job_has_a_method_and_a_size():
     size_of = importlib.import_module("nnsight_et_cli.left").size_of
     sizes = {job.name: size_of(job) for job in plan(load(ROOT / "experiments.yaml")).jobs}
     assert sizes["circuit"] == ("path_patching", (300 + 100) * 4)
-    assert sizes["table1"] == ("faithfulness", (300 + 500) * 4)
-    assert sizes["figure3"] == ("activation_patching", 200 * 4 * 3)
+    assert sizes["table1"] == ("faithfulness", (200 + 500) * 4)
+    assert sizes["figure3"] == ("activation_patching", 100 * 4 * 3)
     assert sizes["roles"] == ("dcm", (320 + 160 + 200) * 3)
 
 

@@ -16,7 +16,7 @@ from nnsight_et.loopback import Loopback
 from nnsight_et.store import Result
 
 JOBS = {  # a stage, a model, or what the next step depends on is a job; a comparison needs no model
-    "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 3, "roles": 2, "across": 2, "blind": 1, "looks": 1,
+    "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 2, "roles": 2, "across": 2, "blind": 1, "looks": 1,
     "screen": 1, "overlap": 0, "mlps": 2,
 }  # fmt: skip
 STAGES = """\

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.real_ndif
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = Patience(first=0.05, most=0.5, silence=120.0)
 JOBS = {  # a stage, a model, or what the next depends on is a job; comparison needs no model
-    "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 3, "roles": 2, "across": 2, "blind": 1, "looks": 1,
+    "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 2, "roles": 2, "across": 2, "blind": 1, "looks": 1,
     "screen": 1, "mlps": 2,
 }  # fmt: skip
 APPROXIMATED = ("screen",)  # finite differences where there are no gradients
