@@ -38,13 +38,15 @@ class Hosted:
     def made(self, key: str, **how: Any) -> Any:
         """The model of a key, from its folder; UnknownModel without one."""
         from nnsight.modeling.mixins.remotable import Remotable
+        from transformers import AutoTokenizer
 
         kind, _, rest = key.partition(":")
         parts = json.loads(rest)
         folder = self.folder(parts["repo_id"])
         if folder is None:
             raise UnknownModel(parts["repo_id"])
-        return Remotable.from_model_key(f"{kind}:{json.dumps(parts | {'repo_id': folder})}", **how)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)  # nnsight 0.8.1 may not find it
+        return Remotable.from_model_key(f"{kind}:{json.dumps(parts | {'repo_id': folder})}", tokenizer=tokenizer, **how)
 
     def environment(self, env: dict[str, Any]) -> dict[str, Any]:
         """A request's environment with the adapter's name made a folder."""
