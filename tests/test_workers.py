@@ -76,6 +76,7 @@ def exposed() -> set[str]:
 
 
 @with_ray
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*Popen:pytest.PytestUnraisableExceptionWarning")  # Ray 2.50's
 def test_two_workers_give_the_bytes_of_a_serial_run_though_one_is_killed(finished, tmp_path, here):
     root = fresh_study(tmp_path)
     before = {one.pid for one in ray_processes()}
