@@ -37,7 +37,7 @@ def test_what_is_on_another_device_cannot_be_used_unmoved():
         assert (one.device, other.device) == (FIRST, SECOND)
         assert (one + other.to(FIRST)).cpu().tolist() == [2, 2]
         with pytest.raises(RuntimeError, match=r"lazy:0.*lazy:1"):
-            one + other
+            one.add(other)
 
 
 def test_a_model_that_is_told_of_one_device_only_fails_on_two():

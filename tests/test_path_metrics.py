@@ -95,7 +95,8 @@ def values_by_hooks(module, pair: Pair, path: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("path", [path for path in PATHS.values() if path.kv_heads == "shared"], ids=str)
 @pytest.mark.parametrize("metric", OTHERS)
 def test_both_engines_agree_with_plain_hooks_under_grouped_queries_and_padding(metric, path):
-    for dtype, side, near in ((torch.float64, "left", 1e-10), (torch.float32, "right", 2e-5)):
+    sides: list[tuple[torch.dtype, Side, float]] = [(torch.float64, "left", 1e-10), (torch.float32, "right", 2e-5)]
+    for dtype, side, near in sides:
         module = hf_llama(kv_heads=2, attention_bias=True, dtype=dtype)
         pair = scored_pairs(metric, side)
         expected = values_by_hooks(module, pair, path)
@@ -241,7 +242,7 @@ def every(root):
 def test_a_manifest_asks_for_a_metric_and_the_result_has_its_scores(every, metric):
     result = every[metric]
     assert result.header.job["spec"].get("metric", "probability_ratio") == metric
-    objects = [int(tokenizer().convert_tokens_to_ids(word)) for word in OBJECTS]
+    objects = [tokenizer().get_vocab()[word] for word in OBJECTS]
     pair = pairs(6, "discovery")
     base, patched = logits_by_hooks(MODELS["one"](), pair, Path("last"))
     p, q = base.double().softmax(-1), patched.double().softmax(-1)

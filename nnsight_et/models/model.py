@@ -208,8 +208,8 @@ class Model:
 
     def attention_weights(self, layer: int) -> Tensor:
         """[batch, head, seq, keys]: inside a trace of a model loaded with eager attention, who attends to what."""
-        weights = self.part(self.parts.attention, layer).output[1]
-        return weights if weights is None else self._here(weights)
+        weights = self.part(self.parts.attention, layer).output[1]  # None if it is not eager
+        return weights if weights is None else self._here(weights)  # type: ignore[return-value]
 
     def skip_attention(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's attention, let it add output [batch, seq, d]."""
