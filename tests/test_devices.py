@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from nnsight_et.run import run
 pytest_plugins = ["study_folder"]
 SPREAD = (FIRST, SECOND, SECOND)
 FEWER = re.sub(r"\b(examples|draws|random_circuits|random_sets): [0-9]+", r"\1: 2", "self_check: off\n" + STUDY + EVERY)
-FEW = ("Llama 3 (GQA)", "OLMo-2", "GPT-2")
+FEW = ("Llama 3 (GQA)", "GPT-2")
 
 
 def test_what_is_on_another_device_cannot_be_used_unmoved():
@@ -70,22 +71,22 @@ def test_a_model_learns_where_its_traces_run_what_is_where():
         assert (there.device, there.spread, there.dtype) == (FIRST, SPREAD, torch.float32)
 
 
-@pytest.mark.parametrize("text", [FEWER, pytest.param(STUDY + EVERY, marks=pytest.mark.slow)], ids=["fewer", "all"])
-def test_every_method_gives_the_same_bytes_on_two_devices_as_on_one(text, two_models, tmp_path, monkeypatch):
+@pytest.mark.parametrize("only", [("selected", "blind"), pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_every_method_gives_the_same_bytes_on_two_devices_as_on_one(only, two_models, tmp_path, monkeypatch):
     path = two_models / "devices.yaml"
-    path.write_text(text)
-    found = [
-        scores_on(devices, path, tmp_path / str(number), monkeypatch)
+    path.write_text(FEWER if only else STUDY + EVERY)
+    one, other = (
+        scores_on(devices, path, only, tmp_path / str(number), monkeypatch)
         for number, devices in enumerate([(FIRST,) * 3, SPREAD])
-    ]
-    assert len(found[0]) == 11
-    assert found[0] == found[1]
+    )
+    assert one.keys() == ({"found", *only} if only else load(path).experiments.keys())
+    assert one == other
 
 
 def scores_on(
-    devices: tuple[torch.device, ...], path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+    devices: tuple[torch.device, ...], path: Path, only: Sequence[str], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, bytes]:
-    """Every result's scores of a run whose models' layers are on these devices."""
+    """The scores of a run's experiments, of all or only these, whose models' layers are on these devices."""
     used = []
 
     def elsewhere(files: Files, dtype: str, device: str, attention: str) -> Model:
@@ -95,7 +96,7 @@ def scores_on(
 
     monkeypatch.setattr(work, "loaded", elsewhere)
     with apart():
-        list(run(load(path), root))
+        list(run(load(path), root, only=only))
     assert used
     assert set(used) == {devices if len(set(devices)) > 1 else ()}
     return {path.parent.name: path.read_bytes() for path in sorted(root.glob("*/*/*/scores.safetensors"))}

@@ -84,7 +84,7 @@ LIGHT = {
 }
 ONLY_IN = {
     "nnsight": {"models", "engine", "interventions", "remote", "loopback"},
-    "transformers": {"tasks", "models", "engine", "zoo", "api"},
+    "transformers": {"tasks", "models", "engine", "zoo", "api", "loopback.hosted"},
     "peft": {"models", "zoo"},
     "ray": {"workers"},
     "ruamel": {"manifest.document"},

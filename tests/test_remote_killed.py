@@ -102,7 +102,7 @@ MOMENTS: dict[str, Callable[[Path, Loopback, int], bool]] = {
         rule["fired"] for rule in server.faults() if rule["where"] == "download"
     ),
 }
-EVERY_TIME = ("accepted", "downloading")
+EVERY_TIME = ("accepted",)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from uv import find_uv_bin
 
 ASKED = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
 BOUNDS = {canonicalize_name(one.name): Version(next(iter(one.specifier)).version) for one in ASKED}
-FEW = ("test_load.py", "test_run.py", "test_architectures.py::test_parts_add_up_in_every_dtype")
+FEW = ("test_run.py", "test_architectures.py::test_parts_add_up_in_every_dtype")
 VERSIONS = """
 import json
 from importlib.metadata import version
