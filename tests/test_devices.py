@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nnsight
 import pytest
@@ -14,17 +15,20 @@ from architectures import QUICK, hf_model
 from commands import EVERY, STUDY
 from pretend_devices import FIRST, SECOND, apart, on
 from tiny_model import few_pairs, hf_llama, tiny_model
+from transformers import AutoModelForCausalLM
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.doctor import findings
+from nnsight_et.errors import ManifestError, UnsupportedModel
 from nnsight_et.interventions.calls import settled
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.jobs import work
 from nnsight_et.manifest import load
 from nnsight_et.models.families import FAMILIES
-from nnsight_et.models.files import Files
+from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
-from nnsight_et.run import run
+from nnsight_et.models.named import ModelSpec
+from nnsight_et.run import device_of, run
 
 pytest_plugins = ["study_folder"]
 SPREAD = (FIRST, SECOND, SECOND)
@@ -100,6 +104,41 @@ def scores_on(
     assert used
     assert set(used) == {devices if len(set(devices)) > 1 else ()}
     return {path.parent.name: path.read_bytes() for path in sorted(root.glob("*/*/*/scores.safetensors"))}
+
+
+def test_balanced_is_what_transformers_is_asked_for(folder, monkeypatch):
+    asked, load_it = [], AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*arguments: Any, **options: Any) -> Any:
+        asked.append(options.pop("device_map", None))  # it would look for GPUs
+        return load_it(*arguments, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    for device in ("balanced", "cpu"):
+        loaded(found("mine", ModelSpec(str(folder))), device=device)
+    assert asked == ["balanced", None]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "balanced"])
+def test_gpus_that_are_not_here_are_refused(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ManifestError, match=f"device: {device}, and there is no CUDA device here; accepted: cpu, auto"):
+        device_of(device)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, False), (4, True)])
+def test_the_doctor_says_what_several_gpus_are_good_for(count, told, monkeypatch):
+    known = {
+        "is_available": True,
+        "mem_get_info": (30 << 30, 80 << 30),
+        "get_device_name": "GPU",
+        "device_count": count,
+    }
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    (found_here,) = [one for one in findings(Path(), {}) if one.subject == "device"]
+    assert "GPU, 30 of 80 GiB free" in found_here.found
+    assert ("balanced" in found_here.do and f"ray:{count}" in found_here.do) == told
 
 
 def test_a_layer_on_two_devices_or_on_none_is_refused():

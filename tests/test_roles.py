@@ -8,8 +8,11 @@ import torch
 from methods_study import MODELS, accuracy_of, circuit, models_in, results, swaps
 
 from nnsight_et.errors import TaskError
+from nnsight_et.interventions.activation_patching import patched_from_each
+from nnsight_et.interventions.dcm import trained_masks
 from nnsight_et.jobs import mask_training
 from nnsight_et.jobs.roles import Roles
+from nnsight_et.jobs.work import Work
 from nnsight_et.store import Result
 
 DECREED = """\
@@ -95,3 +98,19 @@ def test_roles_of_a_variant_are_its_own_where_it_was_trained_and_those_of_positi
     assert [one.groups[0].name for one in roles.sets("position")] == ["value_fetcher"]
     with pytest.raises(TaskError, match="no heads of value_fetcher were selected for object; accepted: position, no_c"):
         roles.heads(group, "object")
+
+
+def test_trainings_and_draws_that_need_nothing_of_each_other_are_asked_for_together(tmp_path, monkeypatch):
+    """So that workers need not wait for each other, and a server has one job of them."""
+    streams, results_of = [], Work.results
+
+    def recorded(self, job, choice, calls):
+        stream = []
+        streams.append((job.name, stream))
+        return results_of(self, job, choice, (stream.append(call.function) or call for call in calls))
+
+    monkeypatch.setattr(Work, "results", recorded)
+    results(models_in(tmp_path), DECREED)
+    assert [stream.count(trained_masks) for _, stream in streams if trained_masks in stream] == [2]  # desiderata
+    drawn = [stream.count(patched_from_each) for name, stream in streams if name == "roles"]
+    assert drawn.count(2 * 2) == len(MODELS)  # two draws of two batches; fewer are checks
