@@ -19,7 +19,7 @@ from nnsight_et.plan import plan
 
 ROOT = Path(__file__).parent.parent
 SKIPPED = {".git", ".venv", ".ndif", "build", "dist", "runs", "__pycache__"}
-FILE_LINES, FUNCTION_LINES, PARAMETERS = 250, 40, 6
+FILE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 6
 
 
 def files(*endings: str) -> Iterator[Path]:
@@ -50,9 +50,9 @@ def test_files_and_functions_are_small(path: Path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < FUNCTION_LINES, f"{node.name} is too long"
-            arguments = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            arguments = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
             count = len([argument for argument in arguments if argument not in ("self", "cls")])
-            assert count <= PARAMETERS or is_command(node), f"{node.name} has {count} parameters"
+            assert count <= PARAMETERS or is_command(node), f"{node.name} has {count} positional parameters"
 
 
 @pytest.mark.parametrize("path", CODE, ids=named)
