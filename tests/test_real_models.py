@@ -1,7 +1,7 @@
 """Real pretrained models: SmolLM2-135M and Gemma-3-270M, whole studies of indirect object identification.
 
-ET_REAL_MODELS names a folder that holds them as `smollm2` and `gemma3-270m` in Hugging Face format; the tests skip where
-it is not set. They need about 6 GB of memory and several minutes.
+ET_REAL_MODELS names a folder that holds them as `smollm2` and `gemma3-270m` in Hugging Face format; the tests skip
+where it is not set. They need about 6 GB of memory and several minutes.
 """
 
 from __future__ import annotations
