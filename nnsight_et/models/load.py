@@ -7,10 +7,9 @@ from pathlib import Path
 
 import nnsight
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from nnsight import TransformersModel
 from nnsight.modeling.huggingface import _ID_CACHE as CANONICAL
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -24,21 +23,33 @@ from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.devices import on_its_devices
+from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
-from nnsight_et.models.files import Files, check_no_code, first_line
+from nnsight_et.models.files import Files, check_no_code
+from nnsight_et.models.gguf_file import check_all_read, check_package, check_read, dequantising, tokenizer_in
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
+from nnsight_et.models.weights import check_parameters, stored_tensors
 
 
 def configuration(files: Files) -> PretrainedConfig:
-    """The model's configuration; UnsupportedModel if it cannot be read."""
-    try:
-        return AutoConfig.from_pretrained(files.weights, trust_remote_code=False)
-    except (OSError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
-        check_no_code(files.name, files.weights, "config.json")
-        raise UnsupportedModel(
-            f"{files.name}: {files.weights}/config.json cannot be read ({first_line(error)})"
-        ) from error
+    """The model's configuration, from config.json or its GGUF file; UnsupportedModel if it cannot be read."""
+    place = files.gguf or files.weights / "config.json"
+    if files.gguf:
+        check_package(files.name)
+    with Reading(
+        lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: the configuration of a model",
+        lambda: None if files.gguf else check_no_code(files.name, files.weights, "config.json"),
+    ):
+        config = AutoConfig.from_pretrained(files.weights, trust_remote_code=False, **_gguf(files))
+    if files.gguf:
+        check_read(files.name, files.gguf, config)
+    return config
+
+
+def _gguf(files: Files) -> dict[str, str]:
+    """What from_pretrained is told where weights are in a GGUF file."""
+    return {"gguf_file": str(files.gguf.relative_to(files.weights))} if files.gguf else {}
 
 
 def shape_of(files: Files) -> Shape:
@@ -48,7 +59,9 @@ def shape_of(files: Files) -> Shape:
 
 def shape_from(config: PretrainedConfig, name: str) -> Shape:
     """The sizes in a configuration; UnsupportedModel if its architecture is not known."""
-    shape = architecture(config, name).shape(config.get_text_config())
+    parts = architecture(config, name)
+    with Reading(lambda reason: f"{name}: the sizes in its config.json are none ({reason}); accepted: numbers"):
+        shape = parts.shape(config.get_text_config())
     sizes = (shape.n_layers, shape.n_heads, shape.d_model, shape.vocabulary)
     if min(sizes) < 1:
         raise UnsupportedModel(
@@ -66,11 +79,11 @@ def longest_prompt(files: Files) -> int | None:
 def outline(files: Files) -> PreTrainedModel:
     """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
     config = configuration(files)
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise UnsupportedModel(f"{files.name}: its config.json describes no model ({first_line(error)})") from error
+    with (
+        Reading(lambda reason: f"{files.name}: its config.json describes no model ({reason})"),
+        torch.device("meta"),
+    ):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
@@ -78,23 +91,39 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
 
     Models whose tokenizer is in one folder share it.
     """
-    try:
+    with Reading(
+        lambda reason: f"{files.name}: no tokenizer in {files.tokenizer} that can be read ({reason})",
+        lambda: check_no_code(files.name, files.tokenizer, "tokenizer_config.json"),
+    ):
         tokenizer = _tokenizer_in(files.tokenizer)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        check_no_code(files.name, files.tokenizer, "tokenizer_config.json")
-        raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
+    return padded(tokenizer, files.name)
+
+
+def padded(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a padding token: its own, or else another of its special ones, as no other is left alone.
+
+    UnsupportedModel if it has none.
+    """
+    if tokenizer.pad_token_id is None:
+        special = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+        if special is None:
+            found = f"{name}: its tokenizer has no special token, so there is none to fill shorter prompts with"
+            raise UnsupportedModel(f"{found}; accepted: one with pad_token, eos_token, bos_token or unk_token")
+        tokenizer.pad_token = special
     return tokenizer
 
 
 @cache
-def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+def _tokenizer_in(place: Path) -> PreTrainedTokenizerBase:
+    """That of a folder, or of a GGUF file."""
+    if place.is_file():
+        return tokenizer_in(place)
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    tokenizer("")  # some that cannot encode are found out by encoding alone
     return tokenizer
 
 
@@ -105,23 +134,25 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     up.
     """
     _prepare(files, attention)
-    try:
+    with Reading(lambda reason: f"{files.name}: its weights cannot be loaded ({reason})"):
+        stored = {} if files.gguf else stored_tensors(files.name, files.weights, configuration(files))
         module, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             files.weights,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused by check_parameters with their names
             trust_remote_code=False,
+            **_gguf(files),
+            **(dequantising() if files.gguf else {}),
             **({} if device == "cpu" else {"device_map": device}),
         )
+    check_parameters(files.name, stored, module, report)
+    if files.gguf:
+        check_all_read(files.name, files.gguf, module)
+    with Reading(lambda reason: f"{files.name}: its adapter cannot be loaded ({reason})"):
         if files.adapter:
             module.load_adapter(str(files.adapter))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UnsupportedModel(f"{files.name}: its weights cannot be loaded ({first_line(error)})") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        found = f"{len(missing)} parameters are not in its files, such as {missing[0]}"
-        raise UnsupportedModel(f"{files.name}: {found}; accepted: weights for all that config.json describes")
     if files.adapter:
         _check_adapter(files, module)
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
@@ -150,7 +181,7 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         if place and not is_hub_id(place):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
     _prepare(files, attention)
-    try:
+    with Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason})"):
         nn = TransformersModel(
             str(files.weights),
             task="text-generation",
@@ -158,8 +189,6 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
             attn_implementation=attention,
             peft=str(files.adapter) if files.adapter else None,
         )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UnsupportedModel(f"{files.name}: its parts cannot be laid out ({first_line(error)})") from error
     nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
     CANONICAL[name] = name  # asked of the hub otherwise
     return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))
