@@ -76,5 +76,7 @@ def first_line(error: BaseException) -> str:
     kind = type(error).__name__
     if not lines:
         return kind
+    if lines[0].endswith(":") and len(lines) > 1:
+        lines[0] += f" {lines[1]}"
     bare = isinstance(error, (LookupError, AttributeError, AssertionError, TypeError)) or " " not in lines[0]
     return f"{kind}: {lines[0]}"[:LONGEST] if bare else lines[0][:LONGEST]

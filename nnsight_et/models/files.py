@@ -218,6 +218,8 @@ def check_no_code(name: str, folder: Path, config: str) -> None:
     entries = wanted.values() if isinstance(wanted, dict) else [wanted]
     classes = [one for entry in entries for one in (entry if isinstance(entry, list) else [entry])]
     programs = sorted({f"{one.rpartition('.')[0].replace('--', '/')}.py" for one in classes if isinstance(one, str)})
+    if not programs:
+        return
     raise UnsupportedModel(
         f"{name}: {folder / config} asks to run {', '.join(programs)[:200]!a}, which nnsight_et never does; accepted: "
         "a model and tokenizer of an architecture that transformers itself has"

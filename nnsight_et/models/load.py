@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,9 +26,10 @@ from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
-from nnsight_et.models.gguf_file import check_all_read, check_package, check_read, dequantising, tokenizer_in
+from nnsight_et.models.gguf_file import check_all_read, check_package, check_read, dequantising
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
+from nnsight_et.models.tokenizing import check_tokenizing, padded, read_tokenizer
 from nnsight_et.models.weights import check_parameters, stored_tensors
 
 
@@ -38,12 +39,15 @@ def configuration(files: Files) -> PretrainedConfig:
     if files.gguf:
         check_package(files.name)
     with Reading(
-        lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: the configuration of a model",
+        lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: what describes a model",
         lambda: None if files.gguf else check_no_code(files.name, files.weights, "config.json"),
     ):
         config = AutoConfig.from_pretrained(files.weights, trust_remote_code=False, **_gguf(files))
     if files.gguf:
         check_read(files.name, files.gguf, config)
+    for key, value in config.get_text_config().to_dict().items():
+        if isinstance(value, float) and value != value:
+            raise UnsupportedModel(f"{files.name}: {place} has {key}: NaN; accepted: a number")
     return config
 
 
@@ -80,7 +84,7 @@ def outline(files: Files) -> PreTrainedModel:
     """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
     config = configuration(files)
     with (
-        Reading(lambda reason: f"{files.name}: its config.json describes no model ({reason})"),
+        Reading(lambda reason: f"{files.name}: its config.json describes no model ({reason}); accepted: one that does"),
         torch.device("meta"),
     ):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -92,39 +96,34 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     Models whose tokenizer is in one folder share it.
     """
     with Reading(
-        lambda reason: f"{files.name}: no tokenizer in {files.tokenizer} that can be read ({reason})",
-        lambda: check_no_code(files.name, files.tokenizer, "tokenizer_config.json"),
+        lambda reason: (
+            f"{files.name}: no tokenizer in {files.tokenizer} that can be read ({reason}); accepted: tokenizer.json"
+        ),
+        lambda: check_tokenizing(files),
     ):
-        tokenizer = _tokenizer_in(files.tokenizer)
+        tokenizer = read_tokenizer(files.tokenizer)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
-    return padded(tokenizer, files.name)
-
-
-def padded(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a padding token: its own, or else another of its special ones, as no other is left alone.
-
-    UnsupportedModel if it has none.
-    """
-    if tokenizer.pad_token_id is None:
-        special = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
-        if special is None:
-            found = f"{name}: its tokenizer has no special token, so there is none to fill shorter prompts with"
-            raise UnsupportedModel(f"{found}; accepted: one with pad_token, eos_token, bos_token or unk_token")
-        tokenizer.pad_token = special
-    return tokenizer
+    return padded(tokenizer, files.name, _rows(files.weights, files.gguf))
 
 
 @cache
-def _tokenizer_in(place: Path) -> PreTrainedTokenizerBase:
-    """That of a folder, or of a GGUF file."""
-    if place.is_file():
-        return tokenizer_in(place)
-    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    tokenizer("")  # some that cannot encode are found out by encoding alone
-    return tokenizer
+def _rows(weights: Path, gguf: Path | None) -> int:
+    """How many tokens a model has an embedding for."""
+    return int(configuration(Files("", weights, None, weights, "", gguf)).get_text_config().vocab_size)
+
+
+def _check_generation(files: Files) -> None:
+    """Raise UnsupportedModel if it is generation_config.json that is at fault: transformers reads it with weights."""
+    path = files.weights / "generation_config.json"
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict):
+        raise UnsupportedModel(f"{files.name}: {path} is no JSON object; accepted: one, or no such file")
 
 
 def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Model:
@@ -134,7 +133,10 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     up.
     """
     _prepare(files, attention)
-    with Reading(lambda reason: f"{files.name}: its weights cannot be loaded ({reason})"):
+    with Reading(
+        lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
+        lambda: _check_generation(files),
+    ):
         stored = {} if files.gguf else stored_tensors(files.name, files.weights, configuration(files))
         module, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             files.weights,

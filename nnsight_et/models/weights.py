@@ -47,21 +47,30 @@ def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> dict[st
     It raises LOADING_ERRORS where a file cannot be read.
     """
     stored = dict[str, Stored]()
-    for path in _files(folder, getattr(config, "transformers_weights", None)):
+    for path in _files(name, folder, getattr(config, "transformers_weights", None)):
         stored |= dict(_in_bin(name, path) if path.suffix == ".bin" else _in_safetensors(path))
     return stored
 
 
-def _files(folder: Path, named: str | None) -> list[Path]:
+def _files(name: str, folder: Path, named: str | None) -> list[Path]:
     """The files of weights, by the order in which transformers 5 looks for them."""
     for file in [named] if named else [single + end for single in SINGLE for end in ("", MANY)]:
         if (folder / file).is_file():
-            if not file.endswith(MANY):
-                return [folder / file]
-            return [
-                folder / shard for shard in sorted(set(json.loads((folder / file).read_bytes())["weight_map"].values()))
-            ]
+            return _shards(name, folder / file) if file.endswith(MANY) else [folder / file]
     return []
+
+
+def _shards(name: str, index: Path) -> list[Path]:
+    """The files that an index names; UnsupportedModel if it is no index, or one of them is not there."""
+    content = json.loads(index.read_bytes())
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
+        raise UnsupportedModel(f"{name}: {index} does not say which file has which parameter; accepted: its weight_map")
+    shards = [index.parent / place for place in sorted(set(places.values()))]
+    if absent := [shard.name for shard in shards if not shard.is_file()]:
+        found = f"{name}: {index} names files that are not beside it ({', '.join(absent)[:200]})"
+        raise UnsupportedModel(f"{found}; accepted: all the files of the model")
+    return shards
 
 
 def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
