@@ -13,7 +13,7 @@ from .circuit import circuit
 from .complete import manifests
 from .diff import diff_and_export
 from .execute import Where, execute
-from .models import models
+from .models import check_models, models
 from .options import (
     RUNS,
     Backend,
@@ -99,6 +99,7 @@ def plan(
 
     read = load(manifest, settings_of(settings, None, device, memory, None))
     jobs = planned(read.limited(limit) if limit else read)
+    check_models(read)
     show_plan(read, jobs, out, calibrate)
 
 
@@ -125,10 +126,14 @@ def report(
 
 @app.command()
 def validate(manifest: ManifestPath, settings: Settings = None) -> None:
-    """Check a manifest's text, and import its task if that is Python; no model, file or network is looked at."""
+    """Check a manifest's text, and import its task if that is Python; of models, only whether one is quantized.
+
+    No weight is read, and no network is used.
+    """
     from nnsight_et.manifest import load
 
     read = load(manifest, settings or ())
+    check_models(read)
     typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
 
 

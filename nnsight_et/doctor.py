@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
 LOW_DISK = 5 * GIB
-EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("matplotlib",)}
+EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("matplotlib",), "gguf": ("gguf",)}
 BYTES = 2  # of a weight in bfloat16
 
 
@@ -66,7 +66,11 @@ def _versions() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    purposes = {"export": "et export --format parquet, to_dataframe()", "figures": "et report --figures"}
+    purposes = {
+        "export": "et export --format parquet, to_dataframe()",
+        "figures": "et report --figures",
+        "gguf": "gguf: FILE.gguf of a model",
+    }
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if find_spec(name) is None]
         if missing:
@@ -110,7 +114,9 @@ def _disk(folder: Path) -> Finding:
 
 def _models(models: Models) -> Iterator[Finding]:
     for name, (spec, shape) in models.items():
-        missing = [place for place in (spec.path, spec.adapter) if place and not _here(place)]
+        weights = (spec.gguf,) if spec.gguf else WEIGHTS
+        places = ((spec.path, weights), (spec.adapter, WEIGHTS))
+        missing = [place for place, patterns in places if place and not _here(place, patterns)]
         size = f"; {shape.parameters * BYTES / GIB:.0f} GiB in bfloat16" if shape and is_hub_id(spec.path) else ""
         embedded = "; embedded" if name in NAMED and spec == NAMED[name].spec and not size else ""
         if not missing:
@@ -126,16 +132,16 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
 
 
-def _here(place: str) -> bool:
-    """Whether a folder or hub id has a configuration and weights on this machine."""
+def _here(place: str, weights: Sequence[str]) -> bool:
+    """Whether a folder or hub id has a configuration and such weights on this machine; a GGUF file has its own."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
         if not is_hub_id(place):
             return False
-        configs = ("config.json", "adapter_config.json")
+        configs = ("config.json", "adapter_config.json", *weights)
         cached = [huggingface_hub.try_to_load_from_cache(place, config) for config in configs]
         paths = [Path(path) for path in cached if isinstance(path, str)]
         if not paths:
             return False
         folder = paths[0].parent
-    return any(path.exists() for pattern in WEIGHTS for path in folder.glob(pattern))
+    return any(path.exists() for pattern in weights for path in folder.glob(pattern))

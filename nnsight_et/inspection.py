@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.models.architecture import Architecture, Projection
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, described
+from nnsight_et.models.gguf_file import told
 from nnsight_et.models.load import configuration, outline, tokenizer_of
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
 from nnsight_et.plan import model_choice
@@ -71,7 +73,7 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     Its prompts are the manifest's, or those of the boxes task. UnsupportedModel if there is no configuration, or none
     whose models can be run exactly; ManifestError if the manifest's file of pairs cannot be read.
     """
-    spec, use = NAMED[name].spec if name in NAMED else ModelSpec(name), Use(BoxesTask(), 0, None, DTYPES)
+    spec, use = NAMED[name].spec if name in NAMED else _spec_at(name), Use(BoxesTask(), 0, None, DTYPES)
     if manifest is not None:
         choice = model_choice(manifest, name)
         spec = choice.spec
@@ -83,6 +85,8 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     weights = sum(parameter.numel() for parameter in module.parameters())
     facts = [("architecture", f"{config.model_type} ({type(module).__name__})"), *_sizes(shape)]
     facts += [("sliding window", _windows(parts.windows(text))), ("parameters", f"{weights:,}")]
+    if files.gguf:
+        facts.append(("weights", told(name, files.gguf)))
     if spec.adapter:
         facts.append(("adapter", spec.adapter))
     task, longest = _task(files, use)
@@ -90,6 +94,12 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     support = (*_support(parts, shape), positions, *task)
     memory = tuple(_memory(shape, weights, longest, use))
     return Inspection(name, tuple(facts), tuple(_sites(parts, shape, module)), support, memory)
+
+
+def _spec_at(place: str) -> ModelSpec:
+    """The model in a folder, with a hub id, or in a GGUF file of a folder."""
+    path = Path(place)
+    return ModelSpec(str(path.parent), gguf=path.name) if path.suffix.lower() == ".gguf" else ModelSpec(place)
 
 
 def _sizes(shape: Shape) -> Iterator[Row]:

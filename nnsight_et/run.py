@@ -33,6 +33,9 @@ from nnsight_et.jobs.own_task import check_own_task
 from nnsight_et.jobs.self_check import SelfCheck, check_outcome
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
+from nnsight_et.models.files import Files
+from nnsight_et.models.gguf_file import told
+from nnsight_et.models.named import ModelSpec
 from nnsight_et.plan import Job, digest, plan
 from nnsight_et.remote.backends import on_server, serving
 from nnsight_et.remote.server import Remote
@@ -159,8 +162,10 @@ def _header(work: Work, job: Job, outcome: Outcome, seconds: float) -> ResultHea
     kinds = {row.get("gradient", AUTOGRAD) for row in outcome.summary.get("rows", ())}
     identity = _identity(work, job, DIFFERENCES if DIFFERENCES in kinds else AUTOGRAD)
     records = [
-        ModelRecord(name=choice.name, fingerprint=work.files(choice).fingerprint, description=_source(choice.spec.path))
-        for choice in job.models
+        ModelRecord(
+            name=one.name, fingerprint=work.files(one).fingerprint, description=_source(work.files(one), one.spec)
+        )
+        for one in job.models
     ]
     return ResultHeader(
         job=job.to_dict(),
@@ -182,9 +187,10 @@ def gradients(work: Work) -> tuple[str, ...]:
     return (AUTOGRAD,) if work.server is None else (AUTOGRAD, DIFFERENCES)
 
 
-def _source(path: str) -> str:
-    """A hub id as it is; of a folder its name, not where this machine has it."""
-    return Path(path).name if Path(path).is_dir() else path
+def _source(files: Files, spec: ModelSpec) -> str:
+    """A hub id as it is; of a folder its name, not where this machine has it; of a GGUF file how its weights were."""
+    place = Path(spec.path).name if Path(spec.path).is_dir() else spec.path
+    return f"{place}/{spec.gguf}: {told(files.name, files.gguf)}" if files.gguf else place
 
 
 def device_of(wanted: str, elsewhere: bool = False) -> str:

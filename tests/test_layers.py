@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "nnsight_et"
 
 WORDS = {"errors", "circuit", "named_metrics", "batch", "metrics", "statistics"}
-TEXT = {"errors", "circuit", "circuit_files", "named_metrics", "models.named", "published"}  # before any model is read
+TEXT = {"errors", "circuit", "circuit_files", "named_metrics", "models.named", "models.stored", "published"}  # before any model is read
 THINGS = WORDS | {"tasks", "models"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -79,6 +79,7 @@ LIGHT = {
     "disk",
     "cli",
     "models.named",
+    "models.stored",
     "report.overview",
     "report.table",
 }
@@ -86,6 +87,7 @@ ONLY_IN = {
     "nnsight": {"models", "engine", "interventions", "remote", "loopback"},
     "transformers": {"tasks", "models", "engine", "zoo", "api", "loopback.hosted"},
     "peft": {"models", "zoo"},
+    "gguf": {"models.gguf_file"},
     "ray": {"workers"},
     "ruamel": {"manifest.document"},
     "pandas": {"results", "api.findings"},

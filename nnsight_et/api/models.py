@@ -76,12 +76,15 @@ def load(
     tokenizer: PreTrainedTokenizerBase | str | None = None,
     *,
     adapter: str | None = None,
+    gguf: str | None = None,
     dtype: str = "float32",
     device: str | None = None,
     attention: Literal["sdpa", "eager"] = "sdpa",
 ) -> LoadedModel:
     """The model called `model`: a name that `et models` lists, a folder, a hub id, or a transformers model in memory.
 
+    gguf: the file in that folder that has the weights, where it is a GGUF file; they are read as plain numbers, by
+    transformers (pip install 'nnsight-et[gguf]').
     A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention.
     device None is "cuda" where there is a GPU, else "cpu"; "balanced" spreads layers over all GPUs. UnsupportedModel
     if it cannot be found, read or taken apart.
@@ -93,7 +96,7 @@ def load(
             "tokenizer: a tokenizer in memory goes with a model in memory; accepted: a folder or hub id"
         )
     known = NAMED[model].spec if model in NAMED else ModelSpec(model)
-    spec = ModelSpec(known.path, adapter or known.adapter, tokenizer=tokenizer or known.tokenizer)
+    spec = ModelSpec(known.path, adapter or known.adapter, tokenizer=tokenizer or known.tokenizer, gguf=gguf)
     files = found(model, spec)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     nn = loaded(files, dtype, place, attention)

@@ -44,6 +44,8 @@ class OwnModel(Written):
     """Its name on an NDIF server, where that is not `path`."""
     ndif_adapter: HubId | None = None
     """The adapter's name on an NDIF server, where that is not `adapter`."""
+    gguf: Annotated[str, Field(min_length=1, max_length=400, pattern=r"\.[gG][gG][uU][fF]$")] | None = None
+    """The file in `path` that has the weights, where that is a GGUF file: model-Q4_K_M.gguf. Read as plain numbers."""
 
 
 class BoxesTask(Written):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
 import nnsight
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from nnsight import TransformersModel
 from nnsight.modeling.huggingface import _ID_CACHE as CANONICAL
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,21 +23,37 @@ from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.devices import on_its_devices
+from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
-from nnsight_et.models.files import Files, check_no_code, first_line
+from nnsight_et.models.files import Files, check_no_code
+from nnsight_et.models.gguf_file import check_all_read, check_package, check_read, dequantising
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
+from nnsight_et.models.tokenizing import check_tokenizing, padded, read_tokenizer
+from nnsight_et.models.weights import check_parameters, stored_tensors
 
 
 def configuration(files: Files) -> PretrainedConfig:
-    """The model's configuration; UnsupportedModel if it cannot be read."""
-    try:
-        return AutoConfig.from_pretrained(files.weights, trust_remote_code=False)
-    except (OSError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
-        check_no_code(files.name, files.weights, "config.json")
-        raise UnsupportedModel(
-            f"{files.name}: {files.weights}/config.json cannot be read ({first_line(error)})"
-        ) from error
+    """The model's configuration, from config.json or its GGUF file; UnsupportedModel if it cannot be read."""
+    place = files.gguf or files.weights / "config.json"
+    if files.gguf:
+        check_package(files.name)
+    with Reading(
+        lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: what describes a model",
+        lambda: None if files.gguf else check_no_code(files.name, files.weights, "config.json"),
+    ):
+        config = AutoConfig.from_pretrained(files.weights, trust_remote_code=False, **_gguf(files))
+    if files.gguf:
+        check_read(files.name, files.gguf, config)
+    for key, value in config.get_text_config().to_dict().items():
+        if isinstance(value, float) and value != value:
+            raise UnsupportedModel(f"{files.name}: {place} has {key}: NaN; accepted: a number")
+    return config
+
+
+def _gguf(files: Files) -> dict[str, str]:
+    """What from_pretrained is told where weights are in a GGUF file."""
+    return {"gguf_file": str(files.gguf.relative_to(files.weights))} if files.gguf else {}
 
 
 def shape_of(files: Files) -> Shape:
@@ -48,7 +63,9 @@ def shape_of(files: Files) -> Shape:
 
 def shape_from(config: PretrainedConfig, name: str) -> Shape:
     """The sizes in a configuration; UnsupportedModel if its architecture is not known."""
-    shape = architecture(config, name).shape(config.get_text_config())
+    parts = architecture(config, name)
+    with Reading(lambda reason: f"{name}: the sizes in its config.json are none ({reason}); accepted: numbers"):
+        shape = parts.shape(config.get_text_config())
     sizes = (shape.n_layers, shape.n_heads, shape.d_model, shape.vocabulary)
     if min(sizes) < 1:
         raise UnsupportedModel(
@@ -66,11 +83,11 @@ def longest_prompt(files: Files) -> int | None:
 def outline(files: Files) -> PreTrainedModel:
     """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
     config = configuration(files)
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise UnsupportedModel(f"{files.name}: its config.json describes no model ({first_line(error)})") from error
+    with (
+        Reading(lambda reason: f"{files.name}: its config.json describes no model ({reason}); accepted: one that does"),
+        torch.device("meta"),
+    ):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
@@ -78,24 +95,35 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
 
     Models whose tokenizer is in one folder share it.
     """
-    try:
-        tokenizer = _tokenizer_in(files.tokenizer)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        check_no_code(files.name, files.tokenizer, "tokenizer_config.json")
-        raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
+    with Reading(
+        lambda reason: (
+            f"{files.name}: no tokenizer in {files.tokenizer} that can be read ({reason}); accepted: tokenizer.json"
+        ),
+        lambda: check_tokenizing(files),
+    ):
+        tokenizer = read_tokenizer(files.tokenizer)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
-    return tokenizer
+    return padded(tokenizer, files.name, _rows(files.weights, files.gguf))
 
 
 @cache
-def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-    return tokenizer
+def _rows(weights: Path, gguf: Path | None) -> int:
+    """How many tokens a model has an embedding for."""
+    return int(configuration(Files("", weights, None, weights, "", gguf)).get_text_config().vocab_size)
+
+
+def _check_generation(files: Files) -> None:
+    """Raise UnsupportedModel if it is generation_config.json that is at fault: transformers reads it with weights."""
+    path = files.weights / "generation_config.json"
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict):
+        raise UnsupportedModel(f"{files.name}: {path} is no JSON object; accepted: one, or no such file")
 
 
 def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Model:
@@ -105,23 +133,28 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     up.
     """
     _prepare(files, attention)
-    try:
+    with Reading(
+        lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
+        lambda: _check_generation(files),
+    ):
+        stored = {} if files.gguf else stored_tensors(files.name, files.weights, configuration(files))
         module, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             files.weights,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused by check_parameters with their names
             trust_remote_code=False,
+            **_gguf(files),
+            **(dequantising() if files.gguf else {}),
             **({} if device == "cpu" else {"device_map": device}),
         )
+    check_parameters(files.name, stored, module, report)
+    if files.gguf:
+        check_all_read(files.name, files.gguf, module)
+    with Reading(lambda reason: f"{files.name}: its adapter cannot be loaded ({reason})"):
         if files.adapter:
             module.load_adapter(str(files.adapter))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UnsupportedModel(f"{files.name}: its weights cannot be loaded ({first_line(error)})") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        found = f"{len(missing)} parameters are not in its files, such as {missing[0]}"
-        raise UnsupportedModel(f"{files.name}: {found}; accepted: weights for all that config.json describes")
     if files.adapter:
         _check_adapter(files, module)
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
@@ -150,7 +183,7 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         if place and not is_hub_id(place):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
     _prepare(files, attention)
-    try:
+    with Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason})"):
         nn = TransformersModel(
             str(files.weights),
             task="text-generation",
@@ -158,8 +191,6 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
             attn_implementation=attention,
             peft=str(files.adapter) if files.adapter else None,
         )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UnsupportedModel(f"{files.name}: its parts cannot be laid out ({first_line(error)})") from error
     nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
     CANONICAL[name] = name  # asked of the hub otherwise
     return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))

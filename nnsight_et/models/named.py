@@ -41,6 +41,7 @@ class ModelSpec:
     tokenizer: str | None = None  # a folder or hub id, where it is not beside the weights
     ndif: str | None = None  # the model's name on an NDIF server, where it is not `path`
     ndif_adapter: str | None = None  # the adapter's there, where it is not `adapter`
+    gguf: str | None = None  # the file in `path` that has the weights, where that is a GGUF file
 
     @property
     def served(self) -> tuple[str, str | None]:
