@@ -11,6 +11,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.adapter_kinds import CONFIG, check_no_adapter, check_words, read_settings
 from nnsight_et.models.named import ModelSpec, is_hub_id
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
@@ -39,9 +40,7 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     wanted = FILES if weights_too else DESCRIBING
     weights = _folder(name, spec.path, spec.revision, wanted)
     _check_files(name, weights, "config.json", weights_too)
-    adapter = _folder(name, spec.adapter, spec.adapter_revision, wanted) if spec.adapter else None
-    if adapter:
-        _check_files(name, adapter, "adapter_config.json", weights_too)
+    adapter = _adapter(name, spec, weights, weights_too)
     tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
     digest = blake2b(digest_size=16)
     for place, folder in ((spec.path, weights), (spec.adapter, adapter)):
@@ -64,8 +63,21 @@ def described(name: str, spec: ModelSpec) -> Files:
     """
     weights = _folder(name, spec.path, spec.revision, DESCRIBING)
     _check_config(name, weights, "config.json")
+    adapter = _adapter(name, spec, weights, weights_too=False)
     tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
-    return Files(name, weights, None, tokenizer, "")
+    return Files(name, weights, adapter, tokenizer, "")
+
+
+def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool) -> Path | None:
+    """The adapter's folder; UnsupportedModel if it is of a kind, or has a tokenizer, that cannot be used as it is."""
+    if not spec.adapter:
+        return None
+    adapter = _folder(name, spec.adapter, spec.adapter_revision, FILES if weights_too else DESCRIBING)
+    _check_files(name, adapter, CONFIG, weights_too)
+    read_settings(adapter, name)
+    if not spec.tokenizer:
+        check_words(adapter, weights, name)
+    return adapter
 
 
 def check_no_code(name: str, folder: Path, config: str) -> None:
@@ -107,6 +119,8 @@ def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ..
 
 
 def _check_config(name: str, folder: Path, config: str) -> None:
+    if config != CONFIG:
+        check_no_adapter(folder, name)
     if not (folder / config).is_file():
         raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format")
 

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from nnsight import TransformersModel
 from nnsight.modeling.huggingface import _ID_CACHE as CANONICAL
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -23,6 +23,8 @@ from transformers import (
 from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.adapter_kinds import check_served
+from nnsight_et.models.adapters import attach_adapter, check_vocabulary
 from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code, first_line
@@ -114,8 +116,6 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
             trust_remote_code=False,
             **({} if device == "cpu" else {"device_map": device}),
         )
-        if files.adapter:
-            module.load_adapter(str(files.adapter))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnsupportedModel(f"{files.name}: its weights cannot be loaded ({first_line(error)})") from error
     missing = sorted(report["missing_keys"])
@@ -123,7 +123,7 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
         found = f"{len(missing)} parameters are not in its files, such as {missing[0]}"
         raise UnsupportedModel(f"{files.name}: {found}; accepted: weights for all that config.json describes")
     if files.adapter:
-        _check_adapter(files, module)
+        attach_adapter(module, files.adapter, files.name)
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
     return wrapped(nn, files.name)
 
@@ -149,6 +149,8 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
     for key, place in (("ndif", name), ("ndif_adapter", adapter)):
         if place and not is_hub_id(place):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
+    if files.adapter:
+        check_served(files.adapter, files.name)
     _prepare(files, attention)
     try:
         nn = TransformersModel(
@@ -160,26 +162,11 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UnsupportedModel(f"{files.name}: its parts cannot be laid out ({first_line(error)})") from error
+    if files.adapter:
+        check_vocabulary(nn._module, files.adapter, files.name)
     nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
     CANONICAL[name] = name  # asked of the hub otherwise
     return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))
-
-
-def _check_adapter(files: Files, module: PreTrainedModel) -> None:
-    """Raise UnsupportedModel unless the adapter's files hold just the parameters it has in the model."""
-    assert files.adapter is not None
-    written = set()
-    for path in files.adapter.glob("adapter_model.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            written |= {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118 - not a dict
-    for path in files.adapter.glob("adapter_model.bin"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        written |= {name.removeprefix("base_model.model.") for name in content}
-    there = {name.replace(".default.", ".") for name, _ in module.named_parameters() if ".lora_" in name}
-    if written != there:
-        odd = sorted(written ^ there)[0]
-        found = f"its adapter does not fit its base: {odd} is in only one of them"
-        raise UnsupportedModel(f"{files.name}: {found}; accepted: a LoRA adapter made for this model")
 
 
 def wrapped(nn: TransformersModel, name: str) -> Model:
