@@ -37,7 +37,7 @@ LORA_WITH = {
     "use_qalora": "QALoRA",
     "velora_config": "VeLoRA",
 }
-BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
+BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 """What init_lora_weights can be without a change of the base's own weights."""
 REPEATED = ("pissa", "olora")
 """Those that change them in a way that peft repeats when it loads the adapter."""
@@ -78,7 +78,8 @@ def unfit(settings: Mapping[str, Any]) -> str:
     if kind == "LORA" and beginning not in (*BEGINNINGS, *REPEATED):
         accept = "an adapter to the base as it is on disk: its save_pretrained(FOLDER, "
         accept += "path_initial_model_for_weight_conversion=INITIAL) makes one"
-        return f"is LORA with init_lora_weights: {beginning!r}, so over a changed base; accepted: {accept}"
+        found = f"is LORA with init_lora_weights: {beginning!r}, for which peft does not make its base again alike"
+        return f"{found}; accepted: {accept}"
     return ""
 
 

@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import peft
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftMixedModel, PeftModel
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftMixedModel, PeftModel, PeftType
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from torch import Tensor
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import CONFIG, read_settings, unfit
+from nnsight_et.models.files import first_line
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -32,12 +33,16 @@ def has_weights(folder: Path) -> bool:
 def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
     """Put the adapter of a folder into the model, in place and not merged, as peft does.
 
-    Where it changes a module, peft's layer stands at that module's place; all other paths stay. If the adapter has
-    other numbers of words, the model gets them first. UnsupportedModel if it cannot be run exactly, or does not fit.
+    Where it changes a module, peft's layer stands at that module's place; all other paths stay. A model with another
+    number of words than the adapter gets the adapter's first. The model may be without numbers (on `meta`): then it has
+    the adapter's modules, and what does not fit is seen. UnsupportedModel if it cannot be run exactly, or does not fit.
     """
     config = _config(folder, name)
     weights = _weights(folder, name)
     _resize_vocabulary(module, weights, name)
+    _check_tokens(module, config, name)
+    if module.device.type == "meta" and config.peft_type == PeftType.LORA:
+        config.init_lora_weights = True  # others are worked out of numbers, which are not there
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what peft 0.21 warns of on the way is checked below, or about merging
@@ -50,7 +55,7 @@ def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         found = next((line for line in lines if line.startswith("size mismatch")), lines[0] if lines else repr(error))
         raise UnsupportedModel(
-            f"{name}: its adapter in {folder} does not go over this model ({found}); accepted: {FIT}"
+            f"{name}: peft cannot put its adapter in {folder} over this model ({found}); accepted: {FIT}"
         ) from error
     missing = [key for key in result.missing_keys if key.replace(".default", "") in needed]
     if missing or result.unexpected_keys:
@@ -102,9 +107,11 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
     if not has_weights(folder):
         raise UnsupportedModel(f"{name}: no weights of an adapter in {folder}; accepted: {' or '.join(WEIGHTS)}")
     try:
-        weights: Any = load_peft_weights(str(folder), device="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it then refuses
+            weights: Any = load_peft_weights(str(folder), device="cpu")
     except (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        found = str(error).strip().partition("\n")[0]
+        found = "not tensors alone, or damaged" if isinstance(error, EOFError | UnpicklingError) else first_line(error)
         raise UnsupportedModel(
             f"{name}: the weights of its adapter in {folder} cannot be read ({found}); accepted: tensors by name"
         ) from error
@@ -118,19 +125,27 @@ def _resize_vocabulary(module: PreTrainedModel, weights: Mapping[str, Tensor], n
     rows, own = _rows(module, weights, "input"), module.get_input_embeddings().weight.shape[0]
     if rows in (None, own):
         return
-    tied = module.config.get_text_config().tie_word_embeddings
-    out = _rows(module, weights, "output")
-    if out != rows and not (tied and out is None):
-        accept = "one that brings the unembedding of its words too"
+    if _rows(module, weights, "output") != rows:
+        accept = "one that brings embedding and unembedding of all its words"
         raise UnsupportedModel(f"{name}: its adapter has {rows} words, its base {own}; accepted: {accept}")
     module.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _check_tokens(module: PreTrainedModel, config: PeftConfig, name: str) -> None:
+    """Raise UnsupportedModel if the adapter changes embeddings of tokens that the model does not have."""
+    given = getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None) or []
+    tokens = [token for part in given.values() for token in part] if isinstance(given, dict) else given
+    rows = module.get_input_embeddings().weight.shape[0]
+    if tokens and max(tokens) >= rows:
+        accept = "an adapter saved with its embeddings: save_pretrained(FOLDER, save_embedding_layers=True)"
+        raise UnsupportedModel(f"{name}: its adapter changes token {max(tokens)}, its base has {rows}; accepted: {accept}")
 
 
 def _rows(module: PreTrainedModel, weights: Mapping[str, Tensor], side: str) -> int | None:
     """How many words an adapter's whole embedding, or unembedding, has; None if it brings none."""
     wanted = module.get_input_embeddings() if side == "input" else module.get_output_embeddings()
     path = next((path for path, one in module.named_modules() if one is wanted), "")
-    found = [weights.get(f"{PREFIX}{path}.{last}") for last in ("weight", "base_layer.weight")]
+    found = [weights.get(f"{PREFIX}{path}.{last}") for last in ("weight", "base_layer.weight", "token_adapter.base_layer.weight")]
     return next((one.shape[0] for one in found if one is not None), None)
 
 

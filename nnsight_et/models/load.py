@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -153,13 +154,15 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         check_served(files.adapter, files.name)
     _prepare(files, attention)
     try:
-        nn = TransformersModel(
-            str(files.weights),
-            task="text-generation",
-            tokenizer=tokenizer_of(files),
-            attn_implementation=attention,
-            peft=str(files.adapter) if files.adapter else None,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft 0.21 warns of what merging an adapter would do
+            nn = TransformersModel(
+                str(files.weights),
+                task="text-generation",
+                tokenizer=tokenizer_of(files),
+                attn_implementation=attention,
+                peft=str(files.adapter) if files.adapter else None,
+            )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UnsupportedModel(f"{files.name}: its parts cannot be laid out ({first_line(error)})") from error
     if files.adapter:
