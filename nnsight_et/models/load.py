@@ -28,6 +28,7 @@ from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code, first_line
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
+from nnsight_et.models.rotary import rotate_each_prompt, unchanging_length
 
 
 def configuration(files: Files) -> PretrainedConfig:
@@ -61,6 +62,11 @@ def longest_prompt(files: Files) -> int | None:
     """How many tokens a prompt of the model can have; None where there is no end."""
     config = configuration(files)
     return architecture(config, files.name).longest(config.get_text_config())
+
+
+def longest_alike(files: Files) -> int | None:
+    """Up to how many tokens prompts are rotated alike, whatever shares their batch; None: however many."""
+    return unchanging_length(configuration(files).get_text_config())
 
 
 def outline(files: Files) -> PreTrainedModel:
@@ -186,6 +192,7 @@ def wrapped(nn: TransformersModel, name: str) -> Model:
     """An nnsight model already in memory as a Model, frozen and checked."""
     nn.requires_grad_(False)
     nn.eval()
+    rotate_each_prompt(nn._module)
     model = on_its_devices(_model(nn, name, nn.dtype, nn.device), name)
     if model.parts.experts and nn.dtype == torch.float64:
         nn.set_experts_implementation("eager")  # the grouped one knows no float64
