@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from nnsight_et.batch import Example, Prompt, check_lengths
-from nnsight_et.models.files import Files
 from nnsight_et.errors import TaskError
+from nnsight_et.models.files import Files
 from nnsight_et.models.load import longest_alike, longest_prompt
 
 Some = TypeVar("Some", Prompt, Example)
@@ -24,7 +24,9 @@ def fitting(some: Iterable[Some], files: Files, experiment: str, on_server: bool
     length = max((one.length for one in every), default=0)
     if most is not None and length > most:
         found = f"a prompt of {length} tokens; beyond {most} {files.name} rotates each by the longest of its batch"
-        raise TaskError(f"{where}: {found}; accepted: on a server at most {most} tokens; backend: local takes longer ones")
+        raise TaskError(
+            f"{where}: {found}; accepted: on a server at most {most} tokens; backend: local takes longer ones"
+        )
     return every
 
 

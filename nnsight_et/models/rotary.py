@@ -63,7 +63,9 @@ def _rotated_alone(module: Any, given: tuple[Any, ...], named: dict[str, Any], t
     return rotations
 
 
-def _arguments(hidden: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor, str | None]:
+def _arguments(
+    hidden: Tensor, position_ids: Tensor, layer_type: str | None = None
+) -> tuple[Tensor, Tensor, str | None]:
     return hidden, position_ids, layer_type
 
 
