@@ -27,6 +27,7 @@ from nnsight_et.jobs import (
     minimality,
     path_patching,
 )
+from nnsight_et.jobs.first_prompts import try_first_prompts
 from nnsight_et.jobs.mask_training import AUTOGRAD, DIFFERENCES
 from nnsight_et.jobs.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.jobs.own_task import check_own_task
@@ -88,7 +89,8 @@ def run(
 ) -> Iterator[Progress]:
     """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.
 
-    What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work.
+    What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work,
+    and models in float16 tried on a prompt.
     `means` says with what it is carried out; ManifestError if that cannot be.
     """
     means = means or Means()
@@ -112,6 +114,7 @@ def run(
             METHODS[job.spec.method].check(work, job)
             check_every_prompt(work, job)
         check_own_task(work, jobs)
+        try_first_prompts(work, jobs)
         for job in jobs:
             try:
                 work.self_check = SelfCheck(checked)

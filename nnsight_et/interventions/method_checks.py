@@ -16,7 +16,7 @@ from nnsight_et.interventions.ablation import mean_outputs
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.interventions.engine_checks import gap
+from nnsight_et.interventions.engine_checks import gap, row_gap
 from nnsight_et.metrics import accuracy
 from nnsight_et.models.model import Model, Via
 
@@ -42,7 +42,7 @@ def means_error(model: Model, alone: Sequence[Run], names: tuple[str, ...] | Non
             for token, output in enumerate(outputs[0]):
                 slot = token if names is None else places.get(token, len(names))
                 sums.setdefault((layer, slot), []).append(output.double())
-    gaps = [gap(means[place].double(), torch.stack(found).mean(0)) for place, found in sums.items()]
+    gaps = [row_gap(means[place].double(), torch.stack(found).mean(0)) for place, found in sums.items()]
     return torch.stack(gaps).max().item()
 
 

@@ -17,6 +17,7 @@ from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Asked, Readout, joined, readout, stacked
 from nnsight_et.engine.suffix import Edit, suffix
+from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 
@@ -33,7 +34,7 @@ def path_probabilities(
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
         outcome = nnsight.save(effects(model, pair, path, senders, chunks))
-    return outcome
+    return check_numbers(model, outcome, [pair])
 
 
 def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks) -> dict[str, Tensor]:

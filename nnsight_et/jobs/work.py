@@ -189,7 +189,7 @@ class Work:
         sample = Sample(split, count, job.seed, needs_foils(job))
         with told_of(job):
             examples = examples_of(job.task, tokenizer_of(self.files(choice)), sample)
-        return fitting(examples, self.files(choice), job.name)
+        return fitting(examples, self.files(choice), job.name, self.server is not None)
 
     def most(self, job: Job, split: str) -> float:
         """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
@@ -199,7 +199,7 @@ class Work:
         """Single prompts of the job's task: what mean ablation averages over."""
         with told_of(job):
             prompts = prompts_of(job.task, tokenizer_of(self.files(choice)), Sample(split, count, job.seed))
-        return fitting(prompts, self.files(choice), job.name)
+        return fitting(prompts, self.files(choice), job.name, self.server is not None)
 
     def pad(self, choice: ModelChoice) -> int:
         """The tokenizer's padding token."""

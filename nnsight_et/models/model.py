@@ -41,6 +41,8 @@ class Model:
     """Whether derivatives pass through its runs; not where a server keeps the weights from the code that asks."""
     on_layer: Callable[[int], None] | None = None
     """Told of each layer that an intervention on one layer after the other comes to; not on a server."""
+    name: str = ""
+    """What messages call it."""
     spread: tuple[torch.device, ...] = ()
     """Per layer where its weights are, if they are on several devices."""
 
