@@ -52,7 +52,7 @@ def as_scored(text: str, pair: MarkedPair) -> str:
 
 
 def _either(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens of the text with a space before it and without, if they are the same; TaskError, which asks, if not."""
+    """The tokens of the text with a space and without, if they are the same; TaskError, which asks, if not."""
     apart, together = (_following(text, key, pair, base, tokenizer, space=space) for space in (True, False))
     if apart == together:
         return apart

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 SpecialTokens = Literal["tokenizer", "text"]
+SOME_TEXT = "the"  # what a tokenizer puts in front of it and behind, it puts there everywhere
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,19 @@ def encode(text: str, tokenizer: PreTrainedTokenizerBase, special_tokens: Specia
 
 def left_off(tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokens that the tokenizer would put behind every text, and that prompts are made without; "" if none."""
-    appended = encode("the", tokenizer).appended
-    return " ".join(tokenizer.convert_ids_to_tokens(list(appended)))
+    return " ".join(tokenizer.convert_ids_to_tokens(list(encode(SOME_TEXT, tokenizer).appended)))
+
+
+def check_ends(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Raise TaskError if tokens made elsewhere begin twice as the tokenizer has texts begin, or end with its end."""
+    made, own = encode(SOME_TEXT, tokenizer), encode(SOME_TEXT, tokenizer, "text")
+    front = made.ids[: len(made.ids) - len(own.ids)]
+    if made.appended and tokens[-len(made.appended) :] == made.appended:
+        found = f"the tokens end with {left_off(tokenizer)}, which the tokenizer puts behind every text"
+        raise TaskError(f"{where}: {found}; accepted: a prompt without it")
+    if front and tokens[: len(front) + 1] == (*front, front[-1]):
+        doubled = tokenizer.convert_ids_to_tokens(front[-1])
+        raise TaskError(f"{where}: the tokens begin with {doubled} twice; accepted: once, as the tokenizer puts it")
 
 
 def is_unknown(token: int, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:

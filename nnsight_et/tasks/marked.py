@@ -156,7 +156,7 @@ def _other_form(text: str, first: str) -> str:
         whole = json.loads(text)
     except (ValueError, RecursionError):
         columns = [column.strip() for column in re.split(r"[,\t;]", first)]
-        named = len(columns) > 1 and all(re.fullmatch(r"\"?[A-Za-z_][\w -]*\"?", column) for column in columns)
+        named = len(columns) > 1 and all(re.fullmatch(r"\"?[A-Za-z_][\w-]*\"?", column) for column in columns)
         return f"a table with the columns {', '.join(columns)}, not JSON" if named else ""
     return f"one JSON document over several lines, {_content(whole)}"
 

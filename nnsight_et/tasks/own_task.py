@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError, accepted
+from nnsight_et.tasks.encoding import check_ends
 from nnsight_et.tasks.marked import KEYS, SPACE, SPECIAL, encoded_pair, marked_pair, tokens_as
 from nnsight_et.tasks.splits import SPLITS
 
@@ -117,6 +118,8 @@ def checked(given: Any, names: Sequence[str], tokenizer: PreTrainedTokenizerBase
         raise TaskError(f"{where}: found {type(given).__name__}; accepted: an Example, or {', '.join(KEYS)} as texts")
     for side, prompt in (("base", example.base), ("source", example.source)):
         _check_prompt(prompt, names, len(tokenizer), f"{where}: {side}")
+        if example is given:
+            check_ends(prompt.tokens, tokenizer, f"{where}: {side}")
     order = sorted(names, key=example.base.positions.__getitem__)
     if order != list(names):
         raise TaskError(f"{where}: base: positions in the order {', '.join(order)}; accepted: {', '.join(names)}")
