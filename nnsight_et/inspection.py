@@ -1,4 +1,4 @@
-"""What can be said of a model before its weights are read: sizes, places of its parts, what works, what a task needs."""
+"""What can be said of a model before its weights are read: sizes, places of parts, what works, what a task needs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from nnsight_et.models.gguf_file import told
 from nnsight_et.models.load import configuration, outline, tokenizer_of
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
 from nnsight_et.plan import model_choice
+from nnsight_et.tasks.encoding import left_off
 from nnsight_et.tasks.own_pairs import OwnPairs
 
 if TYPE_CHECKING:
@@ -209,6 +210,8 @@ def _task(files: Files, use: Use) -> tuple[list[Row], int]:
     base = examples[0].base
     begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id == base.tokens[0]
     first = f"the first is {tokenizer.bos_token}" if begins else "the first is of the text"
+    ending = left_off(tokenizer)
+    first += f", without the {ending} that the tokenizer puts at the end" if ending else ""
     at = ", ".join(f"{position} {base.positions[position]}" for position in base.positions)
     shortest, longest = min(one.length for one in examples), max(one.length for one in examples)
     lengths = f"{longest} tokens" if shortest == longest else f"{shortest} to {longest} tokens"

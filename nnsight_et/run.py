@@ -32,6 +32,7 @@ from nnsight_et.jobs.mask_training import AUTOGRAD, DIFFERENCES
 from nnsight_et.jobs.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.jobs.own_task import check_own_task
 from nnsight_et.jobs.self_check import SelfCheck, check_outcome
+from nnsight_et.jobs.tokens import tokens_of
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
 from nnsight_et.models.files import Files
@@ -180,7 +181,7 @@ def _header(work: Work, job: Job, outcome: Outcome, seconds: float) -> ResultHea
         | {name: version(name) for name in PACKAGES},
         device=work.device,
         seconds=round(seconds, 3),
-        summary=outcome.summary | ({SMALLER_CHUNKS: smaller} if smaller else {}),
+        summary=outcome.summary | ({SMALLER_CHUNKS: smaller} if smaller else {}) | tokens_of(work, job),
         self_check=work.self_check.to_dict(),
     )
 

@@ -6,20 +6,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from nnsight_et.api.findings import Finding
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.batch import Example, right_tokens
 from nnsight_et.errors import TaskError, accepted
 from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.metrics import is_right
 from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.tasks.answers import as_scored, roles, told
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum_pairs
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText
-from nnsight_et.tasks.marked import ALSO_RIGHT, FOIL, KEYS, are_keys, check_alike, encoded_pair, pair_of, read_pairs
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, left_off
+from nnsight_et.tasks.marked import (
+    FOIL,
+    KEYS,
+    MORE,
+    SPACE,
+    SPECIAL,
+    are_keys,
+    check_alike,
+    encoded_pair,
+    pair_of,
+    read_pairs,
+)
 
 SHOWN = 3
 LEFT = 'style="text-align:left"'
@@ -38,31 +51,46 @@ class Pairs:
     """What path patching scores them by; `scored_by` gives them another."""
 
     @classmethod
-    def of(cls, pairs: Iterable[Mapping[str, Any] | Sequence[str]]) -> Pairs:
+    def of(
+        cls,
+        pairs: Iterable[Mapping[str, Any] | Sequence[str]],
+        *,
+        space: Literal["yes", "no"] | None = None,
+        special_tokens: SpecialTokens = "tokenizer",
+    ) -> Pairs:
         """Your own pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each.
 
         A mapping may also have "foil", what is wrong, and "also_right": a text, or a list of texts, one token each.
         {{name|text}} in base and source marks a position (nnsight_et.tasks.marked has the rules); TaskError naming the
         pair if one is not written so.
+
+        space: whether a space goes between prompt and answer, where it is not written; when absent the texts decide.
+        special_tokens: "text" for prompts that bring their own special tokens. A pair may say both itself.
         """
         texts = []
         for index, entry in enumerate(pairs):
             if isinstance(entry, Mapping):
                 if not are_keys(entry):
-                    accept = f"{', '.join(KEYS)}, with them {FOIL} and {ALSO_RIGHT}"
+                    accept = f"{', '.join(KEYS)}, with them, if wanted, {', '.join(MORE)}"
                     raise TaskError(f"pairs[{index}]: keys {', '.join(map(str, entry))}; accepted: {accept}")
                 named: Mapping[str, Any] = entry
             else:
                 named = dict(zip(KEYS, entry, strict=len(entry) == len(KEYS)))
             if len(named) < len(KEYS) or not all(isinstance(named[key], str) for key in KEYS):
                 raise TaskError(f"pairs[{index}]: {entry!r}; accepted: three texts, {', '.join(KEYS)}")
-            texts.append(pair_of(named, f"pairs[{index}]"))
+            texts.append(pair_of({**_tokens_as(space, special_tokens), **named}, f"pairs[{index}]"))
         return cls._alike(texts)
 
     @classmethod
-    def read(cls, path: str | Path) -> Pairs:
-        """The pairs in a file of JSON lines; TaskError naming the line that is wrong."""
-        return cls(tuple(read_pairs(Path(path))))
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        space: Literal["yes", "no"] | None = None,
+        special_tokens: SpecialTokens = "tokenizer",
+    ) -> Pairs:
+        """The pairs in a file of JSON lines; TaskError naming the line that is wrong. See `of` for the keywords."""
+        return cls(tuple(read_pairs(Path(path), _tokens_as(space, special_tokens))))
 
     @classmethod
     def boxes(cls, count: int, boxes: int = 7, seed: int = 0, split: str = "discovery") -> Pairs:
@@ -92,6 +120,16 @@ class Pairs:
     def examples(self, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """The pairs as tokens; TaskError naming a pair with a word or mark that does not fit the tokenizer."""
         return [encoded_pair(pair, tokenizer, f"pairs[{index}]") for index, pair in enumerate(self.texts)]
+
+    def tokens(self, model: LoadedModel) -> Finding:
+        """The tokens that are scored: of each pair its answer, what is right as well, and its foils."""
+        rows = []
+        for index, example in enumerate(self.examples(model.tokenizer)):
+            for role, tokens in roles(example):
+                rows += [{"pair": index, "as": role, **told(token, model.tokenizer)} for token in tokens]
+        ending = left_off(model.tokenizer)
+        note = f"The tokenizer puts {ending} behind every text; the prompts are made without it." if ending else ""
+        return Finding(f"Tokens that are scored, of {model.name}", tuple(rows), note=note)
 
     def answered_by(self, model: LoadedModel) -> Pairs:
         """Those whose answer the model gives; TaskError if there is none."""
@@ -130,12 +168,14 @@ class Pairs:
     def __repr__(self) -> str:
         count, more = ("1 pair", "") if len(self) == 1 else (f"{len(self)} pairs", ", ...")
         first = self.texts[0]
-        return f"<{count} at {', '.join(self.positions)}: {first.base.text!r} -> {first.answer!r}{more}>"
+        return (
+            f"<{count} at {', '.join(self.positions)}: {first.base.text!r} -> {as_scored(first.answer, first)}{more}>"
+        )
 
     def _repr_html_(self) -> str:
         named = (
             ("base", "source", "answer"),
-            *((_html(p.base), _html(p.source), escape(p.answer)) for p in self.texts),
+            *((_html(p.base), _html(p.source), escape(as_scored(p.answer, p))) for p in self.texts),
         )
         rows = "".join(f"<tr>{''.join(f'<td {LEFT}>{cell}</td>' for cell in row)}</tr>" for row in named[: SHOWN + 1])
         more = f"<p>and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
@@ -146,6 +186,10 @@ def predicted(model: LoadedModel, examples: Sequence[Example]) -> list[bool]:
     """Whether the model answers each base prompt with its answer, or a token that is right as well."""
     found = model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
     return is_right(found["predicted"], right_tokens(examples)).tolist()
+
+
+def _tokens_as(space: str | None, special_tokens: str) -> dict[str, str]:
+    return {SPECIAL: special_tokens} | ({} if space is None else {SPACE: space})
 
 
 def _html(marked: MarkedText) -> str:

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.remote.server import Server, check_place
 from nnsight_et.store import Result, Store
+from nnsight_et.tasks.answers import roles
 from nnsight_et.workers.pool import Workers
 from nnsight_et.workers.worker import Place
 
@@ -75,6 +77,8 @@ class Work:
     workers: Workers | None = None
     on_layer: Callable[[int], None] | None = None
     finished: dict[str, Result] = field(default_factory=dict)
+    scored: dict[tuple[str, str], dict[str, set[int]]] = field(default_factory=dict)
+    """By experiment and model: the tokens that its examples are scored by, by what they are in them."""
     self_check: SelfCheck = field(default_factory=SelfCheck)
     engine_errors: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)  # of a model as it runs
     _kept: set[str] = field(default_factory=set)
@@ -189,6 +193,9 @@ class Work:
         sample = Sample(split, count, job.seed, needs_foils(job))
         with told_of(job):
             examples = examples_of(job.task, tokenizer_of(self.files(choice)), sample)
+        scored = self.scored.setdefault((job.name, choice.name), {})
+        for role, tokens in chain.from_iterable(map(roles, examples)):
+            scored.setdefault(role, set()).update(tokens)
         return fitting(examples, self.files(choice), job.name, self.server is not None)
 
     def most(self, job: Job, split: str) -> float:
