@@ -99,7 +99,8 @@ def write_result(folder: Path, result: Result) -> None:
     """Put a result at `folder`, in place of what is there."""
     scores = bytes_of(_plain(result.scores))
     header = result.header.model_copy(update={"scores_digest": _digest(scores)})
-    data = _without_nan(header.model_dump(exclude={"digest"}))
+    unsaid = set() if header.notices else {"notices"}
+    data = _without_nan(header.model_dump(exclude={"digest"} | unsaid))
     text = json.dumps(data | {"digest": digest(data)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_folder(folder, {SCORES: scores, HEADER: text.encode()})
 
