@@ -30,6 +30,8 @@ LINKS = ("circuit", "circuits", "roles", "scores")
 """Of these, the keys that name results: digested by what those compute, key by key."""
 SERVED = {"ndif", "ndif_adapter"}
 """Keys of a model that say where it runs, not what it is."""
+LATER = {"bos"}
+"""Keys that models did not have at first: they are part of what is computed where they are set."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +193,12 @@ def model_choice(manifest: Manifest, name: str) -> ModelChoice:
         adapter_revision=written.adapter_revision,
         ndif=written.ndif,
         ndif_adapter=written.ndif_adapter,
+        bos=written.bos,
         **places,
     )
-    return ModelChoice(name, spec, dtype, None, {"name": name} | written.model_dump(exclude=SERVED) | {"dtype": dtype})
+    unset = {key for key in LATER if getattr(written, key) is None}
+    what = {"name": name} | written.model_dump(exclude=SERVED | unset) | {"dtype": dtype}
+    return ModelChoice(name, spec, dtype, None, what)
 
 
 def _place(folder: Path, written: str | None) -> str | None:

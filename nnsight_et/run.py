@@ -27,6 +27,7 @@ from nnsight_et.jobs import (
     minimality,
     path_patching,
 )
+from nnsight_et.jobs.first import look_first
 from nnsight_et.jobs.mask_training import AUTOGRAD, DIFFERENCES
 from nnsight_et.jobs.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.jobs.own_task import check_own_task
@@ -117,6 +118,7 @@ def run(
         work.self_check = SelfCheck(checked)
         for job in jobs:
             _take_earlier(work, job)
+        look_first(work, jobs, manifest.probe == "on")
         for job in jobs:
             try:
                 work.self_check = SelfCheck(checked)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -28,6 +29,8 @@ class Files:
     adapter: Path | None
     tokenizer: Path
     fingerprint: str
+    bos: Literal["add", "none"] | None = None
+    """Whether texts begin with BOS, where the tokenizer is not to decide."""
 
 
 def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
@@ -54,7 +57,7 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
                 while block := file.read(READ_SIZE):
                     digest.update(block)
         digest.update(b"/")
-    return Files(name, weights, adapter, tokenizer, digest.hexdigest())
+    return Files(name, weights, adapter, tokenizer, digest.hexdigest(), spec.bos)
 
 
 def described(name: str, spec: ModelSpec) -> Files:
@@ -65,7 +68,7 @@ def described(name: str, spec: ModelSpec) -> Files:
     weights = _folder(name, spec.path, spec.revision, DESCRIBING)
     _check_config(name, weights, "config.json")
     tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
-    return Files(name, weights, None, tokenizer, "")
+    return Files(name, weights, None, tokenizer, "", spec.bos)
 
 
 def check_no_code(name: str, folder: Path, config: str) -> None:

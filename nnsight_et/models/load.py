@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.bos import set_bos
 from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code, first_line
@@ -76,10 +77,10 @@ def outline(files: Files) -> PreTrainedModel:
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets.
 
-    Models whose tokenizer is in one folder share it.
+    Models whose tokenizer is in one folder, and begins texts alike, share it.
     """
     try:
-        tokenizer = _tokenizer_in(files.tokenizer)
+        tokenizer = _tokenizer_in(files.tokenizer, files.bos and files)
     except (OSError, ValueError, KeyError, TypeError) as error:
         check_no_code(files.name, files.tokenizer, "tokenizer_config.json")
         raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
@@ -91,10 +92,13 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
 
 
 @cache
-def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
+def _tokenizer_in(folder: Path, own: Files | None) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder; for `own` files, which say how its texts begin, one by itself."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    if own is not None and own.bos and tokenizer.is_fast:
+        set_bos(tokenizer, own.bos, own.name, configuration(own))
     return tokenizer
 
 
