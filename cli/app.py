@@ -31,7 +31,7 @@ from .options import (
     view_of,
 )
 from .planned import show_plan
-from .report import formats_of, found, show_missing, write_figures, write_page
+from .report import formats_of, found, show_missing, show_notices, write_figures, write_page
 from .setup import setup
 from .shell import Shell, reading
 from .single import single
@@ -118,6 +118,7 @@ def report(
     wanted = formats_of(formats) if figures else ()
     study, folder = found(source, settings or (), out, limit)
     with reading(folder):
+        show_notices(study)
         typer.echo(f"Report: {write_page(study, folder)}")
         if figures:
             typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")

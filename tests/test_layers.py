@@ -11,13 +11,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "nnsight_et"
 
-WORDS = {"errors", "circuit", "named_metrics", "batch", "metrics", "statistics"}
-TEXT = {"errors", "circuit", "circuit_files", "named_metrics", "models.named", "models.stored", "published"}  # before any model is read
+WORDS = {"errors", "notices", "circuit", "named_metrics", "batch", "metrics", "statistics"}
+TEXT = {"errors", "notices", "circuit", "circuit_files", "named_metrics", "models.named", "models.stored", "published"}
+"""What may be imported before any model is read."""
 THINGS = WORDS | {"tasks", "models"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
+    "notices": set(),
     "circuit": {"errors"},
     "named_metrics": set(),
     "batch": {"errors", "circuit", "named_metrics"},
@@ -34,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interventions": WORDS | {"models", "engine", "interventions"},
     "disk": {"errors"},
     "migration": set(),
-    "headers": {"errors", "plan", "migration"},
+    "headers": {"errors", "notices", "plan", "migration"},
     "store": WORDS | {"manifest", "plan", "disk", "migration", "headers"},
     "cost": TEXT | {"manifest", "plan", "engine.budget", "cost"},
     "report": TEXT | {"manifest", "plan", "store", "cost", "report"},
@@ -67,6 +69,7 @@ LIGHT = {
     "published",
     "__init__",
     "errors",
+    "notices",
     "circuit",
     "circuit_files",
     "named_metrics",

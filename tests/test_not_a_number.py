@@ -148,9 +148,8 @@ def test_the_same_weights_run_in_dtypes_that_reach_further(pair, dtype):
 
 def test_a_job_that_a_server_carries_out_fails_with_the_same_words(model, pair):
     call = Call(model_readouts, (pair.question, "default"))
-    with pytest.raises(ExperimentError, match=PLACE) as raised:
-        with model.session():
-            carried_out(model, [call])
+    with pytest.raises(ExperimentError, match=PLACE) as raised, model.session():
+        carried_out(model, [call])
     said = str(raised.value).strip().splitlines()[-1].removeprefix("ExperimentError: ")
     text = f"Traceback (most recent call last):\n  ...\nnnsight_et.errors.ExperimentError: {said}"
     assert str(of_description(text, "experiments.found")) == f"experiments.found: {said}"

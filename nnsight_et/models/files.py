@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -41,6 +42,8 @@ class Files:
     fingerprint: str
     gguf: Path | None = None
     """The file of `weights` that has them, where that is a GGUF file."""
+    bos: Literal["add", "none"] | None = None
+    """Whether texts begin with BOS, where the tokenizer is not to decide."""
 
 
 def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
@@ -65,7 +68,7 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     _add(digest, name, _matching(weights, FILES) | _indexed(weights))
     _add(digest, name, _matching(adapter, FILES) if adapter else ())
     _add(digest, name, _matching(tokenizer, FILES) | _vocabulary(tokenizer))
-    return Files(name, weights, adapter, tokenizer, digest.hexdigest())
+    return Files(name, weights, adapter, tokenizer, digest.hexdigest(), bos=spec.bos)
 
 
 def described(name: str, spec: ModelSpec) -> Files:
@@ -83,7 +86,7 @@ def described(name: str, spec: ModelSpec) -> Files:
     for folder in (weights, tokenizer):
         for path in _matching(folder, DESCRIBING) | _vocabulary(folder):
             next(_content(name, path), None)
-    return Files(name, weights, adapter, tokenizer, "")
+    return Files(name, weights, adapter, tokenizer, "", bos=spec.bos)
 
 
 def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool) -> Path | None:
@@ -114,7 +117,7 @@ def _found_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
     _add(digest, name, [file])
     _add(digest, name, _matching(adapter, FILES) if adapter else ())
     _add(digest, name, _tokenizing(tokenizer) if tokenizer.is_dir() else ())
-    return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file)
+    return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file, spec.bos)
 
 
 def _described_gguf(name: str, spec: ModelSpec) -> Files:
@@ -131,7 +134,7 @@ def _described_gguf(name: str, spec: ModelSpec) -> Files:
         folder = _folder(name, spec.path, spec.revision)
     file = _gguf_in(name, folder, spec.gguf)
     adapter = _adapter(name, spec, folder, weights_too=False)
-    return Files(name, folder, adapter, _gguf_tokenizer(name, spec, folder, file), "", file)
+    return Files(name, folder, adapter, _gguf_tokenizer(name, spec, folder, file), "", file, spec.bos)
 
 
 def _gguf_in(name: str, folder: Path, gguf: str) -> Path:

@@ -25,6 +25,7 @@ from transformers.utils import logging
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_served
 from nnsight_et.models.adapters import attach_adapter, check_vocabulary
+from nnsight_et.models.bos import set_bos
 from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
@@ -105,7 +106,7 @@ def outline(files: Files) -> PreTrainedModel:
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets.
 
-    Models whose tokenizer is in one folder share it.
+    Models whose tokenizer is in one folder, and begins texts alike, share it.
     """
     with Reading(
         lambda reason: (
@@ -113,11 +114,13 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
         ),
         lambda: check_tokenizing(files),
     ):
-        tokenizer = read_tokenizer(files.tokenizer)
+        tokenizer = read_tokenizer(files.tokenizer, files if files.bos else None)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
+    if files.bos:
+        set_bos(tokenizer, files.bos, files.name, configuration(files))
     return padded(tokenizer, files.name, _rows(files.weights, files.gguf))
 
 
