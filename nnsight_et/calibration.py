@@ -139,7 +139,7 @@ def _timed(model: Model, pair: Pair, rows: Rows) -> Iterator[Timed]:
     yield "again", again, both
     senders = [Head(0, index) for index in range(model.n_heads)]
     path = Path("last")
-    direct = path_patching(rows.sizes, prompts, "last", (), senders)
+    direct = path_patching(rows.sizes, prompts, path, senders)
     yield "mlp", lambda: path_probabilities(model, pair, path, senders, "default", chunks), direct
     group = HeadGroup(first, first, (Head(0, 0), Head(model.n_layers - 1, 0)))
     training = Training(epochs=STEPS, validate_every=STEPS)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from nnsight_et.errors import TaskError, accepted
 
@@ -56,6 +56,8 @@ class Mlp(NamedTuple):
 
 Part = Head | Mlp
 """What a path can begin or end in."""
+Via = Literal["query", "key", "value"]
+"""An input of a head."""
 
 
 def part(name: str) -> Part:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from nnsight_et.batch import Example, right_tokens
-from nnsight_et.circuit import Circuit, HeadGroup
+from nnsight_et.circuit import Circuit, HeadGroup, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import TaskError, UnsupportedModel, accepted
 from nnsight_et.interventions.ablation import random_circuits
@@ -32,7 +32,6 @@ from nnsight_et.manifest import CMAP
 from nnsight_et.manifest.methods.cmap import MAIN_ROLES
 from nnsight_et.metrics import accuracy, is_right
 from nnsight_et.models.load import tokenizer_of
-from nnsight_et.models.model import Via
 from nnsight_et.plan import Job, ModelChoice
 from nnsight_et.statistics import intervals
 
