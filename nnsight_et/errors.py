@@ -52,3 +52,8 @@ def accepted(found: str, names: Iterable[str]) -> str:
     close = get_close_matches(found, known, n=1)
     listed = ", ".join(known) if known else "none"
     return f"did you mean '{close[0]}'? accepted: {listed}" if close else f"accepted: {listed}"
+
+
+def quantity(count: int, noun: str) -> str:
+    """How many of something: 1 stage, 2 stages. The noun is one that takes an s."""
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -48,7 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "score_files": {"errors", "store"},
     "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
-    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run"},
+    "sizing": THINGS | {"manifest", "plan", "cost", "jobs", "run"},
+    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run", "sizing"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
     "api": THINGS
@@ -60,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
     "cli": TEXT
     | {"__init__", "manifest", "plan", "disk", "headers", "store", "run", "cost", "calibration", "circuit_import"}
-    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "sizing", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {

@@ -57,14 +57,14 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     return Files(name, weights, adapter, tokenizer, digest.hexdigest())
 
 
-def described(name: str, spec: ModelSpec) -> Files:
+def described(name: str, spec: ModelSpec, here: bool = False) -> Files:
     """The model's folders without a look at its weights, so without a fingerprint; from the hub no weights are fetched.
 
-    UnsupportedModel if it has no configuration.
+    If they are to be `here` already, nothing is. UnsupportedModel if it has no configuration.
     """
-    weights = _folder(name, spec.path, spec.revision, DESCRIBING)
+    weights = _folder(name, spec.path, spec.revision, DESCRIBING, here)
     _check_config(name, weights, "config.json")
-    tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
+    tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING, here) if spec.tokenizer else weights
     return Files(name, weights, None, tokenizer, "")
 
 
@@ -86,7 +86,7 @@ def check_no_code(name: str, folder: Path, config: str) -> None:
     )
 
 
-def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FILES) -> Path:
+def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FILES, here: bool = False) -> Path:
     try:
         local = Path(place).expanduser()
         if local.is_dir():
@@ -98,8 +98,13 @@ def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ..
     if not is_hub_id(place):
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
-        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(patterns)))
+        wanted = list(patterns)
+        return Path(
+            huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=wanted, local_files_only=here)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if here:
+            raise UnsupportedModel(f"{name}: the files of '{place}' are not on this machine yet") from None
         raise UnsupportedModel(
             f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
             f"folder (models: {{{name}: {{path: FOLDER}}}} in the manifest), or a hub id with a network"
