@@ -107,7 +107,7 @@ def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ..
             raise UnsupportedModel(f"{name}: the files of '{place}' are not on this machine yet") from None
         raise UnsupportedModel(
             f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
-            f"folder (models: {{{name}: {{path: FOLDER}}}} in the manifest), or a hub id with a network"
+            f"folder (in a manifest, models: {{{name}: {{path: FOLDER}}}}), or a hub id with a network"
         ) from error
 
 
