@@ -154,9 +154,9 @@ def plan(manifest: Manifest) -> Plan:
     return Plan(manifest.name, tuple(jobs.values()))
 
 
-def senders(job: Job) -> int | None:
-    """How many heads and MLPs the job patches at most: those that can reach; None where the shape is not known."""
-    shape = job.models[0].shape if job.models else None
+def senders(job: Job, shape: Shape | None = None) -> int | None:
+    """How many heads and MLPs the job patches at most: those that can reach; None where no shape is known or given."""
+    shape = job.models[0].shape or shape if job.models else None
     return job.spec.most_senders(shape) if isinstance(job.spec, PathPatching) and shape else None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from nnsight_et.circuit import Circuit
-from nnsight_et.errors import ManifestError, ResultError, accepted
+from nnsight_et.errors import ManifestError, ResultError, accepted, brief
 from nnsight_et.notices import Notice
 from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html.notebook import shown
@@ -142,6 +142,8 @@ def open_run(folder: str | Path) -> Run:
 
     ManifestError if there is no result; ResultError if there are some and none can be read.
     """
+    if not isinstance(folder, (str, Path)):
+        raise ManifestError(f"folder: {brief(folder)}; accepted: the folder that `et run` names at its end")
     folder = Path(folder)
     if (folder / HEADER).exists():
         result = read_result(folder)

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "migration": set(),
     "headers": {"errors", "notices", "plan", "migration"},
     "store": WORDS | {"manifest", "plan", "disk", "migration", "headers"},
-    "cost": TEXT | {"manifest", "plan", "engine.budget", "cost"},
+    "cost": TEXT | {"manifest", "plan", "engine.budget", "engine.paths", "cost"},
     "report": TEXT | {"manifest", "plan", "store", "cost", "report"},
     "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
     "workers": {"errors", "models", "interventions", "workers"},
@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "score_files": {"errors", "store"},
     "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
-    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run"},
+    "sizing": THINGS | {"manifest", "plan", "cost", "jobs", "run"},
+    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run", "sizing"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
     "api": THINGS
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
     "cli": TEXT
     | {"__init__", "manifest", "plan", "disk", "headers", "store", "run", "cost", "calibration", "circuit_import"}
-    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "sizing", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {
@@ -79,6 +80,7 @@ LIGHT = {
     "headers",
     "cost",
     "engine.budget",
+    "engine.paths",
     "disk",
     "cli",
     "models.named",

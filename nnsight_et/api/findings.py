@@ -88,11 +88,6 @@ def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lin
     return Plate(name, title, BARS, (panel,))
 
 
-def counted(pairs: int) -> str:
-    """How many pairs, in words."""
-    return f"{pairs} pair{'s' * (pairs != 1)}"
-
-
 def answers_of(examples: Sequence[Any]) -> Tensor:
     """[example, n]: the right tokens."""
     return right_tokens(examples)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Question, Run
-from nnsight_et.circuit import Circuit, HeadGroup
+from nnsight_et.circuit import Circuit, HeadGroup, Via
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, cache_with, captured, head_outputs, suffix_of
@@ -22,7 +22,7 @@ from nnsight_et.engine.readout import Readout, joined, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.activation_patching import Donation, with_donation
 from nnsight_et.models.finite import check_numbers
-from nnsight_et.models.model import Model, Via
+from nnsight_et.models.model import Model
 
 Inputs = dict[Via, dict[int, Tensor]]
 """Via -> layer -> of the group's heads, before RoPE: queries [batch, k, d_head] at the position; keys and values

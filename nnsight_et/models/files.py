@@ -71,29 +71,30 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     return Files(name, weights, adapter, tokenizer, digest.hexdigest(), bos=spec.bos)
 
 
-def described(name: str, spec: ModelSpec) -> Files:
+def described(name: str, spec: ModelSpec, here: bool = False) -> Files:
     """The model's folders without a look at its weights, so without a fingerprint; from the hub no weights are fetched.
 
-    UnsupportedModel if it has no configuration.
+    If they are to be `here` already, nothing is. UnsupportedModel if it has no configuration.
     """
     if spec.gguf:
         return _described_gguf(name, spec)
-    weights = _folder(name, spec.path, spec.revision, FETCHED)
+    weights = _folder(name, spec.path, spec.revision, FETCHED, here)
     _check_config(name, weights, "config.json")
     check_not_quantized(name, weights)
-    adapter = _adapter(name, spec, weights, weights_too=False)
-    tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else weights
+    adapter = _adapter(name, spec, weights, weights_too=False, here=here)
+    tokenizer = _folder(name, spec.tokenizer, None, FETCHED, here) if spec.tokenizer else weights
     for folder in (weights, tokenizer):
         for path in _matching(folder, DESCRIBING) | _vocabulary(folder):
             next(_content(name, path), None)
     return Files(name, weights, adapter, tokenizer, "", bos=spec.bos)
 
 
-def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool) -> Path | None:
+def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool, here: bool = False) -> Path | None:
     """The adapter's folder; UnsupportedModel if it is of a kind, or has a tokenizer, that cannot be used as it is."""
     if not spec.adapter:
         return None
-    adapter = _folder(name, spec.adapter, spec.adapter_revision, (*WEIGHTS, *FETCHED) if weights_too else FETCHED)
+    wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
+    adapter = _folder(name, spec.adapter, spec.adapter_revision, wanted, here)
     _check_files(name, adapter, CONFIG, weights_too)
     read_settings(adapter, name)
     if not spec.tokenizer:
@@ -236,7 +237,9 @@ def check_no_code(name: str, folder: Path, config: str) -> None:
     )
 
 
-def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED) -> Path:
+def _folder(
+    name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED, here: bool = False
+) -> Path:
     try:
         local = Path(place).expanduser()
         if local.is_dir():
@@ -248,11 +251,16 @@ def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ..
     if not is_hub_id(place):
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
-        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(patterns)))
+        wanted = list(patterns)
+        return Path(
+            huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=wanted, local_files_only=here)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if here:
+            raise UnsupportedModel(f"{name}: the files of '{place}' are not on this machine yet") from None
         raise UnsupportedModel(
             f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
-            f"folder (models: {{{name}: {{path: FOLDER}}}} in the manifest), or a hub id with a network"
+            f"folder (in a manifest, models: {{{name}: {{path: FOLDER}}}}), or a hub id with a network"
         ) from error
 
 

@@ -179,7 +179,7 @@ def _prepare(files: Files, attention: str) -> None:
     known = architecture(config, files.name).implementations
     if attention not in known:
         found = f"{files.name}: architecture '{config.model_type}' has no {attention} attention"
-        raise UnsupportedModel(f"{found}; accepted: attention: {' or '.join(known)} in the manifest")
+        raise UnsupportedModel(f"{found}; accepted: attention {' or '.join(known)}")
     nnsight.register("nnsight_et")
     logging.disable_progress_bar()
     logging.set_verbosity_error()

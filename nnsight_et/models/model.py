@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from nnsight_et.circuit import Via
 from nnsight_et.models.architecture import Architecture
 from nnsight_et.models.masks import narrowed
 
-Via = Literal["query", "key", "value"]
 VIAS: tuple[Via, ...] = ("query", "key", "value")  # in the order of a forward pass
 
 

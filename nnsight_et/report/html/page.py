@@ -76,7 +76,7 @@ def limits(study: Study, unshown: int) -> list[Limit]:
     for model, ending in endings.items():
         if ending:
             text = f"The tokenizer of {model} puts {ending} behind every text. The prompts here are made without it."
-            found.append(Notice(text))
+            found.append(Limit(text))
     failed = {name_of(header) for header in headers if not all(map(passed, checks_of(header)))}
     if failed:
         found.append(Limit(f"Self-check failed in {', '.join(sorted(failed))}.", "self-check", bad=True))
