@@ -1,0 +1,172 @@
+"""Texts as users write them; right is the probability of the text's own next token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .case import APPLES, BASE, Given, Line, case
+from .plain import base_folder, byte_level, gpt2, llama, of_folder, save, sentencepiece
+
+AREA = "texts"
+SOURCE = APPLES[0].source
+BYTES, PIECES = "byte-level BPE", "SentencePiece"
+
+
+def made_with(kind: str, folder: Path) -> Path:
+    """A random model with that kind of tokenizer."""
+    if kind == BYTES:
+        tokenizer = byte_level()
+        return save(gpt2(tokenizer), tokenizer, folder / "model")
+    tokenizer = sentencepiece(prepend=False)
+    return save(llama(tokenizer), tokenizer, folder / "model")
+
+
+def text(name: str, *lines: Line, kinds: tuple[str, ...] = (BYTES, PIECES), **more: Any) -> None:
+    """A case of these lines for each kind of tokenizer."""
+    for kind in kinds:
+
+        @case(AREA, f"{name}; {kind}")
+        def make(folder: Path, kind: str = kind) -> Given:
+            made = made_with(kind, folder)
+            wrong = more.get("reason") and "ambiguous" not in more
+            expected = () if wrong else of_folder(made, lines)
+            given = {key: value for key, value in more.items() if key != "ambiguous"}
+            return Given({"path": str(made)}, expected, lines, **given)
+
+
+text(
+    "answers that continue a word: un + kind",
+    Line(
+        "Repeat the start of each word. kind: un{{stem|kind}}. fair: unfair. kind: un",
+        "Repeat the start of each word. bold: un{{stem|bold}}. fair: unfair. wise: un",
+        "kind",
+        whole="Repeat the start of each word. kind: unkind. fair: unfair. kind: unkind",
+    ),
+)
+text(
+    "halves of numbers: 17 + 52",
+    Line(
+        "The war lasted from the year 17{{stem|32}} to the year 17",
+        "The war lasted from the year 17{{stem|01}} to the year 17",
+        "52",
+        whole="The war lasted from the year 1732 to the year 1752",
+    ),
+)
+text(
+    "Japanese and Chinese, which have no spaces",
+    Line("日本 {{city|東京}} 日本の", "日本 {{city|都}} 日本の", "都", whole="日本 東京 日本の都"),
+)
+text(
+    "code: self. + name",
+    Line(
+        'def {{name|hello}}(self):\n    return self.', 'def {{name|key}}(self):\n    return self.', "hello",
+        whole="def hello(self):\n    return self.hello",
+    ),
+)  # fmt: skip
+text(
+    "code: a closing parenthesis",
+    Line("def {{name|hello}}(self", "def {{name|key}}(self", ")", whole="def hello(self)"),
+)
+text(
+    "the end of a sentence: a full stop",
+    Line("The {{object|apple}} is in Box F", "The {{object|hat}} is in Box C", ".", whole="The apple is in Box F."),
+)
+text(
+    "a possessive: Laura + 's",
+    Line("The {{object|apple}} is Laura", "The {{object|hat}} is Peter", "'s", whole="The apple is Laura's"),
+    kinds=(PIECES,),
+)
+text(
+    "a line's end before the answer",
+    Line("Question: {{object|fish}}\nAnswer:\n", "Question: {{object|hat}}\nAnswer:\n", "yes",
+         whole="Question: fish\nAnswer:\nyes"),
+)  # fmt: skip
+text(
+    "a colon before the answer",
+    Line("Question: {{object|fish}}\nAnswer:", "Question: {{object|hat}}\nAnswer:", "yes",
+         whole="Question: fish\nAnswer: yes"),
+)  # fmt: skip
+text(
+    "answers that begin with their space, as in most lists of prompts",
+    Line("Then {{name|Laura}} and Peter went to the market. Peter gave a pen to",
+         "Then {{name|Oscar}} and Emma went to the lake. Alice gave a map to", " Laura",
+         whole="Then Laura and Peter went to the market. Peter gave a pen to Laura"),
+)  # fmt: skip
+text(
+    "a prompt that ends with a space",
+    Line("The {{object|apple}} is in Box F. Box F contains the ", "The {{object|hat}} is in Box C. Box Y contains the ",
+         "apple", whole="The apple is in Box F. Box F contains the apple"),
+    kinds=(BYTES,), reason="space|within a token|prompt's own tokens change",
+)  # fmt: skip
+text(
+    "a word of several tokens as the answer",
+    Line(BASE, SOURCE, "zeppelin"),
+    reason="not one token|single token|one token",
+)
+text(
+    "an emoji as the answer, several tokens of bytes",
+    Line(BASE, SOURCE, "🍎"),
+    reason="not one token|single token|one token",
+)
+text(
+    "a mark around a word of several tokens, accents and another alphabet",
+    Line("The {{object|naïveté}} is in Box F, Москва is in Box Q. Box F contains the",
+         "The {{object|crème}} is in Box C, Москва is in Box H. Box Y contains the", "café"),
+)  # fmt: skip
+text(
+    "a mark around half of a token",
+    Line("The {{object|app}}le is in Box F. Box F contains the", "The {{object|ha}}t is in Box C. Box Y contains the",
+         "apple"),
+    reason="whole tokens",
+)  # fmt: skip
+text(
+    "a mark around a space and its word",
+    Line("The{{object| apple}} is in Box F. Box F contains the", "The{{object| hat}} is in Box C. Box Y contains the",
+         "apple", plain="The apple is in Box F. Box F contains the"),
+)  # fmt: skip
+text(
+    "an emoji, a no-break space and curly quotes before the marks",
+    Line("“🍎\u00a0” The {{object|apple}} is in Box F. Box F contains the",
+         "“🍎\u00a0” The {{object|hat}} is in Box C. Box Y contains the", "apple"),
+)  # fmt: skip
+text(
+    "tabs and runs of spaces",
+    Line("The\t{{object|apple}}   is in  Box F.\n\n\nBox F contains the",
+         "The\t{{object|hat}}   is in  Box C.\n\n\nBox Y contains the", "apple"),
+)  # fmt: skip
+text(
+    "a prompt without any mark",
+    Line("The apple is in Box F. Box F contains the", "The hat is in Box C. Box Y contains the", "apple"),
+)
+text(
+    "braces in the text, one of them doubled, without a mark",
+    Line('{"box": {"F": "apple"}} Box F contains the', '{"box": {"C": "fish"}} Box Y contains the', "apple"),
+    kinds=(BYTES,), reason=r"\}\}.*(written|escape|\\\\|as )", ambiguous=True,
+)  # fmt: skip
+text(
+    "the answer is one token with a space and another without: foil without its space",
+    Line(BASE, SOURCE, "apple", more={"foil": "hat"}),
+    Line(BASE, SOURCE.replace("hat", "drug"), "apple", more={"foil": " hat"}),
+)
+text(
+    "answer and foil are the same token",
+    Line(BASE, SOURCE, "apple", more={"foil": " apple"}),
+    reason="the answer too|same token|there once",
+)
+
+
+@case(AREA, "a word that the tokenizer does not know")
+def unknown(folder: Path) -> Given:
+    lines = (Line(BASE.replace("computer", "zeppelin"), SOURCE, "apple"),)
+    return Given({"path": str(base_folder(folder))}, (), lines, reason="zeppelin")
+
+
+@case(AREA, "an answer that the tokenizer does not know")
+def unknown_answer(folder: Path) -> Given:
+    return Given({"path": str(base_folder(folder))}, (), (Line(BASE, SOURCE, "zeppelin"),), reason="zeppelin")
+
+
+@case(AREA, "a lower-case word where the tokenizer knows the upper-case one")
+def other_case(folder: Path) -> Given:
+    return Given({"path": str(base_folder(folder))}, (), (Line(BASE, SOURCE, "Apple"),), reason="Apple")
