@@ -37,7 +37,7 @@ def test_every_other_input_is_right_or_refused_for_its_true_reason(case):
 def test_the_document_has_a_row_for_each_case_and_none_that_is_wrong():
     text = DOCUMENT.read_text()
     assert len(CASES) >= 45
-    assert QUICK <= {case.name for case in CASES}
+    assert {case.name for case in CASES} >= QUICK
     for case in chosen(()):
         assert f"\n| {named(case)} | " in text, "make real-inputs"
     for word in ("WRONG", "UNTRUE", "NOT TOLD", "TRACEBACK"):

@@ -37,14 +37,26 @@ CAPITALS = {
 WHOLE = r"one (JSON )?object|per line|JSON lines|a line|several lines|whole"
 data("one JSON object over several lines, prompts inside", json.dumps(CAPITALS, indent=2), WHOLE, "json")
 data("one JSON object on one line, prompts inside", json.dumps(CAPITALS), "prompts|keys", "json")
-data("a JSON list of right pairs, over several lines", json.dumps([line.entry for line in APPLES], indent=1),
-     f"list|{WHOLE}", "json", wanted=True)  # fmt: skip
-data("a JSON list of right pairs, on one line", json.dumps([line.entry for line in APPLES]), f"list|{WHOLE}", "json",
-     wanted=True)  # fmt: skip
+data(
+    "a JSON list of right pairs, over several lines",
+    json.dumps([line.entry for line in APPLES], indent=1),
+    f"list|{WHOLE}",
+    "json",
+    wanted=True,
+)
+data(
+    "a JSON list of right pairs, on one line",
+    json.dumps([line.entry for line in APPLES]),
+    f"list|{WHOLE}",
+    "json",
+    wanted=True,
+)
 MASKED = {
     "sentence_masked": "Box 0 contains the lamp, Box 1 contains the coat. Box 1 contains the <extra_id_0> .",
-    "masked_content": "<extra_id_0> coat", "sample_id": 0, "numops": 0,
-}  # fmt: skip
+    "masked_content": "<extra_id_0> coat",
+    "sample_id": 0,
+    "numops": 0,
+}
 data("masked sentences", json.dumps(MASKED), "sentence_masked")
 OTHER = {"clean": APPLES[0].base, "corrupted": APPLES[0].source, "answer": "apple"}
 data("lines with other keys: clean and corrupted", json.dumps(OTHER), "clean")
@@ -60,16 +72,25 @@ data("Parquet", b"PAR1\x15\x04\x15\xff\xfe" + bytes(range(200, 256)), "Parquet|U
 data("a gzip file", b"\x1f\x8b\x08\x00\xff\xff\xfe\xfa", "gzip|UTF-8|text", "jsonl.gz")
 data("YAML", "- base: x\n  source: y\n  answer: z\n", r"not JSON|JSON", "yaml")
 data("an HTML page in place of the file", "<!DOCTYPE html>\n<html><body>Sign in</body></html>\n", "not JSON|HTML")
-data("the pointer of Git LFS in place of the file", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-     "not JSON|LFS")  # fmt: skip
+data(
+    "the pointer of Git LFS in place of the file",
+    "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    "not JSON|LFS",
+)
 data("half of a surrogate pair in a text", LINES[0].replace("computer", "\\ud83d"), "half of a character")
 data("NaN among the values", LINES[0].replace('"apple"}', "NaN}"), "answer")
 
 
 @case(AREA, "a line whose prompts have other marks than the line before")
 def other_marks(folder: Path) -> Given:
-    lines = (APPLES[0], Line("The apple is in {{object|Box}} F. Box {{label|F}} contains the",
-                             "The hat is in {{object|Box}} C. Box {{label|Y}} contains the", "apple"))  # fmt: skip
+    lines = (
+        APPLES[0],
+        Line(
+            "The apple is in {{object|Box}} F. Box {{label|F}} contains the",
+            "The hat is in {{object|Box}} C. Box {{label|Y}} contains the",
+            "apple",
+        ),
+    )
     return Given({"path": str(base_folder(folder))}, (), lines, reason="label")
 
 

@@ -99,13 +99,20 @@ mistake(
     lambda et, m: et.evaluate(m, pairs(et), group(et, et.Head(9, 0))),
     "L9H0|layer",
 )
-mistake("evaluate: a position that is not marked",
-        lambda et, m: et.evaluate(m, pairs(et), group(et, et.Head(1, 0), at="label")), "label")  # fmt: skip
+mistake(
+    "evaluate: a position that is not marked",
+    lambda et, m: et.evaluate(m, pairs(et), group(et, et.Head(1, 0), at="label")),
+    "label",
+)
 mistake("evaluate: a list of heads", lambda et, m: et.evaluate(m, pairs(et), [et.Head(4, 0)]), "[Cc]ircuit", True)
 mistake("evaluate: a dictionary as circuit", lambda et, m: et.evaluate(m, pairs(et), {"a": ["L4H0"]}), "[Cc]ircuit")
 mistake("evaluate: the scores as circuit", lambda et, m: et.evaluate(m, pairs(et), patch(et, m)), "[Cc]ircuit")
-mistake("evaluate: one group as circuit",
-        lambda et, m: et.evaluate(m, pairs(et), et.HeadGroup("a", "last", (et.Head(4, 0),))), "[Cc]ircuit", True)  # fmt: skip
+mistake(
+    "evaluate: one group as circuit",
+    lambda et, m: et.evaluate(m, pairs(et), et.HeadGroup("a", "last", (et.Head(4, 0),))),
+    "[Cc]ircuit",
+    True,
+)
 mistake(
     "evaluate: heads as texts in a group", lambda et, m: et.evaluate(m, pairs(et), group(et, "L4H0")), "[Hh]ead", True
 )
@@ -113,20 +120,35 @@ mistake(
     "evaluate: heads as lists in a group", lambda et, m: et.evaluate(m, pairs(et), group(et, [4, 0])), "[Hh]ead", True
 )
 mistake("evaluate: random=-1", lambda et, m: et.evaluate(m, pairs(et), group(et, et.Head(4, 0)), random=-1), "random")
-mistake("evaluate: ablation='noise'",
-        lambda et, m: et.evaluate(m, pairs(et), group(et, et.Head(4, 0)), ablation="noise"), "ablation|noise")  # fmt: skip
+mistake(
+    "evaluate: ablation='noise'",
+    lambda et, m: et.evaluate(m, pairs(et), group(et, et.Head(4, 0)), ablation="noise"),
+    "ablation|noise",
+)
 mistake("knockout: to the position itself", lambda et, m: et.knockout(m, pairs(et), blind="last", to="last"), "last")
 mistake("knockout: backwards", lambda et, m: et.knockout(m, pairs(et), blind="object", to="last"), "object|last|after")
-mistake("knockout: a position that is not marked",
-        lambda et, m: et.knockout(m, pairs(et), blind="last", to="label"), "label")  # fmt: skip
-mistake("cmap: models of other sizes",
-        lambda et, m: et.cmap(m, et.load(small(), base_tokenizer()), pairs(et), group(et, et.Head(1, 0))),
-        "layers|heads|size|shape")  # fmt: skip
-mistake("load: a Path", lambda et, m: patch(et, et.load(EMBEDDED / "llama-tiny", tokenizer=str(EMBEDDED / "tokenizer"))),
-        "str|text|folder|path", True)  # fmt: skip
-mistake("load: the tokenizer's folder as a Path",
-        lambda et, m: patch(et, et.load(str(EMBEDDED / "llama-tiny"), tokenizer=EMBEDDED / "tokenizer")),
-        "tokenizer", True)  # fmt: skip
+mistake(
+    "knockout: a position that is not marked",
+    lambda et, m: et.knockout(m, pairs(et), blind="last", to="label"),
+    "label",
+)
+mistake(
+    "cmap: models of other sizes",
+    lambda et, m: et.cmap(m, et.load(small(), base_tokenizer()), pairs(et), group(et, et.Head(1, 0))),
+    "layers|heads|size|shape",
+)
+mistake(
+    "load: a Path",
+    lambda et, m: patch(et, et.load(EMBEDDED / "llama-tiny", tokenizer=str(EMBEDDED / "tokenizer"))),
+    "str|text|folder|path",
+    True,
+)
+mistake(
+    "load: the tokenizer's folder as a Path",
+    lambda et, m: patch(et, et.load(str(EMBEDDED / "llama-tiny"), tokenizer=EMBEDDED / "tokenizer")),
+    "tokenizer",
+    True,
+)
 mistake("load: dtype=torch.float32", lambda et, m: patch(et, et.load("llama-tiny", dtype=torch.float32)), "dtype", True)
 mistake("load: dtype='fp16'", lambda et, m: et.load("llama-tiny", dtype="fp16"), "dtype|fp16")
 mistake("load: dtype='int8'", lambda et, m: et.load("llama-tiny", dtype="int8"), "dtype|int8")
@@ -137,8 +159,11 @@ mistake("load: a name with a typing error", lambda et, m: et.load("lama-tiny"), 
 mistake("load: an empty name", lambda et, m: et.load(""), "folder|name|hub")
 mistake("load: None", lambda et, m: et.load(None), "None|model")
 mistake("load: a model in memory without a tokenizer", lambda et, m: et.load(base_model()), "tokenizer")
-mistake("load: a model in memory with the tokenizer's name",
-        lambda et, m: et.load(base_model(), str(EMBEDDED / "tokenizer")), "tokenizer")  # fmt: skip
+mistake(
+    "load: a model in memory with the tokenizer's name",
+    lambda et, m: et.load(base_model(), str(EMBEDDED / "tokenizer")),
+    "tokenizer",
+)
 mistake(
     "load: the inner model, without its head",
     lambda et, m: et.load(base_model().model, base_tokenizer()),
@@ -147,12 +172,21 @@ mistake(
 mistake("load: a pipeline", lambda et, m: et.load(whole_pipeline(), base_tokenizer()), "[Pp]ipeline|transformers model")
 mistake("load: a model on the meta device", lambda et, m: et.load(without_weights(), base_tokenizer()), "meta|weights")
 mistake("load: model and tokenizer exchanged", lambda et, m: et.load(base_tokenizer(), base_model()), "model|tokenizer")
-mistake("load: a tokenizer of the tokenizers library",
-        lambda et, m: et.load(base_model(), base_tokenizer().backend_tokenizer), "tokenizer")  # fmt: skip
-mistake("load: an adapter for a model in memory",
-        lambda et, m: et.load(base_model(), base_tokenizer(), adapter=str(EMBEDDED / "goat-tiny")), "adapter")  # fmt: skip
-mistake("load: another dtype for a model in memory",
-        lambda et, m: et.load(base_model(), base_tokenizer(), dtype="bfloat16"), "dtype")  # fmt: skip
+mistake(
+    "load: a tokenizer of the tokenizers library",
+    lambda et, m: et.load(base_model(), base_tokenizer().backend_tokenizer),
+    "tokenizer",
+)
+mistake(
+    "load: an adapter for a model in memory",
+    lambda et, m: et.load(base_model(), base_tokenizer(), adapter=str(EMBEDDED / "goat-tiny")),
+    "adapter",
+)
+mistake(
+    "load: another dtype for a model in memory",
+    lambda et, m: et.load(base_model(), base_tokenizer(), dtype="bfloat16"),
+    "dtype",
+)
 mistake("open_run: a folder without a run", lambda et, m: et.open_run(EMBEDDED), "no result|result")
 mistake("group: more heads than were measured", lambda et, m: patch(et, m).group("a", 500), "500|heads|count")
 mistake("top(-1)", lambda et, m: patch(et, m).top(-1), "-1|count")

@@ -87,8 +87,9 @@ def half_in_memory(call: str) -> None:
         made = grown(folder, 1e5)
 
         def load() -> Any:
-            import nnsight_et as et
             from transformers import AutoModelForCausalLM
+
+            import nnsight_et as et
 
             module = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float16)
             return et.load(module, base_tokenizer())

@@ -125,22 +125,21 @@ def gpt2(tokenizer: Any, seed: int = 0, **changes: Any) -> Any:
     return spread(GPT2LMHeadModel(GPT2Config(**(sizes | special | changes))), 1.0, seed)
 
 
-WORDS = (
-    "The apple is in Box F , the computer is in Box Q . Box contains hat bread drug ball H C B E P Y "
-    "Laura Peter Simon Oscar Emma Alice market lake gave a pen to map Then and went year war lasted from "
-    "Repeat start of each word kind fair bold wise stem return def capital Norway Oslo Japan Tokyo yes no Answer "
-    "Question fish key hello café naïve Москва"
-).split()
-PIECES = (
-    "un kind fair bold wise 17 32 01 52 18 99 都 東 京 東京 日本 ( ) () self . , : ; ' 's '' \" = == { } \n \n\n    ab"
-).split(" ")
+SENTENCES = """
+The apple is in Box F , the computer is in Box Q . Box contains hat bread drug ball H C B E P Y fish key hello
+Laura Peter Simon Oscar Emma Alice market lake gave a pen to map Then and went year war lasted from café naïve Москва
+Repeat start of each word kind fair bold wise stem return def capital Norway Oslo Japan Tokyo yes no Answer Question
+"""
+WORDS = tuple(dict.fromkeys(SENTENCES.split()))
+OTHERS = "un kind fair bold wise 17 32 01 52 18 99 都 東 京 東京 日本 ( ) () self . , : ; ' 's '' = == { } ab"
+PIECES = (*OTHERS.split(), '"', "\n", "\n\n")
 
 
 def merged(pieces: Iterable[str], alphabet: Iterable[str], special: Sequence[str]) -> models.BPE:
-    """A BPE that has the pieces as tokens, each put together from the left."""
+    """A BPE that has the pieces as tokens, each put together from the left, long ones first."""
     vocabulary = {token: number for number, token in enumerate([*special, *alphabet])}
     merges = {}
-    for piece in pieces:
+    for piece in sorted(pieces, key=len, reverse=True):
         for end in range(2, len(piece) + 1):
             left, right, both = piece[: end - 1], piece[end - 1], piece[:end]
             vocabulary.setdefault(right, len(vocabulary))
@@ -154,7 +153,7 @@ def byte_level(bos: bool = False, words: Sequence[str] = WORDS, **special: Any) 
     """A tokenizer as GPT-2's, Llama-3's and Qwen's: byte-level BPE, a space being part of the word after it."""
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     texts = [*(f" {word}" for word in words), *words, *PIECES, *(f" {piece}" for piece in PIECES if piece.isalnum())]
-    pieces = ["".join(piece for piece, _ in to_bytes.pre_tokenize_str(text)) for text in texts if text]
+    pieces = ["".join(piece for piece, _ in to_bytes.pre_tokenize_str(text)) for text in texts]
     inner = Tokenizer(merged(pieces, sorted(pre_tokenizers.ByteLevel.alphabet()), ["<|endoftext|>"]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -168,11 +167,11 @@ def byte_level(bos: bool = False, words: Sequence[str] = WORDS, **special: Any) 
 
 
 def sentencepiece(prepend: bool = True, bos: bool = True, words: Sequence[str] = WORDS) -> Any:
-    """A tokenizer as Llama-2's (a space put before every text), or Gemma's (none): BPE with ▁ and bytes to fall back."""
+    """A tokenizer as Llama-2's, which puts a space before every text, or as Gemma's: BPE with ▁ and single bytes."""
     special = ["<unk>", "<s>", "</s>"]
     texts = [*(f"▁{word}" for word in words), *words, *PIECES, *(f"▁{piece}" for piece in PIECES if piece.isalnum())]
     alphabet = [*(f"<0x{byte:02X}>" for byte in range(256)), "▁", *sorted({one for text in texts for one in text})]
-    inner = Tokenizer(merged((text for text in texts if text), dict.fromkeys(alphabet), special))
+    inner = Tokenizer(merged(texts, dict.fromkeys(alphabet), special))
     spaces = normalizers.Replace(" ", "▁")
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prepend else spaces
     inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])

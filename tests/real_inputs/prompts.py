@@ -12,8 +12,11 @@ from .plain import base_tokenizer, byte_level, gpt2, llama, of_folder, save, spr
 
 AREA = "prompts"
 MORE = ", the {} is in Box {}"
-SHORT = Line("The {{object|apple}} is in Box F. Box F contains the", "The {{object|hat}} is in Box C. Box Y contains the",
-             "apple")  # fmt: skip
+SHORT = Line(
+    "The {{object|apple}} is in Box F. Box F contains the",
+    "The {{object|hat}} is in Box C. Box Y contains the",
+    "apple",
+)
 THINGS = ("bread", "drug", "ball", "key", "fish", "boat", "coat", "clock")
 
 
@@ -41,14 +44,27 @@ def given(folder: Path, lines: tuple[Line, ...], **more: Any) -> Given:
 def phi3(**changes: Any) -> Any:
     """A small Phi-3 on the embedded tokenizer, with two sets of rotary factors: short ones up to 32 positions."""
     tokenizer = base_tokenizer()
-    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8,
-            "long_factor": [4.0 + i for i in range(8)], "original_max_position_embeddings": 32}  # fmt: skip
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0 + i for i in range(8)],
+        "original_max_position_embeddings": 32,
+    }
     sizes: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-        "original_max_position_embeddings": 32, "rope_parameters": rope, "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "original_max_position_embeddings": 32,
+        "rope_parameters": rope,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     import torch
 
     torch.manual_seed(0)
@@ -117,11 +133,22 @@ def learned(folder: Path) -> Given:
 def gemma3(folder: Path) -> Given:
     tokenizer = base_tokenizer()
     config = Gemma3TextConfig(
-        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=16, sliding_window=8, query_pre_attn_scalar=16, max_position_embeddings=256,
-        layer_types=["sliding_attention", "sliding_attention", "full_attention"], tie_word_embeddings=True,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=8,
+        query_pre_attn_scalar=16,
+        max_position_embeddings=256,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     return given(save(spread(Gemma3ForCausalLM(config)), tokenizer, folder / "model"), RAGGED)
 
 
@@ -129,9 +156,16 @@ def gemma3(folder: Path) -> Given:
 def qwen3(folder: Path) -> Given:
     tokenizer = byte_level(pad_token="<|endoftext|>")
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
     return given(save(spread(Qwen3ForCausalLM(config)), tokenizer, folder / "model"), RAGGED)
 
 

@@ -60,10 +60,12 @@ text(
 text(
     "code: self. + name",
     Line(
-        'def {{name|hello}}(self):\n    return self.', 'def {{name|key}}(self):\n    return self.', "hello",
+        "def {{name|hello}}(self):\n    return self.",
+        "def {{name|key}}(self):\n    return self.",
+        "hello",
         whole="def hello(self):\n    return self.hello",
     ),
-)  # fmt: skip
+)
 text(
     "code: a closing parenthesis",
     Line("def {{name|hello}}(self", "def {{name|key}}(self", ")", whole="def hello(self)"),
@@ -79,26 +81,42 @@ text(
 )
 text(
     "a line's end before the answer",
-    Line("Question: {{object|fish}}\nAnswer:\n", "Question: {{object|hat}}\nAnswer:\n", "yes",
-         whole="Question: fish\nAnswer:\nyes"),
-)  # fmt: skip
+    Line(
+        "Question: {{object|fish}}\nAnswer:\n",
+        "Question: {{object|hat}}\nAnswer:\n",
+        "yes",
+        whole="Question: fish\nAnswer:\nyes",
+    ),
+)
 text(
     "a colon before the answer",
-    Line("Question: {{object|fish}}\nAnswer:", "Question: {{object|hat}}\nAnswer:", "yes",
-         whole="Question: fish\nAnswer: yes"),
-)  # fmt: skip
+    Line(
+        "Question: {{object|fish}}\nAnswer:",
+        "Question: {{object|hat}}\nAnswer:",
+        "yes",
+        whole="Question: fish\nAnswer: yes",
+    ),
+)
 text(
     "answers that begin with their space, as in most lists of prompts",
-    Line("Then {{name|Laura}} and Peter went to the market. Peter gave a pen to",
-         "Then {{name|Oscar}} and Emma went to the lake. Alice gave a map to", " Laura",
-         whole="Then Laura and Peter went to the market. Peter gave a pen to Laura"),
-)  # fmt: skip
+    Line(
+        "Then {{name|Laura}} and Peter went to the market. Peter gave a pen to",
+        "Then {{name|Oscar}} and Emma went to the lake. Alice gave a map to",
+        " Laura",
+        whole="Then Laura and Peter went to the market. Peter gave a pen to Laura",
+    ),
+)
 text(
     "a prompt that ends with a space",
-    Line("The {{object|apple}} is in Box F. Box F contains the ", "The {{object|hat}} is in Box C. Box Y contains the ",
-         "apple", whole="The apple is in Box F. Box F contains the apple"),
-    kinds=(BYTES,), reason="space|within a token|prompt's own tokens change",
-)  # fmt: skip
+    Line(
+        "The {{object|apple}} is in Box F. Box F contains the ",
+        "The {{object|hat}} is in Box C. Box Y contains the ",
+        "apple",
+        whole="The apple is in Box F. Box F contains the apple",
+    ),
+    kinds=(BYTES,),
+    reason="space|within a token|prompt's own tokens change",
+)
 text(
     "a word of several tokens as the answer",
     Line(BASE, SOURCE, "zeppelin"),
@@ -111,30 +129,46 @@ text(
 )
 text(
     "a mark around a word of several tokens, accents and another alphabet",
-    Line("The {{object|naïveté}} is in Box F, Москва is in Box Q. Box F contains the",
-         "The {{object|crème}} is in Box C, Москва is in Box H. Box Y contains the", "café"),
-)  # fmt: skip
+    Line(
+        "The {{object|naïveté}} is in Box F, Москва is in Box Q. Box F contains the",
+        "The {{object|crème}} is in Box C, Москва is in Box H. Box Y contains the",
+        "café",
+    ),
+)
 text(
     "a mark around half of a token",
-    Line("The {{object|app}}le is in Box F. Box F contains the", "The {{object|ha}}t is in Box C. Box Y contains the",
-         "apple"),
+    Line(
+        "The {{object|app}}le is in Box F. Box F contains the",
+        "The {{object|ha}}t is in Box C. Box Y contains the",
+        "apple",
+    ),
     reason="whole tokens",
-)  # fmt: skip
+)
 text(
     "a mark around a space and its word",
-    Line("The{{object| apple}} is in Box F. Box F contains the", "The{{object| hat}} is in Box C. Box Y contains the",
-         "apple", plain="The apple is in Box F. Box F contains the"),
-)  # fmt: skip
+    Line(
+        "The{{object| apple}} is in Box F. Box F contains the",
+        "The{{object| hat}} is in Box C. Box Y contains the",
+        "apple",
+        plain="The apple is in Box F. Box F contains the",
+    ),
+)
 text(
     "an emoji, a no-break space and curly quotes before the marks",
-    Line("“🍎\u00a0” The {{object|apple}} is in Box F. Box F contains the",
-         "“🍎\u00a0” The {{object|hat}} is in Box C. Box Y contains the", "apple"),
-)  # fmt: skip
+    Line(
+        "“🍎\u00a0” The {{object|apple}} is in Box F. Box F contains the",
+        "“🍎\u00a0” The {{object|hat}} is in Box C. Box Y contains the",
+        "apple",
+    ),
+)
 text(
     "tabs and runs of spaces",
-    Line("The\t{{object|apple}}   is in  Box F.\n\n\nBox F contains the",
-         "The\t{{object|hat}}   is in  Box C.\n\n\nBox Y contains the", "apple"),
-)  # fmt: skip
+    Line(
+        "The\t{{object|apple}}   is in  Box F.\n\n\nBox F contains the",
+        "The\t{{object|hat}}   is in  Box C.\n\n\nBox Y contains the",
+        "apple",
+    ),
+)
 text(
     "a prompt without any mark",
     Line("The apple is in Box F. Box F contains the", "The hat is in Box C. Box Y contains the", "apple"),
@@ -142,8 +176,10 @@ text(
 text(
     "braces in the text, one of them doubled, without a mark",
     Line('{"box": {"F": "apple"}} Box F contains the', '{"box": {"C": "fish"}} Box Y contains the', "apple"),
-    kinds=(BYTES,), reason=r"\}\}.*(written|escape|\\\\|as )", ambiguous=True,
-)  # fmt: skip
+    kinds=(BYTES,),
+    reason=r"\}\}.*(written|escape|\\\\|as )",
+    ambiguous=True,
+)
 text(
     "the answer is one token with a space and another without: foil without its space",
     Line(BASE, SOURCE, "apple", more={"foil": "hat"}),

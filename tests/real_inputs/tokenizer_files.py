@@ -29,6 +29,10 @@ from .plain import (
 AREA = "tokenizers"
 SPECIAL = ("pad_token", "eos_token", "bos_token", "unk_token")
 SOURCE = APPLES[0].source
+FEW = (
+    *("The", "apple", "is", "in", "Box", "F", ",", "the", "computer", "Q", ".", "contains", "hat", "bread"),
+    *("drug", "ball", "H", "C", "Y", "B", "E", "P"),
+)
 
 
 def appends(content: dict[str, Any], *tokens: str) -> None:
@@ -118,7 +122,7 @@ def no_prefix(folder: Path) -> Given:
 
 @case(AREA, "Unigram with the Metaspace pre-tokenizer")
 def unigram(folder: Path) -> Given:
-    words = [f"▁{word}" for word in "The apple is in Box F , the computer Q . contains hat bread drug ball H".split()]
+    words = [f"▁{word}" for word in FEW[:17]]
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((word, -3.0) for word in words)]
     pieces += [(one, -9.0) for one in sorted({one for word in words for one in word} | set("YCBEP"))]
     inner = Tokenizer(models.Unigram(pieces, unk_id=0))
@@ -261,7 +265,7 @@ def short_maximum(folder: Path) -> Given:
 
 @case(AREA, "a tokenizer that lowers letters and strips accents before it cuts")
 def lowers(folder: Path) -> Given:
-    words = "the apple is in box f , computer q . contains hat bread drug ball h c y b e p café cafe".split()
+    words = [*dict.fromkeys(word.lower() for word in FEW), "café", "cafe"]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", *words])}, unk_token="<unk>"))
     inner.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()])
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
