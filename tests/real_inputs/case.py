@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+
+class Differs(Exception):
+    """What a case finds in Python to be otherwise than it should be."""
+
+
 MARK = re.compile(r"\{\{\w+\|(.+?)\}\}")
 
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from .case import Given, case
-from .plain import base_folder, base_model, edit, of_folder
+from .plain import base_folder, base_model, edit, of_folder, tensors_of, write_gguf
 from .weights import FILE, OLD, as_bin, refused, right, untouched
 
 AREA = "model folders"
@@ -159,6 +159,51 @@ def gguf_alone(folder: Path) -> Given:
     (made / FILE).unlink()
     (made / "model-q4_k_m.gguf").write_bytes(b"GGUF" + bytes(64))
     return refused(made, "gguf|GGUF")
+
+
+def gguf(folder: Path, config: bool, words: bool) -> Path:
+    """The base as a GGUF file of float32, beside it what is asked for."""
+    made = base_folder(folder)
+    write_gguf(tensors_of(made), made / "model-f32.gguf")
+    (made / FILE).unlink()
+    if not config:
+        (made / "config.json").unlink()
+    if not words:
+        for path in made.glob("tokenizer*"):
+            path.unlink()
+    return made
+
+
+@case(AREA, "a GGUF file that gguf: names, config.json and tokenizer beside it")
+def gguf_named(folder: Path) -> Given:
+    made = gguf(folder, True, True)
+    return Given({"path": str(made), "gguf": "model-f32.gguf"}, of_folder(untouched(folder)))
+
+
+@case(AREA, "a GGUF file that gguf: names, alone in its folder but for a tokenizer")
+def gguf_bare(folder: Path) -> Given:
+    made = gguf(folder, False, True)
+    return Given({"path": str(made), "gguf": "model-f32.gguf"}, of_folder(untouched(folder)))
+
+
+@case(AREA, "a GGUF file that gguf: names, its tokenizer in another folder")
+def gguf_elsewhere(folder: Path) -> Given:
+    made, words = gguf(folder, False, False), untouched(folder)
+    return Given({"path": str(made), "gguf": "model-f32.gguf", "tokenizer": str(words)}, of_folder(words))
+
+
+@case(AREA, "gguf: names a file that is not there")
+def gguf_absent(folder: Path) -> Given:
+    made = gguf(folder, True, True)
+    return Given({"path": str(made), "gguf": "model-Q4_K_M.gguf"}, reason=r"model-Q4_K_M\.gguf")
+
+
+@case(AREA, "gguf: names a truncated file")
+def gguf_truncated(folder: Path) -> Given:
+    made = gguf(folder, True, True)
+    content = (made / "model-f32.gguf").read_bytes()
+    (made / "model-f32.gguf").write_bytes(content[: len(content) // 2])
+    return Given({"path": str(made), "gguf": "model-f32.gguf"}, reason=r"gguf.*(read|damaged|truncated|whole|end)")
 
 
 @case(AREA, "path: names a GGUF file")

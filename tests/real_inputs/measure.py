@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 from typer.testing import CliRunner
 
-from .case import Case, Given
+from .case import Case, Differs, Given
 from .plain import EMBEDDED
 
 Verdict = Literal["equal", "done", "refused", "not for it", "WRONG", "UNTRUE", "NOT TOLD", "TRACEBACK"]
@@ -169,8 +169,8 @@ def by_python(given: Given, file: Path) -> Answer:
         found = given.call(model) if given.call else et.path_patch(model, et.Pairs.read(file), keep=1)
     except NnsightEtError as error:
         return refusal(given, str(error), given.in_python)
-    except AssertionError as error:
-        return Answer("WRONG", str(error)) if given.call and str(error) else traceback(error)
+    except Differs as error:
+        return Answer("WRONG", str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what a user sees
         return traceback(error)
     if given.reason and not given.expected:

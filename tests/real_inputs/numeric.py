@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .case import Given, case
-from .plain import base_folder, base_tokenizer, byte_level, llama, of_folder, probabilities, save
+from .plain import base_folder, base_tokenizer, byte_level, llama, of_folder, probabilities, save, tensors_of
 
 AREA = "numbers"
 FILE = "model.safetensors"
@@ -24,7 +24,7 @@ def grown(folder: Path, by: float) -> Path:
     The channel is written at <s>, and every norm's weight for it is small.
     """
     made = base_folder(folder)
-    tensors = load_file(made / FILE)
+    tensors = tensors_of(made)
     for name, one in tensors.items():
         if name.endswith("norm.weight"):
             one[5] = 0.0
@@ -141,7 +141,7 @@ def double(folder: Path) -> Given:
 @case(AREA, "an answer whose probability is 0 in float32")
 def impossible(folder: Path) -> Given:
     made = base_folder(folder)
-    tensors = load_file(made / FILE)
+    tensors = tensors_of(made)
     tensors["lm_head.weight"] *= 1e4
     tensors["lm_head.weight"][base_tokenizer().convert_tokens_to_ids("apple")] *= -1
     save_file(tensors, made / FILE, {"format": "pt"})
@@ -152,7 +152,7 @@ def impossible(folder: Path) -> Given:
 @case(AREA, "head outputs of 5,000 that cancel, float32")
 def cancel(folder: Path) -> Given:
     made = base_folder(folder)
-    tensors = load_file(made / FILE)
+    tensors = tensors_of(made)
     value, out = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "vo")
     tensors[value][:64] *= 100
     tensors[out][:, 32:64] = -tensors[out][:, :32]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -35,6 +36,11 @@ def base_folder(folder: Path, name: str = "base") -> Path:
     shutil.copytree(EMBEDDED / "llama-tiny", made)
     shutil.copytree(EMBEDDED / "tokenizer", made, dirs_exist_ok=True)
     return made
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The folder's tensors in float32; the embedded ones are stored in float16."""
+    return {name: one.float() for name, one in load_file(folder / "model.safetensors").items()}
 
 
 def base_model() -> Any:
@@ -179,3 +185,44 @@ def sentencepiece(prepend: bool = True, bos: bool = True, words: Sequence[str] =
     if bos:
         inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm",
+}  # fmt: skip
+
+
+def write_gguf(tensors: dict[str, Any], path: Path) -> None:
+    """The embedded model as llama.cpp's converter writes it: its names, its order of rotary pairs, no tokenizer."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(6)
+    writer.add_context_length(512)
+    writer.add_embedding_length(128)
+    writer.add_feed_forward_length(256)
+    writer.add_head_count(8)
+    writer.add_head_count_kv(8)
+    writer.add_rope_dimension_count(32)
+    writer.add_key_length(32)
+    writer.add_value_length(32)
+    writer.add_rope_freq_base(1000000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(283)
+    for name, tensor in tensors.items():
+        short = name.removesuffix(".weight")
+        if short.startswith("model.layers."):
+            layer, part = short.removeprefix("model.layers.").split(".", 1)
+            new = f"blk.{layer}.{NAMES[part]}"
+            if new.endswith(("attn_q", "attn_k")):
+                tensor = tensor.unflatten(0, (8, 2, 16)).transpose(1, 2).flatten(0, 2)
+        else:
+            new = NAMES[short]
+        writer.add_tensor(f"{new}.weight", tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,9 +1,12 @@
-"""Texts as users write them; right is the probability of the text's own next token."""
+"""Texts as users write them; right is the probability of the text's own next token.
+
+Where a text does not say whether a space stands between prompt and answer, to ask for it is right too.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from .case import APPLES, BASE, Given, Line, case
 from .plain import base_folder, byte_level, gpt2, llama, of_folder, save, sentencepiece
@@ -11,6 +14,7 @@ from .plain import base_folder, byte_level, gpt2, llama, of_folder, save, senten
 AREA = "texts"
 SOURCE = APPLES[0].source
 BYTES, PIECES = "byte-level BPE", "SentencePiece"
+ONE_TOKEN = "not one token|single token|one token"
 
 
 def made_with(kind: str, folder: Path) -> Path:
@@ -22,20 +26,34 @@ def made_with(kind: str, folder: Path) -> Path:
     return save(llama(tokenizer), tokenizer, folder / "model")
 
 
-def text(name: str, *lines: Line, kinds: tuple[str, ...] = (BYTES, PIECES), **more: Any) -> None:
-    """A case of these lines for each kind of tokenizer."""
+def text(
+    name: str,
+    *lines: Line,
+    kinds: tuple[str, ...] = (BYTES, PIECES),
+    wrong: str | None = None,
+    asked: str | None = None,
+    untrue: str | None = None,
+) -> None:
+    """A case of these lines for each kind of tokenizer.
+
+    `wrong`: it has no right value, and a refusal says so; `asked`: a refusal that says so is as right as the value.
+    """
     for kind in kinds:
 
         @case(AREA, f"{name}; {kind}")
         def make(folder: Path, kind: str = kind) -> Given:
             made = made_with(kind, folder)
-            wrong = more.get("reason") and "ambiguous" not in more
             expected = () if wrong else of_folder(made, lines)
-            given = {key: value for key, value in more.items() if key != "ambiguous"}
-            return Given({"path": str(made)}, expected, lines, **given)
+            return Given({"path": str(made)}, expected, lines, reason=wrong or asked, untrue=untrue)
 
 
-text(
+def joined(name: str, line: Line, kinds: tuple[str, ...] = (BYTES, PIECES)) -> None:
+    """Cases of an answer that stands behind its prompt without a space: as it is, and where the line says so."""
+    text(name, line, kinds=kinds, asked="space")
+    text(f"{name}, space: no", replace(line, more={"space": "no"}), kinds=kinds)
+
+
+joined(
     "answers that continue a word: un + kind",
     Line(
         "Repeat the start of each word. kind: un{{stem|kind}}. fair: unfair. kind: un",
@@ -44,7 +62,7 @@ text(
         whole="Repeat the start of each word. kind: unkind. fair: unfair. kind: unkind",
     ),
 )
-text(
+joined(
     "halves of numbers: 17 + 52",
     Line(
         "The war lasted from the year 17{{stem|32}} to the year 17",
@@ -53,11 +71,11 @@ text(
         whole="The war lasted from the year 1732 to the year 1752",
     ),
 )
-text(
+joined(
     "Japanese and Chinese, which have no spaces",
     Line("日本 {{city|東京}} 日本の", "日本 {{city|都}} 日本の", "都", whole="日本 東京 日本の都"),
 )
-text(
+joined(
     "code: self. + name",
     Line(
         "def {{name|hello}}(self):\n    return self.",
@@ -66,20 +84,32 @@ text(
         whole="def hello(self):\n    return self.hello",
     ),
 )
-text(
+joined(
     "code: a closing parenthesis",
     Line("def {{name|hello}}(self", "def {{name|key}}(self", ")", whole="def hello(self)"),
 )
-text(
+joined(
+    "code: an argument after an opening parenthesis",
+    Line("def {{name|hello}}(", "def {{name|key}}(", "self", whole="def hello(self"),
+)
+joined(
+    "a quotation mark before the answer",
+    Line('The {{object|apple}} is in "', 'The {{object|hat}} is in "', "Box", whole='The apple is in "Box'),
+)
+joined(
     "the end of a sentence: a full stop",
     Line("The {{object|apple}} is in Box F", "The {{object|hat}} is in Box C", ".", whole="The apple is in Box F."),
 )
-text(
+joined(
+    "a comma",
+    Line("The {{object|apple}} is in Box F", "The {{object|hat}} is in Box C", ",", whole="The apple is in Box F,"),
+)
+joined(
     "a possessive: Laura + 's",
     Line("The {{object|apple}} is Laura", "The {{object|hat}} is Peter", "'s", whole="The apple is Laura's"),
     kinds=(PIECES,),
 )
-text(
+joined(
     "a line's end before the answer",
     Line(
         "Question: {{object|fish}}\nAnswer:\n",
@@ -89,14 +119,22 @@ text(
     ),
 )
 text(
-    "a colon before the answer",
+    "a line's end as the answer",
     Line(
-        "Question: {{object|fish}}\nAnswer:",
-        "Question: {{object|hat}}\nAnswer:",
-        "yes",
-        whole="Question: fish\nAnswer: yes",
+        "The {{object|apple}} is in Box F.", "The {{object|hat}} is in Box C.", "\n", whole="The apple is in Box F.\n"
     ),
+    asked="empty|space|line",
 )
+text(
+    "a colon before the answer",
+    Line("Question: {{object|fish}}\nAnswer:", "Question: {{object|hat}}\nAnswer:", "yes"),
+    asked="space",
+)
+text(
+    "a colon before an answer with its space",
+    Line("Question: {{object|fish}}\nAnswer:", "Question: {{object|hat}}\nAnswer:", " yes",
+         whole="Question: fish\nAnswer: yes"),
+)  # fmt: skip
 text(
     "answers that begin with their space, as in most lists of prompts",
     Line(
@@ -106,27 +144,14 @@ text(
         whole="Then Laura and Peter went to the market. Peter gave a pen to Laura",
     ),
 )
-text(
-    "a prompt that ends with a space",
-    Line(
-        "The {{object|apple}} is in Box F. Box F contains the ",
-        "The {{object|hat}} is in Box C. Box Y contains the ",
-        "apple",
-        whole="The apple is in Box F. Box F contains the apple",
-    ),
-    kinds=(BYTES,),
-    reason="space|within a token|prompt's own tokens change",
+ENDS = Line(
+    "The {{object|apple}} is in Box F. Box F contains the ",
+    "The {{object|hat}} is in Box C. Box Y contains the ",
+    "apple",
 )
-text(
-    "a word of several tokens as the answer",
-    Line(BASE, SOURCE, "zeppelin"),
-    reason="not one token|single token|one token",
-)
-text(
-    "an emoji as the answer, several tokens of bytes",
-    Line(BASE, SOURCE, "🍎"),
-    reason="not one token|single token|one token",
-)
+text("a prompt that ends with a space", ENDS, wrong="space|within a token|own tokens change")
+text("a word of several tokens as the answer", Line(BASE, SOURCE, "zeppelin"), wrong=ONE_TOKEN)
+text("an emoji as the answer, several tokens of bytes", Line(BASE, SOURCE, "🍎"), wrong=ONE_TOKEN)
 text(
     "a mark around a word of several tokens, accents and another alphabet",
     Line(
@@ -142,7 +167,7 @@ text(
         "The {{object|ha}}t is in Box C. Box Y contains the",
         "apple",
     ),
-    reason="whole tokens",
+    wrong="whole tokens",
 )
 text(
     "a mark around a space and its word",
@@ -150,7 +175,6 @@ text(
         "The{{object| apple}} is in Box F. Box F contains the",
         "The{{object| hat}} is in Box C. Box Y contains the",
         "apple",
-        plain="The apple is in Box F. Box F contains the",
     ),
 )
 text(
@@ -173,22 +197,26 @@ text(
     "a prompt without any mark",
     Line("The apple is in Box F. Box F contains the", "The hat is in Box C. Box Y contains the", "apple"),
 )
+NESTED = Line('{"box": {"F": "apple"}} Box F contains the', '{"box": {"C": "fish"}} Box Y contains the', "apple")
+text("two closing braces of the text's own", NESTED, wrong=r"\}\}.*\}\}\}\}")
 text(
-    "braces in the text, one of them doubled, without a mark",
-    Line('{"box": {"F": "apple"}} Box F contains the', '{"box": {"C": "fish"}} Box Y contains the', "apple"),
-    kinds=(BYTES,),
-    reason=r"\}\}.*(written|escape|\\\\|as )",
-    ambiguous=True,
+    "braces of the text's own, written as {{{{ and }}}}, and marks inside",
+    Line(
+        '{"box": {"F": "{{object|apple}}"}}}} {{{{ def }}}} Box F contains the',
+        '{"box": {"C": "{{object|fish}}"}}}} {{{{ def }}}} Box Y contains the',
+        "apple",
+        plain='{"box": {"F": "apple"}} {{ def }} Box F contains the',
+    ),
 )
 text(
-    "the answer is one token with a space and another without: foil without its space",
+    "foils with a space and without one",
     Line(BASE, SOURCE, "apple", more={"foil": "hat"}),
     Line(BASE, SOURCE.replace("hat", "drug"), "apple", more={"foil": " hat"}),
 )
 text(
     "answer and foil are the same token",
     Line(BASE, SOURCE, "apple", more={"foil": " apple"}),
-    reason="the answer too|same token|there once",
+    wrong="the answer too|same token|there once",
 )
 
 
@@ -203,6 +231,6 @@ def unknown_answer(folder: Path) -> Given:
     return Given({"path": str(base_folder(folder))}, (), (Line(BASE, SOURCE, "zeppelin"),), reason="zeppelin")
 
 
-@case(AREA, "a lower-case word where the tokenizer knows the upper-case one")
+@case(AREA, "an upper-case word where the tokenizer knows the lower-case one")
 def other_case(folder: Path) -> Given:
     return Given({"path": str(base_folder(folder))}, (), (Line(BASE, SOURCE, "Apple"),), reason="Apple")

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from .case import APPLES, BASE, Given, Line, case
+from .case import APPLES, BASE, Differs, Given, Line, case
 from .plain import (
     base_folder,
     base_model,
@@ -62,11 +62,12 @@ def appends_eos_boxes(folder: Path) -> Given:
 
 
 def boxes_alike(made: Path, plain: Path) -> None:
-    """Raise AssertionError unless the boxes task has the same prompts with both tokenizers."""
+    """Raise Differs unless the boxes task has the same prompts with both tokenizers."""
     import nnsight_et as et
 
     one, other = (et.Pairs.boxes(3, boxes=2).examples(et.load(str(path)).tokenizer) for path in (made, plain))
-    assert one == other, "the prompts of the boxes task end in </s>"
+    if one != other:
+        raise Differs("the prompts of the boxes task end in </s>")
 
 
 @case(AREA, "no special tokens at all, no padding")

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from .case import Given, case
-from .plain import base_folder, base_model, byte_level, edit, gpt2, llama, of_folder, probabilities, save
+from .plain import base_folder, base_model, byte_level, edit, gpt2, llama, of_folder, probabilities, save, tensors_of
 
 AREA = "weights"
 FILE = "model.safetensors"
@@ -32,9 +32,7 @@ def right(folder: Path, reason: str | None = None, **more: Any) -> Given:
 def rewritten(folder: Path, change: Any) -> Path:
     """The base with other tensors: `change` is given them by name and returns them."""
     made = base_folder(folder)
-    save_file(
-        {name: one.contiguous() for name, one in change(load_file(made / FILE)).items()}, made / FILE, {"format": "pt"}
-    )
+    save_file({name: one.contiguous() for name, one in change(tensors_of(made)).items()}, made / FILE, {"format": "pt"})
     return made
 
 
