@@ -316,6 +316,35 @@ def double_prefix(folder: Path) -> Given:
     return refused(folder, made, r"base_model\.model")
 
 
+@case(AREA, "an adapter trained on a model without its head: names lack model.")
+def no_head_prefix(folder: Path) -> Given:
+    made = saved(folder, lora())
+    tensors = {name.replace("model.model.model.", "model.model."): one for name, one in load_file(made / FILE).items()}
+    save_file(tensors, made / FILE, {"format": "pt"})
+    return refused(folder, made, r"layers\.0")
+
+
+@case(AREA, "an adapter stored in bfloat16, with dropout and inference_mode: false")
+def stored_bfloat16(folder: Path) -> Given:
+    made = saved(folder, lora(lora_dropout=0.5))
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(made / FILE).items()}
+    save_file(tensors, made / FILE, {"format": "pt"})
+    edit(made / CONFIG, lambda content: content.update(inference_mode=False))
+    return given(folder, made)
+
+
+@case(AREA, "an adapter over a base in bfloat16")
+def over_bfloat16(folder: Path) -> Given:
+    made = saved(folder, lora(), by=0.05)
+    entry = {"path": str(base_folder(folder)), "adapter": str(made), "dtype": "bfloat16"}
+    return Given(entry, by_peft(made), tolerance=0.3)
+
+
+@case(AREA, "target_modules as a regular expression")
+def expression(folder: Path) -> Given:
+    return given(folder, saved(folder, lora(target_modules=r".*layers\.[0-3]\.self_attn\.[qo]_proj")))
+
+
 @case(AREA, "a truncated adapter")
 def truncated(folder: Path) -> Given:
     made = saved(folder, lora())

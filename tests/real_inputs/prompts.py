@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from .case import APPLES, Given, Line, case
-from .plain import base_tokenizer, byte_level, gpt2, llama, of_folder, save, spread
+from .plain import base_tokenizer, byte_level, edit, gpt2, llama, of_folder, save, spread
 
 AREA = "prompts"
 MORE = ", the {} is in Box {}"
@@ -96,6 +96,19 @@ def longrope_beside(folder: Path) -> Given:
     made = save(phi3(), base_tokenizer(), folder / "model")
     lines = (SHORT, long(5, "hat"), long(6, "bread"), long(1, "drug"), long(7, "ball"), long(2, "key"))
     return given(made, lines, reason=LONGROPE)
+
+
+@case(AREA, "longrope under its old name in config.json (rope_scaling, type: su)")
+def longrope_old(folder: Path) -> Given:
+    made = save(phi3(), base_tokenizer(), folder / "model")
+
+    def older(content: dict[str, Any]) -> None:
+        rope = content.pop("rope_parameters")
+        factors = {"short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
+        content.update(rope_scaling={"type": "su", **factors}, rope_theta=10000.0)
+
+    edit(made / "config.json", older)
+    return given(made, (SHORT, long(5, "hat"), long(6, "bread")), reason=LONGROPE)
 
 
 @case(AREA, "dynamic NTK: a long prompt in the same file")

@@ -13,7 +13,8 @@ from .plain import base_folder, byte_level, gpt2, llama, of_folder, save, senten
 
 AREA = "texts"
 SOURCE = APPLES[0].source
-BYTES, PIECES = "byte-level BPE", "SentencePiece"
+BYTES, PIECES, PREPENDED = "byte-level BPE", "SentencePiece", "SentencePiece with a space before texts"
+EVERY = (BYTES, PIECES, PREPENDED)
 ONE_TOKEN = "not one token|single token|one token"
 
 
@@ -22,7 +23,7 @@ def made_with(kind: str, folder: Path) -> Path:
     if kind == BYTES:
         tokenizer = byte_level()
         return save(gpt2(tokenizer), tokenizer, folder / "model")
-    tokenizer = sentencepiece(prepend=False)
+    tokenizer = sentencepiece(prepend=kind == PREPENDED)
     return save(llama(tokenizer), tokenizer, folder / "model")
 
 
@@ -61,6 +62,7 @@ joined(
         "kind",
         whole="Repeat the start of each word. kind: unkind. fair: unfair. kind: unkind",
     ),
+    EVERY,
 )
 joined(
     "halves of numbers: 17 + 52",
@@ -70,6 +72,12 @@ joined(
         "52",
         whole="The war lasted from the year 1732 to the year 1752",
     ),
+    EVERY,
+)
+text(
+    "an answer that the text joins to the prompt's last token: hel + lo",
+    Line("The {{object|fish}} in Box F: hel", "The {{object|hat}} in Box C: hel", "lo", more={"space": "no"}),
+    wrong="own tokens change|within a token|joins|one token",
 )
 joined(
     "Japanese and Chinese, which have no spaces",
