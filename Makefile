@@ -9,6 +9,7 @@
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
 #   make architectures   every method on a model of every architecture: docs/architectures.md
+#   make real-inputs     inputs as users have them, beside plain transformers and peft: docs/real_inputs.md
 #   make docs       the documentation as a site in build/site; warnings are errors
 # TORCH= asks for another torch, for example
 #   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
@@ -22,7 +23,7 @@ READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-real test-lowest test-newest audit test-ndif check format mutation models architectures docs clean
+.PHONY: run test test-all test-real test-lowest test-newest audit test-ndif check format mutation models architectures real-inputs docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
 run: $(READY)
@@ -75,6 +76,9 @@ models: $(READY)
 
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/architecture_table.py
+
+real-inputs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.real_inputs
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
