@@ -260,8 +260,8 @@ def part_gaps(model: Model) -> Tensor:
     """[4 * layer]: how far each layer is from what the engine takes for granted. Opens a trace of two tokens.
 
     Of the output projection of z, and of the sum of what each head writes, from what attention adds; and of the sum of
-    residual, attention and MLP from what leaves the layer. Relative to the token's largest number there: the first
-    token's can be thousands of times the second's.
+    residual, attention and MLP from what leaves the layer. Relative to the token's largest number there, or the largest
+    that is added up to it: the first token's can be thousands of times the second's.
     """
     words = model.nn.config.get_text_config().vocab_size
     tokens = torch.tensor([[words // 3, words // 2]], device=model.device)
@@ -276,12 +276,13 @@ def part_gaps(model: Model) -> Tensor:
             alone = torch.eye(model.n_heads, dtype=z.dtype, device=z.device)[:, None, :, None]
             nothing = model.write_of(layer, torch.zeros_like(z))
             writes = (model.write_of(layer, z * alone) - nothing).sum(0, keepdim=True) + nothing
+            terms = model.size_of_write(layer, z[0])[None]
             written = model.written(layer)
             attention = model.attention(layer)
             mlp = model.mlp(layer, len(tokens))
             leaving = model.residual(layer + 1)
-            gaps.append(_share(whole - written, leaving, written))
-            gaps.append(_share(writes - written, leaving, written))
+            gaps.append(_share(whole - written, leaving, written, terms))
+            gaps.append(_share(writes - written, leaving, written, terms))
             gaps.append(_share(added - attention, leaving, attention))
             gaps.append(_share(entering + attention + mlp - leaving, leaving, entering, attention, mlp))
     return torch.stack([gap.to(model.device) for gap in gaps])
@@ -289,5 +290,5 @@ def part_gaps(model: Model) -> Tensor:
 
 def _share(gap: Tensor, *parts: Tensor) -> Tensor:
     """[]: the largest share, of any token, that the gap [1, token, d] has of the largest number of the parts there."""
-    sizes = torch.stack([part.abs().amax(-1) for part in parts]).amax(0)
+    sizes = torch.stack([part.abs().amax(-1).to(gap.dtype) for part in parts]).amax(0)
     return (gap.abs().amax(-1) / sizes.clamp(min=torch.finfo(gap.dtype).tiny)).max()
