@@ -132,7 +132,7 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
 
 
-def _here(place: str, weights: Sequence[str]) -> bool:
+def _here(place: str, weights: Sequence[str] = WEIGHTS) -> bool:
     """Whether a folder or hub id has a configuration and such weights on this machine; a GGUF file has its own."""
     folder = Path(place).expanduser()
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Models in GGUF files: transformers' numbers, the tokenizer the file describes, and what is refused rather than lost."""
+"""Models in GGUF files: transformers' numbers, the file's tokenizer, and what is refused rather than lost."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "nnsight_et"
 
 WORDS = {"errors", "circuit", "named_metrics", "batch", "metrics", "statistics"}
-TEXT = {"errors", "circuit", "circuit_files", "named_metrics", "models.named", "models.stored", "published"}  # before any model is read
+TEXT = {"errors", "circuit", "circuit_files", "named_metrics", "models.named", "published"}  # before any model is read
 THINGS = WORDS | {"tasks", "models"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
     "cli": TEXT
     | {"__init__", "manifest", "plan", "disk", "headers", "store", "run", "cost", "calibration", "circuit_import"}
-    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "models.stored", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {
