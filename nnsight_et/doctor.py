@@ -140,7 +140,7 @@ def _models(models: Models) -> Iterator[Finding]:
 def _adapter_trouble(name: str, spec: ModelSpec) -> str:
     """Why the files that are here cannot be what they are to be, a model and an adapter; nothing if they can."""
     model = _here(spec.path, (spec.gguf,) if spec.gguf else WEIGHTS)
-    adapter = _here(spec.adapter, WEIGHTS) if spec.adapter else None
+    adapter = _here(spec.adapter) if spec.adapter else None
     try:
         if model:
             check_no_adapter(model, name)
@@ -151,7 +151,7 @@ def _adapter_trouble(name: str, spec: ModelSpec) -> str:
     return ""
 
 
-def _here(place: str, weights: Sequence[str]) -> Path | None:
+def _here(place: str, weights: Sequence[str] = WEIGHTS) -> Path | None:
     """Where a folder or hub id has such weights and, unless they are a GGUF file, a configuration; None if nowhere."""
     folder = Path(place).expanduser()
     if not folder.is_dir():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import nnsight
 import torch
@@ -31,7 +33,7 @@ from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
 from nnsight_et.models.finite import accepted_by, try_prompt
-from nnsight_et.models.gguf_file import check_all_read, check_package, check_read, dequantising
+from nnsight_et.models.gguf_file import check_all_read, dequantising, read_configuration, without_bars
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.rotary import rotate_each_prompt, unchanging_length
@@ -44,24 +46,18 @@ SENTENCE = "When Mary and John went to the store, John gave a drink to Mary."
 def configuration(files: Files) -> PretrainedConfig:
     """The model's configuration, from config.json or its GGUF file; UnsupportedModel if it cannot be read."""
     place = files.gguf or files.weights / "config.json"
-    if files.gguf:
-        check_package(files.name)
     with Reading(
         lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: what describes a model",
         lambda: None if files.gguf else check_no_code(files.name, files.weights, "config.json"),
     ):
-        config = AutoConfig.from_pretrained(files.weights, trust_remote_code=False, **_gguf(files))
-    if files.gguf:
-        check_read(files.name, files.gguf, config)
+        if files.gguf:
+            config = read_configuration(files.name, files.gguf)
+        else:
+            config = AutoConfig.from_pretrained(files.weights, trust_remote_code=False)
     for key, value in config.get_text_config().to_dict().items():
         if isinstance(value, float) and value != value:
             raise UnsupportedModel(f"{files.name}: {place} has {key}: NaN; accepted: a number")
     return config
-
-
-def _gguf(files: Files) -> dict[str, str]:
-    """What from_pretrained is told where weights are in a GGUF file."""
-    return {"gguf_file": str(files.gguf.relative_to(files.weights))} if files.gguf else {}
 
 
 def shape_of(files: Files) -> Shape:
@@ -148,9 +144,16 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     up.
     """
     _prepare(files, attention)
-    with Reading(
-        lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
-        lambda: _check_generation(files),
+    more: dict[str, Any] = {} if device == "cpu" else {"device_map": device}
+    if files.gguf:
+        file = str(files.gguf.relative_to(files.weights))
+        more |= {"gguf_file": file, "config": configuration(files), **dequantising()}
+    with (
+        Reading(
+            lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
+            lambda: _check_generation(files),
+        ),
+        without_bars() if files.gguf else nullcontext(),
     ):
         stored = {} if files.gguf else stored_tensors(files.name, files.weights, configuration(files))
         module, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
@@ -160,9 +163,7 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused by check_parameters with their names
             trust_remote_code=False,
-            **_gguf(files),
-            **(dequantising() if files.gguf else {}),
-            **({} if device == "cpu" else {"device_map": device}),
+            **more,
         )
     check_parameters(files.name, stored, module, report)
     if files.gguf:
