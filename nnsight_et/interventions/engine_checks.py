@@ -223,11 +223,11 @@ def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
             part = model.part(path, layer)
             given, base = part.input, part.base_layer.output
             output = part.output
-            if given.dtype in (torch.bfloat16, torch.float16):
-                given = given.float()  # peft 0.21 holds LoRA over halves in float32
             for name in owner.active_adapters:
                 lower, upper = getattr(part.lora_A, name), getattr(part.lora_B, name)
-                base = base + upper(lower(given)) * owner.scaling[name]
+                half = given.dtype in (torch.bfloat16, torch.float16)  # over halves peft 0.21 holds LoRA in float32
+                entering = given.to(lower.weight.dtype) if half else given
+                base = base + upper(lower(entering)) * owner.scaling[name]
             errors.append(row_gap(output, base.to(output.dtype)))
         model.skip_unembedding(model.residual(model.n_layers))
     return torch.stack(errors).max().to(model.device) if errors else None

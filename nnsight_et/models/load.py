@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_served
-from nnsight_et.models.adapters import attach_adapter, check_vocabulary
+from nnsight_et.models.adapters import attach_adapter, check_fit
 from nnsight_et.models.bos import set_bos
 from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.failures import Reading
@@ -196,7 +196,8 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         if place and not is_hub_id(place):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
     if files.adapter:
-        check_served(files.adapter, files.name)
+        check_served(files.adapter, architecture(configuration(files), files.name).attention, files.name)
+        check_fit(outline(files), files.adapter, files.name)
     _prepare(files, attention)
     with Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason})"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft 0.21 warns of what merging an adapter would do
@@ -207,8 +208,6 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
             attn_implementation=attention,
             peft=str(files.adapter) if files.adapter else None,
         )
-    if files.adapter:
-        check_vocabulary(nn._module, files.adapter, files.name)
     nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
     CANONICAL[name] = name  # asked of the hub otherwise
     return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))
