@@ -47,7 +47,7 @@ UNKIND = "kind: unkind. kind: un"
 
 def answer(base: str, text: str, kind: Any = "pieces", **more: str) -> str:
     """What the vocabulary calls the token that is scored."""
-    tokenizer = KINDS.get(kind, kind)
+    tokenizer: Any = KINDS.get(kind, kind)
     (made,) = et.Pairs.of([{"base": base, "source": base, "answer": text} | more]).examples(tokenizer)
     return tokenizer.convert_ids_to_tokens(made.answer)
 
@@ -168,6 +168,23 @@ def test_foils_and_right_tokens_are_their_own():
     )
     with pytest.raises(TaskError, match="foil: 'flower' may follow"):
         answer("The sun", " hat", foil="flower")
+
+
+def test_a_foil_has_a_space_where_the_answer_has_one():
+    pairs = [
+        ("She loves pizza. He loves", "pizza", "hat", ["▁pizza", "▁hat"]),
+        (UNKIND, "kind", "hat", ["kind", "hat"]),
+    ]
+    for base, text, foil, tokens in pairs:
+        given = {"base": base, "source": base, "answer": text}
+        made = et.Pairs.of([given | {"foil": foil}]).examples(KINDS["pieces"])[0]
+        task = checked(given | {"foils": [foil]}, ("last",), KINDS["pieces"], "x")
+        assert task == made
+        assert KINDS["pieces"].convert_ids_to_tokens([made.answer, *made.foils]) == tokens
+    with pytest.raises(TaskError, match="x: foils: answer: 'flower' may follow"):
+        checked(
+            {"base": "The sun", "source": "The", "answer": " hat", "foils": ["flower"]}, ("last",), KINDS["pieces"], "x"
+        )
 
 
 def test_space_is_said_of_all_pairs_and_of_one():

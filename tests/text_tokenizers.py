@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -11,7 +13,7 @@ ALONE = ["unkind", "sunflower", "opposite"]  # with a space before them only
 CHINESE = ["首都", "法国", "巴黎", "的", "是"]
 
 
-def byte_level(words: list[str] = WORDS, unknown: str = "<|end|>") -> PreTrainedTokenizerFast:
+def byte_level(words: Sequence[str] = WORDS, unknown: str = "<|end|>") -> PreTrainedTokenizerFast:
     """As GPT-2's and SmolLM2's: every byte is a token, and so are the words and " words"; none is put in front.
 
     The unknown token is a special token that texts begin with.
@@ -33,7 +35,7 @@ def byte_level(words: list[str] = WORDS, unknown: str = "<|end|>") -> PreTrained
     return tokenizer
 
 
-def pieces(scheme: str = "never", end: bool = False, alone: list[str] = ALONE) -> PreTrainedTokenizerFast:
+def pieces(scheme: str = "never", end: bool = False, alone: Sequence[str] = ALONE) -> PreTrainedTokenizerFast:
     """As Gemma's ("never") and Llama's ("first"): pieces with ▁ for a space, bytes for what is in none; <s> in front.
 
     end: whether </s> is put behind every text.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from nnsight_et.batch import Example, Prompt
@@ -28,9 +28,7 @@ def next_token(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: P
         before, whole = (encode(some, tokenizer).ids for some in ("the", f"the {word}"))
         return len(whole) == len(before) + 1 and not is_unknown(whole[-1], word, tokenizer)
 
-    space = pair.space
-    if space is None:
-        space = space_before(text, pair.base.text, pair.source.text, known)
+    space = _space(text, pair, known)
     if space is None:
         tokens = _either(text, key, pair, base, tokenizer)
     else:
@@ -43,12 +41,20 @@ def next_token(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: P
 
 def as_scored(text: str, pair: MarkedPair) -> str:
     """The answer, or another text that may follow the base, in quotes with the space it is scored with."""
-    space = pair.space
-    if space is None:
-        space = space_before(text, pair.base.text, pair.source.text)
+    space = _space(text, pair)
     if space is None:
         return f"{text!r} (with a space or without)"
     return repr(_gap(text, pair, space) + text)
+
+
+def _space(text: str, pair: MarkedPair, known: Callable[[str], bool] = lambda word: False) -> bool | None:
+    """Whether a space goes before the text: as the pair says, or the texts show for it, or for the answer."""
+    if pair.space is not None:
+        return pair.space
+    found = space_before(text, pair.base.text, pair.source.text, known)
+    if found is None and text != pair.answer and text[0].isalnum() and pair.answer[0].isalnum():
+        found = space_before(pair.answer, pair.base.text, pair.source.text, known)
+    return found
 
 
 def _either(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -4,9 +4,11 @@ No space is added where the texts have one at the join already; after ( [ { _ # 
 = / - + * < > that no space precedes; before the , . ; : ! ? ) ] } or 's that closes something; between characters of a
 script without spaces, such as Chinese, Japanese or Thai, and beside their punctuation.
 
-A space is certain after the commonest English words (the, is, to, ...), between a word in small letters and one with a
-capital, and after a word or a mark that this text always puts a space after. What the texts themselves show comes
-first: where they write the last word and the answer elsewhere, apart or as one word, it is so here.
+A space is certain after the commonest English words (the, is, to, ...); between a word in small letters and one with a
+capital, but for code; before a capital or a digit where the prompt's last word stands before such elsewhere, and before
+nothing else; after a mark such as : where the prompt always has one after it, or a plain word is before , ; : ! ?. What
+the texts show of these two comes first: where they write the last word and the answer elsewhere, apart or as one word,
+it is so here.
 
 All else is uncertain: "sun" and "flower" look like "loves" and "pizza", "17" and "52" like a year or two numbers.
 """

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError, accepted
+from nnsight_et.tasks.answers import next_token
 from nnsight_et.tasks.encoding import check_ends
 from nnsight_et.tasks.marked import KEYS, SPACE, SPECIAL, encoded_pair, marked_pair, tokens_as
 from nnsight_et.tasks.splits import SPLITS
@@ -143,8 +144,10 @@ def _encoded(given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where
         words = given.get(key, ())
         if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.strip() for word in words):
             raise TaskError(f"{where}: {key}: found {words!r:.60}; accepted: a list of texts")
-        also = (replace(pair, answer=word) for word in words)
-        more[key] = tuple(encoded_pair(one, tokenizer, f"{where}: {key}").answer for one in also)
+        try:
+            more[key] = tuple(next_token(word, f"{key}: answer", pair, example.base, tokenizer) for word in words)
+        except TaskError as error:
+            raise TaskError(f"{where}: {error}") from None
     return replace(example, **more)
 
 
