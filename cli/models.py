@@ -42,7 +42,7 @@ def inspect(
 ) -> None:
     """Show a model's sizes, where its parts are, what works, whether a task's prompts fit it, and the memory needed.
 
-    No weight is read.
+    No weight is read but where prompts begin without the BOS that there is, to see whether the model needs it.
     """
     if settings and manifest is None:
         raise ManifestError("--set: there is no manifest to set it in; accepted: --manifest FILE")
@@ -53,6 +53,8 @@ def inspect(
     found = inspected(name, read)
     sites = tuple((site.what, site.where, site.module, site.width) for site in found.sites)
     where = "*: every layer. What is read and replaced has the same meaning in every model: docs/architectures.md."
+    for notice in found.notices:
+        typer.echo(f"Notice: {notice}")
     show(output(), Table(name, ("what", "found"), found.facts))
     show(
         output(), Table("where its parts are", ("what", "where", "class", "width"), sites, frozenset({"width"}), where)

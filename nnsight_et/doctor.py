@@ -18,7 +18,9 @@ import torch
 from packaging.requirements import Requirement
 
 from nnsight_et import __version__
-from nnsight_et.models.files import WEIGHTS
+from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.bos_here import bos_here
+from nnsight_et.models.files import WEIGHTS, Files
 from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
@@ -115,6 +117,8 @@ def _models(models: Models) -> Iterator[Finding]:
         embedded = "; embedded" if name in NAMED and spec == NAMED[name].spec and not size else ""
         if not missing:
             yield Finding(name, f"files are here{size}{embedded}")
+            if name not in NAMED or spec != NAMED[name].spec:
+                yield from _beginning(name, spec)
         elif embedded:
             yield Finding(name, "its files are gone", "mend", "install nnsight-et again")
         elif gone := [place for place in missing if not is_hub_id(place)]:
@@ -126,16 +130,36 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
 
 
+def _beginning(name: str, spec: ModelSpec) -> Iterator[Finding]:
+    """That the model needs a BOS which its prompts lack, where that is so."""
+    weights, words = _folder(spec.path), _folder(spec.tokenizer or spec.path)
+    if weights is None or words is None:
+        return
+    try:
+        found = bos_here(Files(name, weights, None, words, "", spec.bos), "float32")
+    except UnsupportedModel as error:
+        yield Finding(f"{name}: beginning of text", str(error), "note", "et models inspect says more")
+        return
+    for notice in found.notices:
+        yield Finding(f"{name}: beginning of text", notice.text, "note", f"models: {{{name}: {{..., bos: add}}}}")
+
+
 def _here(place: str) -> bool:
     """Whether a folder or hub id has a configuration and weights on this machine."""
+    folder = _folder(place)
+    return folder is not None and any(path.exists() for pattern in WEIGHTS for path in folder.glob(pattern))
+
+
+def _folder(place: str) -> Path | None:
+    """The folder of this machine that a place means; None if it is a hub id that is not here, or nothing."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
         if not is_hub_id(place):
-            return False
+            return None
         configs = ("config.json", "adapter_config.json")
         cached = [huggingface_hub.try_to_load_from_cache(place, config) for config in configs]
         paths = [Path(path) for path in cached if isinstance(path, str)]
         if not paths:
-            return False
+            return None
         folder = paths[0].parent
-    return any(path.exists() for pattern in WEIGHTS for path in folder.glob(pattern))
+    return folder

@@ -87,7 +87,8 @@ def _tested(
     title = f"Heads selected by DCM in {model.name}"
     figure = accuracy_bars("dcm", title, rows, "group", [{"group": "nothing patched", "accuracy": nothing}])
     note = f"Accuracy: how often patching the selected heads gives the answer, on the {len(examples)} pairs of `test`."
-    return Selection(title, rows, (figure,), note, found | answer_scores(answers), Circuit(tuple(chosen)))
+    selected, scores = Circuit(tuple(chosen)), found | answer_scores(answers)
+    return Selection(title, rows, (figure,), note, scores, model.notices, circuit=selected)
 
 
 def _selected(group: HeadGroup, mask: torch.Tensor) -> HeadGroup:
