@@ -135,7 +135,7 @@ def _finding(
     }  # fmt: skip
     panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()}, metric)
     title = f"Patching scores in {model.name}: {panel.title}"
-    plate = Plate("scores", title, shown(metric), (replace(panel, title=title),))
+    plate = Plate("scores", title, shown(metric, [panel]), (replace(panel, title=title),))
     base = scores["base"].double()
     effect = "(p_patched - p) / p" if metric == PAPERS else METRICS[metric].effect
     note = f"Mean of {effect} over {quantity(len(base), 'pair')}; in the base run p is {base.mean():.3f} on average."
