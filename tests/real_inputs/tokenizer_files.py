@@ -301,3 +301,27 @@ def other_padding(folder: Path) -> Given:
     made = base_folder(folder)
     edit(made / "config.json", lambda content: content.update(pad_token_id=-1))
     return Given({"path": str(made)}, of_folder(base_folder(folder, "plain")), reason="pad_token_id")
+
+
+@case(AREA, "a tokenizer that composes accents (NFC, as Qwen's), texts with decomposed ones")
+def composes(folder: Path) -> Given:
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    made = save(gpt2(tokenizer), tokenizer, folder / "model")
+    apart = "cafe\u0301"
+    line = Line(f"The {{{{object|{apart}}}}} is in Box F. Box F contains the", SOURCE, apart)
+    return right(made, (line,), "whole tokens")
+
+
+def built_in(kind: str) -> None:
+    """A case of a built-in task on a tokenizer that cuts its words to pieces."""
+
+    @case(AREA, f"the {kind} task on a tokenizer that has no single tokens for its words")
+    def make(folder: Path) -> Given:
+        tokenizer = byte_level(words=("The", "the", "is", "in"))
+        made = save(gpt2(tokenizer), tokenizer, folder / "model")
+        return Given({"path": str(made)}, reason="one token|single token", task={"kind": kind}, call=lambda _: None)
+
+
+for _kind in ("boxes", "ioi", "greater_than"):
+    built_in(_kind)

@@ -233,6 +233,24 @@ def not_a_number(folder: Path) -> Given:
     return refused(rewritten(folder, spoil), "NaN|nan|no number|finite")
 
 
+@case(AREA, "a weight that is infinite: float32 once cut to float16")
+def infinite(folder: Path) -> Given:
+    def spoil(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        old["model.layers.1.mlp.down_proj.weight"][3, 3] = 1e6
+        return {name: one.half() for name, one in old.items()}
+
+    return refused(rewritten(folder, spoil), "inf|finite|NaN|no number")
+
+
+@case(AREA, "no number (NaN) in the embedding's row of a token that no prompt has")
+def unused_row(folder: Path) -> Given:
+    def spoil(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        old["model.embed_tokens.weight"][250] = float("nan")
+        return old
+
+    return right(rewritten(folder, spoil), "NaN|no number|finite")
+
+
 @case(AREA, "a model of one layer")
 def one_layer(folder: Path) -> Given:
     tokenizer = byte_level()
