@@ -196,7 +196,7 @@ def resized(folder: Path) -> Given:
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     made = moved(get_peft_model(model, lora(modules_to_save=["embed_tokens", "lm_head"])))
     save(made, tokenizer, folder / "adapter")
-    return refused(folder, folder / "adapter", r"28[36]|vocab|modules_to_save|embed_tokens")
+    return refused(folder, folder / "adapter", r"28[36]|vocab|words|modules_to_save|embed_tokens")
 
 
 @case(AREA, "LoRA with its own biases (lora_bias)")
@@ -356,7 +356,7 @@ def truncated(folder: Path) -> Given:
     made = saved(folder, lora())
     content = (made / FILE).read_bytes()
     (made / FILE).write_bytes(content[: len(content) // 2])
-    return refused(folder, made, "adapter_model.safetensors.*(read|damaged|truncated|incomplete|whole|broken)")
+    return refused(folder, made, "adapter.*(read|damaged|truncated|incomplete|whole|broken)")
 
 
 @case(AREA, "an adapter that is a pointer of Git LFS")

@@ -135,6 +135,16 @@ def headless_tied(folder: Path) -> Given:
     return Given({"path": str(made)}, expected)
 
 
+@case(AREA, "GPT-2 as on the hub: names without transformer., and attn.bias in every layer")
+def gpt2_of_the_hub(folder: Path) -> Given:
+    tokenizer = byte_level()
+    made = save(gpt2(tokenizer), tokenizer, folder / "gpt2")
+    old = {name.removeprefix("transformer."): one for name, one in load_file(made / FILE).items()}
+    more = {f"h.{layer}.attn.bias": torch.ones(256, 256).tril()[None, None] for layer in range(2)}
+    save_file(old | more, made / FILE, {"format": "pt"})
+    return right(made)
+
+
 @case(AREA, "a sequence classifier: score.weight and no unembedding")
 def classifier(folder: Path) -> Given:
     made = base_folder(folder)
@@ -221,7 +231,7 @@ def int8(folder: Path) -> Given:
     def cut(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: (one * 100).clamp(-127, 127).to(torch.int8) if one.ndim > 1 else one for name, one in old.items()}
 
-    return refused(rewritten(folder, cut), "int8|[Qq]uantiz")
+    return refused(rewritten(folder, cut), "int8|I8|[Qq]uantiz")
 
 
 @case(AREA, "a weight that is no number (NaN)")
