@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from .case import APPLES, BASE, Differs, Given, Line, case
+from .case import APPLES, BASE, Given, Line, case
 from .plain import (
     base_folder,
     base_model,
@@ -54,20 +54,20 @@ def appends_eos(folder: Path) -> Given:
 
 @case(AREA, "the same, on the boxes task")
 def appends_eos_boxes(folder: Path) -> Given:
-    made = base_folder(folder)
-    edit(made / "tokenizer.json", lambda content: appends(content, "</s>"))
-    task, plain = {"kind": "boxes", "boxes": 2}, base_folder(folder, "plain")
-    return Given({"path": str(made)}, task=task, load=lambda: None, call=lambda _: boxes_alike(made, plain),
-                 reason="EOS|</s>|end of text", notice=None)  # fmt: skip
-
-
-def boxes_alike(made: Path, plain: Path) -> None:
-    """Raise Differs unless the boxes task has the same prompts with both tokenizers."""
     import nnsight_et as et
 
-    one, other = (et.Pairs.boxes(3, boxes=2).examples(et.load(str(path)).tokenizer) for path in (made, plain))
-    if one != other:
-        raise Differs("the prompts of the boxes task end in </s>")
+    made = base_folder(folder)
+    edit(made / "tokenizer.json", lambda content: appends(content, "</s>"))
+    pairs = et.Pairs.boxes(4, boxes=2)
+    lines = [Line(pair.base.text, pair.source.text, pair.answer) for pair in pairs]
+    return Given(
+        {"path": str(made)},
+        probabilities(base_model(), base_tokenizer(), lines),
+        reason="EOS|</s>|end of text",
+        task={"kind": "boxes", "boxes": 2},
+        experiment={"examples": 4},
+        call=lambda model: et.path_patch(model, pairs),
+    )
 
 
 @case(AREA, "no special tokens at all, no padding")
