@@ -1,6 +1,7 @@
 # Every target sets up what it needs from a bare clone: its own virtual environment, with the tested versions.
 #   make run        run experiments.yaml on the embedded models
 #   make test       the tests (make test-all: the slow ones too)
+#   make test-real  whole studies on real models, in the folder that ET_REAL_MODELS names
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
 #   make test-lowest, make test-newest   the tests with the lowest versions that pyproject.toml allows, and the newest
 #   make audit      what is known against the tested versions, by pip-audit, from PyPI
@@ -22,7 +23,7 @@ READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-lowest test-newest audit test-ndif check format mutation models architectures real-inputs docs clean
+.PHONY: run test test-all test-real test-lowest test-newest audit test-ndif check format mutation models architectures real-inputs docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
 run: $(READY)
@@ -32,7 +33,10 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif and not real_models"
+
+test-real: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/test_real_models.py
 
 # torch stays as TORCH says: other versions come with gigabytes of CUDA. build/test-lowest/versions.txt says what was tested.
 test-lowest: RESOLUTION := lowest-direct

@@ -13,7 +13,7 @@ from .circuit import circuit
 from .complete import manifests
 from .diff import diff_and_export
 from .execute import Where, execute
-from .models import models
+from .models import check_models, models
 from .options import (
     RUNS,
     Backend,
@@ -31,7 +31,7 @@ from .options import (
     view_of,
 )
 from .planned import show_plan
-from .report import formats_of, found, show_missing, write_figures, write_page
+from .report import formats_of, found, show_missing, show_notices, write_figures, write_page
 from .setup import setup
 from .shell import Shell, reading
 from .single import single
@@ -99,6 +99,7 @@ def plan(
 
     read = load(manifest, settings_of(settings, None, device, memory, None))
     jobs = planned(read.limited(limit) if limit else read)
+    check_models(read)
     show_plan(read, jobs, out, calibrate)
 
 
@@ -117,6 +118,7 @@ def report(
     wanted = formats_of(formats) if figures else ()
     study, folder = found(source, settings or (), out, limit)
     with reading(folder):
+        show_notices(study)
         typer.echo(f"Report: {write_page(study, folder)}")
         if figures:
             typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")
@@ -125,10 +127,14 @@ def report(
 
 @app.command()
 def validate(manifest: ManifestPath, settings: Settings = None) -> None:
-    """Check a manifest's text, and import its task if that is Python; no model, file or network is looked at."""
+    """Check a manifest's text, and import its task if that is Python; of models, only whether one is quantized.
+
+    No weight is read, and no network is used.
+    """
     from nnsight_et.manifest import load
 
     read = load(manifest, settings or ())
+    check_models(read)
     typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
 
 

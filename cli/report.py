@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from nnsight_et.disk import write_file
 from nnsight_et.errors import ManifestError, accepted
 from nnsight_et.report.table import Table
@@ -82,6 +84,14 @@ def write_figures(study: Study, folder: Path, formats: Sequence[str]) -> int:
                 write_file(folder / name, content)
                 count += 1
     return count
+
+
+def show_notices(study: Study) -> None:
+    """Print what is to be known before the report is read; nothing if there is nothing."""
+    from nnsight_et.report.study import told
+
+    for notice, names in study.notices.items():
+        typer.echo(f"Notice: {told(notice, names)}")
 
 
 def show_missing(study: Study) -> None:

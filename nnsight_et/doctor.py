@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -18,12 +18,14 @@ import torch
 from packaging.requirements import Requirement
 
 from nnsight_et import __version__
+from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.adapter_kinds import check_no_adapter, read_settings
 from nnsight_et.models.files import WEIGHTS
 from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
 LOW_DISK = 5 * GIB
-EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("matplotlib",)}
+EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("matplotlib",), "gguf": ("gguf",)}
 BYTES = 2  # of a weight in bfloat16
 
 
@@ -66,7 +68,11 @@ def _versions() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    purposes = {"export": "et export --format parquet, to_dataframe()", "figures": "et report --figures"}
+    purposes = {
+        "export": "et export --format parquet, to_dataframe()",
+        "figures": "et report --figures",
+        "gguf": "gguf: FILE.gguf of a model",
+    }
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if find_spec(name) is None]
         if missing:
@@ -110,10 +116,15 @@ def _disk(folder: Path) -> Finding:
 
 def _models(models: Models) -> Iterator[Finding]:
     for name, (spec, shape) in models.items():
-        missing = [place for place in (spec.path, spec.adapter) if place and not _here(place)]
+        weights = (spec.gguf,) if spec.gguf else WEIGHTS
+        places = ((spec.path, weights), (spec.adapter, WEIGHTS))
+        missing = [place for place, patterns in places if place and not _here(place, patterns)]
         size = f"; {shape.parameters * BYTES / GIB:.0f} GiB in bfloat16" if shape and is_hub_id(spec.path) else ""
         embedded = "; embedded" if name in NAMED and spec == NAMED[name].spec and not size else ""
-        if not missing:
+        if not missing and (trouble := _adapter_trouble(name, spec)):
+            found, _, do = trouble.removeprefix(f"{name}: ").partition("; accepted: ")
+            yield Finding(name, found, "mend", do)
+        elif not missing:
             yield Finding(name, f"files are here{size}{embedded}")
         elif embedded:
             yield Finding(name, "its files are gone", "mend", "install nnsight-et again")
@@ -126,16 +137,30 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
 
 
-def _here(place: str) -> bool:
-    """Whether a folder or hub id has a configuration and weights on this machine."""
+def _adapter_trouble(name: str, spec: ModelSpec) -> str:
+    """Why the files that are here cannot be what they are to be, a model and an adapter; nothing if they can."""
+    model = _here(spec.path, (spec.gguf,) if spec.gguf else WEIGHTS)
+    adapter = _here(spec.adapter) if spec.adapter else None
+    try:
+        if model:
+            check_no_adapter(model, name)
+        if adapter:
+            read_settings(adapter, name)
+    except UnsupportedModel as error:
+        return str(error)
+    return ""
+
+
+def _here(place: str, weights: Sequence[str] = WEIGHTS) -> Path | None:
+    """Where a folder or hub id has such weights and, unless they are a GGUF file, a configuration; None if nowhere."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
         if not is_hub_id(place):
-            return False
-        configs = ("config.json", "adapter_config.json")
+            return None
+        configs = ("config.json", "adapter_config.json", *weights)
         cached = [huggingface_hub.try_to_load_from_cache(place, config) for config in configs]
         paths = [Path(path) for path in cached if isinstance(path, str)]
         if not paths:
-            return False
+            return None
         folder = paths[0].parent
-    return any(path.exists() for pattern in WEIGHTS for path in folder.glob(pattern))
+    return folder if any(path.exists() for pattern in weights for path in folder.glob(pattern)) else None

@@ -1,10 +1,11 @@
-"""What can be said of a model before a weight is read: sizes, places of its parts, what works, what a task needs."""
+"""What can be said of a model before its weights are read: sizes, places of parts, what works, what a task needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +15,16 @@ from nnsight_et.engine.budget import chunk_bytes, chunks, kept_per_token
 from nnsight_et.errors import TaskError, UnsupportedModel
 from nnsight_et.jobs.tasks import task_of
 from nnsight_et.manifest import BoxesTask, Manifest
+from nnsight_et.models.adapter_kinds import read_settings, summary
+from nnsight_et.models.adapters import attach_adapter, has_weights
 from nnsight_et.models.architecture import Architecture, Projection
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, described
+from nnsight_et.models.gguf_file import told
 from nnsight_et.models.load import configuration, outline, tokenizer_of
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
 from nnsight_et.plan import model_choice
+from nnsight_et.tasks.encoding import left_off
 from nnsight_et.tasks.own_pairs import OwnPairs
 
 if TYPE_CHECKING:
@@ -69,27 +74,56 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     """The model known by that name, or in that folder, or with that hub id; or what it is in the manifest.
 
     Its prompts are the manifest's, or those of the boxes task. UnsupportedModel if there is no configuration, or none
-    whose models can be run exactly; ManifestError if the manifest's file of pairs cannot be read.
+    whose models can be run exactly, or an adapter that cannot be or does not fit; ManifestError if the manifest's
+    file of pairs cannot be read.
     """
-    spec, use = NAMED[name].spec if name in NAMED else ModelSpec(name), Use(BoxesTask(), 0, None, DTYPES)
+    spec, use = NAMED[name].spec if name in NAMED else _spec_at(name), Use(BoxesTask(), 0, None, DTYPES)
     if manifest is not None:
         choice = model_choice(manifest, name)
         spec = choice.spec
         use = Use(manifest.task_data(), manifest.seed, manifest.memory_bytes, (choice.dtype,))
     files = described(name, spec)
     config = configuration(files)
-    parts, text = architecture(config, name), config.get_text_config()
-    shape, module = parts.shape(text), outline(files)
-    weights = sum(parameter.numel() for parameter in module.parameters())
+    parts, module = architecture(config, name), outline(files)
+    adapter = list(_adapter(spec, files, module))
+    text = module.config.get_text_config()  # an adapter can have given it more words
+    shape, weights = parts.shape(text), _count(module)
     facts = [("architecture", f"{config.model_type} ({type(module).__name__})"), *_sizes(shape)]
     facts += [("sliding window", _windows(parts.windows(text))), ("parameters", f"{weights:,}")]
-    if spec.adapter:
-        facts.append(("adapter", spec.adapter))
+    if files.gguf:
+        facts.append(("weights", told(name, files.gguf)))
+    facts += adapter
     task, longest = _task(files, use)
     positions = ("positions", _positions(parts.longest(text), getattr(text, "max_position_embeddings", None), longest))
     support = (*_support(parts, shape), positions, *task)
     memory = tuple(_memory(shape, weights, longest, use))
     return Inspection(name, tuple(facts), tuple(_sites(parts, shape, module)), support, memory)
+
+
+def _spec_at(place: str) -> ModelSpec:
+    """The model in a folder, with a hub id, or in a GGUF file of a folder."""
+    path = Path(place)
+    return ModelSpec(str(path.parent), gguf=path.name) if path.suffix.lower() == ".gguf" else ModelSpec(place)
+
+
+def _adapter(spec: ModelSpec, files: Files, module: Any) -> Iterator[Row]:
+    """What the adapter is, put into the model's modules if its weights are here; nothing without an adapter."""
+    if not spec.adapter or not files.adapter:
+        return
+    settings = read_settings(files.adapter, files.name)
+    yield "adapter", spec.adapter
+    yield "of the kind", summary(settings)
+    yield "made for", str(settings.get("base_model_name_or_path") or "a model that it does not name")
+    if not has_weights(files.adapter):
+        yield "whether it fits", "not known: its weights are not here"
+        return
+    before = _count(module)
+    attach_adapter(module, files.adapter, files.name)
+    yield "whether it fits", f"yes: {_count(module) - before:,} parameters more"
+
+
+def _count(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _sizes(shape: Shape) -> Iterator[Row]:
@@ -176,6 +210,8 @@ def _task(files: Files, use: Use) -> tuple[list[Row], int]:
     base = examples[0].base
     begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id == base.tokens[0]
     first = f"the first is {tokenizer.bos_token}" if begins else "the first is of the text"
+    ending = left_off(tokenizer)
+    first += f", without the {ending} that the tokenizer puts at the end" if ending else ""
     at = ", ".join(f"{position} {base.positions[position]}" for position in base.positions)
     shortest, longest = min(one.length for one in examples), max(one.length for one in examples)
     lengths = f"{longest} tokens" if shortest == longest else f"{shortest} to {longest} tokens"

@@ -271,10 +271,10 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
         "position": (lambda: et.path_patch(model, pairs, at="lable"), "at: no position 'lable'; did you mean 'label'?"),
         "via": (lambda: et.path_patch(model, pairs, into=["L1H0"]), "via: None; accepted: query, key or value"),
         "no via": (lambda: et.path_patch(model, pairs, via="query"), "via: 'query', and into is the logits"),
-        "into": (lambda: et.path_patch(model, pairs, into="L1H0", via="query"), "into: 'L1H0'; accepted:"),
+        "into": (lambda: et.path_patch(model, pairs, into="L1H0", via="query"), "into: found 'L1H0'; accepted:"),
         "none": (lambda: et.path_patch(model, pairs, into=[], via="query"), "into: no heads"),
         "first layer": (lambda: et.path_patch(model, pairs, into=["L0H0"], via="query"), "into: no head can reach it"),
-        "receiver": (lambda: et.path_patch(model, pairs, into=["L9H0"], via="query"), "into: group receivers has L9H0"),
+        "receiver": (lambda: et.path_patch(model, pairs, into=["L9H0"], via="query"), "into: L9H0; the model has"),
         "head's input": (lambda: et.path_patch(model, pairs, into=["L1H0"], via="input"), "via: 'input' into L1H0;"),
         "MLP's query": (lambda: et.path_patch(model, pairs, into=["L1MLP"], via="query"), "via: 'query' into L1MLP;"),
         "far MLP": (lambda: et.path_patch(model, pairs, into=["L3MLP"], via="input"), "into: L3MLP; the model has"),
@@ -285,7 +285,7 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
         "empty": (lambda: et.evaluate(model, pairs, Circuit(())), "circuit: it has no heads"),
         "same": (lambda: et.evaluate(model, same, CIRCUIT), "pairs[0]: 'last' and 'asked' are one token"),
         "order": (lambda: et.knockout(model, pairs, "thing", "asked"), "pairs[0]: 'asked' is not before 'thing'"),
-        "few": (lambda: et.dcm(model, CIRCUIT, pairs, pairs, pairs), "train: 3 pairs make 2 steps of at most 0.1"),
+        "few": (lambda: et.dcm(model, CIRCUIT, pairs, pairs, pairs), "train: 3 pairs, so 2 steps of at most 0.1"),
         "keys": (lambda: et.Pairs.of([{"base": "a"}]), "pairs[0]: keys base; accepted: base, source, answer"),
         "texts": (lambda: et.Pairs.of([("a", "b")]), "accepted: three texts"),
         "no pairs": (lambda: et.Pairs.of([]), "pairs: there is none"),
@@ -333,13 +333,14 @@ def test_an_answer_without_probability_is_told(model: et.LoadedModel, pairs: et.
         et.path_patch(extreme, some)
 
 
-def test_a_model_in_a_wrapper_is_refused_and_an_adapter_in_it_is_not():
+def test_a_module_that_is_no_model_is_refused_and_adapters_in_one_are_not():
     lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    with pytest.raises(UnsupportedModel, match="found PeftModelForCausalLM; accepted: a transformers model"):
-        et.load(get_peft_model(hf_llama(), lora), tokenizer())  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedModel, match="found Linear; accepted: a transformers model, or a peft model of one"):
+        et.load(torch.nn.Linear(2, 2), tokenizer())  # type: ignore[arg-type]
     module = hf_llama()
     module.add_adapter(lora)
-    assert et.load(module, tokenizer()).shape.n_layers == 3
+    for adapted in (module, get_peft_model(hf_llama(), lora)):
+        assert et.load(adapted, tokenizer()).shape.n_layers == 3
 
 
 def test_attention_that_takes_no_masks_is_refused():

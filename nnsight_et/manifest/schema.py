@@ -44,6 +44,10 @@ class OwnModel(Written):
     """Its name on an NDIF server, where that is not `path`."""
     ndif_adapter: HubId | None = None
     """The adapter's name on an NDIF server, where that is not `adapter`."""
+    gguf: Annotated[str, Field(min_length=1, max_length=400, pattern=r"\.[gG][gG][uU][fF]$")] | None = None
+    """The file in `path` that has the weights, where that is a GGUF file: model-Q4_K_M.gguf. Read as plain numbers."""
+    bos: Literal["add", "none"] | None = None
+    """`add`: every text begins with the BOS, once; `none`: without it. Absent: as the tokenizer does it."""
 
 
 class BoxesTask(Written):
@@ -125,6 +129,8 @@ class Manifest(Written):
     """How much memory one chunk of work may take, such as 4GiB; not part of what is computed."""
     self_check: Literal["on", "off"] = "on"
     """Whether a sample of every experiment is measured again by the reference engine; results say if it was not."""
+    probe: Literal["on", "off"] = "on"
+    """Whether models first answer a few of the prompts, so that answers by chance are told of; it changes no number."""
     models: Annotated[dict[Name, OwnModel], Field(default_factory=dict)]
     """Models of your own, by the names the experiments use."""
     task: Task = BoxesTask()

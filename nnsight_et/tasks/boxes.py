@@ -155,7 +155,7 @@ class Boxes:
         base = context.query(context.labels[segment], segment)
         other = self.context(draw, context.split, apart_from=context)
         source, answer = self._unanswerable(other, draw, context.labels), context.objects[segment]
-        return MarkedPair(base, source, answer, foils=tuple(_without(context.objects, [answer])))
+        return MarkedPair(base, source, answer, foils=tuple(_without(context.objects, [answer])), space=True)
 
     def _unanswerable(self, context: Context, draw: random.Random, taken: Sequence[str] = ()) -> MarkedText:
         label = draw.choice(_without(LABELS, (*context.labels, *taken)))

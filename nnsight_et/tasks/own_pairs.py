@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -34,9 +34,12 @@ class OwnPairs:
     positions: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str, name: str, positions: Sequence[str]) -> OwnPairs:
-        """The pairs written in a file's text; TaskError naming a line that is wrong or marks other positions."""
-        pairs = tuple(pairs_in(text, name))
+    def of(cls, text: str, name: str, positions: Sequence[str], defaults: Mapping[str, str] | None = None) -> OwnPairs:
+        """The pairs written in a file's text; TaskError naming a line that is wrong or marks other positions.
+
+        defaults: space and special_tokens, for lines without them.
+        """
+        pairs = tuple(pairs_in(text, name, defaults))
         for where, pair in pairs:
             marked = list(pair.base.spans)
             for position in marked:

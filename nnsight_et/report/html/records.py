@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnsight_et.errors import ResultError
@@ -91,9 +91,15 @@ def provenance(study: Study) -> Section:
         numbered(("package", "version"), list(versions), "Versions"),
     )
     note = "job: digest of what was asked for; identity: of that and the models' files; data: of the encoded examples."
-    every = Entry("runs", "runs", "Every experiment", "", folded=(numbered(columns, rows, "How and where", note),))
+    every = [Entry("runs", "runs", "Every experiment", "", folded=(numbered(columns, rows, "How and where", note),))]
+    if scored := list(dict.fromkeys(row for header in headers for row in _tokens(header))):
+        columns = ("model", "as", "text", "token", "id")
+        lead = "Each is the next token after a base prompt. The text in quotes shows whether a space is part of it."
+        every.append(
+            Entry("tokens", "tokens", "Tokens that are scored", lead, folded=(numbered(columns, scored, "Tokens"),))
+        )
     lead = "What the numbers were computed from. Nothing here depends on when the report was made."
-    return Section("provenance", "Provenance", lead, (every,), tables)
+    return Section("provenance", "Provenance", lead, tuple(every), tables)
 
 
 def missing(study: Study, unshown: Sequence[Missing]) -> Section:
@@ -104,6 +110,14 @@ def missing(study: Study, unshown: Sequence[Missing]) -> Section:
     table = numbered(("experiment", "method", "why"), rows, "Experiments")
     lead = "Experiments of the manifest that are not above; `et run` continues where it was."
     return Section("missing", "What is missing", lead, tables=(table,))
+
+
+def _tokens(header: ResultHeader) -> Iterator[tuple[str, ...]]:
+    """The tokens that a result was scored by: model, what they are, text, name in the vocabulary, and id."""
+    for model, said in header.summary.get("tokens", {}).items():
+        for role in ("answer", "also right", "foil"):
+            for one in said.get(role, ()):
+                yield model, role, one["text"], one["token"], str(one["id"])
 
 
 def _headers(study: Study) -> list[ResultHeader]:
