@@ -57,7 +57,7 @@ def inspect(
 ) -> None:
     """Show a model's sizes, where its parts are, what works, whether a task's prompts fit it, and the memory needed.
 
-    No weight is read.
+    Of the model no weight is read; an adapter's are, to see whether it fits.
     """
     if settings and manifest is None:
         raise ManifestError("--set: there is no manifest to set it in; accepted: --manifest FILE")

@@ -18,6 +18,8 @@ import torch
 from packaging.requirements import Requirement
 
 from nnsight_et import __version__
+from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.adapter_kinds import check_no_adapter, read_settings
 from nnsight_et.models.files import WEIGHTS
 from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
@@ -119,7 +121,10 @@ def _models(models: Models) -> Iterator[Finding]:
         missing = [place for place, patterns in places if place and not _here(place, patterns)]
         size = f"; {shape.parameters * BYTES / GIB:.0f} GiB in bfloat16" if shape and is_hub_id(spec.path) else ""
         embedded = "; embedded" if name in NAMED and spec == NAMED[name].spec and not size else ""
-        if not missing:
+        if not missing and (trouble := _adapter_trouble(name, spec)):
+            found, _, do = trouble.removeprefix(f"{name}: ").partition("; accepted: ")
+            yield Finding(name, found, "mend", do)
+        elif not missing:
             yield Finding(name, f"files are here{size}{embedded}")
         elif embedded:
             yield Finding(name, "its files are gone", "mend", "install nnsight-et again")
@@ -132,16 +137,32 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
 
 
-def _here(place: str, weights: Sequence[str] = WEIGHTS) -> bool:
-    """Whether a folder or hub id has a configuration and such weights on this machine; a GGUF file has its own."""
+def _adapter_trouble(name: str, spec: ModelSpec) -> str:
+    """Why the files that are here cannot be what they are to be, a model and an adapter; nothing if they can."""
+    model, adapter = (
+        _here(spec.path, (spec.gguf,) if spec.gguf else WEIGHTS),
+        _here(spec.adapter) if spec.adapter else None,
+    )
+    try:
+        if model:
+            check_no_adapter(model, name)
+        if adapter:
+            read_settings(adapter, name)
+    except UnsupportedModel as error:
+        return str(error)
+    return ""
+
+
+def _here(place: str, weights: Sequence[str] = WEIGHTS) -> Path | None:
+    """Where a folder or hub id has a configuration and such weights here, a GGUF file its own; None if it has not."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
         if not is_hub_id(place):
-            return False
+            return None
         configs = ("config.json", "adapter_config.json", *weights)
         cached = [huggingface_hub.try_to_load_from_cache(place, config) for config in configs]
         paths = [Path(path) for path in cached if isinstance(path, str)]
         if not paths:
-            return False
+            return None
         folder = paths[0].parent
-    return any(path.exists() for pattern in weights for path in folder.glob(pattern))
+    return folder if any(path.exists() for pattern in weights for path in folder.glob(pattern)) else None

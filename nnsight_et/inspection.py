@@ -1,4 +1,4 @@
-"""What can be said of a model before a weight is read: sizes, places of its parts, what works, what a task needs."""
+"""What can be said of a model before its weights are read: sizes, parts, what works, what a task needs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from nnsight_et.engine.budget import chunk_bytes, chunks, kept_per_token
 from nnsight_et.errors import TaskError, UnsupportedModel
 from nnsight_et.jobs.tasks import task_of
 from nnsight_et.manifest import BoxesTask, Manifest
+from nnsight_et.models.adapter_kinds import read_settings, summary
+from nnsight_et.models.adapters import attach_adapter, has_weights
 from nnsight_et.models.architecture import Architecture, Projection
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, described
@@ -71,7 +73,8 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     """The model known by that name, or in that folder, or with that hub id; or what it is in the manifest.
 
     Its prompts are the manifest's, or those of the boxes task. UnsupportedModel if there is no configuration, or none
-    whose models can be run exactly; ManifestError if the manifest's file of pairs cannot be read.
+    whose models can be run exactly, or if its adapter cannot be or does not fit; ManifestError if the manifest's file
+    of pairs cannot be read.
     """
     spec, use = NAMED[name].spec if name in NAMED else _spec_at(name), Use(BoxesTask(), 0, None, DTYPES)
     if manifest is not None:
@@ -80,15 +83,15 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
         use = Use(manifest.task_data(), manifest.seed, manifest.memory_bytes, (choice.dtype,))
     files = described(name, spec)
     config = configuration(files)
-    parts, text = architecture(config, name), config.get_text_config()
-    shape, module = parts.shape(text), outline(files)
-    weights = sum(parameter.numel() for parameter in module.parameters())
+    parts, module = architecture(config, name), outline(files)
+    adapter = list(_adapter(spec, files, module))
+    text = module.config.get_text_config()  # an adapter can have given it more words
+    shape, weights = parts.shape(text), _count(module)
     facts = [("architecture", f"{config.model_type} ({type(module).__name__})"), *_sizes(shape)]
     facts += [("sliding window", _windows(parts.windows(text))), ("parameters", f"{weights:,}")]
     if files.gguf:
         facts.append(("weights", told(name, files.gguf)))
-    if spec.adapter:
-        facts.append(("adapter", spec.adapter))
+    facts += adapter
     task, longest = _task(files, use)
     positions = ("positions", _positions(parts.longest(text), getattr(text, "max_position_embeddings", None), longest))
     support = (*_support(parts, shape), positions, *task)
@@ -100,6 +103,26 @@ def _spec_at(place: str) -> ModelSpec:
     """The model in a folder, with a hub id, or in a GGUF file of a folder."""
     path = Path(place)
     return ModelSpec(str(path.parent), gguf=path.name) if path.suffix.lower() == ".gguf" else ModelSpec(place)
+
+
+def _adapter(spec: ModelSpec, files: Files, module: Any) -> Iterator[Row]:
+    """What the adapter is, put into the model's modules if its weights are here; nothing without an adapter."""
+    if not spec.adapter or not files.adapter:
+        return
+    settings = read_settings(files.adapter, files.name)
+    yield "adapter", spec.adapter
+    yield "of the kind", summary(settings)
+    yield "made for", str(settings.get("base_model_name_or_path") or "a model that it does not name")
+    if not has_weights(files.adapter):
+        yield "whether it fits", "not known: its weights are not here"
+        return
+    before = _count(module)
+    attach_adapter(module, files.adapter, files.name)
+    yield "whether it fits", f"yes: {_count(module) - before:,} parameters more"
+
+
+def _count(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _sizes(shape: Shape) -> Iterator[Row]:

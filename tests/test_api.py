@@ -333,13 +333,14 @@ def test_an_answer_without_probability_is_told(model: et.LoadedModel, pairs: et.
         et.path_patch(extreme, some)
 
 
-def test_a_model_in_a_wrapper_is_refused_and_an_adapter_in_it_is_not():
+def test_a_module_that_is_no_model_is_refused_and_adapters_in_one_are_not():
     lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    with pytest.raises(UnsupportedModel, match="found PeftModelForCausalLM; accepted: a transformers model"):
-        et.load(get_peft_model(hf_llama(), lora), tokenizer())  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedModel, match="found Linear; accepted: a transformers model, or a peft model of one"):
+        et.load(torch.nn.Linear(2, 2), tokenizer())  # type: ignore[arg-type]
     module = hf_llama()
     module.add_adapter(lora)
-    assert et.load(module, tokenizer()).shape.n_layers == 3
+    for adapted in (module, get_peft_model(hf_llama(), lora)):
+        assert et.load(adapted, tokenizer()).shape.n_layers == 3
 
 
 def test_attention_that_takes_no_masks_is_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from nnsight_et.models.load import loaded, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
 from nnsight_et.models.own import of_module
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Measure = Callable[[Pair, Chunks], dict[str, Tensor]]
 
@@ -72,7 +75,7 @@ class LoadedModel:
 
 
 def load(
-    model: str | PreTrainedModel,
+    model: str | PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
     *,
     adapter: str | None = None,
@@ -83,9 +86,10 @@ def load(
 ) -> LoadedModel:
     """The model called `model`: a name that `et models` lists, a folder, a hub id, or a transformers model in memory.
 
-    gguf: the file in that folder that has the weights, where it is a GGUF file; they are read as plain numbers, by
-    transformers (pip install 'nnsight-et[gguf]').
-    A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention.
+    A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention. It
+    can be peft's PeftModel: what runs is its active adapter's. adapter: the folder or hub id of one over the model.
+    gguf: the file in the folder that has the weights, where that is a GGUF file; transformers reads them as plain
+    numbers (pip install 'nnsight-et[gguf]').
     device None is "cuda" where there is a GPU, else "cpu"; "balanced" spreads layers over all GPUs. UnsupportedModel
     if it cannot be found, read or taken apart.
     """
@@ -103,12 +107,12 @@ def load(
     return LoadedModel(model, nn, tokenizer_of(files), shape_from(nn.nn.config, model))
 
 
-def _in_memory(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | None) -> LoadedModel:
+def _in_memory(module: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase | str | None) -> LoadedModel:
     if tokenizer is None or isinstance(tokenizer, str):
         raise ManifestError("tokenizer: a model in memory needs its own; accepted: et.load(model, tokenizer)")
     name = str(getattr(module, "name_or_path", "") or type(module).__name__)
     nn = of_module(module, tokenizer, name)
-    return LoadedModel(name, nn, tokenizer, shape_from(module.config, name))
+    return LoadedModel(name, nn, tokenizer, shape_from(nn.nn.config, name))
 
 
 def _live(example: Example, positions: Sequence[str]) -> int:

@@ -210,20 +210,27 @@ def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
     """[]: how far the layer's adapted modules are from base and LoRA together; None if none has plain LoRA."""
     paths = [*(model.parts.projection(via).path for via, _ in VIAS), model.parts.attention_out]
     owned = {path: model.part(path, layer)._module for path in paths}
-    adapted = {path: owner for path, owner in owned.items() if getattr(owner, "lora_B", None)}
-    plain_ones = [path for path, owner in adapted.items() if not any(owner.use_dora.values())]
+    adapted = {path: owner for path, owner in owned.items() if _is_plain_lora(owner)}
     errors = []
     with model.trace(run.tokens, run.position_ids, run.mask):
-        for path in plain_ones:
+        for path, owner in adapted.items():
             part = model.part(path, layer)
             given, base = part.input, part.base_layer.output
             output = part.output
-            for name in adapted[path].lora_B:
+            for name in owner.active_adapters:
                 lower, upper = getattr(part.lora_A, name), getattr(part.lora_B, name)
-                base = base + upper(lower(given)) * adapted[path].scaling[name]
-            errors.append(gap(output, base))
+                half = given.dtype in (torch.bfloat16, torch.float16)  # over halves peft 0.21 holds LoRA in float32
+                entering = given.to(lower.weight.dtype) if half else given
+                base = base + upper(lower(entering)) * owner.scaling[name]
+            errors.append(gap(output, base.to(output.dtype)))
         model.skip_unembedding(model.residual(model.n_layers))
     return torch.stack(errors).max().to(model.device) if errors else None
+
+
+def _is_plain_lora(module: torch.nn.Module) -> bool:
+    """Whether a module is peft's LoRA over another: no variant, not merged into it, not over a bare parameter."""
+    modules = isinstance(getattr(module, "lora_B", None), torch.nn.ModuleDict)  # AdaLoRA's are parameters
+    return modules and not (module.lora_variant or module.merged or hasattr(module, "parameter_name"))
 
 
 def _at_last(model: Model, run: Run) -> Tensor:

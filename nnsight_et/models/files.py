@@ -13,6 +13,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.adapter_kinds import CONFIG, check_no_adapter, check_words, read_settings
 from nnsight_et.models.failures import first_line
 from nnsight_et.models.named import ModelSpec, is_hub_id
 from nnsight_et.models.stored import check_not_quantized
@@ -55,7 +56,7 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     _check_files(name, weights, "config.json", weights_too)
     if weights_too:
         check_not_quantized(name, weights)
-    adapter = _adapter(name, spec, weights_too)
+    adapter = _adapter(name, spec, weights, weights_too)
     tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else weights
     digest = blake2b(digest_size=16)
     for place, folder in ((spec.path, weights), (spec.adapter, adapter)):
@@ -81,10 +82,10 @@ def described(name: str, spec: ModelSpec) -> Files:
     for folder in (weights, tokenizer):
         for path in _matching(folder, DESCRIBING) | _vocabulary(folder):
             next(_content(name, path), None)
-    return Files(name, weights, None, tokenizer, "")
+    return Files(name, weights, _adapter(name, spec, weights, weights_too=False), tokenizer, "")
 
 
-def check_served(name: str, spec: ModelSpec) -> None:
+def check_no_gguf(name: str, spec: ModelSpec) -> None:
     """Raise UnsupportedModel if a server could not read the model's weights."""
     if spec.gguf:
         found = f"{name}: gguf: {spec.gguf} is read on this machine alone, not on a server"
@@ -94,11 +95,11 @@ def check_served(name: str, spec: ModelSpec) -> None:
 def _found_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
     """The files of a model whose weights are in a GGUF file: of that folder, only this file and a tokenizer count."""
     if not weights_too:
-        check_served(name, spec)
+        check_no_gguf(name, spec)
     assert spec.gguf
     folder = _folder(name, spec.path, spec.revision, (spec.gguf, *FETCHED))
     file = _gguf_in(name, folder, spec.gguf)
-    adapter = _adapter(name, spec, weights_too)
+    adapter = _adapter(name, spec, folder, weights_too)
     tokenizer = _gguf_tokenizer(name, spec, folder, file)
     digest = blake2b(digest_size=16)
     _add(digest, name, [file])
@@ -120,7 +121,8 @@ def _described_gguf(name: str, spec: ModelSpec) -> Files:
     else:
         folder = _folder(name, spec.path, spec.revision)
     file = _gguf_in(name, folder, spec.gguf)
-    return Files(name, folder, None, _gguf_tokenizer(name, spec, folder, file), "", file)
+    adapter = _adapter(name, spec, folder, weights_too=False)
+    return Files(name, folder, adapter, _gguf_tokenizer(name, spec, folder, file), "", file)
 
 
 def _gguf_in(name: str, folder: Path, gguf: str) -> Path:
@@ -128,6 +130,7 @@ def _gguf_in(name: str, folder: Path, gguf: str) -> Path:
     if not (file.is_file() or file.is_symlink()):
         there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
         raise UnsupportedModel(f"{name}: no {gguf} in {folder}; accepted: a GGUF file in it ({there})")
+    check_no_adapter(folder, name)
     next(_content(name, file), None)
     return file
 
@@ -140,11 +143,15 @@ def _gguf_tokenizer(name: str, spec: ModelSpec, folder: Path, file: Path) -> Pat
     return folder if beside else file
 
 
-def _adapter(name: str, spec: ModelSpec, weights_too: bool) -> Path | None:
+def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool) -> Path | None:
+    """The adapter's folder; UnsupportedModel if it is of a kind, or has a tokenizer, that cannot be used as it is."""
     if not spec.adapter:
         return None
     adapter = _folder(name, spec.adapter, spec.adapter_revision, (*WEIGHTS, *FETCHED) if weights_too else FETCHED)
-    _check_files(name, adapter, "adapter_config.json", weights_too)
+    _check_files(name, adapter, CONFIG, weights_too)
+    read_settings(adapter, name)
+    if not spec.tokenizer:
+        check_words(adapter, weights, name)
     return adapter
 
 
@@ -251,6 +258,8 @@ def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ..
 
 
 def _check_config(name: str, folder: Path, config: str) -> None:
+    if config != CONFIG:
+        check_no_adapter(folder, name)
     if not (folder / config).is_file():
         also = _or_gguf(folder)
         raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format{also}")

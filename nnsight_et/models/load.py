@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,6 @@ import nnsight
 import torch
 from nnsight import TransformersModel
 from nnsight.modeling.huggingface import _ID_CACHE as CANONICAL
-from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -24,6 +24,8 @@ from transformers import (
 from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.adapter_kinds import check_served
+from nnsight_et.models.adapters import attach_adapter, check_fit
 from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
@@ -153,11 +155,8 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     check_parameters(files.name, stored, module, report)
     if files.gguf:
         check_all_read(files.name, files.gguf, module)
-    with Reading(lambda reason: f"{files.name}: its adapter cannot be loaded ({reason})"):
-        if files.adapter:
-            module.load_adapter(str(files.adapter))
     if files.adapter:
-        _check_adapter(files, module)
+        attach_adapter(module, files.adapter, files.name)
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
     return wrapped(nn, files.name)
 
@@ -183,8 +182,15 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
     for key, place in (("ndif", name), ("ndif_adapter", adapter)):
         if place and not is_hub_id(place):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
+    if files.adapter:
+        check_served(files.adapter, architecture(configuration(files), files.name).attention, files.name)
+        check_fit(outline(files), files.adapter, files.name)
     _prepare(files, attention)
-    with Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason})"):
+    with (
+        Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason}); accepted: files of one model"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # peft 0.21 warns of what merging an adapter would do
         nn = TransformersModel(
             str(files.weights),
             task="text-generation",
@@ -195,23 +201,6 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
     nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
     CANONICAL[name] = name  # asked of the hub otherwise
     return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))
-
-
-def _check_adapter(files: Files, module: PreTrainedModel) -> None:
-    """Raise UnsupportedModel unless the adapter's files hold just the parameters it has in the model."""
-    assert files.adapter is not None
-    written = set()
-    for path in files.adapter.glob("adapter_model.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            written |= {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118 - not a dict
-    for path in files.adapter.glob("adapter_model.bin"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        written |= {name.removeprefix("base_model.model.") for name in content}
-    there = {name.replace(".default.", ".") for name, _ in module.named_parameters() if ".lora_" in name}
-    if written != there:
-        odd = sorted(written ^ there)[0]
-        found = f"its adapter does not fit its base: {odd} is in only one of them"
-        raise UnsupportedModel(f"{files.name}: {found}; accepted: a LoRA adapter made for this model")
 
 
 def wrapped(nn: TransformersModel, name: str) -> Model:
