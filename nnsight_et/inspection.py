@@ -1,4 +1,4 @@
-"""What can be said of a model before its weights are read: sizes, places of its parts, what works, what a task needs."""
+"""What can be said of a model before its weights are read: sizes, parts, what works, what a task needs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     """The model known by that name, or in that folder, or with that hub id; or what it is in the manifest.
 
     Its prompts are the manifest's, or those of the boxes task. UnsupportedModel if there is no configuration, or none
-    whose models can be run exactly, or an adapter that cannot be or does not fit; ManifestError if the manifest's file of pairs cannot be read.
+    whose models can be run exactly, or if its adapter cannot be or does not fit; ManifestError if the manifest's file
+    of pairs cannot be read.
     """
     spec, use = NAMED[name].spec if name in NAMED else ModelSpec(name), Use(BoxesTask(), 0, None, DTYPES)
     if manifest is not None:
