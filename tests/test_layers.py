@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": THINGS
     | {"engine", "interventions", "statistics", "jobs", "results", "circuit_import", "api"}
     | {"report.circuit_figures", "report.figures", "report.html.notebook", "report.marks", "report.table"},
-    "doctor": {"__init__", "models"},
+    "doctor": {"__init__", "errors", "models"},
     "doctor_ndif": {"models", "plan", "remote", "doctor"},
     "loopback": {"errors", "loopback"},
     "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
