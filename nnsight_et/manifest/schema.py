@@ -31,7 +31,7 @@ class OwnModel(Written):
     path: Annotated[str, Field(min_length=1)]
     """A folder (relative to the manifest) or a hub id."""
     adapter: Annotated[str, Field(min_length=1)] | None = None
-    """A LoRA adapter for it: a folder or a hub id."""
+    """An adapter over it, LoRA or another kind: a folder or a hub id."""
     revision: str | None = None
     """The hub's revision of the model: a branch, tag or commit."""
     adapter_revision: str | None = None
