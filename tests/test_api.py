@@ -336,12 +336,12 @@ def test_an_answer_without_probability_is_told(model: et.LoadedModel, pairs: et.
 
 @pytest.mark.filterwarnings("ignore:The PEFT config")  # of a model without a name
 def test_a_module_that_is_no_model_is_refused_and_adapters_in_one_are_not():
-    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     with pytest.raises(UnsupportedModel, match="found Linear; accepted: a transformers model, or a peft model of one"):
         et.load(torch.nn.Linear(2, 2), tokenizer())  # type: ignore[arg-type]
+    settings: dict = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
     module = hf_llama()
-    module.add_adapter(lora)
-    for adapted in (module, get_peft_model(hf_llama(), lora)):
+    module.add_adapter(LoraConfig(**settings))
+    for adapted in (module, get_peft_model(hf_llama(), LoraConfig(**settings))):
         assert et.load(adapted, tokenizer()).shape.n_layers == 3
 
 
