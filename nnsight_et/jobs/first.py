@@ -54,7 +54,7 @@ def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
             try:
                 told = list(_notices(work, job, choice, probe))
             except Exception as error:
-                error.add_note(f"while running {theirs[0].name}")
+                error.add_note(f"while running {waiting[0].name}")
                 raise
             for one in theirs:
                 for notice in told:

@@ -80,7 +80,7 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     Models whose tokenizer is in one folder, and begins texts alike, share it.
     """
     try:
-        tokenizer = _tokenizer_in(files.tokenizer, files.bos and files)
+        tokenizer = _tokenizer_in(files.tokenizer.resolve(), files if files.bos else None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         check_no_code(files.name, files.tokenizer, "tokenizer_config.json")
         raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
