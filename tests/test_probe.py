@@ -19,9 +19,10 @@ from nnsight_et.errors import ManifestError
 from nnsight_et.headers import read_header
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.jobs import first
-from nnsight_et.jobs.chance import PROMPTS, chance_notices, choice_of, right_answers
+from nnsight_et.jobs.chance import chance_notices, choice_of, right_answers
 from nnsight_et.jobs.tasks import Sample, examples_of
 from nnsight_et.manifest import BoxesTask, load, parse
+from nnsight_et.manifest.schema import PROBED
 from nnsight_et.notices import Notice
 from nnsight_et.plan import plan
 from nnsight_et.run import Means, run
@@ -145,11 +146,11 @@ def test_random_models_are_told_of_before_anything_is_measured_and_looked_at_onc
     next(steps)
     assert {(notice.kind, notice.where) for notice in heard} == {("chance", "one"), ("chance", "two")}
     assert all("among the objects named" in notice.text and "chance is 0.5" in notice.text for notice in heard)
-    assert passes == [PROMPTS, PROMPTS]  # found and table1 share what is known of one
+    assert passes == [PROBED, PROBED]  # found and table1 share what is known of one
     for _ in steps:
         pass
     assert len(heard) == 2
-    assert passes == [PROMPTS, PROMPTS]
+    assert passes == [PROBED, PROBED]
     (folder,) = (root / "runs" / "study").iterdir()
     assert {notice.where for notice in read_header(folder / "found").notices} == {"one"}
     assert {notice.where for notice in read_header(folder / "table1").notices} == {"one", "two"}
@@ -172,7 +173,7 @@ def test_what_was_found_is_kept_where_results_are_gone(study: Path, passes: list
 
 def test_fresh_looks_again(study: Path, passes: list[int]):
     heard_of(study, fresh=True)
-    assert sum(passes) == 2 * PROMPTS
+    assert sum(passes) == 2 * PROBED
 
 
 def test_it_can_be_left_out_and_changes_no_number(finished: Path, tmp_path: Path, passes: list[int]):
@@ -196,7 +197,7 @@ def test_what_was_found_and_is_damaged_is_found_again(study: Path, passes: list[
     for path in (study / "runs" / "store").glob("*/*.json"):
         path.write_text("{}")
     assert set(heard_of(study)) == set(before)
-    assert sum(passes) == 2 * PROMPTS
+    assert sum(passes) == 2 * PROBED
 
 
 ASKED = "The {{{{object|{}}}}} is in Box"
