@@ -17,7 +17,7 @@ from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.jobs.cells import batches
-from nnsight_et.jobs.chance import PROMPTS, chance_notices, choice_of, right_answers
+from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
 from nnsight_et.models.bos import bos_notices, set_bos
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded, shape_from, tokenizer_of
@@ -82,13 +82,13 @@ class LoadedModel:
     def told(self, examples: Sequence[Example]) -> tuple[Notice, ...]:
         """What to know before numbers measured on these examples are read: of the model, and of what it answers.
 
-        The first PROMPTS of them, or as many as memory has room for, are answered once, whatever is measured on them.
+        The first PROBED of them, or as many as memory has room for, are answered once, whatever is measured on them.
         """
         if self.probe == "off":
             return self.notices
         length = max(len(one.base.tokens) for one in examples)
         most = chunks(self.shape, self.model.dtype.itemsize, length, self.memory).examples
-        some = examples[: min(PROMPTS, most)]
+        some = examples[: min(PROBED, most)]
         key = tuple((one.base.tokens, one.answer, one.also_right, one.foils) for one in some)
         if key not in self._looked:
             choice = choice_of(some, self.shape.vocabulary)

@@ -17,13 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nnsight_et.errors import UnsupportedModel
-<<<<<<< HEAD
-from nnsight_et.models.adapter_kinds import CONFIG, read_settings, unfit
-from nnsight_et.models.failures import first_line
-=======
 from nnsight_et.models.adapter_kinds import CONFIG, objection, read_settings
-from nnsight_et.models.files import first_line
->>>>>>> weights
+from nnsight_et.models.failures import first_line
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -156,14 +151,11 @@ def _check_tokens(module: PreTrainedModel, config: PeftConfig, name: str) -> Non
         raise UnsupportedModel(
             f"{name}: its adapter changes token {max(tokens)}, its base has {rows}; accepted: {accept}"
         )
-<<<<<<< HEAD
-=======
 
 
 def _words(module: PreTrainedModel) -> int:
     embeddings: Any = module.get_input_embeddings()
     return embeddings.weight.shape[0]
->>>>>>> weights
 
 
 def _rows(module: PreTrainedModel, weights: Mapping[str, Tensor], side: str) -> int | None:

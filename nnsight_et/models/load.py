@@ -110,7 +110,7 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
         ),
         lambda: check_tokenizing(files),
     ):
-        tokenizer = read_tokenizer(files.tokenizer, files if files.bos else None)
+        tokenizer = read_tokenizer(files.tokenizer.resolve(), files if files.bos else None)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
