@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "nnsight_et"
 
 WORDS = {"errors", "notices", "circuit", "named_metrics", "batch", "metrics", "statistics"}
-TEXT = {"errors", "notices", "circuit", "circuit_files", "named_metrics", "models.named", "models.stored", "published"}
+TEXT = {"errors", "notices", "circuit", "circuit_files", "named_metrics", "models.named", "published"}
 """What may be imported before any model is read."""
 THINGS = WORDS | {"tasks", "models"}
 
@@ -63,7 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
     "cli": TEXT
     | {"__init__", "manifest", "plan", "disk", "headers", "store", "run", "cost", "calibration", "circuit_import"}
-    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "sizing", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "sizing", "models.stored"}
+    | {"cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {

@@ -89,7 +89,9 @@ def blocked(model: Model, pair: Pair, engine: str):
 QUERIES = PatchedPath("last", "query", (Head(2, 0),))
 METHODS: dict[str, Callable] = {
     "the model": lambda model, pair, engine: model_readouts(model, pair.question, engine),
-    "paths into logits": lambda *given: path_probabilities(*given[:2], PatchedPath("last"), SENDERS, given[2], Chunks()),
+    "paths into logits": lambda *given: path_probabilities(
+        *given[:2], PatchedPath("last"), SENDERS, given[2], Chunks()
+    ),
     "paths into queries": lambda *given: path_probabilities(*given[:2], QUERIES, SENDERS, given[2], Chunks()),
     "activation patching": lambda model, pair, engine: patched_readouts(model, pair, [SET], engine, Chunks()),
     "circuit alone": lambda *given: circuit_readouts(given[0], given[1].question, Fill(), [SET], given[2], Chunks()),
@@ -153,7 +155,8 @@ def test_a_job_that_a_server_carries_out_fails_with_the_same_words(model, pair):
     said = str(raised.value).strip().splitlines()[-1].removeprefix("ExperimentError: ")
     text = f"Traceback (most recent call last):\n  ...\nnnsight_et.errors.ExperimentError: {said}"
     assert str(of_description(text, "experiments.found")) == f"experiments.found: {said}"
-    assert said.startswith("tiny in float16: NaN") and CHOICE in said
+    assert said.startswith("tiny in float16: NaN")
+    assert CHOICE in said
 
 
 def test_a_place_has_the_name_of_its_position(pair):
@@ -200,7 +203,9 @@ def test_the_value_of_a_metric_may_not_exist():
 
 def test_a_model_that_overflows_at_the_beginning_of_text_is_refused_when_it_is_loaded(tmp_path):
     module, words = overflowing("<s>"), tokenizer()
-    wanted = r"in float16 a prompt gives NaN or infinity, first in the residual of layer 1, at token 0; accepted: dtype: bf"
+    wanted = (
+        r"in float16 a prompt gives NaN or infinity, first in the residual of layer 1, at token 0; accepted: dtype: bf"
+    )
     with pytest.raises(UnsupportedModel, match=wanted):
         et.load(module, words)
     module.float().save_pretrained(tmp_path)
@@ -242,7 +247,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("one", "two"):
         tokenizer().save_pretrained(tmp_path / name)
     (tmp_path / "circuit.json").write_text(CIRCUIT)
-    rest = "  {name}: {{method: faithfulness, circuit: ./circuit.json, models: [{name}], examples: 4, ablation_examples: 3}}\n"
+    rest = "  {name}: {{method: faithfulness, circuit: ./circuit.json, models: [{name}], examples: 4}}\n"
     text = STUDY.replace("seed: 3\n", "seed: 3\ndtype: float16\n")
     (tmp_path / "study.yaml").write_text(text + rest.format(name="one") + rest.format(name="two"))
     monkeypatch.chdir(tmp_path)

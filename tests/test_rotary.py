@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import own_pairs_study
 import plain_hooks
 import plain_methods
 import pytest
@@ -16,6 +18,7 @@ from torch import Tensor
 import nnsight_et as et
 from nnsight_et.batch import Pair, collate
 from nnsight_et.engine.budget import Chunks
+from nnsight_et.errors import TaskError
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, model_readouts
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attention_patterns import attention_from
@@ -31,6 +34,10 @@ from nnsight_et.interventions.cmap import (
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.jobs.lengths import are_limited, fitting
+from nnsight_et.models.files import found as found_files
+from nnsight_et.models.load import longest_alike
+from nnsight_et.models.named import ModelSpec
 from nnsight_et.models.rotary import unchanging_length
 
 LIMIT = 22  # prompts have 19, 26 and 33 tokens
@@ -54,6 +61,7 @@ MODELS = {
         },
     ),
 }
+SHORTER = 14
 BOXES = (2, 4, 3, 2)
 """Prompts on both sides of the limit side by side, each with a source of another length."""
 
@@ -229,3 +237,48 @@ def test_up_to_which_length_prompts_are_rotated_alike():
     assert found == {"longrope": LIMIT, "dynamic": LIMIT - 1, "dynamic in some layers": LIMIT - 1}
     assert unchanging_length(hf_model("Llama 3 (GQA)").config) is None
     assert unchanging_length(hf_model("GPT-2").config) is None
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study on pairs of 12 and 19 tokens, in a model that rotates the long ones otherwise."""
+    models = tmp_path / "models"
+    for seed, name in enumerate(("one", "two")):
+        changes = {"rope_parameters": DYNAMIC, "max_position_embeddings": SHORTER}
+        hf_model(MODELS["dynamic"][0], seed, **changes).save_pretrained(models / name)
+        tokenizer().save_pretrained(models / name)
+    (tmp_path / "study").mkdir()
+    return own_pairs_study.written(tmp_path / "study", models)
+
+
+def test_a_run_whose_batches_mix_lengths_passes_its_checks_with_transformers_numbers(study, monkeypatch):
+    monkeypatch.chdir(study.parent)
+    result = own_pairs_study.results(study)["found"]
+    assert result.header.self_check["on"]
+    module = hf_model(MODELS["dynamic"][0], rope_parameters=DYNAMIC, max_position_embeddings=SHORTER)
+    rotary = module.model.rotary_emb
+    rotary.forward = lambda *given, **named: type(rotary)(rotary.config)(*given, **named)
+    pairs = [pair.base.text for pair in et.Pairs.read(study.parent / "pairs.jsonl")]
+    answers = [own_pairs_study.THINGS[index] for index in range(len(pairs))]
+    words, expected = tokenizer(), []
+    for text, answer in zip(pairs, answers, strict=True):
+        ids = torch.tensor([words(text).input_ids])
+        logits = plain_hooks.run_model(module, ids, torch.ones_like(ids))[0, -1]
+        expected.append(logits.softmax(-1)[words.convert_tokens_to_ids(answer)].item())
+    for found in result.scores["a.base"].tolist():
+        assert min(abs(found / one - 1) for one in expected) < 1e-5
+
+
+def test_on_a_server_prompts_that_others_would_change_are_refused(study):
+    files = found_files("one", ModelSpec(str(study.parent / "one")))
+    short, long = few_examples((2, 3))
+    assert longest_alike(files) == SHORTER - 1
+    assert fitting([short, long], files, "found") == [short, long]
+    with pytest.raises(TaskError) as refused:
+        fitting([short, long], files, "found", on_server=True)
+    assert str(refused.value) == (
+        "experiments.found: a prompt of 26 tokens; beyond 13 one rotates each by the longest of its batch; "
+        "accepted: on a server at most 13 tokens; backend: local takes longer ones"
+    )
+    assert are_limited(files, on_server=True)
+    assert not are_limited(files, on_server=False)

@@ -19,7 +19,6 @@ from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model
 
 PADDING = 3
-PROBES = 8  # of how large the terms of a sum are
 PARTNER: dict[Via, Via] = {"query": "key", "key": "query", "value": "value"}
 VIAS: tuple[tuple[Via, str], ...] = (("query", "queries"), ("key", "keys"), ("value", "values"))
 
@@ -112,10 +111,12 @@ def _writes(model: Model, run: Run, layer: int) -> Tensor:
         alone = torch.diag_embed(z.transpose(1, 2)).permute(3, 0, 2, 1)  # [head, batch, head, d_head]
         nothing = model.write_of(layer, torch.zeros_like(z))
         written = (model.write_of(layer, alone) - nothing).sum(0) + nothing
-        terms = (model.write_of(layer, z * _signs(z)) - nothing).square().mean(0).sqrt() + len(alone) * nothing.abs()
+        terms = model.size_of_write(layer, z)
         added = model.attention_of(layer, z)
-        error = relative(written - model.written(layer)[row, last], terms)
-        error = torch.maximum(error, row_gap(added, model.attention(layer)[row, last]))
+        whole, attention = model.written(layer)[row, last], model.attention(layer)[row, last]
+        cancelled = (_rms(terms) / _rms(whole)).clamp(min=1)  # a norm behind it, if there is one, keeps this share
+        error = relative(written - whole, terms)
+        error = torch.maximum(error, relative(added - attention, cancelled * _rms(attention)))
         model.skip_unembedding(model.residual(model.n_layers))
     return error
 
@@ -222,11 +223,11 @@ def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
             part = model.part(path, layer)
             given, base = part.input, part.base_layer.output
             output = part.output
-            if given.dtype in (torch.bfloat16, torch.float16):
-                given = given.float()  # peft 0.21 holds LoRA over halves in float32
             for name in owner.active_adapters:
                 lower, upper = getattr(part.lora_A, name), getattr(part.lora_B, name)
-                base = base + upper(lower(given)) * owner.scaling[name]
+                half = given.dtype in (torch.bfloat16, torch.float16)  # over halves peft 0.21 holds LoRA in float32
+                entering = given.to(lower.weight.dtype) if half else given
+                base = base + upper(lower(entering)) * owner.scaling[name]
             errors.append(row_gap(output, base.to(output.dtype)))
         model.skip_unembedding(model.residual(model.n_layers))
     return torch.stack(errors).max().to(model.device) if errors else None
@@ -258,19 +259,16 @@ def row_gap(found: Tensor, expected: Tensor) -> Tensor:
 
     Of a row that is its root mean square: sums of large terms that come out small are rounded as the large ones are.
     """
-    wide = expected.double()
-    rows = wide.square().mean(-1, keepdim=True).sqrt()
-    return relative(found.double() - wide, torch.maximum(wide.abs(), rows).clamp(min=1))
+    size = torch.maximum(expected.double().abs(), _rms(expected)).clamp(min=1)
+    return relative(found.double() - expected.double(), size)
+
+
+def _rms(rows: Tensor) -> Tensor:
+    """[..., 1]: the root mean square of rows [..., d]."""
+    return rows.double().square().mean(-1, keepdim=True).sqrt()
 
 
 def relative(difference: Tensor, size: Tensor) -> Tensor:
     """[]: the largest difference beside the size of what it is of; 0 where there is none."""
     shares = difference.double().abs() / size.double()
     return shares.masked_fill(difference == 0, 0.0).max()
-
-
-def _signs(z: Tensor) -> Tensor:
-    """[probe, 1, head, d_head]: 1 or -1, drawn once: the sum of terms with such signs is as large as they are."""
-    draw = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (PROBES, 1, *z.shape[1:]), generator=draw) * 2 - 1
-    return signs.to(z.device, z.dtype)

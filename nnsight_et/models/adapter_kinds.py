@@ -37,10 +37,10 @@ LORA_WITH = {
     "use_qalora": "QALoRA",
     "velora_config": "VeLoRA",
 }
-BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
+BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
 """What init_lora_weights can be without a change of the base's own weights."""
-REPEATED = ("pissa", "olora")
-"""Those that change them in a way that peft repeats when it loads the adapter."""
+REPEATED = ("pissa", "olora", "mica")
+"""Those that peft works out of the base's weights, each time alike, and mostly changes these."""
 MERGE = "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(FOLDER)"
 SERVED = tuple(kind for kind in TAKEN if kind not in ("ADALORA", "VERA"))
 """Kinds that nnsight 0.8 puts over a model that a server has."""
@@ -83,22 +83,28 @@ def unfit(settings: Mapping[str, Any]) -> str:
     return ""
 
 
-def unfit_on_server(settings: Mapping[str, Any]) -> str:
-    """Why an adapter that can be run here cannot be run over a server's model; nothing if it can."""
+def unfit_on_server(settings: Mapping[str, Any], attention: str) -> str:
+    """Why an adapter that can be run here cannot be run over a server's model; nothing if it can.
+
+    attention: what the model calls a layer's attention.
+    """
     kind = _text(settings.get("peft_type"))
     if kind not in SERVED:
         return f"is {kind}; accepted on a server: {', '.join(SERVED)}"
     changes = {"bias": ("none", None), "init_lora_weights": BEGINNINGS}
     for key, harmless in changes.items():
         if settings.get(key) not in harmless:
-            found = f"is {kind} with {key}: {settings[key]!r}, which changes weights of the base itself"
+            found = f"is {kind} with {key}: {settings[key]!r}, which is about weights of the base itself"
             return f"{found}; accepted on a server: an adapter that leaves its base as it is, or backend: local"
+    if attention in (settings.get("modules_to_save") or ()):
+        found = f"brings its own {attention} (modules_to_save), whose parts a server does not show"
+        return f"{found}; accepted on a server: one that changes the projections, or backend: local"
     return ""
 
 
-def check_served(folder: Path, name: str) -> None:
-    """Raise UnsupportedModel if the adapter in a folder cannot be run over a server's model."""
-    if trouble := unfit_on_server(read_settings(folder, name)):
+def check_served(folder: Path, attention: str, name: str) -> None:
+    """Raise UnsupportedModel if the adapter in a folder cannot be run over a server's model with such `attention`."""
+    if trouble := unfit_on_server(read_settings(folder, name), attention):
         raise UnsupportedModel(f"{name}: its adapter in {folder} {trouble}")
 
 

@@ -48,6 +48,7 @@ def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
             warnings.simplefilter("ignore")  # what peft 0.21 warns of on the way is checked below, or about merging
             adapted = PeftModel(module, config)
             needed = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+            spare = peft.get_peft_model_state_dict(adapted, save_embedding_layers=True)  # some of it under two names
             result = peft.set_peft_model_state_dict(adapted, weights)
     except KeyError as error:  # of a module that the adapter brings whole
         raise _misfit(name, folder, [str(error.args[0])], []) from error
@@ -58,8 +59,9 @@ def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
             f"{name}: peft cannot put its adapter in {folder} over this model ({found}); accepted: {FIT}"
         ) from error
     missing = [key for key in result.missing_keys if key.replace(".default", "") in needed]
-    if missing or result.unexpected_keys:
-        raise _misfit(name, folder, missing, result.unexpected_keys)
+    surplus = [key for key in result.unexpected_keys if key not in spare]
+    if missing or surplus:
+        raise _misfit(name, folder, missing, surplus)
 
 
 def base_of(adapted: PeftModel | PeftMixedModel, name: str) -> PreTrainedModel:
@@ -71,14 +73,19 @@ def base_of(adapted: PeftModel | PeftMixedModel, name: str) -> PreTrainedModel:
     for one in [active] if isinstance(active, str) else active:
         if trouble := unfit(adapted.peft_config[one].to_dict()):
             raise UnsupportedModel(f"{name}: its active adapter '{one}' {trouble}")
-    return adapted.get_base_model()  # type: ignore[return-value]
+    return adapted.base_model.model  # a mixed one has no get_base_model
 
 
-def check_vocabulary(module: PreTrainedModel, folder: Path, name: str) -> None:
-    """Raise UnsupportedModel if an adapter, whose weights are here, has another number of words than the model."""
+def check_fit(module: PreTrainedModel, folder: Path, name: str) -> None:
+    """Raise UnsupportedModel unless an adapter goes over the model as it is, if the adapter's weights are here.
+
+    The module, without numbers, is used up.
+    """
     if has_weights(folder):
-        rows, own = _rows(module, _weights(folder, name), "input"), module.get_input_embeddings().weight.shape[0]
-        if rows not in (None, own):
+        own = module.get_input_embeddings().weight.shape[0]
+        attach_adapter(module, folder, name)
+        rows = module.get_input_embeddings().weight.shape[0]
+        if rows != own:
             accept = "on a server: an adapter over a base with as many, or backend: local"
             raise UnsupportedModel(f"{name}: its adapter has {rows} words, its base {own}; accepted {accept}")
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from pickle import PickleError
 from re import error as RegexError
 from types import TracebackType
 
 from huggingface_hub.errors import StrictDataclassError
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from nnsight_et.errors import UnsupportedModel
@@ -25,12 +24,11 @@ LOADING_ERRORS: tuple[type[Exception], ...] = (
     EOFError,  # a .bin file that ends too early
     ImportError,  # a package that only this kind of file needs
     OSError,
-    RuntimeError,  # also torch's own, NotImplementedError and RecursionError
+    RuntimeError,  # also torch's own, and recursion without end
     RegexError,  # a pattern of tokenizer_config.json
     SafetensorError,
     StrictDataclassError,  # a value of config.json
-    TemplateError,  # of a chat template
-    pickle.PickleError,  # a .bin file with more in it than tensors
+    PickleError,  # a .bin file with more in it than tensors
     struct.error,  # a .bin or .gguf file cut short
     zipfile.BadZipFile,
 )
@@ -70,7 +68,7 @@ def is_loading_error(error: BaseException) -> bool:
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; with its type where that alone says too little."""
-    if isinstance(error, pickle.PickleError):
+    if isinstance(error, PickleError):
         return FOREIGN
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kind = type(error).__name__

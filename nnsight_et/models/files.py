@@ -102,13 +102,17 @@ def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool, here:
     return adapter
 
 
+def check_served(name: str, spec: ModelSpec) -> None:
+    """Raise UnsupportedModel if a server could not read the model's weights."""
+    if spec.gguf:
+        found = f"{name}: gguf: {spec.gguf} is read on this machine alone, not on a server"
+        raise UnsupportedModel(f"{found}; accepted: backend: local, or a model in Hugging Face format")
+
+
 def _found_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
     """The files of a model whose weights are in a GGUF file: of that folder, only this file and a tokenizer count."""
     if not weights_too:
-        raise UnsupportedModel(
-            f"{name}: gguf: {spec.gguf} is read on this machine alone; accepted: backend: local, or a model in "
-            "Hugging Face format"
-        )
+        check_served(name, spec)
     assert spec.gguf
     folder = _folder(name, spec.path, spec.revision, (spec.gguf, *FETCHED))
     file = _gguf_in(name, folder, spec.gguf)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import transformers
 from tokenizers import processors
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.failures import Reading
@@ -87,13 +90,37 @@ def told(name: str, path: Path) -> str:
     return f"GGUF {kind}" if kind in ("F32", "F16", "BF16") else f"GGUF {kind}, dequantised"
 
 
+def read_configuration(name: str, path: Path) -> PretrainedConfig:
+    """The model's configuration, from what the file says; UnsupportedModel if transformers leaves some of it out.
+
+    LOADING_ERRORS if it cannot be read at all.
+    """
+    check_package(name)
+    status = path.stat()
+    config = copy.deepcopy(_configuration(path, status.st_mtime_ns, status.st_size))
+    _check_read(name, path, config)
+    return config
+
+
+@cache
+def _configuration(path: Path, _changed: int, _size: int) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)  # seconds, each time
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Where transformers 5 unpacks a GGUF file, it draws a progress bar that no setting of it turns off."""
+    with redirect_stderr(StringIO()):
+        yield
+
+
 def dequantising() -> dict[str, Any]:
     """What from_pretrained is asked for so that weights become plain numbers, where it can also leave them packed."""
     config = getattr(transformers, "GgufConfig", None)
     return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
-def check_read(name: str, path: Path, config: PretrainedConfig) -> None:
+def _check_read(name: str, path: Path, config: PretrainedConfig) -> None:
     """Raise UnsupportedModel if the file says something of its model that transformers leaves out of the configuration.
 
     The numbers would be those of another model.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import nnsight
 import torch
@@ -24,14 +26,14 @@ from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_served
-from nnsight_et.models.adapters import attach_adapter, check_vocabulary
+from nnsight_et.models.adapters import attach_adapter, check_fit
 from nnsight_et.models.bos import set_bos
 from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
 from nnsight_et.models.finite import accepted_by, try_prompt
-from nnsight_et.models.gguf_file import check_all_read, check_package, check_read, dequantising
+from nnsight_et.models.gguf_file import check_all_read, dequantising, read_configuration, without_bars
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.rotary import rotate_each_prompt, unchanging_length
@@ -44,24 +46,18 @@ SENTENCE = "When Mary and John went to the store, John gave a drink to Mary."
 def configuration(files: Files) -> PretrainedConfig:
     """The model's configuration, from config.json or its GGUF file; UnsupportedModel if it cannot be read."""
     place = files.gguf or files.weights / "config.json"
-    if files.gguf:
-        check_package(files.name)
     with Reading(
         lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: what describes a model",
         lambda: None if files.gguf else check_no_code(files.name, files.weights, "config.json"),
     ):
-        config = AutoConfig.from_pretrained(files.weights, trust_remote_code=False, **_gguf(files))
-    if files.gguf:
-        check_read(files.name, files.gguf, config)
+        if files.gguf:
+            config = read_configuration(files.name, files.gguf)
+        else:
+            config = AutoConfig.from_pretrained(files.weights, trust_remote_code=False)
     for key, value in config.get_text_config().to_dict().items():
         if isinstance(value, float) and value != value:
             raise UnsupportedModel(f"{files.name}: {place} has {key}: NaN; accepted: a number")
     return config
-
-
-def _gguf(files: Files) -> dict[str, str]:
-    """What from_pretrained is told where weights are in a GGUF file."""
-    return {"gguf_file": str(files.gguf.relative_to(files.weights))} if files.gguf else {}
 
 
 def shape_of(files: Files) -> Shape:
@@ -148,9 +144,16 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     up.
     """
     _prepare(files, attention)
-    with Reading(
-        lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
-        lambda: _check_generation(files),
+    more: dict[str, Any] = {} if device == "cpu" else {"device_map": device}
+    if files.gguf:
+        file = str(files.gguf.relative_to(files.weights))
+        more |= {"gguf_file": file, "config": configuration(files), **dequantising()}
+    with (
+        Reading(
+            lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
+            lambda: _check_generation(files),
+        ),
+        without_bars() if files.gguf else nullcontext(),
     ):
         stored = {} if files.gguf else stored_tensors(files.name, files.weights, configuration(files))
         module, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
@@ -160,9 +163,7 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused by check_parameters with their names
             trust_remote_code=False,
-            **_gguf(files),
-            **(dequantising() if files.gguf else {}),
-            **({} if device == "cpu" else {"device_map": device}),
+            **more,
         )
     check_parameters(files.name, stored, module, report)
     if files.gguf:
@@ -195,7 +196,8 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         if place and not is_hub_id(place):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
     if files.adapter:
-        check_served(files.adapter, files.name)
+        check_served(files.adapter, architecture(configuration(files), files.name).attention, files.name)
+        check_fit(outline(files), files.adapter, files.name)
     _prepare(files, attention)
     with Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason})"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft 0.21 warns of what merging an adapter would do
@@ -206,8 +208,6 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
             attn_implementation=attention,
             peft=str(files.adapter) if files.adapter else None,
         )
-    if files.adapter:
-        check_vocabulary(nn._module, files.adapter, files.name)
     nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
     CANONICAL[name] = name  # asked of the hub otherwise
     return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))
@@ -260,8 +260,8 @@ def part_gaps(model: Model) -> Tensor:
     """[4 * layer]: how far each layer is from what the engine takes for granted. Opens a trace of two tokens.
 
     Of the output projection of z, and of the sum of what each head writes, from what attention adds; and of the sum of
-    residual, attention and MLP from what leaves the layer. Relative to the token's largest number there: the first
-    token's can be thousands of times the second's.
+    residual, attention and MLP from what leaves the layer. Relative to the token's largest number there, or the largest
+    that is added up to it: the first token's can be thousands of times the second's.
     """
     words = model.nn.config.get_text_config().vocab_size
     tokens = torch.tensor([[words // 3, words // 2]], device=model.device)
@@ -276,12 +276,13 @@ def part_gaps(model: Model) -> Tensor:
             alone = torch.eye(model.n_heads, dtype=z.dtype, device=z.device)[:, None, :, None]
             nothing = model.write_of(layer, torch.zeros_like(z))
             writes = (model.write_of(layer, z * alone) - nothing).sum(0, keepdim=True) + nothing
+            terms = model.size_of_write(layer, z[0])[None]
             written = model.written(layer)
             attention = model.attention(layer)
             mlp = model.mlp(layer, len(tokens))
             leaving = model.residual(layer + 1)
-            gaps.append(_share(whole - written, leaving, written))
-            gaps.append(_share(writes - written, leaving, written))
+            gaps.append(_share(whole - written, leaving, written, terms))
+            gaps.append(_share(writes - written, leaving, written, terms))
             gaps.append(_share(added - attention, leaving, attention))
             gaps.append(_share(entering + attention + mlp - leaving, leaving, entering, attention, mlp))
     return torch.stack([gap.to(model.device) for gap in gaps])
@@ -289,5 +290,5 @@ def part_gaps(model: Model) -> Tensor:
 
 def _share(gap: Tensor, *parts: Tensor) -> Tensor:
     """[]: the largest share, of any token, that the gap [1, token, d] has of the largest number of the parts there."""
-    sizes = torch.stack([part.abs().amax(-1) for part in parts]).amax(0)
+    sizes = torch.stack([part.abs().amax(-1).to(gap.dtype) for part in parts]).amax(0)
     return (gap.abs().amax(-1) / sizes.clamp(min=torch.finfo(gap.dtype).tiny)).max()

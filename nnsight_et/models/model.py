@@ -16,6 +16,7 @@ from nnsight_et.circuit import Via
 from nnsight_et.models.architecture import Architecture
 from nnsight_et.models.masks import narrowed
 
+PROBES = 8  # of how large the terms of a sum are
 VIAS: tuple[Via, ...] = ("query", "key", "value")  # in the order of a forward pass
 
 
@@ -126,6 +127,17 @@ class Model:
     def write_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's real output projection makes of z [..., head, d_head]."""
         return self._here(self.part(self.parts.attention_out, layer)(self._there(layer, z.flatten(-2))))
+
+    def size_of_write(self, layer: int, z: Tensor) -> Tensor:
+        """[n, d]: inside a trace, how large the terms are that write_of adds up for z [n, head, d_head].
+
+        With random signs they do not cancel: real models have channels whose terms are thousands, and their sum small.
+        """
+        draw = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, (PROBES, 1, *z.shape[1:]), generator=draw).to(z.device, z.dtype) * 2 - 1
+        nothing = self.write_of(layer, torch.zeros_like(z))
+        drawn = (self.write_of(layer, z * signs) - nothing).float()
+        return drawn.square().mean(0).sqrt() + self.n_heads * nothing.float().abs()
 
     def written(self, layer: int) -> Tensor:
         """[batch, seq, d]: inside a trace, the output of the layer's attention: what its heads write, added up."""

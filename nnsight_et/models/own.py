@@ -27,7 +27,7 @@ def of_module(
     end or beginning of text as one.
     """
     if isinstance(module, PeftModel | PeftMixedModel):
-        module = base_of(module, name)
+        module = base_of(module.eval(), name)
     if not isinstance(module, PreTrainedModel):
         accept = "a transformers model, or a peft model of one"
         raise UnsupportedModel(f"{name}: found {type(module).__name__}; accepted: {accept}")

@@ -21,6 +21,7 @@ KNOCKOUT, PATHS, REFERENCE, SUFFIX = (
     "interventions/knockout.py", "interventions/path_patching.py", "engine/reference.py", "engine/suffix.py",
 )  # fmt: skip
 BATCH, LOAD, MODEL = "batch.py", "models/load.py", "models/model.py"
+ADAPTERS = "models/adapters.py"
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "missing LoRA", "the adapter is not loaded", LOAD,
-        ("            module.load_adapter(str(files.adapter))", "            pass"), "lora", "load",
+        ("        attach_adapter(module, files.adapter, files.name)\n    nn", "        pass\n    nn"), "lora", "load",
     ),
     _fault(
-        "missing LoRA", "the adapter is loaded and switched off", LOAD,
-        ("        _check_adapter(files, module)\n    nn", "        _check_adapter(files, module)\n        module.disable_adapters()\n    nn"),
+        "missing LoRA", "the adapter is loaded and switched off", ADAPTERS,
+        ("    if missing or surplus:", "    adapted.base_model.disable_adapter_layers()\n    if missing or surplus:"),
         "lora", "load", "cmap",
     ),
     _fault(

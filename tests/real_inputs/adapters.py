@@ -21,7 +21,7 @@ from peft import (
 )
 from safetensors.torch import load_file, save_file
 
-from .case import APPLES, Given, case
+from .case import Given, case
 from .plain import (
     base_folder,
     base_model,
@@ -32,7 +32,6 @@ from .plain import (
     ids_of,
     llama,
     probabilities,
-    probability,
     save,
 )
 
@@ -98,11 +97,18 @@ def adapter_of_2023(folder: Path) -> Given:
     return given(folder, made)
 
 
-@case(AREA, "LoRA whose configuration has keys of a later peft")
+@case(AREA, "LoRA whose configuration has keys of a later peft, empty ones")
 def adapter_of_later(folder: Path) -> Given:
     made = saved(folder, lora())
-    edit(made / CONFIG, lambda content: content.update(a_key_of_later=None, another={"x": 1}))
+    edit(made / CONFIG, lambda content: content.update(a_key_of_later=None, another=False))
     return given(folder, made)
+
+
+@case(AREA, "LoRA whose configuration has a key of a later peft that asks for something")
+def adapter_of_much_later(folder: Path) -> Given:
+    made = saved(folder, lora())
+    edit(made / CONFIG, lambda content: content.update(use_something={"x": 1}))
+    return given(folder, made, "use_something")
 
 
 @case(AREA, "a training's checkpoint folder: optimizer, trainer state and a model card beside the LoRA")
@@ -190,7 +196,7 @@ def resized(folder: Path) -> Given:
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     made = moved(get_peft_model(model, lora(modules_to_save=["embed_tokens", "lm_head"])))
     save(made, tokenizer, folder / "adapter")
-    return refused(folder, folder / "adapter", r"28[36]|vocab|modules_to_save|embed_tokens")
+    return refused(folder, folder / "adapter", r"28[36]|vocab|words|modules_to_save|embed_tokens")
 
 
 @case(AREA, "LoRA with its own biases (lora_bias)")
@@ -350,7 +356,7 @@ def truncated(folder: Path) -> Given:
     made = saved(folder, lora())
     content = (made / FILE).read_bytes()
     (made / FILE).write_bytes(content[: len(content) // 2])
-    return refused(folder, made, "adapter_model.safetensors.*(read|damaged|truncated|incomplete|whole|broken)")
+    return refused(folder, made, "adapter.*(read|damaged|truncated|incomplete|whole|broken)")
 
 
 @case(AREA, "an adapter that is a pointer of Git LFS")
@@ -383,53 +389,3 @@ def merged(folder: Path) -> Given:
     model = moved(get_peft_model(base_model(), lora())).eval()
     expected = probabilities(model, base_tokenizer())
     return Given({"path": str(save(model.merge_and_unload(), base_tokenizer(), folder / "merged"))}, expected)
-
-
-def in_memory(model: Any, expected: list[float], reason: str | None = None) -> Given:
-    """A model that exists in Python alone."""
-
-    def load() -> Any:
-        import nnsight_et as et
-
-        return et.load(model, base_tokenizer())
-
-    return Given({}, expected, load=load, reason=reason, commands=False)
-
-
-@case(AREA, "a PeftModel in memory")
-def peft_model(folder: Path) -> Given:
-    model = moved(get_peft_model(base_model(), lora())).eval()
-    return in_memory(model, probabilities(model, base_tokenizer()), "PeftModel")
-
-
-@case(AREA, "a PeftModel in memory with prompt tuning")
-def prompt_tuned_model(folder: Path) -> Given:
-    model = get_peft_model(base_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).eval()
-    return in_memory(model, [], "PROMPT_TUNING|prompt tuning|virtual token|PeftModel")
-
-
-@case(AREA, "a model in memory into which transformers loaded a LoRA (load_adapter)")
-def injected(folder: Path) -> Given:
-    made, model = saved(folder, lora()), base_model()
-    model.load_adapter(str(made))
-    return in_memory(model, by_peft(made))
-
-
-@case(AREA, "the base of a PeftModel in memory (get_base_model), adapter merged")
-def merged_in_memory(folder: Path) -> Given:
-    model = moved(get_peft_model(base_model(), lora())).eval()
-    expected = probabilities(model, base_tokenizer())
-    return in_memory(model.merge_and_unload(), expected)
-
-
-@case(AREA, "a model in memory with two adapters, the second one active")
-def two_adapters(folder: Path) -> Given:
-    model: Any = moved(get_peft_model(base_model(), lora()))
-    model.add_adapter("second", lora(r=2))
-    model.set_adapter("second")
-    moved(model, 0.2).eval()
-    expected = [
-        probability(model, ids_of(base_tokenizer(), line.prompt), base_tokenizer().convert_tokens_to_ids("apple"))
-        for line in APPLES
-    ]
-    return in_memory(model, expected, "PeftModel")

@@ -57,7 +57,7 @@ def no_index(folder: Path) -> Given:
     (made / FILE).unlink()
     base_model().save_pretrained(made, max_shard_size="2MB")
     (made / "model.safetensors.index.json").unlink()
-    return refused(made, "index")
+    return refused(made, "index|no file named model.safetensors")
 
 
 @case(AREA, "a truncated model.safetensors")
@@ -129,7 +129,7 @@ def pickled(folder: Path) -> Given:
     made = base_folder(folder)
     (made / OLD).write_bytes(pickle.dumps({"x": [1, 2]}))
     (made / FILE).unlink()
-    return refused(made, "pytorch_model.bin|[Pp]ickle")
+    return refused(made, r"\.bin|[Pp]ickle")
 
 
 @case(AREA, "both model.safetensors and another pytorch_model.bin")
@@ -278,20 +278,21 @@ def needless_code(folder: Path) -> Given:
     return Given({"path": str(made)}, of_folder(untouched(folder)), reason="modeling_mine")
 
 
-def odd_config(name: str, **changes: Any) -> None:
-    """A case for a folder whose config.json says these things too."""
+def odd_config(name: str, reason: str | None = None, **changes: Any) -> None:
+    """A case for a folder whose config.json says these things too; with a reason, plain transformers cannot run it."""
 
     @case(AREA, f"config.json says {name}")
     def make(folder: Path) -> Given:
         made = base_folder(folder)
         edit(made / "config.json", lambda content: content.update(changes))
-        return Given({"path": str(made)}, of_folder(untouched(folder)))
+        return Given({"path": str(made)}, of_folder(untouched(folder)), reason=reason)
 
 
-odd_config("return_dict: false", return_dict=False)
-odd_config("output_attentions and output_hidden_states: true", output_attentions=True, output_hidden_states=True)
+odd_config("return_dict: false", "return_dict|tuple", return_dict=False)
+odd_config("output_attentions: true", "output_attentions", output_attentions=True)
+odd_config("output_hidden_states: true", output_hidden_states=True)
 odd_config("attention_dropout: 0.5 and use_cache: false", attention_dropout=0.5, use_cache=False)
-odd_config("_attn_implementation: flash_attention_2", _attn_implementation="flash_attention_2")
+odd_config("_attn_implementation: flash_attention_2", "[Ff]lash", _attn_implementation="flash_attention_2")
 odd_config("torch_dtype: float16, rope_theta at the top, no architectures", torch_dtype="float16", dtype=None,
            rope_theta=1000000.0, rope_parameters=None, architectures=None)  # fmt: skip
 odd_config("pretraining_tp: 2", pretraining_tp=2)

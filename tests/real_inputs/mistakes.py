@@ -54,7 +54,7 @@ def group(et: Any, *heads: Any, at: str = "last") -> Any:
     return et.circuit_of(et.HeadGroup("a", at, heads))
 
 
-mistake("into: a list of lists [[4, 0]]", lambda et, m: patch(et, m, into=[[4, 0]], via="query"), "into|head")
+mistake("into: a list of lists [[4, 0]]", lambda et, m: patch(et, m, into=[[4, 0]], via="query"), "into|head", True)
 mistake("into: a list of tuples [(4, 0)]", lambda et, m: patch(et, m, into=[(4, 0)], via="query"), "into|head", True)
 mistake("into: one head, not in a list", lambda et, m: patch(et, m, into=et.Head(4, 0), via="query"), "into|head", True)
 mistake("into: a number", lambda et, m: patch(et, m, into=4, via="query"), "into")
@@ -93,7 +93,7 @@ mistake("pairs[0], an index where a slice belongs", lambda et, m: pairs(et)[0], 
 mistake("pairs[5:], a slice with none in it", lambda et, m: pairs(et)[5:], "none|pairs")
 mistake("scored_by an unknown metric", lambda et, m: pairs(et).scored_by("logit_diff"), "logit_diff")
 mistake("scored_by logit_difference without foils", lambda et, m: pairs(et).scored_by("logit_difference"), "foil")
-mistake("evaluate: a circuit of no heads", lambda et, m: et.evaluate(m, pairs(et), et.circuit_of()), "head")
+mistake("evaluate: a circuit of no heads", lambda et, m: et.evaluate(m, pairs(et), et.circuit_of()), "head|groups")
 mistake(
     "evaluate: a head that is not there",
     lambda et, m: et.evaluate(m, pairs(et), group(et, et.Head(9, 0))),
@@ -206,5 +206,6 @@ def whole_pipeline() -> Any:
 
 def without_weights() -> Any:
     """The model without its weights."""
+    config = base_model().config
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(base_model().config)
+        return AutoModelForCausalLM.from_config(config)

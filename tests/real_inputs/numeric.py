@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from .case import Given, case
-from .plain import base_folder, base_tokenizer, byte_level, llama, of_folder, probabilities, save, tensors_of
+from .plain import base_folder, base_tokenizer, llama, of_folder, save, tensors_of
 
 AREA = "numbers"
 FILE = "model.safetensors"
@@ -179,18 +179,3 @@ def chance(folder: Path) -> Given:
 @case(AREA, "a model that answers the boxes task is not told to answer by chance")
 def no_chance(folder: Path) -> Given:
     return Given({"path": str(base_folder(folder))}, task=BOXES, notice="^(?!.*by chance)")
-
-
-@case(AREA, "a model in memory in training mode, with dropout")
-def training_mode(folder: Path) -> Given:
-    tokenizer = byte_level()
-    model = llama(tokenizer, attention_dropout=0.5)
-    expected = probabilities(model, tokenizer)
-    model.train()
-
-    def load() -> Any:
-        import nnsight_et as et
-
-        return et.load(model, tokenizer)
-
-    return Given({}, expected, load=load, commands=False)

@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import adapters, data_files, folders, mistakes, numeric, prompts, texts, tokenizer_files, weights
+from . import adapters, data_files, folders, memory, mistakes, numeric, prompts, texts, tokenizer_files, weights
 from .case import CASES, Case
 from .measure import Answer, Row
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "real_inputs.md"
 AREAS = tuple(
     module.AREA
-    for module in (adapters, weights, folders, tokenizer_files, texts, prompts, numeric, data_files, mistakes)
+    for module in (adapters, memory, weights, folders, tokenizer_files, texts, prompts, numeric, data_files, mistakes)
 )
 WIDTH = 180
 

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from .case import APPLES, BASE, Differs, Given, Line, case
+from .case import APPLES, BASE, Given, Line, case
 from .plain import (
     base_folder,
     base_model,
@@ -54,20 +54,20 @@ def appends_eos(folder: Path) -> Given:
 
 @case(AREA, "the same, on the boxes task")
 def appends_eos_boxes(folder: Path) -> Given:
-    made = base_folder(folder)
-    edit(made / "tokenizer.json", lambda content: appends(content, "</s>"))
-    task, plain = {"kind": "boxes", "boxes": 2}, base_folder(folder, "plain")
-    return Given({"path": str(made)}, task=task, load=lambda: None, call=lambda _: boxes_alike(made, plain),
-                 reason="EOS|</s>|end of text", notice=None)  # fmt: skip
-
-
-def boxes_alike(made: Path, plain: Path) -> None:
-    """Raise Differs unless the boxes task has the same prompts with both tokenizers."""
     import nnsight_et as et
 
-    one, other = (et.Pairs.boxes(3, boxes=2).examples(et.load(str(path)).tokenizer) for path in (made, plain))
-    if one != other:
-        raise Differs("the prompts of the boxes task end in </s>")
+    made = base_folder(folder)
+    edit(made / "tokenizer.json", lambda content: appends(content, "</s>"))
+    pairs = et.Pairs.boxes(4, boxes=2)
+    lines = [Line(pair.base.text, pair.source.text, pair.answer) for pair in pairs]
+    return Given(
+        {"path": str(made)},
+        probabilities(base_model(), base_tokenizer(), lines),
+        reason="EOS|</s>|end of text",
+        task={"kind": "boxes", "boxes": 2},
+        experiment={"examples": 4},
+        call=lambda model: et.path_patch(model, pairs),
+    )
 
 
 @case(AREA, "no special tokens at all, no padding")
@@ -301,3 +301,27 @@ def other_padding(folder: Path) -> Given:
     made = base_folder(folder)
     edit(made / "config.json", lambda content: content.update(pad_token_id=-1))
     return Given({"path": str(made)}, of_folder(base_folder(folder, "plain")), reason="pad_token_id")
+
+
+@case(AREA, "a tokenizer that composes accents (NFC, as Qwen's), texts with decomposed ones")
+def composes(folder: Path) -> Given:
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    made = save(gpt2(tokenizer), tokenizer, folder / "model")
+    apart = "cafe\u0301"
+    line = Line(f"The {{{{object|{apart}}}}} is in Box F. Box F contains the", SOURCE, apart)
+    return right(made, (line,), "whole tokens")
+
+
+def built_in(kind: str) -> None:
+    """A case of a built-in task on a tokenizer that cuts its words to pieces."""
+
+    @case(AREA, f"the {kind} task on a tokenizer that has no single tokens for its words")
+    def make(folder: Path) -> Given:
+        tokenizer = byte_level(words=("The", "the", "is", "in"))
+        made = save(gpt2(tokenizer), tokenizer, folder / "model")
+        return Given({"path": str(made)}, reason="one token|single token", task={"kind": kind}, call=lambda _: None)
+
+
+for _kind in ("boxes", "ioi", "greater_than"):
+    built_in(_kind)

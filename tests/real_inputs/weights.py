@@ -135,6 +135,16 @@ def headless_tied(folder: Path) -> Given:
     return Given({"path": str(made)}, expected)
 
 
+@case(AREA, "GPT-2 as on the hub: names without transformer., and attn.bias in every layer")
+def gpt2_of_the_hub(folder: Path) -> Given:
+    tokenizer = byte_level()
+    made = save(gpt2(tokenizer), tokenizer, folder / "gpt2")
+    old = {name.removeprefix("transformer."): one for name, one in load_file(made / FILE).items()}
+    more = {f"h.{layer}.attn.bias": torch.ones(256, 256).tril()[None, None] for layer in range(2)}
+    save_file(old | more, made / FILE, {"format": "pt"})
+    return right(made)
+
+
 @case(AREA, "a sequence classifier: score.weight and no unembedding")
 def classifier(folder: Path) -> Given:
     made = base_folder(folder)
@@ -221,7 +231,7 @@ def int8(folder: Path) -> Given:
     def cut(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: (one * 100).clamp(-127, 127).to(torch.int8) if one.ndim > 1 else one for name, one in old.items()}
 
-    return refused(rewritten(folder, cut), "int8|[Qq]uantiz")
+    return refused(rewritten(folder, cut), "int8|I8|[Qq]uantiz")
 
 
 @case(AREA, "a weight that is no number (NaN)")
@@ -231,6 +241,24 @@ def not_a_number(folder: Path) -> Given:
         return old
 
     return refused(rewritten(folder, spoil), "NaN|nan|no number|finite")
+
+
+@case(AREA, "a weight that is infinite: float32 once cut to float16")
+def infinite(folder: Path) -> Given:
+    def spoil(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        old["model.layers.1.mlp.down_proj.weight"][3, 3] = 1e6
+        return {name: one.half() for name, one in old.items()}
+
+    return refused(rewritten(folder, spoil), "inf|finite|NaN|no number")
+
+
+@case(AREA, "no number (NaN) in the embedding's row of a token that no prompt has")
+def unused_row(folder: Path) -> Given:
+    def spoil(old: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        old["model.embed_tokens.weight"][250] = float("nan")
+        return old
+
+    return right(rewritten(folder, spoil), "NaN|no number|finite")
 
 
 @case(AREA, "a model of one layer")
