@@ -71,12 +71,6 @@ def limits(study: Study, unshown: int) -> list[Limit]:
     if count := len(study.missing) + unshown:
         found.append(Limit(f"Missing here: {count} experiment{'s' * (count != 1)}.", "missing"))
     headers = [result.header for result in study.results]
-    said = [one for header in headers for one in header.summary.get("tokens", {}).items()]
-    endings = {model: tokens.get("left_off") for model, tokens in said}
-    for model, ending in endings.items():
-        if ending:
-            text = f"The tokenizer of {model} puts {ending} behind every text. The prompts here are made without it."
-            found.append(Limit(text))
     failed = {name_of(header) for header in headers if not all(map(passed, checks_of(header)))}
     if failed:
         found.append(Limit(f"Self-check failed in {', '.join(sorted(failed))}.", "self-check", bad=True))
