@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from nnsight_et import __version__
+from nnsight_et.errors import quantity
 
 from .circuit import circuit
 from .complete import manifests
@@ -119,7 +120,7 @@ def report(
     with reading(folder):
         typer.echo(f"Report: {write_page(study, folder)}")
         if figures:
-            typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")
+            typer.echo(f"Figures: {figures} ({quantity(write_figures(study, figures, wanted), 'file')})")
     show_missing(study)
 
 
@@ -129,7 +130,7 @@ def validate(manifest: ManifestPath, settings: Settings = None) -> None:
     from nnsight_et.manifest import load
 
     read = load(manifest, settings or ())
-    typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
+    typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, nothing to mend")
 
 
 def _version(wanted: bool) -> None:

@@ -58,7 +58,7 @@ def diff(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=FOLDER)],
     form: Annotated[
-        Literal["csv", "parquet"], typer.Option("--format", help="parquet needs pip install 'nnsight-et[export\\]'.")
+        Literal["csv", "parquet"], typer.Option("--format", help="parquet needs pip install 'nnsight-et\\[export]'.")
     ] = "csv",
     to: Annotated[
         Optional[Path], typer.Option(metavar="DIR", help="The folder to write into; RUN/tables by default.")

@@ -16,7 +16,7 @@ RUNS = Path("runs")
 
 Settings = Annotated[
     Optional[list[str]],
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: experiments.circuit.examples=30."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the manifest, by its path: task.boxes=5."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for results and the shared store.")]
 Backend = Annotated[
