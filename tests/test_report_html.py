@@ -330,7 +330,7 @@ def test_every_kind_of_figure_is_drawn_for_papers_too(study: Study):
 def test_a_report_names_the_run_with_a_limit_that_is_there(every: tuple[Path, Path], tmp_path: Path):
     runs = ("--out", tmp_path / "runs")
     manifest = load(every[0]).limited(3)
-    for _ in run(manifest, tmp_path / "runs", ("found",)):
+    for _ in run(manifest, tmp_path / "runs", ("blind",)):
         pass
     refused = et("report", every[0], *runs)
     assert refused.exit_code == 2
