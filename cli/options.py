@@ -75,6 +75,6 @@ def view_of(quiet: bool, as_json: bool) -> View:
 def settings_of(
     settings: list[str] | None, backend: str | None, device: str | None, memory: str | None, self_check: str | None
 ) -> list[str]:
-    """All settings as --set writes them; options of their own come last."""
-    extra = {"backend": backend, "device": device, "memory": memory, "self_check": self_check}
+    """All settings as --set writes them; options of their own come last, under their own names."""
+    extra = {"--backend": backend, "--device": device, "--memory": memory, "--self-check": self_check}
     return [*(settings or ()), *(f"{key}={value}" for key, value in extra.items() if value is not None)]
