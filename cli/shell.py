@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from nnsight_et.errors import NnsightEtError, ResultError
+from nnsight_et.errors import NnsightEtError, ResultError, quantity
 
 from .examples import EXAMPLES
 
@@ -90,7 +90,7 @@ def interruptible(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as stopped:
         word, code = ("Terminated", TERMINATED) if isinstance(stopped, Terminated) else ("Interrupted", INTERRUPTED)
         count = len(list(folder.glob("*/result.json")))
-        saved = f"{count} experiment{'s' * (count != 1)}, and what was measured of others, in {folder}"
+        saved = f"{quantity(count, 'experiment')}, and what was measured of others, in {folder}"
         typer.echo(f"\n{word}. Finished work is saved: {saved}. The same command continues from there.", err=True)
         raise typer.Exit(code) from None
     finally:

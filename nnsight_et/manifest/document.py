@@ -23,7 +23,7 @@ from ruamel.yaml.events import (
     SequenceEndEvent,
 )
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.errors import ManifestError, quantity
 
 SIZE_LIMIT = 1 << 20  # characters
 DEPTH_LIMIT = 32
@@ -65,7 +65,7 @@ class Document:
         shown = sorted(found[:PROBLEMS_SHOWN], key=lambda problem: self._order(problem.path))
         lines = [self._line(problem) for problem in shown]
         if len(found) > PROBLEMS_SHOWN:
-            lines.append(f"{self.where}: and {len(found) - PROBLEMS_SHOWN} more problems")
+            lines.append(f"{self.where}: and {quantity(len(found) - PROBLEMS_SHOWN, 'more problem')}")
         return ManifestError("\n".join(lines))
 
     def set(self, path: KeyPath, value: Document) -> None:
