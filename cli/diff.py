@@ -29,7 +29,7 @@ def diff(
     The exit code is 0 whether they differ or not.
     """
     from nnsight_et.errors import quantity
-from nnsight_et.report.difference import difference
+    from nnsight_et.report.difference import difference
     from nnsight_et.report.difference_tables import difference_data, difference_tables
     from nnsight_et.results import open_run
 
