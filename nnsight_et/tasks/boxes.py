@@ -95,9 +95,8 @@ class Boxes:
                 if context not in seen:
                     break
             else:
-                raise TaskError(
-                    f"task.objects: only {quantity(len(seen), 'context')} of the split {split} found; accepted: more objects"
-                )
+                found = f"only {quantity(len(seen), 'context')} of the split {split} found"
+                raise TaskError(f"task.objects: {found}; accepted: more objects")
             seen.add(context)
             yield context
 
