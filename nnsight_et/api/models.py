@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nnsight_et.batch import Example, Pair, check_lengths, collate, padded
 from nnsight_et.engine.budget import Chunks, chunks
-from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief
+from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief, quantity
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.jobs.cells import batches
 from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
@@ -60,7 +60,7 @@ class LoadedModel:
             raise ManifestError(f"memory: {self.memory!r}; accepted: how many bytes a pass may take, such as 4 << 30")
 
     def __repr__(self) -> str:
-        sizes = f"{self.shape.n_layers} layers of {self.shape.n_heads} heads"
+        sizes = f"{quantity(self.shape.n_layers, 'layer')} of {quantity(self.shape.n_heads, 'head')}"
         known = "".join(f"\n{notice}" for notice in self.notices)
         return f"<{self.name}: {sizes}, {self.model.dtype} on {self.model.device}>{known}"
 
