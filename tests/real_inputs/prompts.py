@@ -105,7 +105,7 @@ def longrope_old(folder: Path) -> Given:
     def older(content: dict[str, Any]) -> None:
         rope = content.pop("rope_parameters")
         factors = {"short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
-        content.update(rope_scaling={"type": "su", **factors}, rope_theta=10000.0)
+        content.update(rope_scaling={"type": "su", **factors}, rope_theta=10000.0, original_max_position_embeddings=32)
 
     edit(made / "config.json", older)
     return given(made, (SHORT, long(5, "hat"), long(6, "bread")), reason=LONGROPE)
