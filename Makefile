@@ -3,7 +3,8 @@
 #   make test       the tests (make test-all: the slow ones too)
 #   make test-real  whole studies on real models, in the folder that ET_REAL_MODELS names
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
-#   make test-lowest, make test-newest   the tests with the lowest versions that pyproject.toml allows, and the newest
+#   make test-versions   a few tests with the lowest versions that pyproject.toml allows, and with today's newest
+#   make test-lowest, make test-newest   all tests with them
 #   make audit      what is known against the tested versions, by pip-audit, from PyPI
 #   make check      format, lint, types, tests
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
@@ -23,7 +24,8 @@ READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-real test-lowest test-newest audit test-ndif check format mutation models architectures real-inputs docs clean
+.PHONY: run test test-all test-real test-versions test-lowest test-newest audit test-ndif check format mutation models
+.PHONY: architectures real-inputs docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
 run: $(READY)
@@ -33,10 +35,13 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif and not real_models"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif and not real_models and not registry"
 
 test-real: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/test_real_models.py
+
+test-versions: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m registry tests/test_versions.py
 
 # torch stays as TORCH says: other versions come with gigabytes of CUDA. build/test-lowest/versions.txt says what was tested.
 test-lowest: RESOLUTION := lowest-direct

@@ -20,7 +20,8 @@ from packaging.requirements import Requirement
 from nnsight_et import __version__
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_no_adapter, read_settings
-from nnsight_et.models.files import WEIGHTS
+from nnsight_et.models.bos_here import bos_here
+from nnsight_et.models.files import WEIGHTS, described
 from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
@@ -126,6 +127,8 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, found, "mend", do)
         elif not missing:
             yield Finding(name, f"files are here{size}{embedded}")
+            if name not in NAMED or spec != NAMED[name].spec:
+                yield from _beginning(name, spec)
         elif embedded:
             yield Finding(name, "its files are gone", "mend", "install nnsight-et again")
         elif gone := [place for place in missing if not is_hub_id(place)]:
@@ -135,6 +138,17 @@ def _models(models: Models) -> Iterator[Finding]:
             instead = f"; {name}-tiny runs now" if f"{name}-tiny" in NAMED else ""
             do = f"{fetch}; or models: {{{name}: {{path: FOLDER}}}} in the manifest{instead}"
             yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
+
+
+def _beginning(name: str, spec: ModelSpec) -> Iterator[Finding]:
+    """That the model needs a BOS which its prompts lack, where that is so."""
+    try:
+        found = bos_here(described(name, spec, here=True), "float32")
+    except UnsupportedModel as error:
+        yield Finding(f"{name}: beginning of text", str(error), "note", "et models inspect says more")
+        return
+    for notice in found.notices:
+        yield Finding(f"{name}: beginning of text", notice.text, "note", f"models: {{{name}: {{..., bos: add}}}}")
 
 
 def _adapter_trouble(name: str, spec: ModelSpec) -> str:

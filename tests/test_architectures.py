@@ -11,6 +11,7 @@ import pytest
 import torch
 from architecture_table import COLUMNS, ENGINES, SENDERS, made, measured
 from architectures import ARCHITECTURES, QUICK, WINDOW, configuration, every, hf_model
+from closeness import assert_near
 from methods_study import CIRCUIT, OBJECTS, results
 from nnsight import TransformersModel
 from peft import LoraConfig, get_peft_model
@@ -141,7 +142,7 @@ def test_a_folder_with_it_is_loaded(name, tmp_path: Path):
     pair = few_pairs((2, 2))
     base = path_probabilities(model, pair, PatchedPath("last"), SENDERS[:1], "default", Chunks())["base"]
     logits = plain_hooks.run_model(made(name)[0], pair.base.tokens, pair.base.mask)[:, -1]
-    torch.testing.assert_close(base, logits.softmax(-1)[torch.arange(2), pair.answer], atol=1e-6, rtol=1e-5)
+    assert_near(base, logits.softmax(-1)[torch.arange(2), pair.answer])
 
 
 @pytest.mark.parametrize("name", ["Gemma-2", "GPT-J"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ def evaluate(
     share = Share(model.name, circuit.size, *(is_right(one["predicted"], answers) for one in (found, whole)))
     scores = {f"model.{name}": tensor for name, tensor in whole.items()}
     scores |= {f"circuit.{name}": tensor for name, tensor in found.items()}
-    return share.finding(scores | answer_scores(answers))
+    return replace(share.finding(scores | answer_scores(answers)), notices=model.told(examples))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Fin
         return patched_readouts(model.model, pair, list(sets.values()), model.engine, chunks)
 
     found = model.measured(examples, circuit.positions, measure)
-    return of_sets(f"Activation patching in {model.name}", sets, found, answers)
+    patched = of_sets(f"Activation patching in {model.name}", sets, found, answers)
+    return replace(patched, notices=model.notices)
 
 
 def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answers: Tensor) -> Finding:

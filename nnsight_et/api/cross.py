@@ -50,7 +50,8 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
         alone.append({"patched": f"{model.name} alone", "heads": 0, **of_right(is_right(own["predicted"], answers))})
         alone[-1]["probability"] = own["probability"].double().mean().item()
     figure = accuracy_bars("cmap", title, patched.rows, "patched", alone)
-    return Finding(title, (*alone, *patched.rows), (figure,), patched.note, scores)
+    known = tuple(dict.fromkeys((*recipient.told(examples), *donor.told(examples))))
+    return Finding(title, (*alone, *patched.rows), (figure,), patched.note, scores, known)
 
 
 def _plain(model: LoadedModel, examples):

@@ -44,4 +44,5 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     marks = tuple(mark(row, "accuracy", row["first_blocked_layer"]) for row in rows)
     panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
     note = f"none: nothing is blocked. On {quantity(len(pairs), 'pair')}."
-    return Finding(title, rows, (Plate("knockout", title, BARS, (panel,)),), note, found | answer_scores(answers))
+    plates = (Plate("knockout", title, BARS, (panel,)),)
+    return Finding(title, rows, plates, note, found | answer_scores(answers), model.told(examples))

@@ -96,7 +96,8 @@ def _tested(
     figure = accuracy_bars("dcm", title, rows, "group", [{"group": "nothing patched", "accuracy": nothing}])
     tested = quantity(len(examples), "pair")
     note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`."
-    return Selection(title, rows, (figure,), note, found | answer_scores(answers), Circuit(tuple(chosen)))
+    selected, scores = Circuit(tuple(chosen)), found | answer_scores(answers)
+    return Selection(title, rows, (figure,), note, scores, model.notices, circuit=selected)
 
 
 def _selected(group: HeadGroup, mask: torch.Tensor) -> HeadGroup:

@@ -105,14 +105,16 @@ def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> Patchin
         scored = replace(pair, metric=pairs.metric)
         return path_probabilities(model.model, scored, path, senders, model.engine, chunks)
 
-    found = model.measured(model.fitting(pairs.examples(model.tokenizer)), (path.at,), measure)
+    examples = model.fitting(pairs.examples(model.tokenizer))
+    known = model.told(examples)
+    found = model.measured(examples, (path.at,), measure)
     if have := without_score(found, pairs.metric):
         accept = 'prompts the model gives some chance, or load(dtype="float64")'
         raise ExperimentError(f"pairs: {have} pairs; accepted: {accept}")
     keep = min(keep, len(senders))
     scores = stage_scores(found, senders, model.shape, keep, SEED, pairs.metric)
     ranked = ranking(scores["score"], senders, pairs.metric)
-    return _finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric)
+    return replace(_finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric), notices=known)
 
 
 def _finding(
@@ -133,11 +135,11 @@ def _finding(
     }  # fmt: skip
     panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()}, metric)
     title = f"Patching scores in {model.name}: {panel.title}"
-    plate = Plate("scores", title, shown(metric), (replace(panel, title=title),))
+    plate = Plate("scores", title, shown(metric, [panel]), (replace(panel, title=title),))
     base = scores["base"].double()
     effect = "(p_patched - p) / p" if metric == PAPERS else METRICS[metric].effect
     note = f"Mean of {effect} over {quantity(len(base), 'pair')}; in the base run p is {base.mean():.3f} on average."
-    return PatchingScores(title, rows, (plate,), note, scores, path, kept)
+    return PatchingScores(title, rows, (plate,), note, scores, path=path, kept=kept)
 
 
 def _row(head: Part, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:

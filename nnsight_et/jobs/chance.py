@@ -60,7 +60,7 @@ def right_answers(examples: Sequence[Example], choice: Choice, predicted: Tensor
 
 
 def chance_notices(name: str, choice: Choice, counts: dict[str, int]) -> list[Notice]:
-    """What to know first of a model that answers so: that it is no better than chance, or nothing.
+    """What to know first of a model that answers so: that it is not shown to be better than chance, or nothing.
 
     That is where the 95% interval of its accuracy has chance in it, or lies below.
     """
@@ -68,7 +68,8 @@ def chance_notices(name: str, choice: Choice, counts: dict[str, int]) -> list[No
     low, high = wilson_interval(right, prompts)
     if low > choice.chance:
         return []
-    found = f"answers no better than chance: among {choice.among} {right} of {prompts} are right, {right / prompts:.2f}"
+    how = "that cannot be told from" if right / prompts > choice.chance else "no better than"
+    found = f"answers {how} chance: among {choice.among} {right} of {prompts} are right, {right / prompts:.2f}"
     found += f" [{low:.2f}, {high:.2f}], and chance is {choice.chance:.2g}; among all tokens {counts['right_of_all']}"
     tail = "Circuits, faithfulness and minimality then tell chance from chance, not how the task is solved"
     return [Notice("chance", name, f"{found}. {tail}")]

@@ -22,7 +22,7 @@ from nnsight_et.jobs.own_pairs import splits
 from nnsight_et.jobs.tasks import Sample, examples_of, told_of
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import BoxesTask, MadeTask
-from nnsight_et.models.bos import TEXT, apart_by_bos, bos_notices, text_losses
+from nnsight_et.models.bos import TEXT, apart_by_bos, notices_of_losses, text_losses
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
 from nnsight_et.notices import Notice
 from nnsight_et.plan import Job, ModelChoice
@@ -85,7 +85,7 @@ def _bos(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
             key,
             [Call(text_losses, (run,), key)],
             lambda found: {"losses": found[0].tolist()},
-            lambda found: bos_notices(choice.name, tokenizer, config, found["losses"]),
+            lambda found: notices_of_losses(choice.name, tokenizer, config, found["losses"]),
         )
 
 

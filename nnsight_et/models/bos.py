@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import nnsight
@@ -69,9 +70,11 @@ def text_losses(model: Model, run: Run) -> Tensor:
     return losses
 
 
-def bos_notices(name: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, losses: Any) -> list[Notice]:
+def notices_of_losses(
+    name: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, losses: Sequence[float]
+) -> list[Notice]:
     """What to know first of a model whose losses with and without BOS are these: that it needs one, or nothing."""
-    behind, without = (float(loss) for loss in losses)
+    behind, without = losses
     if not without - behind > WORSE:
         return []
     token = tokenizer.convert_ids_to_tokens(bos_of(tokenizer, config))  # type: ignore[arg-type]
@@ -82,13 +85,13 @@ def bos_notices(name: str, tokenizer: PreTrainedTokenizerBase, config: Pretraine
     ]
 
 
-def compared(model: Model, tokenizer: PreTrainedTokenizerBase, name: str) -> list[Notice]:
+def bos_notices(name: str, tokenizer: PreTrainedTokenizerBase, model: Model) -> list[Notice]:
     """The same of a model in memory; nothing is run where there is nothing to compare."""
     config = model.nn.config
     run = apart_by_bos(tokenizer, config)
     if run is None:
         return []
-    return bos_notices(name, tokenizer, config, text_losses(model, run.to(model.device)))
+    return notices_of_losses(name, tokenizer, config, text_losses(model, run.to(model.device)).tolist())
 
 
 def set_bos(tokenizer: PreTrainedTokenizerBase, bos: Bos, name: str, config: PretrainedConfig) -> None:

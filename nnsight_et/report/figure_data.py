@@ -35,14 +35,16 @@ def _faithfulness(result: Result, study: Study) -> tuple[Plate, ...]:
     ]
     series.append(Series("random circuits", tuple(others)))
     task = result.header.job.get("task", {})
-    lines = ()
+    lines, guess = (), ""
     if task.get("kind") == "boxes":
         chance = 1 / task["boxes"]
         lines = (Line("chance", chance, f"chance: one of the {task['boxes']} objects of the prompt, {number(chance)}"),)
+        guess = (
+            " Chance: a guess among the prompt's objects; random circuits can do worse, as they answer other words too."
+        )
     panel = Bars("accuracy", tuple(row["model"] for row in rows), tuple(series), "accuracy", lines)
-    caption = (
-        f"Each model whole, the circuit alone, and random circuits of its size (all other heads mean-ablated). {BARS}"
-    )
+    compared = "Each model whole, the circuit alone, and random circuits of its size (all other heads mean-ablated)."
+    caption = f"{compared} {BARS}{guess}"
     return (plate(result, "accuracy", "Accuracy of model and circuit", caption, (panel,)),)
 
 

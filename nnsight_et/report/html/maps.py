@@ -11,7 +11,7 @@ from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, cut, drawing, l
 
 SIGNED, UNSIGNED = 10, 10  # steps from 0 to the end of the colours
 TOP, RIGHT = 4.0, WIDTH - 4
-BAR = 110.0
+BAR = 150.0
 LONGEST = 24  # letters of a row's name; the cells' texts have all of it
 SMALL = 14.0  # the height of cells with thin frames
 
@@ -46,7 +46,7 @@ def heat_map(figure: HeatMap) -> Element:
 
 def colour(value: float, figure: HeatMap) -> str:
     """The class of a value's colour; beyond the limit, that of the limit."""
-    share = max(-1.0, min(1.0, value / figure.limit))
+    share = figure.share(value)
     return f"d{round(SIGNED + SIGNED * share)}" if figure.signed else f"q{round(UNSIGNED * max(share, 0.0))}"
 
 
@@ -67,6 +67,15 @@ def _colour_bar(svg: Element, figure: HeatMap, y: float) -> None:
     kind, x = "d" if figure.signed else "q", RIGHT - BAR - 20
     for step in range(steps):
         add(svg, "rect", x=x + step * BAR / steps, y=y, width=BAR / steps + 0.3, height=8.0, class_=f"{kind}{step}")
-    ends = [(0.5, "0"), (1.0, f"+{tick(figure.limit)}")] if figure.signed else [(0.0, "0"), (1.0, tick(figure.limit))]
-    for share, text in [(0.0, f"-{tick(figure.limit)}"), *ends] if figure.signed else ends:
-        add(svg, "text", text, x=x + share * BAR, y=y + 20, class_="middle small")
+    for value in figure.ticks:
+        share = (1 + figure.share(value)) / 2 if figure.signed else figure.share(value)
+        add(svg, "text", _ticked(value, figure), x=x + share * BAR, y=y + 20, class_="middle small")
+    if figure.knee is not None:
+        add(svg, "text", "log", x=x - 6, y=y + 8, class_="end small")
+
+
+def _ticked(value: float, figure: HeatMap) -> str:
+    """The number under the bar; of the inner ones no sign, and as many digits as they need."""
+    if abs(value) < figure.limit:
+        return f"{abs(value):.1g}" if value else "0"
+    return f"{'+' if value > 0 and figure.signed else ''}{tick(value)}"
