@@ -14,7 +14,7 @@ import plain_mlps
 import pytest
 import torch
 from closeness import assert_near
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from report_page import Parsed
 from tiny_model import PAD, hf_llama, tokenizer
 
@@ -339,10 +339,10 @@ def test_a_module_that_is_no_model_is_refused_and_adapters_in_one_are_not():
     with pytest.raises(UnsupportedModel, match="found Linear; accepted: a transformers model, or a peft model of one"):
         et.load(torch.nn.Linear(2, 2), tokenizer())  # type: ignore[arg-type]
     settings: dict = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
-    module = hf_llama()
-    module.add_adapter(LoraConfig(**settings))
-    for adapted in (module, get_peft_model(hf_llama(), LoraConfig(**settings))):
-        assert et.load(adapted, tokenizer()).shape.n_layers == 3
+    # inside: add_adapter of transformers 5.24 wants peft 0.22
+    inside = inject_adapter_in_model(LoraConfig(**settings), hf_llama())
+    for adapted in (inside, get_peft_model(hf_llama(), LoraConfig(**settings))):
+        assert et.load(adapted, tokenizer()).shape.n_layers == 3  # type: ignore[arg-type]
 
 
 def test_attention_that_takes_no_masks_is_refused():
