@@ -245,3 +245,20 @@ def test_models_with_other_tokenizers_are_refused_by_name_before_any_work(tmp_pa
     words.write_text(words.read_text().replace('"magnet"', '"magnets"'))
     with pytest.raises(UnsupportedModel, match=r"experiments.x: the tokenizers of two and one differ; accepted: "):
         steps(tmp_path, CMAP)
+
+
+@pytest.mark.parametrize("engine", ["default", "reference"])
+def test_a_recipient_in_fp32_takes_what_a_donor_in_half_precision_gives(engine):
+    """As the self-check of a bfloat16 run asks it to."""
+    donor, recipient = tiny_model(hf_llama(dtype=torch.bfloat16)), tiny_model(hf_llama(seed=1))
+    question, group = few_pairs((2, 2)).question, HeadGroup("a", "last", (Head(0, 1), Head(2, 2)))
+    sets = [Circuit((group,))]
+    half, inputs = donor_outputs(donor, question.run, sets), donor_inputs(donor, question.run, group)
+    found = []
+    for given, of_inputs in ((half, inputs), *[[{k: v.float() for k, v in one.items()} for one in (half, inputs)]]):
+        found.append(recipient_readouts(recipient, question, with_heads(given, sets), sets, engine, Chunks()))
+        whole = (group, by_place(of_inputs))
+        vias = [("query", "key", "value")]
+        found.append(recipient_input_readouts(recipient, question, whole, vias, engine, Chunks()))  # type: ignore[arg-type]
+    assert torch.equal(found[0]["logit"], found[2]["logit"])
+    assert torch.equal(found[1]["logit"], found[3]["logit"])

@@ -126,7 +126,7 @@ def cache_with(
         for layer in sorted(heads):
             for via, index, given in zip(("key", "value"), heads[layer], (keys[layer], values[layer]), strict=True):
                 current = model.projection(layer, via).clone()
-                current[:, : given.shape[1], index] = given.to(model.device)
+                current[:, : given.shape[1], index] = given.to(model.device, current.dtype)
                 model.write_projection(layer, via, current)
         model.skip_unembedding(model.residual(model.n_layers))
         cache = model.cached()

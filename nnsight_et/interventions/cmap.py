@@ -89,8 +89,8 @@ def recipient_readouts(
 
 def _of_all(model: Model, heads: list[int], outputs: Tensor) -> Tensor:
     """[batch, head, d_head]: outputs [batch, k, d_head] of some heads; of the others, which nobody reads, zeros."""
-    whole = outputs.new_zeros(len(outputs), model.n_heads, model.d_head, device=model.device)
-    whole[:, heads] = outputs.to(model.device)
+    whole = torch.zeros(len(outputs), model.n_heads, model.d_head, dtype=model.dtype, device=model.device)
+    whole[:, heads] = outputs.to(model.device, model.dtype)  # a self-check in fp32 is given what a bfloat16 donor gave
     return whole
 
 
@@ -182,7 +182,7 @@ def _reference_run(
                 if via not in inputs or layer not in donated[via]:
                     continue
                 current = model.projection(layer, via).clone()
-                heads, values = _heads_in(model, group, layer, via), donated[via][layer].to(model.device)
+                heads, values = _heads_in(model, group, layer, via), donated[via][layer].to(model.device, current.dtype)
                 if via == "query":
                     current[row[:, None], at[:, None], heads] = values
                 else:
