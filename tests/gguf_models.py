@@ -35,7 +35,8 @@ def write_gguf(
     from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType, get_tensor_name_map
     from gguf.quants import quantize
 
-    tokens, sizes = vocabulary(), {"hidden_size": 64, "intermediate_size": 96, "head_dim": D_HEAD}
+    tokens = vocabulary()
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": D_HEAD}
     model = hf_llama(layers=LAYERS, heads=HEADS, kv_heads=KV_HEADS, vocab_size=len(tokens), **sizes)
     writer, stored = GGUFWriter(str(path), "llama"), GGMLQuantizationType[kind]
     writer.add_context_length(128)
