@@ -8,12 +8,13 @@ from typing import Annotated, Optional
 import typer
 
 from nnsight_et import __version__
+from nnsight_et.errors import quantity
 
 from .circuit import circuit
 from .complete import manifests
 from .diff import diff_and_export
 from .execute import Where, execute
-from .models import models
+from .models import check_models, models
 from .options import (
     RUNS,
     Backend,
@@ -31,7 +32,7 @@ from .options import (
     view_of,
 )
 from .planned import show_plan
-from .report import formats_of, found, show_missing, write_figures, write_page
+from .report import formats_of, found, show_missing, show_notices, write_figures, write_page
 from .setup import setup
 from .shell import Shell, reading
 from .single import single
@@ -99,6 +100,7 @@ def plan(
 
     read = load(manifest, settings_of(settings, None, device, memory, None))
     jobs = planned(read.limited(limit) if limit else read)
+    check_models(read)
     show_plan(read, jobs, out, calibrate)
 
 
@@ -117,19 +119,24 @@ def report(
     wanted = formats_of(formats) if figures else ()
     study, folder = found(source, settings or (), out, limit)
     with reading(folder):
+        show_notices(study)
         typer.echo(f"Report: {write_page(study, folder)}")
         if figures:
-            typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")
+            typer.echo(f"Figures: {figures} ({quantity(write_figures(study, figures, wanted), 'file')})")
     show_missing(study)
 
 
 @app.command()
 def validate(manifest: ManifestPath, settings: Settings = None) -> None:
-    """Check a manifest's text, and import its task if that is Python; no model, file or network is looked at."""
+    """Check a manifest's text, and import its task if that is Python; of models, only whether one is quantized.
+
+    No weight is read, and no network is used.
+    """
     from nnsight_et.manifest import load
 
     read = load(manifest, settings or ())
-    typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
+    check_models(read)
+    typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, nothing to mend")
 
 
 def _version(wanted: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -13,6 +13,9 @@ from nnsight_et.report.table import Table
 from .complete import manifests, model_names
 from .options import Settings
 from .render import output, show
+
+if TYPE_CHECKING:
+    from nnsight_et.manifest import Manifest
 
 models = typer.Typer(invoke_without_command=True)
 
@@ -24,6 +27,18 @@ def listed(context: typer.Context) -> None:
 
     if context.invoked_subcommand is None:
         show(output(), models_table())
+
+
+def check_models(manifest: Manifest) -> None:
+    """Say that a model is quantized before anything is run, where its config.json is on this machine."""
+    from nnsight_et.models.stored import check_stored
+    from nnsight_et.plan import model_choice
+
+    if manifest.backend == "ndif":
+        return  # the server has the weights
+    names = (name for experiment in manifest.experiments.values() for name in experiment.model_names.values())
+    for name in dict.fromkeys(names):
+        check_stored(name, model_choice(manifest, name).spec)
 
 
 @models.command()
@@ -42,7 +57,8 @@ def inspect(
 ) -> None:
     """Show a model's sizes, where its parts are, what works, whether a task's prompts fit it, and the memory needed.
 
-    Of the model no weight is read; an adapter's are, to see whether it fits.
+    Weights are read where they decide: an adapter's, to see whether it fits; the model's, where prompts begin without
+    the BOS that there is, to see whether it needs it.
     """
     if settings and manifest is None:
         raise ManifestError("--set: there is no manifest to set it in; accepted: --manifest FILE")
@@ -53,6 +69,8 @@ def inspect(
     found = inspected(name, read)
     sites = tuple((site.what, site.where, site.module, site.width) for site in found.sites)
     where = "*: every layer. What is read and replaced has the same meaning in every model: docs/architectures.md."
+    for notice in found.notices:
+        typer.echo(f"Notice: {notice}")
     show(output(), Table(name, ("what", "found"), found.facts))
     show(
         output(), Table("where its parts are", ("what", "where", "class", "width"), sites, frozenset({"width"}), where)

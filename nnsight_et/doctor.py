@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -20,12 +20,13 @@ from packaging.requirements import Requirement
 from nnsight_et import __version__
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_no_adapter, read_settings
-from nnsight_et.models.files import WEIGHTS
+from nnsight_et.models.bos_here import bos_here
+from nnsight_et.models.files import WEIGHTS, described
 from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
 LOW_DISK = 5 * GIB
-EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("matplotlib",)}
+EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("matplotlib",), "gguf": ("gguf",)}
 BYTES = 2  # of a weight in bfloat16
 
 
@@ -68,7 +69,11 @@ def _versions() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    purposes = {"export": "et export --format parquet, to_dataframe()", "figures": "et report --figures"}
+    purposes = {
+        "export": "et export --format parquet, to_dataframe()",
+        "figures": "et report --figures",
+        "gguf": "gguf: FILE.gguf of a model",
+    }
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if find_spec(name) is None]
         if missing:
@@ -112,7 +117,9 @@ def _disk(folder: Path) -> Finding:
 
 def _models(models: Models) -> Iterator[Finding]:
     for name, (spec, shape) in models.items():
-        missing = [place for place in (spec.path, spec.adapter) if place and not _here(place)]
+        weights = (spec.gguf,) if spec.gguf else WEIGHTS
+        places = ((spec.path, weights), (spec.adapter, WEIGHTS))
+        missing = [place for place, patterns in places if place and not _here(place, patterns)]
         size = f"; {shape.parameters * BYTES / GIB:.0f} GiB in bfloat16" if shape and is_hub_id(spec.path) else ""
         embedded = "; embedded" if name in NAMED and spec == NAMED[name].spec and not size else ""
         if not missing and (trouble := _adapter_trouble(name, spec)):
@@ -120,6 +127,8 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, found, "mend", do)
         elif not missing:
             yield Finding(name, f"files are here{size}{embedded}")
+            if name not in NAMED or spec != NAMED[name].spec:
+                yield from _beginning(name, spec)
         elif embedded:
             yield Finding(name, "its files are gone", "mend", "install nnsight-et again")
         elif gone := [place for place in missing if not is_hub_id(place)]:
@@ -131,9 +140,21 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
 
 
+def _beginning(name: str, spec: ModelSpec) -> Iterator[Finding]:
+    """That the model needs a BOS which its prompts lack, where that is so."""
+    try:
+        found = bos_here(described(name, spec, here=True), "float32")
+    except UnsupportedModel as error:
+        yield Finding(f"{name}: beginning of text", str(error), "note", "et models inspect says more")
+        return
+    for notice in found.notices:
+        yield Finding(f"{name}: beginning of text", notice.text, "note", f"models: {{{name}: {{..., bos: add}}}}")
+
+
 def _adapter_trouble(name: str, spec: ModelSpec) -> str:
     """Why the files that are here cannot be what they are to be, a model and an adapter; nothing if they can."""
-    model, adapter = _here(spec.path), _here(spec.adapter) if spec.adapter else None
+    model = _here(spec.path, (spec.gguf,) if spec.gguf else WEIGHTS)
+    adapter = _here(spec.adapter) if spec.adapter else None
     try:
         if model:
             check_no_adapter(model, name)
@@ -144,16 +165,16 @@ def _adapter_trouble(name: str, spec: ModelSpec) -> str:
     return ""
 
 
-def _here(place: str) -> Path | None:
-    """Where a folder or hub id has a configuration and weights on this machine; None if it has not."""
+def _here(place: str, weights: Sequence[str] = WEIGHTS) -> Path | None:
+    """Where a folder or hub id has such weights and, unless they are a GGUF file, a configuration; None if nowhere."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
         if not is_hub_id(place):
             return None
-        configs = ("config.json", "adapter_config.json")
+        configs = ("config.json", "adapter_config.json", *weights)
         cached = [huggingface_hub.try_to_load_from_cache(place, config) for config in configs]
         paths = [Path(path) for path in cached if isinstance(path, str)]
         if not paths:
             return None
         folder = paths[0].parent
-    return folder if any(path.exists() for pattern in WEIGHTS for path in folder.glob(pattern)) else None
+    return folder if any(path.exists() for pattern in weights for path in folder.glob(pattern)) else None

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import CONFIG, check_no_adapter, check_words, read_settings
+from nnsight_et.models.failures import first_line
 from nnsight_et.models.named import ModelSpec, is_hub_id
+from nnsight_et.models.stored import check_not_quantized
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 DESCRIBING = ("*.json", "tokenizer.model")
 FILES = (*WEIGHTS, *DESCRIBING)
+VOCABULARIES = ("merges.txt", "vocab.txt", "bpe.codes", "*.tiktoken", "*.model", "*.model.*")
+"""What a tokenizer is made from where there is no tokenizer.json; beside one, transformers does not read them."""
+FETCHED = (*DESCRIBING, *VOCABULARIES, "*.jinja", "additional_chat_templates/*.jinja")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+LFS, ANNEX = b"version https://git-lfs.github.com/spec/", b"/annex/objects/"  # how their pointers begin
 READ_SIZE = 1 << 24
 
 
@@ -28,7 +38,12 @@ class Files:
     weights: Path
     adapter: Path | None
     tokenizer: Path
+    """A folder; or the GGUF file, where the tokenizer is made from what that says."""
     fingerprint: str
+    gguf: Path | None = None
+    """The file of `weights` that has them, where that is a GGUF file."""
+    bos: Literal["add", "none"] | None = None
+    """Whether texts begin with BOS, where the tokenizer is not to decide."""
 
 
 def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
@@ -37,47 +52,174 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     Unless `weights_too`, the hub is only asked for what says how the model is made, and weights need not be here: the
     fingerprint is then of that, of the weights in folders of this machine, and of the hub's commits.
     """
-    wanted = FILES if weights_too else DESCRIBING
+    if spec.gguf:
+        return _found_gguf(name, spec, weights_too)
+    wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
     weights = _folder(name, spec.path, spec.revision, wanted)
     _check_files(name, weights, "config.json", weights_too)
+    if weights_too:
+        check_not_quantized(name, weights)
     adapter = _adapter(name, spec, weights, weights_too)
-    tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
+    tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else weights
     digest = blake2b(digest_size=16)
     for place, folder in ((spec.path, weights), (spec.adapter, adapter)):
         if place and folder and not weights_too and not Path(place).expanduser().is_dir():
             digest.update(f"{place}@{folder.name}:".encode())
-    for folder in (weights, adapter, tokenizer):
-        for path in sorted({path for pattern in FILES for path in folder.glob(pattern)} if folder else ()):
-            digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-            with path.open("rb") as file:
-                while block := file.read(READ_SIZE):
-                    digest.update(block)
-        digest.update(b"/")
-    return Files(name, weights, adapter, tokenizer, digest.hexdigest())
+    _add(digest, name, _matching(weights, FILES) | _indexed(weights))
+    _add(digest, name, _matching(adapter, FILES) if adapter else ())
+    _add(digest, name, _matching(tokenizer, FILES) | _vocabulary(tokenizer))
+    return Files(name, weights, adapter, tokenizer, digest.hexdigest(), bos=spec.bos)
 
 
-def described(name: str, spec: ModelSpec) -> Files:
+def described(name: str, spec: ModelSpec, here: bool = False) -> Files:
     """The model's folders without a look at its weights, so without a fingerprint; from the hub no weights are fetched.
 
-    UnsupportedModel if it has no configuration.
+    If they are to be `here` already, nothing is. UnsupportedModel if it has no configuration.
     """
-    weights = _folder(name, spec.path, spec.revision, DESCRIBING)
+    if spec.gguf:
+        return _described_gguf(name, spec)
+    weights = _folder(name, spec.path, spec.revision, FETCHED, here)
     _check_config(name, weights, "config.json")
-    adapter = _adapter(name, spec, weights, weights_too=False)
-    tokenizer = _folder(name, spec.tokenizer, None, DESCRIBING) if spec.tokenizer else weights
-    return Files(name, weights, adapter, tokenizer, "")
+    check_not_quantized(name, weights)
+    adapter = _adapter(name, spec, weights, weights_too=False, here=here)
+    tokenizer = _folder(name, spec.tokenizer, None, FETCHED, here) if spec.tokenizer else weights
+    for folder in (weights, tokenizer):
+        for path in _matching(folder, DESCRIBING) | _vocabulary(folder):
+            next(_content(name, path), None)
+    return Files(name, weights, adapter, tokenizer, "", bos=spec.bos)
 
 
-def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool) -> Path | None:
+def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool, here: bool = False) -> Path | None:
     """The adapter's folder; UnsupportedModel if it is of a kind, or has a tokenizer, that cannot be used as it is."""
     if not spec.adapter:
         return None
-    adapter = _folder(name, spec.adapter, spec.adapter_revision, FILES if weights_too else DESCRIBING)
+    wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
+    adapter = _folder(name, spec.adapter, spec.adapter_revision, wanted, here)
     _check_files(name, adapter, CONFIG, weights_too)
     read_settings(adapter, name)
     if not spec.tokenizer:
         check_words(adapter, weights, name)
     return adapter
+
+
+def check_no_gguf(name: str, spec: ModelSpec) -> None:
+    """Raise UnsupportedModel if a server could not read the model's weights."""
+    if spec.gguf:
+        found = f"{name}: gguf: {spec.gguf} is read on this machine alone, not on a server"
+        raise UnsupportedModel(f"{found}; accepted: backend: local, or a model in Hugging Face format")
+
+
+def _found_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
+    """The files of a model whose weights are in a GGUF file: of that folder, only this file and a tokenizer count."""
+    if not weights_too:
+        check_no_gguf(name, spec)
+    assert spec.gguf
+    folder = _folder(name, spec.path, spec.revision, (spec.gguf, *FETCHED))
+    file = _gguf_in(name, folder, spec.gguf)
+    adapter = _adapter(name, spec, folder, weights_too)
+    tokenizer = _gguf_tokenizer(name, spec, folder, file)
+    digest = blake2b(digest_size=16)
+    _add(digest, name, [file])
+    _add(digest, name, _matching(adapter, FILES) if adapter else ())
+    _add(digest, name, _tokenizing(tokenizer) if tokenizer.is_dir() else ())
+    return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file, spec.bos)
+
+
+def _described_gguf(name: str, spec: ModelSpec) -> Files:
+    """Those files, without a fingerprint; UnsupportedModel if they are on the hub alone, for it tells all."""
+    assert spec.gguf
+    folder = Path(spec.path).expanduser()
+    if not folder.is_dir() and is_hub_id(spec.path):
+        cached = huggingface_hub.try_to_load_from_cache(spec.path, spec.gguf, revision=spec.revision)
+        if not isinstance(cached, str):
+            found = f"{name}: {spec.gguf} of {spec.path} is not here, and what it is made of is said in it alone"
+            raise UnsupportedModel(f"{found}; accepted: after hf download {spec.path} {spec.gguf}")
+        folder = Path(cached.removesuffix(spec.gguf))
+    else:
+        folder = _folder(name, spec.path, spec.revision)
+    file = _gguf_in(name, folder, spec.gguf)
+    adapter = _adapter(name, spec, folder, weights_too=False)
+    return Files(name, folder, adapter, _gguf_tokenizer(name, spec, folder, file), "", file, spec.bos)
+
+
+def _gguf_in(name: str, folder: Path, gguf: str) -> Path:
+    file = folder / gguf
+    if not (file.is_file() or file.is_symlink()):
+        there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
+        raise UnsupportedModel(f"{name}: no {gguf} in {folder}; accepted: a GGUF file in it ({there})")
+    check_no_adapter(folder, name)
+    next(_content(name, file), None)
+    return file
+
+
+def _gguf_tokenizer(name: str, spec: ModelSpec, folder: Path, file: Path) -> Path:
+    """Where the tokenizer is: `tokenizer` of the manifest, else files beside the weights, else the GGUF file itself."""
+    if spec.tokenizer:
+        return _folder(name, spec.tokenizer, None, FETCHED)
+    beside = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file() or _vocabulary(folder)
+    return folder if beside else file
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:
+    """The folder's files of these patterns, and links that lead nowhere."""
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+    return {path for path in paths if path.is_file() or (path.is_symlink() and not path.exists())}
+
+
+def _vocabulary(folder: Path) -> set[Path]:
+    """The files a tokenizer is made from, where there is no tokenizer.json."""
+    return set() if (folder / "tokenizer.json").is_file() else _matching(folder, VOCABULARIES)
+
+
+def _tokenizing(folder: Path) -> set[Path]:
+    return _matching(folder, DESCRIBING) | _vocabulary(folder)
+
+
+def _indexed(folder: Path) -> set[Path]:
+    """Files of weights that an index names, whatever they are called."""
+    paths = set()
+    for index in INDEXES:
+        try:
+            names = json.loads((folder / index).read_bytes())["weight_map"].values()
+            paths |= {folder / name for name in names if (folder / name).is_file()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            continue  # loading says what is wrong with it
+    return paths
+
+
+def _add(digest: blake2b, name: str, paths: set[Path] | Sequence[Path]) -> None:
+    """Add the files' names and contents, in order, and an end."""
+    for path in sorted(paths):
+        content = _content(name, path)
+        digest.update(f"{path.name}:{path.stat().st_size}:".encode() if path.exists() else b"")
+        for block in content:
+            digest.update(block)
+    digest.update(b"/")
+
+
+def _content(name: str, path: Path) -> Iterator[bytes]:
+    """The file's bytes; UnsupportedModel where what is there only stands for a file that was not fetched."""
+    if path.is_symlink() and not path.exists():
+        fetch = "git annex get" if "annex/objects" in os.readlink(path) else "fetch it"
+        raise UnsupportedModel(f"{name}: {path} is a link to a file that is not here; accepted: the file ({fetch})")
+    try:
+        with path.open("rb") as file:
+            block = file.read(READ_SIZE)
+            if block.startswith(LFS):
+                raise UnsupportedModel(
+                    f"{name}: {path} is a Git LFS pointer, not the file itself; accepted: the file (git lfs pull)"
+                )
+            if block.startswith(ANNEX):
+                raise UnsupportedModel(
+                    f"{name}: {path} is a git-annex pointer, not the file itself; accepted: the file (git annex get)"
+                )
+            if not block and path.suffix in (".safetensors", ".bin", ".gguf"):
+                raise UnsupportedModel(f"{name}: {path} is empty; accepted: the whole file")
+            while block:
+                yield block
+                block = file.read(READ_SIZE)
+    except OSError as error:
+        raise UnsupportedModel(f"{name}: {path} cannot be read ({first_line(error)}); accepted: the file") from error
 
 
 def check_no_code(name: str, folder: Path, config: str) -> None:
@@ -92,13 +234,17 @@ def check_no_code(name: str, folder: Path, config: str) -> None:
     entries = wanted.values() if isinstance(wanted, dict) else [wanted]
     classes = [one for entry in entries for one in (entry if isinstance(entry, list) else [entry])]
     programs = sorted({f"{one.rpartition('.')[0].replace('--', '/')}.py" for one in classes if isinstance(one, str)})
+    if not programs:
+        return
     raise UnsupportedModel(
         f"{name}: {folder / config} asks to run {', '.join(programs)[:200]!a}, which nnsight_et never does; accepted: "
         "a model and tokenizer of an architecture that transformers itself has"
     )
 
 
-def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FILES) -> Path:
+def _folder(
+    name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED, here: bool = False
+) -> Path:
     try:
         local = Path(place).expanduser()
         if local.is_dir():
@@ -110,11 +256,16 @@ def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ..
     if not is_hub_id(place):
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
-        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(patterns)))
+        wanted = list(patterns)
+        return Path(
+            huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=wanted, local_files_only=here)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if here:
+            raise UnsupportedModel(f"{name}: the files of '{place}' are not on this machine yet") from None
         raise UnsupportedModel(
             f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
-            f"folder (models: {{{name}: {{path: FOLDER}}}} in the manifest), or a hub id with a network"
+            f"folder (in a manifest, models: {{{name}: {{path: FOLDER}}}}), or a hub id with a network"
         ) from error
 
 
@@ -122,15 +273,18 @@ def _check_config(name: str, folder: Path, config: str) -> None:
     if config != CONFIG:
         check_no_adapter(folder, name)
     if not (folder / config).is_file():
-        raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format")
+        also = _or_gguf(folder)
+        raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format{also}")
 
 
 def _check_files(name: str, folder: Path, config: str, weights_too: bool) -> None:
     _check_config(name, folder, config)
     if weights_too and not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
-        raise UnsupportedModel(f"{name}: no weights in {folder}; accepted: {' or '.join(WEIGHTS)}")
+        also = _or_gguf(folder)
+        raise UnsupportedModel(f"{name}: no weights in {folder}; accepted: {' or '.join(WEIGHTS)}{also}")
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _or_gguf(folder: Path) -> str:
+    """How to ask for the GGUF files of a folder that has some."""
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    return f", or gguf: {' or '.join(files)} beside path in the manifest" if files else ""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from contextlib import nullcontext
 from functools import cache
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import nnsight
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from nnsight import TransformersModel
 from nnsight.modeling.huggingface import _ID_CACHE as CANONICAL
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,22 +27,37 @@ from transformers.utils import logging
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_served
 from nnsight_et.models.adapters import attach_adapter, check_fit
+from nnsight_et.models.bos import set_bos
 from nnsight_et.models.devices import on_its_devices
+from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
-from nnsight_et.models.files import Files, check_no_code, first_line
+from nnsight_et.models.files import Files, check_no_code
+from nnsight_et.models.finite import accepted_by, try_prompt
+from nnsight_et.models.gguf_file import check_all_read, dequantising, read_configuration, without_bars
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
+from nnsight_et.models.rotary import rotate_each_prompt, unchanging_length
+from nnsight_et.models.tokenizing import check_tokenizing, padded, read_tokenizer
+from nnsight_et.models.weights import check_parameters, stored_tensors
+
+SENTENCE = "When Mary and John went to the store, John gave a drink to Mary."
 
 
 def configuration(files: Files) -> PretrainedConfig:
-    """The model's configuration; UnsupportedModel if it cannot be read."""
-    try:
-        return AutoConfig.from_pretrained(files.weights, trust_remote_code=False)
-    except (OSError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
-        check_no_code(files.name, files.weights, "config.json")
-        raise UnsupportedModel(
-            f"{files.name}: {files.weights}/config.json cannot be read ({first_line(error)})"
-        ) from error
+    """The model's configuration, from config.json or its GGUF file; UnsupportedModel if it cannot be read."""
+    place = files.gguf or files.weights / "config.json"
+    with Reading(
+        lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: what describes a model",
+        lambda: None if files.gguf else check_no_code(files.name, files.weights, "config.json"),
+    ):
+        if files.gguf:
+            config = read_configuration(files.name, files.gguf)
+        else:
+            config = AutoConfig.from_pretrained(files.weights, trust_remote_code=False)
+    for key, value in config.get_text_config().to_dict().items():
+        if isinstance(value, float) and value != value:
+            raise UnsupportedModel(f"{files.name}: {place} has {key}: NaN; accepted: a number")
+    return config
 
 
 def shape_of(files: Files) -> Shape:
@@ -51,7 +67,9 @@ def shape_of(files: Files) -> Shape:
 
 def shape_from(config: PretrainedConfig, name: str) -> Shape:
     """The sizes in a configuration; UnsupportedModel if its architecture is not known."""
-    shape = architecture(config, name).shape(config.get_text_config())
+    parts = architecture(config, name)
+    with Reading(lambda reason: f"{name}: the sizes in its config.json are none ({reason}); accepted: numbers"):
+        shape = parts.shape(config.get_text_config())
     sizes = (shape.n_layers, shape.n_heads, shape.d_model, shape.vocabulary)
     if min(sizes) < 1:
         raise UnsupportedModel(
@@ -66,39 +84,57 @@ def longest_prompt(files: Files) -> int | None:
     return architecture(config, files.name).longest(config.get_text_config())
 
 
+def longest_alike(files: Files) -> int | None:
+    """Up to how many tokens prompts are rotated alike, whatever shares their batch; None: however many."""
+    return unchanging_length(configuration(files).get_text_config())
+
+
 def outline(files: Files) -> PreTrainedModel:
     """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
     config = configuration(files)
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise UnsupportedModel(f"{files.name}: its config.json describes no model ({first_line(error)})") from error
+    with (
+        Reading(lambda reason: f"{files.name}: its config.json describes no model ({reason}); accepted: one that does"),
+        torch.device("meta"),
+    ):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets.
 
-    Models whose tokenizer is in one folder share it.
+    Models whose tokenizer is in one folder, and begins texts alike, share it.
     """
-    try:
-        tokenizer = _tokenizer_in(files.tokenizer)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        check_no_code(files.name, files.tokenizer, "tokenizer_config.json")
-        raise UnsupportedModel(f"{files.name}: no tokenizer in {files.tokenizer} ({first_line(error)})") from error
+    with Reading(
+        lambda reason: (
+            f"{files.name}: no tokenizer in {files.tokenizer} that can be read ({reason}); accepted: tokenizer.json"
+        ),
+        lambda: check_tokenizing(files),
+    ):
+        tokenizer = read_tokenizer(files.tokenizer.resolve(), files if files.bos else None)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
-    return tokenizer
+    if files.bos:
+        set_bos(tokenizer, files.bos, files.name, configuration(files))
+    return padded(tokenizer, files.name, _rows(files.weights, files.gguf))
 
 
 @cache
-def _tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-    return tokenizer
+def _rows(weights: Path, gguf: Path | None) -> int:
+    """How many tokens a model has an embedding for."""
+    return int(configuration(Files("", weights, None, weights, "", gguf)).get_text_config().vocab_size)
+
+
+def _check_generation(files: Files) -> None:
+    """Raise UnsupportedModel if it is generation_config.json that is at fault: transformers reads it with weights."""
+    path = files.weights / "generation_config.json"
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict):
+        raise UnsupportedModel(f"{files.name}: {path} is no JSON object; accepted: one, or no such file")
 
 
 def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Model:
@@ -108,21 +144,30 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     up.
     """
     _prepare(files, attention)
-    try:
+    more: dict[str, Any] = {} if device == "cpu" else {"device_map": device}
+    if files.gguf:
+        file = str(files.gguf.relative_to(files.weights))
+        more |= {"gguf_file": file, "config": configuration(files), **dequantising()}
+    with (
+        Reading(
+            lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
+            lambda: _check_generation(files),
+        ),
+        without_bars() if files.gguf else nullcontext(),
+    ):
+        stored = {} if files.gguf else stored_tensors(files.name, files.weights, configuration(files))
         module, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[reportGeneralTypeIssues]
             files.weights,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused by check_parameters with their names
             trust_remote_code=False,
-            **({} if device == "cpu" else {"device_map": device}),
+            **more,
         )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UnsupportedModel(f"{files.name}: its weights cannot be loaded ({first_line(error)})") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        found = f"{len(missing)} parameters are not in its files, such as {missing[0]}"
-        raise UnsupportedModel(f"{files.name}: {found}; accepted: weights for all that config.json describes")
+    check_parameters(files.name, stored, module, report)
+    if files.gguf:
+        check_all_read(files.name, files.gguf, module)
     if files.adapter:
         attach_adapter(module, files.adapter, files.name)
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
@@ -135,7 +180,7 @@ def _prepare(files: Files, attention: str) -> None:
     known = architecture(config, files.name).implementations
     if attention not in known:
         found = f"{files.name}: architecture '{config.model_type}' has no {attention} attention"
-        raise UnsupportedModel(f"{found}; accepted: attention: {' or '.join(known)} in the manifest")
+        raise UnsupportedModel(f"{found}; accepted: attention {' or '.join(known)}")
     nnsight.register("nnsight_et")
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -154,18 +199,18 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         check_served(files.adapter, architecture(configuration(files), files.name).attention, files.name)
         check_fit(outline(files), files.adapter, files.name)
     _prepare(files, attention)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft 0.21 warns of what merging an adapter would do
-            nn = TransformersModel(
-                str(files.weights),
-                task="text-generation",
-                tokenizer=tokenizer_of(files),
-                attn_implementation=attention,
-                peft=str(files.adapter) if files.adapter else None,
-            )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UnsupportedModel(f"{files.name}: its parts cannot be laid out ({first_line(error)})") from error
+    with (
+        Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason}); accepted: files of one model"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # peft 0.21 warns of what merging an adapter would do
+        nn = TransformersModel(
+            str(files.weights),
+            task="text-generation",
+            tokenizer=tokenizer_of(files),
+            attn_implementation=attention,
+            peft=str(files.adapter) if files.adapter else None,
+        )
     nn.repo_id, nn.revision, nn.peft = name, spec.revision, adapter
     CANONICAL[name] = name  # asked of the hub otherwise
     return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))
@@ -175,9 +220,12 @@ def wrapped(nn: TransformersModel, name: str) -> Model:
     """An nnsight model already in memory as a Model, frozen and checked."""
     nn.requires_grad_(False)
     nn.eval()
+    rotate_each_prompt(nn._module)
     model = on_its_devices(_model(nn, name, nn.dtype, nn.device), name)
     if model.parts.experts and nn.dtype == torch.float64:
         nn.set_experts_implementation("eager")  # the grouped one knows no float64
+    if model.dtype == torch.float16:  # whose largest number real models pass
+        try_prompt(model, nn.tokenizer(SENTENCE).input_ids)
     check_parts(model, name)
     return model
 
@@ -187,6 +235,7 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
     return Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
         dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()), parallel=shape.parallel,
+        name=name,
     )  # fmt: skip
 
 
@@ -199,6 +248,9 @@ def check_parts(model: Model, name: str) -> None:
 
 def check_gap(worst: float, dtype: torch.dtype, name: str) -> None:
     """Raise UnsupportedModel if the largest of part_gaps is more than rounding."""
+    if not isfinite(worst):
+        found = f"{name}: two tokens give NaN or infinity in {str(dtype).removeprefix('torch.')}"
+        raise UnsupportedModel(f"{found}; accepted: {accepted_by(dtype)}")
     limit = 64 * torch.finfo(dtype).eps
     if not worst <= limit:
         raise UnsupportedModel(
@@ -208,10 +260,11 @@ def check_gap(worst: float, dtype: torch.dtype, name: str) -> None:
 
 
 def part_gaps(model: Model) -> Tensor:
-    """[3 * layer]: how far each layer is from what the engine takes for granted. Opens a trace of two tokens.
+    """[4 * layer]: how far each layer is from what the engine takes for granted. Opens a trace of two tokens.
 
-    Relative to its largest output: of the output projection of z, and of the sum of what each head writes, from what
-    attention adds; and of the sum of residual, attention and MLP from what leaves the layer.
+    Of the output projection of z, and of the sum of what each head writes, from what attention adds; and of the sum of
+    residual, attention and MLP from what leaves the layer. Relative to the token's largest number there, or the largest
+    that is added up to it: the first token's can be thousands of times the second's.
     """
     words = model.nn.config.get_text_config().vocab_size
     tokens = torch.tensor([[words // 3, words // 2]], device=model.device)
@@ -226,14 +279,19 @@ def part_gaps(model: Model) -> Tensor:
             alone = torch.eye(model.n_heads, dtype=z.dtype, device=z.device)[:, None, :, None]
             nothing = model.write_of(layer, torch.zeros_like(z))
             writes = (model.write_of(layer, z * alone) - nothing).sum(0, keepdim=True) + nothing
+            terms = model.size_of_write(layer, z[0])[None]
             written = model.written(layer)
             attention = model.attention(layer)
             mlp = model.mlp(layer, len(tokens))
             leaving = model.residual(layer + 1)
-            scale = leaving.abs().max()
-            largest = torch.maximum(scale, written.abs().max())
-            gaps.append((whole - written).abs().max() / largest)
-            gaps.append((writes - written).abs().max() / largest)
-            gaps.append((added - attention).abs().max() / scale)
-            gaps.append((entering + attention + mlp - leaving).abs().max() / scale)
+            gaps.append(_share(whole - written, leaving, written, terms))
+            gaps.append(_share(writes - written, leaving, written, terms))
+            gaps.append(_share(added - attention, leaving, attention))
+            gaps.append(_share(entering + attention + mlp - leaving, leaving, entering, attention, mlp))
     return torch.stack([gap.to(model.device) for gap in gaps])
+
+
+def _share(gap: Tensor, *parts: Tensor) -> Tensor:
+    """[]: the largest share, of any token, that the gap [1, token, d] has of the largest number of the parts there."""
+    sizes = torch.stack([part.abs().amax(-1).to(gap.dtype) for part in parts]).amax(0)
+    return (gap.abs().amax(-1) / sizes.clamp(min=torch.finfo(gap.dtype).tiny)).max()

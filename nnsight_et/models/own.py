@@ -11,6 +11,7 @@ from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapters import base_of
 from nnsight_et.models.load import wrapped
 from nnsight_et.models.model import Model
+from nnsight_et.models.tokenizing import padded
 
 ATTENTION = ("sdpa", "eager")
 
@@ -36,7 +37,6 @@ def of_module(
     if attention not in ATTENTION:
         found = f"attn_implementation is {attention!r}"
         raise UnsupportedModel(f"{name}: {found}; accepted: {' or '.join(ATTENTION)}, when the model is loaded")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    padded(tokenizer, name, module.config.get_text_config().vocab_size)
     nnsight.register("nnsight_et")
     return wrapped(TransformersModel(module, task="text-generation", tokenizer=tokenizer), name)
