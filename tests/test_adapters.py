@@ -50,8 +50,8 @@ PATHS = (
 EVERY_PATH = ("dora", "saved attention", "ia3", "bare parameters")
 """Of these kinds all paths are tried; of others the one into queries."""
 SLOW = (
-    "ranks and alphas by module", "one layer", "modules left out", "a pattern", "no task", "olora", "mica", "fourier", "hra",
-    "lokr", "biases of its own", "trainable tokens of the head",
+    "ranks and alphas by module", "one layer", "modules left out", "a pattern", "no task", "olora", "mica", "fourier",
+    "hra", "lokr", "biases of its own", "trainable tokens of the head",
 )  # fmt: skip
 """Kinds like another one that is tried every time."""
 SENDERS = [Head(0, 1), Head(0, 3), Head(1, 2)]
