@@ -98,14 +98,15 @@ def longrope_beside(folder: Path) -> Given:
     return given(made, lines, reason=LONGROPE)
 
 
-@case(AREA, "longrope under its old name in config.json (rope_scaling, type: su)")
+@case(AREA, "longrope as config.json wrote it before (rope_scaling, type: longrope)")
 def longrope_old(folder: Path) -> Given:
     made = save(phi3(), base_tokenizer(), folder / "model")
 
     def older(content: dict[str, Any]) -> None:
         rope = content.pop("rope_parameters")
         factors = {"short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
-        content.update(rope_scaling={"type": "su", **factors}, rope_theta=10000.0)
+        scaling = {"type": "longrope", **factors, "original_max_position_embeddings": 32}
+        content.update(rope_scaling=scaling, rope_theta=10000.0)
 
     edit(made / "config.json", older)
     return given(made, (SHORT, long(5, "hat"), long(6, "bread")), reason=LONGROPE)

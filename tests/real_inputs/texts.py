@@ -126,6 +126,64 @@ joined(
         whole="Question: fish\nAnswer:\nyes",
     ),
 )
+joined(
+    "decimals, after sentences: 3. + 52",
+    Line("The {{object|fish}} is in Box F. It is 3.", "The {{object|hat}} is in Box C. It is 3.", "52",
+         whole="The fish is in Box F. It is 3.52"),
+    (BYTES,),
+)  # fmt: skip
+joined(
+    "times, after labels: 10: + 52",
+    Line("Question: {{object|fish}}\nAnswer: 10:", "Question: {{object|hat}}\nAnswer: 10:", "52",
+         whole="Question: fish\nAnswer: 10:52"),
+    (BYTES,),
+)  # fmt: skip
+joined(
+    "a decimal comma, after other commas: 1, + 52",
+    Line("The {{object|fish}}, in Norway, is 1,", "The {{object|hat}}, in Japan, is 1,", "52",
+         whole="The fish, in Norway, is 1,52"),
+    (BYTES,),
+)  # fmt: skip
+joined(
+    "code below a sentence: self. + name",
+    Line('def {{name|hello}}(self):\n    "The apple. It is a fish."\n    return self.',
+         'def {{name|key}}(self):\n    "The apple. It is a hat."\n    return self.', "hello",
+         whole='def hello(self):\n    "The apple. It is a fish."\n    return self.hello'),
+    (BYTES,),
+)  # fmt: skip
+joined(
+    "a file's ending, after sentences: hello. + ab",
+    Line("The {{object|fish}} is in Box F. Answer hello.", "The {{object|hat}} is in Box C. Answer hello.", "ab",
+         whole="The fish is in Box F. Answer hello.ab"),
+    (BYTES,),
+)  # fmt: skip
+joined(
+    "chess: a + 6",
+    Line("1. e4 e5 2. {{move|Nf3}} a", "1. e4 e5 2. {{move|Bc4}} a", "6", whole="1. e4 e5 2. Nf3 a6"),
+    (BYTES,),
+)
+joined(
+    "a cell of a table: A + 1",
+    Line("The {{object|fish}} is in A", "The {{object|hat}} is in A", "1", whole="The fish is in A1"),
+    (BYTES,),
+)
+joined(
+    "camel case: get + Box",
+    Line("The {{object|fish}} has a method get", "The {{object|hat}} has a method get", "Box",
+         whole="The fish has a method getBox"),
+    (BYTES,),
+)  # fmt: skip
+joined(
+    "a prefix that is a word too: in + fair",
+    Line("Question: not {{object|fair}}\nAnswer: in", "Question: not {{object|kind}}\nAnswer: in", "fair",
+         whole="Question: not fair\nAnswer: infair"),
+    (BYTES,),
+)  # fmt: skip
+text(
+    "a label in Markdown, **Answer:**, and a space after it",
+    Line("**Question:** {{object|fish}}\n**Answer:**", "**Question:** {{object|hat}}\n**Answer:**", "yes"),
+    kinds=(BYTES,), asked="space",
+)  # fmt: skip
 text(
     "a line's end as the answer",
     Line(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from nnsight_et.errors import quantity
 from nnsight_et.models.named import EMBEDDED, NAMED
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
@@ -69,7 +70,7 @@ def limits(study: Study, unshown: int) -> list[Limit]:
             )
         )
     if count := len(study.missing) + unshown:
-        found.append(Limit(f"Missing here: {count} experiment{'s' * (count != 1)}.", "missing"))
+        found.append(Limit(f"Missing here: {quantity(count, 'experiment')}.", "missing"))
     headers = [result.header for result in study.results]
     failed = {name_of(header) for header in headers if not all(map(passed, checks_of(header)))}
     if failed:
@@ -94,7 +95,7 @@ def tiles(study: Study) -> list[Tile]:
         parts = " · ".join(f"{len(group['heads'])} {group['name'].replace('_', ' ')}" for group in groups)
         size = sum(len(group["heads"]) for group in groups)
         kind = "minimal circuit" if method_of(header) == "minimality" else "circuit"
-        found.append(Tile(f"{size} heads", f"{kind} of {models_of(header)}", parts))
+        found.append(Tile(quantity(size, "head"), f"{kind} of {models_of(header)}", parts))
     checks = [check for result in study.results for check in checks_of(result.header)]
     if checks:
         share = f"{sum(map(passed, checks))} of {len(checks)}"
