@@ -13,7 +13,7 @@ class Notice:
     """
 
     kind: str
-    """One word for what it is about, for programs: chance, bos."""
+    """One word for what it is about, for programs: chance, bos, end."""
     where: str
     """What it is about, for people: a model's name, experiments.NAME, a file and its line."""
     text: str

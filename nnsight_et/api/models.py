@@ -18,6 +18,7 @@ from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief, 
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.jobs.cells import batches
 from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
+from nnsight_et.jobs.tokens import end_notices
 from nnsight_et.models.bos import bos_notices, set_bos
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded, shape_from, tokenizer_of
@@ -152,8 +153,9 @@ def load(
 
 
 def _with_notices(model: LoadedModel) -> LoadedModel:
-    """The same model, with what its weights say against how its prompts begin."""
-    return replace(model, notices=tuple(bos_notices(model.name, model.tokenizer, model.model)))
+    """The same model, with what is to be known of how its prompts begin and end."""
+    begun = bos_notices(model.name, model.tokenizer, model.model)
+    return replace(model, notices=(*begun, *end_notices(model.name, model.tokenizer)))
 
 
 def _check_known(model: str) -> None:

@@ -20,7 +20,7 @@ from nnsight_et.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.tasks.answers import as_scored, roles, told
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum_pairs
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, left_off
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens
 from nnsight_et.tasks.marked import (
     FOIL,
     KEYS,
@@ -143,9 +143,7 @@ class Pairs:
         for index, example in enumerate(self.examples(model.tokenizer)):
             for role, tokens in roles(example):
                 rows += [{"pair": index, "as": role, **told(token, model.tokenizer)} for token in tokens]
-        ending = left_off(model.tokenizer)
-        note = f"The tokenizer puts {ending} behind every text; the prompts are made without it." if ending else ""
-        return Finding(f"Tokens that are scored, of {model.name}", tuple(rows), note=note)
+        return Finding(f"Tokens that are scored, of {model.name}", tuple(rows), notices=model.notices)
 
     def answered_by(self, model: LoadedModel) -> Pairs:
         """Those whose answer the model gives; TaskError if there is none."""

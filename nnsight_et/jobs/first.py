@@ -20,13 +20,13 @@ from nnsight_et.jobs.cells import data_digest
 from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
 from nnsight_et.jobs.own_pairs import splits
 from nnsight_et.jobs.tasks import Sample, examples_of, told_of
+from nnsight_et.jobs.tokens import end_notices
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import BoxesTask, MadeTask
 from nnsight_et.models.bos import TEXT, apart_by_bos, notices_of_losses, text_losses
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
 from nnsight_et.notices import Notice
 from nnsight_et.plan import Job, ModelChoice
-from nnsight_et.tasks.encoding import left_off
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
 
 def _notices(work: Work, job: Job, choice: ModelChoice, probe: bool) -> Iterator[Notice]:
     """What is found in the store, or else by looking; on a server all looks at a model are one job."""
-    if ending := left_off(tokenizer_of(work.files(choice))):
-        yield Notice("end", choice.name, f"its tokenizer puts {ending} behind every text; prompts are made without it")
+    yield from end_notices(choice.name, tokenizer_of(work.files(choice)))
     looks = [*_bos(work, job, choice), *(_chance(work, job, choice) if probe else ())]
     found = {look.key: None if work.fresh else work.store.note(look.key) for look in looks}
     missing = [look for look in looks if not found[look.key]]

@@ -1,14 +1,19 @@
-"""What a result says of its tokens: those that the examples of a task of your own are scored by."""
+"""What is said of tokens: those that examples of a task of your own are scored by, and those that prompts lack."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import MadeTask, PairsFile
 from nnsight_et.models.load import tokenizer_of
+from nnsight_et.notices import Notice
 from nnsight_et.plan import Job
 from nnsight_et.tasks.answers import told
+from nnsight_et.tasks.encoding import left_off
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENS = "tokens"  # under which key of a summary they stand
 
@@ -22,3 +27,10 @@ def tokens_of(work: Work, job: Job) -> dict[str, Any]:
         if said:
             found[choice.name] = said
     return {TOKENS: found} if found else {}
+
+
+def end_notices(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Notice]:
+    """What to know first of a model whose tokenizer puts something behind every text: that prompts are without it."""
+    ending = left_off(tokenizer)
+    found = f"its tokenizer puts {ending} behind every text; prompts are made without it"
+    return [Notice("end", name, found)] if ending else []
