@@ -114,7 +114,7 @@ def test_a_mistake_is_one_message(names: dict[str, Any], written: str):
 
 def test_heads_are_accepted_wherever_a_circuit_is(names: dict[str, Any]):
     model, pairs = names["model"], names["pairs"]
-    heads = ["L5H0", et.Head(4, 1), (numpy.int64(3), 2)]
+    heads: Any = ["L5H0", et.Head(4, 1), (numpy.int64(3), 2)]
     plain = et.Circuit((et.HeadGroup("heads at last", "last", (et.Head(5, 0), et.Head(4, 1), et.Head(3, 2))),))
     for given in (heads, plain.groups[0], [plain.groups[0]], et.ImportedCircuit(plain, ())):
         assert et.evaluate(model, pairs, given, random=2).rows == et.evaluate(model, pairs, plain, random=2).rows
@@ -129,7 +129,9 @@ def test_heads_are_accepted_wherever_a_circuit_is(names: dict[str, Any]):
 def test_receivers_are_accepted_in_every_form(names: dict[str, Any]):
     model, pairs = names["model"], names["pairs"]
     expected = et.path_patch(model, pairs, into=[et.Head(4, 0)], via="query").values
-    for into in (et.Head(4, 0), ["L4H0"], [(4, 0)], numpy.array([[4, 0]]), et.HeadGroup("a", "last", ("L4H0",))):
+    names_alone: Any = ["L4H0"]
+    forms: list[Any] = [et.Head(4, 0), names_alone, [(4, 0)], numpy.array([[4, 0]])]
+    for into in (*forms, et.HeadGroup("a", "last", names_alone)):
         assert torch.equal(et.path_patch(model, pairs, into=into, via="query").values, expected)
     assert len(names["scores"].top(numpy.int64(2))) == 2
     assert et.Pairs.of(pairs) is pairs

@@ -58,14 +58,14 @@ def path_patch(
     model: LoadedModel,
     pairs: Pairs,
     at: str = "last",
-    into: str | Iterable[Part | str] = "logits",
+    into: str | HeadGroup | Iterable[Part | str] = "logits",
     via: End | None = None,
     keep: int = 10,
 ) -> PatchingScores:
     """How much the answer's probability changes when one head's path from `at` breaks: (p_patched - p) / p (§4.1).
 
-    into: "logits", or heads such as scores.top(5) or ["L4H0"], reached through their `via`: "query", "key" or "value";
-    or MLPs such as ["L3MLP"] via "input".
+    into: "logits", or heads such as scores.top(5), a group or ["L4H0"], reached through their `via`: "query", "key" or
+    "value"; or MLPs such as ["L3MLP"] via "input".
     The score is the mean over pairs; a negative one means that the head mattered. p-values are sign-flip tests, p_holm
     corrected over all heads (docs/statistics.md). pairs.scored_by(...) chooses another metric; the scores of "kl" are
     not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
@@ -79,7 +79,7 @@ def path_patch_mlps(
     model: LoadedModel,
     pairs: Pairs,
     at: str = "last",
-    into: str | Iterable[Part | str] = "logits",
+    into: str | HeadGroup | Iterable[Part | str] = "logits",
     via: End | None = None,
     keep: int = 3,
 ) -> PatchingScores:
