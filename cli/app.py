@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from nnsight_et import __version__
+from nnsight_et.errors import quantity
 
 from .circuit import circuit
 from .complete import manifests
@@ -121,7 +122,7 @@ def report(
         show_notices(study)
         typer.echo(f"Report: {write_page(study, folder)}")
         if figures:
-            typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")
+            typer.echo(f"Figures: {figures} ({quantity(write_figures(study, figures, wanted), 'file')})")
     show_missing(study)
 
 
@@ -135,7 +136,7 @@ def validate(manifest: ManifestPath, settings: Settings = None) -> None:
 
     read = load(manifest, settings or ())
     check_models(read)
-    typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
+    typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, nothing to mend")
 
 
 def _version(wanted: bool) -> None:

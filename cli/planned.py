@@ -33,7 +33,8 @@ def show_plan(manifest: Manifest, jobs: Plan, out: Path, calibrate: bool) -> Non
 
         measured = calibrated(manifest, jobs)
         rows, speeds = measured.rows, measured.speeds
-    expected = estimates(jobs, rows, _circuits(folder, done), speeds, manifest.self_check == "on")
+    checked, probed = manifest.self_check == "on", manifest.probe == "on"
+    expected = estimates(jobs, rows, _circuits(folder, done), speeds, checked, probed)
     shapes = {name: one.sizes.shape for name, one in rows.items()}
     show(output(), plan_table(jobs, done, expected, shapes, unknown))
     typer.echo(f"Results: {folder}")

@@ -79,8 +79,7 @@ class ExperimentResult:
         return _dataframe([self.result], table)
 
     def __repr__(self) -> str:
-        known = "".join(f"\n{notice}" for notice in self.notices)
-        return f"<{self.name}: {self.method} on {models_of(self.header) or 'no model'}>{known}"
+        return f"<{self.name}: {self.method} on {models_of(self.header) or 'no model'}>"
 
     def _repr_html_(self) -> str:
         """Its figures and tables, as notebooks show them."""

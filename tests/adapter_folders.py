@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import nnsight
 import plain_hooks
 import torch
 from peft import (
@@ -160,7 +161,7 @@ def logits_of(model: Model, pair: Any) -> Tensor:
     """[batch, vocabulary]: after the last token, by a trace."""
     run = pair.base
     with model.trace(run.tokens, run.position_ids, run.mask):
-        logits = model.logits()[torch.arange(len(run.tokens)), run.positions["last"]].save()
+        logits = nnsight.save(model.logits()[torch.arange(len(run.tokens)), run.positions["last"]])
     return logits
 
 

@@ -49,6 +49,11 @@ PATHS = (
 )
 EVERY_PATH = ("dora", "saved attention", "ia3", "bare parameters")
 """Of these kinds all paths are tried; of others the one into queries."""
+SLOW = (
+    "ranks and alphas by module", "one layer", "modules left out", "a pattern", "no task", "olora", "mica", "fourier", "hra",
+    "lokr", "biases of its own", "trainable tokens of the head",
+)  # fmt: skip
+"""Kinds like another one that is tried every time."""
 SENDERS = [Head(0, 1), Head(0, 3), Head(1, 2)]
 
 
@@ -92,7 +97,7 @@ def check_values(model: Model, module: Any, base: Any) -> None:
     assert (expected[:, :rows] - plain_logits(base, PAIR)).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("kind", TAKEN)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in TAKEN])
 def test_a_kind_that_only_changes_modules_gives_pefts_values(kind, bases, tmp_path):
     name = "biased" if "biases" in kind else "plain"
 
@@ -126,7 +131,10 @@ OTHERS = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_in_other_architectures_too(kind, tmp_path):
     name, config = OTHERS[kind]
-    base, folder = base_folder(tmp_path / "base", hf_model(name)), saved(trained(config, hf_model(name)), tmp_path / "a")
+    base, folder = (
+        base_folder(tmp_path / "base", hf_model(name)),
+        saved(trained(config, hf_model(name)), tmp_path / "a"),
+    )
     files = found("mine", ModelSpec(str(base), str(folder)))
     model, module = loaded(files, attention="eager"), read_by_peft(hf_model(name), folder)
     check_values(model, module, hf_model(name))
@@ -157,8 +165,11 @@ def test_experts_under_the_names_of_older_versions_are_put_where_they_belong(tmp
     torch.testing.assert_close(logits_of(model, PAIR), plain_logits(module, PAIR), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "lora on embeddings"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("lora", torch.bfloat16), ("dora", torch.float16), ("lora on embeddings", torch.bfloat16)],
+    ids=str,
+)
 def test_over_halves_the_values_are_pefts_too(kind, dtype, bases, tmp_path):
     """Peft holds the adapter in float32 there; rounded to halves it gives other numbers."""
     folder = saved(trained(TAKEN[kind], hf_llama()), tmp_path)
@@ -176,9 +187,9 @@ def old_form(folder: Path) -> Path:
     (folder / "adapter_model.safetensors").unlink()
     (folder / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "some-org/another-name", "bias": "none", "enable_lora": null, "r": 3, '
-        '"fan_in_fan_out": false, "inference_mode": true, "lora_alpha": 6, "lora_dropout": 0.05, "merge_weights": false, '
-        '"modules_to_save": null, "peft_type": "LORA", "target_modules": ["q_proj", "v_proj", "o_proj"], '
-        '"task_type": "CAUSAL_LM"}'
+        '"fan_in_fan_out": false, "inference_mode": true, "lora_alpha": 6, "lora_dropout": 0.05, '
+        '"merge_weights": false, "modules_to_save": null, "peft_type": "LORA", '
+        '"target_modules": ["q_proj", "v_proj", "o_proj"], "task_type": "CAUSAL_LM"}'
     )
     return folder
 
@@ -288,7 +299,7 @@ DAMAGED = {
                             "1 weights are not in its files, such as model.layers.1.self_attn.q_proj.lora_A.weight"),
     "all are missing": (without(""), "18 weights are not in its files"),
     "one too many": (lambda folder: change_weights(folder, lambda weights: weights | {
-        "base_model.model.lm_head.lora_A.weight": torch.ones(3, 48)}), "1 of its weights have no place, such as lm_head"),
+        "base_model.model.lm_head.lora_A.weight": torch.ones(3, 48)}), "1 of its weights have no place"),
     "another rank": (lambda folder: change_settings(folder, r=4), "size mismatch for"),
     "other modules": (lambda folder: change_settings(folder, target_modules=["c_attn"]),
                       "Target modules {'c_attn'} not found in the base model"),
@@ -296,7 +307,7 @@ DAMAGED = {
                                 "has use_something_new: True, which peft"),
     "a kind of the future": (lambda folder: change_settings(folder, peft_type="NEWLORA"), "is NEWLORA; accepted: LORA"),
     "no kind": (lambda folder: change_settings(folder, peft_type=None), "is of no kind"),
-    "several adapters in one": (lambda folder: change_settings(folder, peft_type="XLORA"), "is XLORA (several adapters"),
+    "several adapters in one": (lambda folder: change_settings(folder, peft_type="XLORA"), "is XLORA (several"),
     "a rank in words": (lambda folder: change_settings(folder, r="three"), "peft cannot put its adapter"),
     "not tensors": (with_a_program, "cannot be read (not tensors alone, or damaged)"),
     "cut short": (cut_short, "cannot be read"),
@@ -327,7 +338,9 @@ def test_settings_that_are_not_json_are_refused(text, bases, tmp_path):
 
 def test_an_adapters_folder_given_as_a_model_says_so(bases, tmp_path):
     folder = change_settings(saved(trained(lora(), hf_llama()), tmp_path), base_model_name_or_path="some-org/its-base")
-    with pytest.raises(UnsupportedModel, match=r"holds an adapter \(made for some-org/its-base\), not a model.*adapter:"):
+    with pytest.raises(
+        UnsupportedModel, match=r"holds an adapter \(made for some-org/its-base\), not a model.*adapter:"
+    ):
         found("mine", ModelSpec(str(folder)))
     shutil.copy(bases["plain"] / "config.json", folder)  # transformers would put the adapter in without a word
     with pytest.raises(UnsupportedModel, match="holds a model and an adapter over it"):

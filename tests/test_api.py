@@ -336,12 +336,12 @@ def test_an_answer_without_probability_is_told(model: et.LoadedModel, pairs: et.
 
 @pytest.mark.filterwarnings("ignore:The PEFT config")  # of a model without a name
 def test_a_module_that_is_no_model_is_refused_and_adapters_in_one_are_not():
-    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     with pytest.raises(UnsupportedModel, match="found Linear; accepted: a transformers model, or a peft model of one"):
         et.load(torch.nn.Linear(2, 2), tokenizer())  # type: ignore[arg-type]
+    settings: dict = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
     module = hf_llama()
-    module.add_adapter(lora)
-    for adapted in (module, get_peft_model(hf_llama(), lora)):
+    module.add_adapter(LoraConfig(**settings))
+    for adapted in (module, get_peft_model(hf_llama(), LoraConfig(**settings))):
         assert et.load(adapted, tokenizer()).shape.n_layers == 3
 
 
@@ -398,3 +398,16 @@ def test_importing_the_package_imports_no_torch():
     assert said.stdout.split() == ["False", "True"]
     with pytest.raises(AttributeError, match="no attribute 'path_patches'"):
         _ = et.path_patches
+
+
+def test_a_note_says_what_the_metric_is_in_the_base_run_and_when_no_p_can_be_small(model: et.LoadedModel):
+    boxes = et.Pairs.boxes(4, boxes=3)
+    few = et.path_patch(model, boxes)
+    assert "With 4 examples no head can be beyond chance: no p is below 0.062, before the correction for 12" in few.note
+    assert "LD" not in few.note
+    with_foils = et.Pairs.of(
+        [{"base": p.base.text, "source": p.source.text, "answer": p.answer, "foil": "is"} for p in boxes]
+    )
+    scores = et.path_patch(model, with_foils.scored_by("logit_difference"))
+    assert f"LD is {scores.scores['base_value'].double().mean():.3f} there" in scores.note
+    assert "can be beyond chance" not in et.path_patch(model, et.Pairs.boxes(8, boxes=3)).note

@@ -51,6 +51,17 @@ def test_means_and_plain_runs_are_counted_once_and_circuits_each_time():
     assert (found["one"].measurements, found["two"].measurements) == (6, 2)
 
 
+def test_what_a_model_answers_first_is_counted_where_it_is_first_measured():
+    found, probed = (costs(JOBS, rows_of(JOBS, None), {}, probed=some) for some in (False, True))
+    added = {name: {model: probed[name].counts[model].whole - count.whole for model, count in one.counts.items()}
+             for name, one in found.items()}  # fmt: skip
+    assert added == {
+        "found": {"llama-tiny": 40 * 26 * 6},
+        "one": {"llama-tiny": 0, "goat-tiny": 40 * 26 * 6},
+        "two": {"llama-tiny": 0, "goat-tiny": 0},
+    }
+
+
 def test_a_circuit_that_was_found_is_taken_as_it_is_and_another_has_as_many_heads_as_are_kept():
     shapes = {"llama-tiny": TINY}
     guessed = expected.circuits(JOBS, {}, shapes)["found"]

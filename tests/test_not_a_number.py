@@ -86,21 +86,34 @@ def blocked(model: Model, pair: Pair, engine: str):
     return knockout_readouts(model, pair.question, edge, [0, 2], engine, Chunks())
 
 
-QUERIES = PatchedPath("last", "query", (Head(2, 0),))
+def paths(path: PatchedPath) -> Callable:
+    return lambda model, pair, engine: path_probabilities(model, pair, path, SENDERS, engine, Chunks())
+
+
+def alone(model: Model, pair: Pair, engine: str):
+    return circuit_readouts(model, pair.question, Fill(), [SET], engine, Chunks())
+
+
+def without(model: Model, pair: Pair, engine: str):
+    return remainder_readouts(model, pair.question, Fill(), [SET], engine, Chunks())
+
+
+def attributed(model: Model, pair: Pair, engine: str):
+    return head_effects(model, pair, "last", SET.groups[0].heads, engine, Chunks())
+
+
 METHODS: dict[str, Callable] = {
     "the model": lambda model, pair, engine: model_readouts(model, pair.question, engine),
-    "paths into logits": lambda *given: path_probabilities(
-        *given[:2], PatchedPath("last"), SENDERS, given[2], Chunks()
-    ),
-    "paths into queries": lambda *given: path_probabilities(*given[:2], QUERIES, SENDERS, given[2], Chunks()),
+    "paths into logits": paths(PatchedPath("last")),
+    "paths into queries": paths(PatchedPath("last", "query", (Head(2, 0),))),
     "activation patching": lambda model, pair, engine: patched_readouts(model, pair, [SET], engine, Chunks()),
-    "circuit alone": lambda *given: circuit_readouts(given[0], given[1].question, Fill(), [SET], given[2], Chunks()),
-    "without": lambda *given: remainder_readouts(given[0], given[1].question, Fill(), [SET], given[2], Chunks()),
+    "circuit alone": alone,
+    "without": without,
     "outputs of another model": across,
     "inputs of another model": across_inputs,
     "knockout": blocked,
     "attention": lambda model, pair, engine: attention_from(model, pair.base, "last", ("query_label",), engine),
-    "attribution": lambda *given: head_effects(*given[:2], "last", SET.groups[0].heads, given[2], Chunks()),
+    "attribution": attributed,
 }
 OF_NO_ENGINE: dict[str, Callable] = {
     "means": lambda model, pair: mean_outputs(model, [pair.source], None),

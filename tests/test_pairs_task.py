@@ -84,7 +84,7 @@ def test_splits_of_the_file_are_apart_and_each_has_its_third():
     assert made.prompts(tokenizer(), 4, 3, "ablation") == [one.base for one in parts["ablation"][:4]]
     assert made.available(3, "pruning") == made.available(3, "discovery")
     assert made.examples(tokenizer(), 5, 4, "discovery") != parts["discovery"][:5]  # another seed, other pairs
-    with pytest.raises(TaskError, match="split ablation: 99 pairs, there are"):
+    with pytest.raises(TaskError, match="split ablation: 99 pairs of "):
         made.prompts(tokenizer(), 99, 3, "ablation")
 
 

@@ -24,6 +24,7 @@ from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.cmap import (
+    VIAS,
     by_place,
     donor_inputs,
     donor_outputs,
@@ -129,13 +130,13 @@ def plain_across(modules, pair: Pair) -> Tensor:
 def across_inputs(models, pair: Pair, engine: str) -> Tensor:
     group = SET.groups[0]
     inputs = by_place(donor_inputs(models[1], pair.base, group))
-    given, vias = (group, inputs), [("query", "key", "value")]
+    given, vias = (group, inputs), [VIAS]
     return recipient_input_readouts(models[0], pair.question, given, vias, engine, Chunks())["probability"]
 
 
 def plain_across_inputs(modules, pair: Pair) -> Tensor:
     group, vias = SET.groups[0], ("query", "key", "value")
-    logits = plain_methods.across_input_logits(*modules, pair.base, group.heads, group.at, vias)
+    logits = plain_methods.across_input_logits(modules[0], modules[1], pair.base, group.heads, group.at, vias)
     return plain_methods.probabilities(logits, pair.answer)[None]
 
 

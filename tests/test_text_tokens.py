@@ -15,13 +15,14 @@ from small_study import STUDY
 from text_tokenizers import byte_level, pieces, with_end
 from tiny_model import hf_llama
 from tiny_model import tokenizer as words
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig
 
 import nnsight_et as et
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import NnsightEtError, TaskError
 from nnsight_et.inspection import inspected
 from nnsight_et.manifest import load, parse
+from nnsight_et.models.bos import set_bos
 from nnsight_et.plan import plan
 from nnsight_et.report.html.page import rendered
 from nnsight_et.report.study import study_in
@@ -286,6 +287,14 @@ def test_an_appended_end_is_in_no_prompt_of_the_built_in_tasks(task: Any):
         assert made(ends, 5, 0, "discovery") == made(gpt2_study.tokenizer(), 5, 0, "discovery")
 
 
+def test_an_end_is_left_off_where_a_beginning_was_added_later():
+    tokenizer = with_end(words(), "", "<pad>")
+    set_bos(tokenizer, "add", "one", LlamaConfig())
+    whole: Any = tokenizer("The book")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(whole) == ["<s>", "The", "book", "<pad>"]
+    assert encode("The book", tokenizer).ids == tuple(whole[:-1])
+
+
 def test_an_end_that_a_text_has_itself_stays():
     ids = encode("The book<pad>", ENDS).ids
     assert ENDS.convert_ids_to_tokens(list(ids)) == ["<s>", "The", "book", "<pad>"]
@@ -322,8 +331,10 @@ def test_a_run_on_such_a_tokenizer_has_the_numbers_of_one_without_and_says_so(tm
     (plain, page), (ends, other) = found["plain"], found["ends"]
     assert ends.header.data_digest == plain.header.data_digest
     assert tensor_digest(ends.scores) == tensor_digest(plain.scores)
-    assert ("tokens" in plain.header.summary, ends.header.summary["tokens"]) == (False, {"one": {"left_off": "<pad>"}})
-    said = "The tokenizer of one puts &lt;pad&gt; behind every text. The prompts here are made without it."
+    said = "one: its tokenizer puts <pad> behind every text; prompts are made without it"
+    assert [str(notice) for notice in ends.header.notices if notice.kind == "end"] == [said]
+    assert [notice for notice in plain.header.notices if notice.kind == "end"] == []
+    said = said.replace("<pad>", "&lt;pad&gt;")
     assert (said in page, said in other) == (False, True)
     assert "without the <pad> that the tokenizer puts at the end" in str(
         inspected(str(tmp_path / "ends" / "model")).support
@@ -393,11 +404,11 @@ def test_a_file_of_another_form_is_told_by_what_it_is(tmp_path: Path, text: str,
 
 
 def test_prompts_are_made_into_tokens_in_one_place_only():
-    """The embedded models' own lessons, which are no prompts of a user, aside."""
+    """Apart from texts that are no prompts of a task: lessons of the embedded models, and what a model is tried on."""
     calls = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        if "zoo" not in path.parts
+        if not {"zoo", "models"} & {*path.parts}
         and re.search(r"\btokenizer\((?!\))|tokenizer\.(encode|tokenize)\(", path.read_text())
     }
     assert calls == {"tasks/encoding.py"}

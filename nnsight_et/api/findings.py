@@ -62,10 +62,8 @@ class Finding:
         lines = [table.columns, *table.rows]
         widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
         aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        known = [str(notice) for notice in self.notices]
-        return "\n".join(
-            [*known, table.title, *(line.rstrip() for line in aligned), *([table.note] if table.note else [])]
-        )
+        below = [*([table.note] if table.note else []), *map(str, self.notices)]
+        return "\n".join([table.title, *(line.rstrip() for line in aligned), *below])
 
     def _repr_html_(self) -> str:
         return shown(self.figures, [self.table], self.notices)

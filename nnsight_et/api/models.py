@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nnsight_et.batch import Example, Pair, check_lengths, collate, padded
 from nnsight_et.engine.budget import Chunks, chunks
-from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief
+from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief, quantity
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.jobs.cells import batches
-from nnsight_et.jobs.chance import PROMPTS, chance_notices, choice_of, right_answers
+from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
 from nnsight_et.models.bos import bos_notices, set_bos
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded, shape_from, tokenizer_of
@@ -60,7 +60,7 @@ class LoadedModel:
             raise ManifestError(f"memory: {self.memory!r}; accepted: how many bytes a pass may take, such as 4 << 30")
 
     def __repr__(self) -> str:
-        sizes = f"{self.shape.n_layers} layers of {self.shape.n_heads} heads"
+        sizes = f"{quantity(self.shape.n_layers, 'layer')} of {quantity(self.shape.n_heads, 'head')}"
         known = "".join(f"\n{notice}" for notice in self.notices)
         return f"<{self.name}: {sizes}, {self.model.dtype} on {self.model.device}>{known}"
 
@@ -82,13 +82,13 @@ class LoadedModel:
     def told(self, examples: Sequence[Example]) -> tuple[Notice, ...]:
         """What to know before numbers measured on these examples are read: of the model, and of what it answers.
 
-        The first PROMPTS of them, or as many as memory has room for, are answered once, whatever is measured on them.
+        The first PROBED of them, or as many as memory has room for, are answered once, whatever is measured on them.
         """
         if self.probe == "off":
             return self.notices
         length = max(len(one.base.tokens) for one in examples)
         most = chunks(self.shape, self.model.dtype.itemsize, length, self.memory).examples
-        some = examples[: min(PROMPTS, most)]
+        some = examples[: min(PROBED, most)]
         key = tuple((one.base.tokens, one.answer, one.also_right, one.foils) for one in some)
         if key not in self._looked:
             choice = choice_of(some, self.shape.vocabulary)

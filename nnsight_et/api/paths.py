@@ -17,10 +17,12 @@ from nnsight_et.engine.paths import End
 from nnsight_et.errors import ExperimentError, TaskError, brief, quantity
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.stage_scores import ranking, stage_scores, without_score
-from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric, too_few
 from nnsight_et.report.circuit_figures import heat_map, shown
 from nnsight_et.report.figures import Plate
 from nnsight_et.statistics import LEVEL
+
+SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": "PD"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,7 +141,10 @@ def _finding(
     base = scores["base"].double()
     effect = "(p_patched - p) / p" if metric == PAPERS else METRICS[metric].effect
     note = f"Mean of {effect} over {quantity(len(base), 'pair')}; in the base run p is {base.mean():.3f} on average."
-    return PatchingScores(title, rows, (plate,), note, scores, path=path, kept=kept)
+    if "base_value" in scores and metric in SHORT:
+        note += f" {SHORT[metric]} is {scores['base_value'].double().mean():.3f} there."
+    few = too_few(len(base), len(rows), LEVEL) if METRICS[metric].statistic else ""
+    return PatchingScores(title, rows, (plate,), f"{note} {few}".strip(), scores, path=path, kept=kept)
 
 
 def _row(head: Part, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _errors(model: Model, pair: Pair) -> dict[str, Tensor]:
     errors = {"writes": torch.stack([_writes(model, pair.base, layer) for layer in layers]).max()}
     errors["padding"] = _padding(model, pair)
     for via, name in VIAS:
-        errors[f"heads of {name}"] = _heads_of(model, pair.base, layers[1], via)
+        errors[f"heads of {name}"] = _heads_of(model, pair.base, model.n_layers // 2, via)
     adapted = [_adapter(model, pair.base, layer) for layer in layers]
     if any(error is not None for error in adapted):
         errors["adapter"] = torch.stack([error for error in adapted if error is not None]).max()

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import NO_TOKEN, Example, right_tokens
+from nnsight_et.manifest.schema import PROBED as PROBED
 from nnsight_et.metrics import is_right
 from nnsight_et.notices import Notice
 from nnsight_et.statistics import wilson_interval
-
-PROMPTS = 40
-"""How many are answered, if there are as many: 15% right with a chance of 1/7 is then told from 35%, for one pass."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from nnsight_et.engine.budget import DEFAULT_BYTES, chunks
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.interventions.calls import Call
 from nnsight_et.jobs.cells import data_digest
-from nnsight_et.jobs.chance import PROMPTS, chance_notices, choice_of, right_answers
+from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
 from nnsight_et.jobs.own_pairs import splits
 from nnsight_et.jobs.tasks import Sample, examples_of, told_of
 from nnsight_et.jobs.work import Work
@@ -26,6 +26,7 @@ from nnsight_et.models.bos import TEXT, apart_by_bos, notices_of_losses, text_lo
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
 from nnsight_et.notices import Notice
 from nnsight_et.plan import Job, ModelChoice
+from nnsight_et.tasks.encoding import left_off
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
             try:
                 told = list(_notices(work, job, choice, probe))
             except Exception as error:
-                error.add_note(f"while running {theirs[0].name}")
+                error.add_note(f"while running {waiting[0].name}")
                 raise
             for one in theirs:
                 for notice in told:
@@ -63,6 +64,8 @@ def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
 
 def _notices(work: Work, job: Job, choice: ModelChoice, probe: bool) -> Iterator[Notice]:
     """What is found in the store, or else by looking; on a server all looks at a model are one job."""
+    if ending := left_off(tokenizer_of(work.files(choice))):
+        yield Notice("end", choice.name, f"its tokenizer puts {ending} behind every text; prompts are made without it")
     looks = [*_bos(work, job, choice), *(_chance(work, job, choice) if probe else ())]
     found = {look.key: None if work.fresh else work.store.note(look.key) for look in looks}
     missing = [look for look in looks if not found[look.key]]
@@ -118,11 +121,11 @@ def _chance(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
 def _examples(work: Work, job: Job, choice: ModelChoice) -> list[Example]:
     """Examples of the split that the job draws from, with foils if the task has them; none longer than the model takes.
 
-    A task that makes its examples gives PROMPTS however few the job measures; a file what it has; a task in Python as
+    A task that makes its examples gives PROBED however few the job measures; a file what it has; a task in Python as
     many as the job asks of it.
     """
     files, (key, split) = work.files(choice), next(splits(job))
-    wanted = min(PROMPTS, work.most(job, split))
+    wanted = min(PROBED, work.most(job, split))
     if isinstance(job.task, MadeTask):
         wanted = min(wanted, getattr(job.spec, key, 0))
     if wanted < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnsight_et.batch import Example
-from nnsight_et.errors import TaskError
+from nnsight_et.errors import TaskError, quantity
 from nnsight_et.jobs.lengths import are_limited, fitting
 from nnsight_et.jobs.tasks import needs_foils, task_of
 from nnsight_et.jobs.work import Work
@@ -32,7 +32,7 @@ def check_pairs(work: Work, job: Job) -> None:
     for key, split in splits(job):
         count, there = getattr(job.spec, key), pairs.available(job.seed, split)
         if count > there:
-            found = f"{count} pairs; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
+            found = f"{quantity(count, 'pair')}; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
             accept = f"1 to {there}" if there else "a file with more different base prompts"
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
 

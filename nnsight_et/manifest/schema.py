@@ -18,6 +18,8 @@ from nnsight_et.manifest.own_task import MadeTask, PythonTask, made_task
 from nnsight_et.manifest.written import Count, Name, Written
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
+PROBED = 40
+"""How many prompts a model answers before it is measured: 15% right, where chance is 1/7, is then told from 35%."""
 _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 _MEMORY = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(MiB|GiB)")
 
@@ -31,7 +33,7 @@ class OwnModel(Written):
     path: Annotated[str, Field(min_length=1)]
     """A folder (relative to the manifest) or a hub id."""
     adapter: Annotated[str, Field(min_length=1)] | None = None
-    """A LoRA adapter for it: a folder or a hub id."""
+    """An adapter over it, LoRA or another kind: a folder or a hub id."""
     revision: str | None = None
     """The hub's revision of the model: a branch, tag or commit."""
     adapter_revision: str | None = None

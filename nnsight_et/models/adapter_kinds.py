@@ -56,12 +56,12 @@ def read_settings(folder: Path, name: str) -> dict[str, Any]:
         raise UnsupportedModel(
             f"{name}: {folder / CONFIG} cannot be read ({error}); accepted: an adapter as peft saves it"
         ) from error
-    if trouble := unfit(settings):
+    if trouble := objection(settings):
         raise UnsupportedModel(f"{name}: its adapter in {folder} {trouble}")
     return settings
 
 
-def unfit(settings: Mapping[str, Any]) -> str:
+def objection(settings: Mapping[str, Any]) -> str:
     """Why an adapter with these settings cannot be run exactly, and what is accepted; nothing if it can."""
     kind = _text(settings.get("peft_type") or "of no kind (it has no peft_type)")
     if kind in BY_ITSELF:
@@ -83,7 +83,7 @@ def unfit(settings: Mapping[str, Any]) -> str:
     return ""
 
 
-def unfit_on_server(settings: Mapping[str, Any], attention: str) -> str:
+def server_objection(settings: Mapping[str, Any], attention: str) -> str:
     """Why an adapter that can be run here cannot be run over a server's model; nothing if it can.
 
     attention: what the model calls a layer's attention.
@@ -104,7 +104,7 @@ def unfit_on_server(settings: Mapping[str, Any], attention: str) -> str:
 
 def check_served(folder: Path, attention: str, name: str) -> None:
     """Raise UnsupportedModel if the adapter in a folder cannot be run over a server's model with such `attention`."""
-    if trouble := unfit_on_server(read_settings(folder, name), attention):
+    if trouble := server_objection(read_settings(folder, name), attention):
         raise UnsupportedModel(f"{name}: its adapter in {folder} {trouble}")
 
 

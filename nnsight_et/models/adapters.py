@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nnsight_et.errors import UnsupportedModel
-from nnsight_et.models.adapter_kinds import CONFIG, read_settings, unfit
+from nnsight_et.models.adapter_kinds import CONFIG, objection, read_settings
 from nnsight_et.models.failures import first_line
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -37,7 +37,7 @@ def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
     number of words than the adapter gets the adapter's first. The model may be without numbers (on `meta`): then it has
     the adapter's modules, and what does not fit is seen. UnsupportedModel if it cannot be run exactly, or does not fit.
     """
-    config = _config(folder, name)
+    config: Any = _config(folder, name)
     weights = _weights(folder, name)
     _resize_vocabulary(module, weights, name)
     _check_tokens(module, config, name)
@@ -71,9 +71,10 @@ def base_of(adapted: PeftModel | PeftMixedModel, name: str) -> PreTrainedModel:
     """
     active = adapted.active_adapters
     for one in [active] if isinstance(active, str) else active:
-        if trouble := unfit(adapted.peft_config[one].to_dict()):
+        if trouble := objection(adapted.peft_config[one].to_dict()):
             raise UnsupportedModel(f"{name}: its active adapter '{one}' {trouble}")
-    return adapted.base_model.model  # a mixed one has no get_base_model
+    inside: Any = adapted.base_model  # a mixed one has no get_base_model
+    return inside.model
 
 
 def check_fit(module: PreTrainedModel, folder: Path, name: str) -> None:
@@ -82,9 +83,9 @@ def check_fit(module: PreTrainedModel, folder: Path, name: str) -> None:
     The module, without numbers, is used up.
     """
     if has_weights(folder):
-        own = module.get_input_embeddings().weight.shape[0]
+        own = _words(module)
         attach_adapter(module, folder, name)
-        rows = module.get_input_embeddings().weight.shape[0]
+        rows = _words(module)
         if rows != own:
             accept = "on a server: an adapter over a base with as many, or backend: local"
             raise UnsupportedModel(f"{name}: its adapter has {rows} words, its base {own}; accepted {accept}")
@@ -131,7 +132,7 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
 
 def _resize_vocabulary(module: PreTrainedModel, weights: Mapping[str, Tensor], name: str) -> None:
     """Give the model as many words as the adapter brings embeddings for; each row is then the adapter's."""
-    rows, own = _rows(module, weights, "input"), module.get_input_embeddings().weight.shape[0]
+    rows, own = _rows(module, weights, "input"), _words(module)
     if rows in (None, own):
         return
     if _rows(module, weights, "output") != rows:
@@ -144,12 +145,17 @@ def _check_tokens(module: PreTrainedModel, config: PeftConfig, name: str) -> Non
     """Raise UnsupportedModel if the adapter changes embeddings of tokens that the model does not have."""
     given = getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None) or []
     tokens = [token for part in given.values() for token in part] if isinstance(given, dict) else given
-    rows = module.get_input_embeddings().weight.shape[0]
+    rows = _words(module)
     if tokens and max(tokens) >= rows:
         accept = "an adapter saved with its embeddings: save_pretrained(FOLDER, save_embedding_layers=True)"
         raise UnsupportedModel(
             f"{name}: its adapter changes token {max(tokens)}, its base has {rows}; accepted: {accept}"
         )
+
+
+def _words(module: PreTrainedModel) -> int:
+    embeddings: Any = module.get_input_embeddings()
+    return embeddings.weight.shape[0]
 
 
 def _rows(module: PreTrainedModel, weights: Mapping[str, Tensor], side: str) -> int | None:

@@ -36,13 +36,14 @@ times as far from 0 as what a useless token does there, and a sixth of what a ne
 def bos_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int | None:
     """The token that the tokenizer, or else the model's configuration, has for the beginning of a text; None if none.
 
-    A number in a configuration counts where it is a special token of the tokenizer: classes have defaults.
+    A number in a configuration counts where it is a special token that nothing else is said of: classes have defaults.
     """
     if tokenizer.bos_token_id is not None:
         return int(tokenizer.bos_token_id)  # type: ignore[arg-type]
     found = getattr(config.get_text_config(), "bos_token_id", None)
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    return found if type(found) is int and found in added and added[found].special else None
+    other = (tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return found if type(found) is int and found in added and added[found].special and found not in other else None
 
 
 def apart_by_bos(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Run | None:

@@ -102,7 +102,7 @@ def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool, here:
     return adapter
 
 
-def check_served(name: str, spec: ModelSpec) -> None:
+def check_no_gguf(name: str, spec: ModelSpec) -> None:
     """Raise UnsupportedModel if a server could not read the model's weights."""
     if spec.gguf:
         found = f"{name}: gguf: {spec.gguf} is read on this machine alone, not on a server"
@@ -112,7 +112,7 @@ def check_served(name: str, spec: ModelSpec) -> None:
 def _found_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
     """The files of a model whose weights are in a GGUF file: of that folder, only this file and a tokenizer count."""
     if not weights_too:
-        check_served(name, spec)
+        check_no_gguf(name, spec)
     assert spec.gguf
     folder = _folder(name, spec.path, spec.revision, (spec.gguf, *FETCHED))
     file = _gguf_in(name, folder, spec.gguf)
@@ -147,6 +147,7 @@ def _gguf_in(name: str, folder: Path, gguf: str) -> Path:
     if not (file.is_file() or file.is_symlink()):
         there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
         raise UnsupportedModel(f"{name}: no {gguf} in {folder}; accepted: a GGUF file in it ({there})")
+    check_no_adapter(folder, name)
     next(_content(name, file), None)
     return file
 

@@ -51,7 +51,9 @@ class Header:
 def check_package(name: str) -> None:
     """Raise UnsupportedModel if the package that reads GGUF files is not installed."""
     if find_spec("gguf") is None:
-        raise UnsupportedModel(f"{name}: reading a GGUF file needs another package: pip install 'nnsight-et[gguf]'")
+        raise UnsupportedModel(
+            f"{name}: reading a GGUF file needs another package; accepted: after pip install 'nnsight-et[gguf]'"
+        )
 
 
 def header(name: str, path: Path) -> Header:

@@ -110,7 +110,7 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
         ),
         lambda: check_tokenizing(files),
     ):
-        tokenizer = read_tokenizer(files.tokenizer, files if files.bos else None)
+        tokenizer = read_tokenizer(files.tokenizer.resolve(), files if files.bos else None)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
@@ -200,7 +200,10 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         check_served(files.adapter, architecture(configuration(files), files.name).attention, files.name)
         check_fit(outline(files), files.adapter, files.name)
     _prepare(files, attention)
-    with Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason})"), warnings.catch_warnings():
+    with (
+        Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason}); accepted: files of one model"),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # peft 0.21 warns of what merging an adapter would do
         nn = TransformersModel(
             str(files.weights),

@@ -33,7 +33,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Where a model's weights are: a folder or hub id, and those of a LoRA adapter over it."""
+    """Where a model's weights are: a folder or hub id, and those of an adapter over it."""
 
     path: str
     adapter: str | None = None

@@ -31,7 +31,7 @@ def check_tokenizing(files: Files) -> None:
     alone = [] if (files.tokenizer / "tokenizer.json").exists() else sorted(files.tokenizer.glob("*.model"))
     if alone and find_spec("sentencepiece") is None:
         found = f"{files.name}: its tokenizer is in {alone[0]} alone, which another package reads"
-        raise UnsupportedModel(f"{found}: pip install sentencepiece; accepted without it: one with tokenizer.json")
+        raise UnsupportedModel(f"{found}; accepted: after pip install sentencepiece; or one with tokenizer.json")
 
 
 def padded(tokenizer: PreTrainedTokenizerBase, name: str, rows: int) -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnsight_et.loopback.handle import Loopback
-from nnsight_et.models.files import check_served, found
+from nnsight_et.models.files import check_no_gguf, found
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.plan import Job, ModelChoice
 from nnsight_et.remote.client import Client
@@ -53,7 +53,7 @@ def _folders(jobs: Sequence[Job], root: Path) -> dict[str, Path]:
         name, adapter = choice.spec.ndif, choice.spec.ndif_adapter
         if name is None or name in folders:
             continue
-        check_served(choice.name, choice.spec)
+        check_no_gguf(choice.name, choice.spec)
         files = found(choice.name, choice.spec)
         folders[name] = root / name
         folders[name].mkdir(parents=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nnsight_et.errors import ResultError
+from nnsight_et.errors import ResultError, quantity
 from nnsight_et.report import circuit_figures, role_figures
 from nnsight_et.report.figures import Bars, Cell, Curves, HeatMap, Impact, Line, Mark, Plate, Point, Scatter, Series
 from nnsight_et.report.marks import BARS, drawn, mark, plate, unique
@@ -55,7 +55,7 @@ def _completeness(result: Result, study: Study) -> tuple[Plate, ...]:
         kind = "random halves" if str(row["removed"]).startswith("random ") else row["removed"]
         circuit, model = (mark(row, key, key) for key in ("circuit", "model"))
         if circuit and model:
-            text = f"without {row['removed']} ({row['heads']} heads): {circuit.text}; {model.text}"
+            text = f"without {row['removed']} ({quantity(row['heads'], 'head')}): {circuit.text}; {model.text}"
             kinds.setdefault(kind, []).append(Point(circuit, model, text))
     found = tuple((kind, tuple(points)) for kind, points in kinds.items())
     panel = Scatter("completeness", ("circuit without K", "model without K"), found)

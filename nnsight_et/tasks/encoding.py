@@ -10,7 +10,7 @@ from nnsight_et.batch import Prompt
 from nnsight_et.errors import TaskError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 SpecialTokens = Literal["tokenizer", "text"]
@@ -60,14 +60,18 @@ def encode(text: str, tokenizer: PreTrainedTokenizerBase, special_tokens: Specia
     special token that the tokenizer puts there as well.
     """
     made = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special_tokens == "tokenizer")
-    ids: list[int] = made["input_ids"]  # type: ignore[assignment]
-    own = [index for index, sequence in enumerate(made.sequence_ids(0)) if sequence is not None]
-    start, end = (own[0], own[-1] + 1) if own else (len(ids), len(ids))
-    if own and ids[start] in ids[:start]:
-        doubled = tokenizer.convert_ids_to_tokens(ids[start])
+    ids, own = _ids(made), _ids(tokenizer(text, add_special_tokens=False))
+    starts = [at for at in range(len(ids) - len(own) + 1) if ids[at : at + len(own)] == own]
+    start, end = (starts[-1], starts[-1] + len(own)) if own and starts else (0, len(ids))
+    if own and own[0] in ids[:start]:
+        doubled = tokenizer.convert_ids_to_tokens(own[0])
         found = f"the text begins with {doubled!r}, and the tokenizer puts one there as well"
         raise TaskError(f"{found}; accepted: the text without it, or special_tokens: text")
-    return Encoding(tuple(ids[:end]), tuple(made["offset_mapping"][:end]), tuple(ids[end:]))
+    return Encoding(ids[:end], tuple(made["offset_mapping"][:end]), ids[end:])
+
+
+def _ids(made: BatchEncoding) -> tuple[int, ...]:
+    return tuple(made["input_ids"])  # type: ignore[arg-type]
 
 
 def left_off(tokenizer: PreTrainedTokenizerBase) -> str:

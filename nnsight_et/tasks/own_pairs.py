@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError, accepted
+from nnsight_et.errors import TaskError, accepted, quantity
 from nnsight_et.tasks.encoding import MarkedPair
 from nnsight_et.tasks.marked import FOIL, encoded_pair, pairs_in
 
@@ -60,7 +60,7 @@ class OwnPairs:
         """The split's first `count` pairs; TaskError if there are fewer, or naming a line that does not fit."""
         part = self._part(seed, split)
         if len(part) < count:
-            raise TaskError(f"split {split}: {count} pairs, there are {len(part)}; accepted: 1 to {len(part)}")
+            raise TaskError(f"split {split}: {quantity(count, 'pair')} of {len(part)}; accepted: 1 to {len(part)}")
         return [self._encoded(where, pair, tokenizer) for where, pair in part[:count]]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:

@@ -67,15 +67,20 @@ def _colour_bar(svg: Element, figure: HeatMap, y: float) -> None:
     kind, x = "d" if figure.signed else "q", RIGHT - BAR - 20
     for step in range(steps):
         add(svg, "rect", x=x + step * BAR / steps, y=y, width=BAR / steps + 0.3, height=8.0, class_=f"{kind}{step}")
-    for value in figure.ticks:
-        share = (1 + figure.share(value)) / 2 if figure.signed else figure.share(value)
-        add(svg, "text", _ticked(value, figure), x=x + share * BAR, y=y + 20, class_="middle small")
-    if figure.knee is not None:
-        add(svg, "text", "log", x=x - 6, y=y + 8, class_="end small")
+    texts = {figure.share(value): _ticked(value, figure) for value in figure.ticks if abs(value) != figure.knee}
+    if figure.knee is not None:  # its marks stand too near to 0 for numbers of their own
+        texts.pop(0.0)
+        texts[0.0 if figure.signed else 0.5] = f"log beyond {'±' * figure.signed}{figure.knee:.1g}"
+    for share, text in texts.items():
+        add(
+            svg,
+            "text",
+            text,
+            x=x + ((1 + share) / 2 if figure.signed else share) * BAR,
+            y=y + 20,
+            class_="middle small",
+        )
 
 
 def _ticked(value: float, figure: HeatMap) -> str:
-    """The number under the bar; of the inner ones no sign, and as many digits as they need."""
-    if abs(value) < figure.limit:
-        return f"{abs(value):.1g}" if value else "0"
     return f"{'+' if value > 0 and figure.signed else ''}{tick(value)}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from nnsight_et.errors import quantity
 from nnsight_et.models.named import EMBEDDED, NAMED
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
@@ -69,14 +70,8 @@ def limits(study: Study, unshown: int) -> list[Limit]:
             )
         )
     if count := len(study.missing) + unshown:
-        found.append(Limit(f"Missing here: {count} experiment{'s' * (count != 1)}.", "missing"))
+        found.append(Limit(f"Missing here: {quantity(count, 'experiment')}.", "missing"))
     headers = [result.header for result in study.results]
-    said = [one for header in headers for one in header.summary.get("tokens", {}).items()]
-    endings = {model: tokens.get("left_off") for model, tokens in said}
-    for model, ending in endings.items():
-        if ending:
-            text = f"The tokenizer of {model} puts {ending} behind every text. The prompts here are made without it."
-            found.append(Limit(text))
     failed = {name_of(header) for header in headers if not all(map(passed, checks_of(header)))}
     if failed:
         found.append(Limit(f"Self-check failed in {', '.join(sorted(failed))}.", "self-check", bad=True))
@@ -100,7 +95,7 @@ def tiles(study: Study) -> list[Tile]:
         parts = " · ".join(f"{len(group['heads'])} {group['name'].replace('_', ' ')}" for group in groups)
         size = sum(len(group["heads"]) for group in groups)
         kind = "minimal circuit" if method_of(header) == "minimality" else "circuit"
-        found.append(Tile(f"{size} heads", f"{kind} of {models_of(header)}", parts))
+        found.append(Tile(quantity(size, "head"), f"{kind} of {models_of(header)}", parts))
     checks = [check for result in study.results for check in checks_of(result.header)]
     if checks:
         share = f"{sum(map(passed, checks))} of {len(checks)}"

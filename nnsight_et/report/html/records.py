@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnsight_et.errors import ResultError
+from nnsight_et.errors import ResultError, quantity
 from nnsight_et.report.html.sections import FOLDED_FROM, Entry, Section, method_of, numbered, untitled
 from nnsight_et.report.methods import models_of, name_of
 from nnsight_et.report.paper import paper_tables
@@ -39,7 +39,7 @@ def self_check(study: Study) -> Section:
             bare.append(name_of(header))
     columns = ("experiment", "check", "of", "largest difference", "accepted", "")
     table = numbered(columns, rows, "Checks")
-    lead = f"{sum(row[-1] == PASSED for row in rows)} of {len(rows)} checks passed."
+    lead = f"{sum(row[-1] == PASSED for row in rows)} of {quantity(len(rows), 'check')} passed."
     if bare:
         lead += f" Without a check: {', '.join(bare)}."
     folded = (Entry("checks", "checks", "Every check", "Computed twice, or known beforehand.", folded=(table,)),)
