@@ -29,6 +29,11 @@ class Prompt:
         """How many tokens it has."""
         return len(self.tokens)
 
+    @property
+    def largest(self) -> int:
+        """The largest number of a token in it."""
+        return max(self.tokens)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -48,6 +53,11 @@ class Example:
         """How many tokens the longer of its prompts has."""
         return max(self.base.length, self.source.length)
 
+    @property
+    def largest(self) -> int:
+        """The largest number of a token in its prompts and answers."""
+        return max(self.base.largest, self.source.largest, self.answer, *self.also_right, *self.foils)
+
 
 def check_lengths(some: Iterable[Prompt | Example], most: int | None, where: str, model: str) -> None:
     """Raise TaskError naming `where` if one has more tokens than `most`, the model's positions; None: no end."""
@@ -55,6 +65,14 @@ def check_lengths(some: Iterable[Prompt | Example], most: int | None, where: str
     if most is not None and length > most:
         found = f"a prompt of {length} tokens, and {model} has positions for {most}"
         raise TaskError(f"{where}: {found}; accepted: prompts of at most {most} tokens")
+
+
+def check_tokens(some: Iterable[Prompt | Example], rows: int, where: str, model: str) -> None:
+    """Raise TaskError naming `where` if one has a token that the model has no row for, its vocabulary being `rows`."""
+    largest = max((one.largest for one in some), default=0)
+    if largest >= rows:
+        found = f"token {largest} is in a prompt or an answer, and {model} has rows for tokens 0 to {rows - 1}"
+        raise TaskError(f"{where}: {found}; accepted: the model's own tokenizer, and tokens that its embedding has")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ QUICK = {
     "a JSON list of right pairs, on one line",
     "one channel of 100,000 at the first token, float32",
     "quantized: GPTQ",
+    "GPT-2 as on the hub: names without transformer., and attn.bias in every layer",
+    "added tokens that the prompts use, the embedding left as it was",
 }
 """One or two of each area; the slow tests try them all."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nnsight_et.batch import Example, Pair, check_lengths, collate, padded
+from nnsight_et.batch import Example, Pair, check_lengths, check_tokens, collate, padded
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief, quantity
 from nnsight_et.interventions.answers import plain_answers
@@ -99,9 +99,10 @@ class LoadedModel:
         return self.notices + self._looked[key]
 
     def fitting(self, examples: list[Example]) -> list[Example]:
-        """The same examples; TaskError if a prompt has more tokens than the model has positions."""
+        """The same examples; TaskError if the model has no positions or rows for a prompt's tokens."""
         most = self.model.parts.longest(self.model.nn.config.get_text_config())
         check_lengths(examples, most, "pairs", self.name)
+        check_tokens(examples, self.shape.vocabulary, "pairs", self.name)
         return examples
 
     @property

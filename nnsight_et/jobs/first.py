@@ -131,5 +131,5 @@ def _examples(work: Work, job: Job, choice: ModelChoice) -> list[Example]:
         return []
     with told_of(job):
         drawn = examples_of(job.task, tokenizer_of(files), Sample(split, int(wanted), job.seed, foils=True))
-    longest = longest_prompt(files)
-    return [one for one in drawn if longest is None or one.base.length <= longest]
+    longest, rows = longest_prompt(files), work.shape(choice).vocabulary
+    return [one for one in drawn if (longest is None or one.base.length <= longest) and one.largest < rows]

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from nnsight_et.batch import Prompt, Run, padded
 from nnsight_et.errors import UnsupportedModel
+from nnsight_et.models.families import architecture
 from nnsight_et.models.model import Model
 from nnsight_et.notices import Notice
 
@@ -49,11 +50,16 @@ def bos_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int 
 def apart_by_bos(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Run | None:
     """The plain text [2, seq], behind BOS and as prompts begin; None where there is nothing to compare.
 
-    That is without a BOS, where prompts begin with it, and for a tokenizer that does not know the text's words.
+    That is without a BOS, where prompts begin with it, for a tokenizer that does not know the text's words, and for a
+    model that has no row for one of its tokens, or fewer positions than it has tokens.
     """
     bos, tokens = bos_of(tokenizer, config), list(tokenizer(TEXT)["input_ids"])  # type: ignore[arg-type]
     unknown = tokens.count(tokenizer.unk_token_id)
     if bos is None or not tokens or tokens[0] == bos or unknown > MOST_UNKNOWN * len(tokens):
+        return None
+    text = config.get_text_config()
+    most = architecture(config, "").longest(text)
+    if max(bos, *tokens) >= text.vocab_size or (most is not None and len(tokens) >= most):
         return None
     pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else bos
     return padded(

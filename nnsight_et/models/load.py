@@ -160,6 +160,7 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
             files.weights,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
+            return_dict=True,  # what an old config.json may deny, and modules of transformers 5 rely on
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused by check_parameters with their names
             trust_remote_code=False,

@@ -123,8 +123,9 @@ def check_parameters(
 
 def _surplus(stored: Mapping[str, Stored], module: PreTrainedModel, report: Mapping[str, Any]) -> list[str]:
     ignored = [re.compile(pattern) for pattern in getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    own = module.state_dict().keys()
-    hidden = {key for key in stored if key not in own and any(pattern.search(key) for pattern in ignored)}
+    own, prefix = module.state_dict().keys(), module.base_model_prefix
+    placed = {key for key in stored if key in own or f"{prefix}.{key}" in own}  # saved without its head: no prefix
+    hidden = {key for key in stored if key not in placed and any(pattern.search(key) for pattern in ignored)}
     keys = hidden | set(report["unexpected_keys"])
     return sorted(key for key in keys if not _is_computed(key, stored.get(key)))
 

@@ -242,7 +242,7 @@ def dangling(folder: Path) -> Given:
 @case(AREA, "an encoder-decoder (T5)")
 def t5(folder: Path) -> Given:
     made = base_folder(folder)
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     T5ForConditionalGeneration(T5Config(vocab_size=283, **sizes)).save_pretrained(made)
     return refused(made, "t5", early=True)
 

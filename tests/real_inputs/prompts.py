@@ -214,7 +214,12 @@ def first_marked(folder: Path) -> Given:
 def last_marked(folder: Path) -> Given:
     tokenizer = byte_level()
     made = save(gpt2(tokenizer), tokenizer, folder / "model")
-    line = Line("Box F contains the {{object|apple}}", "Box C contains the {{object|hat}}", "is")
+    line = Line(
+        "Box F contains the {{object|apple}}",
+        "Box C contains the {{object|hat}}",
+        " is",
+        whole="Box F contains the apple is",
+    )
     return given(made, (line,), reason="same token|last")
 
 

@@ -86,7 +86,21 @@ def bos_alone(folder: Path) -> Given:
     return Given({"path": str(made)}, of_folder(made))
 
 
-@case(AREA, "no beginning of text before prompts, although the model was trained with one")
+@case(AREA, "bos: add, where the tokenizer puts no beginning of text before prompts")
+def bos_added(folder: Path) -> Given:
+    made = base_folder(folder)
+    edit(made / "tokenizer.json", lambda content: content.update(post_processor=None))
+    return Given({"path": str(made), "bos": "add"}, probabilities(base_model(), base_tokenizer()))
+
+
+@case(AREA, "bos: none, where the tokenizer puts one")
+def bos_removed(folder: Path) -> Given:
+    tokenizer, apple = base_tokenizer(), base_tokenizer().convert_tokens_to_ids("apple")
+    expected = [probability(base_model(), ids_of(tokenizer, line.prompt)[1:], apple) for line in APPLES]
+    return Given({"path": str(base_folder(folder)), "bos": "none"}, expected)
+
+
+@case(AREA, "no beginning of text before prompts, as the tokenizer has it")
 def no_bos(folder: Path) -> Given:
     made = base_folder(folder)
     edit(made / "tokenizer.json", lambda content: content.update(post_processor=None))
@@ -94,7 +108,7 @@ def no_bos(folder: Path) -> Given:
     assert tokenizer("The apple")["input_ids"][0] != 1
     apple = tokenizer.convert_tokens_to_ids("apple")
     expected = [probability(model, ids_of(tokenizer, line.prompt), apple) for line in APPLES]
-    return Given({"path": str(made)}, expected, notice="BOS|beginning of text|<s>")
+    return Given({"path": str(made)}, expected)
 
 
 @case(AREA, "byte-level BPE without a beginning of text, as GPT-2 and Qwen")
