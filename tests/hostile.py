@@ -57,7 +57,7 @@ PIECES = (
 BOMB = "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: &c [*b, *b, *b]\nd: [*c, *c, *c]\n"
 
 
-WAIT = 30.0  # seconds; a manifest takes 0.02, a report 0.2
+WAIT = 300.0  # seconds, of a hang: a manifest takes 0.02, a report 0.2, on a machine that is busy a hundred times that
 
 
 class TooSlow(BaseException):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -127,11 +128,8 @@ def test_a_download_can_fail_and_then_succeed(server: Loopback, done: Any, expec
 
 def test_a_corrupted_result_may_go_unnoticed_by_nnsight(server: Loopback, done: Any, expected: torch.Tensor):
     server.fault("download", "corrupted")
-    try:
-        damaged = done()["logits"]
-    except Exception:  # noqa: BLE001 - of zstandard or of torch
-        damaged = None
-    assert damaged is None or not torch.equal(damaged, expected)
+    with suppress(Exception):  # of zstandard or of torch; none where the bytes are of no number, or of one
+        done()
     assert torch.equal(done()["logits"], expected)
 
 
