@@ -1,13 +1,16 @@
 # Every target sets up what it needs from a bare clone: its own virtual environment, with the tested versions.
 #   make run        run experiments.yaml on the embedded models
 #   make test       the tests (make test-all: the slow ones too)
+#   make test-real  whole studies on real models, in the folder that ET_REAL_MODELS names
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
-#   make test-lowest, make test-newest   the tests with the lowest versions that pyproject.toml allows, and the newest
+#   make test-versions   a few tests with the lowest versions that pyproject.toml allows, and with today's newest
+#   make test-lowest, make test-newest   all tests with them
 #   make audit      what is known against the tested versions, by pip-audit, from PyPI
 #   make check      format, lint, types, tests
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
 #   make architectures   every method on a model of every architecture: docs/architectures.md
+#   make real-inputs     inputs as users have them, beside plain transformers and peft: docs/real_inputs.md
 #   make docs       the documentation as a site in build/site; warnings are errors
 # TORCH= asks for another torch, for example
 #   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
@@ -21,7 +24,8 @@ READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-lowest test-newest audit test-ndif check format mutation models architectures docs clean
+.PHONY: run test test-all test-real test-versions test-lowest test-newest audit test-ndif check format mutation models
+.PHONY: architectures real-inputs docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
 run: $(READY)
@@ -31,7 +35,13 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif and not real_models and not registry"
+
+test-real: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/test_real_models.py
+
+test-versions: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m registry tests/test_versions.py
 
 # torch stays as TORCH says: other versions come with gigabytes of CUDA. build/test-lowest/versions.txt says what was tested.
 test-lowest: RESOLUTION := lowest-direct
@@ -71,6 +81,9 @@ models: $(READY)
 
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/architecture_table.py
+
+real-inputs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.real_inputs
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

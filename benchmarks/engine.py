@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nnsight
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import LlamaForCausalLM
 
 from benchmarks import hooks_loop
-from benchmarks.setting import HEADLINE, Size, batches, circuit, examples, llama, medians, receivers, traced, written
-from nnsight_et.batch import collate
+from benchmarks.setting import (
+    SIZES,
+    Size,
+    batches,
+    circuit,
+    examples,
+    llama,
+    medians,
+    named,
+    receivers,
+    traced,
+    written,
+)
+from nnsight_et.batch import Pair, collate
 from nnsight_et.circuit import Circuit
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts
-from nnsight_et.interventions.cmap import donor_outputs, recipient_readouts
+from nnsight_et.interventions.cmap import donor_outputs, recipient_readouts, with_heads
 from nnsight_et.interventions.dcm import masked_readout, prepared
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path, path_probabilities
@@ -40,14 +53,16 @@ def paths(size: Size) -> dict[str, Path]:
     }
 
 
-def main() -> None:
-    """Measure, print, and write results/engine.json."""
+def main(given: Sequence[str] | None = None) -> None:
+    """Measure, print, and write results/engine.json, or engine_SIZE.json of another size."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=list(SIZES), default="headline", help="small: to see that all of it runs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slow-rounds", type=int, default=1, help="rounds of the reference engine and the hooks loop")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     torch.set_num_threads(1)
-    size, module = HEADLINE, llama(HEADLINE)
+    size = SIZES[arguments.size]
+    module = llama(size)
     model = traced(module)
     whole = collate(examples(size))
     plain = {"plain forward": lambda: _forward(module, whole)}
@@ -69,10 +84,10 @@ def main() -> None:
     rows += _other_methods(module, model, size, arguments.rounds)
     console = Console(width=130)
     console.print(_table(rows, size))
-    console.print(f"Written to {written('engine', {'size': vars(size), 'rows': rows})}")
+    console.print(f"Written to {written(named('engine', arguments.size), {'size': vars(size), 'rows': rows})}")
 
 
-def _forward(module: Any, pair: Any) -> None:
+def _forward(module: LlamaForCausalLM, pair: Pair) -> None:
     with torch.no_grad():
         run = pair.base
         module(input_ids=run.tokens, attention_mask=run.mask, position_ids=run.position_ids, use_cache=False)
@@ -89,19 +104,19 @@ def _stage(model: Model, size: Size, path: Path, engine: str) -> Callable[[], No
     return run
 
 
-def _hooks(module: Any, size: Size, path: Path) -> Callable[[], Any]:
+def _hooks(module: LlamaForCausalLM, size: Size, path: Path) -> Callable[[], torch.Tensor]:
     pair, senders = collate(examples(size)), path.reaching(size.layers, size.heads)
     ends = (PROJECTION[path.via or "query"], path.receivers)
     return lambda: hooks_loop.path_probabilities(module, pair, path.at, senders, ends)
 
 
-def _other_methods(module: Any, model: Model, size: Size, rounds: int) -> list[dict[str, Any]]:
+def _other_methods(module: LlamaForCausalLM, model: Model, size: Size, rounds: int) -> list[dict[str, Any]]:
     whole, groups = collate(examples(size)), circuit(size)
     every = [groups.without(Circuit((group,))) for group in groups.groups] * (CIRCUITS // 4)
     donor = traced(llama(size, seed=1))
     sets = [Circuit((group,)) for group in groups.groups]
     edge = whole.base.positions["last"], whole.base.positions["query_label"]
-    donated: Any = donor_outputs(donor, whole.base, sets)
+    donated = with_heads(donor_outputs(donor, whole.base, sets), sets)
     work: dict[str, Callable[[], Any]] = {
         "plain forward": lambda: _forward(module, whole),
         "one circuit": lambda: circuit_readouts(model, whole.question, Fill(), every[:1], "default", Chunks()),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from nnsight import TransformersModel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nnsight_et.batch import Example, Pair, collate
 from nnsight_et.circuit import Circuit, Head, HeadGroup
@@ -40,6 +40,8 @@ class Size:
 
 
 HEADLINE = Size()
+SMALL = Size(heads=4, kv_heads=4, d_model=32, d_head=8, d_mlp=48, batch=3)
+SIZES = {"headline": HEADLINE, "small": SMALL}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -59,10 +61,9 @@ def llama(size: Size, seed: int = 0) -> LlamaForCausalLM:
         num_key_value_heads=size.kv_heads,
         head_dim=size.d_head,
         max_position_embeddings=128,
-        initializer_range=0.05,
-        attn_implementation="sdpa",
+        initializer_range=0.8 / size.d_model**0.5,  # 0.05 for the headline: heads matter in every size
     )
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
 
 
 def traced(module: LlamaForCausalLM) -> Model:
@@ -131,6 +132,11 @@ def timed(function: Callable[[], Any]) -> float:
 def _finish() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def named(benchmark: str, size: str) -> str:
+    """The name of its results: another size's do not replace the headline's."""
+    return benchmark if size == "headline" else f"{benchmark}_{size}"
 
 
 def written(name: str, data: dict[str, Any]) -> Path:

@@ -60,9 +60,9 @@ STAGES = {  # name -> position, receivers' input, the group whose heads receive,
 
 def floor(shape: Shape, path: Path, examples: Sequence[Example]) -> Count:
     """What path patching of all heads on these prompts must compute; see above."""
-    senders, ends = path.reaching(shape.n_layers, shape.n_heads), sorted({head.layer for head in path.receivers})
+    senders = path.reaching(shape.n_layers, shape.n_heads)
     alike = [Prompts(1, len(example.base.tokens), example.base.positions) for example in examples]
-    return total(path_patching(Sizes(shape, AT_ONCE), one, path.at, ends, senders) for one in alike)
+    return total(path_patching(Sizes(shape, AT_ONCE), one, path, senders) for one in alike)
 
 
 def model_of(shape: Shape, device: str, seed: int = 0) -> Model:

@@ -10,6 +10,9 @@ between them; beside it the engine's path from every head into one receiver's qu
 TransformerLens is not among what this project needs: benchmarks/requirements_transformer_lens.txt says how to have it.
 """
 
+# To a type checker `transformer_lens` is this file, which lies beside itself.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from transformer_lens import patching  # isort: skip - its type checker cannot be imported after nnsight
@@ -26,7 +29,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.engine import paths
-from benchmarks.setting import HEADLINE, Size, examples, llama, medians, tokenizer, traced, written
+from benchmarks.setting import SIZES, Size, examples, llama, medians, named, tokenizer, traced, written
 from nnsight_et.batch import Pair, collate
 from nnsight_et.circuit import Head, Part
 from nnsight_et.engine.budget import Chunks
@@ -111,12 +114,14 @@ def edges(bridge: Any, pair: Pair) -> Tensor:
 
 @torch.no_grad()
 def main(given: Sequence[str] | None = None) -> None:
-    """Check that all agree, measure, print, and write results/transformer_lens.json."""
+    """Check that all agree, measure, print, and write results/transformer_lens.json, or transformer_lens_SIZE.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--size", choices=list(SIZES), default="headline", help="small: to see that all of it runs")
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args(given).rounds
+    options = parser.parse_args(given)
     torch.set_num_threads(1)
-    size, module, bridge = HEADLINE, llama(HEADLINE), bridged(HEADLINE)
+    size = SIZES[options.size]
+    module, bridge = llama(size), bridged(size)
     model, pair = traced(module), collate(examples(size))
     run = pair.base
     assert bool(run.mask.all()), "prompts of one length: nothing is padded"
@@ -139,7 +144,7 @@ def main(given: Sequence[str] | None = None) -> None:
     one = Path("last", "query", (Head(size.layers - 1, 0),))
     work["edge, engine"] = _engine(model, pair, one, one.reaching(size.layers, size.heads))
     work["edge, TransformerLens"] = lambda: edges(bridge, pair)
-    found = medians(work, PLAIN, rounds)
+    found = medians(work, PLAIN, options.rounds)
     rows = [_row(f"path patching, {name}", "head", found, name, (heads[name], heads[name])) for name in STAGES]
     later = (size.layers - 1 - EDGE.layer) * size.heads
     rows.append(
@@ -148,7 +153,8 @@ def main(given: Sequence[str] | None = None) -> None:
     data = {"transformer_lens": version("transformer-lens"), "largest_difference": gap, "size": vars(size)}
     console = Console(width=130)
     console.print(_table(rows, found[BRIDGE], size))
-    console.print(f"Written to {written('transformer_lens', data | {'plain_forward': found[BRIDGE], 'rows': rows})}")
+    place = written(named("transformer_lens", options.size), data | {"plain_forward": found[BRIDGE], "rows": rows})
+    console.print(f"Written to {place}")
 
 
 def _engine(model: Model, pair: Pair, path: Path, senders: Sequence[Part]) -> Callable[[], Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from nnsight_et import __version__
+from nnsight_et.errors import quantity
 
 from .circuit import circuit
 from .complete import manifests
@@ -31,7 +32,7 @@ from .options import (
     view_of,
 )
 from .planned import show_plan
-from .report import formats_of, found, show_missing, write_figures, write_page
+from .report import formats_of, found, show_missing, show_notices, write_figures, write_page
 from .setup import setup
 from .shell import Shell, reading
 from .single import single
@@ -118,9 +119,10 @@ def report(
     wanted = formats_of(formats) if figures else ()
     study, folder = found(source, settings or (), out, limit)
     with reading(folder):
+        show_notices(study)
         typer.echo(f"Report: {write_page(study, folder)}")
         if figures:
-            typer.echo(f"Figures: {figures} ({write_figures(study, figures, wanted)} files)")
+            typer.echo(f"Figures: {figures} ({quantity(write_figures(study, figures, wanted), 'file')})")
     show_missing(study)
 
 
@@ -134,7 +136,7 @@ def validate(manifest: ManifestPath, settings: Settings = None) -> None:
 
     read = load(manifest, settings or ())
     check_models(read)
-    typer.echo(f"{manifest}: {len(read.experiments)} experiments, nothing to mend")
+    typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, nothing to mend")
 
 
 def _version(wanted: bool) -> None:

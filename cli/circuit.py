@@ -10,7 +10,7 @@ import typer
 
 from nnsight_et.circuit_files import read_circuit
 from nnsight_et.disk import write_file
-from nnsight_et.errors import ManifestError, accepted
+from nnsight_et.errors import ManifestError, accepted, quantity
 from nnsight_et.report.table import Table
 
 from .complete import circuits
@@ -124,5 +124,5 @@ def _show(found: Circuit, title: str, notes: Sequence[str]) -> None:
     rows = tuple(
         (group.name, group.at, str(len(group.heads)), " ".join(map(str, group.heads))) for group in found.groups
     )
-    note = "\n".join((*notes, f"{found.size} heads, the most important of a group first"))
+    note = "\n".join((*notes, f"{quantity(found.size, 'head')}, the most important of a group first"))
     show(output(), Table(title, ("group", "at", "heads", "which"), rows, frozenset({"heads"}), note))

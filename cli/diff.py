@@ -28,6 +28,7 @@ def diff(
 
     The exit code is 0 whether they differ or not.
     """
+    from nnsight_et.errors import quantity
     from nnsight_et.report.difference import difference
     from nnsight_et.report.difference_tables import difference_data, difference_tables
     from nnsight_et.results import open_run
@@ -42,7 +43,7 @@ def diff(
     for name, study in zip("AB", studies, strict=True):
         for missing in study.missing:
             typer.echo(f"{name}: {missing.experiment} is left out: {missing.why}", err=True)
-    count = f"{len(found.compared)} experiment{'s' * (len(found.compared) != 1)} compared"
+    count = f"{quantity(len(found.compared), 'experiment')} compared"
     if found.same:
         typer.echo(f"No difference: {count}, equal to the last bit.")
     elif not tables:
@@ -58,7 +59,7 @@ def diff(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=FOLDER)],
     form: Annotated[
-        Literal["csv", "parquet"], typer.Option("--format", help="parquet needs pip install 'nnsight-et[export\\]'.")
+        Literal["csv", "parquet"], typer.Option("--format", help="parquet needs pip install 'nnsight-et\\[export]'.")
     ] = "csv",
     to: Annotated[
         Optional[Path], typer.Option(metavar="DIR", help="The folder to write into; RUN/tables by default.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from .waiting import Waits
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
+    from nnsight_et.notices import Notice
     from nnsight_et.plan import Plan
     from nnsight_et.run import Progress as Step
 
@@ -79,7 +81,7 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
     try:
         console = Console(stderr=True)
         waits = Waits(where.view, is_live(console, where.view))
-        means = Means(Remote(waits.heard), where.workers, waits.reached)
+        means = Means(Remote(waits.heard), where.workers, waits.reached, partial(tell, view=where.view))
         steps = run(manifest, where.out, where.only, where.fresh, means)
         sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
         course = Course(tuple(names), made, sizes, waits.text)
@@ -91,6 +93,17 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
         if where.view == "json":
             write_object({"event": "error", "message": str(error), "exit_code": error.exit_code})
         raise
+
+
+def tell(notice: Notice, view: View) -> None:
+    """Show what a user must know first, as soon as it is known: on standard error, or as a JSON object.
+
+    Where no more than the results' folder is to be printed, results and report alone have it.
+    """
+    if view == "json":
+        write_object({"event": "notice", **vars(notice)})
+    elif view == "auto":
+        typer.echo(f"Notice: {notice}", err=True)
 
 
 def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:
@@ -110,10 +123,13 @@ def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
     from nnsight_et.headers import read_header
     from nnsight_et.report.paper import paper_tables
     from nnsight_et.report.results import tables
+    from nnsight_et.report.study import told
 
     console = output()
     for name in names:
         header = read_header(folder / name)
+        for notice in header.notices:
+            typer.echo(f"Notice: {told(notice, [name])}")
         for table in (*tables(header), *paper_tables(header)):
             show(console, table)
     for line in (f"Results: {folder}", f"Report: {report}"):
@@ -127,7 +143,10 @@ def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:
     for name in names:
         header = read_header(folder / name)
         made = {"experiment": name, "method": header.job["spec"]["method"], "seconds": header.seconds}
-        write_object({"event": "result", **made, "folder": str(folder / name), "summary": header.summary})
+        write_object(
+            {"event": "result", **made, "folder": str(folder / name), "summary": header.summary}
+            | {"notices": [vars(notice) for notice in header.notices]}
+        )
     write_object({"event": "end", "folder": str(folder), "computed": computed})
 
 

@@ -57,7 +57,8 @@ def inspect(
 ) -> None:
     """Show a model's sizes, where its parts are, what works, whether a task's prompts fit it, and the memory needed.
 
-    Of the model no weight is read; an adapter's are, to see whether it fits.
+    Weights are read where they decide: an adapter's, to see whether it fits; the model's, where prompts begin without
+    the BOS that there is, to see whether it needs it.
     """
     if settings and manifest is None:
         raise ManifestError("--set: there is no manifest to set it in; accepted: --manifest FILE")
@@ -68,6 +69,8 @@ def inspect(
     found = inspected(name, read)
     sites = tuple((site.what, site.where, site.module, site.width) for site in found.sites)
     where = "*: every layer. What is read and replaced has the same meaning in every model: docs/architectures.md."
+    for notice in found.notices:
+        typer.echo(f"Notice: {notice}")
     show(output(), Table(name, ("what", "found"), found.facts))
     show(
         output(), Table("where its parts are", ("what", "where", "class", "width"), sites, frozenset({"width"}), where)

@@ -16,7 +16,7 @@ RUNS = Path("runs")
 
 Settings = Annotated[
     Optional[list[str]],
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: experiments.circuit.examples=30."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the manifest, by its path: task.boxes=5."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for results and the shared store.")]
 Backend = Annotated[
@@ -75,6 +75,6 @@ def view_of(quiet: bool, as_json: bool) -> View:
 def settings_of(
     settings: list[str] | None, backend: str | None, device: str | None, memory: str | None, self_check: str | None
 ) -> list[str]:
-    """All settings as --set writes them; options of their own come last."""
-    extra = {"backend": backend, "device": device, "memory": memory, "self_check": self_check}
+    """All settings as --set writes them; options of their own come last, under their own names."""
+    extra = {"--backend": backend, "--device": device, "--memory": memory, "--self-check": self_check}
     return [*(settings or ()), *(f"{key}={value}" for key, value in extra.items() if value is not None)]

@@ -22,14 +22,21 @@ def show_plan(manifest: Manifest, jobs: Plan, out: Path, calibrate: bool) -> Non
     from nnsight_et.report.overview import plan_table
 
     folder, done = finished(jobs, out)
-    rows, speeds = rows_of(jobs, manifest.memory_bytes), None
+    rows, speeds, unknown = rows_of(jobs, manifest.memory_bytes), None, {}
+    if not calibrate and any(choice.name not in rows for job in jobs.jobs for choice in job.models):
+        from nnsight_et.sizing import read_rows
+
+        sizing = read_rows(jobs, rows, manifest.memory_bytes)
+        rows, unknown = sizing.rows, sizing.unknown
     if calibrate:
         from nnsight_et.calibration import calibrated
 
         measured = calibrated(manifest, jobs)
         rows, speeds = measured.rows, measured.speeds
-    expected = estimates(jobs, rows, _circuits(folder, done), speeds, manifest.self_check == "on")
-    show(output(), plan_table(jobs, done, expected))
+    checked, probed = manifest.self_check == "on", manifest.probe == "on"
+    expected = estimates(jobs, rows, _circuits(folder, done), speeds, checked, probed)
+    shapes = {name: one.sizes.shape for name, one in rows.items()}
+    show(output(), plan_table(jobs, done, expected, shapes, unknown))
     typer.echo(f"Results: {folder}")
 
 

@@ -7,18 +7,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from nnsight_et.disk import write_file
-from nnsight_et.errors import ManifestError, accepted
+from nnsight_et.errors import ManifestError, ResultError, accepted, quantity
 from nnsight_et.report.table import Table
 
 from .render import output, show
 from .shell import reading
 
 if TYPE_CHECKING:
+    from nnsight_et.manifest import Manifest
     from nnsight_et.plan import Plan
     from nnsight_et.report.study import Study
 
 FORMATS = ("pdf", "png", "svg")
+SHOWN = 3  # other runs
 
 
 def write_page(study: Study, folder: Path) -> Path:
@@ -52,9 +56,41 @@ def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -
     study = study_of(jobs, folder)
     if not study.results:
         first = study.missing[0]
-        where = f"{folder}: none of {len(study.missing)} experiments can be shown ({first.experiment}: {first.why})"
-        raise ManifestError(f"{where}; accepted: a manifest with a finished experiment, after `et run`")
+        count = quantity(len(study.missing), "experiment")
+        where = f"{folder}: none of {count} can be shown ({first.experiment}: {first.why})"
+        accept = "a manifest with a finished experiment, after `et run`"
+        if others := [_named(manifest, one, limit) for one in runs_beside(folder)]:
+            accept = f"{', or '.join(others)}"
+        raise ManifestError(f"{where}; accepted: {accept}")
     return study, folder
+
+
+def runs_beside(folder: Path) -> list[Path]:
+    """The folders of other runs of the same name that have a result, the newest first."""
+    newest: dict[Path, float] = {}
+    for path in folder.parent.glob("*/*/result.json"):
+        newest[path.parent.parent] = max(path.stat().st_mtime, newest.get(path.parent.parent, 0.0))
+    return sorted((one for one in newest if one != folder), key=lambda one: -newest[one])[:SHOWN]
+
+
+def _named(manifest: Manifest, folder: Path, limit: int | None) -> str:
+    """A run's folder, and the --limit it was made with, where that is all that is different."""
+    from nnsight_et.headers import read_header
+    from nnsight_et.plan import plan
+
+    if limit and plan(manifest).digest == folder.name:
+        return f"the run without --limit ({folder})"
+    numbers = set[int]()
+    for path in folder.glob("*/result.json"):
+        try:
+            spec = read_header(path.parent).job["spec"]
+        except (ResultError, KeyError):
+            continue
+        numbers |= {value for key, value in spec.items() if key.endswith("examples") and type(value) is int}
+    for number in sorted(numbers):
+        if number and plan(manifest.limited(number)).digest == folder.name:
+            return f"the run with --limit {number} ({folder})"
+    return str(folder)
 
 
 def formats_of(text: str) -> tuple[str, ...]:
@@ -82,6 +118,14 @@ def write_figures(study: Study, folder: Path, formats: Sequence[str]) -> int:
                 write_file(folder / name, content)
                 count += 1
     return count
+
+
+def show_notices(study: Study) -> None:
+    """Print what is to be known before the report is read; nothing if there is nothing."""
+    from nnsight_et.report.study import told
+
+    for notice, names in study.notices.items():
+        typer.echo(f"Notice: {told(notice, names)}")
 
 
 def show_missing(study: Study) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from nnsight_et.disk import write_file
-from nnsight_et.errors import ManifestError
+from nnsight_et.errors import ManifestError, quantity
 from nnsight_et.report.table import Table
 
 from .complete import model_names, names_of
 from .options import RUNS, Out
 from .render import output, show
+
+if TYPE_CHECKING:
+    from nnsight_et.manifest.template import Wishes
 
 setup = typer.Typer()
 
@@ -38,19 +41,39 @@ def init(
     Nothing that is there is overwritten.
     """
     from nnsight_et.manifest.json_schema import FILE
-    from nnsight_et.manifest.template import Wishes, written
+    from nnsight_et.manifest.template import Wishes, study_name
 
     if path.exists():
         raise ManifestError(f"{path}: a file is there already; accepted: the name of a new one")
     given = {"model": model, "finetuned": finetuned, "task": task, "boxes": boxes}
     given |= {"methods": methods and names_of(methods)}
-    wishes = {key: value for key, value in given.items() if value is not None}
-    if not wishes and sys.stdin.isatty():
-        wishes = _asked()
-    text = written(Wishes(**wishes))
+    given = {key: value for key, value in given.items() if value is not None}
+    if not given and sys.stdin.isatty():
+        given = _asked()
+    wishes = Wishes(**given, name=study_name(path.stem))
+    text, takes = _fitted(wishes, path)
     _write_schema(path.parent / FILE)
     write_file(path, text.encode())
     typer.echo(f"{path} is written, and {path.parent / FILE} for editors. Next: et plan {path}, then et run {path}")
+    if takes:
+        typer.echo(takes)
+
+
+def _fitted(wishes: Wishes, path: Path) -> tuple[str, str]:
+    """The manifest's text, and how long a run of it takes, of models that are not known by name."""
+    from nnsight_et.manifest.template import written
+    from nnsight_et.models.named import NAMED
+
+    if all(model in NAMED for model in (wishes.pretrained, wishes.finetuned) if model):
+        return written(wishes), ""
+    from nnsight_et.sizing import fit_study
+
+    study = fit_study(wishes, path.parent)
+    if study.minutes is None:
+        return study.text, f"How long it takes is not known: {study.unknown}."
+    minutes = max(1, round(study.minutes))
+    rough = f"a rough estimate; et plan {path} --calibrate times the model itself"
+    return study.text, f"A run takes about {quantity(minutes, 'minute')} on this machine ({rough})."
 
 
 def _asked() -> dict:

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from nnsight_et.errors import NnsightEtError, ResultError
+from nnsight_et.errors import NnsightEtError, ResultError, quantity
 
 from .examples import EXAMPLES
 
@@ -25,14 +25,21 @@ AGAIN = 0.05  # seconds until an interruption that got lost comes again
 class Shell(TyperGroup):
     """A group of commands whose errors are messages; any other exception is a bug and keeps its traceback.
 
-    The help of each ends with an example.
+    The help of each ends with an example, and names no type for what is only switched on.
     """
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options of `et` itself."""
+        return _plain(super().get_params(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, its example below its help."""
         command = super().get_command(ctx, cmd_name)
         if command is not None and cmd_name in EXAMPLES:
             command.epilog = f"Example: {EXAMPLES[cmd_name]}"
+        for one in (command, *getattr(command, "commands", {}).values()):
+            if one is not None:
+                _plain([*one.params, *([one.get_help_option(ctx)] if ctx else ())])
         return command
 
     def invoke(self, ctx: Any) -> Any:
@@ -42,6 +49,14 @@ class Shell(TyperGroup):
         except NnsightEtError as error:
             typer.echo("\n".join((str(error), *getattr(error, "__notes__", ()))), err=True)
             raise typer.Exit(error.exit_code) from None
+
+
+def _plain(options: Any) -> Any:
+    """The same options; those that take no value have no type in their help."""
+    for option in options:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    return options
 
 
 @contextmanager
@@ -75,7 +90,7 @@ def interruptible(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as stopped:
         word, code = ("Terminated", TERMINATED) if isinstance(stopped, Terminated) else ("Interrupted", INTERRUPTED)
         count = len(list(folder.glob("*/result.json")))
-        saved = f"{count} experiment{'s' * (count != 1)}, and what was measured of others, in {folder}"
+        saved = f"{quantity(count, 'experiment')}, and what was measured of others, in {folder}"
         typer.echo(f"\n{word}. Finished work is saved: {saved}. The same command continues from there.", err=True)
         raise typer.Exit(code) from None
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -14,7 +13,7 @@ from nnsight_et.batch import Example, Pair, Question, Run, collate
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.cost import methods
 from nnsight_et.cost.methods import Rows
-from nnsight_et.cost.passes import Count, Prompts, path_patching
+from nnsight_et.cost.passes import Count, path_patching
 from nnsight_et.cost.plans import BYTES, Speeds, sized
 from nnsight_et.errors import ManifestError
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, model_readouts
@@ -23,18 +22,17 @@ from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.memory import capacity
-from nnsight_et.jobs.tasks import task_of
 from nnsight_et.manifest import DCM, Manifest
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
-from nnsight_et.plan import Job, ModelChoice, Plan
+from nnsight_et.plan import Plan
 from nnsight_et.run import device_of
+from nnsight_et.sizing import choices, laid_out, sample
 
 ROUNDS = 3
 STEPS = 2  # of a training
-SPLIT, SEED = "evaluation", 0
 VARIANTS = 10
 SAMPLE = 2  # prompts of a self-check's sample
 Timed = tuple[str, Callable[[], object], Count]
@@ -59,7 +57,7 @@ def calibrated(manifest: Manifest, plan: Plan) -> Calibration:
     device = device_of(manifest.device)
     rows, speeds = dict[str, Rows](), dict[str, Speeds]()
     known = dict[tuple[Shape, str], str]()
-    for job, choice in _choices(plan):
+    for job, choice in choices(plan):
         files = found(choice.name, choice.spec)
         same = known.setdefault((shape_of(files), choice.dtype), choice.name)
         if same != choice.name:
@@ -68,8 +66,8 @@ def calibrated(manifest: Manifest, plan: Plan) -> Calibration:
         start = time.perf_counter()
         model = loaded(files, choice.dtype, device, job.attention)
         loading, tokenizer = time.perf_counter() - start, tokenizer_of(files)
-        start, task = time.perf_counter(), task_of(job.task)
-        examples = task.examples(tokenizer, _enough(task, manifest.seed), manifest.seed, SPLIT)
+        start = time.perf_counter()
+        examples = sample(job, tokenizer)
         texts = (time.perf_counter() - start) / (2 * len(examples))
         shape = shape_of(files)
         budget = manifest.memory_bytes or capacity(device, shape.parameters * BYTES[choice.dtype])
@@ -77,26 +75,6 @@ def calibrated(manifest: Manifest, plan: Plan) -> Calibration:
         measured = speeds_of(model, rows[choice.name], examples)
         speeds[choice.name] = replace(measured, texts=texts, loading=loading)
     return Calibration(rows, speeds)
-
-
-def _choices(plan: Plan) -> Iterator[tuple[Job, ModelChoice]]:
-    seen = set[str]()
-    for job in plan.jobs:
-        for choice in job.models:
-            if choice.name not in seen:
-                seen.add(choice.name)
-                yield job, choice
-
-
-def _enough(task, seed: int) -> int:
-    """How many examples to measure: a batch, or as many as a file has."""
-    return min(50, task.available(seed, SPLIT)) if hasattr(task, "available") else 50
-
-
-def laid_out(examples: Sequence[Example]) -> tuple[Prompts, ...]:
-    """How the examples' base prompts are laid out, alike ones together."""
-    alike = Counter((len(one.base.tokens), tuple(sorted(one.base.positions.items()))) for one in examples)
-    return tuple(Prompts(count, tokens, dict(places)) for (tokens, places), count in sorted(alike.items()))
 
 
 def speeds_of(model: Model, rows: Rows, examples: Sequence[Example]) -> Speeds:
@@ -139,7 +117,7 @@ def _timed(model: Model, pair: Pair, rows: Rows) -> Iterator[Timed]:
     yield "again", again, both
     senders = [Head(0, index) for index in range(model.n_heads)]
     path = Path("last")
-    direct = path_patching(rows.sizes, prompts, "last", (), senders)
+    direct = path_patching(rows.sizes, prompts, path, senders)
     yield "mlp", lambda: path_probabilities(model, pair, path, senders, "default", chunks), direct
     group = HeadGroup(first, first, (Head(0, 0), Head(model.n_layers - 1, 0)))
     training = Training(epochs=STEPS, validate_every=STEPS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from nnsight_et.errors import TaskError, accepted
+from nnsight_et.errors import TaskError, accepted, brief
 
 SCHEMA = 1
 _NAME = re.compile(r"L([0-9]{1,6})H([0-9]{1,6})")
@@ -56,6 +57,8 @@ class Mlp(NamedTuple):
 
 Part = Head | Mlp
 """What a path can begin or end in."""
+Via = Literal["query", "key", "value"]
+"""An input of a head."""
 
 
 def part(name: str) -> Part:
@@ -63,13 +66,48 @@ def part(name: str) -> Part:
     return Mlp.parse(name) if isinstance(name, str) and name.endswith("MLP") else Head.parse(name)
 
 
+def as_part(one: object) -> Part:
+    """The head or MLP that `one` is or names, or whose layer and index it is; TaskError if it is none."""
+    if isinstance(one, str):
+        return part(one)
+    if isinstance(one, (Head, Mlp)) and type(one.layer) is type(one.index) is int and min(one) >= 0:
+        return one
+    try:
+        layer, index = map(operator.index, one)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise TaskError(f"{brief(one)}, which is no head; accepted: Head(9, 3) or a name such as L9H3") from None
+    if layer < 0 or index < 0:
+        raise TaskError(f"the head {tuple(one)} counts backwards; accepted: layer and index from 0")  # type: ignore[arg-type]
+    return Mlp(layer) if isinstance(one, Mlp) else Head(layer, index)
+
+
+def as_head(one: object) -> Head:
+    """The same of heads alone: TaskError if it is an MLP."""
+    found = as_part(one)
+    if isinstance(found, Mlp):
+        raise TaskError(f"{found} is an MLP, which belongs to no circuit; accepted: heads, such as L9H3")
+    return found
+
+
 @dataclass(frozen=True)
 class HeadGroup:
-    """Heads that do one job at one named position, the most important first."""
+    """Heads that do one job at one named position, the most important first; TaskError if some are no heads."""
 
     name: str
     at: str
     heads: tuple[Head, ...]
+    """Written as heads, or by their names: ["L9H3", Head(4, 0)]."""
+
+    def __post_init__(self) -> None:
+        for field, found in (("name", self.name), ("at", self.at)):
+            if not isinstance(found, str):
+                raise TaskError(f"{field} of a head group: {found!r}; accepted: a name in quotes")
+        heads: Any = self.heads
+        if isinstance(heads, (str, Head, Mlp)):
+            raise TaskError(f"group {self.name}: {str(heads)!r}; accepted: a list of heads, such as [{str(heads)!r}]")
+        if not isinstance(heads, Iterable):
+            raise TaskError(f"group {self.name}: {brief(heads)}; accepted: a list of heads")
+        object.__setattr__(self, "heads", tuple(map(as_head, heads)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +115,16 @@ class Circuit:
     """Groups of heads at named positions (paper §4.1: a set of pairs of head and token)."""
 
     groups: tuple[HeadGroup, ...]
+
+    def __post_init__(self) -> None:
+        groups: Any = self.groups
+        found = (groups,) if isinstance(groups, (HeadGroup, str)) or not isinstance(groups, Iterable) else tuple(groups)
+        for group in found:
+            if not isinstance(group, HeadGroup):
+                raise TaskError(
+                    f'circuit: {brief(group)}; accepted: groups, such as HeadGroup("mine", "last", ["L9H3"])'
+                )
+        object.__setattr__(self, "groups", found)
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -154,8 +202,10 @@ class Circuit:
         """The circuit written in `text`; TaskError naming `where` if it is not one."""
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise TaskError(f"{where}: not JSON ({error})") from None
+        except RecursionError:
+            raise TaskError(f"{where}: nested too deep; accepted: a circuit's JSON") from None
+        except (ValueError, TypeError) as error:
+            raise TaskError(f"{where}: not JSON ({error}); accepted: a circuit's JSON") from None
         return cls.from_dict(data, where)
 
 

@@ -58,10 +58,15 @@ def read_groups(path: Path, where: str) -> tuple[list[HeadGroup], str]:
         path = path / "result.json" if path.is_dir() else path
         if path.is_file() and path.stat().st_size > FILE_LIMIT:
             raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ManifestError(f"{where}: no file {path} ({error.strerror}); accepted: a circuit's .json file") from None
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        found = f"{path} is not text in UTF-8 (byte {error.start})"
+        raise ManifestError(f"{where}: {found}; accepted: a circuit's .json file") from None
+    except RecursionError:
+        raise ManifestError(f"{where}: {path} is nested too deep; accepted: a circuit's .json file") from None
+    except ValueError as error:
         raise ManifestError(f"{where}: {path} is not JSON ({error}); accepted: a circuit's .json file") from None
     return _groups_in(data, f"{where}: {path}")
 

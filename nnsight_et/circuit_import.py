@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nnsight_et.circuit import Circuit, Head, HeadGroup
 from nnsight_et.circuit_files import KNOWN, of_groups, read_groups
-from nnsight_et.errors import ManifestError, TaskError
+from nnsight_et.errors import ManifestError, TaskError, brief, quantity
 from nnsight_et.score_files import ScoreMatrix, read_scores
 
 GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -43,9 +44,7 @@ def import_circuit(
     A head whose score is 0 is never kept; one that a later group keeps at the same position leaves the earlier one
     (§4.1). ManifestError or TaskError naming the file or the option that does not fit.
     """
-    paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(one) for one in files]
-    names, places = _listed(group), _listed(at)
-    numbers = (keep,) if isinstance(keep, int) else tuple(keep)
+    paths, names, places, numbers = _paths(files), _listed(group), _listed(at), _numbers(keep)
     if not paths:
         raise ManifestError("files: none; accepted: a circuit, or one or more matrices of scores")
     if not numbers:
@@ -62,6 +61,24 @@ def import_circuit(
         notes += told
     circuit = Circuit.assembled(groups)
     return ImportedCircuit(circuit, (*notes, *_moved(groups, circuit)))
+
+
+def _paths(files: Any) -> list[Path]:
+    """The files, one or several; ManifestError if these are none."""
+    found = [files] if isinstance(files, (str, Path)) else list(files) if isinstance(files, Iterable) else [files]
+    for one in found:
+        if not isinstance(one, (str, Path)):
+            raise ManifestError(f"files: {brief(one)}; accepted: names of files, or of an experiment's folder")
+    return [Path(one) for one in found]
+
+
+def _numbers(keep: Any) -> tuple[int, ...]:
+    """How many heads to keep, one number or several; ManifestError if some are not whole."""
+    found: tuple[Any, ...] = (keep,) if isinstance(keep, str) or not isinstance(keep, Iterable) else tuple(keep)
+    for one in found:
+        if not hasattr(one, "__index__"):
+            raise ManifestError(f"keep: {brief(one)}; accepted: how many heads each group keeps")
+    return tuple(one if isinstance(one, bool) else operator.index(one) for one in found)
 
 
 def _whole(paths: list[Path], names: tuple[str, ...], places: tuple[str, ...], largest: bool) -> ImportedCircuit:
@@ -111,7 +128,8 @@ def _kept(matrix: ScoreMatrix, keep: int, largest: bool) -> tuple[HeadGroup, lis
     scores = dict(zip(places, (sign * matrix.scores).flatten().tolist(), strict=True))
     ranked = sorted((head for head in scores if scores[head]), key=lambda head: (scores[head], head))
     if isinstance(keep, bool) or not 1 <= keep <= len(ranked):
-        found = f"keep: {keep} heads; {len(ranked)} of {len(scores)} in {matrix.group} have a score other than 0"
+        there = f"{len(ranked)} of {len(scores)} in {matrix.group} have a score other than 0"
+        found = f"keep: {quantity(keep, 'head')}; {there}"
         raise TaskError(f"{found}; accepted: 1 to {len(ranked)}" if ranked else f"{found}; accepted: other scores")
     kept, left = ranked[:keep], ranked[keep:]
     assert matrix.at is not None
@@ -140,7 +158,7 @@ def _list(heads: Sequence[Head]) -> str:
 
 def _shape(matrix: ScoreMatrix) -> str:
     layers, heads = matrix.scores.shape
-    return f"of {layers} layers x {heads} heads"
+    return f"of {quantity(layers, 'layer')} x {quantity(heads, 'head')}"
 
 
 def _named(name: str) -> str:

@@ -20,7 +20,8 @@ from packaging.requirements import Requirement
 from nnsight_et import __version__
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_no_adapter, read_settings
-from nnsight_et.models.files import WEIGHTS
+from nnsight_et.models.bos_here import bos_here
+from nnsight_et.models.files import WEIGHTS, described
 from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
@@ -126,6 +127,8 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, found, "mend", do)
         elif not missing:
             yield Finding(name, f"files are here{size}{embedded}")
+            if name not in NAMED or spec != NAMED[name].spec:
+                yield from _beginning(name, spec)
         elif embedded:
             yield Finding(name, "its files are gone", "mend", "install nnsight-et again")
         elif gone := [place for place in missing if not is_hub_id(place)]:
@@ -137,12 +140,21 @@ def _models(models: Models) -> Iterator[Finding]:
             yield Finding(name, f"not here: {', '.join(missing)}{size}", "note", do)
 
 
+def _beginning(name: str, spec: ModelSpec) -> Iterator[Finding]:
+    """That the model needs a BOS which its prompts lack, where that is so."""
+    try:
+        found = bos_here(described(name, spec, here=True), "float32")
+    except UnsupportedModel as error:
+        yield Finding(f"{name}: beginning of text", str(error), "note", "et models inspect says more")
+        return
+    for notice in found.notices:
+        yield Finding(f"{name}: beginning of text", notice.text, "note", f"models: {{{name}: {{..., bos: add}}}}")
+
+
 def _adapter_trouble(name: str, spec: ModelSpec) -> str:
     """Why the files that are here cannot be what they are to be, a model and an adapter; nothing if they can."""
-    model, adapter = (
-        _here(spec.path, (spec.gguf,) if spec.gguf else WEIGHTS),
-        _here(spec.adapter) if spec.adapter else None,
-    )
+    model = _here(spec.path, (spec.gguf,) if spec.gguf else WEIGHTS)
+    adapter = _here(spec.adapter) if spec.adapter else None
     try:
         if model:
             check_no_adapter(model, name)
@@ -154,7 +166,7 @@ def _adapter_trouble(name: str, spec: ModelSpec) -> str:
 
 
 def _here(place: str, weights: Sequence[str] = WEIGHTS) -> Path | None:
-    """Where a folder or hub id has a configuration and such weights here, a GGUF file its own; None if it has not."""
+    """Where a folder or hub id has such weights and, unless they are a GGUF file, a configuration; None if nowhere."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
         if not is_hub_id(place):

@@ -52,3 +52,16 @@ def accepted(found: str, names: Iterable[str]) -> str:
     close = get_close_matches(found, known, n=1)
     listed = ", ".join(known) if known else "none"
     return f"did you mean '{close[0]}'? accepted: {listed}" if close else f"accepted: {listed}"
+
+
+def quantity(count: int, noun: str, several: str = "") -> str:
+    """How many of something: 1 stage, 2 stages; `several` is the plural of a noun that does not take an s."""
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
+
+
+def brief(found: object) -> str:
+    """What was found, in a few words: its value where that is short, else its kind."""
+    kind, shown = type(found).__name__, repr(found)
+    if isinstance(found, (str, int, float, type(None))) and len(shown) <= 60:
+        return f"found {shown}"
+    return f"found {'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnsight_et.errors import ResultError
 from nnsight_et.migration import SCHEMA, migrated
+from nnsight_et.notices import Notice
 from nnsight_et.plan import Plan, digest
 
 HEADER = "result.json"
@@ -50,6 +51,8 @@ class ResultHeader(BaseModel):
     """The method's headline numbers; null where a number does not exist."""
     self_check: dict[str, Any]
     """Whether it was on, how long it took, and each check: its name, the worst difference, and the one accepted."""
+    notices: tuple[Notice, ...] = ()
+    """What to know before the numbers are read; in the file only where there is something."""
     scores_digest: str = ""
     """Digest of scores.safetensors; filled in when the result is written."""
     digest: str = ""

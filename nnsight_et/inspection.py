@@ -1,4 +1,7 @@
-"""What can be said of a model before its weights are read: sizes, parts, what works, what a task needs."""
+"""What can be said of a model before a run: sizes, places of its parts, what works, what a task needs.
+
+Weights are read only where they decide: an adapter's, and the model's where texts begin without the BOS that there is.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,15 @@ from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.models.adapter_kinds import read_settings, summary
 from nnsight_et.models.adapters import attach_adapter, has_weights
 from nnsight_et.models.architecture import Architecture, Projection
+from nnsight_et.models.bos_here import BosFound, bos_here
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, described
 from nnsight_et.models.gguf_file import told
 from nnsight_et.models.load import configuration, outline, tokenizer_of
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
+from nnsight_et.notices import Notice
 from nnsight_et.plan import model_choice
+from nnsight_et.tasks.encoding import left_off
 from nnsight_et.tasks.own_pairs import OwnPairs
 
 if TYPE_CHECKING:
@@ -54,6 +60,8 @@ class Inspection:
     sites: tuple[Site, ...]
     support: tuple[Row, ...]
     memory: tuple[Row, ...]
+    notices: tuple[Notice, ...] = ()
+    """What to know before it is used."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,8 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     """The model known by that name, or in that folder, or with that hub id; or what it is in the manifest.
 
     Its prompts are the manifest's, or those of the boxes task. UnsupportedModel if there is no configuration, or none
-    whose models can be run exactly, or if its adapter cannot be or does not fit; ManifestError if the manifest's file
-    of pairs cannot be read.
+    whose models can be run exactly, or an adapter that cannot be or does not fit; ManifestError if the manifest's
+    file of pairs cannot be read.
     """
     spec, use = NAMED[name].spec if name in NAMED else _spec_at(name), Use(BoxesTask(), 0, None, DTYPES)
     if manifest is not None:
@@ -94,9 +102,18 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     facts += adapter
     task, longest = _task(files, use)
     positions = ("positions", _positions(parts.longest(text), getattr(text, "max_position_embeddings", None), longest))
-    support = (*_support(parts, shape), positions, *task)
+    begins = _begins(files, use.dtypes[0])
+    support = (*_support(parts, shape), positions, ("beginning of text", begins.text), *task)
     memory = tuple(_memory(shape, weights, longest, use))
-    return Inspection(name, tuple(facts), tuple(_sites(parts, shape, module)), support, memory)
+    return Inspection(name, tuple(facts), tuple(_sites(parts, shape, module)), support, memory, begins.notices)
+
+
+def _begins(files: Files, dtype: str) -> BosFound:
+    """How texts begin; a tokenizer that cannot be read is told of where the task's prompts are looked at."""
+    try:
+        return bos_here(files, dtype)
+    except UnsupportedModel:
+        return BosFound("not known without its tokenizer")
 
 
 def _spec_at(place: str) -> ModelSpec:
@@ -209,6 +226,8 @@ def _task(files: Files, use: Use) -> tuple[list[Row], int]:
     base = examples[0].base
     begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id == base.tokens[0]
     first = f"the first is {tokenizer.bos_token}" if begins else "the first is of the text"
+    ending = left_off(tokenizer)
+    first += f", without the {ending} that the tokenizer puts at the end" if ending else ""
     at = ", ".join(f"{position} {base.positions[position]}" for position in base.positions)
     shortest, longest = min(one.length for one in examples), max(one.length for one in examples)
     lengths = f"{longest} tokens" if shortest == longest else f"{shortest} to {longest} tokens"

@@ -30,7 +30,7 @@ LINKS = ("circuit", "circuits", "roles", "scores")
 """Of these, the keys that name results: digested by what those compute, key by key."""
 SERVED = {"ndif", "ndif_adapter"}
 """Keys of a model that say where it runs, not what it is."""
-LATER = {"gguf"}
+LATER = {"gguf", "bos"}
 """Keys of a model that came later: where they are not written, what is digested is what it was without them."""
 
 
@@ -154,9 +154,9 @@ def plan(manifest: Manifest) -> Plan:
     return Plan(manifest.name, tuple(jobs.values()))
 
 
-def senders(job: Job) -> int | None:
-    """How many heads and MLPs the job patches at most: those that can reach; None where the shape is not known."""
-    shape = job.models[0].shape if job.models else None
+def senders(job: Job, shape: Shape | None = None) -> int | None:
+    """How many heads and MLPs the job patches at most: those that can reach; None where no shape is known or given."""
+    shape = job.models[0].shape or shape if job.models else None
     return job.spec.most_senders(shape) if isinstance(job.spec, PathPatching) and shape else None
 
 
@@ -194,6 +194,7 @@ def model_choice(manifest: Manifest, name: str) -> ModelChoice:
         ndif=written.ndif,
         ndif_adapter=written.ndif_adapter,
         gguf=written.gguf,
+        bos=written.bos,
         **places,
     )
     unset = {key for key in LATER if getattr(written, key) is None}

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from nnsight_et.circuit import Circuit
-from nnsight_et.errors import ManifestError, ResultError, accepted
+from nnsight_et.errors import ManifestError, ResultError, accepted, brief
+from nnsight_et.notices import Notice
 from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html.notebook import shown
-from nnsight_et.report.html.page import notices, tiles
+from nnsight_et.report.html.page import limits, tiles
 from nnsight_et.report.methods import models_of, name_of
 from nnsight_et.report.results import tables
 from nnsight_et.report.study import Study, study_in
@@ -52,6 +53,11 @@ class ExperimentResult:
         return self.result.header
 
     @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What to know before its numbers are read."""
+        return self.header.notices
+
+    @property
     def summary(self) -> dict[str, Any]:
         """Its headline numbers."""
         return self.result.header.summary
@@ -77,7 +83,7 @@ class ExperimentResult:
 
     def _repr_html_(self) -> str:
         """Its figures and tables, as notebooks show them."""
-        return shown(plates(self.result, self.study), tables(self.header))
+        return shown(plates(self.result, self.study), tables(self.header), self.notices)
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Run:
             for result in self.study.results
         )
         headline = tuple((tile.value, tile.name, tile.more) for tile in tiles(self.study))
-        known = "\n".join(notice.text for notice in notices(self.study, 0))
+        known = "\n".join(limit.text for limit in limits(self.study, 0))
         return shown(
             (),
             [
@@ -135,6 +141,8 @@ def open_run(folder: str | Path) -> Run:
 
     ManifestError if there is no result; ResultError if there are some and none can be read.
     """
+    if not isinstance(folder, (str, Path)):
+        raise ManifestError(f"folder: {brief(folder)}; accepted: the folder that `et run` names at its end")
     folder = Path(folder)
     if (folder / HEADER).exists():
         result = read_result(folder)

@@ -27,15 +27,19 @@ from nnsight_et.jobs import (
     minimality,
     path_patching,
 )
+from nnsight_et.jobs.first import look_first
+from nnsight_et.jobs.first_prompts import try_first_prompts
 from nnsight_et.jobs.mask_training import AUTOGRAD, DIFFERENCES
 from nnsight_et.jobs.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.jobs.own_task import check_own_task
 from nnsight_et.jobs.self_check import SelfCheck, check_outcome
+from nnsight_et.jobs.tokens import tokens_of
 from nnsight_et.jobs.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.manifest import Manifest
 from nnsight_et.models.files import Files
 from nnsight_et.models.gguf_file import told
 from nnsight_et.models.named import ModelSpec
+from nnsight_et.notices import Notice
 from nnsight_et.plan import Job, digest, plan
 from nnsight_et.remote.backends import on_server, serving
 from nnsight_et.remote.server import Remote
@@ -77,6 +81,8 @@ class Means:
     """Processes that the cells of an experiment are shared out to, such as ray:4."""
     on_layer: Callable[[int], None] | None = None
     """Hears of each layer that path patching in this process comes to, many times in one piece of work."""
+    on_notice: Callable[[Notice], None] | None = None
+    """Hears of what a user must be told first, each thing once; results have it too."""
 
 
 def run(
@@ -88,7 +94,8 @@ def run(
 ) -> Iterator[Progress]:
     """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.
 
-    What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work.
+    What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work,
+    and models in float16 tried on a prompt.
     `means` says with what it is carried out; ManifestError if that cannot be.
     """
     means = means or Means()
@@ -105,13 +112,20 @@ def run(
             store.damaged.extend(server.journal.sweep())
         if fresh and server is not None:
             server.journal.clear()
-        work = Work(store, folder, device, manifest.memory_bytes, fresh, server, shared, means.on_layer)
+        work = Work(
+            store, folder, device, manifest.memory_bytes, fresh, server, shared, means.on_layer, means.on_notice
+        )
         checked = manifest.self_check == "on"
         for job in jobs:
             check_pairs(work, job)
             METHODS[job.spec.method].check(work, job)
             check_every_prompt(work, job)
         check_own_task(work, jobs)
+        try_first_prompts(work, jobs)
+        work.self_check = SelfCheck(checked)
+        for job in jobs:
+            _take_earlier(work, job)
+        look_first(work, jobs, manifest.probe == "on")
         for job in jobs:
             try:
                 work.self_check = SelfCheck(checked)
@@ -121,25 +135,35 @@ def run(
                 raise
 
 
+def _take_earlier(work: Work, job: Job) -> None:
+    """Put the job's earlier result among the work's results, if there is one, and tell again what it says first."""
+    if job.name in work.finished or not all(need in work.finished for need in job.needs):
+        return
+    result = None if work.fresh else _earlier(work, job)
+    if result is not None:
+        work.finished[job.name] = result
+        for notice in result.header.notices:
+            work.tell(job, notice)
+
+
 def _finished(work: Work, job: Job) -> Iterator[Progress]:
     """Read the job's result, or measure and write it; afterwards it is among the work's results."""
-    place, identities = work.folder / job.name, [_identity(work, job, gradient) for gradient in gradients(work)]
-    result = None if work.fresh else _earlier(work, place, identities)
-    if result is not None:
+    _take_earlier(work, job)
+    if job.name in work.finished:
         yield Progress(job.name, job.spec.method, 1, 1, 1)
-    else:
-        start = time.monotonic()
-        outcome = yield from METHODS[job.spec.method].measure(work, job)
-        check_outcome(work, job, outcome)
-        write_result(place, Result(_header(work, job, outcome, time.monotonic() - start), outcome.scores))
-        result = read_result(place)
-        if work.server is not None:
-            work.server.journal.clear(job.name)
-    work.finished[job.name] = result
+        return
+    place, start = work.folder / job.name, time.monotonic()
+    outcome = yield from METHODS[job.spec.method].measure(work, job)
+    check_outcome(work, job, outcome)
+    write_result(place, Result(_header(work, job, outcome, time.monotonic() - start), outcome.scores))
+    work.finished[job.name] = read_result(place)
+    if work.server is not None:
+        work.server.journal.clear(job.name)
 
 
-def _earlier(work: Work, place: Path, identities: Sequence[str]) -> Result | None:
-    """The result at `place`, if it is there, whole, of the same work, and checked where it is to be."""
+def _earlier(work: Work, job: Job) -> Result | None:
+    """The job's result, if it is there, whole, of the same work, and checked where it is to be."""
+    place, identities = work.folder / job.name, [_identity(work, job, gradient) for gradient in gradients(work)]
     try:
         result = read_result(place)
     except ResultError:
@@ -177,8 +201,9 @@ def _header(work: Work, job: Job, outcome: Outcome, seconds: float) -> ResultHea
         | {name: version(name) for name in PACKAGES},
         device=work.device,
         seconds=round(seconds, 3),
-        summary=outcome.summary | ({SMALLER_CHUNKS: smaller} if smaller else {}),
+        summary=outcome.summary | ({SMALLER_CHUNKS: smaller} if smaller else {}) | tokens_of(work, job),
         self_check=work.self_check.to_dict(),
+        notices=tuple(work.notices.get(job.name, ())),
     )
 
 

@@ -5,7 +5,7 @@ docs/statistics.md says which results carry which of them, and how they are read
 
 from __future__ import annotations
 
-from math import nan
+from math import nan, sqrt
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ FLIPS_PER_HEAD = 64  # so that Holm over m heads can get down to m / (64 m + 1),
 FLIPS_AT_ONCE = 1024  # of memory alone: the draws do not depend on it
 ROWS_AT_ONCE = 4096  # torch has no quantiles of more than 16 million numbers
 ROUNDING = 1e-12  # sums that differ by less than this share of the terms' sizes are ties
+
+
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """Low and high of a share: Wilson's 95% interval (1927) of `right` among `count`, which is wide where few are."""
+    z, share = 1.959964, right / count
+    middle, width = share + z * z / (2 * count), z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, (middle - width) / (1 + z * z / count)), min(1.0, (middle + width) / (1 + z * z / count))
 
 
 def resampled_means(values: Tensor, seed: int) -> Tensor:

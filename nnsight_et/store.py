@@ -1,7 +1,7 @@
 """Results and cells on disk.
 
 Results: <root>/<manifest>/<plan digest>/<experiment>/{result.json, scores.safetensors}.
-Cells: <root>/store/<two digits>/<key>.safetensors.
+Cells: <root>/store/<two digits>/<key>.safetensors; beside them <key>.json, what was found of a model at first.
 A folder or file that is there is complete; one that was damaged since is known by its digest.
 """
 
@@ -23,7 +23,7 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from nnsight_et.disk import one_writer, read_json, remove, sweep, write_file, write_folder
+from nnsight_et.disk import one_writer, read_json, remove, sweep, write_file, write_folder, write_json
 from nnsight_et.errors import ResultError
 from nnsight_et.headers import HEADER, ResultHeader, folder_of, header_and_schema
 from nnsight_et.migration import migrated_scores
@@ -91,15 +91,27 @@ class Store:
         content = _plain(tensors)
         write_file(self._cell_path(key), bytes_of(content, {"digest": tensor_digest(content)}))
 
+    def note(self, key: str) -> dict[str, Any]:
+        """The plain data kept under `key`; empty if there is none, or it is not what was written."""
+        return self.notes(self._note_path(key))
+
+    def write_note(self, key: str, data: Mapping[str, Any]) -> None:
+        """Keep plain data under `key`."""
+        write_json(self._note_path(key), data)
+
     def _cell_path(self, key: str) -> Path:
         return self.root / "store" / key[:2] / f"{key}.safetensors"
+
+    def _note_path(self, key: str) -> Path:
+        return self.root / "store" / key[:2] / f"{key}.json"
 
 
 def write_result(folder: Path, result: Result) -> None:
     """Put a result at `folder`, in place of what is there."""
     scores = bytes_of(_plain(result.scores))
     header = result.header.model_copy(update={"scores_digest": _digest(scores)})
-    data = _without_nan(header.model_dump(exclude={"digest"}))
+    unsaid = set() if header.notices else {"notices"}
+    data = _without_nan(header.model_dump(exclude={"digest"} | unsaid))
     text = json.dumps(data | {"digest": digest(data)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_folder(folder, {SCORES: scores, HEADER: text.encode()})
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,18 @@ from nnsight_et.jobs import work
 from nnsight_et.loopback import Loopback
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
+
+_log = logging.Logger.warning
+
+
+def _warn(logger: logging.Logger, message: object, *args: object, **options: Any) -> None:
+    """What a library only logs as deprecated is a warning too, and so an error: loading a model quiets their logs."""
+    if "deprecated" in str(message):
+        warnings.warn(str(message), FutureWarning, stacklevel=3)
+    _log(logger, message, *args, **options)
+
+
+logging.Logger.warning = _warn  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -113,7 +113,8 @@ def on(module: Any, devices: Sequence[torch.device], attention: str = "sdpa") ->
                     there = Elsewhere(tensor.detach(), device)
                     table[name] = torch.nn.Parameter(there, False) if table is part._parameters else there
         if part._parameters or part._buffers or id(part) in places:
-            add_hook_to_module(part, AlignDevicesHook(execution_device=device, skip_keys=["past_key_values"]))
+            hook = AlignDevicesHook(execution_device=device, skip_keys=module._skip_keys_device_placement)
+            add_hook_to_module(part, hook)
     if module.config.model_type in ("mixtral", "qwen2_moe", "qwen3_moe"):
         module.set_experts_implementation("eager")  # the grouped one does on a CPU what it does nowhere else
     module.hf_device_map = {"": devices[0]}  # as models have that are on several devices: they are left where they are

@@ -7,6 +7,7 @@ from typing import Any
 import plain_hooks
 import pytest
 import torch
+from closeness import assert_near
 from tiny_model import PAD, few_pairs, hf_llama, tiny_model, tokenizer
 
 from nnsight_et.batch import Pair, Prompt, Question, Run, Side, padded
@@ -126,7 +127,7 @@ def test_in_fp32_the_engines_agree_to_1e_5():
     ]
     assert means.means is not None
     assert means.means.dtype == torch.float32
-    torch.testing.assert_close(found[0]["probability"], found[1]["probability"], atol=0, rtol=1e-5)
+    assert_near(found[0]["probability"], found[1]["probability"])
     assert torch.equal(found[0]["predicted"], found[1]["predicted"])
 
 

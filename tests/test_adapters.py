@@ -49,6 +49,11 @@ PATHS = (
 )
 EVERY_PATH = ("dora", "saved attention", "ia3", "bare parameters")
 """Of these kinds all paths are tried; of others the one into queries."""
+SLOW = (
+    "ranks and alphas by module", "one layer", "modules left out", "a pattern", "no task", "olora", "mica", "fourier",
+    "hra", "lokr", "biases of its own", "trainable tokens of the head",
+)  # fmt: skip
+"""Kinds like another one that is tried every time."""
 SENDERS = [Head(0, 1), Head(0, 3), Head(1, 2)]
 
 
@@ -92,7 +97,7 @@ def check_values(model: Model, module: Any, base: Any) -> None:
     assert (expected[:, :rows] - plain_logits(base, PAIR)).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("kind", TAKEN)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in TAKEN])
 def test_a_kind_that_only_changes_modules_gives_pefts_values(kind, bases, tmp_path):
     name = "biased" if "biases" in kind else "plain"
 
@@ -160,8 +165,11 @@ def test_experts_under_the_names_of_older_versions_are_put_where_they_belong(tmp
     torch.testing.assert_close(logits_of(model, PAIR), plain_logits(module, PAIR), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "lora on embeddings"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("lora", torch.bfloat16), ("dora", torch.float16), ("lora on embeddings", torch.bfloat16)],
+    ids=str,
+)
 def test_over_halves_the_values_are_pefts_too(kind, dtype, bases, tmp_path):
     """Peft holds the adapter in float32 there; rounded to halves it gives other numbers."""
     folder = saved(trained(TAKEN[kind], hf_llama()), tmp_path)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from architecture_table import COLUMNS, ENGINES, SENDERS, made, measured
 from architectures import ARCHITECTURES, QUICK, WINDOW, configuration, every, hf_model
+from closeness import assert_near
 from methods_study import CIRCUIT, OBJECTS, results
 from nnsight import TransformersModel
 from peft import LoraConfig, get_peft_model
@@ -63,6 +64,16 @@ def test_the_documents_table_is_of_these_models_and_within_what_is_accepted():
     assert all(0 < float(cell.rstrip("| ")) < 1e-5 for row in rows for cell in row[2:])
     assert all(len(row[2:]) == len(COLUMNS) for row in rows)
     assert text.partition("<!-- notes -->\n")[2] == architecture_table.notes() + "\n", "make architectures"
+
+
+def test_make_architectures_measures_and_keeps_what_is_written_by_hand(monkeypatch):
+    monkeypatch.setattr(architecture_table, "ARCHITECTURES", {"GPT-2": ARCHITECTURES["GPT-2"]})
+    text = architecture_table.DOCUMENT.read_text()
+    made = architecture_table.document(text)
+    (row,) = [line for line in made.splitlines() if line.startswith("| ") and "model_type" not in line]
+    assert row.startswith("| GPT-2 | `gpt2` | ")
+    assert made.partition("<!-- table -->")[0] == text.partition("<!-- table -->")[0]
+    assert made.partition("<!-- /table -->")[2] == text.partition("<!-- /table -->")[2]
 
 
 @pytest.mark.slow
@@ -141,14 +152,14 @@ def test_a_folder_with_it_is_loaded(name, tmp_path: Path):
     pair = few_pairs((2, 2))
     base = path_probabilities(model, pair, PatchedPath("last"), SENDERS[:1], "default", Chunks())["base"]
     logits = plain_hooks.run_model(made(name)[0], pair.base.tokens, pair.base.mask)[:, -1]
-    torch.testing.assert_close(base, logits.softmax(-1)[torch.arange(2), pair.answer], atol=1e-6, rtol=1e-5)
+    assert_near(base, logits.softmax(-1)[torch.arange(2), pair.answer])
 
 
 @pytest.mark.parametrize("name", ["Gemma-2", "GPT-J"])
 def test_attention_that_a_model_does_not_have_is_refused_before_weights_are_read(name, tmp_path: Path):
     hf_model(name).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UnsupportedModel, match=r"has no sdpa attention; accepted: attention: eager in the manifest"):
+    with pytest.raises(UnsupportedModel, match=r"has no sdpa attention; accepted: attention eager"):
         loaded(found("mine", ModelSpec(str(tmp_path))), attention="sdpa")
 
 

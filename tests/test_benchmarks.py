@@ -1,12 +1,17 @@
-"""The benchmarks that need a large device, on small shapes: all of it is run and written; and their floors."""
+"""Every benchmark, small: all of it is run and written; and the floors of those that need a large device."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pretend_lens
 import pytest
+from commands import ROOT
+from small_study import fresh_study
 
 from benchmarks import setting, seven_b
 from nnsight_et.engine.budget import Chunks
@@ -16,6 +21,13 @@ from nnsight_et.tasks.boxes import Boxes
 STAGES = list(seven_b.STAGES)
 FIELDS = {"stage", "senders", "receivers", "examples", "seconds", "tokens_per_second", "tflop"}
 FIELDS |= {"floor_seconds", "share_of_peak", "peak_gib"}
+SMALL = {  # benchmark -> how it is run here, and what it then writes
+    "engine": ("--size small --rounds 1", "engine_small"),
+    "half_precision": ("--device cpu --examples 1", "half_precision"),
+    "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
+    "seven_b": ("--shape small --device cpu --examples 3 --batch 2 --peak-tflops 0.01", "seven_b_small"),
+    "transformer_lens": ("--size small --rounds 1", "transformer_lens_small"),
+}
 
 
 @pytest.fixture
@@ -25,9 +37,57 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for TransformerLens, which is not installed here."""
+    for name, module in pretend_lens.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(importlib.import_module("benchmarks.transformer_lens"), "version", lambda name: "none")
+
+
+def run(name: str, written: Path) -> dict:
+    """Run the benchmark small; what it wrote."""
+    words, result = SMALL[name]
+    importlib.import_module(f"benchmarks.{name}").main(words.split())
+    (path,) = written.glob("*.json")
+    assert path.stem == result
+    return json.loads(path.read_text())
+
+
+def test_every_benchmark_is_run_here():
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "def main(" in path.read_text()]
+    assert {path.stem for path in scripts} == set(SMALL)
+    assert all(f"benchmarks.{name}`" in (ROOT / "docs" / "performance.md").read_text() for name in SMALL)
+
+
+def test_what_each_method_costs_is_measured_and_written(written):
+    rows = run("engine", written)["rows"]
+    assert len(rows) == 9
+    assert all(row["forwards"] > 0 for row in rows if "circuit" not in row["per"])  # that one is a difference of times
+    assert all(row["reference"] > 0 and row["hooks"] > 0 for row in rows[:4])
+
+
+def test_the_engine_agrees_with_what_transformer_lens_users_write(lens, written):
+    found = run("transformer_lens", written)
+    assert found["largest_difference"] < 1e-4
+    assert all(row["engine"] > 0 and row["transformer_lens"] > 0 for row in found["rows"])
+
+
+def test_half_precision_is_compared_with_the_truth_stage_by_stage(written):
+    rows = run("half_precision", written)["rows"]
+    assert [row["dtype"] for row in rows] == ["bfloat16"] * 4
+    assert all(0 < row[engine]["mean"] <= row[engine]["max"] for row in rows for engine in ("default", "reference"))
+
+
+def test_a_plan_is_compared_with_its_run(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(fresh_study(tmp_path / "study"))
+    rows = {row["experiment"]: row for row in run("plan_accuracy", written)["experiments"]}
+    assert set(rows) == {"found", "table1", "all"}
+    assert all(row["seconds"] > 0 and row["bytes"] > 0 and row["expected_bytes"] > 0 for row in rows.values())
+
+
 def test_all_stages_of_a_shape_are_measured_and_written(written):
-    seven_b.main(["--shape", "small", "--device", "cpu", "--examples", "3", "--batch", "2", "--peak-tflops", "0.01"])
-    found = json.loads((written / "seven_b_small.json").read_text())
+    found = run("seven_b", written)
     assert (found["device"], found["chunks"]["examples"], found["target"]) == ("cpu", 2, None)
     assert [row["stage"] for row in found["stages"]] == STAGES
     for row in found["stages"]:

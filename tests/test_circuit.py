@@ -60,7 +60,7 @@ def test_json_keeps_groups_positions_and_ranks():
 GROUP = {"name": "a", "at": "last", "heads": ["L0H1"]}
 BROKEN = {
     "not JSON": ("{", "here: not JSON"),
-    "deep": ("[" * 100_000, "here: not JSON"),
+    "deep": ("[" * 100_000, "here: nested too deep"),
     "a list": ("[]", "here: not a circuit"),
     "another schema": (json.dumps({"schema": 2, "groups": []}), "here: not a circuit"),
     "no groups": (json.dumps({"schema": 1}), "here: not a circuit"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import pytest
+from architecture_table import made
 from tiny_model import hf_llama, tiny_model, tokenizer
 
 from nnsight_et.batch import Question, collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part
 from nnsight_et.cost import methods, passes
 from nnsight_et.cost.methods import Rows
 from nnsight_et.cost.passes import Count, Prompts, Sizes
 from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.paths import End, Kind, KvHeads
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, model_readouts, remainder_readouts
 from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.attribution import head_effects
@@ -21,6 +23,7 @@ from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import DCM
+from nnsight_et.models.load import shape_from
 from nnsight_et.models.named import Shape
 from nnsight_et.tasks.boxes import Boxes
 
@@ -84,15 +87,45 @@ def same(count: Count, found: dict[str, int]) -> None:
     assert (count.token_layers, count.answers, count.passes) == (found["layers"], found["answers"], found["passes"])
 
 
-@pytest.mark.parametrize("kv_heads", ["shared", "expanded"])
-@pytest.mark.parametrize("ends", [(), (2, 3)])
-def test_path_patching(model, pair, rows, ends, kv_heads):
-    path = Path("query_label", "value" if ends else None, tuple(Head(end, 1) for end in ends), kv_heads)
-    senders, copies = path.reaching(4, 4), 2 if ends and kv_heads == "expanded" else 1
+HEADS, MLPS = (Head(3, 1), Head(2, 0)), (Mlp(3), Mlp(1))
+ENDS: dict[str, tuple[End | None, tuple[Part, ...], KvHeads]] = {
+    "logits": (None, (), "shared"),
+    "query": ("query", HEADS, "shared"),
+    "key": ("key", HEADS, "shared"),
+    "key, expanded": ("key", HEADS, "expanded"),
+    "value": ("value", HEADS, "shared"),
+    "value, expanded": ("value", HEADS, "expanded"),
+    "MLPs": ("input", MLPS, "shared"),
+}
+KINDS: tuple[Kind, ...] = ("heads", "mlps")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", ENDS)
+def test_path_patching(model, pair, rows, end, kind):
+    via, receivers, kv_heads = ENDS[end]
+    path = Path("query_label", via, receivers, kv_heads, kind)
+    senders = path.reaching(4, 4)
     with counted(model) as found:
         path_probabilities(model, pair, path, senders, "default", CHUNKS)
     (prompts,) = rows.of(3, ["query_label"])
-    same(passes.path_patching(rows.sizes, prompts, "query_label", ends, senders, copies), found)
+    same(passes.path_patching(rows.sizes, prompts, path, senders), found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", ["logits", "value, expanded", "MLPs"])
+@pytest.mark.parametrize("name", ["Command R7B", "Llama 1, 2 (MHA)"])  # parallel blocks; each head has its own keys
+def test_path_patching_of_other_blocks(pair, rows, name, end, kind):
+    module, model = made(name)
+    shape = shape_from(module.config, name)
+    via, receivers, kv_heads = ENDS[end]
+    receivers = tuple(type(one)(one.layer - 1, one.index) for one in receivers)  # of three layers, not four
+    path = Path("query_label", via, receivers, kv_heads, kind)
+    senders = path.reaching(3, 4, shape.parallel)
+    with counted(model) as found:
+        path_probabilities(model, pair, path, senders, "default", CHUNKS)
+    (prompts,) = rows.of(3, ["query_label"])
+    same(passes.path_patching(Sizes(shape, CHUNKS), prompts, path, senders), found)
 
 
 def test_circuits_alone_and_their_means(model, pair, rows):

@@ -78,7 +78,7 @@ def test_the_most_bytes_at_once_are_what_the_formula_says(model, pair, what):
         ),
         "values": (
             lambda: path_probabilities(model, pair, path, senders, "default", chunks),
-            passes.path_patching(sizes, prompts, path.at, [3, 5], senders),
+            passes.path_patching(sizes, prompts, path, senders),
         ),
     }.get(what.removesuffix(" at last")) or (
         lambda: patched_readouts(model, pair, sets, "default", chunks),

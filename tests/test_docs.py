@@ -10,11 +10,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 from commands import ROOT
 from documents import DOCUMENTS, Block, Reader, blocks, check_command, commands
+from ruamel.yaml import YAML
 
 from nnsight_et.manifest import load
 from nnsight_et.manifest.json_schema import json_schema
@@ -104,6 +106,20 @@ def test_the_references_name_every_key_command_and_function():
     assert sorted(names) == sorted(nnsight_et.__all__)
     every = re.findall(r"^::: (nnsight_et[\w.]*)$", reference.modules_page(), re.MULTILINE)
     assert all(importlib.util.find_spec(name) for name in every)
+
+
+def test_the_site_has_the_pages_of_its_nav_written_or_made(monkeypatch: pytest.MonkeyPatch):
+    """All that docs/site/ does, without what is slow: turning the pages into HTML."""
+    assert {path.name for path in (ROOT / "docs" / "site").glob("*.py")} == {"hooks.py", "reference.py"}
+    hooks, reference = importlib.import_module("hooks"), importlib.import_module("reference")
+    nav: list = YAML(typ="safe").load((ROOT / "mkdocs.yml").read_text())["nav"]
+    config = SimpleNamespace(docs_dir=str(ROOT / "docs"), nav=[*nav, {"No such page": "missing.md"}])
+    assert hooks.on_config(config).nav == nav
+    made: dict[str, str] = {}
+    monkeypatch.setattr(hooks.File, "generated", lambda _config, uri, content: made.setdefault(uri, content))
+    assert hooks.on_files([], config) == list(made.values())
+    assert made.keys() == reference.PAGES.keys()
+    assert all(text.startswith("# ") for text in made.values())
 
 
 @pytest.mark.slow

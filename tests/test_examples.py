@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 from commands import ROOT
+
+from nnsight_et.manifest.studies import STUDIES
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -47,6 +50,12 @@ def test_a_model_in_memory_and_own_prompts(found, capsys: pytest.CaptureFixture[
     assert len(named["pairs"]) == 3
     assert named["scores"].values.shape == (6, 8)
     assert "<1 pair at object, last" in capsys.readouterr().out
+
+
+def test_every_example_is_run_here_or_with_its_task():
+    assert {path.stem for path in EXAMPLES} == set(re.findall(r'found\("(\w+)"\)', Path(__file__).read_text()))
+    assert {path.stem for path in (ROOT / "examples").glob("*.yaml")} == set(STUDIES)  # tests/test_task_studies.py
+    assert {path.suffix for path in (ROOT / "examples").iterdir() if path.is_file()} == {".py", ".yaml"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

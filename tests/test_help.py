@@ -37,6 +37,19 @@ def test_help_ends_with_an_example_that_the_command_accepts(name: str):
     found.make_context(name, arguments)  # raises on an option or argument there is not
 
 
+@pytest.mark.parametrize("name", ["", *COMMANDS, "models inspect", "circuit import"])
+def test_help_names_no_type_of_what_is_switched_on_and_cuts_nothing(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = et(*name.split(), "--help").stdout
+    assert "bool" not in shown
+    assert "…" not in shown
+    assert ("--fresh" in shown) == (name in ("run", "path-patch", "evaluate", "dcm", "cmap", "knockout"))
+
+
+def test_help_names_the_extra_that_parquet_needs():
+    assert "pip install 'nnsight-et[export]'" in " ".join(et("export", "--help").stdout.replace("│", " ").split())
+
+
 def test_a_mistyped_command_or_option_is_told_what_was_meant():
     for arguments, part in ((["rnu"], "run"), (["run", "tiny", "--quite"], "--quiet"), (["run", "tinny"], "'tiny'")):
         result = et(*arguments)

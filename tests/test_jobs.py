@@ -8,6 +8,7 @@ from pathlib import Path
 import plain_methods
 import pytest
 import torch
+from closeness import assert_same_scores
 from methods_study import MODELS, SEED, TASK, manifest, models_in, results, steps
 from tiny_model import PAD, tokenizer
 
@@ -162,10 +163,7 @@ def test_the_reference_engine_finds_the_same_by_every_method(copy, everything):
         other = reference[name]
         if name != "overlap":
             assert other.header.identity != result.header.identity
-        assert other.scores.keys() == result.scores.keys()
-        for key, values in result.scores.items():
-            same = {"atol": 1e-5, "rtol": 1e-5, "equal_nan": True}
-            torch.testing.assert_close(other.scores[key], values, **same, msg=f"{name}: {key}")
+        assert_same_scores(other.scores, result.scores, said=name)
 
 
 def test_what_is_selected_is_where_the_trained_mask_is_0(everything):

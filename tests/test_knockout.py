@@ -8,6 +8,7 @@ from typing import Any
 import plain_methods
 import pytest
 import torch
+from closeness import assert_same_scores
 from methods_study import MODELS, accuracy_of, models_in, pairs, results
 from tiny_model import PAD, few_examples, few_pairs, hf_llama, tiny_model, tokenizer
 from torch import Tensor
@@ -190,8 +191,7 @@ def test_a_job_blocks_one_random_token_per_example_in_all_layers(tmp_path):
     chosen = run.tokens[torch.arange(40), targets].tolist()
     assert not set(chosen) & set(LABELS)
     small = results(models_in(tmp_path / "small"), KNOCKOUT % EDGE, "memory=4MiB")["x"].scores  # other batches
-    for name, values in result.scores.items():
-        torch.testing.assert_close(small[name], values, atol=1e-6, rtol=1e-5)
+    assert_same_scores(small, result.scores)
 
 
 def test_a_jobs_accuracies_are_those_of_plain_hooks_layer_by_layer(tmp_path):

@@ -13,6 +13,7 @@ import plain_hooks
 import pytest
 import torch
 from architectures import configuration, hf_model
+from closeness import assert_near
 from methods_study import MODELS, manifest, models_in, pairs, results
 from tiny_model import few_pairs, tiny_model
 from torch import Tensor
@@ -67,7 +68,7 @@ def made(name: str):
 def test_expanded_is_what_a_model_without_shared_heads_does(name):
     wide, model, pair = dense(name), made(name), few_pairs()
     logits = [plain_hooks.run_model(one, pair.base.tokens, pair.base.mask) for one in (wide, model.nn._module)]
-    torch.testing.assert_close(logits[0], logits[1], atol=1e-4, rtol=1e-4)
+    assert_near(logits[0], logits[1])
     for path in PATHS.values() if name == QUICKER[0] else (PATHS["key"], PATHS["value"]):
         senders = path.reaching(3, 4)
         base, expected = plain_hooks.path_patching(wide, pair, senders, path.receivers, path.via, path.at)
@@ -84,7 +85,7 @@ def test_expanded_is_what_a_model_without_shared_heads_does(name):
 def test_receivers_that_are_whole_groups_make_no_difference():
     model, path = made("Llama 3 (GQA)"), PATHS["value of two in a group"]
     one, other = (by_engine(model, replace(path, kv_heads=kind))["patched"] for kind in ("shared", "expanded"))
-    torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-5)
+    assert_near(one, other)
 
 
 def test_two_heads_of_a_group_differ_only_if_expanded():
@@ -113,7 +114,7 @@ def test_chunk_sizes_do_not_matter(chunks):
     model = made("Llama 3 (GQA)")
     for path in (PATHS["key"], PATHS["value"]):
         one, other = by_engine(model, path)["patched"], by_engine(model, path, chunks=chunks)["patched"]
-        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-5)
+        assert_near(one, other)
 
 
 def test_where_every_query_head_has_its_own_nothing_is_expanded():
@@ -153,7 +154,7 @@ def test_a_manifest_asks_for_it_by_stage_and_the_result_says_so(tmp_path):
     found = path_probabilities(tiny_model(MODELS["one"]()), pair, path, path.reaching(3, 4), "reference", Chunks())
     score = patching_score(found["patched"], found["base"])
     reached = other.scores["b.reach"]
-    torch.testing.assert_close(other.scores["b.score"][reached], score.double(), atol=1e-5, rtol=1e-5)
+    assert_near(other.scores["b.score"][reached], score, size=1)
     assert (one.scores["b.score"] - other.scores["b.score"]).abs().max() > 1e-4
 
 

@@ -11,13 +11,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "nnsight_et"
 
-WORDS = {"errors", "circuit", "named_metrics", "batch", "metrics", "statistics"}
-TEXT = {"errors", "circuit", "circuit_files", "named_metrics", "models.named", "published"}  # before any model is read
+WORDS = {"errors", "notices", "circuit", "named_metrics", "batch", "metrics", "statistics"}
+TEXT = {"errors", "notices", "circuit", "circuit_files", "named_metrics", "models.named", "published"}
+"""What may be imported before any model is read."""
 THINGS = WORDS | {"tasks", "models"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
+    "notices": set(),
     "circuit": {"errors"},
     "named_metrics": set(),
     "batch": {"errors", "circuit", "named_metrics"},
@@ -34,9 +36,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interventions": WORDS | {"models", "engine", "interventions"},
     "disk": {"errors"},
     "migration": set(),
-    "headers": {"errors", "plan", "migration"},
+    "headers": {"errors", "notices", "plan", "migration"},
     "store": WORDS | {"manifest", "plan", "disk", "migration", "headers"},
-    "cost": TEXT | {"manifest", "plan", "engine.budget", "cost"},
+    "cost": TEXT | {"manifest", "plan", "engine.budget", "engine.paths", "cost"},
     "report": TEXT | {"manifest", "plan", "store", "cost", "report"},
     "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
     "workers": {"errors", "models", "interventions", "workers"},
@@ -48,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
     "score_files": {"errors", "store"},
     "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
-    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run"},
+    "sizing": THINGS | {"manifest", "plan", "cost", "jobs", "run"},
+    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run", "sizing"},
     "results": TEXT | {"store", "report"},
     "export": {"errors", "disk", "store", "report"},
     "api": THINGS
@@ -60,13 +63,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
     "cli": TEXT
     | {"__init__", "manifest", "plan", "disk", "headers", "store", "run", "cost", "calibration", "circuit_import"}
-    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "models.stored", "cli"},
+    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "sizing", "models.stored"}
+    | {"cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {
     "published",
     "__init__",
     "errors",
+    "notices",
     "circuit",
     "circuit_files",
     "named_metrics",
@@ -76,6 +81,7 @@ LIGHT = {
     "headers",
     "cost",
     "engine.budget",
+    "engine.paths",
     "disk",
     "cli",
     "models.named",

@@ -172,12 +172,12 @@ def test_a_model_that_was_evicted_is_loaded_again_and_the_job_runs_once(server: 
 
 
 def test_a_job_can_be_kept_waiting_run_long_or_be_lost(server: Loopback, there: Any, expected: torch.Tensor):
-    server.fault("job", "queued", seconds=0.4)
+    server.fault("job", "queued", seconds=2.0)
     job: Any = submitted(there, server.address)
     assert job() is None
     assert job.status.value == "QUEUED"
     waited(job)
-    server.fault("job", "running", seconds=0.4)
+    server.fault("job", "running", seconds=2.0)
     job, seen = submitted(there, server.address), set()
     while job() is None:
         seen.add(job.status.value)

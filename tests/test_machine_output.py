@@ -18,7 +18,8 @@ def test_json_prints_objects_alone_and_ends_with_every_result(written: Path):
     assert result.stderr == ""
     objects = [json.loads(line) for line in result.stdout.splitlines()]
     events = [one["event"] for one in objects]
-    assert events[0] == "started"
+    assert events[:2] == ["notice", "started"]  # a random model answers by chance
+    assert (objects[0]["kind"], objects[0]["where"]) == ("chance", "one")
     assert events[-3:] == ["finished", "result", "end"]
     (folder,) = written.parent.glob("runs/small/*")
     assert objects[-1] == {"event": "end", "folder": str(folder.relative_to(written.parent)), "computed": 2}

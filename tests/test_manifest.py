@@ -216,9 +216,7 @@ def test_trainings_too_short_to_select_a_head_are_refused_and_a_limit_makes_none
     assert trained(TRAINING).training_examples == 65
     with pytest.raises(ManifestError) as error:
         parse(TRAINING.replace("65", "64"), "x.yaml")
-    text = (
-        "x.yaml:2: experiments.m.training_examples: 64 pairs make 4 steps of 0.1, too few for a mask to get from 1 to"
-    )
+    text = "x.yaml:2: experiments.m.training_examples: 64 pairs, so 4 steps of 0.1, too few for a mask to get from 1 to"
     assert text in str(error.value)
     assert "accepted: 65 or more, a smaller batch, more epochs or a larger learning_rate" in str(error.value)
     for key in ("epochs: 3", "batch: 25", "learning_rate: 0.2"):

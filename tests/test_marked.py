@@ -10,7 +10,7 @@ from tiny_model import tokenizer
 
 from nnsight_et.errors import ManifestError, TaskError
 from nnsight_et.tasks.encoding import MarkedText
-from nnsight_et.tasks.marked import check_alike, encoded_pair, followed, marked_pair, marked_text, read_pairs
+from nnsight_et.tasks.marked import check_alike, encoded_pair, marked_pair, marked_text, read_pairs
 
 BASE = "The {{object|apple}} is in Box {{label|B}}. Box {{asked|B}} contains the"
 SOURCE = "The {{object|book}} is in {{label|Box F}}, the car is in Box C. Box {{asked|D}} contains the"
@@ -71,15 +71,6 @@ def test_a_pair_that_does_not_fit_is_named(base: str, source: str, answer: str, 
     assert str(error.value).startswith("pairs[3]")
     assert message in str(error.value)
     assert "accepted: " in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "answer", "whole"),
-    [("contains the", "apple", "contains the apple"), ("the", " apple", "the apple"), ("the ", "apple", "the apple"),
-     ("3+5=", "8", "3+5=8"), ("f(", "x", "f(x"), ("Answer:", "yes", "Answer: yes"), ("3+5=", " 8", "3+5= 8")],
-)  # fmt: skip
-def test_a_space_goes_between_prompt_and_answer_where_there_is_none(prompt: str, answer: str, whole: str):
-    assert followed(prompt, answer) == whole
 
 
 def lines(*pairs: object) -> str:

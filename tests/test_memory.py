@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from closeness import assert_same_scores
 from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.engine.budget import DEFAULT_BYTES
@@ -101,8 +102,7 @@ def test_a_pass_too_large_is_halved_and_finds_the_same(root, monkeypatch, on_cpu
     assert 0 < device.failures < 4
     assert tokens == TOKENS >> device.failures
     assert "smaller_chunks" not in plain.header.summary
-    for name, values in plain.scores.items():
-        torch.testing.assert_close(found.scores[name], values, atol=1e-6, rtol=1e-6, equal_nan=True)
+    assert_same_scores(found.scores, plain.scores)
 
 
 def test_a_resumed_run_begins_with_what_went_in_and_says_so(root, monkeypatch):

@@ -7,6 +7,7 @@ from importlib import import_module
 import plain_methods
 import pytest
 import torch
+from closeness import assert_near
 from methods_study import models_in, steps
 from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny_model import PAD, few_examples, few_pairs, hf_llama, tiny_model
@@ -50,7 +51,7 @@ def test_what_a_donor_gives_in_a_batch_is_what_it_gives_in_a_run_of_one_prompt()
     expected = donated_values(model, padded([examples[1].base]), GROUP)
     assert set(expected) == {f"{via} {layer}" for via in ("query", "key", "value") for layer in (0, 1)}
     for name, values in inputs.items():
-        torch.testing.assert_close(values, expected[name], atol=1e-5, rtol=1e-5)
+        assert_near(values, expected[name], size=1)
 
 
 @pytest.mark.parametrize("at", ["last", "previous_query_label"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from architecture_table import ENGINES, apart, made
 from architectures import every
+from closeness import assert_near, tolerance
 from test_path_patching import CHUNKS, one_row
 from tiny_model import few_pairs, hf_llama, tiny_model
 
@@ -86,7 +87,7 @@ def test_a_source_equal_to_the_base_changes_nothing(path):
     null = Pair(pair.base, pair.base, pair.answer)
     exact, fast = found(model, null, path, "reference"), found(model, null, path)
     assert torch.equal(exact["patched"], exact["base"].expand_as(exact["patched"]))
-    assert patching_score(fast["patched"], fast["base"]).abs().max() <= 1e-6
+    assert patching_score(fast["patched"], fast["base"]).abs().max() <= tolerance()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_prompts_of_several_lengths_are_what_each_is_alone(path):
         together = found(model, pair, path, engine)["patched"]
         for row in range(3):
             alone = found(model, one_row(pair, row), path, engine)["patched"]
-            torch.testing.assert_close(alone[:, 0], together[:, row], atol=1e-6, rtol=1e-5)
+            assert_near(alone[:, 0], together[:, row])
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -7,6 +7,7 @@ from pathlib import Path as Folder
 import plain_mlps
 import pytest
 import torch
+from closeness import assert_near
 from methods_study import MODELS, manifest, models_in, pairs, results
 
 from nnsight_et.circuit import Circuit, Head, Mlp, part
@@ -59,7 +60,7 @@ def test_scores_of_mlps_are_those_of_plain_hooks(found):
         base, patched = plain_mlps.path_patching(module, pair, layers, receivers, via, at)
         score = found.scores[f"{group}.score"]
         assert score.shape == (3, 1)
-        torch.testing.assert_close(score[reach, 0], patching_score(patched, base).double(), atol=1e-5, rtol=1e-5)
+        assert_near(score[reach, 0], patching_score(patched, base), size=1)
         assert score[~reach].eq(0).all()
         assert found.scores[f"{group}.per_example"].shape == (3, 1, 5)
 
@@ -70,7 +71,7 @@ def test_heads_into_mlps_are_those_of_plain_hooks(found):
     senders = [(layer, index) for layer in range(max(receivers) + 1) for index in range(4)]
     base, patched = plain_mlps.path_patching(module, pair, senders, receivers, "input", "last")
     expected = patching_score(patched, base).double()
-    torch.testing.assert_close(found.scores["b.score"][found.scores["b.reach"]], expected, atol=1e-5, rtol=1e-5)
+    assert_near(found.scores["b.score"][found.scores["b.reach"]], expected, size=1, dtype=torch.float32)
 
 
 def test_the_best_mlps_are_kept_beside_the_circuit(found):

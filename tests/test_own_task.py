@@ -8,6 +8,7 @@ from pathlib import Path
 
 import plain_hooks
 import torch
+from closeness import assert_near
 from commands import et, python
 from own_pairs_study import EVERY, lines, results
 from own_task_study import MODULE, module, written
@@ -53,7 +54,7 @@ def test_a_class_that_gives_texts_runs_and_agrees_with_plain_hooks(two_models: P
     expected = patching_score(patched, base).float()
     assert expected.abs().max() > 0.01
     measured = torch.stack([found.scores["a.score"][sender] for sender in senders]).float()
-    torch.testing.assert_close(measured, expected, atol=2e-5, rtol=0)
+    assert_near(measured, expected, size=1, dtype=torch.float32)
     recorded = found.header.job["task"]
     assert recorded["kind"] == "my_pairs:Pairs"
     assert recorded["positions"] == ["object", "label", "asked"]

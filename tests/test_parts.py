@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_near
 from tiny_model import few_pairs, hf_llama, tiny_model
 
 from nnsight_et.circuit import Head, HeadGroup
@@ -43,7 +44,7 @@ def test_half_the_senders_and_the_other_half_are_all_senders(model):
     whole = path_probabilities(model, *arguments)
     assert set(found) == set(whole)
     for name, values in whole.items():
-        torch.testing.assert_close(found[name], values, atol=1e-6, rtol=1e-6)
+        assert_near(found[name], values)
 
 
 def training(epochs: int) -> Call:

@@ -10,6 +10,7 @@ from pathlib import Path as Folder
 import plain_hooks
 import pytest
 import torch
+from closeness import assert_near
 from methods_study import MODELS, OBJECTS, manifest, models_in, pairs, results
 from test_work_counts import counted
 from tiny_model import PAD, few_examples, hf_llama, tiny_model, tokenizer
@@ -257,7 +258,7 @@ def test_a_manifest_asks_for_a_metric_and_the_result_has_its_scores(every, metri
     else:
         effect = q[:, row, pair.answer] / p[row, pair.answer] - 1
     score = effect.double().mean(-1)
-    torch.testing.assert_close(result.scores["a.score"].flatten(), score, atol=1e-5, rtol=1e-4)
+    assert_near(result.scores["a.score"].flatten(), score, size=1, dtype=torch.float32)
     best = score.argsort(descending=metric == "kl")[:8]
     kept = [one["head"] for one in result.header.summary["stages"][0]["kept"]]
     assert kept == [f"L{index // 4}H{index % 4}" for index in best.tolist()]
@@ -350,7 +351,7 @@ def test_pairs_in_python_are_scored_by_a_metric(metric):
     expected = found_by(model.model, pair, Path("last"), "reference")
     kind = "" if metric == "probability_ratio" else "_value"
     score = patching_score(expected[f"patched{kind}"], expected[f"base{kind}"], metric)
-    torch.testing.assert_close(found.values.flatten().float(), score, atol=1e-5, rtol=1e-4)
+    assert_near(found.values.flatten(), score, size=1, dtype=torch.float32)
     best = score.argsort(descending=metric == "kl", stable=True)[:3].tolist()
     assert [head.layer * 4 + head.index for head in found.kept] == best
     assert (METRICS[metric].effect in found.note) or metric == "probability_ratio"

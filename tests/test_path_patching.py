@@ -7,6 +7,7 @@ from dataclasses import replace
 import plain_hooks
 import pytest
 import torch
+from closeness import assert_near, tolerance
 from tiny_model import few_pairs, hf_llama, tiny_model
 from torch import Tensor
 
@@ -103,7 +104,7 @@ def test_batches_of_one_agree_with_the_padded_batch(path):
     for row in range(3):
         alone = one_row(pair, row)
         only = probabilities(model, alone, path)
-        torch.testing.assert_close(only["patched"][:, 0], together["patched"][:, row], atol=1e-6, rtol=1e-5)
+        assert_near(only["patched"][:, 0], together["patched"][:, row])
 
 
 def one_row(pair: Pair, row: int) -> Pair:
@@ -139,7 +140,7 @@ def test_a_source_equal_to_the_base_changes_nothing(path):
     null = Pair(pair.base, pair.base, pair.answer)
     exact, fast = probabilities(model, null, path, "reference"), probabilities(model, null, path)
     assert torch.equal(exact["patched"], exact["base"].expand_as(exact["patched"]))
-    assert patching_score(fast["patched"], fast["base"]).abs().max() <= 1e-6
+    assert patching_score(fast["patched"], fast["base"]).abs().max() <= tolerance()
 
 
 @pytest.mark.parametrize("via", ["query", "key", "value"])

@@ -121,7 +121,7 @@ def test_a_circuit_can_be_read_from_a_result(tmp_path: Path):
     ("text", "part"),
     [
         ("", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
+        ("[" * 100_000, "is nested too deep"),
         ("[]", "not a circuit"),
         (CIRCUIT.to_json().replace("L1H2", "1.2"), "is not the name of a head"),
         (CIRCUIT.to_json().replace('"last"', '"lats"'), "did you mean 'last'"),

@@ -9,6 +9,7 @@ from typing import Any
 import nnsight
 import pytest
 import torch
+from closeness import assert_same_scores
 from methods_study import models_in, results
 from remote_study import TRUSTED, Remotely, folders
 
@@ -56,8 +57,7 @@ def away(models, server, tmp_path) -> Remotely:
 
 def check(away: Remotely, expected: dict[str, torch.Tensor], *settings: str) -> None:
     found = away.results(ONE, UNCHECKED, *settings)["found"].scores
-    for name, values in expected.items():
-        torch.testing.assert_close(found[name], values, atol=2e-5, rtol=2e-5, equal_nan=True)
+    assert_same_scores(found, expected)
 
 
 SURVIVED: list[tuple[str, str, dict[str, Any]]] = [

@@ -72,7 +72,7 @@ def test_a_faithfulness_result_is_a_table_like_table_1():
     assert table.title == "mine: faithfulness"
     assert table.columns == ("model", "full model", "circuit", "random circuits", "p", "faithfulness")
     assert table.rows == (
-        ("m", "0.66", "0.60", "0.12 ± 0.01", "0.091", "0.91"),
+        ("m", "0.66", "0.60", "0.12 ± 0.01", "0.091 (least)", "0.91"),
         ("n", "0.66", "0.60 [0.55, 0.65]", "–", "–", "–"),
     )
     assert table.numeric == set(table.columns[1:])

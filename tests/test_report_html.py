@@ -325,3 +325,15 @@ def test_every_kind_of_figure_is_drawn_for_papers_too(study: Study):
         (content,) = paper_figures.figure_files(plate, ("svg",)).values()
         assert content == next(iter(paper_figures.figure_files(plate, ("svg",)).values()))
         assert b"<path" in content
+
+
+def test_a_report_names_the_run_with_a_limit_that_is_there(every: tuple[Path, Path], tmp_path: Path):
+    runs = ("--out", tmp_path / "runs")
+    manifest = load(every[0]).limited(3)
+    for _ in run(manifest, tmp_path / "runs", ("blind",)):
+        pass
+    refused = et("report", every[0], *runs)
+    assert refused.exit_code == 2
+    assert f"accepted: the run with --limit 3 ({run_folder(manifest, tmp_path / 'runs')})" in refused.stderr
+    assert et("report", every[0], *runs, "--limit", 3).exit_code == 0
+    assert "--limit 3" in et("report", every[0], *runs, "--limit", 2).stderr

@@ -9,6 +9,7 @@ from itertools import groupby
 import plain_hooks
 import pytest
 import torch
+from closeness import assert_near, assert_same_scores
 from small_study import fresh_study, results, steps
 from tiny_model import PAD, hf_llama, tokenizer
 
@@ -36,9 +37,9 @@ def test_the_scores_of_every_stage_are_those_of_plain_hooks(finished):
         ratio = torch.zeros(LAYERS * HEADS, EXAMPLES)
         ratio[: len(senders)] = patching_ratio(patched, base)
         one = {name: found.scores[f"{stage['group']}.{name}"] for name in ("score", "per_example", "base", "reach")}
-        torch.testing.assert_close(one["base"], base)
-        torch.testing.assert_close(one["per_example"].flatten(0, 1), ratio, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(one["score"].flatten().float(), ratio.mean(-1), atol=1e-5, rtol=1e-5)
+        assert_near(one["base"], base)
+        assert_near(one["per_example"].flatten(0, 1), ratio, size=1)
+        assert_near(one["score"].flatten(), ratio.mean(-1), size=1)
         assert one["reach"].flatten().nonzero()[:, 0].tolist() == list(range(len(senders)))
         assert not one["score"][~one["reach"]].any()
         best = ratio.mean(-1)[: len(senders)].argsort()[: len(stage["kept"])]
@@ -97,10 +98,7 @@ def test_the_reference_engine_agrees_on_every_score(study):
     assert all(step.reused == 0 for step in steps(study, "engine=reference"))
     for name, one in results(study).items():
         other = results(study, "engine=reference")[name]
-        assert one.scores.keys() == other.scores.keys()
-        for key, values in one.scores.items():
-            said = f"{name} {key}: {{}}".format
-            torch.testing.assert_close(values, other.scores[key], atol=1e-5, rtol=1e-5, equal_nan=True, msg=said)
+        assert_same_scores(one.scores, other.scores, said=name)
         assert one.header.summary.get("circuit") == other.header.summary.get("circuit")
 
 
@@ -152,4 +150,4 @@ def test_an_error_of_ours_says_which_experiment_was_running(study, monkeypatch):
     monkeypatch.setattr(work, "loaded", lambda *_args, **_options: 1 / 0)
     with pytest.raises(ZeroDivisionError) as caught:
         steps(study)
-    assert "while running found" in caught.value.__notes__
+    assert "while running table1" in caught.value.__notes__  # the first that a model is looked at for

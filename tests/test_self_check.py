@@ -14,7 +14,7 @@ from nnsight_et.circuit import Head
 from nnsight_et.engine import suffix
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions import ablation, engine_checks, path_patching
-from nnsight_et.interventions.engine_checks import engine_errors
+from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.jobs.tolerance import difference
 from nnsight_et.models.model import Model
 from nnsight_et.run import run_folder
@@ -126,6 +126,60 @@ def test_what_must_hold_of_any_model_holds_of_models_that_are_right(kv_heads, dt
     assert set(errors) - {"all heads"} == named
     assert all(errors[name] == 0 for name in exact)
     assert max(errors.values()) < limit
+
+
+CANCELLED = 50.0
+
+
+def large_model(lost: float = 0.0):
+    """A random model of the size of real ones: 4096 times as large, 1e5 at the first token, and sums that cancel.
+
+    What it says is what it would say if it were small: norms undo its size. In channel 9 all heads write little.
+    """
+    module, size = hf_llama(attention_bias=True), 4096
+    with torch.no_grad():
+        module.model.embed_tokens.weight *= size
+        module.model.embed_tokens.weight[0, 0] = 1e5
+        for layer in module.model.layers:
+            attention = layer.self_attn
+            for weight in (attention.o_proj.weight, attention.o_proj.bias, layer.mlp.down_proj.weight):
+                weight *= size
+            attention.v_proj.bias += CANCELLED
+            of_heads = attention.o_proj.weight.unflatten(-1, (4, 10))
+            of_heads -= of_heads.mean(-1, keepdim=True)  # the bias of the values, which all have, cancels in each head
+            attention.o_proj.weight[9] *= 1e-7
+            attention.o_proj.bias[9] = lost
+    return tiny_model(module)
+
+
+def test_large_rows_pass_every_check_of_a_model(monkeypatch):
+    errors = engine_errors(large_model(), few_pairs())
+    assert max(errors.values()) < 1e-4, errors
+    monkeypatch.setattr(engine_checks, "relative", lambda difference, size: difference.double().abs().max())
+    assert engine_errors(large_model(), few_pairs())["writes"] > 1e-2  # of numbers some of which are smaller than 1
+
+
+def test_a_small_fault_beside_large_numbers_is_found(monkeypatch):
+    """A bias of 0.002 is lost in one channel; in the others the same row has thousands."""
+    right = Model.write_of
+
+    def without_bias(self, layer, z):
+        written = right(self, layer, z)
+        return torch.cat([written[..., :9], written[..., 9:10] - 0.002, written[..., 10:]], -1)
+
+    model, pair = large_model(lost=0.002), few_pairs()
+    assert engine_errors(model, pair)["writes"] < 1e-4
+    monkeypatch.setattr(Model, "write_of", without_bias)
+    assert engine_errors(model, pair)["writes"] > 1e-2
+
+
+def test_rows_are_held_against_their_own_size():
+    large, small = torch.tensor([3e4, -1e5, 0.5]), torch.tensor([0.5, -0.25, 0.0])
+    expected = torch.stack([large, small])
+    assert row_gap(expected, expected) == 0
+    assert row_gap(expected + torch.tensor([[0.1], [0.0]]), expected) < 2e-6
+    assert row_gap(expected + torch.tensor([[0.0], [0.1]]), expected) == pytest.approx(0.1)
+    assert row_gap(expected.bfloat16(), expected.bfloat16()) == 0
 
 
 def test_a_lost_bias_is_seen_in_the_sum_of_writes(monkeypatch):

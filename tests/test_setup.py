@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from itertools import combinations, product
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from nnsight_et.manifest.document import read
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.json_schema import MODELINE, json_schema, schema_text
 from nnsight_et.manifest.template import TWO_MODELS, Wishes, written
+from nnsight_et.models.named import EMBEDDED
 from nnsight_et.plan import plan
+from nnsight_et.sizing import MINUTES, fit_study
 
 doctor = importlib.import_module("nnsight_et.doctor")
 setup = importlib.import_module("nnsight_et_cli.setup")
@@ -45,6 +48,39 @@ def test_names_that_yaml_would_take_for_something_else_are_quoted():
     for name in ("./null", "./true", "a/1e3", "x/y: z", "./it's", "org/#1", "12/3", "~/a"):
         text = written(Wishes(model=name, methods=("knockout",)))
         assert parse(text, "written").experiments["blind"].model_names == {("model",): name}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The embedded model's configuration and tokenizer, without a weight."""
+    made = tmp_path / "mine"
+    made.mkdir()
+    for place in ("llama-tiny/config.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"):
+        shutil.copy(EMBEDDED / place, made)
+    return made
+
+
+def test_a_first_study_of_a_folder_has_the_examples_that_fit_the_machine(folder: Path):
+    wishes = Wishes(model=str(folder), boxes=3)
+    usual = fit_study(wishes, folder.parent, speed=1e15)
+    assert usual.text == written(wishes)
+    assert usual.minutes is not None
+    flops = usual.minutes * 60 * 1e15
+    slow = fit_study(wishes, folder.parent, speed=flops / (60 * 60))  # an hour, which is four times too long
+    assert slow.minutes == pytest.approx(MINUTES, rel=0.1)  # what ablated heads output is not scaled
+    counts = {name: spec.examples for name, spec in parse(slow.text, "x").experiments.items()}  # type: ignore[union-attr]
+    assert counts == {"circuit": 70, "minimal": 20, "faithful": 120}
+    assert "smaller than usual" in slow.text
+    assert "smaller than usual" not in usual.text
+
+
+def test_init_says_how_long_a_run_takes_or_why_that_is_not_known(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("nnsight_et.sizing.flops_per_second", lambda device: 1e12)
+    printed = et("init", folder.parent / "a study.yaml", "--model", "./mine").output
+    assert "A run takes about 1 minute on this machine" in printed
+    assert "name: a-study\n" in (folder.parent / "a study.yaml").read_text()
+    printed = et("init", folder.parent / "other.yaml", "--model", "./none").output
+    assert "How long it takes is not known: ./none: no folder" in printed
 
 
 def test_only_what_is_needed_is_written():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 import pytest
-import torch
+from closeness import assert_same_scores
 from commands import et
 
 from nnsight_et.manifest import Manifest, parse
@@ -41,9 +41,7 @@ def test_an_adapter_and_its_base_give_the_numbers_they_give_here_and_the_server_
         there = found["simulate"][name]
         assert there.header.identity == here.header.identity
         assert there.header.device == "simulate"
-        for key, values in here.scores.items():
-            one, other = there.scores[key].double(), values.double()
-            torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5, equal_nan=True)
+        assert_same_scores(there.scores, here.scores, said=name)
     assert not [child for child in psutil.Process().children(recursive=True) if "serve.py" in " ".join(child.cmdline())]
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from commands import et
 
 from nnsight_et.errors import ManifestError
 from nnsight_et.manifest import CMAP, BoxesTask, PathPatching, single
-from nnsight_et.manifest.single import Setting
+from nnsight_et.manifest.single import STAGE, Setting
 from nnsight_et.plan import plan, senders
 
 SETTING = Setting(seed=3, boxes=5, examples=40)
@@ -33,8 +34,8 @@ def test_stages_and_settings_are_those_that_are_given():
     ("stage", "part"),
     [
         ("{group: a", "--stage 1: not YAML"),
-        ("{group: a, into: logits, at: last}", "et path-patch: experiments.circuit.stages.0.keep: missing"),
-        ("a", "experiments.circuit.stages.0: found 'a'"),
+        ("{group: a, into: logits, at: last}", "et path-patch: --stage 1.keep: missing"),
+        ("a", "--stage 1: found 'a'"),
     ],
 )
 def test_a_stage_that_cannot_be_read_is_refused(stage: str, part: str):
@@ -72,3 +73,36 @@ def test_published_circuits_can_be_compared_without_a_model():
     assert not job.models
     with pytest.raises(ManifestError, match="published/lama"):
         single.comparison("published/lama", "published/goat", None, Setting(0, 7))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("path-patch", "--model", "lama-tiny"), "--model: no model named 'lama-tiny'; did you mean 'llama-tiny'?"),
+        (("path-patch", "--model", "llama-tiny", "--boxes", 40), "--boxes: 40 boxes need 81 letters"),
+        (
+            ("path-patch", "--model", "llama-tiny", "--stage", STAGE.replace("last", "lst")),
+            "--stage 1.at: no position 'lst'",
+        ),
+        (("evaluate", "a.json", "--models", "llama-tiny,goatx"), "--models: no model named 'goatx'"),
+        (
+            ("dcm", "--model", "llama-tiny", "--desiderata", "objec"),
+            "--desiderata: found 'objec'; did you mean 'object'?",
+        ),
+        (("cmap", "--src", "goat-tiny", "--dst", "lama-tiny"), "--dst: no model named 'lama-tiny'"),
+        (("knockout", "--model", "llama-tiny", "--examples", 9999999), "--examples: found 9999999"),
+        (("knockout", "--model", "llama-tiny", "--memory", 3), "--memory 3: found 3; accepted: a size with its unit"),
+        (("knockout", "--model", "llama-tiny", "--device", "gpu"), "--device gpu: found 'gpu'; accepted: auto, cpu"),
+        (("compare", "published/llam", "published/goat"), "A: no shipped circuit 'published/llam'"),
+        (
+            ("knockout", "--model", "llama-tiny", "--set", "experiments.knockout.examples=-1"),
+            "--set experiments.knockout.examples=-1: experiments.knockout.examples: found -1",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_the_words_of_the_command(arguments: tuple, message: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = et(*arguments)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert ("experiments." in refused.stderr) == ("--set" in arguments)

@@ -8,6 +8,7 @@ from math import log
 import plain_hooks
 import pytest
 import torch
+from closeness import tolerance
 from small_study import cells, results, steps
 from tiny_model import PAD, hf_llama, tokenizer
 
@@ -161,7 +162,7 @@ def test_held_out_scores_are_those_of_plain_hooks_on_the_evaluation_split(study)
         base, patched = plain_hooks.path_patching(hf_llama(), pair, sorted(kept), receivers, stage["via"], stage["at"])
         ratio = patching_ratio(patched, base).double()
         for head, values in zip(sorted(kept), ratio, strict=True):
-            assert held_out[head].item() == pytest.approx(values.mean().item(), abs=1e-5)
+            assert held_out[head].item() == pytest.approx(values.mean().item(), abs=tolerance())
         for one in stage["kept"]:
             assert one["held_out_score"] == held_out[Head.parse(one["head"])].item()
             assert one["held_out_low"] <= one["held_out_score"] <= one["held_out_high"]

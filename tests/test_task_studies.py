@@ -7,6 +7,7 @@ from pathlib import Path
 import plain_hooks
 import pytest
 import torch
+from closeness import assert_near
 from commands import ROOT, et
 from gpt2_study import saved, tokenizer
 from torch import Tensor
@@ -100,7 +101,7 @@ def test_scores_of_every_stage_agree_with_plain_hooks(found: tuple[str, dict[str
         expected = torch.stack([(one - whole).mean() for one in values])
         assert expected.abs().max() > 1e-4, stage
         measured = torch.stack([score[sender] for sender in senders]).float()
-        torch.testing.assert_close(measured, expected, atol=2e-5, rtol=1e-4)
+        assert_near(measured, expected, size=1, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("kind", STUDIES)

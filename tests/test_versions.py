@@ -1,6 +1,7 @@
 """The lowest and newest allowed versions of what is depended on; `make test-lowest`, `make test-newest` run all tests.
 
-torch is the one that is here: another one is gigabytes.
+torch is the one that is here: another one is gigabytes. What is newest changes from day to day, so `make test` leaves
+these out, and `make test-versions` runs them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from uv import find_uv_bin
 ASKED = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
 BOUNDS = {canonicalize_name(one.name): Version(next(iter(one.specifier)).version) for one in ASKED}
 FEW = ("test_run.py", "test_architectures.py::test_parts_add_up_in_every_dtype")
+pytestmark = pytest.mark.registry
 VERSIONS = """
 import json
 from importlib.metadata import version

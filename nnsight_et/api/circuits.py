@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, counted, of_right
+from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_setting, whole_number
+from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.batch import Example, padded
 from nnsight_et.circuit import Circuit, HeadGroup
-from nnsight_et.errors import TaskError
+from nnsight_et.errors import TaskError, brief, quantity
 from nnsight_et.interventions.ablation import (
     Fill,
     circuit_readouts,
@@ -28,9 +29,17 @@ from nnsight_et.jobs.correct import answer_scores
 from nnsight_et.metrics import faithfulness, is_right
 from nnsight_et.statistics import intervals, ratio_interval
 
+ABLATIONS = ("mean", "zero")
+
 
 def circuit_of(*groups: HeadGroup) -> Circuit:
     """The groups as a circuit; a head that a later group has at the same position leaves the earlier one (§4.1)."""
+    if not groups:
+        raise TaskError("groups: there is none; accepted: one or more, such as scores.group('mine')")
+    for group in groups:
+        if not isinstance(group, HeadGroup):
+            accept = "groups, each an argument: circuit_of(scores.group('one'), HeadGroup('two', 'last', ['L9H3']))"
+            raise TaskError(f"groups: {brief(group)}; accepted: {accept}")
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
         raise TaskError(f"groups: two have the same name among {', '.join(names)}; accepted: names of their own")
@@ -40,16 +49,19 @@ def circuit_of(*groups: HeadGroup) -> Circuit:
 def evaluate(
     model: LoadedModel,
     pairs: Pairs,
-    circuit: Circuit,
+    circuit: AnyHeads,
     ablation: Literal["mean", "zero"] = "mean",
     random: int = 10,
 ) -> Finding:
     """Accuracy of the model, of the circuit alone, of `random` circuits of its size, and faithfulness (§4.2, §4.3).
 
-    Alone: at the circuit's positions all other heads, elsewhere all heads take their mean over the source prompts, or
-    zero. Means are per absolute position where all prompts have one length; else per named position, with one more for
-    all other tokens.
+    circuit: a circuit, a group, or a list of heads, which are at the last token. Alone: at its positions all other
+    heads, elsewhere all heads take their mean over the source prompts, or zero. Means are per absolute position where
+    all prompts have one length; else per named position, with one more for all other tokens.
     """
+    check_setting(model, pairs)
+    check_name(ablation, "ablation", ABLATIONS)
+    random, circuit = whole_number(random, "random"), as_circuit(circuit)
     examples = encoded(model, pairs, circuit)
     answers = answers_of(examples)
     sets = [circuit, *random_circuits(circuit, model.shape.n_layers, model.shape.n_heads, random, SEED)]
@@ -63,7 +75,7 @@ def evaluate(
     share = Share(model.name, circuit.size, *(is_right(one["predicted"], answers) for one in (found, whole)))
     scores = {f"model.{name}": tensor for name, tensor in whole.items()}
     scores |= {f"circuit.{name}": tensor for name, tensor in found.items()}
-    return share.finding(scores | answer_scores(answers))
+    return replace(share.finding(scores | answer_scores(answers)), notices=model.told(examples))
 
 
 @dataclass(frozen=True)
@@ -84,22 +96,24 @@ class Share:
         ]
         if len(others):
             drawn = {"accuracy": others.mean().item(), "accuracy_interval": intervals(others.mean(0), SEED)}
-            rows.append({"of": f"{len(others)} random circuits", **drawn})
+            rows.append({"of": quantity(len(others), "random circuit"), **drawn})
         share = faithfulness(rows[1]["accuracy"], rows[0]["accuracy"])
         low, high = (bound.item() for bound in ratio_interval(self.circuits[0], self.whole, SEED))
-        title = f"Circuit of {self.heads} heads in {self.model}"
-        note = (
-            f"Faithfulness, circuit / full model: {share:.3f} [{low:.3f}, {high:.3f}], on {counted(len(self.whole))}."
-        )
+        title = f"Circuit of {quantity(self.heads, 'head')} in {self.model}"
+        tested = quantity(len(self.whole), "pair")
+        note = f"Faithfulness, circuit / full model: {share:.3f} [{low:.3f}, {high:.3f}], on {tested}."
         figure = accuracy_bars("evaluation", title, rows, "of")
         return Finding(title, tuple(rows), (figure,), note, scores | {"faithfulness": torch.tensor([share, low, high])})
 
 
-def activation_patch(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> Finding:
+def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
     """How often the pairs' answer is given when heads take their outputs from the source run (§5.2).
 
-    Each group alone, all together, and nothing patched. Nothing is frozen; each run has its own positions.
+    circuit: a circuit, a group, or a list of heads, which are at the last token. Each group alone, all together, and
+    nothing patched. Nothing is frozen; each run has its own positions.
     """
+    check_setting(model, pairs)
+    circuit = as_circuit(circuit)
     examples = encoded(model, pairs, circuit)
     answers = answers_of(examples)
     groups = [group for group in circuit.groups if group.heads]
@@ -111,7 +125,8 @@ def activation_patch(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> Find
         return patched_readouts(model.model, pair, list(sets.values()), model.engine, chunks)
 
     found = model.measured(examples, circuit.positions, measure)
-    return of_sets(f"Activation patching in {model.name}", sets, found, answers)
+    patched = of_sets(f"Activation patching in {model.name}", sets, found, answers)
+    return replace(patched, notices=model.notices)
 
 
 def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answers: Tensor) -> Finding:
@@ -122,7 +137,7 @@ def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answ
             sets.items(), is_right(found["predicted"], answers), found["probability"], strict=True
         )
     )
-    note = f"Accuracy: how often the pairs' answer is given; on {counted(len(answers))}."
+    note = f"Accuracy: how often the pairs' answer is given; on {quantity(len(answers), 'pair')}."
     figure = accuracy_bars("patched", title, rows, "patched")
     return Finding(title, rows, (figure,), note, found | answer_scores(answers))
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from nnsight_et.api.arguments import AnyHeads, as_circuit, check_model, check_setting, whole_number
 from nnsight_et.api.circuits import encoded, of_sets
 from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.circuit import Circuit
-from nnsight_et.errors import TaskError, UnsupportedModel
+from nnsight_et.errors import TaskError
 from nnsight_et.interventions.ablation import model_readouts, random_circuits
 from nnsight_et.interventions.cmap import donor_outputs, recipient_readouts, with_heads
+from nnsight_et.jobs.cmap import Side, check_alike
 from nnsight_et.metrics import is_right
 
 
-def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: Circuit, random: int = 3) -> Finding:
+def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyHeads, random: int = 3) -> Finding:
     """Accuracy of the recipient when each group's heads, or all, have the donor's outputs; and `random` sets of heads.
 
-    Only base prompts run. Dashed lines: both models alone (Fig. 4). UnsupportedModel unless the two have one shape and
-    one tokenizer.
+    circuit: a circuit, a group, or a list of heads, which are at the last token. Only base prompts run. Dashed lines:
+    both models alone (Fig. 4). UnsupportedModel unless the two have one shape and one tokenizer.
     """
-    _check_alike(donor, recipient)
+    check_model(donor, "donor")
+    check_model(recipient, "recipient")
+    check_setting(recipient, pairs)
+    random, circuit = whole_number(random, "random"), as_circuit(circuit)
+    check_alike("cmap", _side(donor), _side(recipient))
+    if donor.engine != recipient.engine:
+        raise TaskError(f"cmap: engine {donor.engine} in the donor, {recipient.engine} in the recipient; accepted: one")
     examples = donor.fitting(encoded(recipient, pairs, circuit))
     groups = [group for group in circuit.groups if group.heads]
     sets = {group.name: Circuit((group,)) for group in groups} | {"all": Circuit(tuple(groups))}
@@ -42,21 +50,13 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: Circ
         alone.append({"patched": f"{model.name} alone", "heads": 0, **of_right(is_right(own["predicted"], answers))})
         alone[-1]["probability"] = own["probability"].double().mean().item()
     figure = accuracy_bars("cmap", title, patched.rows, "patched", alone)
-    return Finding(title, (*alone, *patched.rows), (figure,), patched.note, scores)
+    known = tuple(dict.fromkeys((*recipient.told(examples), *donor.told(examples))))
+    return Finding(title, (*alone, *patched.rows), (figure,), patched.note, scores, known)
 
 
 def _plain(model: LoadedModel, examples):
     return model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
 
 
-def _check_alike(donor: LoadedModel, recipient: LoadedModel) -> None:
-    for name in ("n_layers", "n_heads", "d_head"):
-        sizes = [getattr(model.shape, name) for model in (donor, recipient)]
-        if sizes[0] != sizes[1]:
-            found = f"{name} {sizes[0]} in {donor.name} and {sizes[1]} in {recipient.name}"
-            raise UnsupportedModel(f"cmap: {found}; accepted: donor and recipient of one shape")
-    if donor.tokenizer.get_vocab() != recipient.tokenizer.get_vocab():
-        found = f"the tokenizers of {donor.name} and {recipient.name} differ"
-        raise UnsupportedModel(f"cmap: {found}; accepted: donor and recipient with one tokenizer")
-    if donor.engine != recipient.engine:
-        raise TaskError(f"cmap: engine {donor.engine} in the donor, {recipient.engine} in the recipient; accepted: one")
+def _side(model: LoadedModel) -> Side:
+    return Side(model.name, model.shape, model.tokenizer)

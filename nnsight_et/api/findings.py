@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from nnsight_et.batch import right_tokens
+from nnsight_et.notices import Notice
 from nnsight_et.report.figures import Bars, Line, Mark, Plate, Series
 from nnsight_et.report.html.notebook import shown
 from nnsight_et.report.marks import BARS, mark
@@ -35,6 +36,8 @@ class Finding:
     figures: tuple[Plate, ...] = field(default=(), repr=False)
     note: str = ""
     scores: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    notices: tuple[Notice, ...] = ()
+    """What to know before the numbers are read."""
 
     @property
     def table(self) -> Table:
@@ -59,10 +62,11 @@ class Finding:
         lines = [table.columns, *table.rows]
         widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
         aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([table.title, *(line.rstrip() for line in aligned), *([table.note] if table.note else [])])
+        below = [*([table.note] if table.note else []), *map(str, self.notices)]
+        return "\n".join([table.title, *(line.rstrip() for line in aligned), *below])
 
     def _repr_html_(self) -> str:
-        return shown(self.figures, [self.table])
+        return shown(self.figures, [self.table], self.notices)
 
 
 def of_right(right: Tensor) -> dict[str, Any]:
@@ -80,11 +84,6 @@ def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lin
         title, tuple(str(row[category]) for row in rows), (Series("accuracy", tuple(marks)),), "accuracy", tuple(dashed)
     )
     return Plate(name, title, BARS, (panel,))
-
-
-def counted(pairs: int) -> str:
-    """How many pairs, in words."""
-    return f"{pairs} pair{'s' * (pairs != 1)}"
 
 
 def answers_of(examples: Sequence[Any]) -> Tensor:

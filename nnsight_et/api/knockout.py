@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from nnsight_et.api.findings import Finding, answers_of, counted, of_right
+from nnsight_et.api.arguments import check_setting
+from nnsight_et.api.findings import Finding, answers_of, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.errors import TaskError
+from nnsight_et.errors import TaskError, quantity
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.jobs.correct import answer_scores
 from nnsight_et.metrics import is_right
@@ -18,8 +19,9 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
 
     Only base prompts run. TaskError unless `to` comes before `blind` in each of them.
     """
-    for name in (blind, to):
-        pairs.check_position(name, "knockout")
+    check_setting(model, pairs)
+    for name, where in ((blind, "blind"), (to, "to")):
+        pairs.check_position(name, where)
     examples = model.fitting(pairs.examples(model.tokenizer))
     for index, example in enumerate(examples):
         if example.base.positions[to] >= example.base.positions[blind]:
@@ -41,5 +43,6 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     title = f"{blind} blind to {to} in {model.name}"
     marks = tuple(mark(row, "accuracy", row["first_blocked_layer"]) for row in rows)
     panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
-    note = f"none: nothing is blocked. On {counted(len(pairs))}."
-    return Finding(title, rows, (Plate("knockout", title, BARS, (panel,)),), note, found | answer_scores(answers))
+    note = f"none: nothing is blocked. On {quantity(len(pairs), 'pair')}."
+    plates = (Plate("knockout", title, BARS, (panel,)),)
+    return Finding(title, rows, plates, note, found | answer_scores(answers), model.told(examples))

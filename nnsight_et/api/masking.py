@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
 
 import torch
 
+from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
 from nnsight_et.api.circuits import encoded
 from nnsight_et.api.findings import Finding, accuracy_bars, answers_of, of_right
 from nnsight_et.api.models import LoadedModel
@@ -15,7 +16,7 @@ from nnsight_et.api.pairs import Pairs
 from nnsight_et.batch import Example, Pair, collate
 from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.engine.budget import chunks
-from nnsight_et.errors import TaskError
+from nnsight_et.errors import TaskError, quantity
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.jobs.correct import answer_scores
@@ -33,13 +34,19 @@ class Selection(Finding):
 
 
 def dcm(
-    model: LoadedModel, circuit: Circuit, train: Pairs, validation: Pairs, test: Pairs, sparsity: float = 0.01
+    model: LoadedModel, circuit: AnyHeads, train: Pairs, validation: Pairs, test: Pairs, sparsity: float = 0.01
 ) -> Selection:
     """Per group of the circuit the heads whose outputs, taken from the source run, give the pairs' answer.
 
-    A mask per group is trained on `train` as in App. H (Adam, 2 epochs, batches of 32), the best of it chosen on
+    circuit: a circuit, a group, or a list of heads, which are at the last token. A mask per group is trained on
+    `train` as in App. H (Adam, 2 epochs, batches of 32), the best of it chosen on
     `validation`, its heads patched in `test`. Gradients are autograd's.
     """
+    for pairs, where in ((train, "train"), (validation, "validation"), (test, "test")):
+        check_setting(model, pairs, where)
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < inf:
+        raise TaskError(f"sparsity: {sparsity!r}; accepted: a number, 0 or more")
+    circuit = as_circuit(circuit)
     if model.engine != "default":
         raise TaskError(f"engine: {model.engine} trains no masks; accepted: default")
     _check_enough(len(train))
@@ -58,7 +65,8 @@ def _check_enough(pairs: int) -> None:
     least = BATCH * (ceil(0.5 / (training.learning_rate * training.epochs)) - 1) + 1
     if pairs < least:
         steps = training.epochs * ceil(pairs / BATCH)
-        found = f"{pairs} pairs make {steps} steps of at most {training.learning_rate}, too few for a mask to reach 0.5"
+        found = f"{quantity(pairs, 'pair')}, so {quantity(steps, 'step')} of at most {training.learning_rate}"
+        found = f"{found}, too few for a mask to reach 0.5"
         raise TaskError(f"train: {found}; accepted: {least} pairs or more (the paper has 1000)")
 
 
@@ -86,8 +94,10 @@ def _tested(
     )
     title = f"Heads selected by DCM in {model.name}"
     figure = accuracy_bars("dcm", title, rows, "group", [{"group": "nothing patched", "accuracy": nothing}])
-    note = f"Accuracy: how often patching the selected heads gives the answer, on the {len(examples)} pairs of `test`."
-    return Selection(title, rows, (figure,), note, found | answer_scores(answers), Circuit(tuple(chosen)))
+    tested = quantity(len(examples), "pair")
+    note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`."
+    selected, scores = Circuit(tuple(chosen)), found | answer_scores(answers)
+    return Selection(title, rows, (figure,), note, scores, model.notices, circuit=selected)
 
 
 def _selected(group: HeadGroup, mask: torch.Tensor) -> HeadGroup:

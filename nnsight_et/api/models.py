@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nnsight_et.batch import Example, Pair, check_lengths, collate
+from nnsight_et.batch import Example, Pair, check_lengths, collate, padded
 from nnsight_et.engine.budget import Chunks, chunks
-from nnsight_et.errors import ManifestError
+from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief, quantity
+from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.jobs.cells import batches
+from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
+from nnsight_et.models.bos import bos_notices, set_bos
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
-from nnsight_et.models.own import of_module
+from nnsight_et.models.own import ATTENTION, of_module
+from nnsight_et.notices import Notice
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+ENGINES = ("default", "reference")
 Measure = Callable[[Pair, Chunks], dict[str, Tensor]]
 
 
@@ -31,7 +39,8 @@ class LoadedModel:
     """A model in memory with its tokenizer.
 
     engine: "reference" runs the literal definition over whole prompts, slowly, for checking:
-    dataclasses.replace(model, engine="reference"). memory: bytes that one pass may take.
+    dataclasses.replace(model, engine="reference"). memory: bytes that one pass may take. probe: "off" looks at no
+    answers before a method measures; `notices` has what is known of the model without them.
     """
 
     name: str
@@ -40,10 +49,20 @@ class LoadedModel:
     shape: Shape
     engine: Literal["default", "reference"] = "default"
     memory: int | None = None
+    notices: tuple[Notice, ...] = ()
+    probe: Literal["on", "off"] = "on"
+    _looked: dict[Any, tuple[Notice, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ManifestError(f"engine: {self.engine!r}; {accepted(str(self.engine), ENGINES)}")
+        if self.memory is not None and (not isinstance(self.memory, int) or self.memory < 1):
+            raise ManifestError(f"memory: {self.memory!r}; accepted: how many bytes a pass may take, such as 4 << 30")
 
     def __repr__(self) -> str:
-        sizes = f"{self.shape.n_layers} layers of {self.shape.n_heads} heads"
-        return f"<{self.name}: {sizes}, {self.model.dtype} on {self.model.device}>"
+        sizes = f"{quantity(self.shape.n_layers, 'layer')} of {quantity(self.shape.n_heads, 'head')}"
+        known = "".join(f"\n{notice}" for notice in self.notices)
+        return f"<{self.name}: {sizes}, {self.model.dtype} on {self.model.device}>{known}"
 
     def measured(self, examples: Sequence[Example], positions: Sequence[str], measure: Measure) -> dict[str, Tensor]:
         """By name [..., example]: what `measure` makes of batches, put together in the order of the examples.
@@ -60,6 +79,24 @@ class LoadedModel:
         back = torch.tensor(order).argsort()
         return {name: torch.cat([part[name] for part in parts], -1)[..., back] for name in parts[0]}
 
+    def told(self, examples: Sequence[Example]) -> tuple[Notice, ...]:
+        """What to know before numbers measured on these examples are read: of the model, and of what it answers.
+
+        The first PROBED of them, or as many as memory has room for, are answered once, whatever is measured on them.
+        """
+        if self.probe == "off":
+            return self.notices
+        length = max(len(one.base.tokens) for one in examples)
+        most = chunks(self.shape, self.model.dtype.itemsize, length, self.memory).examples
+        some = examples[: min(PROBED, most)]
+        key = tuple((one.base.tokens, one.answer, one.also_right, one.foils) for one in some)
+        if key not in self._looked:
+            choice = choice_of(some, self.shape.vocabulary)
+            run = padded([one.base for one in some], self.pad).to(self.model.device)
+            found = plain_answers(self.model, run, choice.tokens.to(self.model.device))
+            self._looked[key] = tuple(chance_notices(self.name, choice, right_answers(some, choice, **found)))
+        return self.notices + self._looked[key]
+
     def fitting(self, examples: list[Example]) -> list[Example]:
         """The same examples; TaskError if a prompt has more tokens than the model has positions."""
         most = self.model.parts.longest(self.model.nn.config.get_text_config())
@@ -75,44 +112,90 @@ class LoadedModel:
 
 
 def load(
-    model: str | PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase | str | None = None,
+    model: str | Path | PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
     *,
-    adapter: str | None = None,
+    adapter: str | Path | None = None,
     gguf: str | None = None,
-    dtype: str = "float32",
-    device: str | None = None,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device | None = None,
     attention: Literal["sdpa", "eager"] = "sdpa",
+    bos: Literal["add", "none"] | None = None,
 ) -> LoadedModel:
     """The model called `model`: a name that `et models` lists, a folder, a hub id, or a transformers model in memory.
 
+    gguf: the file in that folder that has the weights, where it is a GGUF file; they are read as plain numbers, by
+    transformers (pip install 'nnsight-et[gguf]'). adapter: the folder or hub id of one over the model.
     A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention. It
-    can be peft's PeftModel: what runs is its active adapter's. adapter: the folder or hub id of one over the model.
-    gguf: the file in the folder that has the weights, where that is a GGUF file; transformers reads them as plain
-    numbers (pip install 'nnsight-et[gguf]').
+    can be peft's PeftModel: what runs is its active adapter's.
+    bos: "add" begins every text with the tokenizer's BOS, once, "none" leaves it off; None: as the tokenizer does it.
     device None is "cuda" where there is a GPU, else "cpu"; "balanced" spreads layers over all GPUs. UnsupportedModel
     if it cannot be found, read or taken apart.
     """
-    if not isinstance(model, str):
-        return _in_memory(model, tokenizer)
-    if tokenizer is not None and not isinstance(tokenizer, str):
+    if bos not in (None, "add", "none"):
+        raise ManifestError(f"bos: found {bos!r}; accepted: add, none, or None where the tokenizer decides")
+    if not isinstance(model, (str, Path)):
+        return _in_memory(model, tokenizer, bos)
+    if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
         raise ManifestError(
             "tokenizer: a tokenizer in memory goes with a model in memory; accepted: a folder or hub id"
         )
+    model = str(model)
+    _check_known(model)
     known = NAMED[model].spec if model in NAMED else ModelSpec(model)
-    spec = ModelSpec(known.path, adapter or known.adapter, tokenizer=tokenizer or known.tokenizer, gguf=gguf)
+    places = (one if one is None else str(one) for one in (adapter or known.adapter, tokenizer or known.tokenizer))
+    spec = ModelSpec(known.path, next(places), tokenizer=next(places), gguf=gguf, bos=bos)
+    kind, where = _one_of(str(dtype).removeprefix("torch."), DTYPES, "dtype"), _device(device)
     files = found(model, spec)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    nn = loaded(files, dtype, place, attention)
-    return LoadedModel(model, nn, tokenizer_of(files), shape_from(nn.nn.config, model))
+    nn = loaded(files, kind, where, _one_of(attention, ATTENTION, "attention"))
+    return _with_notices(LoadedModel(model, nn, tokenizer_of(files), shape_from(nn.nn.config, model)))
 
 
-def _in_memory(module: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase | str | None) -> LoadedModel:
-    if tokenizer is None or isinstance(tokenizer, str):
+def _with_notices(model: LoadedModel) -> LoadedModel:
+    """The same model, with what its weights say against how its prompts begin."""
+    return replace(model, notices=tuple(bos_notices(model.name, model.tokenizer, model.model)))
+
+
+def _check_known(model: str) -> None:
+    """Raise UnsupportedModel with the nearest names if it is none, and can be neither a folder nor a hub id."""
+    if model not in NAMED and "/" not in model and not Path(model).is_dir():
+        raise UnsupportedModel(f"model: no model named {model!r}; {accepted(model, NAMED)}, a folder, or a hub id")
+
+
+def _one_of(found: str, names: Sequence[str], where: str) -> str:
+    if found not in names:
+        raise ManifestError(f"{where}: {found!r}; {accepted(str(found), names)}")
+    return found
+
+
+def _device(wanted: object) -> str:
+    """The device that is meant; ManifestError if there is none such here."""
+    if wanted is None or wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = str(wanted).partition(":")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = ("cuda", "balanced", "cpu") if count else ("cpu",)
+    if kind in known and (not index or (index.isdecimal() and int(index) < max(count, 1))):
+        return str(wanted)
+    here = f"cuda:0 to cuda:{count - 1}, balanced" if count else "here is no CUDA device"
+    raise ManifestError(f"device: {wanted!r}; accepted: auto, cpu; {here}")
+
+
+def _in_memory(
+    module: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None,
+    bos: Literal["add", "none"] | None,
+) -> LoadedModel:
+    if not isinstance(module, torch.nn.Module):
+        raise ManifestError(f"model: {brief(module)}; accepted: a name, a folder, a hub id, or a transformers model")
+    if tokenizer is None or isinstance(tokenizer, (str, Path)):
         raise ManifestError("tokenizer: a model in memory needs its own; accepted: et.load(model, tokenizer)")
     name = str(getattr(module, "name_or_path", "") or type(module).__name__)
     nn = of_module(module, tokenizer, name)
-    return LoadedModel(name, nn, tokenizer, shape_from(nn.nn.config, name))
+    if bos is not None:
+        tokenizer = deepcopy(tokenizer)
+        set_bos(tokenizer, bos, name, nn.nn.config)
+    return _with_notices(LoadedModel(name, nn, tokenizer, shape_from(nn.nn.config, name)))
 
 
 def _live(example: Example, positions: Sequence[str]) -> int:

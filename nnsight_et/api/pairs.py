@@ -6,20 +6,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from nnsight_et.api.findings import Finding
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.batch import Example, right_tokens
-from nnsight_et.errors import TaskError, accepted
+from nnsight_et.errors import TaskError, accepted, brief, quantity
 from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.metrics import is_right
 from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.tasks.answers import as_scored, roles, told
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum_pairs
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText
-from nnsight_et.tasks.marked import ALSO_RIGHT, FOIL, KEYS, are_keys, check_alike, encoded_pair, pair_of, read_pairs
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, left_off
+from nnsight_et.tasks.marked import (
+    FOIL,
+    KEYS,
+    MORE,
+    SPACE,
+    SPECIAL,
+    are_keys,
+    check_alike,
+    encoded_pair,
+    pair_of,
+    read_pairs,
+)
 
 SHOWN = 3
 LEFT = 'style="text-align:left"'
@@ -37,32 +50,61 @@ class Pairs:
     metric: Metric = PAPERS
     """What path patching scores them by; `scored_by` gives them another."""
 
+    def __post_init__(self) -> None:
+        texts: Any = self.texts
+        if not isinstance(texts, tuple) or not texts or not all(isinstance(one, MarkedPair) for one in texts):
+            raise TaskError(
+                "pairs: none, or others than marked ones; accepted: et.Pairs.of([(base, source, answer), ...])"
+            )
+
     @classmethod
-    def of(cls, pairs: Iterable[Mapping[str, Any] | Sequence[str]]) -> Pairs:
+    def of(
+        cls,
+        pairs: Iterable[Mapping[str, Any] | Sequence[str]],
+        *,
+        space: Literal["yes", "no"] | None = None,
+        special_tokens: SpecialTokens = "tokenizer",
+    ) -> Pairs:
         """Your own pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each.
 
         A mapping may also have "foil", what is wrong, and "also_right": a text, or a list of texts, one token each.
         {{name|text}} in base and source marks a position (nnsight_et.tasks.marked has the rules); TaskError naming the
         pair if one is not written so.
+
+        space: whether a space goes between prompt and answer, where it is not written; when absent the texts decide.
+        special_tokens: "text" for prompts that bring their own special tokens. A pair may say both itself.
         """
+        if isinstance(pairs, Pairs):
+            return pairs
+        if isinstance(pairs, (str, Mapping)) or not isinstance(pairs, Iterable):
+            accept = "a list of (base, source, answer), or of mappings with these keys"
+            raise TaskError(f"pairs: {brief(pairs)}; accepted: {accept}")
         texts = []
         for index, entry in enumerate(pairs):
             if isinstance(entry, Mapping):
                 if not are_keys(entry):
-                    accept = f"{', '.join(KEYS)}, with them {FOIL} and {ALSO_RIGHT}"
+                    accept = f"{', '.join(KEYS)}, with them, if wanted, {', '.join(MORE)}"
                     raise TaskError(f"pairs[{index}]: keys {', '.join(map(str, entry))}; accepted: {accept}")
                 named: Mapping[str, Any] = entry
             else:
-                named = dict(zip(KEYS, entry, strict=len(entry) == len(KEYS)))
-            if len(named) < len(KEYS) or not all(isinstance(named[key], str) for key in KEYS):
-                raise TaskError(f"pairs[{index}]: {entry!r}; accepted: three texts, {', '.join(KEYS)}")
-            texts.append(pair_of(named, f"pairs[{index}]"))
+                named = _three(entry, index)
+            if not all(isinstance(named[key], str) for key in KEYS):
+                raise TaskError(f"pairs[{index}]: found {repr(entry)[:200]}; accepted: three texts, {', '.join(KEYS)}")
+            texts.append(pair_of({**_tokens_as(space, special_tokens), **named}, f"pairs[{index}]"))
         return cls._alike(texts)
 
     @classmethod
-    def read(cls, path: str | Path) -> Pairs:
-        """The pairs in a file of JSON lines; TaskError naming the line that is wrong."""
-        return cls(tuple(read_pairs(Path(path))))
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        space: Literal["yes", "no"] | None = None,
+        special_tokens: SpecialTokens = "tokenizer",
+    ) -> Pairs:
+        """The pairs in a file of JSON lines; TaskError naming the line that is wrong. See `of` for the keywords."""
+        if not isinstance(path, (str, Path)):
+            raise TaskError(f"path: {brief(path)}; accepted: the name of a file of JSON lines")
+        return cls(tuple(read_pairs(Path(path), _tokens_as(space, special_tokens))))
 
     @classmethod
     def boxes(cls, count: int, boxes: int = 7, seed: int = 0, split: str = "discovery") -> Pairs:
@@ -70,12 +112,14 @@ class Pairs:
 
         Positions: correct_object, previous_query_label, query_label, last. Splits share no context.
         """
+        _check_drawn(count, boxes)
         return cls(tuple(Boxes(boxes).pairs(count, seed, split)))
 
     @classmethod
     def desideratum(cls, name: str, count: int, boxes: int = 7, seed: int = 0, split: str = "evaluation") -> Pairs:
         """Pairs of the boxes task whose answer is what swapping one variable gives: object, label, position, ..."""
-        return cls(tuple(desideratum_pairs(Boxes(boxes), name, count, seed, split)))
+        _check_drawn(count, boxes)
+        return cls(tuple(desideratum_pairs(Boxes(boxes), str(name), count, seed, split)))
 
     @classmethod
     def _alike(cls, texts: Sequence[MarkedPair]) -> Pairs:
@@ -93,8 +137,20 @@ class Pairs:
         """The pairs as tokens; TaskError naming a pair with a word or mark that does not fit the tokenizer."""
         return [encoded_pair(pair, tokenizer, f"pairs[{index}]") for index, pair in enumerate(self.texts)]
 
+    def tokens(self, model: LoadedModel) -> Finding:
+        """The tokens that are scored: of each pair its answer, what is right as well, and its foils."""
+        rows = []
+        for index, example in enumerate(self.examples(model.tokenizer)):
+            for role, tokens in roles(example):
+                rows += [{"pair": index, "as": role, **told(token, model.tokenizer)} for token in tokens]
+        ending = left_off(model.tokenizer)
+        note = f"The tokenizer puts {ending} behind every text; the prompts are made without it." if ending else ""
+        return Finding(f"Tokens that are scored, of {model.name}", tuple(rows), note=note)
+
     def answered_by(self, model: LoadedModel) -> Pairs:
         """Those whose answer the model gives; TaskError if there is none."""
+        if not isinstance(model, LoadedModel):
+            raise TaskError(f"model: {brief(model)}; accepted: what et.load(...) returns")
         found = predicted(model, model.fitting(self.examples(model.tokenizer)))
         kept = [pair for pair, right in zip(self.texts, found, strict=True) if right]
         if not kept:
@@ -106,7 +162,7 @@ class Pairs:
 
         TaskError naming a pair without a foil, if the metric compares the answer with foils.
         """
-        if metric not in METRICS:
+        if not isinstance(metric, str) or metric not in METRICS:
             raise TaskError(f"metric: {metric!r}; {accepted(str(metric), METRICS)}")
         for index, pair in enumerate(self.texts):
             if METRICS[metric].needs_foils and not pair.foils:
@@ -115,6 +171,9 @@ class Pairs:
 
     def check_position(self, name: str, where: str) -> None:
         """Raise TaskError naming `where` if the prompts have no such position."""
+        if not isinstance(name, str):
+            accept = f"a position's name: {', '.join(self.positions)}; {{{{name|text}}}} in the prompts makes one"
+            raise TaskError(f"{where}: {name!r}; accepted: {accept}")
         if name not in self.positions:
             raise TaskError(f"{where}: no position {name!r}; {accepted(name, self.positions)}")
 
@@ -125,27 +184,57 @@ class Pairs:
         return iter(self.texts)
 
     def __getitem__(self, some: slice) -> Pairs:
+        if not isinstance(some, slice):
+            accept = "a slice, such as pairs[:10]; `for pair in pairs` gives one at a time"
+            raise TaskError(f"pairs[{some!r}]: no slice; accepted: {accept}")
         return replace(Pairs._alike(self.texts[some]), metric=self.metric)
 
     def __repr__(self) -> str:
-        count, more = ("1 pair", "") if len(self) == 1 else (f"{len(self)} pairs", ", ...")
+        count, more = quantity(len(self), "pair"), ", ..." if len(self) > 1 else ""
         first = self.texts[0]
-        return f"<{count} at {', '.join(self.positions)}: {first.base.text!r} -> {first.answer!r}{more}>"
+        return (
+            f"<{count} at {', '.join(self.positions)}: {first.base.text!r} -> {as_scored(first.answer, first)}{more}>"
+        )
 
     def _repr_html_(self) -> str:
         named = (
             ("base", "source", "answer"),
-            *((_html(p.base), _html(p.source), escape(p.answer)) for p in self.texts),
+            *((_html(p.base), _html(p.source), escape(as_scored(p.answer, p))) for p in self.texts),
         )
         rows = "".join(f"<tr>{''.join(f'<td {LEFT}>{cell}</td>' for cell in row)}</tr>" for row in named[: SHOWN + 1])
         more = f"<p>and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
         return f"<table>{rows}</table>{more}"
 
 
+def _check_drawn(count: Any, boxes: Any) -> None:
+    """Raise TaskError unless so many pairs of so many boxes can be drawn."""
+    for name, found, least, most in (("count", count, 1, None), ("boxes", boxes, 2, 12)):
+        whole = hasattr(found, "__index__") and not isinstance(found, bool)
+        if not whole or found < least or (most and found > most):
+            accept = f"{least} to {most}" if most else f"{least} or more"
+            raise TaskError(f"{name}: {brief(found)}; accepted: a whole number, {accept}")
+
+
+def _three(entry: Any, index: int) -> dict[str, Any]:
+    """A pair written without keys; TaskError unless it has just the three."""
+    wanted = f"three texts, {', '.join(KEYS)}"
+    if isinstance(entry, str) or not isinstance(entry, Sequence):
+        raise TaskError(f"pairs[{index}]: {brief(entry)}; accepted: {wanted}")
+    if len(entry) != len(KEYS):
+        named = ", ".join(f'"{key}": ...' for key in (*KEYS, FOIL))
+        more = f"; for more a mapping, such as {{{named}}}" if len(entry) > len(KEYS) else ""
+        raise TaskError(f"pairs[{index}]: found {quantity(len(entry), 'entry', 'entries')}; accepted: {wanted}{more}")
+    return dict(zip(KEYS, entry, strict=True))
+
+
 def predicted(model: LoadedModel, examples: Sequence[Example]) -> list[bool]:
     """Whether the model answers each base prompt with its answer, or a token that is right as well."""
     found = model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
     return is_right(found["predicted"], right_tokens(examples)).tolist()
+
+
+def _tokens_as(space: str | None, special_tokens: str) -> dict[str, str]:
+    return {SPECIAL: special_tokens} | ({} if space is None else {SPACE: space})
 
 
 def _html(marked: MarkedText) -> str:

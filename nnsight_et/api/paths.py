@@ -8,18 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
-from nnsight_et.api.findings import SEED, Finding, counted
+from nnsight_et.api.arguments import check_setting, whole_number
+from nnsight_et.api.findings import SEED, Finding
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part, part
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part, as_part, part
 from nnsight_et.engine.paths import End
-from nnsight_et.errors import ExperimentError, TaskError
+from nnsight_et.errors import ExperimentError, TaskError, brief, quantity
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.stage_scores import ranking, stage_scores, without_score
-from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric, too_few
 from nnsight_et.report.circuit_figures import heat_map, shown
 from nnsight_et.report.figures import Plate
 from nnsight_et.statistics import LEVEL
+
+SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": "PD"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,11 +43,12 @@ class PatchingScores(Finding):
 
     def top(self, count: int = 10) -> tuple[Part, ...]:
         """The `count` that matter most; `path_patch(..., into=...)` takes them as receivers."""
+        count = whole_number(count, "count", 1)
         return tuple(part(row["head"]) for row in self.rows[:count])
 
     def group(self, name: str, count: int | None = None) -> HeadGroup:
         """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs."""
-        chosen = self.kept if count is None else self.top(count)
+        chosen = self.kept if count is None else self.top(whole_number(count, "count", 1))
         if self.path.senders == "mlps":
             raise TaskError(f"group {name}: {', '.join(map(str, chosen))}; accepted: heads, which circuits are made of")
         return HeadGroup(name, self.path.at, tuple(Head(*head) for head in chosen))
@@ -67,6 +71,7 @@ def path_patch(
     not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
     score does not exist.
     """
+    _check(model, pairs, at)
     return _patched(model, pairs, Path(at, via, _receivers(model, into, via)), keep)
 
 
@@ -82,11 +87,17 @@ def path_patch_mlps(
 
     As receivers of `path_patch` its MLPs are reached via "input".
     """
+    _check(model, pairs, at)
     return _patched(model, pairs, Path(at, via, _receivers(model, into, via), senders="mlps"), keep)
 
 
+def _check(model: LoadedModel, pairs: Pairs, at: str) -> None:
+    check_setting(model, pairs)
+    pairs.check_position(at, "at")
+
+
 def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> PatchingScores:
-    pairs.check_position(path.at, "at")
+    keep = whole_number(keep, "keep", 1)
     senders = path.reaching(model.shape.n_layers, model.shape.n_heads, model.shape.parallel)
     if not senders:
         kind = "MLP" if path.senders == "mlps" else "head"
@@ -96,14 +107,16 @@ def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> Patchin
         scored = replace(pair, metric=pairs.metric)
         return path_probabilities(model.model, scored, path, senders, model.engine, chunks)
 
-    found = model.measured(model.fitting(pairs.examples(model.tokenizer)), (path.at,), measure)
+    examples = model.fitting(pairs.examples(model.tokenizer))
+    known = model.told(examples)
+    found = model.measured(examples, (path.at,), measure)
     if have := without_score(found, pairs.metric):
         accept = 'prompts the model gives some chance, or load(dtype="float64")'
         raise ExperimentError(f"pairs: {have} pairs; accepted: {accept}")
     keep = min(keep, len(senders))
     scores = stage_scores(found, senders, model.shape, keep, SEED, pairs.metric)
     ranked = ranking(scores["score"], senders, pairs.metric)
-    return _finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric)
+    return replace(_finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric), notices=known)
 
 
 def _finding(
@@ -114,7 +127,7 @@ def _finding(
     scores: dict[str, Tensor],
     metric: Metric,
 ) -> PatchingScores:
-    end = f"{len(path.receivers)} {'MLPs' if path.via == 'input' else 'heads'}" if path.via else "logits"
+    end = quantity(len(path.receivers), "MLP" if path.via == "input" else "head") if path.via else "logits"
     name = f"{'MLPs' if path.senders == 'mlps' else 'heads'} at {path.at}"
     rows = tuple(_row(head, scores, head in kept) for head in ranked)
     stage = {
@@ -124,11 +137,14 @@ def _finding(
     }  # fmt: skip
     panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()}, metric)
     title = f"Patching scores in {model.name}: {panel.title}"
-    plate = Plate("scores", title, shown(metric), (replace(panel, title=title),))
+    plate = Plate("scores", title, shown(metric, [panel]), (replace(panel, title=title),))
     base = scores["base"].double()
     effect = "(p_patched - p) / p" if metric == PAPERS else METRICS[metric].effect
-    note = f"Mean of {effect} over {counted(len(base))}; in the base run p is {base.mean():.3f} on average."
-    return PatchingScores(title, rows, (plate,), note, scores, path, kept)
+    note = f"Mean of {effect} over {quantity(len(base), 'pair')}; in the base run p is {base.mean():.3f} on average."
+    if "base_value" in scores and metric in SHORT:
+        note += f" {SHORT[metric]} is {scores['base_value'].double().mean():.3f} there."
+    few = too_few(len(base), len(rows), LEVEL) if METRICS[metric].statistic else ""
+    return PatchingScores(title, rows, (plate,), f"{note} {few}".strip(), scores, path=path, kept=kept)
 
 
 def _row(head: Part, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:
@@ -137,25 +153,37 @@ def _row(head: Part, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:
     return {"head": str(head), "score": found.pop("score"), "score_interval": interval, **found, "kept": kept}
 
 
-def _receivers(model: LoadedModel, into: str | Iterable[Part | str], via: End | None) -> tuple[Part, ...]:
-    if into == "logits":
+def _receivers(model: LoadedModel, into: Any, via: End | None) -> tuple[Part, ...]:
+    if isinstance(into, str) and into == "logits":
         if via is not None:
             raise TaskError(f"via: {via!r}, and into is the logits; accepted: via with heads or MLPs")
         return ()
+    found = _parts(into)
     if via not in ("query", "key", "value", "input"):
         accept = "query, key or value, which input of the receivers is patched, or input where they are MLPs"
         raise TaskError(f"via: {via!r}; accepted: {accept}")
-    if isinstance(into, str):
-        raise TaskError(f'into: {into!r}; accepted: "logits", or heads such as ["L4H0"] or scores.top(5)')
-    found = tuple(part(one) if isinstance(one, str) else one for one in into)
     if not found:
         raise TaskError('into: no heads; accepted: "logits", or one or more heads')
     for one in found:
         if isinstance(one, Mlp) != (via == "input"):
             accept = "input" if isinstance(one, Mlp) else "query, key or value"
             raise TaskError(f"via: {via!r} into {one}; accepted: {accept}")
-        if isinstance(one, Mlp) and one.layer >= model.shape.n_layers:
-            raise TaskError(f"into: {one}; the model has layers L0-L{model.shape.n_layers - 1}")
-    heads = tuple(one for one in found if isinstance(one, Head))
-    Circuit((HeadGroup("receivers", "last", heads),)).check_fits(model.shape.n_layers, model.shape.n_heads, "into")
+        if one.layer >= model.shape.n_layers or one.index >= model.shape.n_heads:
+            last = f"L{model.shape.n_layers - 1}", f"H{model.shape.n_heads - 1}"
+            raise TaskError(f"into: {one}; the model has layers L0-{last[0]} and heads H0-{last[1]}")
     return found
+
+
+def _parts(into: Any) -> tuple[Part, ...]:
+    """The heads or MLPs that are meant: one, several, or those of a group."""
+    if isinstance(into, HeadGroup):
+        return into.heads
+    if isinstance(into, (Head, Mlp)):
+        return (as_part(into),)
+    if isinstance(into, (str, Finding, Circuit)) or not isinstance(into, Iterable):
+        accept = '"logits", or heads such as ["L4H0"] or scores.top(5)'
+        raise TaskError(f"into: {brief(into)}; accepted: {accept}")
+    try:
+        return tuple(dict.fromkeys(map(as_part, into)))
+    except TaskError as error:
+        raise TaskError(f"into: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import ceil, floor
 
 from nnsight_et import published
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part
 from nnsight_et.manifest import PathPatching
 from nnsight_et.manifest.methods.path_patching import Stage
 from nnsight_et.manifest.written import is_shipped
@@ -46,34 +46,46 @@ def used_by(job: Job, expected: Mapping[str, Circuit]) -> Circuit | None:
     return None
 
 
-def receivers(job: Job, stage: Stage, shape: Shape) -> tuple[Head, ...]:
-    """The receivers of a stage: as many heads as it has, where those of the group it patches into are expected."""
-    spec = job.spec
-    assert isinstance(spec, PathPatching)
-    for earlier in spec.stages:
+def receivers(job: Job, stage: Stage, found: Mapping[str, Circuit], shape: Shape) -> tuple[Part, ...]:
+    """The receivers of a stage: as many as it has, the best of those the group it patches into keeps."""
+    for earlier in job.spec.stages if isinstance(job.spec, PathPatching) else ():
         if stage.via and earlier.group == stage.into:
-            return _heads(job, spec, earlier, shape)[: earlier.receivers or earlier.keep]
+            return kept(job, earlier, found, shape)[: earlier.receivers or earlier.keep]
     return ()
 
 
+def kept(job: Job, stage: Stage, found: Mapping[str, Circuit], shape: Shape) -> tuple[Part, ...]:
+    """What a stage keeps: the heads of its group where the job's circuit is found, else as many as it asks for."""
+    groups = found[job.name].groups if job.name in found else ()
+    known = [group.heads for group in groups if group.name == stage.group]
+    return known[0] if any(known) else _parts(job, stage, shape)
+
+
 def _of_stages(job: Job, spec: PathPatching, shape: Shape) -> Circuit:
-    return Circuit(tuple(HeadGroup(stage.group, stage.at, _heads(job, spec, stage, shape)) for stage in spec.stages))
+    """MLPs belong to no circuit."""
+    of_heads = [stage for stage in spec.stages if stage.senders == "heads"]
+    groups = ((stage, _parts(job, stage, shape)) for stage in of_heads)
+    return Circuit(tuple(HeadGroup(one.group, one.at, tuple(Head(*part) for part in parts)) for one, parts in groups))
 
 
-def _heads(job: Job, spec: PathPatching, stage: Stage, shape: Shape) -> tuple[Head, ...]:
-    """As many heads as the stage keeps, in turn from the layers where its group is expected.
+def _parts(job: Job, stage: Stage, shape: Shape) -> tuple[Part, ...]:
+    """As many heads as the stage keeps, in turn from the layers where its group is expected; or MLPs, the nearest.
 
     Those of the shipped circuit of the model, if it has this group. Else stages are taken to lie evenly over the
     layers, the first one nearest to the logits.
     """
-    name = job.models[0].name
-    shipped = published.circuit(name) if name in (*published.CIRCUITS, *published.EMBEDDED) else Circuit(())
-    known = [head.layer for group in shipped.groups if group.name == stage.group for head in group.heads]
+    name, spec = job.models[0].name, job.spec
+    assert isinstance(spec, PathPatching)
     depth = {"logits": 0}
     for one in spec.stages:
         depth[one.group] = depth[one.into] + 1
     deepest = max(depth.values()) + 1
     middle = shape.n_layers * (1 - depth[stage.group] / deepest)
+    if stage.senders == "mlps":
+        near = sorted(range(shape.n_layers), key=lambda layer: (abs(layer - middle), layer))
+        return tuple(Mlp(layer) for layer in near[: stage.keep])
+    shipped = published.circuit(name) if name in (*published.CIRCUITS, *published.EMBEDDED) else Circuit(())
+    known = [head.layer for group in shipped.groups if group.name == stage.group for head in group.heads]
     among = known or [min(floor(middle), shape.n_layers - 1), min(ceil(middle), shape.n_layers - 1)]
     return tuple(Head(among[i % len(among)], i % shape.n_heads) for i in range(stage.keep))
 

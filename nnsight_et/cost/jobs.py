@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from nnsight_et.circuit import Circuit, Head
+from nnsight_et.circuit import Circuit
 from nnsight_et.cost import expected, methods
 from nnsight_et.cost.methods import Rows
 from nnsight_et.cost.passes import Count, path_patching, total
+from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import (
     CMAP,
     DCM,
@@ -82,20 +83,17 @@ def _paths(setting: Setting) -> Iterator[Piece]:
     spec, (name, rows) = setting.job.spec, setting.first
     assert isinstance(spec, PathPatching)
     shape = rows.sizes.shape
-    circuit = setting.circuits[setting.job.name]
     yield _made("discovery", 2 * spec.examples, name)
     for stage in spec.stages:
-        receivers = expected.receivers(setting.job, stage, shape)
-        ends = sorted({head.layer for head in receivers})
-        top = max(ends, default=shape.n_layers)
-        every = [Head(layer, index) for layer in range(top) for index in range(shape.n_heads)]
-        copies = 2 if stage.via in ("key", "value") and stage.kv_heads == "expanded" else 1
-        kept = sorted(head for head in circuit.group(stage.group).heads if head.layer < top)
+        receivers = expected.receivers(setting.job, stage, setting.circuits, shape)
+        path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
+        every = path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
+        found = set(expected.kept(setting.job, stage, setting.circuits, shape))
+        kept = [one for one in every if one in found]
         for senders, count in ((every, spec.examples), (kept, spec.held_out_examples)):
             if senders and count:
                 prompts = rows.of(count, [stage.at])
-                one = (path_patching(rows.sizes, some, stage.at, ends, senders, copies) for some in prompts)
-                yield "", name, total(one)
+                yield "", name, total(path_patching(rows.sizes, one, path, senders) for one in prompts)
 
 
 def _means(setting: Setting, name: str) -> Iterator[Piece]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from nnsight_et.circuit import Part
 from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.paths import Path
 from nnsight_et.models.named import Shape
 
 
@@ -183,19 +183,23 @@ def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
     return Count(trained=once.again, seen=3 * once.seen, answers=2 * once.answers, passes=2 * once.passes, holds=holds)
 
 
-def path_patching(
-    sizes: Sizes, prompts: Prompts, at: str, ends: Sequence[int], senders: Iterable[Part], copies: int = 1
-) -> Count:
-    """Paths of all senders, at a position, into receivers in the layers `ends`, or, without, into the logits."""
-    by_layer, live, top = Counter(head.layer for head in senders), prompts.live([at]), sizes.shape.n_layers
-    found = [captured_run(prompts, top), whole_run(prompts, max(by_layer) + 1).beside(prompts.kept(top))]
-    step = sizes.chunks.variants(prompts.in_batch, live)
-    for layer, heads in by_layer.items():
-        for some in (min(step, heads - first) for first in range(0, heads, step)):
-            through = prompts.count * some * ((max(ends) if ends else top) - layer)
-            answers = 0 if ends else prompts.count * some
-            found.append(Count(mlp=through, answers=answers, passes=prompts.batches))
-            if ends:
-                start = min(end for end in ends if end > layer)
-                found.append(suffix_run(sizes, prompts, live, start, some, copies))
+def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Part]) -> Count:
+    """The path of each sender: the passes that interventions.path_patching makes, senders in ascending order."""
+    layers, live, shape = sorted({one.layer for one in senders}), prompts.live([path.at]), sizes.shape
+    starts, top = path.starts(layers, shape.parallel), shape.n_layers
+    last = max((one.layer for one in path.receivers), default=top - 1)  # whose attention is the last that is frozen
+    mlps = last + 1 if path.via in (None, "input") else last  # the end of a head's input comes before its layer's MLP
+    copies = 2 if _apart(path, shape) else 1
+    found = [captured_run(prompts, top), whole_run(prompts, layers[-1] + 1).beside(prompts.kept(top))]
+    for some in path.passes(senders, starts, sizes.chunks.variants(prompts.in_batch, live)):
+        first, variants = some[0].layer, prompts.count * len(some)
+        answers = 0 if starts else variants
+        found.append(Count(mlp=variants * (mlps - first), answers=answers, passes=prompts.batches))
+        if starts:
+            found.append(suffix_run(sizes, prompts, live, starts[first], len(some), copies))
     return total(found)
+
+
+def _apart(path: Path, shape: Shape) -> bool:
+    """Whether receivers see other keys or values than heads that share them, so that all of it is there twice."""
+    return path.kv_heads == "expanded" and path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from nnsight_et.circuit import Circuit
 from nnsight_et.cost import expected
 from nnsight_et.cost.jobs import Setting, pieces
-from nnsight_et.cost.methods import Rows
+from nnsight_et.cost.methods import Rows, plain
 from nnsight_et.cost.passes import Count, Prompts, Sizes, total
 from nnsight_et.engine.budget import chunks
 from nnsight_et.manifest import BoxesTask
+from nnsight_et.manifest.schema import PROBED
 from nnsight_et.models.named import Shape
 from nnsight_et.plan import Plan
 
@@ -68,17 +69,23 @@ class Cost:
         return sum(count.flops(rows[name].sizes.shape) for name, count in self.counts.items())
 
 
-def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit]) -> dict[str, Cost]:
+def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit], probed: bool = False) -> dict[str, Cost]:
     """Experiment -> its cost, of those whose models are all in `rows` and whose engine is the default one.
 
-    rows: model -> its prompts and sizes. found: experiment -> the circuit it has found already.
+    rows: model -> its prompts and sizes. found: experiment -> the circuit it has found already. probed: whether the
+    prompts count that a model answers before it is first measured.
     """
     shapes = {name: one.sizes.shape for name, one in rows.items()}
+    looked = set[str]()
     circuits, made, costs = expected.circuits(plan, found, shapes), set[str](), dict[str, Cost]()
     for job in plan.jobs:
         if job.engine == "reference" or any(choice.name not in rows for choice in job.models):
             continue
         counts, measurements = dict[str, Count](), 0
+        for name in {choice.name: None for choice in job.models} if probed else ():
+            if name not in looked:
+                counts[name] = plain(rows[name], PROBED)
+                looked.add(name)
         for what, name, count in pieces(Setting(job, rows, circuits)):
             if not what or what not in made:
                 counts[name] = counts.get(name, Count()) + count
@@ -128,9 +135,10 @@ def estimates(
     found: Mapping[str, Circuit],
     speeds: Mapping[str, Speeds] | None = None,
     checked: bool = True,
+    probed: bool = False,
 ) -> dict[str, Estimate]:
     """Experiment -> its estimate; see costs for what is left out."""
-    known = costs(plan, rows, found)
+    known = costs(plan, rows, found, probed)
     took = {} if speeds is None else seconds(plan, known, speeds, checked)
     sizes = {choice.name: BYTES[choice.dtype] for job in plan.jobs for choice in job.models}
     return {

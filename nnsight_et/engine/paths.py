@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
-from nnsight_et.circuit import Head, Mlp, Part
-from nnsight_et.models.model import Via
+from nnsight_et.circuit import Head, Mlp, Part, Via
 
 KvHeads = Literal["shared", "expanded"]
 Kind = Literal["heads", "mlps"]
@@ -47,3 +48,18 @@ class Path:
         if self.senders == "mlps":
             return [Mlp(layer) for layer in layers]
         return [Head(layer, index) for layer in layers for index in range(n_heads)]
+
+    def starts(self, layers: Iterable[int], parallel: bool) -> dict[int, int]:
+        """Layer of senders -> the first layer of receivers that they reach; empty where the path ends in the logits."""
+        ends = sorted({receiver.layer for receiver in self.receivers})
+        return {layer: next(end for end in ends if self.reaches(layer, end, parallel)) for layer in layers if ends}
+
+    def passes(self, senders: Sequence[Part], starts: Mapping[int, int], most: int) -> Iterator[Sequence[Part]]:
+        """The senders of each pass, at most `most`: heads of one layer, or MLPs whose path meets the same layer first.
+
+        Senders are in ascending order.
+        """
+        mlps = self.senders == "mlps"
+        for _, group in groupby(senders, lambda one: starts.get(one.layer) if mlps else one.layer):
+            alike = list(group)
+            yield from (alike[first : first + most] for first in range(0, len(alike), most))

@@ -17,6 +17,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, captured, live_at, suffix_of
 from nnsight_et.engine.readout import Readout, plain, stacked
 from nnsight_et.engine.suffix import Edit, suffix
+from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 
@@ -68,7 +69,7 @@ def mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | Non
     """{"z": [layer, slot, head, d_head]}: head outputs averaged in float64 over the tokens of plain runs (§4.2)."""
     with model.session():
         z = nnsight.save(_mean_outputs(model, runs, names))
-    return {"z": z}
+    return check_numbers(model, {"z": z}, runs)
 
 
 def _mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | None) -> Tensor:
@@ -97,7 +98,7 @@ def circuit_readouts(
     with model.session():
         alone = _reference_alone if engine == "reference" else _alone
         outcome = nnsight.save(alone(model, question, fill, circuits, chunks).numbers())
-    return outcome
+    return check_numbers(model, outcome, _all_runs(question, fill))
 
 
 def remainder_readouts(
@@ -110,7 +111,7 @@ def remainder_readouts(
     with model.session():
         remainder = _reference_remainder if engine == "reference" else _remainder
         outcome = nnsight.save(remainder(model, question, fill, knocked, chunks).numbers())
-    return outcome
+    return check_numbers(model, outcome, _all_runs(question, fill))
 
 
 def model_readouts(model: Model, question: Question, engine: str) -> dict[str, Tensor]:
@@ -119,7 +120,11 @@ def model_readouts(model: Model, question: Question, engine: str) -> dict[str, T
         run, answer = question.run, question.answer
         found = reference.replaced(model, run, {}, answer) if engine == "reference" else plain(model, run, answer)
         outcome = nnsight.save(found.numbers())
-    return outcome
+    return check_numbers(model, outcome, [question.run])
+
+
+def _all_runs(question: Question, fill: Fill) -> list[Run]:
+    return [question.run, *fill.runs, *([] if fill.resampled is None else [fill.resampled])]
 
 
 def _alone(model: Model, question: Question, fill: Fill, circuits: Sequence[Circuit], chunks: Chunks) -> Readout:

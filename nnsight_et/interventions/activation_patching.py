@@ -16,6 +16,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, captured, head_outputs, suffix_of
 from nnsight_et.engine.readout import Readout, joined, plain, readout, stacked
 from nnsight_et.engine.suffix import Edit, suffix
+from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 Donation = dict[str, dict[int, Tensor]]
@@ -47,7 +48,7 @@ def patched_from_each(
     """
     with model.session():
         outcome = nnsight.save(_from_each(model, base, sources, sets, engine, chunks).numbers())
-    return outcome
+    return check_numbers(model, outcome, [base, *(source.run for source in sources)])
 
 
 def _from_each(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nnsight_et.batch import Run
 from nnsight_et.engine import reference
+from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 
@@ -20,7 +21,7 @@ def attention_from(model: Model, run: Run, at: str, to: tuple[str, ...], engine:
         shown = engine != "reference" and _are_shown(model, run)
         read = _attention_from if shown else _reference_attention_from
         weights = nnsight.save(read(model, run, at, to))
-    return {"weights": weights}
+    return check_numbers(model, {"weights": weights}, [run])
 
 
 def _are_shown(model: Model, run: Run) -> bool:

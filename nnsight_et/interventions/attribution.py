@@ -15,6 +15,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.readout import readout
 from nnsight_et.interventions.activation_patching import with_donation
 from nnsight_et.interventions.dcm import STEPS, Prepared, masked_readout, prepared
+from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 
@@ -32,6 +33,8 @@ def head_effects(
         effects = _reference_effects if engine == "reference" else _head_effects
         found = effects(model, pair, at, heads, chunks)
         outcome = nnsight.save(found | {"autograd": torch.full((len(pair.answer),), model.gradients)})
+    base = outcome.pop("base")
+    check_numbers(model, {"base": base} if bool((base == 0).any()) else outcome | {"base": base}, [pair])
     return outcome
 
 
@@ -41,7 +44,8 @@ def _head_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chun
     alone = [Circuit((HeadGroup(str(head), at, (head,)),)) for head in heads]
     exact = with_donation(model, pair.question, {at: batch.donated}, alone, "default", chunks).probability
     base = readout(batch.capture.logits, pair.answer).probability
-    return {"attributed": _attributed(model, group, batch, base, chunks), "exact": ((exact - base) / base).cpu()}
+    found = {"attributed": _attributed(model, group, batch, base, chunks), "exact": ((exact - base) / base).cpu()}
+    return found | {"base": base.cpu()}
 
 
 def _attributed(model: Model, group: HeadGroup, batch: Prepared, base: Tensor, chunks: Chunks) -> Tensor:
@@ -67,7 +71,7 @@ def _reference_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head],
     for head in heads:
         exact.append(_moved(model, pair, at, head, z, torch.ones_like(base)) / base - 1)
         slopes.append(_slope(model, pair, at, head, z) / base)
-    return {"attributed": torch.stack(slopes).cpu(), "exact": torch.stack(exact).cpu()}
+    return {"attributed": torch.stack(slopes).cpu(), "exact": torch.stack(exact).cpu(), "base": base.cpu()}
 
 
 def _slope(model: Model, pair: Pair, at: str, head: Head, z: tuple[list[Tensor], list[Tensor]]) -> Tensor:

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Question, Run
-from nnsight_et.circuit import Circuit, HeadGroup
+from nnsight_et.circuit import Circuit, HeadGroup, Via
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, cache_with, captured, head_outputs, suffix_of
 from nnsight_et.engine.readout import Readout, joined, stacked
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.activation_patching import Donation, with_donation
-from nnsight_et.models.model import Model, Via
+from nnsight_et.models.finite import check_numbers
+from nnsight_et.models.model import Model
 
 Inputs = dict[Via, dict[int, Tensor]]
 """Via -> layer -> of the group's heads, before RoPE: queries [batch, k, d_head] at the position; keys and values
@@ -39,7 +40,7 @@ def donor_outputs(model: Model, run: Run, sets: Sequence[Circuit]) -> dict[str, 
         z = head_outputs(model, run, heads)
         found = {(at, layer): z[at][layer][:, some] for at, layers in heads.items() for layer, some in layers.items()}
         donated = nnsight.save(_home(found))
-    return donated
+    return check_numbers(model, donated, [run])
 
 
 def named_heads(sets: Sequence[Circuit]) -> dict[str, dict[int, list[int]]]:
@@ -83,7 +84,7 @@ def recipient_readouts(
     }
     with model.session():
         outcome = nnsight.save(with_donation(model, question, here, sets, engine, chunks).numbers())
-    return outcome
+    return check_numbers(model, outcome, [question.run])
 
 
 def _of_all(model: Model, heads: list[int], outputs: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ def donor_inputs(model: Model, run: Run, group: HeadGroup) -> dict[str, Tensor]:
         inputs = _inputs(model, run, group)
         found = {(via, layer): values for via, layers in inputs.items() for layer, values in layers.items()}
         donated = nnsight.save(_home(found))
-    return donated
+    return check_numbers(model, donated, [run])
 
 
 def recipient_input_readouts(
@@ -117,7 +118,7 @@ def recipient_input_readouts(
     with model.session():
         patched = _reference_with_inputs if engine == "reference" else _with_inputs
         outcome = nnsight.save(patched(model, question, given, sets, chunks).numbers())
-    return outcome
+    return check_numbers(model, outcome, [question.run])
 
 
 def _inputs(model: Model, run: Run, group: HeadGroup) -> Inputs:

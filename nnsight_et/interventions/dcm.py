@@ -18,6 +18,7 @@ from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.activation_patching import layers_of
 from nnsight_et.metrics import is_right
+from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 STEPS = {torch.float64: 1e-3, torch.float32: 0.02, torch.float16: 0.1, torch.bfloat16: 0.25}
@@ -66,7 +67,7 @@ def trained_masks(
         trainer, untouched = _Trainer(model, groups, training, train, chunks), [untrained(group) for group in groups]
         states = trainer.continued(untouched, steps_of(training, train))
         outcome = nnsight.save(_chosen(model, groups, states, validation, chunks))
-    return outcome
+    return [check_numbers(model, one, (*train, *validation)) for one in outcome]
 
 
 State = dict[str, Tensor]
@@ -94,7 +95,7 @@ def continued(
     states, until = course
     with model.session():
         outcome = nnsight.save(_Trainer(model, groups, training, train, chunks).continued(states, until))
-    return outcome
+    return [check_numbers(model, one, train) for one in outcome]
 
 
 def chosen(
@@ -103,7 +104,7 @@ def chosen(
     """What trained_masks returns, of trainings that are at their end."""
     with model.session():
         outcome = nnsight.save(_chosen(model, groups, states, validation, chunks))
-    return outcome
+    return [check_numbers(model, one, validation) for one in outcome]
 
 
 def steps_of(training: Training, train: Sequence[Pair]) -> int:
@@ -217,8 +218,8 @@ def _chosen(
     right = [torch.zeros(len(different), dtype=torch.float64, device=model.device) for different, _ in tried]
     for pair in validation:
         for i, (group, batch) in enumerate(zip(groups, prepared(model, groups, pair), strict=True)):
-            predicted = masked_readout(model, group, batch, tried[i][0], chunks).predicted
-            right[i] += is_right(predicted, pair.right).sum(-1)
+            found = masked_readout(model, group, batch, tried[i][0], chunks)
+            right[i] += is_right(found.predicted, pair.right).double().where(found.logit.isfinite(), torch.nan).sum(-1)
     count, outcomes = sum(len(pair.answer) for pair in validation), []
     for found, (_, which), correct in zip(masks, tried, right, strict=True):
         accuracies = (correct / count)[which].cpu()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part, Via
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, suffix_of
@@ -16,7 +16,7 @@ from nnsight_et.engine.suffix import suffix
 from nnsight_et.interventions.ablation import Fill
 from nnsight_et.interventions.activation_patching import patched_readouts, with_donation
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.models.model import Model, Via
+from nnsight_et.models.model import Model
 
 PADDING = 3
 PARTNER: dict[Via, Via] = {"query": "key", "key": "query", "value": "value"}
@@ -24,7 +24,7 @@ VIAS: tuple[tuple[Via, str], ...] = (("query", "queries"), ("key", "keys"), ("va
 
 
 def engine_errors(model: Model, pair: Pair) -> dict[str, float]:
-    """By check: how far the model is from what must hold; relative to the larger of 1 and the expected value.
+    """By check: how far the model is from what must hold, relative to the size of what is compared.
 
     source = base: a path from a run into itself changes no probability, in the reference engine not by one bit.
     out of reach: nor does a sender in the layer of the receivers. all heads: with every head at `last` from the source
@@ -100,7 +100,10 @@ def _change(found: dict[str, Tensor]) -> float:
 
 
 def _writes(model: Model, run: Run, layer: int) -> Tensor:
-    """[]: how far the sum of all heads' writes is from the attention's output, and what z adds from what it adds."""
+    """[]: how far the sum of all heads' writes is from the attention's output, and what z adds from what it adds.
+
+    The sum relative to its terms, channel by channel: real models have channels thousands of times as large as others.
+    """
     last = run.positions["last"]
     row = torch.arange(len(last), device=model.device)
     with model.trace(run.tokens, run.position_ids, run.mask):
@@ -108,9 +111,12 @@ def _writes(model: Model, run: Run, layer: int) -> Tensor:
         alone = torch.diag_embed(z.transpose(1, 2)).permute(3, 0, 2, 1)  # [head, batch, head, d_head]
         nothing = model.write_of(layer, torch.zeros_like(z))
         written = (model.write_of(layer, alone) - nothing).sum(0) + nothing
+        terms = model.size_of_write(layer, z)
         added = model.attention_of(layer, z)
-        error = gap(written, model.written(layer)[row, last])
-        error = torch.maximum(error, gap(added, model.attention(layer)[row, last]))
+        whole, attention = model.written(layer)[row, last], model.attention(layer)[row, last]
+        cancelled = (_rms(terms) / _rms(whole)).clamp(min=1)  # a norm behind it, if there is one, keeps this share
+        error = relative(written - whole, terms)
+        error = torch.maximum(error, relative(added - attention, cancelled * _rms(attention)))
         model.skip_unembedding(model.residual(model.n_layers))
     return error
 
@@ -222,7 +228,7 @@ def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
                 half = given.dtype in (torch.bfloat16, torch.float16)  # over halves peft 0.21 holds LoRA in float32
                 entering = given.to(lower.weight.dtype) if half else given
                 base = base + upper(lower(entering)) * owner.scaling[name]
-            errors.append(gap(output, base.to(output.dtype)))
+            errors.append(row_gap(output, base.to(output.dtype)))
         model.skip_unembedding(model.residual(model.n_layers))
     return torch.stack(errors).max().to(model.device) if errors else None
 
@@ -244,5 +250,25 @@ def _at_last(model: Model, run: Run) -> Tensor:
 
 
 def gap(found: Tensor, expected: Tensor) -> Tensor:
-    """[]: the largest difference, relative to the larger of 1 and the expected value."""
-    return ((found - expected).abs() / expected.abs().clamp(min=1)).max().double()
+    """[]: the largest difference of single numbers, relative to the larger of 1 and the expected one."""
+    return relative(found - expected, expected.abs().clamp(min=1))
+
+
+def row_gap(found: Tensor, expected: Tensor) -> Tensor:
+    """[]: the largest difference of rows [..., d], relative to the largest of 1, the expected value, and its row's.
+
+    Of a row that is its root mean square: sums of large terms that come out small are rounded as the large ones are.
+    """
+    size = torch.maximum(expected.double().abs(), _rms(expected)).clamp(min=1)
+    return relative(found.double() - expected.double(), size)
+
+
+def _rms(rows: Tensor) -> Tensor:
+    """[..., 1]: the root mean square of rows [..., d]."""
+    return rows.double().square().mean(-1, keepdim=True).sqrt()
+
+
+def relative(difference: Tensor, size: Tensor) -> Tensor:
+    """[]: the largest difference beside the size of what it is of; 0 where there is none."""
+    shares = difference.double().abs() / size.double()
+    return shares.masked_fill(difference == 0, 0.0).max()

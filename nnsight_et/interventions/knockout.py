@@ -16,6 +16,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, suffix_of
 from nnsight_et.engine.readout import Readout, joined, readout, stacked
 from nnsight_et.engine.suffix import suffix
+from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 Edge = tuple[Tensor, Tensor]
@@ -32,7 +33,7 @@ def knockout_readouts(
     with model.session():
         blocked = _reference_blocked if engine == "reference" else _blocked
         outcome = nnsight.save(blocked(model, question, edge, firsts, chunks).numbers())
-    return outcome
+    return check_numbers(model, outcome, [question.run])
 
 
 def _blocked(model: Model, question: Question, edge: Edge, firsts: Sequence[int], chunks: Chunks) -> Readout:

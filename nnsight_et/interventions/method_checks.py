@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Via
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import mean_outputs
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.interventions.engine_checks import gap
+from nnsight_et.interventions.engine_checks import gap, row_gap
 from nnsight_et.metrics import accuracy
-from nnsight_et.models.model import Model, Via
+from nnsight_et.models.model import Model
 
 SHARE = 0.05  # of the way to the source, on both sides of the base: what finite differences are taken over
 STEP = 0.75  # a learning rate: Adam's first step is that long, so the mask's rounding shows the gradient's sign
@@ -42,7 +42,7 @@ def means_error(model: Model, alone: Sequence[Run], names: tuple[str, ...] | Non
             for token, output in enumerate(outputs[0]):
                 slot = token if names is None else places.get(token, len(names))
                 sums.setdefault((layer, slot), []).append(output.double())
-    gaps = [gap(means[place].double(), torch.stack(found).mean(0)) for place, found in sums.items()]
+    gaps = [row_gap(means[place].double(), torch.stack(found).mean(0)) for place, found in sums.items()]
     return torch.stack(gaps).max().item()
 
 

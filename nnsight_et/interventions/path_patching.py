@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 
 import nnsight
 from torch import Tensor
@@ -17,6 +16,7 @@ from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Asked, Readout, joined, readout, stacked
 from nnsight_et.engine.suffix import Edit, suffix
+from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 
@@ -33,22 +33,21 @@ def path_probabilities(
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
         outcome = nnsight.save(effects(model, pair, path, senders, chunks))
-    return outcome
+    return check_numbers(model, outcome, [pair])
 
 
 def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks) -> dict[str, Tensor]:
     at = pair.base.positions[path.at]
     receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
-    ends = sorted(receivers.heads) if receivers else []
     layers = sorted({sender.layer for sender in senders})
-    starts = {layer: next(end for end in ends if path.reaches(layer, end, model.parallel)) for layer in layers if ends}
+    starts = path.starts(layers, model.parallel)
     capture = captured(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
     assert capture.token is not None
     asked = Asked.of(pair, capture.logits)
     step = chunks.variants(len(pair.answer), capture.live.shape[1])
     donated = _donated(model, pair.source, path, layers)
     parts: list[Readout] = []
-    for some in _together(path, senders, starts, step):
+    for some in path.passes(senders, starts, step):
         model.reached(some[0].layer)
         here = one_token.Senders.of(model, some, donated)
         if receivers is None:
@@ -70,13 +69,6 @@ def _donated(model: Model, source: Run, path: Path, layers: Sequence[int]) -> di
     if path.senders == "mlps":
         return mlp_outputs(model, source, path.at, layers)
     return head_outputs(model, source, {path.at: layers})[path.at]
-
-
-def _together(path: Path, senders: Sequence[Part], starts: Mapping[int, int], most: int) -> Iterator[Sequence[Part]]:
-    """The senders of each pass, at most `most`: heads of one layer, or MLPs whose path meets the same layer first."""
-    for _, group in groupby(senders, lambda one: starts.get(one.layer) if path.senders == "mlps" else one.layer):
-        alike = list(group)
-        yield from (alike[first : first + most] for first in range(0, len(alike), most))
 
 
 def _reference_effects(

@@ -13,7 +13,7 @@ from torch import Tensor
 from nnsight_et.batch import Example, Prompt, Run, padded
 from nnsight_et.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
-from nnsight_et.interventions.engine_checks import engine_errors
+from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.self_check import LEAST, VARIANTS, Check
@@ -139,7 +139,8 @@ def donation_check(
         expected = alone[0]
         found = {name: tensor[batch.index(example)] for name, tensor in cells(batch).items()}
         found = {name: tensor[-len(expected[name]) :] for name, tensor in found.items()}  # without the batch's padding
-        state.add(step.job, "donation", difference(found, expected), tolerance_of(step.choice.dtype), step=step.name)
+        worst = max(row_gap(found[name], rows).item() for name, rows in expected.items())
+        state.add(step.job, "donation", worst, tolerance_of(step.choice.dtype), step=step.name)
 
     return [Check((Call(donated_values, (base, given)),), settle)]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from nnsight_et.batch import Example, right_tokens
-from nnsight_et.circuit import Circuit, HeadGroup
+from nnsight_et.circuit import Circuit, HeadGroup, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import TaskError, UnsupportedModel, accepted
 from nnsight_et.interventions.ablation import random_circuits
@@ -32,27 +32,42 @@ from nnsight_et.manifest import CMAP
 from nnsight_et.manifest.methods.cmap import MAIN_ROLES
 from nnsight_et.metrics import accuracy, is_right
 from nnsight_et.models.load import tokenizer_of
-from nnsight_et.models.model import Via
+from nnsight_et.models.named import Shape
 from nnsight_et.plan import Job, ModelChoice
 from nnsight_et.statistics import intervals
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SPLIT = "evaluation"
 INPUTS: tuple[tuple[Via, ...], ...] = (("query",), ("key",), ("value",), ("query", "key", "value"))
 
 
+class Side(NamedTuple):
+    """A model that gives or takes activations."""
+
+    name: str
+    shape: Shape
+    tokenizer: PreTrainedTokenizerBase
+
+
+def check_alike(where: str, donor: Side, recipient: Side) -> None:
+    """Raise UnsupportedModel naming `where` unless the two have one shape and one tokenizer."""
+    for name in ("n_layers", "n_heads", "n_kv_heads", "d_head"):
+        sizes = [getattr(side.shape, name) for side in (donor, recipient)]
+        if sizes[0] != sizes[1]:
+            found = f"{name} {sizes[0]} in {donor.name} and {sizes[1]} in {recipient.name}"
+            raise UnsupportedModel(f"{where}: {found}; accepted: donor and recipient of one shape")
+    if donor.tokenizer.get_vocab() != recipient.tokenizer.get_vocab():
+        found = f"the tokenizers of {donor.name} and {recipient.name} differ"
+        raise UnsupportedModel(f"{where}: {found}; accepted: donor and recipient with one tokenizer")
+
+
 def check(work: Work, job: Job) -> None:
     """Raise UnsupportedModel unless the two models have one shape and one tokenizer; TaskError if there is no data."""
     donor, recipient = job.models
-    shapes = (work.shape(donor), work.shape(recipient))
-    for name in ("n_layers", "n_heads", "n_kv_heads", "d_head"):
-        sizes = [getattr(shape, name) for shape in shapes]
-        if sizes[0] != sizes[1]:
-            found = f"{name} {sizes[0]} in {donor.name} and {sizes[1]} in {recipient.name}"
-            raise UnsupportedModel(f"experiments.{job.name}: {found}; accepted: donor and recipient of one shape")
-    vocabularies = [tokenizer_of(work.files(choice)).get_vocab() for choice in (donor, recipient)]
-    if vocabularies[0] != vocabularies[1]:
-        found = f"the tokenizers of {donor.name} and {recipient.name} differ"
-        raise UnsupportedModel(f"experiments.{job.name}: {found}; accepted: donor and recipient with one tokenizer")
+    sides = [Side(choice.name, work.shape(choice), tokenizer_of(work.files(choice))) for choice in (donor, recipient)]
+    check_alike(f"experiments.{job.name}", sides[0], sides[1])
     work.check_circuit(job, donor)
     work.examples(job, donor, SPLIT, 1)
 

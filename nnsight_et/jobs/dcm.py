@@ -84,7 +84,7 @@ def pairs_of(work: Work, job: Job, choice: ModelChoice, swapped: Swapped) -> lis
     """The desideratum's pairs for the model's tokenizer."""
     sample = Sample(swapped.split, swapped.count, 1000 * job.seed + swapped.draw)
     pairs = examples_of(job.task, tokenizer_of(work.files(choice)), sample, swapped.desideratum)
-    return fitting(pairs, work.files(choice), job.name)
+    return fitting(pairs, work.files(choice), job.name, work.server is not None)
 
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:

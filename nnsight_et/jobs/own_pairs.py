@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnsight_et.batch import Example
-from nnsight_et.errors import TaskError
-from nnsight_et.jobs.lengths import fitting
+from nnsight_et.errors import TaskError, quantity
+from nnsight_et.jobs.lengths import are_limited, fitting
 from nnsight_et.jobs.tasks import needs_foils, task_of
 from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
 from nnsight_et.manifest.methods.shared import Scored
-from nnsight_et.models.load import longest_prompt, tokenizer_of
+from nnsight_et.models.load import tokenizer_of
 from nnsight_et.named_metrics import METRICS
 from nnsight_et.plan import Job
 from nnsight_et.tasks.own_pairs import OwnPairs
@@ -26,13 +26,13 @@ def check_pairs(work: Work, job: Job) -> None:
     for choice in job.models:
         files = work.files(choice)
         line, pair = pairs.longest(tokenizer_of(files))
-        fitting([pair], files, f"{job.name}: {line}")
+        fitting([pair], files, f"{job.name}: {line}", work.server is not None)
     if needs_foils(job):
         pairs.check_foils(_reason(job))
     for key, split in splits(job):
         count, there = getattr(job.spec, key), pairs.available(job.seed, split)
         if count > there:
-            found = f"{count} pairs; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
+            found = f"{quantity(count, 'pair')}; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
             accept = f"1 to {there}" if there else "a file with more different base prompts"
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
 
@@ -42,7 +42,7 @@ def check_every_prompt(work: Work, job: Job) -> None:
     if isinstance(job.task, PairsFile):
         return
     for choice in job.models:
-        if longest_prompt(work.files(choice)) is not None:
+        if are_limited(work.files(choice), work.server is not None):
             for key, split in splits(job):
                 made = work.prompts if key == "ablation_examples" else work.examples
                 made(job, choice, split, getattr(job.spec, key, 0))

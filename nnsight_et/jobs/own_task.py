@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from nnsight_et.batch import Example
-from nnsight_et.errors import TaskError
+from nnsight_et.errors import TaskError, quantity
 from nnsight_et.jobs.own_pairs import splits
 from nnsight_et.jobs.tasks import task_of
 from nnsight_et.jobs.work import Work
@@ -46,7 +46,7 @@ def _examples(
     count, there = getattr(job.spec, key), work.most(job, split)
     if count > there:
         accept = f"1 to {there}" if there else "a task that has some of this split"
-        raise TaskError(f"{where}: {count} examples; the task has {there} of {split}; accepted: {accept}")
+        raise TaskError(f"{where}: {quantity(count, 'example')}; the task has {there} of {split}; accepted: {accept}")
     asked = (choice.name, split, count)
     if count and asked not in drawn:
         drawn[asked] = work.examples(job, choice, split, count)

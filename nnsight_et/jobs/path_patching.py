@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnsight_et.batch import Example
 from nnsight_et.circuit import Circuit, Head, HeadGroup, Part
-from nnsight_et.errors import ExperimentError, TaskError
+from nnsight_et.errors import ExperimentError, TaskError, quantity
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
@@ -157,4 +157,4 @@ def _check_finite(where: str, probabilities: dict[str, Tensor], metric: Metric) 
 def _too_many(job: Job, index: int, stage: Stage, found: str, most: int) -> TaskError:
     where = f"experiments.{job.name}.stages[{index}].keep"
     accept = f"1 to {most}" if most else "fewer stages, or other receivers: those kept are in the first layer"
-    return TaskError(f"{where}: {stage.keep} {NOUNS[stage.senders]}; {found}; accepted: {accept}")
+    return TaskError(f"{where}: {quantity(stage.keep, NOUNS[stage.senders][:-1])}; {found}; accepted: {accept}")

@@ -59,7 +59,7 @@ def task_of(task: TaskData, foils: bool = False) -> AnyTask:
 
 @lru_cache(maxsize=1)
 def _pairs_of(task: PairsFile) -> OwnPairs:
-    return OwnPairs.of(task.text, task.name, task.positions)
+    return OwnPairs.of(task.text, task.name, task.positions, task.tokens_as)
 
 
 def boxes_of(task: TaskData) -> Boxes:

@@ -11,6 +11,8 @@ from torch import Tensor
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
 """How far the engines may lie apart: in log probabilities, and in other numbers relative to the larger of 1 and them.
 
+Rows of activations are held against their own size as well, which in real models is up to 100,000: see row_gap.
+
 In half precision both are held against the reference engine in fp32, and the default one may be at most HALF times as
 far from it as the reference is in half precision; where the fp32 model is too large, the engines may lie EPSILONS
 rounding units apart.

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import distant, loaded, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
+from nnsight_et.notices import Notice
 from nnsight_et.plan import Job, ModelChoice, digest
 from nnsight_et.remote.server import Server, check_place
 from nnsight_et.store import Result, Store
+from nnsight_et.tasks.answers import roles
 from nnsight_et.workers.pool import Workers
 from nnsight_et.workers.worker import Place
 
@@ -74,12 +77,29 @@ class Work:
     server: Server | None = None
     workers: Workers | None = None
     on_layer: Callable[[int], None] | None = None
+    on_notice: Callable[[Notice], None] | None = None
+    notices: dict[str, list[Notice]] = field(default_factory=dict)
+    """By experiment; `tell` adds one."""
     finished: dict[str, Result] = field(default_factory=dict)
+    scored: dict[tuple[str, str], dict[str, set[int]]] = field(default_factory=dict)
+    """By experiment and model: the tokens that its examples are scored by, by what they are in them."""
     self_check: SelfCheck = field(default_factory=SelfCheck)
     engine_errors: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)  # of a model as it runs
     _kept: set[str] = field(default_factory=set)
     _files: dict[str, Files] = field(default_factory=dict)
     _in_memory: tuple[tuple[str, str, str], Model] | None = None
+
+    def tell(self, job: Job, notice: Notice) -> None:
+        """Let a user know this first, as `work.tell(job, Notice("bos", choice.name, "its prompts begin ..."))`.
+
+        It is shown at once, once for all experiments that are told the same; it is in the job's result from there on,
+        and so at the top of the report. Before the job is measured, or while it is: both will do.
+        """
+        if not any(notice in told for told in self.notices.values()) and self.on_notice is not None:
+            self.on_notice(notice)
+        of_job = self.notices.setdefault(job.name, [])
+        if notice not in of_job:
+            of_job.append(notice)
 
     def files(self, choice: ModelChoice) -> Files:
         """The model's files and fingerprint."""
@@ -189,7 +209,10 @@ class Work:
         sample = Sample(split, count, job.seed, needs_foils(job))
         with told_of(job):
             examples = examples_of(job.task, tokenizer_of(self.files(choice)), sample)
-        return fitting(examples, self.files(choice), job.name)
+        scored = self.scored.setdefault((job.name, choice.name), {})
+        for role, tokens in chain.from_iterable(map(roles, examples)):
+            scored.setdefault(role, set()).update(tokens)
+        return fitting(examples, self.files(choice), job.name, self.server is not None)
 
     def most(self, job: Job, split: str) -> float:
         """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
@@ -199,7 +222,7 @@ class Work:
         """Single prompts of the job's task: what mean ablation averages over."""
         with told_of(job):
             prompts = prompts_of(job.task, tokenizer_of(self.files(choice)), Sample(split, count, job.seed))
-        return fitting(prompts, self.files(choice), job.name)
+        return fitting(prompts, self.files(choice), job.name, self.server is not None)
 
     def pad(self, choice: ModelChoice) -> int:
         """The tokenizer's padding token."""

@@ -23,7 +23,7 @@ from ruamel.yaml.events import (
     SequenceEndEvent,
 )
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.errors import ManifestError, quantity
 
 SIZE_LIMIT = 1 << 20  # characters
 DEPTH_LIMIT = 32
@@ -56,6 +56,8 @@ class Document:
     where: str
     data: Any = None
     places: dict[KeyPath, str] = field(default_factory=dict)
+    options: dict[KeyPath, str] = field(default_factory=dict)
+    """The options of a command that values come from, where nobody wrote a key."""
 
     def error(self, problems: Iterable[Problem]) -> ManifestError:
         """One error that lists every problem in the order of the text, a line each."""
@@ -63,7 +65,7 @@ class Document:
         shown = sorted(found[:PROBLEMS_SHOWN], key=lambda problem: self._order(problem.path))
         lines = [self._line(problem) for problem in shown]
         if len(found) > PROBLEMS_SHOWN:
-            lines.append(f"{self.where}: and {len(found) - PROBLEMS_SHOWN} more problems")
+            lines.append(f"{self.where}: and {quantity(len(found) - PROBLEMS_SHOWN, 'more problem')}")
         return ManifestError("\n".join(lines))
 
     def set(self, path: KeyPath, value: Document) -> None:
@@ -76,7 +78,19 @@ class Document:
         self.places |= {(*path, *inner): value.where for inner in value.places} | {path: value.where}
 
     def _line(self, problem: Problem) -> str:
-        return ": ".join(part for part in (self._place(problem.path), dotted(problem.path), problem.text) if part)
+        place = self._place(problem.path)
+        name = self._option(problem.path) if place == self.where else dotted(problem.path)
+        if place.startswith("--") and not place.startswith("--set "):
+            name = ""  # the option says it
+        return ": ".join(part for part in (place, name, problem.text) if part)
+
+    def _option(self, path: KeyPath) -> str:
+        """The option that the value at `path` comes from, and what in it is meant; without one the path."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.options:
+                inner = [part for part in path[end:] if isinstance(part, str)]
+                return ".".join([self.options[path[:end]], *inner])
+        return dotted(path)
 
     def _place(self, path: KeyPath) -> str:
         while path and path not in self.places:

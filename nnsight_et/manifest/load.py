@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,13 +26,20 @@ def load(path: Path, settings: Sequence[str] = ()) -> Manifest:
 
 
 def parse(
-    text: str, where: str, settings: Sequence[str] = (), lines: bool = True, folder: Path | None = None
+    text: str,
+    where: str,
+    settings: Sequence[str] = (),
+    lines: bool = True,
+    folder: Path | None = None,
+    options: Mapping[KeyPath, str] | None = None,
 ) -> Manifest:
     """The manifest written in `text`; `where` names the text in messages, with `lines` numbered or not.
 
-    Relative paths in it start in `folder`, or in the working directory.
+    Relative paths in it start in `folder`, or in the working directory. options: which of a command's options the
+    values at some keys come from. A setting is key.path=value, or --option=value of a key at the top.
     """
     document = read(text, where, lines)
+    document.options = dict(options or {})
     if not isinstance(document.data, dict):
         raise ManifestError(f"{where}: no manifest; accepted: a mapping with name, experiments, ...")
     for setting in settings:
@@ -63,6 +70,9 @@ def _text(path: Path) -> str:
 def _apply(document: Document, setting: str) -> None:
     key, equals, text = setting.partition("=")
     where = f"--set {ascii(setting[:80])[1:-1]}"
+    if key.startswith("--"):
+        where = f"{key} {ascii(text[:80])[1:-1]}"
+        key = key.removeprefix("--").replace("-", "_")
     if not equals or not key:
         raise ManifestError(
             f"{where}: not a setting; accepted: key.path=value, such as experiments.circuit.examples=30"

@@ -39,6 +39,8 @@ def problems(error: ValidationError, data: Any) -> Iterator[Problem]:
         elif kind == "union_tag_invalid":
             tag = str(details.get("ctx", {}).get("tag"))
             yield Problem((*path, "method"), f"no method {tag[:60]!a}; {accepted(tag, METHODS)}")
+        elif path == ("memory",) and kind == "string_type":
+            yield Problem(path, f"found {_shown(details['input'])}; accepted: a size with its unit, such as 4GiB")
         else:
             yield Problem(path, _sentence(details))
 

@@ -35,6 +35,10 @@ class PairsTask(Written):
     """The file of pairs, relative to the manifest."""
     positions: Annotated[tuple[PositionName, ...], Field(max_length=64)] = ()
     """The marked positions, in the order of a base prompt; `last`, the prompt's last token, is always there."""
+    space: Literal["yes", "no"] | None = None
+    """Whether a space goes between a prompt and its answer, where it is not written; when absent the texts decide."""
+    special_tokens: Literal["tokenizer", "text"] | None = None
+    """Who puts the special tokens in front of a prompt: the tokenizer (when absent), or the text, which has its own."""
 
     @field_validator("positions")
     @classmethod
@@ -61,6 +65,8 @@ class PairsFile:
     name: str
     text: str = field(repr=False)
     positions: tuple[str, ...]
+    space: str | None = None
+    special_tokens: str | None = None
 
     @property
     def all_positions(self) -> tuple[str, ...]:
@@ -68,9 +74,15 @@ class PairsFile:
         return (*self.positions, "last")
 
     @property
+    def tokens_as(self) -> dict[str, str]:
+        """What the manifest says of all lines: space and special_tokens, where it does."""
+        said = {"space": self.space, "special_tokens": self.special_tokens}
+        return {key: value for key, value in said.items() if value is not None}
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data: the positions and a digest of the file's text, not its name."""
-        return {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest}
+        return {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, **self.tokens_as}
 
     @cached_property
     def _digest(self) -> str:
@@ -86,7 +98,8 @@ def read_pairs_file(task: PairsTask, folder: Path, where: str) -> PairsFile:
             raise ManifestError(f"{where}: {path} is no file; {accept}")
         if path.is_file() and path.stat().st_size > FILE_LIMIT:
             raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
-        return PairsFile(path.name, path.read_text(encoding="utf-8-sig"), task.positions)
+        text = path.read_text(encoding="utf-8-sig")
+        return PairsFile(path.name, text, task.positions, task.space, task.special_tokens)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{where}: {path} is not text in UTF-8 (byte {error.start}); {accept}") from None
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a name no file can have; RuntimeError: no home

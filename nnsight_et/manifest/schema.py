@@ -18,6 +18,8 @@ from nnsight_et.manifest.own_task import MadeTask, PythonTask, made_task
 from nnsight_et.manifest.written import Count, Name, Written
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
+PROBED = 40
+"""How many prompts a model answers before it is measured: 15% right, where chance is 1/7, is then told from 35%."""
 _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 _MEMORY = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(MiB|GiB)")
 
@@ -46,6 +48,8 @@ class OwnModel(Written):
     """The adapter's name on an NDIF server, where that is not `adapter`."""
     gguf: Annotated[str, Field(min_length=1, max_length=400, pattern=r"\.[gG][gG][uU][fF]$")] | None = None
     """The file in `path` that has the weights, where that is a GGUF file: model-Q4_K_M.gguf. Read as plain numbers."""
+    bos: Literal["add", "none"] | None = None
+    """`add`: every text begins with the BOS, once; `none`: without it. Absent: as the tokenizer does it."""
 
 
 class BoxesTask(Written):
@@ -127,6 +131,8 @@ class Manifest(Written):
     """How much memory one chunk of work may take, such as 4GiB; not part of what is computed."""
     self_check: Literal["on", "off"] = "on"
     """Whether a sample of every experiment is measured again by the reference engine; results say if it was not."""
+    probe: Literal["on", "off"] = "on"
+    """Whether models first answer a few of the prompts, so that answers by chance are told of; it changes no number."""
     models: Annotated[dict[Name, OwnModel], Field(default_factory=dict)]
     """Models of your own, by the names the experiments use."""
     task: Task = BoxesTask()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnsight_et.errors import ManifestError
-from nnsight_et.manifest.document import read
+from nnsight_et.manifest.document import KeyPath, read
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.schema import Manifest
 from nnsight_et.manifest.studies import STUDIES
@@ -23,6 +23,11 @@ from nnsight_et.models.named import LLAMA_7B, NAMED
 PAPER_SIZES = ((58, 20), (10, 5), (25, 10), (5, None))
 SMALL_SIZES = ((8, 4), (6, 3), (6, 3), (4, None))
 STAGE = "{group: a, into: logits, at: last, keep: 8}"
+OPTIONS = {
+    "model": "--model", "models": "--models", "circuit": "--circuit", "examples": "--examples", "donor": "--src",
+    "recipient": "--dst", "desiderata": "--desiderata", "roles": "--roles", "scores": "--scores",
+}  # fmt: skip
+"""The options that experiments' keys come from."""
 Experiments = dict[str, dict[str, Any]]
 
 
@@ -123,8 +128,9 @@ def _circuit(model: str, given: str | None, experiments: Experiments, setting: S
 def _template(model: str, setting: Setting) -> list[dict[str, Any]]:
     """The stages to take where none are given; ManifestError if the task, as the settings have it, brings none."""
     own = [text for text in setting.settings if text.partition("=")[0].partition(".")[0] == "task"]
-    probe = {"name": "task", "experiments": {"any": {"method": "attribution", "model": model}}}
-    task = parse(json.dumps(probe | {"task": _task(setting)}), "task", own, lines=False).task
+    experiments: Experiments = {"any": {"method": "attribution", "model": model}}
+    probe = {"name": "task", "experiments": experiments, "task": _task(setting)}
+    task = parse(json.dumps(probe), "", own, lines=False, options=_options("", experiments)).task
     stages = stages_of(task.kind, model)
     if not stages:
         accept = f"a circuit, or for `et path-patch` --stage '{STAGE}' and the like"
@@ -158,4 +164,17 @@ def _manifest(name: str, experiments: Experiments, sized: str, setting: Setting)
         if setting.examples is not None and (not sized or key == sized):
             experiment["examples"] = setting.examples
     data = {"name": name, "seed": setting.seed, "task": _task(setting), "experiments": experiments}
-    return parse(json.dumps(data, ensure_ascii=False), f"et {name}", setting.settings, lines=False)
+    text, options = json.dumps(data, ensure_ascii=False), _options(name, experiments)
+    return parse(text, f"et {name}", setting.settings, lines=False, options=options)
+
+
+def _options(command: str, experiments: Experiments) -> dict[KeyPath, str]:
+    """Where a command's manifest has a value -> the option or argument that it comes from."""
+    found: dict[KeyPath, str] = {("task", "boxes"): "--boxes", ("seed",): "--seed"}
+    own = OPTIONS | ({"circuit": "CIRCUIT"} if command == "evaluate" else {})
+    for name, spec in experiments.items():
+        here: KeyPath = ("experiments", name)
+        found |= {(*here, key): option for key, option in own.items() if key in spec}
+        found |= {(*here, "stages", index): f"--stage {index + 1}" for index in range(len(spec.get("stages", ())))}
+        found |= {(*here, "circuits", index): "AB"[index] for index in range(len(spec.get("circuits", ())))}
+    return found

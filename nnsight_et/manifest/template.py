@@ -19,6 +19,11 @@ DEFAULT_METHODS = ("path_patching", "minimality", "faithfulness")
 TASKS = ("boxes", *STUDIES)
 EMBEDDED = "llama-tiny"
 TWO_MODELS = ("comparison", "cmap")
+FEWEST = 20  # examples
+FEWER = (
+    "# The numbers of examples below are smaller than usual, for a run of about a quarter of an hour on the machine",
+    "# where this was written. More of them give narrower intervals.",
+)
 NO_CIRCUIT = ("knockout", "attribution")
 _PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9._/-]*")
 
@@ -36,10 +41,16 @@ class Wishes:
     methods: Sequence[str] = DEFAULT_METHODS
     name: str = "my-study"
     task: str = "boxes"
+    share: float = 1.0
+    """How many of the usual number of examples, at most all of them."""
 
     def has(self, *methods: str) -> bool:
         """Whether one of these methods is wished for."""
         return not set(methods).isdisjoint(self.methods)
+
+    def examples(self, usual: int) -> int:
+        """How many examples an experiment has that usually has so many: tens of them, and no fewer than FEWEST."""
+        return min(usual, max(FEWEST, int(usual * self.share) // 10 * 10))
 
     @property
     def circuit(self) -> str:
@@ -77,6 +88,7 @@ def written(wishes: Wishes) -> str:
         "# `et plan` shows what this would run, `et run` runs it, and again continues where it was stopped.",
         f"name: {_text(wishes.name)}",
         "seed: 20",
+        *(FEWER if wishes.share < 1 else ()),
         "# device: auto      # auto, cpu, cuda, cuda:0, or balanced over all GPUs",
         "# dtype: float32    # bfloat16 for models that would not fit otherwise",
         "# memory: 4GiB      # for one chunk of work; chosen when absent",
@@ -141,7 +153,7 @@ def _found(name: str, model: str, wishes: Wishes) -> list[str]:
         f"{name}:",
         "  method: path_patching",
         f"  model: {_text(model)}",
-        "  examples: 300",
+        f"  examples: {wishes.examples(300)}",
         *([f"  metric: {wishes.study.metric}"] if wishes.study else []),
         "  stages: # keep: how many heads join the circuit; receivers: how many of them a later stage patches into",
     ]
@@ -153,18 +165,20 @@ def _found(name: str, model: str, wishes: Wishes) -> list[str]:
 
 def _minimal(wishes: Wishes) -> list[str]:
     about = "# the circuit without heads that add less than the threshold to its accuracy (App. B)"
-    return [about, "minimal: {method: minimality, circuit: circuit, examples: 100, threshold: 0.01}"]
+    fields = f"circuit: circuit, examples: {wishes.examples(100)}, threshold: 0.01"
+    return [about, f"minimal: {{method: minimality, {fields}}}"]
 
 
 def _faithful(wishes: Wishes) -> list[str]:
     about = "# how much of each model's accuracy the circuit alone keeps (Table 1)"
-    fields = f"circuit: {wishes.circuit}, models: {wishes.models}, examples: 500"
+    fields = f"circuit: {wishes.circuit}, models: {wishes.models}, examples: {wishes.examples(500)}"
     return [about, f"faithful: {{method: faithfulness, {fields}}}"]
 
 
 def _complete(wishes: Wishes) -> list[str]:
     about = "# whether circuit and model lose alike when both lose the same heads (App. C)"
-    return [about, f"complete: {{method: completeness, circuit: {wishes.circuit}, examples: 200, draws: 20}}"]
+    fields = f"circuit: {wishes.circuit}, examples: {wishes.examples(200)}, draws: 20"
+    return [about, f"complete: {{method: completeness, {fields}}}"]
 
 
 def _overlap(wishes: Wishes) -> list[str]:
@@ -180,31 +194,35 @@ def _roles(wishes: Wishes) -> list[str]:
 
 def _functions(wishes: Wishes) -> list[str]:
     about = "# what those heads do in each model (section 5.2)"
-    return [about, f"functions: {{method: activation_patching, roles: roles, models: {wishes.models}, examples: 200}}"]
+    fields = f"roles: roles, models: {wishes.models}, examples: {wishes.examples(200)}"
+    return [about, f"functions: {{method: activation_patching, {fields}}}"]
 
 
 def _across(wishes: Wishes) -> list[str]:
     about = "# the finetuned model's heads in the pretrained one (section 6)"
     models = f"donor: {_text(wishes.finetuned or '')}, recipient: {_text(wishes.pretrained)}"
-    return [about, f"across: {{method: cmap, {models}, circuit: finetuned_circuit, examples: 200}}"]
+    fields = f"{models}, circuit: finetuned_circuit, examples: {wishes.examples(200)}"
+    return [about, f"across: {{method: cmap, {fields}}}"]
 
 
 def _blind(wishes: Wishes) -> list[str]:
     about = "# from which layer on a position has what it needs (App. A)"
     edges = ", ".join(f"{{blind: {blind}, to: {to}}}" for blind, to in wishes.study.edges) if wishes.study else ""
-    lines = [about, "blind:", "  method: knockout", f"  model: {_text(wishes.pretrained)}", "  examples: 200"]
+    fields = ("method: knockout", f"model: {_text(wishes.pretrained)}", f"examples: {wishes.examples(200)}")
+    lines = [about, "blind:", *(f"  {field}" for field in fields)]
     return [*lines, f"  edges: [{edges}]"] if edges else lines
 
 
 def _looks(wishes: Wishes) -> list[str]:
     about = "# where the circuit's heads look"
-    return [about, f"looks: {{method: attention_patterns, circuit: {wishes.circuit}, examples: 200}}"]
+    fields = f"circuit: {wishes.circuit}, examples: {wishes.examples(200)}"
+    return [about, f"looks: {{method: attention_patterns, {fields}}}"]
 
 
 def _screen(wishes: Wishes) -> list[str]:
     about = "# a cheap estimate of every head's effect by gradients, beside the exact one"
     at = ", ".join(wishes.study.screened if wishes.study else ("last",))
-    fields = f"model: {_text(wishes.pretrained)}, at: [{at}], examples: 100"
+    fields = f"model: {_text(wishes.pretrained)}, at: [{at}], examples: {wishes.examples(100)}"
     return [about, f"screen: {{method: attribution, {fields}}}"]
 
 
@@ -223,6 +241,12 @@ EXPERIMENTS: tuple[tuple[Callable[[Wishes], bool], Callable[[Wishes], list[str]]
     (lambda wishes: wishes.has("attribution"), _screen),
 )
 """When an experiment is needed, and its lines; in the order of a manifest."""
+
+
+def study_name(stem: str) -> str:
+    """A study's name made of a file's: letters, digits, _ and -."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:64]
+    return name if name and name.lower() != "store" else Wishes.name
 
 
 def _text(value: str) -> str:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import CONFIG, objection, read_settings
-from nnsight_et.models.files import first_line
+from nnsight_et.models.failures import first_line
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."

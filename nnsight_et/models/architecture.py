@@ -72,7 +72,7 @@ class Architecture:
     unembedding: str
     attention_norm: str | None = None  # what attention gives passes through it before it is added to the residual
     mlp_norm: str | None = None
-    layer_gives_tuple: bool = False  # whose first entry is the residual
+    layer_gave_tuple: bool = False  # before transformers 5.24, with the residual as its first entry
     parallel: bool | str = False  # MLPs see no attention of their own layer; or the configuration's key that says so
     mlp_sees: Literal["prompts", "tokens"] = "prompts"  # [batch, seq, d] or [batch * seq, d]
     position_table: bool = False  # positions are looked up, and there are max_position_embeddings of them

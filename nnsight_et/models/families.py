@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nnsight_et.errors import UnsupportedModel, accepted
+from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.architecture import Architecture, Experts, Need, Projection
 
 LLAMA = Architecture(
@@ -90,7 +90,7 @@ GPTJ = replace(
     value=Projection("attn.v_proj"),
     attention_out="attn.out_proj",
     parallel=True,
-    layer_gives_tuple=True,
+    layer_gave_tuple=True,
     implementations=("eager",),
     d_mlp="n_inner",
     position_table=True,
@@ -186,7 +186,7 @@ def architecture(config: Any, where: str) -> Architecture:
         found = f"{where}: architecture '{kind}' cannot be run exactly: {REFUSED[kind]}"
         raise UnsupportedModel(f"{found}; accepted: {', '.join(FAMILIES)}")
     if kind not in FAMILIES:
-        raise UnsupportedModel(f"{where}: architecture '{kind}' is not known; {accepted(kind, FAMILIES)}")
+        raise UnsupportedModel(f"{where}: architecture '{kind}' is not known; accepted: {', '.join(FAMILIES)}")
     parts, text = FAMILIES[kind], config.get_text_config()
     for need in parts.needs:
         if not need.met(text):

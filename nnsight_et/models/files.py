@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -41,6 +42,8 @@ class Files:
     fingerprint: str
     gguf: Path | None = None
     """The file of `weights` that has them, where that is a GGUF file."""
+    bos: Literal["add", "none"] | None = None
+    """Whether texts begin with BOS, where the tokenizer is not to decide."""
 
 
 def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
@@ -65,24 +68,38 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     _add(digest, name, _matching(weights, FILES) | _indexed(weights))
     _add(digest, name, _matching(adapter, FILES) if adapter else ())
     _add(digest, name, _matching(tokenizer, FILES) | _vocabulary(tokenizer))
-    return Files(name, weights, adapter, tokenizer, digest.hexdigest())
+    return Files(name, weights, adapter, tokenizer, digest.hexdigest(), bos=spec.bos)
 
 
-def described(name: str, spec: ModelSpec) -> Files:
+def described(name: str, spec: ModelSpec, here: bool = False) -> Files:
     """The model's folders without a look at its weights, so without a fingerprint; from the hub no weights are fetched.
 
-    UnsupportedModel if it has no configuration.
+    If they are to be `here` already, nothing is. UnsupportedModel if it has no configuration.
     """
     if spec.gguf:
         return _described_gguf(name, spec)
-    weights = _folder(name, spec.path, spec.revision, FETCHED)
+    weights = _folder(name, spec.path, spec.revision, FETCHED, here)
     _check_config(name, weights, "config.json")
     check_not_quantized(name, weights)
-    tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else weights
+    adapter = _adapter(name, spec, weights, weights_too=False, here=here)
+    tokenizer = _folder(name, spec.tokenizer, None, FETCHED, here) if spec.tokenizer else weights
     for folder in (weights, tokenizer):
         for path in _matching(folder, DESCRIBING) | _vocabulary(folder):
             next(_content(name, path), None)
-    return Files(name, weights, _adapter(name, spec, weights, weights_too=False), tokenizer, "")
+    return Files(name, weights, adapter, tokenizer, "", bos=spec.bos)
+
+
+def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool, here: bool = False) -> Path | None:
+    """The adapter's folder; UnsupportedModel if it is of a kind, or has a tokenizer, that cannot be used as it is."""
+    if not spec.adapter:
+        return None
+    wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
+    adapter = _folder(name, spec.adapter, spec.adapter_revision, wanted, here)
+    _check_files(name, adapter, CONFIG, weights_too)
+    read_settings(adapter, name)
+    if not spec.tokenizer:
+        check_words(adapter, weights, name)
+    return adapter
 
 
 def check_no_gguf(name: str, spec: ModelSpec) -> None:
@@ -105,7 +122,7 @@ def _found_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
     _add(digest, name, [file])
     _add(digest, name, _matching(adapter, FILES) if adapter else ())
     _add(digest, name, _tokenizing(tokenizer) if tokenizer.is_dir() else ())
-    return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file)
+    return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file, spec.bos)
 
 
 def _described_gguf(name: str, spec: ModelSpec) -> Files:
@@ -122,7 +139,7 @@ def _described_gguf(name: str, spec: ModelSpec) -> Files:
         folder = _folder(name, spec.path, spec.revision)
     file = _gguf_in(name, folder, spec.gguf)
     adapter = _adapter(name, spec, folder, weights_too=False)
-    return Files(name, folder, adapter, _gguf_tokenizer(name, spec, folder, file), "", file)
+    return Files(name, folder, adapter, _gguf_tokenizer(name, spec, folder, file), "", file, spec.bos)
 
 
 def _gguf_in(name: str, folder: Path, gguf: str) -> Path:
@@ -141,18 +158,6 @@ def _gguf_tokenizer(name: str, spec: ModelSpec, folder: Path, file: Path) -> Pat
         return _folder(name, spec.tokenizer, None, FETCHED)
     beside = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file() or _vocabulary(folder)
     return folder if beside else file
-
-
-def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool) -> Path | None:
-    """The adapter's folder; UnsupportedModel if it is of a kind, or has a tokenizer, that cannot be used as it is."""
-    if not spec.adapter:
-        return None
-    adapter = _folder(name, spec.adapter, spec.adapter_revision, (*WEIGHTS, *FETCHED) if weights_too else FETCHED)
-    _check_files(name, adapter, CONFIG, weights_too)
-    read_settings(adapter, name)
-    if not spec.tokenizer:
-        check_words(adapter, weights, name)
-    return adapter
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:
@@ -237,7 +242,9 @@ def check_no_code(name: str, folder: Path, config: str) -> None:
     )
 
 
-def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED) -> Path:
+def _folder(
+    name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED, here: bool = False
+) -> Path:
     try:
         local = Path(place).expanduser()
         if local.is_dir():
@@ -249,11 +256,16 @@ def _folder(name: str, place: str, revision: str | None, patterns: tuple[str, ..
     if not is_hub_id(place):
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:
-        return Path(huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=list(patterns)))
+        wanted = list(patterns)
+        return Path(
+            huggingface_hub.snapshot_download(place, revision=revision, allow_patterns=wanted, local_files_only=here)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if here:
+            raise UnsupportedModel(f"{name}: the files of '{place}' are not on this machine yet") from None
         raise UnsupportedModel(
             f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
-            f"folder (models: {{{name}: {{path: FOLDER}}}} in the manifest), or a hub id with a network"
+            f"folder (in a manifest, models: {{{name}: {{path: FOLDER}}}}), or a hub id with a network"
         ) from error
 
 

@@ -6,6 +6,7 @@ import json
 import warnings
 from contextlib import nullcontext
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,20 @@ from transformers.utils import logging
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_served
 from nnsight_et.models.adapters import attach_adapter, check_fit
+from nnsight_et.models.bos import set_bos
 from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
+from nnsight_et.models.finite import accepted_by, try_prompt
 from nnsight_et.models.gguf_file import check_all_read, dequantising, read_configuration, without_bars
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
+from nnsight_et.models.rotary import rotate_each_prompt, unchanging_length
 from nnsight_et.models.tokenizing import check_tokenizing, padded, read_tokenizer
 from nnsight_et.models.weights import check_parameters, stored_tensors
+
+SENTENCE = "When Mary and John went to the store, John gave a drink to Mary."
 
 
 def configuration(files: Files) -> PretrainedConfig:
@@ -78,6 +84,11 @@ def longest_prompt(files: Files) -> int | None:
     return architecture(config, files.name).longest(config.get_text_config())
 
 
+def longest_alike(files: Files) -> int | None:
+    """Up to how many tokens prompts are rotated alike, whatever shares their batch; None: however many."""
+    return unchanging_length(configuration(files).get_text_config())
+
+
 def outline(files: Files) -> PreTrainedModel:
     """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
     config = configuration(files)
@@ -91,7 +102,7 @@ def outline(files: Files) -> PreTrainedModel:
 def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token; UnsupportedModel if it cannot be read or has no offsets.
 
-    Models whose tokenizer is in one folder share it.
+    Models whose tokenizer is in one folder, and begins texts alike, share it.
     """
     with Reading(
         lambda reason: (
@@ -99,11 +110,13 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
         ),
         lambda: check_tokenizing(files),
     ):
-        tokenizer = read_tokenizer(files.tokenizer)
+        tokenizer = read_tokenizer(files.tokenizer.resolve(), files if files.bos else None)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
+    if files.bos:
+        set_bos(tokenizer, files.bos, files.name, configuration(files))
     return padded(tokenizer, files.name, _rows(files.weights, files.gguf))
 
 
@@ -167,7 +180,7 @@ def _prepare(files: Files, attention: str) -> None:
     known = architecture(config, files.name).implementations
     if attention not in known:
         found = f"{files.name}: architecture '{config.model_type}' has no {attention} attention"
-        raise UnsupportedModel(f"{found}; accepted: attention: {' or '.join(known)} in the manifest")
+        raise UnsupportedModel(f"{found}; accepted: attention {' or '.join(known)}")
     nnsight.register("nnsight_et")
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -207,9 +220,12 @@ def wrapped(nn: TransformersModel, name: str) -> Model:
     """An nnsight model already in memory as a Model, frozen and checked."""
     nn.requires_grad_(False)
     nn.eval()
+    rotate_each_prompt(nn._module)
     model = on_its_devices(_model(nn, name, nn.dtype, nn.device), name)
     if model.parts.experts and nn.dtype == torch.float64:
         nn.set_experts_implementation("eager")  # the grouped one knows no float64
+    if model.dtype == torch.float16:  # whose largest number real models pass
+        try_prompt(model, nn.tokenizer(SENTENCE).input_ids)
     check_parts(model, name)
     return model
 
@@ -219,6 +235,7 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
     return Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
         dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()), parallel=shape.parallel,
+        name=name,
     )  # fmt: skip
 
 
@@ -231,6 +248,9 @@ def check_parts(model: Model, name: str) -> None:
 
 def check_gap(worst: float, dtype: torch.dtype, name: str) -> None:
     """Raise UnsupportedModel if the largest of part_gaps is more than rounding."""
+    if not isfinite(worst):
+        found = f"{name}: two tokens give NaN or infinity in {str(dtype).removeprefix('torch.')}"
+        raise UnsupportedModel(f"{found}; accepted: {accepted_by(dtype)}")
     limit = 64 * torch.finfo(dtype).eps
     if not worst <= limit:
         raise UnsupportedModel(
@@ -240,10 +260,11 @@ def check_gap(worst: float, dtype: torch.dtype, name: str) -> None:
 
 
 def part_gaps(model: Model) -> Tensor:
-    """[3 * layer]: how far each layer is from what the engine takes for granted. Opens a trace of two tokens.
+    """[4 * layer]: how far each layer is from what the engine takes for granted. Opens a trace of two tokens.
 
-    Relative to its largest output: of the output projection of z, and of the sum of what each head writes, from what
-    attention adds; and of the sum of residual, attention and MLP from what leaves the layer.
+    Of the output projection of z, and of the sum of what each head writes, from what attention adds; and of the sum of
+    residual, attention and MLP from what leaves the layer. Relative to the token's largest number there, or the largest
+    that is added up to it: the first token's can be thousands of times the second's.
     """
     words = model.nn.config.get_text_config().vocab_size
     tokens = torch.tensor([[words // 3, words // 2]], device=model.device)
@@ -258,14 +279,19 @@ def part_gaps(model: Model) -> Tensor:
             alone = torch.eye(model.n_heads, dtype=z.dtype, device=z.device)[:, None, :, None]
             nothing = model.write_of(layer, torch.zeros_like(z))
             writes = (model.write_of(layer, z * alone) - nothing).sum(0, keepdim=True) + nothing
+            terms = model.size_of_write(layer, z[0])[None]
             written = model.written(layer)
             attention = model.attention(layer)
             mlp = model.mlp(layer, len(tokens))
             leaving = model.residual(layer + 1)
-            scale = leaving.abs().max()
-            largest = torch.maximum(scale, written.abs().max())
-            gaps.append((whole - written).abs().max() / largest)
-            gaps.append((writes - written).abs().max() / largest)
-            gaps.append((added - attention).abs().max() / scale)
-            gaps.append((entering + attention + mlp - leaving).abs().max() / scale)
+            gaps.append(_share(whole - written, leaving, written, terms))
+            gaps.append(_share(writes - written, leaving, written, terms))
+            gaps.append(_share(added - attention, leaving, attention))
+            gaps.append(_share(entering + attention + mlp - leaving, leaving, entering, attention, mlp))
     return torch.stack([gap.to(model.device) for gap in gaps])
+
+
+def _share(gap: Tensor, *parts: Tensor) -> Tensor:
+    """[]: the largest share, of any token, that the gap [1, token, d] has of the largest number of the parts there."""
+    sizes = torch.stack([part.abs().amax(-1).to(gap.dtype) for part in parts]).amax(0)
+    return (gap.abs().amax(-1) / sizes.clamp(min=torch.finfo(gap.dtype).tiny)).max()

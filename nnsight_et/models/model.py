@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from nnsight_et.circuit import Via
 from nnsight_et.models.architecture import Architecture
 from nnsight_et.models.masks import narrowed
 
-Via = Literal["query", "key", "value"]
+PROBES = 8  # of how large the terms of a sum are
 VIAS: tuple[Via, ...] = ("query", "key", "value")  # in the order of a forward pass
 
 
@@ -41,6 +43,8 @@ class Model:
     """Whether derivatives pass through its runs; not where a server keeps the weights from the code that asks."""
     on_layer: Callable[[int], None] | None = None
     """Told of each layer that an intervention on one layer after the other comes to; not on a server."""
+    name: str = ""
+    """What messages call it."""
     spread: tuple[torch.device, ...] = ()
     """Per layer where its weights are, if they are on several devices."""
 
@@ -69,7 +73,7 @@ class Model:
         mask is [batch, seq] (1 = token) or [batch, 1, seq, keys] (added to attention scores), which narrow_windows must
         follow. With a cache the run appends its keys and values to it.
         """
-        given = {name: one for name, one in (("attention_mask", mask), ("past_key_values", cache)) if one is not None}
+        given = {name: one for name, one in (("attention_mask", mask), (_cache_word(), cache)) if one is not None}
         return self.nn.trace(input_ids=tokens, position_ids=position_ids, use_cache=cache is not None, **given)
 
     def narrow_windows(self, mask: Tensor, position_ids: Tensor, keys: Tensor) -> None:
@@ -105,7 +109,7 @@ class Model:
             outputs = [self.part(path).output for path in self.parts.embeddings]
             return outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
         output = self.layer(layer - 1).output
-        return self._here(output[0] if self.parts.layer_gives_tuple else output)
+        return self._here(output[0] if self._layer_gives_tuple else output)
 
     def layer(self, layer: int) -> Any:
         """The module of a whole layer."""
@@ -123,6 +127,17 @@ class Model:
     def write_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's real output projection makes of z [..., head, d_head]."""
         return self._here(self.part(self.parts.attention_out, layer)(self._there(layer, z.flatten(-2))))
+
+    def size_of_write(self, layer: int, z: Tensor) -> Tensor:
+        """[n, d]: inside a trace, how large the terms are that write_of adds up for z [n, head, d_head].
+
+        With random signs they do not cancel: real models have channels whose terms are thousands, and their sum small.
+        """
+        draw = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, (PROBES, 1, *z.shape[1:]), generator=draw).to(z.device, z.dtype) * 2 - 1
+        nothing = self.write_of(layer, torch.zeros_like(z))
+        drawn = (self.write_of(layer, z * signs) - nothing).float()
+        return drawn.square().mean(0).sqrt() + self.n_heads * nothing.float().abs()
 
     def written(self, layer: int) -> Tensor:
         """[batch, seq, d]: inside a trace, the output of the layer's attention: what its heads write, added up."""
@@ -228,7 +243,11 @@ class Model:
         """Inside a trace: do not run these layers; the residual [batch, seq, d] leaves each of them."""
         for layer in layers:
             leaving = self._there(layer, residual)
-            self.layer(layer).skip((leaving, None) if self.parts.layer_gives_tuple else leaving)
+            self.layer(layer).skip((leaving, None) if self._layer_gives_tuple else leaving)
+
+    @property
+    def _layer_gives_tuple(self) -> bool:
+        return self.parts.layer_gave_tuple and not _is_5_24()
 
     def skip_unembedding(self, residual: Tensor) -> None:
         """Inside a trace whose logits nobody reads: do not compute them."""
@@ -246,4 +265,14 @@ class Model:
 
     def cached(self) -> list[tuple[Tensor, Tensor]]:
         """Per layer, where it is, keys and values [batch, kv head, seq, d_head]: at the end of a trace with a cache."""
-        return [(layer.keys, layer.values) for layer in self.nn.output.past_key_values.layers]
+        return [(layer.keys, layer.values) for layer in getattr(self.nn.output, _cache_word()).layers]
+
+
+def _cache_word() -> str:
+    """What models call the cache of keys and values: transformers 5.24 deprecates the old word, 5.40 removes it."""
+    return "cache" if _is_5_24() else "past_key_values"
+
+
+def _is_5_24() -> bool:
+    """Whether transformers is 5.24 or newer, asked where the model runs: a server has a transformers of its own."""
+    return "cache" in CausalLMOutputWithPast.__dataclass_fields__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 EMBEDDED = Path(__file__).parent.parent / "zoo" / "embedded"
 
@@ -42,6 +43,7 @@ class ModelSpec:
     ndif: str | None = None  # the model's name on an NDIF server, where it is not `path`
     ndif_adapter: str | None = None  # the adapter's there, where it is not `adapter`
     gguf: str | None = None  # the file in `path` that has the weights, where that is a GGUF file
+    bos: Literal["add", "none"] | None = None  # whether texts begin with BOS, where the tokenizer is not to decide
 
     @property
     def served(self) -> tuple[str, str | None]:

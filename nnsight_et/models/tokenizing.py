@@ -14,8 +14,8 @@ from nnsight_et.models.gguf_file import tokenizer_in
 
 
 @cache
-def read_tokenizer(place: Path) -> PreTrainedTokenizerBase:
-    """That of a folder, or of a GGUF file; LOADING_ERRORS if it cannot be read."""
+def read_tokenizer(place: Path, own: Files | None = None) -> PreTrainedTokenizerBase:
+    """That of a folder, or of a GGUF file; one by itself for `own` files. LOADING_ERRORS if it cannot be read."""
     if place.is_file():
         return tokenizer_in(place)
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)

@@ -8,11 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from nnsight_et.errors import quantity
 from nnsight_et.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.report.figures import Arrow, Cell, Diagram, HeatMap, Node, Plate
 from nnsight_et.report.methods import metric_of, models_of, name_of, signed
 from nnsight_et.report.study import Study
 from nnsight_et.store import Result
+
+PALEST, DEEPEST = 10, 1000  # how far below the largest score one that matters may be: in proportion, by logarithm
 
 
 def path_patching(result: Result, study: Study) -> tuple[Plate, ...]:
@@ -20,13 +23,13 @@ def path_patching(result: Result, study: Study) -> tuple[Plate, ...]:
     header = result.header
     stages = header.summary["stages"]
     metric = metric_of(header)
-    panels = tuple(heat_map(stage, result.scores, metric) for stage in stages)
     circuit, mlps = header.summary["circuit"], header.summary.get("mlps", ())
+    panels = tuple(heat_map(stage, result.scores, metric, circuit) for stage in stages)
     title = f"{'Circuit' if circuit['groups'] else 'Paths'} of {models_of(header)}"
     scores = f"Patching scores in {models_of(header)}, stage by stage"
     return (
         _drawn(result, stages, circuit, title, mlps),
-        Plate(f"{name_of(header)}-scores", scores, shown(metric), panels),
+        Plate(f"{name_of(header)}-scores", scores, shown(metric, panels), panels),
     )
 
 
@@ -48,23 +51,33 @@ def diagram(
         name, kind = group["name"], "head" if "heads" in group else "MLP"
         heads = tuple(group["heads"] if kind == "head" else group["mlps"])
         listed = ", ".join(f"{head} {scores[name, head]:+.3f}" if (name, head) in scores else head for head in heads)
-        text = f"{name} at {group['at']}: {_heads(len(heads), kind)}{': ' if heads else ''}{listed}"
+        text = f"{name} at {group['at']}: {quantity(len(heads), kind)}{': ' if heads else ''}{listed}"
         nodes.append(Node(name, group["at"], len(heads), heads, text, kind))
     positions = tuple(reversed(dict.fromkeys(node.at for node in nodes)))
     arrows = tuple(Arrow(stage["group"], stage["into"], stage["via"]) for stage in stages)
     return Diagram("circuit", positions, tuple(nodes), arrows)
 
 
-def shown(metric: Metric) -> str:
+def shown(metric: Metric, panels: Sequence[HeatMap]) -> str:
     """What the colours and marks of a metric's heat maps mean."""
     found = METRICS[metric]
     matter = "Blue: negative, the head mattered." if found.ranks == "negative" else "Blue: large, the head mattered."
     dot = " Dot: beyond chance." if found.statistic else ""
-    return f"{matter} Framed: kept.{dot} Hatched: cannot reach, exactly 0."
+    log = " Log: colours grow with the logarithm, so that weak heads show beside strong ones."
+    scale = log if any(panel.knee is not None for panel in panels) else ""
+    return f"{matter} Framed: kept.{dot} Hatched: cannot reach, exactly 0.{scale}"
 
 
-def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor], metric: Metric = PAPERS) -> HeatMap:
-    """A stage's scores over all layers and heads, or MLPs; the colours end at the strongest kept one's."""
+def heat_map(
+    stage: Mapping[str, Any],
+    scores: Mapping[str, Tensor],
+    metric: Metric = PAPERS,
+    circuit: Mapping[str, Any] | None = None,
+) -> HeatMap:
+    """A stage's scores over all layers and heads, or MLPs; the colours end at the strongest score.
+
+    circuit: what became of the stages' heads, where it is known.
+    """
     found = {name: scores[key] for name in _OF_A_CELL if (key := f"{stage['group']}.{name}") in scores}
     kept = {one["head"] for one in stage["kept"]}
     beyond = set(stage.get("beyond_chance", ()))
@@ -73,6 +86,7 @@ def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor], metric: Met
     n_layers, n_heads = found["score"].shape
     of_mlps = stage.get("senders") == "mlps"
     values = {name: tensor.tolist() for name, tensor in found.items()}
+    moved = _moved(stage, circuit)
 
     def cell(layer: int, head: int) -> Cell:
         name = f"L{layer}MLP" if of_mlps else f"L{layer}H{head}"
@@ -81,16 +95,39 @@ def heat_map(stage: Mapping[str, Any], scores: Mapping[str, Tensor], metric: Met
             return Cell(0.0, f"{name}: cannot reach {end}; exactly 0, not run", reached=False)
         if math.isnan(here["score"]):
             return Cell(None, f"{name}: not measured")
-        text = _text(name, here, metric) + ("; kept" if name in kept else "")
+        text = _text(name, here, metric) + (f"; kept{moved.get(name, '')}" if name in kept else "")
         return Cell(here["score"], text, framed=name in kept, dotted=name in beyond)
 
     cells = tuple(tuple(cell(layer, head) for head in range(n_heads)) for layer in range(n_layers))
-    limit = max((abs(one["score"]) for one in stage["kept"]), default=0.0) or 1.0
+    limit, knee = _scale([cell for row in cells for cell in row])
     title = f"{stage['group']} → {into}" + (f" ({via})" if via else "")
     negative = METRICS[metric].ranks == "negative"
     if of_mlps:
-        return HeatMap(title, _numbers(n_layers), ("MLP",), cells, limit, negative, axes=("layer", ""))
-    return HeatMap(title, _numbers(n_layers), _numbers(n_heads), cells, limit, negative)
+        return HeatMap(title, _numbers(n_layers), ("MLP",), cells, limit, negative, ("layer", ""), knee)
+    return HeatMap(title, _numbers(n_layers), _numbers(n_heads), cells, limit, negative, knee=knee)
+
+
+def _scale(cells: Sequence[Cell]) -> tuple[float, float | None]:
+    """The largest score, and where colours begin to grow with the logarithm, if some that matter would be too pale.
+
+    What matters are heads beyond chance, or where nothing is tested, kept ones.
+    """
+    sizes = [abs(cell.value) for cell in cells if cell.value and cell.reached]
+    limit = max(sizes, default=0.0) or 1.0
+    chosen = [cell for cell in cells if cell.dotted] or [cell for cell in cells if cell.framed]
+    weakest = max(min((abs(cell.value) for cell in chosen if cell.value), default=limit), limit / DEEPEST)
+    return limit, weakest if weakest < limit / PALEST else None
+
+
+def _moved(stage: Mapping[str, Any], circuit: Mapping[str, Any] | None) -> dict[str, str]:
+    """Head -> where it is instead, of kept heads that a later stage keeps at the same position as well."""
+    later = [group for group in circuit["groups"] if group["at"] == stage["at"]] if circuit else []
+    return {
+        head: f", and in {group['name']}, which is found later"
+        for group in later
+        for head in group["heads"]
+        if group["name"] != stage["group"]
+    }
 
 
 _OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach")
@@ -109,10 +146,6 @@ def _numbers(count: int) -> tuple[str, ...]:
     return tuple(str(index) for index in range(count))
 
 
-def _heads(count: int, kind: str = "head") -> str:
-    return f"{count} {kind}{'s' * (count != 1)}"
-
-
 def _drawn(
     result: Result,
     stages: Sequence[Mapping[str, Any]],
@@ -121,9 +154,12 @@ def _drawn(
     mlps: Sequence[Mapping[str, Any]] = (),
 ) -> Plate:
     size = sum(len(group["heads"]) for group in circuit["groups"])
-    caption = f"{_heads(size)} in {len(circuit['groups'])} groups, each at its position. "
+    groups = quantity(len(circuit["groups"]), "group")
+    caption = f"{quantity(size, 'head')} in {groups}, each at its position. "
     if mlps:
-        caption += f"Beside them {_heads(sum(len(group['mlps']) for group in mlps), 'MLP')}, which are in no circuit. "
+        caption += (
+            f"Beside them {quantity(sum(len(group['mlps']) for group in mlps), 'MLP')}, which are in no circuit. "
+        )
     if stages:
         more = ", or which MLPs' input (I)," if mlps else ""
         caption += f"Arrows: whose query (Q), key (K) or value (V){more} the group below reaches."

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
+from nnsight_et.errors import quantity
 from nnsight_et.report.difference import Difference, ValueChange
 from nnsight_et.report.table import Table
 from nnsight_et.report.tidy.measurement import Measurement
@@ -99,7 +100,9 @@ def _members(found: Difference) -> Table:
     )
     columns = ("experiment", "group", "heads in both", "only in A", "only in B")
     same = len(found.members) - len(rows)
-    note = f"Heads that are kept or selected. {same} other groups have the same heads in both." if same else ""
+    note = (
+        f"Heads that are kept or selected. {quantity(same, 'other group')} with the same heads in both." if same else ""
+    )
     return Table("head by head: membership", columns, rows, frozenset({"heads in both"}), note)
 
 

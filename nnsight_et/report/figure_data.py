@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nnsight_et.errors import ResultError
+from nnsight_et.errors import ResultError, quantity
 from nnsight_et.report import circuit_figures, role_figures
 from nnsight_et.report.figures import Bars, Cell, Curves, HeatMap, Impact, Line, Mark, Plate, Point, Scatter, Series
 from nnsight_et.report.marks import BARS, drawn, mark, plate, unique
@@ -35,14 +35,16 @@ def _faithfulness(result: Result, study: Study) -> tuple[Plate, ...]:
     ]
     series.append(Series("random circuits", tuple(others)))
     task = result.header.job.get("task", {})
-    lines = ()
+    lines, guess = (), ""
     if task.get("kind") == "boxes":
         chance = 1 / task["boxes"]
         lines = (Line("chance", chance, f"chance: one of the {task['boxes']} objects of the prompt, {number(chance)}"),)
+        guess = (
+            " Chance: a guess among the prompt's objects; random circuits can do worse, as they answer other words too."
+        )
     panel = Bars("accuracy", tuple(row["model"] for row in rows), tuple(series), "accuracy", lines)
-    caption = (
-        f"Each model whole, the circuit alone, and random circuits of its size (all other heads mean-ablated). {BARS}"
-    )
+    compared = "Each model whole, the circuit alone, and random circuits of its size (all other heads mean-ablated)."
+    caption = f"{compared} {BARS}{guess}"
     return (plate(result, "accuracy", "Accuracy of model and circuit", caption, (panel,)),)
 
 
@@ -53,7 +55,7 @@ def _completeness(result: Result, study: Study) -> tuple[Plate, ...]:
         kind = "random halves" if str(row["removed"]).startswith("random ") else row["removed"]
         circuit, model = (mark(row, key, key) for key in ("circuit", "model"))
         if circuit and model:
-            text = f"without {row['removed']} ({row['heads']} heads): {circuit.text}; {model.text}"
+            text = f"without {row['removed']} ({quantity(row['heads'], 'head')}): {circuit.text}; {model.text}"
             kinds.setdefault(kind, []).append(Point(circuit, model, text))
     found = tuple((kind, tuple(points)) for kind, points in kinds.items())
     panel = Scatter("completeness", ("circuit without K", "model without K"), found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 Interval = tuple[float, float]
@@ -44,6 +45,21 @@ class HeatMap:
     """The colours end at -limit and limit; at 0 and limit if not `signed`."""
     signed: bool = True
     axes: tuple[str, str] = ("layer", "head")
+    knee: float | None = None
+    """Far above it colours grow with the logarithm of a value, far below in proportion; None: always in proportion."""
+
+    def share(self, value: float) -> float:
+        """Where a value stands among the colours, from -1 to 1; beyond the limit, at the end."""
+        size = min(abs(value) / self.limit, 1.0)
+        if self.knee is not None:
+            size = math.log1p(size * self.limit / self.knee) / math.log1p(self.limit / self.knee)
+        return math.copysign(size, value)
+
+    @property
+    def ticks(self) -> tuple[float, ...]:
+        """The values that a colour bar names, ascending."""
+        above = (self.limit,) if self.knee is None else (self.knee, self.limit)
+        return (*(-value for value in reversed(above)), 0.0, *above) if self.signed else (0.0, *above)
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,15 @@ def faithfulness(header: ResultHeader) -> tuple[Table, ...]:
         "full model": with_interval("full"),
         "circuit": with_interval("circuit"),
         "random circuits": lambda row: spread(row["random_mean"], row["random_std"]),
-        "p": lambda row: number(row["random_p"], 3),
+        "p": _chance,
         "faithfulness": with_interval("faithfulness"),
     }
     counts = " or ".join(sorted({str(row["examples"]) for row in rows}))
-    drawn = " or ".join(sorted({str(row["random_circuits"]) for row in rows}))
-    note = (
-        f"Accuracy on {counts} prompts; faithfulness = circuit / full model (Table 1). {INTERVALS} "
-        f"p: how often {drawn} random circuits and the circuit itself do at least as well as the circuit."
-    )
+    note = f"Accuracy on {counts} prompts; faithfulness = circuit / full model (Table 1). {INTERVALS}"
+    if drawn := sorted({row["random_circuits"] for row in rows} - {0}):
+        least = ", ".join(f"{1 / (1 + count):.3f} with {count}" for count in drawn)
+        note += " p = (1 + random circuits at least as accurate as the circuit) / (1 + random circuits): "
+        note += f"it cannot be below {least} of them. (least): none of them was."
     return (table_of(header, "faithfulness", columns, rows, note),)
 
 
@@ -51,7 +51,10 @@ def minimality(header: ResultHeader) -> tuple[Table, ...]:
     columns = {"group": "group", "heads tried": "tried", "kept": "kept", "head and what it adds": "heads"}
     note = "What a head adds: accuracy with it over accuracy without it, minus 1, as a share (App. B)."
     if ties := [row["head"] for row in header.summary["heads"] if row.get("tied")]:
-        note += f" More heads make up just as much for it than may be removed with it: {several(ties)}."
+        note += " Tie: more heads make up equally for these than may be removed with them, so which were removed is "
+        note += f"partly arbitrary: {several(ties)}."
+    if any(row["contribution"] == "infinite" for row in header.summary["heads"]):
+        note += " Infinite: without the head the circuit answers nothing right."
     return (table_of(header, f"minimal circuit of {models_of(header)}", columns, rows, note),)
 
 
@@ -137,7 +140,7 @@ def attention_patterns(header: ResultHeader) -> tuple[Table, ...]:
 def attribution(header: ResultHeader) -> tuple[Table, ...]:
     """How well the gradient's estimate agrees with the exact effects."""
     columns: dict[str, str | Cell] = {key: key for key in ("at", "pearson", "spearman")}
-    columns["top heads found"] = lambda row: f"{number(row['top_found'])} of {row['top']}"
+    columns["top heads found"] = lambda row: f"{round(row['top_found'] * row['top'])} of {row['top']}"
     return (
         table_of(
             header, f"attribution in {models_of(header)}", columns, _rows(header), "Over all heads at a position."
@@ -188,6 +191,13 @@ def _is_number(text: str) -> bool:
 
 def _share(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:+.3f}"
+
+
+def _chance(row: Row) -> str:
+    """The p of a circuit against random ones, and whether it is the smallest there can be with so many."""
+    found, count = row["random_p"], row["random_circuits"]
+    least = found is not None and found <= 1 / (1 + count) + 1e-9
+    return f"{number(found, 3)} (least)" if least else number(found, 3)
 
 
 def _entry(key: str, index: int) -> Cell:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from nnsight_et.cost.plans import Estimate
+from nnsight_et.errors import quantity
 from nnsight_et.manifest import Faithfulness, PathPatching
-from nnsight_et.models.named import EMBEDDED, NAMED, NamedModel
+from nnsight_et.models.named import EMBEDDED, NAMED, NamedModel, Shape
 from nnsight_et.plan import Job, Plan, senders
 from nnsight_et.report.table import Table, number
 
@@ -20,10 +21,17 @@ def models_table() -> Table:
     return Table("models known by name", columns, rows, frozenset(columns[1:4]), note)
 
 
-def plan_table(plan: Plan, done: Collection[str], estimates: Mapping[str, Estimate]) -> Table:
+def plan_table(
+    plan: Plan,
+    done: Collection[str],
+    estimates: Mapping[str, Estimate],
+    shapes: Mapping[str, Shape] | None = None,
+    unknown: Mapping[str, str] | None = None,
+) -> Table:
     """The jobs of a plan in the order they run; `done` names those whose results are there.
 
-    estimates: what jobs are expected to cost, by name; minutes are shown where one has them.
+    estimates: what jobs are expected to cost, by name; minutes are shown where one has them. shapes: sizes of models
+    that the plan itself does not know. unknown: model -> why its sizes are not known.
     """
     timed = any(estimate.seconds is not None for estimate in estimates.values())
     rows = tuple(
@@ -33,7 +41,7 @@ def plan_table(plan: Plan, done: Collection[str], estimates: Mapping[str, Estima
             job.spec.method,
             ", ".join(dict.fromkeys(choice.name for choice in job.models)),
             str(getattr(job.spec, "examples", "") or getattr(job.spec, "training_examples", "–")),
-            _work(job),
+            _work(job, shapes or {}),
             *_costs(estimates.get(job.name), timed),
             ", ".join(job.needs) or "–",
             "done" if job.name in done else "to run",
@@ -42,7 +50,8 @@ def plan_table(plan: Plan, done: Collection[str], estimates: Mapping[str, Estima
     )
     costs = ("TFLOP", "memory", "minutes")[: 2 + timed]
     columns = ("", "experiment", "method", "models", "examples", "work", *costs, "needs", "state")
-    return Table(f"plan of {plan.name}", columns, rows, frozenset({"", "examples", *costs}), _note(estimates))
+    note = " ".join((*_in_all(estimates), *_without(plan, estimates, unknown or {})))
+    return Table(f"plan of {plan.name}", columns, rows, frozenset({"", "examples", *costs}), note)
 
 
 def _costs(estimate: Estimate | None, timed: bool) -> tuple[str, ...]:
@@ -52,30 +61,41 @@ def _costs(estimate: Estimate | None, timed: bool) -> tuple[str, ...]:
     return (f"{estimate.flops / 1e12:,.2f}", _gib(estimate.peak), number(minutes))[: 2 + timed]
 
 
-def _note(estimates: Mapping[str, Estimate]) -> str:
+def _in_all(estimates: Mapping[str, Estimate]) -> Iterator[str]:
     """What all experiments cost together."""
-    if not estimates:
-        return "What it costs is not known: it is for the default engine, and for models of known sizes."
-    every = estimates.values()
-    flops, peak = sum(one.flops for one in every), max(one.peak for one in every)
-    seconds = [one.seconds for one in every if one.seconds is not None]
-    times = f", about {sum(seconds) / 60:.1f} minutes" if seconds else ""
-    text = f"In all {flops / 1e12:,.1f} TFLOP{times}, at most {_gib(peak)} at once, self-checks"
-    return f"{text} {'included in the time' if seconds else 'not counted'}; by formula: docs/performance.md."
+    if estimates:
+        every = estimates.values()
+        flops, peak = sum(one.flops for one in every), max(one.peak for one in every)
+        seconds = [one.seconds for one in every if one.seconds is not None]
+        times = f", about {sum(seconds) / 60:.1f} minutes" if seconds else ""
+        text = f"In all {flops / 1e12:,.1f} TFLOP{times}, at most {_gib(peak)} at once, self-checks"
+        yield f"{text} {'included in the time' if seconds else 'not counted'}; by formula: docs/performance.md."
+
+
+def _without(plan: Plan, estimates: Mapping[str, Estimate], unknown: Mapping[str, str]) -> Iterator[str]:
+    """Which experiments have no estimate, and why."""
+    missing = [job for job in plan.jobs if job.name not in estimates]
+    if missing:
+        yield f"Not counted: {', '.join(job.name for job in missing)}."
+    if any(job.engine == "reference" for job in missing):
+        yield "The reference engine has no estimate."
+    names = dict.fromkeys(choice.name for job in missing for choice in job.models)
+    yield from (f"{unknown[name]}." for name in names if name in unknown)
 
 
 def _gib(count: float) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
-def _work(job: Job) -> str:
-    spec, models = job.spec, f"{len(job.models)} model{'s' * (len(job.models) != 1)}"
+def _work(job: Job, shapes: Mapping[str, Shape]) -> str:
+    spec, models = job.spec, quantity(len(job.models), "model")
     if isinstance(spec, PathPatching):
-        count = senders(job)
-        most = "senders not known before the model is read" if count is None else f"at most {count} senders"
-        return f"{len(spec.stages)} stages, {most}"
+        name = job.models[0].name
+        most = senders(job, shapes.get(name))
+        found = "senders not known before the model is read" if most is None else f"at most {quantity(most, 'sender')}"
+        return f"{quantity(len(spec.stages), 'stage')}, {found}"
     if isinstance(spec, Faithfulness):
-        return f"{models}, {spec.random_circuits} random circuits each"
+        return f"{models}, {quantity(spec.random_circuits, 'random circuit')} each"
     return models if job.models else "no model"
 
 

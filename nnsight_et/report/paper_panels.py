@@ -25,14 +25,15 @@ def heat_map(axes: Axes, panel: HeatMap, colours: Mapping[str, int]) -> None:
     below, above = SCORES
     stops = (*below, *above[1:]) if panel.signed else below[::-1]
     shown = [
-        [math.nan if cell.value is None or not cell.reached else cell.value for cell in row] for row in panel.cells
+        [math.nan if cell.value is None or not cell.reached else panel.share(cell.value) for cell in row]
+        for row in panel.cells
     ]
     layers = panel.axes[0] == "layer"
     image = axes.imshow(
         shown,
         cmap=LinearSegmentedColormap.from_list("scores", stops),
-        vmin=-panel.limit if panel.signed else 0,
-        vmax=panel.limit,
+        vmin=-1 if panel.signed else 0,
+        vmax=1,
         origin="lower" if layers else "upper",
         aspect="auto",
     )
@@ -51,7 +52,10 @@ def heat_map(axes: Axes, panel: HeatMap, colours: Mapping[str, int]) -> None:
     axes.set_yticks(range(0, len(panel.rows), every), panel.rows[::every])
     axes.set_xlabel(panel.axes[1])
     axes.set_ylabel(panel.axes[0])
-    axes.figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_ticks([panel.share(value) for value in panel.ticks], labels=[f"{value:.2g}" for value in panel.ticks])
+    if panel.knee is not None:
+        bar.set_label("score, logarithmic")
 
 
 def diagram(axes: Axes, panel: Diagram, colours: Mapping[str, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnsight_et.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.named_metrics import METRICS, PAPERS, Metric, too_few
 from nnsight_et.report.methods import metric_of, models_of, several, signed, table_of
 from nnsight_et.report.table import Table, number
 from nnsight_et.store import ResultHeader
@@ -135,8 +135,10 @@ def _beyond_chance(header: ResultHeader) -> Table:
     test = header.summary["test"]
     note = (
         f"Beyond chance: {test['statistic']} is {test['alternative']}, by {test['null']} over the examples, one-sided; "
-        f"p at most {test['level']} after Holm's correction over all the stage tested."
+        f"p at most {test['level']} after Holm's correction over all that the stage tested."
     )
+    most = max((stage["tested"] for stage in header.summary["stages"]), default=0)
+    note = f"{note} {too_few(header.summary['examples'], most, test['level'])}".strip()
     return table_of(header, f"heads beyond chance in {models_of(header)}", columns, rows, note)
 
 

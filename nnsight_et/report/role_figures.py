@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nnsight_et.errors import quantity
 from nnsight_et.report.figures import Bars, Line, Mark, Plate, Series
 from nnsight_et.report.marks import BARS, drawn, mark, plate, unique
 from nnsight_et.report.methods import models_of
@@ -19,7 +20,10 @@ def dcm(result: Result, study: Study) -> tuple[Plate, ...]:
     def bar(group: str, name: str) -> Mark | None:
         row = found.get((group, name))
         return row and mark(
-            row, "accuracy", f"{group}, {name}, {len(row['selected'])} of {row['heads']} heads", "do_nothing"
+            row,
+            "accuracy",
+            f"{group}, {name}, {len(row['selected'])} of {quantity(row['heads'], 'head')}",
+            "do_nothing",
         )
 
     series = tuple(Series(name, tuple(bar(group, name) for group in groups)) for name in names)
@@ -37,7 +41,7 @@ def activation_patching(result: Result, study: Study) -> tuple[Plate, ...]:
 
     def bar(group: str, model: str, name: str) -> Mark | None:
         row = found.get((group, model, name))
-        what = f"{model}, {name}, {row['heads']} heads" if row else ""
+        what = f"{model}, {name}, {quantity(row['heads'], 'head')}" if row else ""
         return row and drawn(row, "mean", "std", "mean_interval", what, "do_nothing")
 
     panels = tuple(
@@ -65,7 +69,7 @@ def cmap(result: Result, study: Study) -> tuple[Plate, ...]:
         Line(f"{name} alone", own[name], f"{name} alone: {number(own[name], 3)}") for name in (donor, recipient)
     )
     outputs = [row for row in summary["rows"] if row["patched"] == "output"]
-    marks = [mark(row, "accuracy", f"{row['group']}, output of {row['heads']} heads") for row in outputs]
+    marks = [mark(row, "accuracy", f"{row['group']}, output of {quantity(row['heads'], 'head')}") for row in outputs]
     categories = [row["group"] for row in outputs]
     if summary["random"]:
         marks.append(drawn(summary["random"], "mean", "std", "mean_interval", "as many random heads"))

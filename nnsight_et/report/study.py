@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnsight_et.errors import ManifestError, ResultError
+from nnsight_et.notices import Notice
 from nnsight_et.plan import Plan
 from nnsight_et.report.methods import name_of
 from nnsight_et.store import HEADER, Result, read_result
@@ -34,6 +35,20 @@ class Study:
     def result(self, name: str) -> Result | None:
         """The result of the experiment called `name`; None if it is missing."""
         return next((result for result in self.results if name_of(result.header) == name), None)
+
+    @property
+    def notices(self) -> dict[Notice, list[str]]:
+        """What is to be known first, each thing with the experiments it is about."""
+        found: dict[Notice, list[str]] = {}
+        for result in self.results:
+            for notice in result.header.notices:
+                found.setdefault(notice, []).append(name_of(result.header))
+        return found
+
+
+def told(notice: Notice, experiments: Sequence[str]) -> str:
+    """The notice and the experiments it is about, as people read it."""
+    return f"{notice}. In {', '.join(experiments)}."
 
 
 def study_of(plan: Plan, folder: Path) -> Study:

@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError, accepted
+from nnsight_et.errors import TaskError, accepted, quantity
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
 
 if TYPE_CHECKING:
@@ -95,9 +95,8 @@ class Boxes:
                 if context not in seen:
                     break
             else:
-                raise TaskError(
-                    f"task.objects: only {len(seen)} contexts of the split {split} found; accepted: more objects"
-                )
+                found = f"only {quantity(len(seen), 'context')} of the split {split} found"
+                raise TaskError(f"task.objects: {found}; accepted: more objects")
             seen.add(context)
             yield context
 
@@ -155,7 +154,7 @@ class Boxes:
         base = context.query(context.labels[segment], segment)
         other = self.context(draw, context.split, apart_from=context)
         source, answer = self._unanswerable(other, draw, context.labels), context.objects[segment]
-        return MarkedPair(base, source, answer, foils=tuple(_without(context.objects, [answer])))
+        return MarkedPair(base, source, answer, foils=tuple(_without(context.objects, [answer])), space=True)
 
     def _unanswerable(self, context: Context, draw: random.Random, taken: Sequence[str] = ()) -> MarkedText:
         label = draw.choice(_without(LABELS, (*context.labels, *taken)))

@@ -63,7 +63,7 @@ def desideratum(
 def desideratum_pairs(task: Boxes, name: str, count: int, seed: int, split: str) -> list[MarkedPair]:
     """The texts of the desideratum's examples of the same count, seed and split; `answer` is the target."""
     return [
-        MarkedPair(base, swap.source, swap.target.text[slice(*swap.target.spans["correct_object"])])
+        MarkedPair(base, swap.source, swap.target.text[slice(*swap.target.spans["correct_object"])], space=True)
         for base, swap in _swaps(task, name, count, seed, split)
     ]
 

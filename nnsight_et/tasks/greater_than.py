@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError
-from nnsight_et.tasks.encoding import MarkedText, encoded
+from nnsight_et.tasks.encoding import MarkedText, encode, encoded
 from nnsight_et.tasks.ioi import single_tokens
 from nnsight_et.tasks.marked import known_prompt
 from nnsight_et.tasks.splits import without_repeats
@@ -117,7 +117,7 @@ def _tokens_after(century: int, tokenizer: PreTrainedTokenizerBase) -> dict[int,
 
 
 def _token_lists(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    return tokenizer(texts)["input_ids"]  # type: ignore[return-value]
+    return [list(encode(text, tokenizer).ids) for text in texts]
 
 
 def _period(nouns: tuple[str, ...], years: Years, draw: random.Random) -> Period:

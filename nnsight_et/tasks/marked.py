@@ -2,11 +2,16 @@
 
 {{name|text}} names a position; the prompt reads as if only `text` stood there. The position is the last token of the
 marked text, which must be whole tokens, a space before them allowed. `last`, the prompt's last token, is always there.
-Base and source name the same positions. The answer is the one token that follows the base prompt: a space goes between
-them, unless the answer starts with one or the prompt ends with one or with any of = ( [ { / - + * < > _ # $ " '.
-In a file: one JSON object per line, {"base": "...", "source": "...", "answer": "..."}. Two more keys are allowed, each
-with a text or a list of texts, one token each as the answer is: "foil", what is wrong, for metrics that compare, and
-"also_right", what is right as well.
+Base and source name the same positions. {{{{ and }}}} are two braces of the text.
+
+The answer is the one token that follows the base prompt. " apple" with its space and "apple" without are two tokens. A
+text that begins with its space is taken so. Otherwise `space` decides: "yes" puts a space between prompt and answer,
+"no" puts none. Without it the texts decide, by the rules of `joins`, and what is not certain is asked for.
+
+In a file: one JSON object per line, {"base": "...", "source": "...", "answer": "..."}. More keys are allowed: "foil",
+what is wrong, for metrics that compare, and "also_right", what is right as well, each a text or a list of texts, one
+token each as the answer is; "space", yes or no; "special_tokens", tokenizer or text: with "text" the tokenizer puts no
+special tokens in front, for texts that bring their own.
 """
 
 from __future__ import annotations
@@ -20,37 +25,46 @@ from typing import TYPE_CHECKING, Any
 
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import ManifestError, TaskError
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
+from nnsight_et.tasks.answers import next_token
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, encode, encoded, is_unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KEYS = ("base", "source", "answer")
 FOIL, ALSO_RIGHT = "foil", "also_right"  # the keys that a pair need not have
-JOINED_AFTER = frozenset("=([{/-+*<>_#$\"'")
-_MARK = re.compile(r"\{\{|\}\}")
+SPACE, SPECIAL = "space", "special_tokens"
+MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL)
+YES_NO = {"yes": True, "no": False}
+WHO = ("tokenizer", "text")
+_OUTSIDE = re.compile(r"\{{4}|\}{4}|\{\{(?!\{)|\}\}")  # four braces are two of the text
+_WITHIN = re.compile(r"\{\{|\}\}")
+ACCEPTED = "accepted: marks such as {{name|text}}, and {{{{ or }}}} for two braces of the text"
 _INSIDE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\|(.+)", re.DOTALL)
 
 
 def marked_text(text: str, where: str) -> MarkedText:
     """The text without its marks, and where they are; TaskError naming `where` and the character if one is wrong."""
-    plain, spans, at, opened = "", {}, 0, None
-    for brace in _MARK.finditer(text):
+    plain, spans, at = "", dict[str, tuple[int, int]](), 0
+    while brace := _OUTSIDE.search(text, at):
         place = f"{where}, character {brace.start() + 1}"
-        if (brace[0] == "{{") == (opened is not None):
-            found = "'{{' inside of a mark" if opened is not None else "'}}' without '{{'"
-            raise TaskError(f"{place}: {found}; accepted: marks such as {{{{name|text}}}}")
-        if opened is None:
-            plain, opened = plain + text[at : brace.start()], brace.end()
-        else:
-            name, inside = _mark(text[opened : brace.start()], f"{where}, character {opened - 1}")
-            if name in spans:
-                raise TaskError(f"{place}: a second mark {name!r}; accepted: each name once in a text")
-            spans[name], opened = (len(plain), len(plain) + len(inside)), None
-            plain += inside
-        at = brace.end()
-    if opened is not None:
-        raise TaskError(f"{where}, character {opened - 1}: '{{{{' is not closed; accepted: {{{{name|text}}}}")
+        plain += text[at : brace.start()]
+        if len(brace[0]) == 4:
+            plain, at = plain + brace[0][:2], brace.end()
+            continue
+        if brace[0] == "}}":
+            raise TaskError(f"{place}: '}}}}' without '{{{{'; {ACCEPTED}")
+        end = _WITHIN.search(text, brace.end())
+        if end is None:
+            raise TaskError(f"{place}: '{{{{' is not closed; {ACCEPTED}")
+        if end[0] == "{{":
+            raise TaskError(f"{where}, character {end.start() + 1}: '{{{{' inside of a mark; {ACCEPTED}")
+        name, inside = _mark(text[brace.end() : end.start()], place)
+        if name in spans:
+            again = f"{where}, character {end.start() + 1}"
+            raise TaskError(f"{again}: a second mark {name!r}; accepted: each name once in a text")
+        spans[name] = len(plain), len(plain) + len(inside)
+        plain, at = plain + inside, end.end()
     return MarkedText(plain + text[at:], spans)
 
 
@@ -70,7 +84,7 @@ def marked_pair(base: str, source: str, answer: str, where: str) -> MarkedPair:
 
 def pair_of(entry: Mapping[str, Any], where: str) -> MarkedPair:
     """The pair with these texts under base, source and answer, and under foil and also_right a text, or several, or
-    none.
+    none; with what it says under space and special_tokens.
 
     TaskError naming `where` if one of them is wrong.
     """
@@ -78,7 +92,18 @@ def pair_of(entry: Mapping[str, Any], where: str) -> MarkedPair:
         _check_whole(entry[key], key, where)
     pair = marked_pair(entry["base"], entry["source"], entry["answer"], where)
     also_right, foils = (_texts(entry.get(key, ()), key, where) for key in (ALSO_RIGHT, FOIL))
-    return replace(pair, also_right=also_right, foils=foils)
+    return replace(pair, also_right=also_right, foils=foils, **tokens_as(entry, where))
+
+
+def tokens_as(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What it says under space and special_tokens, as a pair's fields; TaskError naming `where` if one is wrong."""
+    found: dict[str, Any] = {}
+    for key, accepts in ((SPACE, YES_NO), (SPECIAL, WHO)):
+        if key in entry:
+            if entry[key] not in [*accepts]:
+                raise TaskError(f"{where}: {key}: found {entry[key]!a:.60}; accepted: {' or '.join(accepts)}")
+            found[key] = YES_NO.get(entry[key], entry[key])
+    return found
 
 
 def _texts(found: Any, key: str, where: str) -> tuple[str, ...]:
@@ -95,24 +120,51 @@ def _check_whole(text: str, key: str, where: str) -> None:
         raise TaskError(f"{where}: {key}: half of a character, such as \\ud83d by itself; accepted: whole ones")
 
 
-def read_pairs(path: Path) -> list[MarkedPair]:
-    """The pairs in a file of JSON lines; ManifestError if it cannot be read, TaskError naming a line that is wrong."""
+def read_pairs(path: Path, defaults: Mapping[str, str] | None = None) -> list[MarkedPair]:
+    """The pairs in a file of JSON lines; ManifestError if it cannot be read, TaskError naming a line that is wrong.
+
+    defaults: space and special_tokens, for lines without them.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read ({error}); accepted: a file of JSON lines in UTF-8") from None
-    pairs = pairs_in(text, path.name)
+    pairs = pairs_in(text, path.name, defaults)
     check_alike([pair for _, pair in pairs], [where for where, _ in pairs])
     return [pair for _, pair in pairs]
 
 
-def pairs_in(text: str, name: str) -> list[tuple[str, MarkedPair]]:
+def pairs_in(text: str, name: str, defaults: Mapping[str, str] | None = None) -> list[tuple[str, MarkedPair]]:
     """The pairs in the text of a file called `name`, each with its line, name:1; TaskError naming one that is wrong."""
-    lines = ((f"{name}:{number}", line) for number, line in enumerate(text.split("\n"), start=1))
-    pairs = [(where, _pair_in(line, where)) for where, line in lines if line.strip()]
-    if not pairs:
+    lines = [(f"{name}:{number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
         raise TaskError(f"{name}: no pairs; accepted: lines such as {_form()}")
+    pairs = []
+    for where, line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
+            found = _other_form(text, lines[0][1]) if not pairs else ""
+            raise TaskError(f"{where}: {found or f'not JSON ({error})'}; accepted: {_accepted()}") from None
+        pairs.append((where, _pair_in(entry, where, defaults or {})))
     return pairs
+
+
+def _other_form(text: str, first: str) -> str:
+    """What a file is that does not have a JSON object in its first line; "" if that cannot be said."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        columns = [column.strip() for column in re.split(r"[,\t;]", first)]
+        named = len(columns) > 1 and all(re.fullmatch(r"\"?[A-Za-z_][\w-]*\"?", column) for column in columns)
+        return f"a table with the columns {', '.join(columns)}, not JSON" if named else ""
+    return f"one JSON document over several lines, {_content(whole)}"
+
+
+def _content(whole: object) -> str:
+    if isinstance(whole, dict):
+        return f"an object with the keys {', '.join(map(ascii, whole))}"
+    return "no object" + (f" but a list of {len(whole)}" if isinstance(whole, list) else "")
 
 
 def check_alike(pairs: Sequence[MarkedPair], names: Sequence[str]) -> None:
@@ -129,74 +181,57 @@ def check_alike(pairs: Sequence[MarkedPair], names: Sequence[str]) -> None:
 def encoded_pair(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
     """The pair's prompts and its answer's token; TaskError naming `where` if a word or a mark does not fit."""
     try:
-        base, source = (known_prompt(text, tokenizer) for text in (pair.base, pair.source))
-        answer = _following(pair.answer, "answer", pair, base, tokenizer)
-        also_right = [_following(text, ALSO_RIGHT, pair, base, tokenizer) for text in pair.also_right]
-        foils = [_following(text, FOIL, pair, base, tokenizer) for text in pair.foils]
+        base, source = (known_prompt(text, tokenizer, pair.special_tokens) for text in (pair.base, pair.source))
+        answer = next_token(pair.answer, "answer", pair, base, tokenizer)
+        also_right = [next_token(text, ALSO_RIGHT, pair, base, tokenizer) for text in pair.also_right]
+        foils = [next_token(text, FOIL, pair, base, tokenizer) for text in pair.foils]
         _check_apart(pair, answer, also_right, foils)
         return Example(base, source, answer, tuple(also_right), tuple(foils))
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
 
 
-def followed(text: str, answer: str) -> str:
-    """The prompt with its answer behind it."""
-    apart = answer[0].isspace() or text[-1].isspace() or text[-1] in JOINED_AFTER
-    return text + ("" if apart else " ") + answer
-
-
 def _mark(inside: str, place: str) -> tuple[str, str]:
     match = _INSIDE.fullmatch(inside)
     if match is None:
-        raise TaskError(
-            f"{place}: found {{{{{inside}}}}}; accepted: {{{{name|text}}}}, a name of letters, digits and _"
-        )
+        tail = "a name of letters, digits and _; {{{{ or }}}} for two braces of the text"
+        raise TaskError(f"{place}: found {{{{{inside}}}}}; accepted: {{{{name|text}}}}, {tail}")
     if match[1] == "last":
         raise TaskError(f"{place}: 'last' is always the prompt's last token; accepted: another name")
     return match[1], match[2]
 
 
-def _pair_in(line: str, where: str) -> MarkedPair:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
-        raise TaskError(f"{where}: not JSON ({error}); accepted: {_form()}") from None
+def _pair_in(entry: object, where: str, defaults: Mapping[str, str]) -> MarkedPair:
     if not isinstance(entry, dict) or not are_keys(entry) or not all(isinstance(entry[key], str) for key in KEYS):
-        found = f"the keys {', '.join(map(repr, entry))}" if isinstance(entry, dict) else "no object"
-        tail = f"as in {_form()}; with it, if wanted, {FOIL} and {ALSO_RIGHT}"
-        raise TaskError(f"{where}: {found}; accepted: texts under {', '.join(KEYS)}, {tail}")
-    return pair_of(entry, where)
+        found = f"the keys {', '.join(map(repr, entry))}" if isinstance(entry, dict) else _content(entry)
+        raise TaskError(f"{where}: {found}; accepted: {_accepted()}")
+    return pair_of({**defaults, **entry}, where)
 
 
 def are_keys(keys: Iterable[object]) -> bool:
     """Whether a pair can have just these keys."""
-    return set(KEYS) <= set(keys) <= {*KEYS, FOIL, ALSO_RIGHT}
+    return set(KEYS) <= set(keys) <= {*KEYS, *MORE}
 
 
 def _form() -> str:
     return '{"base": "...", "source": "...", "answer": "..."}'
 
 
-def known_prompt(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+def _accepted() -> str:
+    keys = f"texts under {', '.join(KEYS)}, as in {_form()}"
+    return f"one JSON object a line, {keys}; with them, if wanted, {', '.join(MORE)}"
+
+
+def known_prompt(
+    marked: MarkedText, tokenizer: PreTrainedTokenizerBase, special_tokens: SpecialTokens = "tokenizer"
+) -> Prompt:
     """The encoded text; TaskError if the tokenizer does not know a word of it."""
-    encoding = tokenizer(marked.text, return_offsets_mapping=True)
-    for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
-        if token == tokenizer.unk_token_id and start < end:
-            raise TaskError(f"this tokenizer does not know {marked.text[start:end]!r}; accepted: words it knows")
-    return encoded(marked, tokenizer, single=False)
-
-
-def _following(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that follows the base prompt; TaskError naming `key` unless the text is one."""
-    whole = tokenizer(followed(pair.base.text, text))["input_ids"]
-    if tuple(whole[: len(base.tokens)]) != base.tokens:
-        found = f"the prompt's own tokens change when {text!r} follows"
-        raise TaskError(f"{key}: {found}; accepted: a prompt that does not end within a token")
-    tokens = whole[len(base.tokens) :]
-    if len(tokens) != 1 or tokens[0] == tokenizer.unk_token_id:
-        found = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(tokens)))
-        raise TaskError(f"{key}: {text!r} is not one token (found {found or 'none'}); accepted: a single token")
-    return tokens[0]
+    made = encode(marked.text, tokenizer, special_tokens)
+    for token, (start, end) in zip(made.ids, made.offsets, strict=True):
+        word = marked.text[start:end]
+        if start < end and is_unknown(token, word, tokenizer):
+            raise TaskError(f"this tokenizer does not know {word!r}; accepted: words it knows")
+    return encoded(marked, tokenizer, single=False, special_tokens=special_tokens)
 
 
 def _check_apart(pair: MarkedPair, answer: int, also_right: Sequence[int], foils: Sequence[int]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError, accepted
+from nnsight_et.errors import TaskError, accepted, quantity
 from nnsight_et.tasks.encoding import MarkedPair
 from nnsight_et.tasks.marked import FOIL, encoded_pair, pairs_in
 
@@ -34,9 +34,12 @@ class OwnPairs:
     positions: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str, name: str, positions: Sequence[str]) -> OwnPairs:
-        """The pairs written in a file's text; TaskError naming a line that is wrong or marks other positions."""
-        pairs = tuple(pairs_in(text, name))
+    def of(cls, text: str, name: str, positions: Sequence[str], defaults: Mapping[str, str] | None = None) -> OwnPairs:
+        """The pairs written in a file's text; TaskError naming a line that is wrong or marks other positions.
+
+        defaults: space and special_tokens, for lines without them.
+        """
+        pairs = tuple(pairs_in(text, name, defaults))
         for where, pair in pairs:
             marked = list(pair.base.spans)
             for position in marked:
@@ -57,7 +60,7 @@ class OwnPairs:
         """The split's first `count` pairs; TaskError if there are fewer, or naming a line that does not fit."""
         part = self._part(seed, split)
         if len(part) < count:
-            raise TaskError(f"split {split}: {count} pairs, there are {len(part)}; accepted: 1 to {len(part)}")
+            raise TaskError(f"split {split}: {quantity(count, 'pair')} of {len(part)}; accepted: 1 to {len(part)}")
         return [self._encoded(where, pair, tokenizer) for where, pair in part[:count]]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nnsight_et.batch import Example, Prompt
 from nnsight_et.errors import TaskError, accepted
-from nnsight_et.tasks.marked import KEYS, encoded_pair, marked_pair
+from nnsight_et.tasks.answers import next_token
+from nnsight_et.tasks.encoding import check_ends
+from nnsight_et.tasks.marked import KEYS, SPACE, SPECIAL, encoded_pair, marked_pair, tokens_as
 from nnsight_et.tasks.splits import SPLITS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MORE = ("also_right", "foils")
+ENTRY = (*KEYS, *MORE, SPACE, SPECIAL)
 
 
 class Task(Protocol):
@@ -41,7 +44,8 @@ class Task(Protocol):
         """Exactly `count` examples of a split: discovery, pruning, evaluation or ablation; the same for the same call.
 
         Each is an Example, or texts: base and source with positions marked as {{name|text}}, answer, and, where there
-        are some, lists of further answers under also_right and of wrong ones under foils. The source prompts of
+        are some, lists of further answers under also_right and of wrong ones under foils; "space" and "special_tokens"
+        are those of nnsight_et.tasks.marked. The source prompts of
         `ablation` say what ablated heads output. A task that can run out also has available(seed, split): how many
         examples a split can have.
         """
@@ -115,6 +119,8 @@ def checked(given: Any, names: Sequence[str], tokenizer: PreTrainedTokenizerBase
         raise TaskError(f"{where}: found {type(given).__name__}; accepted: an Example, or {', '.join(KEYS)} as texts")
     for side, prompt in (("base", example.base), ("source", example.source)):
         _check_prompt(prompt, names, len(tokenizer), f"{where}: {side}")
+        if example is given:
+            check_ends(prompt.tokens, tokenizer, f"{where}: {side}")
     order = sorted(names, key=example.base.positions.__getitem__)
     if order != list(names):
         raise TaskError(f"{where}: base: positions in the order {', '.join(order)}; accepted: {', '.join(names)}")
@@ -125,20 +131,23 @@ def checked(given: Any, names: Sequence[str], tokenizer: PreTrainedTokenizerBase
 def _encoded(given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
     """The example that texts are, each further answer a token that may follow the base prompt."""
     for key in given:
-        if key not in (*KEYS, *MORE):
-            raise TaskError(f"{where}: no key {key!a} here; {accepted(str(key), (*KEYS, *MORE))}")
+        if key not in ENTRY:
+            raise TaskError(f"{where}: no key {key!a} here; {accepted(str(key), ENTRY)}")
     for key in KEYS:
         if not isinstance(given.get(key), str):
             raise TaskError(f"{where}: {key}: found {given.get(key)!r:.60}; accepted: a text")
     pair = marked_pair(given["base"], given["source"], given["answer"], where)
+    pair = replace(pair, **tokens_as(given, where))
     example = encoded_pair(pair, tokenizer, where)
     more = {}
     for key in MORE:
         words = given.get(key, ())
         if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.strip() for word in words):
             raise TaskError(f"{where}: {key}: found {words!r:.60}; accepted: a list of texts")
-        also = (replace(pair, answer=word) for word in words)
-        more[key] = tuple(encoded_pair(one, tokenizer, f"{where}: {key}").answer for one in also)
+        try:
+            more[key] = tuple(next_token(word, f"{key}: answer", pair, example.base, tokenizer) for word in words)
+        except TaskError as error:
+            raise TaskError(f"{where}: {error}") from None
     return replace(example, **more)
 
 

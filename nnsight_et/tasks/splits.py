@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from hashlib import blake2b
 from typing import Protocol, TypeVar
 
-from nnsight_et.errors import TaskError, accepted
+from nnsight_et.errors import TaskError, accepted, quantity
 
 SPLITS = ("discovery", "pruning", "evaluation", "ablation")
 """What finds heads, what prunes them, what measures them, and what says what ablated heads output."""
@@ -41,6 +41,8 @@ def without_repeats(draw: Callable[[], Drawn], split: str, where: str) -> Iterat
             if one not in seen and split_of(one.text) == split:
                 break
         else:
-            raise TaskError(f"{where}: only {len(seen)} different prompts of the split {split} found; accepted: fewer")
+            raise TaskError(
+                f"{where}: only {quantity(len(seen), 'different prompt')} of the split {split} found; accepted: fewer"
+            )
         seen.add(one)
         yield one

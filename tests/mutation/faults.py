@@ -296,8 +296,8 @@ FAULTS: tuple[Fault, ...] = (
         "gqa", "path_patching",
     ),
     _fault(
-        "layers off by one", "the suffix pass begins a layer too high", PATHS,
-        ("next(end for end in ends if path", "max(end for end in ends if path"), "gqa", "path_patching",
+        "layers off by one", "the suffix pass begins a layer too high", "engine/paths.py",
+        ("next(end for end in ends if self", "max(end for end in ends if self"), "gqa", "path_patching",
     ),
     _fault(
         "layers off by one", "heads take the mean of the layer below", ABLATION,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
+from nnsight_et.errors import quantity
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import OnCircuit, twice
 from nnsight_et.manifest.written import Count, Surroundings
@@ -72,7 +73,9 @@ class DCM(OnCircuit):
         yield from twice(("desiderata",), self.desiderata)
         if self.training_examples < self.least_training:
             steps = self.epochs * ceil(self.training_examples / self.batch)
-            found = f"{self.training_examples} pairs make {steps} step{'s' * (steps != 1)} of {self.learning_rate:g}"
+            found = (
+                f"{quantity(self.training_examples, 'pair')}, so {quantity(steps, 'step')} of {self.learning_rate:g}"
+            )
             accept = f"{self.least_training} or more, a smaller batch, more epochs or a larger learning_rate"
             text = f"{found}, too few for a mask to get from 1 to 0.5, where a head is selected; accepted: {accept}"
             yield Problem(("training_examples",), text)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from nnsight_et.errors import accepted
+from nnsight_et.errors import accepted, quantity
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.shared import Scored
 from nnsight_et.manifest.written import Count, Flag, Name, Surroundings, Written
@@ -117,7 +117,7 @@ def _stage_problems(
     if stage.at not in positions:
         yield "at", f"no position {stage.at!r}; {accepted(stage.at, positions)}"
     if stage.receivers is not None and stage.receivers > stage.keep:
-        yield "receivers", f"{stage.receivers} receivers of {stage.keep} kept heads; accepted: 1 to {stage.keep}"
+        yield "receivers", f"{quantity(stage.receivers, 'receiver')} of {stage.keep} kept; accepted: 1 to {stage.keep}"
     if stage.into == "logits":
         if stage.via is not None:
             yield "via", f"via {stage.via!r} into logits, which have no such input; accepted: no via"
@@ -182,7 +182,9 @@ def _too_many(stage: Stage, index: int, earlier: Mapping[str, Stage], shape: Sha
     most = _most(stage, earlier, shape)
     if stage.keep > most:
         heads = stage.senders == "heads"
-        text = f"{stage.keep} {'heads' if heads else 'MLPs'}; {model} has {shape.n_layers} layers of "
-        text += f"{shape.n_heads} heads" if heads else "one MLP"
+        text = (
+            f"{quantity(stage.keep, 'head' if heads else 'MLP')}; {model} has {quantity(shape.n_layers, 'layer')} of "
+        )
+        text += quantity(shape.n_heads, "head") if heads else "one MLP"
         below = f", of which {most} can reach {stage.into}" if most < _most(stage, {}, shape) else ""
         yield Problem(("stages", index, "keep"), f"{text}{below}; accepted: 1 to {most}")

@@ -11,7 +11,7 @@ from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, cut, drawing, l
 
 SIGNED, UNSIGNED = 10, 10  # steps from 0 to the end of the colours
 TOP, RIGHT = 4.0, WIDTH - 4
-BAR = 110.0
+BAR = 150.0
 LONGEST = 24  # letters of a row's name; the cells' texts have all of it
 SMALL = 14.0  # the height of cells with thin frames
 
@@ -46,7 +46,7 @@ def heat_map(figure: HeatMap) -> Element:
 
 def colour(value: float, figure: HeatMap) -> str:
     """The class of a value's colour; beyond the limit, that of the limit."""
-    share = max(-1.0, min(1.0, value / figure.limit))
+    share = figure.share(value)
     return f"d{round(SIGNED + SIGNED * share)}" if figure.signed else f"q{round(UNSIGNED * max(share, 0.0))}"
 
 
@@ -67,6 +67,20 @@ def _colour_bar(svg: Element, figure: HeatMap, y: float) -> None:
     kind, x = "d" if figure.signed else "q", RIGHT - BAR - 20
     for step in range(steps):
         add(svg, "rect", x=x + step * BAR / steps, y=y, width=BAR / steps + 0.3, height=8.0, class_=f"{kind}{step}")
-    ends = [(0.5, "0"), (1.0, f"+{tick(figure.limit)}")] if figure.signed else [(0.0, "0"), (1.0, tick(figure.limit))]
-    for share, text in [(0.0, f"-{tick(figure.limit)}"), *ends] if figure.signed else ends:
-        add(svg, "text", text, x=x + share * BAR, y=y + 20, class_="middle small")
+    texts = {figure.share(value): _ticked(value, figure) for value in figure.ticks if abs(value) != figure.knee}
+    if figure.knee is not None:  # its marks stand too near to 0 for numbers of their own
+        texts.pop(0.0)
+        texts[0.0 if figure.signed else 0.5] = f"log beyond {'±' * figure.signed}{figure.knee:.1g}"
+    for share, text in texts.items():
+        add(
+            svg,
+            "text",
+            text,
+            x=x + ((1 + share) / 2 if figure.signed else share) * BAR,
+            y=y + 20,
+            class_="middle small",
+        )
+
+
+def _ticked(value: float, figure: HeatMap) -> str:
+    return f"{'+' if value > 0 and figure.signed else ''}{tick(value)}"

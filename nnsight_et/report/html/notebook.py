@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from nnsight_et.notices import Notice
 from nnsight_et.report.figures import Plate
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.drawing import drawn
@@ -15,13 +16,17 @@ from nnsight_et.report.table import Table
 CLASS = "nnsight-et"
 
 
-def shown(plates: Sequence[Plate], tables: Sequence[Table]) -> str:
-    """The figures, then the tables, untitled where a figure has the title; marks say their numbers when pointed at."""
+def shown(plates: Sequence[Plate], tables: Sequence[Table], notices: Sequence[Notice] = ()) -> str:
+    """What is to be known first, the figures, then the tables, untitled where a figure has the title.
+
+    Marks say their numbers when pointed at.
+    """
     rules = f".{CLASS} {{ {text_of('figures.css')} }} {palette.light(f'.{CLASS}')}"
     style = text_of("notebook.css") + rules if plates else text_of("notebook.css")
     return template("notebook.html.j2").render(
         name=CLASS,
         style=Markup(style),
+        notices=notices,
         plates=[drawn(plate) for plate in plates],
         tables=tables,
         titles={plate.title for plate in plates},

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from nnsight_et.errors import quantity
 from nnsight_et.models.named import EMBEDDED, NAMED
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
 from nnsight_et.report.html.records import checks_of, missing, paper, passed, provenance, self_check
 from nnsight_et.report.html.sections import method_of, method_sections
 from nnsight_et.report.methods import models_of, name_of
-from nnsight_et.report.study import Study
+from nnsight_et.report.study import Study, told
 from nnsight_et.report.table import number
 from nnsight_et.store import ResultHeader
 
@@ -22,7 +23,7 @@ REPORT = "report.html"
 
 
 @dataclass(frozen=True)
-class Notice:
+class Limit:
     """Something to know before reading on."""
 
     text: str
@@ -48,7 +49,7 @@ def rendered(study: Study) -> str:
     return template("page.html.j2").render(
         study=study,
         opening=_opening(study),
-        notices=notices(study, len(unshown)),
+        limits=limits(study, len(unshown)),
         tiles=tiles(study),
         sections=sections,
         style=Markup(style),
@@ -58,25 +59,25 @@ def rendered(study: Study) -> str:
     )
 
 
-def notices(study: Study, unshown: int) -> list[Notice]:
-    """What limits the results: stand-in models, experiments that are missing, checks that failed or were not made."""
-    found = []
+def limits(study: Study, unshown: int) -> list[Limit]:
+    """What limits the results: what they say first, stand-in models, missing experiments, checks failed or not made."""
+    found = [Limit(told(notice, names), f"x-{names[0]}") for notice, names in study.notices.items()]
     if tiny := embedded_models(study):
         found.append(
-            Notice(
+            Limit(
                 f"These are small embedded models made for this package ({', '.join(tiny)}). They show that the "
                 "methods work; they are no evidence for the paper's findings."
             )
         )
     if count := len(study.missing) + unshown:
-        found.append(Notice(f"Missing here: {count} experiment{'s' * (count != 1)}.", "missing"))
+        found.append(Limit(f"Missing here: {quantity(count, 'experiment')}.", "missing"))
     headers = [result.header for result in study.results]
     failed = {name_of(header) for header in headers if not all(map(passed, checks_of(header)))}
     if failed:
-        found.append(Notice(f"Self-check failed in {', '.join(sorted(failed))}.", "self-check", bad=True))
+        found.append(Limit(f"Self-check failed in {', '.join(sorted(failed))}.", "self-check", bad=True))
     unchecked = [name_of(header) for header in headers if header.models and not checks_of(header)]
     if unchecked:
-        found.append(Notice(f"Without a self-check: {', '.join(unchecked)}.", "self-check"))
+        found.append(Limit(f"Without a self-check: {', '.join(unchecked)}.", "self-check"))
     return found
 
 
@@ -94,7 +95,7 @@ def tiles(study: Study) -> list[Tile]:
         parts = " · ".join(f"{len(group['heads'])} {group['name'].replace('_', ' ')}" for group in groups)
         size = sum(len(group["heads"]) for group in groups)
         kind = "minimal circuit" if method_of(header) == "minimality" else "circuit"
-        found.append(Tile(f"{size} heads", f"{kind} of {models_of(header)}", parts))
+        found.append(Tile(quantity(size, "head"), f"{kind} of {models_of(header)}", parts))
     checks = [check for result in study.results for check in checks_of(result.header)]
     if checks:
         share = f"{sum(map(passed, checks))} of {len(checks)}"

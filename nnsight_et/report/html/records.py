@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnsight_et.errors import ResultError
+from nnsight_et.errors import ResultError, quantity
 from nnsight_et.report.html.sections import FOLDED_FROM, Entry, Section, method_of, numbered, untitled
 from nnsight_et.report.methods import models_of, name_of
 from nnsight_et.report.paper import paper_tables
@@ -39,7 +39,7 @@ def self_check(study: Study) -> Section:
             bare.append(name_of(header))
     columns = ("experiment", "check", "of", "largest difference", "accepted", "")
     table = numbered(columns, rows, "Checks")
-    lead = f"{sum(row[-1] == PASSED for row in rows)} of {len(rows)} checks passed."
+    lead = f"{sum(row[-1] == PASSED for row in rows)} of {quantity(len(rows), 'check')} passed."
     if bare:
         lead += f" Without a check: {', '.join(bare)}."
     folded = (Entry("checks", "checks", "Every check", "Computed twice, or known beforehand.", folded=(table,)),)
@@ -91,9 +91,15 @@ def provenance(study: Study) -> Section:
         numbered(("package", "version"), list(versions), "Versions"),
     )
     note = "job: digest of what was asked for; identity: of that and the models' files; data: of the encoded examples."
-    every = Entry("runs", "runs", "Every experiment", "", folded=(numbered(columns, rows, "How and where", note),))
+    every = [Entry("runs", "runs", "Every experiment", "", folded=(numbered(columns, rows, "How and where", note),))]
+    if scored := list(dict.fromkeys(row for header in headers for row in _tokens(header))):
+        columns = ("model", "as", "text", "token", "id")
+        lead = "Each is the next token after a base prompt. The text in quotes shows whether a space is part of it."
+        every.append(
+            Entry("tokens", "tokens", "Tokens that are scored", lead, folded=(numbered(columns, scored, "Tokens"),))
+        )
     lead = "What the numbers were computed from. Nothing here depends on when the report was made."
-    return Section("provenance", "Provenance", lead, (every,), tables)
+    return Section("provenance", "Provenance", lead, tuple(every), tables)
 
 
 def missing(study: Study, unshown: Sequence[Missing]) -> Section:
@@ -104,6 +110,14 @@ def missing(study: Study, unshown: Sequence[Missing]) -> Section:
     table = numbered(("experiment", "method", "why"), rows, "Experiments")
     lead = "Experiments of the manifest that are not above; `et run` continues where it was."
     return Section("missing", "What is missing", lead, tables=(table,))
+
+
+def _tokens(header: ResultHeader) -> Iterator[tuple[str, ...]]:
+    """The tokens that a result was scored by: model, what they are, text, name in the vocabulary, and id."""
+    for model, said in header.summary.get("tokens", {}).items():
+        for role in ("answer", "also right", "foil"):
+            for one in said.get(role, ()):
+                yield model, role, one["text"], one["token"], str(one["id"])
 
 
 def _headers(study: Study) -> list[ResultHeader]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nnsight_et.errors import ResultError
+from nnsight_et.errors import ResultError, quantity
 from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html.drawing import Drawn, drawn
 from nnsight_et.report.methods import models_of, name_of
@@ -157,7 +157,7 @@ def _facts(header: ResultHeader) -> str:
     if needs := header.job.get("needs"):
         facts.append(f"from {', '.join(needs)}")
     if (examples := header.job.get("spec", {}).get("examples")) is not None:
-        facts.append(f"{examples} examples")
+        facts.append(quantity(examples, "example"))
     facts.append(f"{header.seconds:.0f} s on {header.device}")
     return " · ".join(fact for fact in facts if fact)
 

@@ -1,0 +1,72 @@
+"""What functions for notebooks accept: each argument checked before anything runs, and a message that names it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nnsight_et.api.models import LoadedModel
+from nnsight_et.api.pairs import Pairs
+from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, as_head
+from nnsight_et.errors import TaskError, accepted, brief
+
+AnyHeads = Circuit | HeadGroup | Sequence[HeadGroup] | Sequence[Head | str]
+"""A circuit, groups of heads, or heads: those of a plain list act at the last token."""
+
+
+def check_setting(model: object, pairs: object, where: str = "pairs") -> None:
+    """Raise TaskError unless these are a model and pairs; `where` is what the function calls the pairs."""
+    check_model(model, "model")
+    if not isinstance(pairs, Pairs):
+        accept = "et.Pairs.of([...]), et.Pairs.read(file) or et.Pairs.boxes(count)"
+        raise TaskError(f"{where}: {brief(pairs)}; accepted: {accept}")
+
+
+def check_model(model: object, where: str) -> None:
+    """Raise TaskError unless it is a loaded model."""
+    if not isinstance(model, LoadedModel):
+        raise TaskError(f"{where}: {brief(model)}; accepted: what et.load(...) returns")
+
+
+def check_name(found: object, where: str, names: Sequence[str]) -> None:
+    """Raise TaskError unless it is one of the names."""
+    if found not in names:
+        raise TaskError(f"{where}: {found!r}; {accepted(str(found), names)}")
+
+
+def whole_number(found: Any, where: str, least: int = 0) -> int:
+    """The whole number, of Python or numpy; TaskError if it is none, or smaller than the least."""
+    try:
+        number = operator.index(found)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(found, bool):
+        raise TaskError(f"{where}: {found!r}; accepted: a whole number, {least} or more")
+    return number
+
+
+def as_circuit(found: Any) -> Circuit:
+    """The circuit that is meant: one itself, one that was selected or imported, groups, or heads at the last token."""
+    for own in (found, getattr(found, "circuit", None)):
+        if isinstance(own, Circuit):
+            return own
+    if isinstance(found, HeadGroup):
+        return Circuit((found,))
+    if hasattr(found, "kept"):
+        raise TaskError(
+            "circuit: the scores of path patching; accepted: some of their heads, such as scores.group('mine')"
+        )
+    if isinstance(found, (str, Head, Mlp)) or not isinstance(found, Iterable):
+        named = f"found {found}" if isinstance(found, (str, Head, Mlp)) else brief(found)
+        raise TaskError(f'circuit: {named}; accepted: a circuit, a group of heads, or a list of heads: ["L9H3", ...]')
+    some = tuple(found)
+    if any(isinstance(one, HeadGroup) for one in some):
+        return Circuit(some)
+    try:
+        heads = tuple(map(as_head, some))
+    except TaskError as error:
+        raise TaskError(f"circuit: {error}") from None
+    if len(set(heads)) < len(heads):
+        raise TaskError(f"circuit: a head is there twice among {', '.join(map(str, heads))}; accepted: each once")
+    return Circuit((HeadGroup("heads at last", "last", heads),))
