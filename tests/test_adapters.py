@@ -255,7 +255,7 @@ def test_a_tokenizer_with_more_words_beside_the_adapter_is_chosen_by_name(bases,
     words = tokenizer()
     words.add_tokens(["<turn>"])
     words.save_pretrained(folder)
-    assert f"1 words more than the base's, such as '<turn>'; accepted: tokenizer: {folder}" in refusal(
+    assert f"1 word more than the base's, such as '<turn>'; accepted: tokenizer: {folder}" in refusal(
         bases["plain"], folder
     )
     assert "<turn>" in read(bases["plain"], folder, tokenizer=str(folder)).nn.tokenizer.get_vocab()
@@ -296,10 +296,10 @@ def without_weights(folder: Path) -> Path:
 
 DAMAGED = {
     "a weight is missing": (without("layers.1.self_attn.q_proj.lora_A"),
-                            "1 weights are not in its files, such as model.layers.1.self_attn.q_proj.lora_A.weight"),
-    "all are missing": (without(""), "18 weights are not in its files"),
+                            "its files lack 1 weight, such as model.layers.1.self_attn.q_proj.lora_A.weight"),
+    "all are missing": (without(""), "its files lack 18 weights"),
     "one too many": (lambda folder: change_weights(folder, lambda weights: weights | {
-        "base_model.model.lm_head.lora_A.weight": torch.ones(3, 48)}), "1 of its weights have no place"),
+        "base_model.model.lm_head.lora_A.weight": torch.ones(3, 48)}), "hold what has no place in it, such as lm_head"),
     "another rank": (lambda folder: change_settings(folder, r=4), "size mismatch for"),
     "other modules": (lambda folder: change_settings(folder, target_modules=["c_attn"]),
                       "Target modules {'c_attn'} not found in the base model"),

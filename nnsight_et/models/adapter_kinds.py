@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.errors import UnsupportedModel, quantity
 
 CONFIG = "adapter_config.json"
 TAKEN = (
@@ -128,7 +128,8 @@ def check_words(folder: Path, tokenizer: Path, name: str) -> None:
     """Raise UnsupportedModel if a tokenizer beside the adapter has words that the model's own in `tokenizer` lacks."""
     own, its = _words(tokenizer), _words(folder)
     if own and (more := sorted(its - own)):
-        found = f"the tokenizer beside its adapter has {len(more)} words more than the base's, such as {more[0]!r}"
+        count = quantity(len(more), "word")
+        found = f"the tokenizer beside its adapter has {count} more than the base's, such as {more[0]!r}"
         raise UnsupportedModel(f"{name}: {found}; accepted: tokenizer: {folder}, or that of your choice")
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapter_kinds import CONFIG, objection, read_settings
 from nnsight_et.models.failures import first_line
 
@@ -170,10 +170,10 @@ def _rows(module: PreTrainedModel, weights: Mapping[str, Tensor], side: str) -> 
 
 
 def _misfit(name: str, folder: Path, missing: list[str], surplus: list[str]) -> UnsupportedModel:
-    found = [f"{len(missing)} weights are not in its files, such as {_short(missing[0])}"] if missing else []
-    found += [f"{len(surplus)} of its weights have no place, such as {_short(surplus[0])}"] if surplus else []
+    found = [f"its files lack {quantity(len(missing), 'weight')}, such as {_short(missing[0])}"] if missing else []
+    found += [f"its files hold what has no place in it, such as {_short(surplus[0])}"] if surplus else []
     return UnsupportedModel(
-        f"{name}: its adapter in {folder} does not go over this model: {', and '.join(found)}; accepted: {FIT}"
+        f"{name}: its adapter in {folder} does not go over this model: {' and '.join(found)}; accepted: {FIT}"
     )
 
 
