@@ -42,7 +42,8 @@ class Look:
 def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
     """Tell of the jobs without a result what must be known of their models first.
 
-    Models are looked at in reverse, so that the one that is measured first stays in memory.
+    Models are looked at in reverse, so that the one that is measured first stays in memory. On a server the looks go
+    with the first calls that a model is asked for, so they are no job of their own.
     """
     waiting = [job for job in jobs if job.name not in work.finished]
     first = dict[tuple[str, str, str], tuple[Job, ModelChoice]]()
@@ -53,27 +54,35 @@ def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
         theirs = [one for one in waiting if key in {(its.name, its.dtype, one.attention) for its in one.models}]
         if theirs:
             try:
-                told = list(_notices(work, job, choice, probe))
+                for notice in end_notices(choice.name, tokenizer_of(work.files(choice))):
+                    for one in theirs:
+                        work.tell(one, notice)
+                _look(work, [*_bos(work, job, choice), *(_chance(work, job, choice) if probe else ())], theirs, choice)
             except Exception as error:
                 error.add_note(f"while running {waiting[0].name}")
                 raise
-            for one in theirs:
-                for notice in told:
-                    work.tell(one, notice)
 
 
-def _notices(work: Work, job: Job, choice: ModelChoice, probe: bool) -> Iterator[Notice]:
-    """What is found in the store, or else by looking; on a server all looks at a model are one job."""
-    yield from end_notices(choice.name, tokenizer_of(work.files(choice)))
-    looks = [*_bos(work, job, choice), *(_chance(work, job, choice) if probe else ())]
-    found = {look.key: None if work.fresh else work.store.note(look.key) for look in looks}
+def _look(work: Work, looks: Sequence[Look], theirs: Sequence[Job], choice: ModelChoice) -> None:
+    """Tell these jobs what is found in the store, or else by looking."""
+    found = {look.key: {} if work.fresh else work.store.note(look.key) for look in looks}
     missing = [look for look in looks if not found[look.key]]
-    results = iter(list(work.results(job, choice, [call for look in missing for call in look.calls])))
-    for look in missing:
-        found[look.key] = look.kept([next(results) for _ in look.calls])
-        work.store.write_note(look.key, found[look.key] or {})
-    for look in looks:
-        yield from look.notices(found[look.key] or {})
+    calls = [call for look in missing for call in look.calls]
+
+    def take(results: list[Any]) -> None:
+        each = iter(results)
+        for look in missing:
+            found[look.key] = look.kept([next(each) for _ in look.calls])
+            work.store.write_note(look.key, found[look.key])
+        for look in looks:
+            for notice in look.notices(found[look.key]):
+                for job in theirs:
+                    work.tell(job, notice)
+
+    if calls and work.server is not None:
+        work.ahead[choice.name, choice.dtype, theirs[0].attention] = (calls, take)
+    else:
+        take(list(work.results(theirs[0], choice, calls)))
 
 
 def _bos(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:

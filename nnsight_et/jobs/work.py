@@ -80,6 +80,8 @@ class Work:
     on_notice: Callable[[Notice], None] | None = None
     notices: dict[str, list[Notice]] = field(default_factory=dict)
     """By experiment; `tell` adds one."""
+    ahead: dict[tuple[str, str, str], tuple[list[Call], Callable[[list[Any]], None]]] = field(default_factory=dict)
+    """By model, dtype and attention: calls that go to a server with the next ones, and who takes what they find."""
     finished: dict[str, Result] = field(default_factory=dict)
     scored: dict[tuple[str, str], dict[str, set[int]]] = field(default_factory=dict)
     """By experiment and model: the tokens that its examples are scored by, by what they are in them."""
@@ -139,9 +141,12 @@ class Work:
         together = list(calls)
         if not together:
             return
-        done = self.server.results(self.model(job, choice), together, job.name)
+        first, take = self.ahead.pop((choice.name, choice.dtype, job.attention), ([], None))
+        done = self.server.results(self.model(job, choice), [*first, *together], job.name)
         check_place(done["place"], choice, f"experiments.{job.name}")
-        yield from done["found"]
+        if take is not None:
+            take(done["found"][: len(first)])
+        yield from done["found"][len(first) :]
 
     def _within_memory(self, job: Job, choice: ModelChoice, calls: Iterable[Call]) -> Iterator[Any]:
         """What the calls find; a run after one that failed for want of memory chooses its chunk sizes anew."""
