@@ -190,3 +190,25 @@ def test_every_model_known_by_name_is_listed_without_folders_of_this_machine():
 def test_a_table_has_rows_as_long_as_its_columns():
     with pytest.raises(ValueError, match="2 columns"):
         Table("t", ("a", "b"), (("1",),))
+
+
+def test_how_many_top_heads_were_found_is_a_count():
+    row = {"at": "last", "pearson": 1.0, "spearman": 0.5, "top": 10, "top_found": 0.3}
+    (table,) = tables(header("attribution", {"rows": [row, row | {"top_found": 1.0}]}))
+    assert [cells[-1] for cells in table.rows] == ["3 of 10", "10 of 10"]
+
+
+def test_a_p_that_is_not_the_least_has_no_mark_and_the_note_names_the_least():
+    (table,) = tables(header("faithfulness", {"rows": [ROW, ROW | {"random_p": 2 / 11}]}))
+    assert [cells[4] for cells in table.rows] == ["0.091 (least)", "0.182"]
+    assert "it cannot be below 0.091 with 10 of them" in table.note
+
+
+def test_a_minimal_circuit_says_what_ties_and_infinite_mean():
+    head = {"group": "a", "head": "L4H1", "contribution": "infinite", "kept": True, "tied": True}
+    (table,) = tables(header("minimality", {"heads": [head]}))
+    assert "Tie: more heads make up equally for these than may be removed with them" in table.note
+    assert "Infinite: without the head the circuit answers nothing right." in table.note
+    (plain,) = tables(header("minimality", {"heads": [head | {"contribution": 0.5, "tied": False}]}))
+    assert "Tie" not in plain.note
+    assert "Infinite" not in plain.note

@@ -21,8 +21,8 @@ EMBEDDED = "llama-tiny"
 TWO_MODELS = ("comparison", "cmap")
 FEWEST = 20  # examples
 FEWER = (
-    "# The numbers of examples below are smaller than usual, for a run of about a quarter of an hour on the machine",
-    "# where this was written. More of them give narrower intervals.",
+    "# The numbers of examples below are smaller than usual, to keep a run short on the machine where this was",
+    "# written. More of them give narrower intervals.",
 )
 NO_CIRCUIT = ("knockout", "attribution")
 _PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9._/-]*")
