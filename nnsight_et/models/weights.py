@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.errors import UnsupportedModel, quantity
 
 SINGLE, MANY = ("model.safetensors", "pytorch_model.bin"), ".index.json"
 PLAIN = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}  # as safetensors calls them
@@ -150,7 +150,7 @@ def _hint(stored: Mapping[str, Stored], surplus: list[str]) -> str:
 
 
 def _count(names: list[str]) -> str:
-    return f"{len(names)} parameter{'s' * (len(names) > 1)} {'are' if len(names) > 1 else 'is'}"
+    return f"{quantity(len(names), 'parameter')} {'are' if len(names) > 1 else 'is'}"
 
 
 def _size(shape: Iterable[int]) -> str:
