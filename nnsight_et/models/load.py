@@ -148,6 +148,8 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     if files.gguf:
         file = str(files.gguf.relative_to(files.weights))
         more |= {"gguf_file": file, "config": configuration(files), **dequantising()}
+    else:
+        more["return_dict"] = True  # an old config.json may deny it, and modules of transformers 5 rely on it
     with (
         Reading(
             lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
@@ -160,7 +162,6 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
             files.weights,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
-            return_dict=True,  # what an old config.json may deny, and modules of transformers 5 rely on
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused by check_parameters with their names
             trust_remote_code=False,
