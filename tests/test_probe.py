@@ -146,11 +146,12 @@ def test_random_models_are_told_of_before_anything_is_measured_and_looked_at_onc
     next(steps)
     assert {(notice.kind, notice.where) for notice in heard} == {("chance", "one"), ("chance", "two")}
     assert all("among the objects named" in notice.text and "chance is 0.5" in notice.text for notice in heard)
-    assert passes == [PROBED, PROBED]  # found and table1 share what is known of one
+    assert sum(passes) == 2 * PROBED  # found and table1 share what is known of one
+    assert max(passes) <= 9  # prompts that an experiment has
     for _ in steps:
         pass
     assert len(heard) == 2
-    assert passes == [PROBED, PROBED]
+    assert sum(passes) == 2 * PROBED
     (folder,) = (root / "runs" / "study").iterdir()
     assert {notice.where for notice in read_header(folder / "found").notices} == {"one"}
     assert {notice.where for notice in read_header(folder / "table1").notices} == {"one", "two"}

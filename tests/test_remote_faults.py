@@ -114,7 +114,7 @@ def test_a_job_the_server_has_lost_is_sent_once_more(away, server, expected, whe
 def test_what_is_too_large_for_one_job_goes_in_with_less_at_once(away, server, expected, name):
     before = server.counts()["accepted"]
     server.fault("job", "error", name=name)
-    check(away, expected, "memory=512MiB")
+    check(away, expected, "memory=512MiB", "probe=off")
     assert server.counts()["accepted"] - before == 2
     assert "SMALLER" in {waiting.status for waiting in away.heard}
 
@@ -139,7 +139,7 @@ def test_a_training_that_takes_too_long_goes_on_in_another_job(away, models, ser
     expected = results(models, MASKS, UNCHECKED)["masks"]
     before = server.counts()["accepted"]
     server.fault("job", "error", name="time_limit", times=2)
-    found = away.results(MASKS, UNCHECKED)["masks"]
+    found = away.results(MASKS, UNCHECKED, "probe=off")["masks"]
     assert {key: value.tolist() for key, value in found.scores.items() if key.endswith("masks")} == {
         key: value.tolist() for key, value in expected.scores.items() if key.endswith("masks")
     }

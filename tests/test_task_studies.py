@@ -112,7 +112,7 @@ def test_the_shipped_manifest_is_what_init_writes(kind: str, tmp_path: Path):
     assert text.split("\n", 1)[1] == wanted.split("\n", 1)[1]
     done = et("init", tmp_path / "a.yaml", "--task", kind, "--methods", ",".join(USED))
     assert done.exit_code == 0
-    assert (tmp_path / "a.yaml").read_text() == wanted.replace(f"name: {kind}", "name: my-study")
+    assert (tmp_path / "a.yaml").read_text() == wanted.replace(f"name: {kind}", "name: a")
     assert plan(load(tmp_path / "a.yaml")).jobs
 
 

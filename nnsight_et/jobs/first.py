@@ -101,7 +101,7 @@ def _bos(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
 
 
 def _chance(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
-    """A few of the prompts that the job measures on, in as few passes as memory allows."""
+    """A few of the prompts that the job measures on, never more at once than it has itself."""
     examples = _examples(work, job, choice)
     if not examples:
         return
@@ -109,7 +109,8 @@ def _chance(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
     named = {"named": "the objects named"} if isinstance(job.task, BoxesTask) else {}
     answers = choice_of(examples, shape.vocabulary, **named)
     length, itemsize = max(len(one.base.tokens) for one in examples), getattr(torch, choice.dtype).itemsize
-    most = chunks(shape, itemsize, length, work.memory or DEFAULT_BYTES).examples
+    own = getattr(job.spec, next(splits(job))[0], PROBED)  # the job's own passes are no smaller, and go in
+    most = max(1, min(own, chunks(shape, itemsize, length, work.memory or DEFAULT_BYTES).examples))
     parts = [slice(start, start + most) for start in range(0, len(examples), most)]
     key = work.key(job, choice, {"probe": answers.tokens.tolist(), "data": data_digest(examples)})
     pad = work.pad(choice)
