@@ -19,7 +19,7 @@ from commands import et
 
 import nnsight_et
 from nnsight_et.batch import Pair, collate
-from nnsight_et.circuit import Head
+from nnsight_et.circuit import Head, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
@@ -101,7 +101,13 @@ def _paths(n_layers: int, n_heads: int) -> Iterator[tuple[PatchedPath, list[Head
     """Ten heads into the logits, and ten each into query, key and value of three late heads."""
     draw = random.Random(0)
     late = tuple(sorted(Head(n_layers - 1 - draw.randrange(4), draw.randrange(n_heads)) for _ in range(3)))
-    for via, at in ((None, "last"), ("query", "last"), ("key", "s1_plus_1"), ("value", "s2")):
+    ends: tuple[tuple[Via | None, str], ...] = (
+        (None, "last"),
+        ("query", "last"),
+        ("key", "s1_plus_1"),
+        ("value", "s2"),
+    )
+    for via, at in ends:
         path = PatchedPath(at, via, late if via else ())
         yield path, sorted(draw.sample(path.reaching(n_layers, n_heads), 10))  # type: ignore[type-var]
 
