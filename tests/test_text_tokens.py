@@ -94,6 +94,7 @@ def test_a_space_goes_between_prompt_and_answer_where_the_texts_have_one(base: s
         ("the end", ")"), ("( the end", ")"), ("f( a ) g(", "b"), ("Sad :(", "she"), ("{", "x"), ("5 $", "and"),
         ("#", "x"), ("3+5=", "8"), ("A->", "B"), ("pre-", "and"), ("„Ja“", "sagt"), ("dit «", "Oui"), ('5"', "x"),
         ("' a ' and '", "b"), ("法国 的 首都 是", "巴黎"), ("答案： 乙 答案：", "甲"), ("The capital", "Oslo"),
+        ("The gas is SO", "2"), ("It Is The", "end"),
     ],
 )  # fmt: skip
 def test_an_uncertain_space_is_asked_for(base: str, text: str):

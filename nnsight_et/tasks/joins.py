@@ -88,7 +88,8 @@ def _after_word(answer: str, base: str, known: Callable[[str], bool]) -> bool:
         return False
     before, word = end[1], end[2]
     first = word.istitle() and (before is None or before in ".!?")
-    if not first and (before is None or not (before.isalnum() or before in ",)\"'”’")):
+    later = word.islower() and before is not None and (before.isalnum() or before in ",)\"'”’")
+    if not (first or later):
         return False
     if answer[0].isupper() or answer[0].isdigit():
         certain = word.lower() in WHOLE | PREFIXES and not CODE.search(re.sub(r"<\S*>", "", base))  # not special tokens
