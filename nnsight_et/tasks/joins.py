@@ -1,16 +1,17 @@
 """Whether a space stands between a prompt and its answer, from their texts alone; None where that is not certain.
 
-No space is added where the texts have one at the join already; after ( [ { _ # $, an opening quotation mark, and
-= / - + * < > that no space precedes; before the , . ; : ! ? ) ] } or 's that closes something; between characters of a
-script without spaces, such as Chinese, Japanese or Thai, and beside their punctuation.
+No space is added where the texts have one at the join already; after ( or [ and after an opening quotation mark; before
+an answer that is only a comma, a full stop, or the ) or ] that the prompt has open; before the 's of a name; between
+characters of a script without spaces, such as Chinese, Japanese or Thai, and beside their punctuation. Where the texts
+have a space at such a place elsewhere, it is not certain.
 
-A space is certain after the commonest English words (the, is, to, ...); between a word in small letters and one with a
-capital, but for code; before a capital or a digit where the prompt's last word stands before such elsewhere, and before
-nothing else; after a mark such as : where the prompt always has one after it, or a plain word is before , ; : ! ?. What
-the texts show of these two comes first: where they write the last word and the answer elsewhere, apart or as one word,
-it is so here.
+A space is certain after a few English words that stand in a sentence and begin no longer word: the, of, is, contains.
+After more of them, such as in, only before a capital or a digit: "in" and "fair" look like a prefix and its word.
 
-All else is uncertain: "sun" and "flower" look like "loves" and "pizza", "17" and "52" like a year or two numbers.
+Base or source may have the prompt's last two words and the answer elsewhere: then it is here as there. So it is after
+a label such as A: that other lines begin with.
+
+All else is uncertain: "sun" and "flower" look like "loves" and "pizza", "3." and "52" like two sentences or a number.
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from itertools import pairwise
 
-BRACKETS = "([{_#$"
-OPERATORS = "=/-+*<>"
-QUOTES = "\"'"
-CLOSING = ",.;:!?)]}%"
-IN_PROSE = ",;:!?"  # after a word in plain letters a space follows them
-CONTRACTION = re.compile(r"['’](s|t|d|m|re|ve|ll)\b", re.IGNORECASE)
-CODE = re.compile(r"[{}=;\\]|\w[(\[_]|\b[a-z]+[A-Z]")  # what prose does not have
+QUOTES = "\"'“‘„"
+CONTRACTION = re.compile(r"['’](s|t|d|m|re|ve|ll)", re.IGNORECASE)
+SENTENCE = re.compile(r"(?:(\S)[^\S\n]+)?(?<!\S)([^\W\d_]+)\Z")  # the last word, and what is before it in its line
+CODE = re.compile(
+    r"[{}=\\]|\w[(\[_]|\b[a-z]+[A-Z]|\b(attribute|class|field|function|identifier|method|property|variable)\b"
+)
 UNSPACED = (
     "CJK ",
     "HIRAGANA",
@@ -39,11 +38,14 @@ UNSPACED = (
     "MYANMAR",
     "TIBETAN",
 )
-COMMON = frozenset(
-    """the a an this that these those some any each every no my your his her its our their i you he she it we they me
-    him us them who which what is are was were be been being am has have had do does did will would can could should may
-    might must of to in on at by for from with into onto about as than like and or but not very""".split()  # noqa: SIM905
+WHOLE = frozenset(
+    "the this that these those their your our of to from into is are was were has had and than contains".split()  # noqa: SIM905
 )
+PREFIXES = frozenset(
+    """in on at by for with an as or not no so up out off over under about through be been am do does did have can could
+    will would shall should may might must some any every my his her its which whose""".split()  # noqa: SIM905
+)
+"""Words that begin longer ones, or prefixes too."""
 
 
 def space_before(answer: str, base: str, source: str, known: Callable[[str], bool] = lambda word: False) -> bool | None:
@@ -52,64 +54,80 @@ def space_before(answer: str, base: str, source: str, known: Callable[[str], boo
     known: whether a tokenizer has the word it is called with as one token: then both may be one word.
     """
     last, first = base[-1], answer[0]
-    if last.isspace() or first.isspace() or _opens(base) or _beside_wide(last, first):
+    if last.isspace() or first.isspace():
         return False
-    if _closes(answer):
-        return None if re.search(rf"\s{re.escape(first)}", base) else False
-    if not _in_word(first) or _unspaced(first) or _unspaced(last):
+    if (written := _written(answer, base, source)) is not None:
+        return written
+    if _beside_wide(last, first) or _opens(base) or _closes(answer, base):
+        return None if _spaced(last, first, base + "\n" + source) else False
+    return True if _after_word(answer, base, known) else None
+
+
+def _written(answer: str, base: str, source: str) -> bool | None:
+    """Whether the texts have a space between what the prompt ends with and the answer; None if they do not say it.
+
+    It ends with two words of a line, or with a line of one. A line that is a label alone, such as `A:`, may have any
+    answer behind it elsewhere.
+    """
+    end = re.search(r"(?:\S+[^\S\n]+|^)\S+\Z", base, re.MULTILINE)
+    if end is None:
         return None
-    return _after_word(answer, base, source, known) if _in_word(last) else _after_mark(base)
+    label, start = re.fullmatch(r"[^\W\d_]+:", end[0]), r"(?<!\S)" if len(end[0].split()) > 1 else "^"
+    behind = r"\S" if label else re.escape(answer) + (r"(?!\w)" if _in_word(answer[-1]) else "")
+    apart, together = (
+        any(re.search(start + re.escape(end[0]) + gap + behind, text, re.MULTILINE) for text in (base, source))
+        for gap in (" ", "")
+    )
+    return apart if apart != together else None
 
 
-def _after_word(answer: str, base: str, source: str, known: Callable[[str], bool]) -> bool | None:
-    start = len(base)
-    while start and _in_word(base[start - 1]):
-        start -= 1
-    word = base[start:]
-    apart, together = (_written(rf"{re.escape(word)}{gap}{re.escape(answer)}", base, source) for gap in (r"\s+", ""))
-    if apart:
-        return None if together else True
-    likely = _stands_alone(base, word) and _is_whole(word, answer, base)
-    if together:
-        return None if likely else False
-    return True if likely and (len(word) == 1 or not known(word + answer)) else None
-
-
-def _is_whole(word: str, answer: str, base: str) -> bool:
-    """Whether the prompt's last word is one that ends here, and not the beginning of a longer one."""
-    kind = "[^\\W\\d_a-z]" if answer[0].isupper() else "\\d" if answer[0].isdigit() else None
-    after = re.findall(rf"(?<!\w){re.escape(word)}(\s+\S|\S)", base)
-    if kind and after and all(one[0].isspace() and re.fullmatch(kind, one[-1]) for one in after):
-        return True
-    if answer[0].isupper() and CODE.search(re.sub(r"<\S*>", "", base)):  # special tokens are no code
+def _after_word(answer: str, base: str, known: Callable[[str], bool]) -> bool:
+    """Whether the prompt ends with a whole word of a sentence, and the answer is another one."""
+    end = SENTENCE.search(base)
+    if end is None or not answer[0].isalnum() or _unspaced(answer[0]):
         return False
-    return word.lower() in COMMON or (answer[0].isupper() and word.islower() and len(word) > 1)
-
-
-def _after_mark(base: str) -> bool | None:
-    mark = base[-1]
-    if mark in QUOTES + OPERATORS or (mark not in CLOSING and unicodedata.category(mark) not in ("Pf", "Pe")):
-        return None
-    after = [two[1] for two in pairwise(base) if two[0] == mark]
-    after = [one for one in after if one.isspace() or _in_word(one)]
-    if after:
-        return True if all(one.isspace() for one in after) else None
-    return True if mark in IN_PROSE and re.search(r"(?<!\S)[^\W\d_]+\s?.$", base) else None
+    before, word = end[1], end[2]
+    first = word.istitle() and (before is None or before in ".!?")
+    later = word.islower() and before is not None and (before.isalnum() or before in ",)\"'”’")
+    if not (first or later):
+        return False
+    if answer[0].isupper() or answer[0].isdigit():
+        certain = word.lower() in WHOLE | PREFIXES and not CODE.search(re.sub(r"<\S*>", "", base))  # not special tokens
+    else:
+        certain = word.lower() in WHOLE and len(answer) > 2  # the + me is one word, too
+    return certain and not known(word + answer)
 
 
 def _opens(base: str) -> bool:
-    """Whether the prompt ends with something that goes on without a space."""
+    """Whether the prompt ends with an opening bracket or quotation mark."""
     last, before = base[-1], base[-2:-1]
-    if last in QUOTES:
-        return not before or before.isspace() or before in "([{=:,<" or unicodedata.category(before) in ("Ps", "Pi")
-    if last in OPERATORS:
-        stem = base.rstrip(OPERATORS)
-        return bool(stem) and not stem[-1].isspace()
-    return last in BRACKETS or last in "¿¡" or unicodedata.category(last) in ("Ps", "Pi")
+    if last in "([":
+        return not before or before.isspace() or before.isalnum() or before in "_(["
+    opening = not before or before.isspace() or before in "(["
+    return last in "¿¡" or (last in QUOTES and opening and (last not in "\"'" or base.count(last) % 2 == 1))
 
 
-def _closes(answer: str) -> bool:
-    return answer[0] in CLOSING or CONTRACTION.match(answer) is not None or unicodedata.category(answer[0]) == "Pf"
+def _closes(answer: str, base: str) -> bool:
+    """Whether the answer is a mark that follows a word, or the 's of one, and the word is none that goes on."""
+    word = SENTENCE.search(base)
+    if not (_in_word(base[-1]) or base[-1] in ")]") or (word and word[2].lower() in WHOLE | PREFIXES):
+        return False
+    opened = {")": "(", "]": "["}.get(answer)
+    if opened:
+        return base.count(opened) > base.count(answer)
+    return answer in (".", ",") or CONTRACTION.fullmatch(answer) is not None
+
+
+def _spaced(last: str, first: str, texts: str) -> bool:
+    """Whether the texts have a space where such characters meet, which is no place for one."""
+    if _unspaced(last) and _unspaced(first):
+        return any(_unspaced(one[1]) and _unspaced(one[2]) for one in re.finditer(r"(\S)[ \u3000](?=(\S))", texts))
+    mark, space = re.escape(first), r"[^\S\n]"
+    if last in QUOTES:  # one that closes has a space behind it
+        return re.search(rf"(?<![^\s(\[]){last}{space}", texts) is not None
+    if first in ",.)]'’" or unicodedata.category(last)[0] != "P":
+        return first not in "'’" and re.search(rf"\s{mark}|[(\[]{space}", texts) is not None
+    return re.search(rf"{re.escape(last)}{space}", texts) is not None
 
 
 def _beside_wide(last: str, first: str) -> bool:
@@ -126,13 +144,3 @@ def _unspaced(character: str) -> bool:
 
 def _in_word(character: str) -> bool:
     return character.isalnum() or unicodedata.category(character)[0] == "M"
-
-
-def _stands_alone(base: str, word: str) -> bool:
-    """Whether the word is of letters alone, and an opening bracket or quotation mark at most is before it."""
-    before = base.split()[-1].removesuffix(word)
-    return word.isalpha() and len(before) < 2 and all(one in "([{\"'*" or one in "“‘«¿¡" for one in before)
-
-
-def _written(pattern: str, base: str, source: str) -> bool:
-    return any(re.search(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE) for text in (base, source))
