@@ -43,13 +43,15 @@ class PatchingScores(Finding):
         return self.scores["score"]
 
     def top(self, count: int = 10) -> tuple[Part, ...]:
-        """The `count` that matter most; `path_patch(..., into=...)` takes them as receivers."""
+        """The `count` that matter most, or all if there are fewer; `path_patch(..., into=...)` takes them."""
         count = whole_number(count, "count", 1)
         return tuple(part(row["head"]) for row in self.rows[:count])
 
     def group(self, name: str, count: int | None = None) -> HeadGroup:
-        """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs."""
+        """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs, or fewer."""
         chosen = self.kept if count is None else self.top(whole_number(count, "count", 1))
+        if count is not None and len(chosen) < count:
+            raise TaskError(f"count: {count}, and {len(chosen)} were measured; accepted: 1 to {len(chosen)}")
         if self.path.senders == "mlps":
             raise TaskError(f"group {name}: {', '.join(map(str, chosen))}; accepted: heads, which circuits are made of")
         return HeadGroup(name, self.path.at, tuple(Head(*head) for head in chosen))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnsight_et.batch import Example
 from nnsight_et.circuit import Circuit, Head, HeadGroup, Part
-from nnsight_et.errors import ExperimentError, TaskError, quantity
+from nnsight_et.errors import TaskError, quantity
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
