@@ -209,7 +209,7 @@ def test_differences_are_tested_by_sign_flips_and_kl_which_has_no_sign_is_not():
 def test_a_score_that_does_not_exist_is_told():
     examples, words = few_examples((2, 2)), tokenizer()
     given = (examples, words)
-    prompt = repr(words.decode(examples[1].base.tokens))
+    prompt = repr(words.decode(list(examples[1].base.tokens)))
     which = f"in 1 of 2 prompts, such as {told(examples[1].answer, words)['text']} after {prompt}"
     for base in (0.0, 1e-44):
         values = {"base": torch.tensor([0.5, base]), "patched": torch.ones(1, 2)}

@@ -72,6 +72,6 @@ def _told(lacking: Tensor, what: str, examples: Sequence[Example], tokenizer: Pr
     if not lacking.any():
         return None
     first = examples[int(lacking.nonzero()[0])]
-    prompt, answer = str(tokenizer.decode(first.base.tokens)), told(first.answer, tokenizer)["text"]
+    prompt, answer = str(tokenizer.decode(list(first.base.tokens))), told(first.answer, tokenizer)["text"]
     shown = repr(prompt if len(prompt) <= SHOWN else f"...{prompt[-SHOWN:]}")
     return f"{what}, in {int(lacking.sum())} of {quantity(len(lacking), 'prompt')}, such as {answer} after {shown}"

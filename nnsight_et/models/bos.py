@@ -54,7 +54,7 @@ def apart_by_bos(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -
     model that has no row for one of its tokens, or fewer positions than it has tokens.
     """
     bos, tokens = bos_of(tokenizer, config), _as_prompts(tokenizer, TEXT)
-    unknown = tokens.count(tokenizer.unk_token_id)
+    unknown = tokens.count(tokenizer.unk_token_id)  # type: ignore[arg-type]
     if bos is None or not tokens or tokens[0] == bos or unknown > MOST_UNKNOWN * len(tokens):
         return None
     text = config.get_text_config()
