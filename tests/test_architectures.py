@@ -158,7 +158,7 @@ def test_a_folder_with_it_is_loaded(name, tmp_path: Path):
 @pytest.mark.parametrize("name", ["Gemma-2", "GPT-J"])
 def test_attention_that_a_model_does_not_have_is_refused_before_weights_are_read(name, tmp_path: Path):
     hf_model(name).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model.safetensors").write_bytes(b"none")
     with pytest.raises(UnsupportedModel, match=r"has no sdpa attention; accepted: attention eager"):
         loaded(found("mine", ModelSpec(str(tmp_path))), attention="sdpa")
 
