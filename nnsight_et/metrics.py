@@ -24,6 +24,14 @@ def patching_ratio(patched: Tensor, base: Tensor) -> Tensor:
     return (patched - base) / base
 
 
+def told_apart(probability: Tensor) -> Tensor:
+    """The same in float64; 0, and whatever else lies below the smallest normal number of its dtype, counts as that.
+
+    Below it digits are lost, down to the last one.
+    """
+    return probability.clamp(min=torch.finfo(probability.dtype).tiny).double()
+
+
 def patching_effect(patched: Tensor, base: Tensor, metric: Metric = PAPERS) -> Tensor:
     """[sender, batch]: how the metric's value of each example changes: its ratio for the paper's, else a difference.
 

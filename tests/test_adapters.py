@@ -35,7 +35,7 @@ from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.models.files import found
+from nnsight_et.models.files import described, found
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
@@ -319,6 +319,19 @@ DAMAGED = {
 def test_an_adapter_that_is_not_whole_or_not_of_this_model_is_refused_with_the_reason(damage, bases, tmp_path):
     change, reason = DAMAGED[damage]
     assert reason in refusal(bases["plain"], change(saved(trained(lora(), hf_llama()), tmp_path)))
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_an_adapter_that_is_a_pointer_is_called_one_wherever_it_is_looked_at(file, bases, tmp_path):
+    folder = saved(trained(lora(), hf_llama()), tmp_path)
+    spec = ModelSpec(str(bases["plain"]), str(folder))
+    described("mine", spec)
+    (folder / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4\n")
+    for look in (described, found):
+        with pytest.raises(
+            UnsupportedModel, match=f"mine: .*{file} is a Git LFS pointer, not the file itself; accepted"
+        ):
+            look("mine", spec)
 
 
 @pytest.mark.parametrize("part", ["lm_head", "k_proj"], ids=["saved head", "bias"])

@@ -330,7 +330,7 @@ def test_an_answer_without_probability_is_told(model: et.LoadedModel, pairs: et.
     extreme = et.load(module, tokenizer())
     wanted = "car" if probability == 0 else "apple"
     some = et.Pairs.of([(OWN[0][0], OWN[0][1], wanted)])
-    with pytest.raises(ExperimentError, match="0 or no number in 1 of 1 pairs"):
+    with pytest.raises(ExperimentError, match=r"0 or below 1.2e-38 in float32, in 1 of 1 prompt, such as"):
         et.path_patch(extreme, some)
 
 

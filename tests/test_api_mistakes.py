@@ -73,6 +73,7 @@ MISTAKES = {
     "scores.top(-1)": "count: -1; accepted: a whole number, 1 or more",
     "scores.group(5)": "name of a head group: 5",
     "scores.group('a', 0)": "count: 0",
+    "scores.group('a', 500)": "count: 500, and 48 were measured; accepted: 1 to 48",
     "et.evaluate(model, pairs, scores)": "accepted: some of their heads, such as scores.group('mine')",
     "et.evaluate(model, pairs, 'L5H0')": f"circuit: found L5H0; {HEADS}",
     "et.evaluate(model, pairs, None)": f"circuit: found None; {HEADS}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnsight_et.batch import Example, Pair, Prompt, Run, collate, padded
+from nnsight_et.batch import Example, Pair, Prompt, Run, check_tokens, collate, padded
+from nnsight_et.errors import TaskError
 
 SHORT = Prompt((5, 6, 7), {"last": 2, "label": 1})
 LONG = Prompt((8, 9, 10, 11, 12), {"last": 4, "label": 0})
@@ -42,6 +43,24 @@ def test_examples_become_a_pair_whose_runs_have_their_own_lengths():
     assert pair.source.tokens.tolist() == [[8, 9, 10, 11, 12], [1, 1, 5, 6, 7]]
     assert pair.source.positions["label"].tolist() == [0, 3]
     assert pair.answer.tolist() == [6, 7]
+
+
+@pytest.mark.parametrize(
+    "example",
+    [Example(LONG, SHORT, 5), Example(SHORT, LONG, 5), Example(SHORT, SHORT, 12),
+     Example(SHORT, SHORT, 5, also_right=(12,)), Example(SHORT, SHORT, 5, foils=(12,))],
+    ids=["base", "source", "answer", "also right", "foil"],
+)  # fmt: skip
+def test_a_token_beyond_the_models_rows_is_named_wherever_it_is(example):
+    check_tokens([example], 13, "pairs", "m")
+    with pytest.raises(TaskError, match=r"pairs: token 12 is in .*, and m has rows for tokens 0 to 11; accepted: "):
+        check_tokens([example], 12, "pairs", "m")
+
+
+def test_a_prompt_and_no_prompts_are_checked_too():
+    check_tokens([], 1, "pairs", "m")
+    with pytest.raises(TaskError, match="token 12"):
+        check_tokens([SHORT, LONG], 12, "pairs", "m")
 
 
 def test_shapes_that_do_not_fit_are_refused():

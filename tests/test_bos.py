@@ -10,14 +10,14 @@ import torch
 from commands import et
 from tiny_model import hf_llama
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
 import nnsight_et
 from nnsight_et.errors import ManifestError, UnsupportedModel
 from nnsight_et.headers import read_header
 from nnsight_et.manifest import parse
 from nnsight_et.models import bos
-from nnsight_et.models.bos import TEXT, WORSE, apart_by_bos, notices_of_losses, set_bos
+from nnsight_et.models.bos import TEXT, WORSE, apart_by_bos, leading, notices_of_losses, set_bos
 from nnsight_et.models.files import described
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.models.named import ModelSpec
@@ -117,6 +117,36 @@ def test_a_model_and_a_tokenizer_in_memory_are_compared_too_and_the_tokenizer_st
 def test_nothing_is_run_where_there_is_nothing_to_compare(tokenizer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bos, "text_losses", lambda *_: pytest.fail("a pass was run"))
     assert nnsight_et.load(hf_llama(vocab_size=len(VOCABULARY)), tokenizer).notices == ()
+
+
+def test_the_text_is_compared_without_what_a_tokenizer_puts_behind_it():
+    config = hf_llama(vocab_size=len(VOCABULARY)).config
+    plain, ended = (apart_by_bos(words(begins=False, ends=ends), config) for ends in (False, True))
+    assert plain is not None
+    assert ended is not None
+    assert torch.equal(plain.tokens, ended.tokens)
+    assert plain.tokens[:, -1].tolist() == [VOCABULARY.index(".")] * 2
+
+
+def test_an_end_that_is_the_beginning_too_does_not_begin_texts():
+    tokenizer = words(begins=False)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <s>", special_tokens=[("<s>", BOS)]
+    )
+    assert (leading(tokenizer, BOS), leading(words(begins=True, ends=True), BOS)) == (0, 1)
+
+
+def test_a_text_longer_than_a_table_of_positions_or_with_tokens_beyond_the_rows_is_not_compared():
+    tokenizer = words(begins=False)
+    length = len(tokenizer(TEXT)["input_ids"])
+    sizes: dict[str, Any] = {"vocab_size": len(VOCABULARY), "n_embd": 8, "n_head": 2, "n_layer": 1}
+    for positions, compared in ((length, False), (length + 1, True)):
+        run = apart_by_bos(tokenizer, GPT2Config(n_positions=positions, **sizes))
+        assert (run is not None) is compared
+    rows = max(tokenizer(TEXT)["input_ids"])
+    for count, compared in ((rows, False), (rows + 1, True)):
+        run = apart_by_bos(tokenizer, GPT2Config(n_positions=length + 1, **sizes | {"vocab_size": count}))
+        assert (run is not None) is compared
 
 
 def test_a_bos_of_the_configuration_counts_where_it_is_a_special_token_of_the_tokenizer():

@@ -22,7 +22,8 @@ from nnsight_et.circuit import Head
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.errors import ManifestError, TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.stage_scores import described, ranking, stage_scores, without_score
+from nnsight_et.jobs.missing_scores import without_score
+from nnsight_et.jobs.stage_scores import described, ranking, stage_scores
 from nnsight_et.manifest import Stage
 from nnsight_et.metrics import patching_score
 from nnsight_et.models.named import Shape
@@ -33,6 +34,7 @@ from nnsight_et.report.figures import HeatMap
 from nnsight_et.report.results import tables
 from nnsight_et.report.study import Study
 from nnsight_et.report.tidy.tables import heads, metrics
+from nnsight_et.tasks.answers import told
 from nnsight_et.tasks.boxes import Boxes
 
 OTHERS = [name for name in METRICS if name != "probability_ratio"]
@@ -205,13 +207,19 @@ def test_differences_are_tested_by_sign_flips_and_kl_which_has_no_sign_is_not():
 
 
 def test_a_score_that_does_not_exist_is_told():
-    values = {"base": torch.tensor([0.5, 0.0]), "patched": torch.ones(1, 2)}
-    assert without_score(values, "probability_ratio") == (
-        "the answer's probability in the base run is 0 or no number in 1 of 2"
-    )
+    examples, words = few_examples((2, 2)), tokenizer()
+    given = (examples, words)
+    prompt = repr(words.decode(list(examples[1].base.tokens)))
+    which = f"in 1 of 2 prompts, such as {told(examples[1].answer, words)['text']} after {prompt}"
+    for base in (0.0, 1e-44):
+        values = {"base": torch.tensor([0.5, base]), "patched": torch.ones(1, 2)}
+        low = "the answer's probability in the base run is 0 or below 1.2e-38 in float32"
+        assert without_score(values, "probability_ratio", *given) == f"{low}, {which}"
+    values |= {"base": torch.tensor([0.5, 1e-37])}
+    assert without_score(values, "probability_ratio", *given) is None
     values |= {"base_value": torch.zeros(2), "patched_value": torch.tensor([[1.0, torch.inf]])}
-    assert without_score(values, "kl") == "kl is not finite in 1 of 2"
-    assert without_score(values | {"patched_value": torch.ones(1, 2)}, "kl") is None
+    assert without_score(values, "kl", *given) == f"kl is not finite, {which}"
+    assert without_score(values | {"patched_value": torch.ones(1, 2)}, "kl", *given) is None
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods_study import manifest, models_in, results, steps
+from methods_study import guessing, manifest, models_in, results, steps
 from test_jobs import EVERYTHING, UNCHECKED
-from tiny_model import few_pairs, hf_llama, tiny_model
+from tiny_model import few_pairs, hf_llama, tiny_model, tokenizer
 
 from nnsight_et.circuit import Head
 from nnsight_et.engine import suffix
@@ -112,6 +112,40 @@ def test_differences_are_of_logarithms_where_numbers_are_probabilities():
     assert difference({"logit": one["logit"]}, {"logit": other["logit"]}) == pytest.approx(1 / 11)
     assert difference({"predicted": torch.tensor([1])}, {"predicted": torch.tensor([2])}) == float("inf")
     assert difference({"logit": torch.tensor([torch.nan])}, {"logit": torch.tensor([1.0])}) == float("inf")
+
+
+def test_probabilities_too_small_for_their_dtype_are_not_told_apart_and_larger_ones_are():
+    none, small = ({"probability": torch.tensor([one])} for one in (0.0, 3e-45))
+    assert difference(none, small) == 0
+    assert difference(none, {"probability": torch.tensor([1e-37])}) > 1
+    wide = [{"probability": torch.tensor([one], dtype=torch.float64)} for one in (3e-45, 6e-45)]
+    assert difference(*wide) == pytest.approx(0.6931, abs=1e-4)
+
+
+OBJECT = tokenizer().convert_tokens_to_ids("letter")
+NO_CHANCE = {
+    "path patching": (DIRECT, r"experiments.found.stages\[0\]: the answer's probability in the base run is 0 or below"),
+    "attribution": (
+        "  found: {method: attribution, model: one, examples: 6}\n",
+        "experiments.found.at: last: the answer's probability in the base run is 0 or below",
+    ),
+    "by another metric": (DIRECT.replace("stages", "metric: kl, stages"), ""),
+    "faithfulness": (ALONE, ""),
+}
+
+
+@pytest.mark.parametrize("method", NO_CHANCE)
+def test_an_answer_without_a_chance_fails_no_check_and_is_refused_where_shares_of_it_are_taken(method, tmp_path):
+    root, module = models_in(tmp_path), guessing(1)
+    module.lm_head.weight[:2] = 1e5 * module.lm_head.weight[OBJECT] * torch.tensor([[1.0], [-1.0]])  # one is above all
+    module.save_pretrained(root / "one")
+    study, refusal = NO_CHANCE[method]
+    if not refusal:
+        (result,) = results(root, study).values()
+        assert {"source = base", "paths into queries"} <= {one["check"] for one in result.header.self_check["checks"]}
+        return
+    with pytest.raises(ExperimentError, match=rf"{refusal} 1\.2e-38 in float32, in 6 of 6 prompts, such as .* after "):
+        steps(root, study)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

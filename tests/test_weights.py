@@ -109,6 +109,27 @@ def test_an_ignore_list_of_an_architecture_hides_masks_and_no_parameter(tmp_path
     assert f"{place}.bias" in refusal(tmp_path / "model")
 
 
+def test_names_without_the_models_prefix_have_a_place_as_those_of_gpt2_on_the_hub(tmp_path):
+    module = GPT2LMHeadModel(GPT2Config(n_embd=24, n_layer=2, n_head=3, n_positions=64, **SMALL)).eval()
+    module.save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    mask = {f"h.{layer}.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.uint8) for layer in range(2)}
+    rewrite(
+        tmp_path / "model",
+        lambda own: (
+            {key.removeprefix("transformer."): one for key, one in own.items() if key != "lm_head.weight"} | mask
+        ),
+    )
+    assert torch.equal(logits(read(tmp_path / "model")), logits(module))
+    rewrite(tmp_path / "model", lambda own: own | {"h.2.attn.bias": torch.ones(72)})
+    assert "h.2.attn.bias" in refusal(tmp_path / "model")
+
+
+def test_a_configuration_of_before_that_wants_tuples_is_read_all_the_same(folder):
+    change_config(folder, return_dict=False)
+    assert torch.equal(logits(read(folder)), logits(hf_llama()))
+
+
 @pytest.mark.parametrize(("prefix", "writer"), [("module.", "DataParallel"), ("_orig_mod.", r"torch\.compile")])
 def test_names_that_a_wrapper_has_left_are_told_by_its_name(folder, prefix, writer):
     rewrite(folder, lambda own: {prefix + key: value for key, value in own.items()})

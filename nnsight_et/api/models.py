@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,17 +119,18 @@ def load(
     *,
     adapter: str | Path | None = None,
     gguf: str | None = None,
-    dtype: str | torch.dtype = "float32",
+    dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
-    attention: Literal["sdpa", "eager"] = "sdpa",
+    attention: Literal["sdpa", "eager"] | None = None,
     bos: Literal["add", "none"] | None = None,
 ) -> LoadedModel:
     """The model called `model`: a name that `et models` lists, a folder, a hub id, or a transformers model in memory.
 
     gguf: the file in that folder that has the weights, where it is a GGUF file; they are read as plain numbers, by
     transformers (pip install 'nnsight-et[gguf]'). adapter: the folder or hub id of one over the model.
-    A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention. It
-    can be peft's PeftModel: what runs is its active adapter's.
+    dtype None is "float32", attention None "sdpa".
+    A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention:
+    others are refused, as are adapter and gguf. It can be peft's PeftModel: what runs is its active adapter's.
     bos: "add" begins every text with the tokenizer's BOS, once, "none" leaves it off; None: as the tokenizer does it.
     device None is "cuda" where there is a GPU, else "cpu"; "balanced" spreads layers over all GPUs. UnsupportedModel
     if it cannot be found, read or taken apart.
@@ -137,6 +138,7 @@ def load(
     if bos not in (None, "add", "none"):
         raise ManifestError(f"bos: found {bos!r}; accepted: add, none, or None where the tokenizer decides")
     if not isinstance(model, (str, Path)):
+        _check_as_it_is(model, {"adapter": adapter, "gguf": gguf}, dtype, device, attention)
         return _in_memory(model, tokenizer, bos)
     if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
         raise ManifestError(
@@ -147,9 +149,9 @@ def load(
     known = NAMED[model].spec if model in NAMED else ModelSpec(model)
     places = (one if one is None else str(one) for one in (adapter or known.adapter, tokenizer or known.tokenizer))
     spec = ModelSpec(known.path, next(places), tokenizer=next(places), gguf=gguf, bos=bos)
-    kind, where = _one_of(str(dtype).removeprefix("torch."), DTYPES, "dtype"), _device(device)
+    kind, where = _dtype("float32" if dtype is None else dtype), _device(device)
     files = found(model, spec)
-    nn = loaded(files, kind, where, _one_of(attention, ATTENTION, "attention"))
+    nn = loaded(files, kind, where, _one_of("sdpa" if attention is None else attention, ATTENTION, "attention"))
     return _with_notices(LoadedModel(model, nn, tokenizer_of(files), shape_from(nn.nn.config, model)))
 
 
@@ -171,6 +173,10 @@ def _one_of(found: str, names: Sequence[str], where: str) -> str:
     return found
 
 
+def _dtype(wanted: str | torch.dtype) -> str:
+    return _one_of(str(wanted).removeprefix("torch."), DTYPES, "dtype")
+
+
 def _device(wanted: object) -> str:
     """The device that is meant; ManifestError if there is none such here."""
     if wanted is None or wanted == "auto":
@@ -182,6 +188,34 @@ def _device(wanted: object) -> str:
         return str(wanted)
     here = f"cuda:0 to cuda:{count - 1}, balanced" if count else "here is no CUDA device"
     raise ManifestError(f"device: {wanted!r}; accepted: auto, cpu; {here}")
+
+
+def _check_as_it_is(
+    module: object,
+    files: Mapping[str, object],
+    dtype: str | torch.dtype | None,
+    device: str | torch.device | None,
+    attention: str | None,
+) -> None:
+    """Raise ManifestError if an option asks of a model in memory what it is not; `files` are those of files alone."""
+    for key, value in files.items():
+        if value is not None:
+            accept = f"{key} with a folder or a hub id; over a model in memory an adapter that peft has put there"
+            raise ManifestError(f"{key}: {str(value)!r} for a model in memory; accepted: {accept}")
+    wanted = {
+        "dtype": dtype and _dtype(dtype),
+        "device": device and _device(device),
+        "attention": attention and _one_of(attention, ATTENTION, "attention"),
+    }
+    own = {
+        "dtype": str(getattr(module, "dtype", "")).removeprefix("torch."),
+        "device": str(getattr(module, "device", "")),
+        "attention": str(getattr(getattr(module, "config", None), "_attn_implementation", "")),
+    }
+    for key, value in own.items():
+        if value and wanted[key] and wanted[key] not in (value, value.partition(":")[0]):
+            accept = f"{value}, or no {key}: a model in memory stays as it is"
+            raise ManifestError(f"{key}: {wanted[key]}, and the model in memory has {value}; accepted: {accept}")
 
 
 def _in_memory(

@@ -16,7 +16,8 @@ from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part, as_part, par
 from nnsight_et.engine.paths import End
 from nnsight_et.errors import ExperimentError, TaskError, brief, quantity
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.stage_scores import ranking, stage_scores, without_score
+from nnsight_et.jobs.missing_scores import without_score
+from nnsight_et.jobs.stage_scores import ranking, stage_scores
 from nnsight_et.named_metrics import METRICS, PAPERS, Metric, too_few
 from nnsight_et.report.circuit_figures import heat_map, shown
 from nnsight_et.report.figures import Plate
@@ -42,13 +43,15 @@ class PatchingScores(Finding):
         return self.scores["score"]
 
     def top(self, count: int = 10) -> tuple[Part, ...]:
-        """The `count` that matter most; `path_patch(..., into=...)` takes them as receivers."""
+        """The `count` that matter most, or all if there are fewer; `path_patch(..., into=...)` takes them."""
         count = whole_number(count, "count", 1)
         return tuple(part(row["head"]) for row in self.rows[:count])
 
     def group(self, name: str, count: int | None = None) -> HeadGroup:
-        """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs."""
+        """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs, or fewer."""
         chosen = self.kept if count is None else self.top(whole_number(count, "count", 1))
+        if count is not None and len(chosen) < count:
+            raise TaskError(f"count: {count}, and {len(chosen)} were measured; accepted: 1 to {len(chosen)}")
         if self.path.senders == "mlps":
             raise TaskError(f"group {name}: {', '.join(map(str, chosen))}; accepted: heads, which circuits are made of")
         return HeadGroup(name, self.path.at, tuple(Head(*head) for head in chosen))
@@ -110,9 +113,9 @@ def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> Patchin
     examples = model.fitting(pairs.examples(model.tokenizer))
     known = model.told(examples)
     found = model.measured(examples, (path.at,), measure)
-    if have := without_score(found, pairs.metric):
+    if have := without_score(found, pairs.metric, examples, model.tokenizer):
         accept = 'prompts the model gives some chance, or load(dtype="float64")'
-        raise ExperimentError(f"pairs: {have} pairs; accepted: {accept}")
+        raise ExperimentError(f"pairs: {have}; accepted: {accept}")
     keep = min(keep, len(senders))
     scores = stage_scores(found, senders, model.shape, keep, SEED, pairs.metric)
     ranked = ranking(scores["score"], senders, pairs.metric)

@@ -24,7 +24,7 @@ def head_effects(
 ) -> dict[str, Tensor]:
     """{"attributed", "exact"}: [head, batch], (p_patched - p_base) / p_base when one head at `at` is patched.
 
-    "autograd" [batch] says whether the gradients were autograd's.
+    "autograd" [batch] says whether the gradients were autograd's. NaN where p_base is 0 or too small for its dtype.
 
     Exact: each head in turn takes the source's output, nothing frozen. Attributed: the first-order estimate, gradient
     times difference, of all heads from one forward pass.
@@ -34,8 +34,9 @@ def head_effects(
         found = effects(model, pair, at, heads, chunks)
         outcome = nnsight.save(found | {"autograd": torch.full((len(pair.answer),), model.gradients)})
     base = outcome.pop("base")
-    check_numbers(model, {"base": base} if bool((base == 0).any()) else outcome | {"base": base}, [pair])
-    return outcome
+    too_small = base < torch.finfo(base.dtype).tiny
+    check_numbers(model, {"base": base} if bool(too_small.any()) else outcome | {"base": base}, [pair])
+    return outcome | {name: outcome[name].masked_fill(too_small, torch.nan) for name in ("attributed", "exact")}
 
 
 def _head_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from nnsight_et.engine.suffix import suffix
 from nnsight_et.interventions.ablation import Fill
 from nnsight_et.interventions.activation_patching import patched_readouts, with_donation
 from nnsight_et.interventions.path_patching import Path, path_probabilities
+from nnsight_et.metrics import told_apart
 from nnsight_et.models.model import Model
 
 PADDING = 3
@@ -88,14 +89,14 @@ def _disagreements(model: Model, pair: Pair, layer: int) -> dict[str, float]:
 def _apart(model: Model, pair: Pair, path: Path, sender: Part) -> float:
     """How far the engines are apart, in logarithms, on the path from one sender."""
     one, other = (
-        path_probabilities(model, pair, path, [sender], engine, Chunks())["patched"].double()
+        path_probabilities(model, pair, path, [sender], engine, Chunks())["patched"]
         for engine in ("default", "reference")
     )
-    return (one.log() - other.log()).abs().max().item()
+    return (told_apart(one).log() - told_apart(other).log()).abs().max().item()
 
 
 def _change(found: dict[str, Tensor]) -> float:
-    ratio = found["patched"].double() / found["base"].double()
+    ratio = told_apart(found["patched"]) / told_apart(found["base"])
     return (ratio - 1).abs().max().item()
 
 

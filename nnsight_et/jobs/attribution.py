@@ -16,6 +16,7 @@ from nnsight_et.jobs.cells import Batch, Measurement, data_digest, filled, suffi
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
 from nnsight_et.jobs.mask_training import gradient_of
+from nnsight_et.jobs.missing_scores import check_scored
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import Attribution
 from nnsight_et.plan import Job
@@ -41,6 +42,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     rows, scores = [], {}
     for at, measurement in measurements.items():
         found = measurement.values(work)
+        check_scored(work, job, f"at: {at}", found, examples)
         gradient = gradient_of({"autograd": found.pop("autograd")})
         means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
         rows.append({"at": at} | agreement(means["attributed"], means["exact"]) | {"gradient": gradient})

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from nnsight_et.batch import Example
 from nnsight_et.circuit import Circuit, Head, HeadGroup, Part
-from nnsight_et.errors import ExperimentError, TaskError, quantity
+from nnsight_et.errors import TaskError, quantity
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.jobs.cells import Batch, Measurement, data_digest, measured, suffixes
 from nnsight_et.jobs.correct import chosen_examples
 from nnsight_et.jobs.how import How
+from nnsight_et.jobs.missing_scores import check_scored
 from nnsight_et.jobs.own_pairs import check_foils
 from nnsight_et.jobs.stage_scores import (
     described,
@@ -24,12 +25,11 @@ from nnsight_et.jobs.stage_scores import (
     stage_scores,
     tied,
     what_is_tested,
-    without_score,
 )
 from nnsight_et.jobs.work import Outcome, Progress, Work
 from nnsight_et.manifest import PathPatching, Stage
 from nnsight_et.models.named import Shape
-from nnsight_et.named_metrics import PAPERS, Metric
+from nnsight_et.named_metrics import PAPERS
 from nnsight_et.plan import Job, digest
 
 SPLIT = "discovery"
@@ -65,13 +65,13 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         if stage.keep > len(senders):
             raise _too_many(job, index, stage, f"{len(senders)} can reach {stage.into}", len(senders))
         probabilities = yield from _probabilities(work, job, path, senders, stage.group, examples)
-        _check_finite(f"experiments.{job.name}.stages[{index}]", probabilities, spec.metric)
+        check_scored(work, job, f"stages[{index}]", probabilities, examples)
         found = stage_scores(probabilities, senders, shape, stage.keep, job.seed, spec.metric)
         order = ranking(found["score"], senders, spec.metric)
         kept = ranked[stage.group] = order[: stage.keep]
         if held_out:
             again = yield from _probabilities(work, job, path, sorted(kept), f"{stage.group} held out", held_out)
-            _check_finite(f"experiments.{job.name}.held_out_examples", again, spec.metric)
+            check_scored(work, job, "held_out_examples", again, held_out)
             found |= held_out_scores(again, sorted(kept), shape, job.seed, spec.metric)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
         ties = {"tied": tied(found["score"], order, stage.keep, choice.dtype), "tied_receivers": []}
@@ -145,13 +145,6 @@ def _receivers(spec: PathPatching, stage: Stage) -> int | None:
 def _spec(job: Job) -> PathPatching:
     assert isinstance(job.spec, PathPatching)
     return job.spec
-
-
-def _check_finite(where: str, probabilities: dict[str, Tensor], metric: Metric) -> None:
-    """Raise ExperimentError naming `where` if the score of an example does not exist."""
-    if found := without_score(probabilities, metric):
-        accept = "prompts the model gives some chance, such as only_correct: true, or dtype: float64"
-        raise ExperimentError(f"{where}: {found} examples; accepted: {accept}")
 
 
 def _too_many(job: Job, index: int, stage: Stage, found: str, most: int) -> TaskError:

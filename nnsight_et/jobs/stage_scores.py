@@ -75,15 +75,6 @@ def effects(probabilities: Found, metric: Metric) -> Tensor:
     return patching_effect(*_values(probabilities, metric), metric)
 
 
-def without_score(probabilities: Found, metric: Metric) -> str | None:
-    """What was found where the score does not exist, its value in the base run being 0 or no number; None: nowhere."""
-    if metric == PAPERS:
-        lacking, what = ~(probabilities["base"] > 0), "the answer's probability in the base run is 0 or no number"
-    else:
-        lacking, what = ~effects(probabilities, metric).isfinite().all(0), f"{metric} is not finite"
-    return f"{what} in {int(lacking.sum())} of {len(lacking)}" if lacking.any() else None
-
-
 def held_out_scores(
     probabilities: Found, kept: Sequence[Part], shape: Shape, seed: int, metric: Metric = PAPERS
 ) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnsight_et.metrics import told_apart
+
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
 """How far the engines may lie apart: in log probabilities, and in other numbers relative to the larger of 1 and them.
 
@@ -29,17 +31,16 @@ def difference(
     """The largest difference of two sets of tensors of equal names; infinite if predictions or shapes do."""
     worst = 0.0
     for name in found if names is None else names:
-        one, other = found[name].double(), expected[name].double()
+        one, other = found[name], expected[name]
         if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
             return float("inf")
         if name == "predicted":
             worst = worst if torch.equal(one, other) else float("inf")
             continue
         if name in LOGARITHMIC:
-            one, other = one.clamp(min=1e-300).log(), other.clamp(min=1e-300).log()
-            gap = one - other
+            gap = told_apart(one).log() - told_apart(other).log()
         else:
-            gap = (one - other) / other.abs().clamp(min=1)
+            gap = (one.double() - other.double()) / other.double().abs().clamp(min=1)
         gap = gap[gap.isfinite()]
         worst = max(worst, gap.abs().max().item() if gap.numel() else 0.0)
     return worst

@@ -11,7 +11,9 @@ from typing import Any
 
 import peft
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftMixedModel, PeftModel, PeftType
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -28,6 +30,11 @@ FIT = "an adapter that was made for this model"
 def has_weights(folder: Path) -> bool:
     """Whether a folder has an adapter's weights, in the form of today or of 2023."""
     return any((folder / one).is_file() for one in WEIGHTS)
+
+
+def has_adapter(module: PreTrainedModel) -> bool:
+    """Whether peft's layers, or modules that an adapter brings whole, are in the model."""
+    return any(isinstance(part, (BaseTunerLayer, AuxiliaryTrainingWrapper)) for part in module.modules())
 
 
 def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:

@@ -53,8 +53,8 @@ def apart_by_bos(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -
     That is without a BOS, where prompts begin with it, for a tokenizer that does not know the text's words, and for a
     model that has no row for one of its tokens, or fewer positions than it has tokens.
     """
-    bos, tokens = bos_of(tokenizer, config), list(tokenizer(TEXT)["input_ids"])  # type: ignore[arg-type]
-    unknown = tokens.count(tokenizer.unk_token_id)
+    bos, tokens = bos_of(tokenizer, config), _as_prompts(tokenizer, TEXT)
+    unknown = tokens.count(tokenizer.unk_token_id)  # type: ignore[arg-type]
     if bos is None or not tokens or tokens[0] == bos or unknown > MOST_UNKNOWN * len(tokens):
         return None
     text = config.get_text_config()
@@ -65,6 +65,13 @@ def apart_by_bos(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -
     return padded(
         [Prompt((bos, *tokens), {"last": len(tokens)}), Prompt(tuple(tokens), {"last": len(tokens) - 1})], pad
     )
+
+
+def _as_prompts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The text's tokens as prompts have them: without what the tokenizer puts behind every text, such as its end."""
+    made, own = (list[int](tokenizer(text, add_special_tokens=put)["input_ids"]) for put in (True, False))  # type: ignore[arg-type]
+    ends = [at + len(own) for at in range(len(made) - len(own) + 1) if made[at : at + len(own)] == own]
+    return made[: ends[-1]] if own and ends else made
 
 
 def text_losses(model: Model, run: Run) -> Tensor:
@@ -109,7 +116,7 @@ def set_bos(tokenizer: PreTrainedTokenizerBase, bos: Bos, name: str, config: Pre
             raise UnsupportedModel(f"{name}: bos: add, and neither tokenizer nor config.json has a BOS; accepted: none")
         return
     inner: Any = tokenizer.backend_tokenizer
-    begun = _leading(tokenizer, token)
+    begun = leading(tokenizer, token)
     if bos == "add" and begun == 0:
         text = str(tokenizer.convert_ids_to_tokens(token))
         first = processors.TemplateProcessing(
@@ -121,15 +128,15 @@ def set_bos(tokenizer: PreTrainedTokenizerBase, bos: Bos, name: str, config: Pre
         whole = json.loads(inner.to_str())
         whole["post_processor"] = _without(whole["post_processor"], token)
         inner.post_processor = Tokenizer.from_str(json.dumps(whole)).post_processor
-    begun = _leading(tokenizer, token)
+    begun = leading(tokenizer, token)
     if begun != (bos == "add"):
         found = f"its texts begin with {begun} BOS, whatever its post-processor is made to do"
         raise UnsupportedModel(f"{name}: bos: {bos}, and {found}; accepted: a tokenizer.json that says what is wanted")
 
 
-def _leading(tokenizer: PreTrainedTokenizerBase, token: int) -> int:
+def leading(tokenizer: PreTrainedTokenizerBase, token: int) -> int:
     """How often a text begins with the token."""
-    tokens: Any = tokenizer("a")["input_ids"]
+    tokens = _as_prompts(tokenizer, "a")
     return next((index for index, one in enumerate(tokens) if one != token), len(tokens))
 
 

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from nnsight_et.errors import UnsupportedModel
-from nnsight_et.models.bos import apart_by_bos, bos_notices, bos_of
+from nnsight_et.models.bos import apart_by_bos, bos_notices, bos_of, leading
 from nnsight_et.models.files import WEIGHTS, Files
 from nnsight_et.models.load import configuration, loaded, shape_of, tokenizer_of
 from nnsight_et.notices import Notice
@@ -32,7 +32,7 @@ def bos_here(files: Files, dtype: str) -> BosFound:
     if bos is None:
         return BosFound("no BOS in tokenizer or configuration")
     token = tokenizer.convert_ids_to_tokens(bos)
-    if tokenizer("a")["input_ids"][:1] == [bos]:  # type: ignore[index]
+    if leading(tokenizer, bos):
         return BosFound(f"texts begin with {token}")
     without = f"texts begin without {token}"
     if apart_by_bos(tokenizer, config) is None:

@@ -96,6 +96,8 @@ def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool, here:
     wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
     adapter = _folder(name, spec.adapter, spec.adapter_revision, wanted, here)
     _check_files(name, adapter, CONFIG, weights_too)
+    for path in _matching(adapter, FILES):
+        next(_content(name, path), None)
     read_settings(adapter, name)
     if not spec.tokenizer:
         check_words(adapter, weights, name)

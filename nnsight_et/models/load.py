@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from nnsight_et.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import check_served
-from nnsight_et.models.adapters import attach_adapter, check_fit
+from nnsight_et.models.adapters import attach_adapter, check_fit, has_adapter
 from nnsight_et.models.bos import set_bos
 from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.failures import Reading
@@ -172,6 +172,8 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
         check_all_read(files.name, files.gguf, module)
     if files.adapter:
         attach_adapter(module, files.adapter, files.name)
+    if has_adapter(module) != (files.adapter is not None):
+        raise UnsupportedModel(f"{files.name}: its adapter is not in the model, or one is that was not asked for")
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
     return wrapped(nn, files.name)
 
@@ -226,10 +228,25 @@ def wrapped(nn: TransformersModel, name: str) -> Model:
     model = on_its_devices(_model(nn, name, nn.dtype, nn.device), name)
     if model.parts.experts and nn.dtype == torch.float64:
         nn.set_experts_implementation("eager")  # the grouped one knows no float64
+    _check_runs(model, name)
     if model.dtype == torch.float16:  # whose largest number real models pass
         try_prompt(model, nn.tokenizer(SENTENCE).input_ids)
     check_parts(model, name)
     return model
+
+
+def _check_runs(model: Model, name: str) -> None:
+    """Raise UnsupportedModel if transformers itself cannot run two tokens through the model."""
+    with (
+        Reading(lambda reason: f"{name}: it cannot be run ({reason}); accepted: a model that transformers itself runs"),
+        torch.no_grad(),
+    ):
+        model.nn._module(input_ids=_two_tokens(model), use_cache=False)
+
+
+def _two_tokens(model: Model) -> Tensor:
+    words = model.nn.config.get_text_config().vocab_size
+    return torch.tensor([[words // 3, words // 2]], device=model.device)
 
 
 def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.device) -> Model:
@@ -268,8 +285,7 @@ def part_gaps(model: Model) -> Tensor:
     residual, attention and MLP from what leaves the layer. Relative to the token's largest number there, or the largest
     that is added up to it: the first token's can be thousands of times the second's.
     """
-    words = model.nn.config.get_text_config().vocab_size
-    tokens = torch.tensor([[words // 3, words // 2]], device=model.device)
+    tokens = _two_tokens(model)
     places = torch.arange(2, device=model.device)[None]
     with model.trace(tokens, places):
         gaps = []

@@ -7,13 +7,16 @@ from nnsight import TransformersModel
 from peft import PeftMixedModel, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.errors import UnsupportedModel, brief, quantity
 from nnsight_et.models.adapters import base_of
+from nnsight_et.models.families import architecture
 from nnsight_et.models.load import wrapped
 from nnsight_et.models.model import Model
+from nnsight_et.models.stored import quantization_of
 from nnsight_et.models.tokenizing import padded
 
 ATTENTION = ("sdpa", "eager")
+PACKED = "torch.ao.nn"  # whose modules hold what torch has quantized, and no parameters
 
 
 def of_module(
@@ -22,17 +25,17 @@ def of_module(
     """The module under nnsight, frozen and in eval mode from now on, its parts checked.
 
     Of a peft model, with the adapters that are active in it: it stays usable, and shares its weights and layers.
-    UnsupportedModel if it is neither such a one nor a plain transformers model, its parts do not add up, its attention
-    takes no masks of its own, or the tokenizer has no character offsets. A tokenizer without a padding token gets its
-    end or beginning of text as one.
+    UnsupportedModel if it is neither such a one nor a plain transformers model, has no head or not all of its numbers,
+    its parts do not add up, its attention takes no masks of its own, or the tokenizer has no character offsets. A
+    tokenizer without a padding token gets its end or beginning of text as one.
     """
     if isinstance(module, PeftModel | PeftMixedModel):
         module = base_of(module.eval(), name)
     if not isinstance(module, PreTrainedModel):
         accept = "a transformers model, or a peft model of one"
         raise UnsupportedModel(f"{name}: found {type(module).__name__}; accepted: {accept}")
-    if not tokenizer.is_fast:
-        raise UnsupportedModel(f"{name}: its tokenizer has no character offsets; accepted: a fast tokenizer")
+    _check_module(module, name)
+    _check_tokenizer(tokenizer, name)
     attention = getattr(module.config, "_attn_implementation", None)
     if attention not in ATTENTION:
         found = f"attn_implementation is {attention!r}"
@@ -40,3 +43,40 @@ def of_module(
     padded(tokenizer, name, module.config.get_text_config().vocab_size)
     nnsight.register("nnsight_et")
     return wrapped(TransformersModel(module, task="text-generation", tokenizer=tokenizer), name)
+
+
+def _check_module(module: PreTrainedModel, name: str) -> None:
+    """Raise UnsupportedModel unless it gives logits of the next token, and its parameters are plain numbers."""
+    parts, kind = architecture(module.config, name), type(module).__name__
+    paths = {path for path, _ in module.named_modules()}
+    lacking = [path for path in (parts.unembedding, parts.layers) if path not in paths]
+    if lacking:
+        accept = "a model with its head for the next token, such as AutoModelForCausalLM makes"
+        raise UnsupportedModel(f"{name}: {kind} has no {lacking[0]}, and so no logits; accepted: {accept}")
+    empty = [key for key, one in module.named_parameters() if one.is_meta]
+    if empty:
+        found = f"{quantity(len(empty), 'parameter')} without numbers (on the meta device), such as {empty[0]}"
+        raise UnsupportedModel(f"{name}: {found}; accepted: a model that is in memory as a whole")
+    if strange := _quantized(module):
+        accept = "the same model in float32, bfloat16, float16 or float64"
+        raise UnsupportedModel(f"{name}: its weights are quantized ({strange}); accepted: {accept}")
+
+
+def _quantized(module: PreTrainedModel) -> str:
+    """What shows that some of the parameters are no plain numbers; nothing if they all are."""
+    if stored := quantization_of(module.config.to_dict()):
+        return ": ".join(stored)
+    for key, one in module.named_modules():
+        if type(one).__module__.startswith(PACKED):
+            return f"{key} is a {type(one).__module__}.{type(one).__name__}"
+    small = ((key, one) for key, one in module.named_parameters() if not one.is_floating_point() or one.itemsize == 1)
+    return next((f"{key} is {str(one.dtype).removeprefix('torch.')}" for key, one in small), "")
+
+
+def _check_tokenizer(tokenizer: object, name: str) -> None:
+    """Raise UnsupportedModel unless it is a tokenizer of transformers with character offsets."""
+    accept = "a fast tokenizer of transformers, as AutoTokenizer.from_pretrained or PreTrainedTokenizerFast makes"
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UnsupportedModel(f"{name}: tokenizer: {brief(tokenizer)}; accepted: {accept}")
+    if not tokenizer.is_fast:
+        raise UnsupportedModel(f"{name}: its tokenizer has no character offsets; accepted: {accept}")

@@ -30,7 +30,7 @@ def check_not_quantized(name: str, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return  # whoever reads it says what is wrong with it
-    stored = _quantization(config)
+    stored = quantization_of(config)
     if stored is None:
         return
     written, method = stored
@@ -40,8 +40,11 @@ def check_not_quantized(name: str, folder: Path) -> None:
     )
 
 
-def _quantization(config: Any) -> tuple[str, str] | None:
-    """The key that says so, and the method; None where there is none. Models with several parts say it of one."""
+def quantization_of(config: Any) -> tuple[str, str] | None:
+    """The key of a configuration that says so, and the method; None where there is none.
+
+    Models with several parts say it of one.
+    """
     if not isinstance(config, dict):
         return None
     for part in (config, *config.values()):

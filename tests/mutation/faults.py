@@ -120,7 +120,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "missing LoRA", "the adapter is not loaded", LOAD,
-        ("        attach_adapter(module, files.adapter, files.name)\n    nn", "        pass\n    nn"), "lora", "load",
+        ("        attach_adapter(module, files.adapter, files.name)", "        pass"), "lora", "load",
     ),
     _fault(
         "missing LoRA", "the adapter is loaded and switched off", ADAPTERS,

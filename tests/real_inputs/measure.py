@@ -238,6 +238,6 @@ def cleaned(row: Row, folder: str) -> Row:
 
     def clean(answer: Answer) -> Answer:
         said = answer.said.replace(f"{folder}/files/", "").replace(f"{folder}/", "")
-        return Answer(answer.verdict, said.replace(f"{EMBEDDED}/", ""))
+        return Answer(answer.verdict, said.replace(f"{EMBEDDED}/", "").replace(str(EMBEDDED), EMBEDDED.name))
 
     return Row(row.case, row.plain, clean(row.run), clean(row.inspect), clean(row.python))
