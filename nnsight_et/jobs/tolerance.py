@@ -16,13 +16,21 @@ TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
 Rows of activations are held against their own size as well, which in real models is up to 100,000: see row_gap.
 
 In half precision both are held against the reference engine in fp32, and the default one may be at most HALF times as
-far from it as the reference is in half precision; where the fp32 model is too large, the engines may lie EPSILONS
-rounding units apart.
+far from it as the reference is in half precision, or as rounding of the residual takes any run; where the fp32 model is
+too large, the engines may lie EPSILONS rounding units apart.
 """
 HALF, EPSILONS = 4.0, 32.0
 ROUNDING = {"float64": 1e-12, "float32": 1e-5, "float16": 0.0025, "bfloat16": 0.02}
 """How far other chunks or threads move a score, by the model's dtype; relative to the larger of 1 and the score."""
 LOGARITHMIC = ("probability", "patched", "base")
+
+
+def residual_rounding(epsilon: float, n_layers: int) -> float:
+    """How far rounding takes a number that has passed through all layers, relative to its size.
+
+    Each layer rounds the residual twice, after attention and after the MLP, by up to epsilon; the signs are independent.
+    """
+    return epsilon * (2 * n_layers) ** 0.5
 
 
 def difference(
