@@ -15,6 +15,7 @@ from nnsight_et.engine import suffix
 from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions import ablation, engine_checks, path_patching
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
+from nnsight_et.jobs.checks import _compared
 from nnsight_et.jobs.tolerance import difference
 from nnsight_et.models.model import Model
 from nnsight_et.run import run_folder
@@ -228,3 +229,13 @@ def test_a_lost_bias_is_seen_in_the_sum_of_writes(monkeypatch):
 
     monkeypatch.setattr(Model, "attention_of", without_bias)
     assert engine_checks.engine_errors(model, few_pairs())["writes"] > 0.1
+
+
+def test_in_half_precision_a_sample_that_is_right_by_chance_leaves_room_for_rounding_and_none_for_a_fault():
+    exact = {"effect": torch.tensor([[0.5, -1.0]])}
+    lucky, epsilon = [exact, exact], torch.finfo(torch.bfloat16).eps
+    for apart, passes in ((0.1, True), (0.3, False)):
+        found = {"effect": exact["effect"] + apart}
+        worst, tolerance = _compared(found, lucky, "bfloat16", n_layers=18)
+        assert tolerance == pytest.approx(4 * 6 * epsilon + epsilon)
+        assert (worst <= tolerance) is passes

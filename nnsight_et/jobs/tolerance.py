@@ -28,7 +28,7 @@ LOGARITHMIC = ("probability", "patched", "base")
 def residual_rounding(epsilon: float, n_layers: int) -> float:
     """How far rounding takes a number that has passed through all layers, relative to its size.
 
-    Each layer rounds the residual twice, after attention and after the MLP, by up to epsilon; the signs are independent.
+    Each layer rounds the residual twice, after attention and after the MLP, by up to epsilon, with independent signs.
     """
     return epsilon * (2 * n_layers) ** 0.5
 
