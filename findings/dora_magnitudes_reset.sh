@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One would guess: `model.load_adapter(folder)` of transformers and `PeftModel.from_pretrained(model, folder)` of PEFT read
-#   the same adapter, as both go through PEFT's layers.
+# One would guess: `model.load_adapter(folder)` of transformers and `PeftModel.from_pretrained(model, folder)` of PEFT
+#   read the same adapter, as both go through PEFT's layers.
 # Seen: for LoRA they agree. For DoRA, load_adapter puts the low-rank matrices in place but not the magnitude vectors,
-#   although the file has them: it looks for "lora_magnitude_vector.default.weight" and finds "lora_magnitude_vector.default".
-#   It logs the first as missing and the second as unexpected, raises nothing, and keeps the magnitudes of an untrained
-#   adapter, which are the row norms of the base weights.
-# Means: half of what was trained is gone, and the result still looks like a fine-tuned model. Load DoRA with PeftModel, or
-#   read what load_adapter returns and stop if keys are missing.
+#   although the file has them: it looks for "lora_magnitude_vector.default.weight" and finds
+#   "lora_magnitude_vector.default". It logs the first as missing and the second as unexpected, raises nothing, and
+#   keeps the magnitudes of an untrained adapter, which are the row norms of the base weights.
+# Means: half of what was trained is gone, and the result still looks like a fine-tuned model. Load DoRA with
+#   PeftModel, or read what load_adapter returns and stop if keys are missing.
 # With: transformers 5.22.2 (integrations/peft.py), peft 0.21.2, torch 2.13.0, on PyPI.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -62,7 +62,8 @@ print(f"magnitude vectors: {len(in_file)} in the file,", end=" ")
 print(f"{len(said.unexpected_keys)} called unexpected, {len(said.missing_keys)} called missing")
 layer = model.model.layers[0].self_attn.q_proj
 norms = layer.base_layer.weight.norm(dim=1)
-print("magnitudes are those of an untrained adapter:", torch.allclose(layer.lora_magnitude_vector["default"].weight, norms))
+now = layer.lora_magnitude_vector["default"].weight
+print("magnitudes are those of an untrained adapter:", torch.allclose(now, norms))
 PY
 "$folder/venv/bin/python" "$folder/try.py" "$folder" 2>/dev/null | tee "$folder/seen"
 diff "$folder/seen" - <<'SEEN'

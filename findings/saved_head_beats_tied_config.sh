@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# One would guess: where config.json says `tie_word_embeddings: true`, the output head is the embedding, whatever else the
-#   weights file holds.
-# Seen: true of transformers 4.57. Version 5.22 keeps a `lm_head.weight` that differs from the embedding, with one line in
-#   the log, while the configuration still says tied. `resize_token_embeddings` then ties after all: the saved head is gone.
+# One would guess: where config.json says `tie_word_embeddings: true`, the output head is the embedding, whatever else
+#   the weights file holds.
+# Seen: true of transformers 4.57. Version 5.22 keeps a `lm_head.weight` that differs from the embedding, with one line
+#   in the log, while the configuration still says tied. `resize_token_embeddings` then ties after all: the saved head
+#   is gone.
 # Means: one folder is two models, by the version that reads it, and in version 5 a third after a resize. What the
 #   configuration says is no evidence; compare `lm_head.weight` with the embedding after loading.
 # With: transformers 5.22.2 and 4.57.6 (modeling_utils.tie_weights), torch 2.13.0, on PyPI.
