@@ -137,3 +137,12 @@ def test_options_that_say_what_it_is_are_accepted_and_nothing_need_be_said(dtype
     module = hf_llama(dtype=dtype)
     assert et.load(module, tokenizer()).model.dtype == dtype
     assert et.load(module, tokenizer(), dtype=dtype, device="cpu", attention="sdpa").model.dtype == dtype
+
+
+def test_a_model_with_fewer_layers_than_its_configuration_says_is_refused():
+    module = hf_llama()
+    module.model.layers = module.model.layers[:2]
+    with pytest.raises(UnsupportedModel, match="its configuration says 3 layers, and it has 2; accepted"):
+        et.load(module, tokenizer())
+    module.config.num_hidden_layers = 2
+    assert et.load(module, tokenizer()).shape.n_layers == 2

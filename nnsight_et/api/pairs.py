@@ -135,10 +135,16 @@ class Pairs:
 
     def examples(self, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
         """The pairs as tokens; TaskError naming a pair with a word or mark that does not fit the tokenizer."""
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TaskError(
+                f"tokenizer: {brief(tokenizer)}; accepted: a transformers tokenizer, such as model.tokenizer"
+            )
         return [encoded_pair(pair, tokenizer, f"pairs[{index}]") for index, pair in enumerate(self.texts)]
 
     def tokens(self, model: LoadedModel) -> Finding:
         """The tokens that are scored: of each pair its answer, what is right as well, and its foils."""
+        if not isinstance(model, LoadedModel):
+            raise TaskError(f"model: {brief(model)}; accepted: what et.load(...) returns")
         rows = []
         for index, example in enumerate(self.examples(model.tokenizer)):
             for role, tokens in roles(example):

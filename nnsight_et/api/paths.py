@@ -74,7 +74,7 @@ def path_patch(
     not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
     score does not exist.
     """
-    _check(model, pairs, at)
+    _check(model, pairs, at, into)
     return _patched(model, pairs, Path(at, via, _receivers(model, into, via)), keep)
 
 
@@ -90,13 +90,15 @@ def path_patch_mlps(
 
     As receivers of `path_patch` its MLPs are reached via "input".
     """
-    _check(model, pairs, at)
+    _check(model, pairs, at, into)
     return _patched(model, pairs, Path(at, via, _receivers(model, into, via), senders="mlps"), keep)
 
 
-def _check(model: LoadedModel, pairs: Pairs, at: str) -> None:
+def _check(model: LoadedModel, pairs: Pairs, at: str, into: object) -> None:
     check_setting(model, pairs)
     pairs.check_position(at, "at")
+    if isinstance(into, str) and into == "logits" and at != "last":
+        raise TaskError(f"at: {at!r}, but the logits are read at last; accepted: last, or into= heads there")
 
 
 def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> PatchingScores:

@@ -195,7 +195,7 @@ def _without_place(read: Header, module: PreTrainedModel) -> list[str]:
 def tokenizer_in(path: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that the file describes; a text begins with the beginning-of-text token if the file says so.
 
-    transformers 5.22 does not read what it says: Gemma's lost theirs.
+    transformers 5.22 does not read what it says, so Gemma's lost theirs; 5.24 does.
     """
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
     adds, bos = header(path.name, path).adds_bos, tokenizer.bos_token_id

@@ -7,6 +7,7 @@ import warnings
 from contextlib import nullcontext
 from functools import cache
 from math import isfinite
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapter_kinds import check_served
 from nnsight_et.models.adapters import attach_adapter, check_fit, has_adapter
 from nnsight_et.models.bos import set_bos
@@ -251,6 +252,10 @@ def _two_tokens(model: Model) -> Tensor:
 
 def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.device) -> Model:
     shape, parts = shape_from(nn.config, name), architecture(nn.config, name)
+    there = len(attrgetter(parts.layers)(nn._module))
+    if there != shape.n_layers:
+        found = f"its configuration says {quantity(shape.n_layers, 'layer')}, and it has {there}"
+        raise UnsupportedModel(f"{name}: {found}; accepted: config.num_hidden_layers as many as there are")
     return Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
         dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()), parallel=shape.parallel,

@@ -70,7 +70,7 @@ def _arguments(
 
 
 def _begin_anew(module: Any, layers: str | None) -> None:
-    """Forget longer prompts: dynamic scaling keeps their frequencies (transformers 5.22)."""
+    """Forget longer prompts, whose frequencies dynamic scaling keeps. A copy, as transformers 5.24 writes into it."""
     prefix = "" if layers is None else f"{layers}_"
-    setattr(module, f"{prefix}inv_freq", getattr(module, f"{prefix}original_inv_freq"))
+    setattr(module, f"{prefix}inv_freq", getattr(module, f"{prefix}original_inv_freq").clone())
     setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)

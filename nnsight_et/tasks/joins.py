@@ -39,11 +39,12 @@ UNSPACED = (
     "TIBETAN",
 )
 WHOLE = frozenset(
-    "the this that these those their your our of to from into is are was were has had and than contains".split()  # noqa: SIM905
+    "the these those their your our of to from into is and contains".split()  # noqa: SIM905
 )
 PREFIXES = frozenset(
     """in on at by for with an as or not no so up out off over under about through be been am do does did have can could
-    will would shall should may might must some any every my his her its which whose""".split()  # noqa: SIM905
+    will would shall should may might must some any every my his her its which whose are was were has had this that
+    than""".split()  # noqa: SIM905
 )
 """Words that begin longer ones, or prefixes too."""
 
