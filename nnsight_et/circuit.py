@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -109,8 +108,6 @@ class HeadGroup:
         if not isinstance(heads, Iterable):
             raise TaskError(f"group {self.name}: {brief(heads)}; accepted: a list of heads")
         object.__setattr__(self, "heads", tuple(map(as_head, heads)))
-        if twice := [head for head, count in Counter(self.heads).items() if count > 1]:
-            raise TaskError(f"group {self.name}: {twice[0]} is there twice; accepted: each head once")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def names() -> dict[str, Any]:
 MISTAKES = {
     "et.path_patch(model, pairs, at='correct_object')": "at: 'correct_object', but the logits are read at last",
     "et.path_patch_mlps(model, pairs, at='query_label')": "at: 'query_label', but the logits are read at last",
-    "et.HeadGroup('v', 'last', ['L1H1', 'L1H1'])": "group v: L1H1 is there twice; accepted: each head once",
+    "et.evaluate(model, pairs, et.HeadGroup('v', 'last', ['L1H1', 'L1H1']))": "group v: L1H1 is there twice",
     "pairs.tokens('llama-tiny')": "model: found 'llama-tiny'; accepted: what et.load(...) returns",
     "pairs.examples(model)": "tokenizer: found a LoadedModel; accepted: a transformers tokenizer",
     "et.load('lama-tiny')": "no model named 'lama-tiny'; did you mean 'llama-tiny'?",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,7 +49,18 @@ def whole_number(found: Any, where: str, least: int = 0) -> int:
 
 
 def as_circuit(found: Any) -> Circuit:
-    """The circuit that is meant: one itself, one that was selected or imported, groups, or heads at the last token."""
+    """The circuit that is meant: one itself, one that was selected or imported, groups, or heads at the last token.
+
+    TaskError if it is none, or a group has a head twice.
+    """
+    circuit = _as_circuit(found)
+    for group in circuit.groups:
+        if twice := [head for head, count in Counter(group.heads).items() if count > 1]:
+            raise TaskError(f"group {group.name}: {twice[0]} is there twice; accepted: each head once")
+    return circuit
+
+
+def _as_circuit(found: Any) -> Circuit:
     for own in (found, getattr(found, "circuit", None)):
         if isinstance(own, Circuit):
             return own
