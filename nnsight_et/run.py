@@ -27,8 +27,8 @@ from nnsight_et.jobs import (
     minimality,
     path_patching,
 )
-from nnsight_et.jobs.first import look_first
-from nnsight_et.jobs.first_prompts import try_first_prompts
+from nnsight_et.jobs.first_look import look_first
+from nnsight_et.jobs.float16 import try_first_prompts
 from nnsight_et.jobs.mask_training import AUTOGRAD, DIFFERENCES
 from nnsight_et.jobs.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.jobs.own_task import check_own_task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.models.adapters import _weights as read_weights
 from nnsight_et.models.files import described, found
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
@@ -309,7 +311,7 @@ DAMAGED = {
     "no kind": (lambda folder: change_settings(folder, peft_type=None), "is of no kind"),
     "several adapters in one": (lambda folder: change_settings(folder, peft_type="XLORA"), "is XLORA (several"),
     "a rank in words": (lambda folder: change_settings(folder, r="three"), "peft cannot put its adapter"),
-    "not tensors": (with_a_program, "cannot be read (not tensors alone, or damaged)"),
+    "not tensors": (with_a_program, "cannot be read (a .bin file holds more than tensors, or is damaged"),
     "cut short": (cut_short, "cannot be read"),
     "no weights": (without_weights, "no weights of an adapter in"),
 }  # fmt: skip
@@ -319,6 +321,32 @@ DAMAGED = {
 def test_an_adapter_that_is_not_whole_or_not_of_this_model_is_refused_with_the_reason(damage, bases, tmp_path):
     change, reason = DAMAGED[damage]
     assert reason in refusal(bases["plain"], change(saved(trained(lora(), hf_llama()), tmp_path)))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_damage_to_a_bin_file_of_weights_ends_in_an_error_of_a_library(zipped, tmp_path):
+    folder, draw = old_form(saved(trained(lora(), hf_llama()), tmp_path)), random.Random(0)
+    file = folder / "adapter_model.bin"
+    weights = torch.load(file, weights_only=True)
+    torch.save(weights, file, _use_new_zipfile_serialization=zipped)
+    whole = file.read_bytes()
+    assert torch.equal(_sum(read_weights(folder, "mine")), _sum(weights))
+    refused = 0
+    for number in range(150):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[draw.randrange(min(len(whole), 2000))] = draw.randrange(256)
+        file.write_bytes(bytes(damaged if number % 2 else whole[: draw.randrange(len(whole))]))
+        try:
+            read_weights(folder, "mine")
+        except UnsupportedModel as error:
+            assert "the weights of its adapter in" in str(error)
+            refused += 1
+    assert refused > 100
+
+
+def _sum(weights):
+    return sum(one.double().sum() for one in weights.values())
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])

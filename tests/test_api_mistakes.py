@@ -84,7 +84,7 @@ MISTAKES = {
     "et.evaluate(model, pairs, None)": f"circuit: found None; {HEADS}",
     "et.evaluate(model, pairs, ['L99H0'])": "has L99H0; the model has layers L0-L5",
     "et.evaluate(model, pairs, ['L3MLP'])": "L3MLP is an MLP, which belongs to no circuit",
-    "et.evaluate(model, pairs, ['L5H0', 'L5H0'])": "a head is there twice",
+    "et.evaluate(model, pairs, ['L5H0', 'L5H0'])": "L5H0 is there twice",
     "et.evaluate(model, pairs, [])": "circuit: it has no heads",
     "et.evaluate(model, pairs, circuit, ablation='median')": "ablation: 'median'; did you mean 'mean'?",
     "et.evaluate(model, pairs, circuit, random=-1)": "random: -1; accepted: a whole number, 0 or more",

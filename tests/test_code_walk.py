@@ -17,7 +17,6 @@ FORBIDDEN_CALLS = {
 ALLOWED = {
     ("nnsight_et/score_files.py", "from pickle"): "the name of the error torch.load raises; nothing is unpickled",
     ("nnsight_et/score_files.py", "numpy.load()"): "with allow_pickle=False",
-    ("nnsight_et/models/adapters.py", "from pickle"): "the name of the error torch.load raises; nothing is unpickled",
     ("nnsight_et/models/failures.py", "from pickle"): "the names of errors torch.load raises; nothing is unpickled",
     ("nnsight_et/remote/request.py", "from pickle"): "the name of the error torch.load raises; nothing is unpickled",
     ("nnsight_et/loopback/blocks.py", "nnsight.intervention.serialization"): "a server runs what its clients send",

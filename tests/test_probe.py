@@ -18,7 +18,7 @@ from nnsight_et.batch import NO_TOKEN, Example, Prompt
 from nnsight_et.errors import ManifestError
 from nnsight_et.headers import read_header
 from nnsight_et.interventions.answers import plain_answers
-from nnsight_et.jobs import first
+from nnsight_et.jobs import first_look
 from nnsight_et.jobs.chance import chance_notices, choice_of, right_answers
 from nnsight_et.jobs.tasks import Sample, examples_of
 from nnsight_et.manifest import BoxesTask, load, parse
@@ -135,7 +135,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(prompts.tokens))
         return plain_answers(model, prompts, candidates)
 
-    monkeypatch.setattr(first, "plain_answers", counting)
+    monkeypatch.setattr(first_look, "plain_answers", counting)
     return counts
 
 

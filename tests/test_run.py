@@ -150,4 +150,4 @@ def test_an_error_of_ours_says_which_experiment_was_running(study, monkeypatch):
     monkeypatch.setattr(work, "loaded", lambda *_args, **_options: 1 / 0)
     with pytest.raises(ZeroDivisionError) as caught:
         steps(study)
-    assert "while running found" in caught.value.__notes__
+    assert "while running table1" in caught.value.__notes__  # its model two is looked at first

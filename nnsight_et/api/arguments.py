@@ -80,6 +80,4 @@ def _as_circuit(found: Any) -> Circuit:
         heads = tuple(map(as_head, some))
     except TaskError as error:
         raise TaskError(f"circuit: {error}") from None
-    if len(set(heads)) < len(heads):
-        raise TaskError(f"circuit: a head is there twice among {', '.join(map(str, heads))}; accepted: each once")
     return Circuit((HeadGroup("heads at last", "last", heads),))

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import peft
@@ -14,13 +13,12 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftMixedModel, PeftMo
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from nnsight_et.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapter_kinds import CONFIG, objection, read_settings
-from nnsight_et.models.failures import first_line
+from nnsight_et.models.failures import LOADING_ERRORS, Reading
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -59,7 +57,7 @@ def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
             result = peft.set_peft_model_state_dict(adapted, weights)
     except KeyError as error:  # of a module that the adapter brings whole
         raise _misfit(name, folder, [str(error.args[0])], []) from error
-    except (ValueError, TypeError, RuntimeError, AttributeError, ImportError) as error:
+    except LOADING_ERRORS as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         found = next((line for line in lines if line.startswith("size mismatch")), lines[0] if lines else repr(error))
         raise UnsupportedModel(
@@ -107,12 +105,12 @@ def _config(folder: Path, name: str) -> PeftConfig:
         found = f"{folder / CONFIG} has {key}: {value!r}, which peft {peft.__version__} does not know"
         accept = "a version of peft that knows it; or the file without it, if it changes nothing"
         raise UnsupportedModel(f"{name}: {found}; accepted: {accept}")
-    try:
+    with Reading(
+        lambda reason: (
+            f"{name}: {folder / CONFIG} is not what peft {peft.__version__} reads ({reason}); accepted: {FIT}"
+        )
+    ):
         config = PeftConfig.from_peft_type(**{key: value for key, value in settings.items() if key in known})
-    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise UnsupportedModel(
-            f"{name}: {folder / CONFIG} is not what peft {peft.__version__} reads ({error}); accepted: {FIT}"
-        ) from error
     config.inference_mode = True
     return config
 
@@ -121,15 +119,10 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
     """By peft's names; those saved without peft's wrapper get its prefix."""
     if not has_weights(folder):
         raise UnsupportedModel(f"{name}: no weights of an adapter in {folder}; accepted: {' or '.join(WEIGHTS)}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of what it then refuses
-            weights: Any = load_peft_weights(str(folder), device="cpu")
-    except (OSError, EOFError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        found = "not tensors alone, or damaged" if isinstance(error, EOFError | UnpicklingError) else first_line(error)
-        raise UnsupportedModel(
-            f"{name}: the weights of its adapter in {folder} cannot be read ({found}); accepted: tensors by name"
-        ) from error
+    said = f"{name}: the weights of its adapter in {folder} cannot be read"
+    with Reading(lambda reason: f"{said} ({reason}); accepted: tensors by name"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of what it then refuses
+        weights: Any = load_peft_weights(str(folder), device="cpu")
     if not isinstance(weights, Mapping) or not all(isinstance(one, Tensor) for one in weights.values()):
         raise UnsupportedModel(
             f"{name}: the weights of its adapter in {folder} are not tensors by name; accepted: those"

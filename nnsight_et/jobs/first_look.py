@@ -59,7 +59,7 @@ def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
                         work.tell(one, notice)
                 _look(work, [*_bos(work, job, choice), *(_chance(work, job, choice) if probe else ())], theirs, choice)
             except Exception as error:
-                error.add_note(f"while running {waiting[0].name}")
+                error.add_note(f"while running {theirs[0].name}")
                 raise
 
 
