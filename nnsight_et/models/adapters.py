@@ -105,11 +105,8 @@ def _config(folder: Path, name: str) -> PeftConfig:
         found = f"{folder / CONFIG} has {key}: {value!r}, which peft {peft.__version__} does not know"
         accept = "a version of peft that knows it; or the file without it, if it changes nothing"
         raise UnsupportedModel(f"{name}: {found}; accepted: {accept}")
-    with Reading(
-        lambda reason: (
-            f"{name}: {folder / CONFIG} is not what peft {peft.__version__} reads ({reason}); accepted: {FIT}"
-        )
-    ):
+    said = f"{name}: {folder / CONFIG} is not what peft {peft.__version__} reads"
+    with Reading(lambda reason: f"{said} ({reason}); accepted: {FIT}"):
         config = PeftConfig.from_peft_type(**{key: value for key, value in settings.items() if key in known})
     config.inference_mode = True
     return config
