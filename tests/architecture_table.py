@@ -18,8 +18,8 @@ from architectures import ARCHITECTURES, hf_model
 from tiny_model import few_pairs, tiny_model
 from torch import Tensor
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs
 from nnsight_et.interventions.cmap import (

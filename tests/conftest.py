@@ -17,8 +17,8 @@ from peft import LoraConfig, get_peft_model
 from small_study import fresh_study, steps
 from tiny_model import hf_llama, tokenizer
 
-from nnsight_et.jobs import work
 from nnsight_et.loopback import Loopback
+from nnsight_et.measuring import work
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 

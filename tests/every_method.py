@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from commands import EVERY, STUDY
 
+from nnsight_et.api.runs import Run, open_run
 from nnsight_et.manifest import load
-from nnsight_et.results import Run, open_run
-from nnsight_et.run import run, run_folder
+from nnsight_et.runner.run import run, run_folder
 
 pytest_plugins = ["study_folder"]
 

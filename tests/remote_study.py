@@ -9,8 +9,8 @@ from pathlib import Path
 from methods_study import manifest
 
 from nnsight_et.remote.job import Patience, Waiting
-from nnsight_et.run import Means, Progress, Remote, run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import Means, Progress, Remote, run, run_folder
 
 TRUSTED, UNTRUSTED = "11111111-aaaa-4aaa-8aaa-111111111111", "22222222-bbbb-4bbb-8bbb-222222222222"
 QUICK = Patience(first=0.02, most=0.1, unsure=0.6, lost=1.5, silence=6.0)

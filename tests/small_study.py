@@ -7,8 +7,8 @@ from pathlib import Path
 from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.manifest import load
-from nnsight_et.run import Progress, run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import Progress, run, run_folder
 
 STUDY = """\
 name: study

@@ -10,8 +10,8 @@ import torch
 from closeness import assert_near
 from tiny_model import PAD, few_pairs, hf_llama, tiny_model, tokenizer
 
-from nnsight_et.batch import Pair, Prompt, Question, Run, Side, padded
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair, Prompt, Question, Run, Side, padded
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import (
     Fill,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_model import few_pairs, hf_llama, tiny_model
 
-from nnsight_et.batch import Pair, Question, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair, Question, Run
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import layers_of, patched_from_each, patched_readouts

@@ -19,9 +19,9 @@ from report_page import Parsed
 from tiny_model import PAD, hf_llama, tokenizer
 
 import nnsight_et as et
-from nnsight_et.batch import Pair, Run, collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, part
-from nnsight_et.errors import ExperimentError, ManifestError, NnsightEtError, TaskError, UnsupportedModel
+from nnsight_et.core.batch import Pair, Run, collate
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, part
+from nnsight_et.core.errors import ExperimentError, ManifestError, NnsightEtError, TaskError, UnsupportedModel
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum
 

@@ -11,12 +11,12 @@ from closeness import assert_near, tolerance
 from methods_study import MODELS, models_in, pairs, results
 from tiny_model import few_pairs, hf_llama, tiny_model
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attribution import head_effects
-from nnsight_et.jobs.attribution import agreement
+from nnsight_et.methods.attribution.experiment import agreement
 
 CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 1e-9}
 EVERY = [Head(layer, index) for layer in range(3) for index in range(4)]

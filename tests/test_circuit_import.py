@@ -18,14 +18,14 @@ from published_results import GROUPS, heads, shared
 from safetensors.torch import save_file
 
 import nnsight_et as api
-from nnsight_et import published
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.circuit_import import import_circuit
-from nnsight_et.errors import ManifestError, NnsightEtError, TaskError
+from nnsight_et.circuits import published
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.errors import ManifestError, NnsightEtError, TaskError
 from nnsight_et.manifest import load
-from nnsight_et.plan import plan
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import read_result
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.circuit_import import import_circuit
+from nnsight_et.results.store import read_result
+from nnsight_et.runner.run import run, run_folder
 
 pytest_plugins = ["study_folder"]
 KEEP = {"llama": (58, 10, 25, 5), "goat": (101, 30, 50, 40), "float": (102, 30, 50, 40)}  # Appendices D to F

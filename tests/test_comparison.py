@@ -8,9 +8,9 @@ import pytest
 import torch
 from methods_study import models_in, results, steps
 
-from nnsight_et import published
-from nnsight_et.circuit import Circuit
-from nnsight_et.errors import TaskError
+from nnsight_et.circuits import published
+from nnsight_et.core.circuit import Circuit
+from nnsight_et.core.errors import TaskError
 
 PRETRAINED = {"a": ["last", "L0H0", "L1H1"], "b": ["last", "L0H1"], "d": ["previous_query_label", "L2H2"]}
 FINETUNED = {"a": ["last", "L0H0", "L2H3", "L1H2"], "b": ["last", "L1H0"], "c": ["query_label", "L0H0", "L1H1"]}

@@ -22,12 +22,12 @@ from methods_study import (
 )
 from tiny_model import PAD, few_pairs, hf_llama, tiny_model, tokenizer
 
-from nnsight_et.batch import padded
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import padded
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, remainder_readouts
-from nnsight_et.jobs.completeness import random_halves
+from nnsight_et.methods.completeness.experiment import random_halves
 from nnsight_et.tasks.boxes import Boxes
 
 ENGINES = ("default", "reference")

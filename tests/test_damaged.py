@@ -14,13 +14,13 @@ from hostile import Answer, said
 from killing import GONE
 from methods_study import models_in
 
-from nnsight_et import disk
-from nnsight_et.disk import write_json
+from nnsight_et.api.runs import open_run
 from nnsight_et.manifest import load
 from nnsight_et.remote.journal import Entry, Journal
-from nnsight_et.results import open_run
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import Store
+from nnsight_et.results import disk
+from nnsight_et.results.disk import write_json
+from nnsight_et.results.store import Store
+from nnsight_et.runner.run import run, run_folder
 
 MANIFEST = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, letter]")
 LEFT = f"{disk.TEMPORARY}{disk._host()}-{GONE}-abcdef01"

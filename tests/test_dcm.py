@@ -11,12 +11,12 @@ import torch
 from tiny_model import few_pairs, hf_llama, tiny_model
 from torch import Tensor
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, masked_readout, prepared, trained_masks
-from nnsight_et.jobs.dcm import tied
+from nnsight_et.methods.dcm.experiment import tied
 
 CLOSE: dict[str, Any] = {"atol": 1e-12, "rtol": 1e-9}
 EVERY = tuple(Head(layer, index) for layer in range(3) for index in range(4))

@@ -16,7 +16,7 @@ from methods_study import models_in, results
 from test_jobs import EVERYTHING
 from test_resume import RUN
 
-from nnsight_et.store import Result
+from nnsight_et.results.store import Result
 
 pytest_plugins = ["every_method"]
 Found = dict[str, tuple[bytes, Any]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hostile import bytes_in, said
 
-from nnsight_et import disk
+from nnsight_et.results import disk
 
 pytest_plugins = ["every_method"]
 SIZE = 2 << 20

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from nnsight_et.manifest import load
 from nnsight_et.manifest.json_schema import json_schema
-from nnsight_et.plan import plan
+from nnsight_et.planning.plan import plan
 
 sys.path.insert(0, str(ROOT / "docs" / "site"))
 RUN = [name for name in DOCUMENTS if any(block.language in ("sh", "python") for block in blocks(name))]

@@ -7,7 +7,7 @@ import torch
 from tiny_model import few_examples, hf_llama, tiny_model
 
 from benchmarks import half_precision
-from nnsight_et.circuit import Head
+from nnsight_et.core.circuit import Head
 from nnsight_et.interventions.path_patching import Path
 
 PATHS = (

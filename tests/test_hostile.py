@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from methods_study import CIRCUIT, STUDY
 from test_jobs import EVERYTHING
 
-from nnsight_et.circuit import Circuit, Head
-from nnsight_et.errors import ManifestError, TaskError
+from nnsight_et.core.circuit import Circuit, Head
+from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import load, parse
 from nnsight_et.manifest.document import read
-from nnsight_et.plan import digest, plan
+from nnsight_et.planning.plan import digest, plan
 
 pytest_plugins = ["every_method"]
 SHORT, LONG = 300, int(os.environ.get("HOSTILE", "10000"))

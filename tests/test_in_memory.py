@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import nnsight_et as et
-from nnsight_et.errors import ManifestError, NnsightEtError, UnsupportedModel
+from nnsight_et.core.errors import ManifestError, NnsightEtError, UnsupportedModel
 from nnsight_et.models.own import of_module
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -13,7 +13,7 @@ from commands import et
 from tiny_model import change_config, hf_llama, tokenizer
 from transformers import BloomConfig
 
-from nnsight_et.inspection import inspected
+from nnsight_et.diagnostics.inspection import inspected
 from nnsight_et.models.families import FAMILIES
 
 

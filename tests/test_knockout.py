@@ -13,7 +13,7 @@ from methods_study import MODELS, accuracy_of, models_in, pairs, results
 from tiny_model import PAD, few_examples, few_pairs, hf_llama, tiny_model, tokenizer
 from torch import Tensor
 
-from nnsight_et.batch import Prompt, Question, Side, collate, padded
+from nnsight_et.core.batch import Prompt, Question, Side, collate, padded
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets

@@ -14,7 +14,7 @@ from commands import STUDY, et
 from safetensors.torch import load_file, save_file
 from tiny_model import change_config, hf_llama, tokenizer
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models import tokenizing
 from nnsight_et.models.failures import LOADING_ERRORS, Reading
 from nnsight_et.models.files import found

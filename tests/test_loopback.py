@@ -18,8 +18,8 @@ from nnsight.tracing.globals import BLOCKS, SOURCES
 from peft import PeftModel
 from tiny_model import hf_llama, tokenizer
 
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.loopback import Loopback
-from nnsight_et.metrics import patching_score
 
 
 @pytest.fixture(scope="module")

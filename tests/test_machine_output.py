@@ -7,7 +7,7 @@ from pathlib import Path
 
 from commands import et
 
-from nnsight_et.headers import read_header
+from nnsight_et.results.headers import read_header
 
 pytest_plugins = ["study_folder"]
 

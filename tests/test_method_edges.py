@@ -9,10 +9,10 @@ import pytest
 import torch
 from methods_study import circuit, models_in, results, steps
 
-from nnsight_et.errors import ManifestError, NnsightEtError
-from nnsight_et.jobs.attribution import agreement
+from nnsight_et.core.errors import ManifestError, NnsightEtError
 from nnsight_et.manifest import parse
-from nnsight_et.plan import plan
+from nnsight_et.methods.attribution.experiment import agreement
+from nnsight_et.planning.plan import plan
 
 
 def test_a_comparison_with_other_scores_is_another_job():

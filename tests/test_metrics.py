@@ -8,10 +8,10 @@ import pytest
 import torch
 from closeness import assert_near
 
-from nnsight_et.batch import NO_TOKEN
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.errors import TaskError
-from nnsight_et.metrics import (
+from nnsight_et.core.batch import NO_TOKEN
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.errors import TaskError
+from nnsight_et.core.metrics import (
     accuracy,
     causal_impact,
     circuit_overlap,

@@ -15,13 +15,13 @@ import torch
 from commands import et
 from safetensors.torch import load_file
 
-from nnsight_et.errors import ResultError
-from nnsight_et.headers import read_header
-from nnsight_et.migration import SCHEMA, STEPS
-from nnsight_et.plan import digest
+from nnsight_et.api.runs import open_run
+from nnsight_et.core.errors import ResultError
+from nnsight_et.planning.plan import digest
 from nnsight_et.report.results import tables
-from nnsight_et.results import open_run
-from nnsight_et.store import read_result
+from nnsight_et.results.headers import read_header
+from nnsight_et.results.migration import SCHEMA, STEPS
+from nnsight_et.results.store import read_result
 
 OLD = Path(__file__).parent / "schema_1"
 FOLDERS = sorted(path.parent for path in OLD.glob("*/*/result.json"))

@@ -18,8 +18,8 @@ from methods_study import (
     results,
 )
 
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.store import Result
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.results.store import Result
 
 EXAMPLES, PROMPTS = 23, 6
 JOB = """\

@@ -13,11 +13,11 @@ from closeness import assert_near, tolerance
 from test_path_patching import CHUNKS, one_row
 from tiny_model import few_pairs, hf_llama, tiny_model
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Head, Mlp
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Head, Mlp
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.metrics import patching_score
 from nnsight_et.models.model import Model
 
 HEADS = (Head(2, 0), Head(1, 3))

@@ -11,17 +11,17 @@ import pytest
 from commands import et
 from small_study import STUDY, fresh_study
 
-from nnsight_et import run as running
-from nnsight_et.errors import ResultError
-from nnsight_et.headers import read_header
+from nnsight_et.api.runs import open_run
+from nnsight_et.core.errors import ResultError
+from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import load
-from nnsight_et.notices import Notice
-from nnsight_et.plan import digest
+from nnsight_et.planning.plan import digest
 from nnsight_et.report.html import rendered
-from nnsight_et.report.study import study_in
-from nnsight_et.results import open_run
-from nnsight_et.run import Means, run
-from nnsight_et.store import read_result, write_result
+from nnsight_et.results.headers import read_header
+from nnsight_et.results.store import read_result, write_result
+from nnsight_et.results.study import study_in
+from nnsight_et.runner import run as running
+from nnsight_et.runner.run import Means, run
 
 FIRST = Notice("bos", "one", "its prompts begin without <s>")
 LATER = Notice("weights", "experiments.found", "something came up while it was measured")

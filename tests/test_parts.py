@@ -10,7 +10,7 @@ import torch
 from closeness import assert_near
 from tiny_model import few_pairs, hf_llama, tiny_model
 
-from nnsight_et.circuit import Head, HeadGroup
+from nnsight_et.core.circuit import Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.calls import Call, result_of
 from nnsight_et.interventions.dcm import Training, trained_masks

@@ -11,11 +11,11 @@ from closeness import assert_near, tolerance
 from tiny_model import few_pairs, hf_llama, tiny_model
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Head
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.metrics import patching_score
 
 KV_HEADS = {"MHA": 4, "GQA": 2, "MQA": 1}
 PATHS = {

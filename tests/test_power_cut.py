@@ -17,11 +17,11 @@ from methods_study import models_in
 from power_cut import Disk, Moment
 from test_store import TENSORS, a_result
 
-from nnsight_et import disk
-from nnsight_et.errors import ResultError
+from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.run import run
-from nnsight_et.store import Store, read_result, write_result
+from nnsight_et.results import disk
+from nnsight_et.results.store import Store, read_result, write_result
+from nnsight_et.runner.run import run
 
 OLD, NEW = a_result(seconds=1.0), a_result(seconds=2.0)
 SMALL = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, letter]")

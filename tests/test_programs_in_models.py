@@ -9,7 +9,7 @@ import pytest
 from commands import STUDY, et
 from tiny_model import change_config, hf_llama, tokenizer
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.files import FILES, found
 from nnsight_et.models.load import configuration, distant, loaded, tokenizer_of
 from nnsight_et.models.named import ModelSpec

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from nnsight_et.run import Progress
+from nnsight_et.runner.run import Progress
 
 progress = importlib.import_module("nnsight_et_cli.progress")
 waiting = importlib.import_module("nnsight_et_cli.waiting")
@@ -146,7 +146,7 @@ def test_every_job_has_a_method_and_a_size():
     from commands import ROOT
 
     from nnsight_et.manifest import load
-    from nnsight_et.plan import plan
+    from nnsight_et.planning.plan import plan
 
     size_of = importlib.import_module("nnsight_et_cli.left").size_of
     sizes = {job.name: size_of(job) for job in plan(load(ROOT / "experiments.yaml")).jobs}

@@ -12,11 +12,11 @@ from commands import et
 from tiny_model import tokenizer
 
 import nnsight_et as api
-from nnsight_et.errors import TaskError
-from nnsight_et.jobs import work
+from nnsight_et.core.errors import TaskError
 from nnsight_et.manifest import load
+from nnsight_et.measuring import work
 from nnsight_et.models.families import FAMILIES, architecture
-from nnsight_et.run import run
+from nnsight_et.runner.run import run
 
 TOKENS = 26  # of a prompt with three boxes: <s>, seven for each box, four of the query
 STUDY = """\

@@ -9,9 +9,9 @@ from statistics import mean
 import pytest
 from published_results import AT, DESIDERATA, GROUPS, heads, shared, value
 
-from nnsight_et import published
-from nnsight_et.circuit import Circuit, HeadGroup
-from nnsight_et.errors import TaskError
+from nnsight_et.circuits import published
+from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.errors import TaskError
 
 TABLES = (
     *("Table 1", "Table A1", "Table A4", "Table A5", "Table A6", "Table A8", "Table A9", "Table A10", "Table A11"),

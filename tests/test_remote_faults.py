@@ -13,11 +13,11 @@ from closeness import assert_same_scores
 from methods_study import models_in, results
 from remote_study import TRUSTED, Remotely, folders
 
-from nnsight_et.errors import ExperimentError
-from nnsight_et.jobs import path_patching
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.loopback import Loopback
+from nnsight_et.methods.path_patching import experiment as path_patching
 from nnsight_et.remote.failures import Refused, Silent
-from nnsight_et.run import run_folder
+from nnsight_et.runner.run import run_folder
 
 ONE = (
     "  found: {method: path_patching, model: one, examples: 6, stages: [{group: a, into: logits, at: last, keep: 2}]}\n"

@@ -13,7 +13,7 @@ from remote_study import TRUSTED, UNTRUSTED, Remotely, folders
 from test_jobs import EVERYTHING
 
 from nnsight_et.loopback import Loopback
-from nnsight_et.store import Result
+from nnsight_et.results.store import Result
 
 JOBS = {  # a stage, a model, or what the next step depends on is a job; a comparison needs no model
     "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 2, "roles": 2, "across": 2, "blind": 1, "looks": 1,

@@ -14,10 +14,10 @@ from closeness import assert_same_scores
 from small_study import cells, results, scores, steps
 from tiny_model import hf_llama
 
-from nnsight_et import disk
-from nnsight_et.errors import ResultError
+from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.run import run
+from nnsight_et.results import disk
+from nnsight_et.runner.run import run
 
 
 def test_a_second_run_loads_no_weights(study, no_model):
@@ -143,8 +143,8 @@ OTHER_PROCESS = """
 import sys
 from typing import Any
 from pathlib import Path
-from nnsight_et.disk import one_writer
-from nnsight_et.errors import ResultError
+from nnsight_et.results.disk import one_writer
+from nnsight_et.core.errors import ResultError
 try:
     with one_writer(next(Path(sys.argv[1]).glob("runs/study/*"))):
         print("not refused")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_model import hf_llama, tokenizer
 
-from nnsight_et import disk
+from nnsight_et.results import disk
 
 STUDY = """\
 name: long

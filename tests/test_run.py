@@ -13,13 +13,13 @@ from closeness import assert_near, assert_same_scores
 from small_study import fresh_study, results, steps
 from tiny_model import PAD, hf_llama, tokenizer
 
-from nnsight_et.batch import collate, padded
-from nnsight_et.circuit import Circuit, Head
-from nnsight_et.errors import ExperimentError, ManifestError, TaskError
+from nnsight_et.core.batch import collate, padded
+from nnsight_et.core.circuit import Circuit, Head
+from nnsight_et.core.errors import ExperimentError, ManifestError, TaskError
+from nnsight_et.core.metrics import patching_ratio
 from nnsight_et.interventions.ablation import random_circuits
-from nnsight_et.jobs import work
-from nnsight_et.metrics import patching_ratio
-from nnsight_et.run import Means
+from nnsight_et.measuring import work
+from nnsight_et.runner.run import Means
 from nnsight_et.tasks.boxes import Boxes
 
 LAYERS, HEADS, EXAMPLES = 3, 4, 7

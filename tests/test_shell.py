@@ -18,7 +18,7 @@ from commands import ROOT
 from rich.console import Console
 
 from nnsight_et.manifest import load
-from nnsight_et.run import Progress
+from nnsight_et.runner.run import Progress
 
 execute = importlib.import_module("nnsight_et_cli.execute")
 progress = importlib.import_module("nnsight_et_cli.progress")

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from commands import et
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import CMAP, BoxesTask, PathPatching, single
 from nnsight_et.manifest.single import STAGE, Setting
-from nnsight_et.plan import plan, senders
+from nnsight_et.planning.plan import plan, senders
 
 SETTING = Setting(seed=3, boxes=5, examples=40)
 

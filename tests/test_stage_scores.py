@@ -12,16 +12,16 @@ from closeness import tolerance
 from small_study import cells, results, steps
 from tiny_model import PAD, hf_llama, tokenizer
 
-from nnsight_et.batch import collate
-from nnsight_et.circuit import Head
-from nnsight_et.errors import ManifestError
-from nnsight_et.jobs.cells import data_digest
-from nnsight_et.jobs.stage_scores import described, stage_scores, tied
+from nnsight_et.core.batch import collate
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import ManifestError
+from nnsight_et.core.metrics import patching_ratio
 from nnsight_et.manifest import Stage, load
-from nnsight_et.metrics import patching_ratio
+from nnsight_et.measuring.cells import data_digest
+from nnsight_et.measuring.stage_scores import described, stage_scores, tied
 from nnsight_et.models.named import Shape
 from nnsight_et.report.results import tables
-from nnsight_et.run import run
+from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
 
 EXAMPLES, HELD_OUT = 7, "experiments.found.held_out_examples=5"

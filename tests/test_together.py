@@ -22,13 +22,13 @@ from killing import FORKS, GONE
 from methods_study import models_in
 from test_store import a_result
 
-from nnsight_et import disk, store
-from nnsight_et.disk import one_writer
-from nnsight_et.errors import ResultError
-from nnsight_et.headers import header_and_schema
+from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import Result, ResultHeader, read_result, write_result
+from nnsight_et.results import disk, store
+from nnsight_et.results.disk import one_writer
+from nnsight_et.results.headers import header_and_schema
+from nnsight_et.results.store import Result, ResultHeader, read_result, write_result
+from nnsight_et.runner.run import run, run_folder
 
 MANIFEST = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, letter]")
 

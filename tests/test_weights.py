@@ -17,8 +17,8 @@ from tiny_model import PAD, change_config, few_examples, hf_llama, tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import nnsight_et
-from nnsight_et.batch import collate
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.batch import collate
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.files import FETCHED, WEIGHTS, found
 from nnsight_et.models.load import loaded, tokenizer_of
 from nnsight_et.models.named import EMBEDDED, ModelSpec

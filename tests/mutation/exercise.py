@@ -14,7 +14,7 @@ from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from nnsight_et.manifest import parse
-from nnsight_et.run import run
+from nnsight_et.runner.run import run
 
 STUDY = """\
 name: exercise

@@ -21,7 +21,7 @@ def run(job: dict[str, Any]) -> dict[str, str]:
 
 def _exercised(name: str) -> dict[str, str]:
     from mutation import exercise
-    from nnsight_et.errors import ExperimentError, UnsupportedModel
+    from nnsight_et.core.errors import ExperimentError, UnsupportedModel
 
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -6,9 +6,9 @@ import pytest
 from nnsight.schema.config import CONFIG
 from real_ndif.server import RealNdif
 
-from nnsight_et.doctor_ndif import server_findings
+from nnsight_et.diagnostics.doctor_ndif import server_findings
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.plan import ModelChoice
+from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
 
 pytestmark = pytest.mark.real_ndif

@@ -24,8 +24,8 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.job import Job, Patience
-from nnsight_et.run import Means, Remote, run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import Means, Remote, run, run_folder
 
 pytestmark = pytest.mark.real_ndif
 ROOT = Path(__file__).parent.parent.parent
