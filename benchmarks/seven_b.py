@@ -39,7 +39,7 @@ from nnsight_et.circuit import Head, Part
 from nnsight_et.cost.passes import Count, Prompts, Sizes, path_patching, total
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.cells import batches
+from nnsight_et.jobs.steps import batches
 from nnsight_et.models.load import wrapped
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import LLAMA_7B, Shape

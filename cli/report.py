@@ -42,17 +42,17 @@ def report_of(plan: Plan, folder: Path) -> Path:
 
 def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -> tuple[Study, Path]:
     """The study a manifest or a run's folder names, and its folder; ManifestError if it has no result."""
+    from nnsight_et.headers import folder_of
     from nnsight_et.manifest import load
     from nnsight_et.plan import plan
     from nnsight_et.report.study import study_in, study_of
-    from nnsight_et.store import Store
 
     if source.is_dir():
         with reading(source):
             return study_in(source), source
     manifest = load(source, settings)
     jobs = plan(manifest.limited(limit) if limit else manifest)
-    folder = Store(out).folder(jobs)
+    folder = folder_of(out, jobs)
     study = study_of(jobs, folder)
     if not study.results:
         first = study.missing[0]

@@ -16,7 +16,7 @@ import torch
 from nnsight_et.batch import Example
 from nnsight_et.engine.budget import chunk_bytes, chunks, kept_per_token
 from nnsight_et.errors import TaskError, UnsupportedModel
-from nnsight_et.jobs.tasks import task_of
+from nnsight_et.jobs.examples import task_of
 from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.models.adapter_kinds import read_settings, summary
 from nnsight_et.models.adapters import attach_adapter, has_weights

@@ -16,7 +16,7 @@ from nnsight_et.cost.methods import Rows
 from nnsight_et.cost.passes import Prompts
 from nnsight_et.cost.plans import estimates, rows_of, sized
 from nnsight_et.errors import NnsightEtError
-from nnsight_et.jobs.tasks import task_of
+from nnsight_et.jobs.examples import task_of
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.template import Wishes, written
 from nnsight_et.models.files import described

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from small_study import fresh_study, steps
 from tiny_model import hf_llama, tokenizer
 
-from nnsight_et.jobs import work
+from nnsight_et.jobs import model_pool
 from nnsight_et.loopback import Loopback
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
@@ -84,7 +84,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args, **_options):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(work, "loaded", refuse)
+    monkeypatch.setattr(model_pool, "loaded", refuse)
 
 
 @pytest.fixture(scope="session")

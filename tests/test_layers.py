@@ -47,7 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": THINGS
     | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "headers", "store"}
     | {"remote", "workers", "jobs"},
-    "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
+    "benchmark": {"__init__", "circuit", "zoo", "manifest", "plan", "disk", "headers", "store", "run", "report.table"}
+    | {"benchmark"},
     "score_files": {"errors", "store"},
     "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
     "sizing": THINGS | {"manifest", "plan", "cost", "jobs", "run"},

@@ -14,10 +14,11 @@ from methods_study import models_in, results
 from remote_study import TRUSTED, Remotely, folders
 
 from nnsight_et.errors import ExperimentError
+from nnsight_et.headers import folder_of
 from nnsight_et.jobs import path_patching
 from nnsight_et.loopback import Loopback
+from nnsight_et.plan import plan
 from nnsight_et.remote.failures import Refused, Silent
-from nnsight_et.run import run_folder
 
 ONE = (
     "  found: {method: path_patching, model: one, examples: 6, stages: [{group: a, into: logits, at: last, keep: 2}]}\n"
@@ -229,7 +230,7 @@ def test_a_fresh_run_fetches_nothing_of_before(away, server, expected):
 
 
 def test_a_result_that_was_damaged_here_is_asked_for_again(away, server, expected):
-    folder = run_folder(away.manifest(ONE, UNCHECKED), away.root / "away")
+    folder = folder_of(away.root / "away", plan(away.manifest(ONE, UNCHECKED)))
     server.fault("response", "drop", times=0)
     with pytest.raises(Silent):
         away.steps(ONE, UNCHECKED)

@@ -17,9 +17,9 @@ from nnsight_et.batch import collate, padded
 from nnsight_et.circuit import Circuit, Head
 from nnsight_et.errors import ExperimentError, ManifestError, TaskError
 from nnsight_et.interventions.ablation import random_circuits
-from nnsight_et.jobs import work
+from nnsight_et.jobs import model_pool
 from nnsight_et.metrics import patching_ratio
-from nnsight_et.run import Means
+from nnsight_et.run import RunOptions
 from nnsight_et.tasks.boxes import Boxes
 
 LAYERS, HEADS, EXAMPLES = 3, 4, 7
@@ -52,7 +52,7 @@ def test_the_scores_of_every_stage_are_those_of_plain_hooks(finished):
 def test_a_run_hears_of_each_layer_whose_heads_are_patched_in_every_cell(tmp_path):
     layers: list[int] = []
     fresh_study(tmp_path)
-    done = steps(tmp_path, "self_check=off", only=["found"], means=Means(on_layer=layers.append))
+    done = steps(tmp_path, "self_check=off", only=["found"], options=RunOptions(on_layer=layers.append))
     last = dict.fromkeys(step.step for step in done)
     assert list(last) == ["a", "b", "c", "d"]
     found = results(tmp_path)["found"].header.summary["stages"]
@@ -147,7 +147,7 @@ def test_scores_that_are_no_numbers_fail_the_run_instead_of_choosing_heads(study
 
 def test_an_error_of_ours_says_which_experiment_was_running(study, monkeypatch):
     shutil.rmtree(study / "runs")
-    monkeypatch.setattr(work, "loaded", lambda *_args, **_options: 1 / 0)
+    monkeypatch.setattr(model_pool, "loaded", lambda *_args, **_options: 1 / 0)
     with pytest.raises(ZeroDivisionError) as caught:
         steps(study)
     assert "while running table1" in caught.value.__notes__  # its model two is looked at first

@@ -13,12 +13,13 @@ from tiny_model import few_pairs, hf_llama, tiny_model, tokenizer
 from nnsight_et.circuit import Head
 from nnsight_et.engine import suffix
 from nnsight_et.errors import ExperimentError
+from nnsight_et.headers import folder_of
 from nnsight_et.interventions import ablation, engine_checks, path_patching
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.jobs.checks import _compared
 from nnsight_et.jobs.tolerance import difference
 from nnsight_et.models.model import Model
-from nnsight_et.run import run_folder
+from nnsight_et.plan import plan
 
 ONE = "  found: {method: path_patching, model: one, examples: 6, stages: [%s]}\n"
 DIRECT = ONE % "{group: a, into: logits, at: last, keep: 2}"
@@ -71,7 +72,7 @@ def test_a_sample_that_differs_stops_the_experiment_and_nothing_of_it_is_written
     monkeypatch.setattr("nnsight_et.jobs.checks.engine_errors", lambda *_: {})
     with pytest.raises(ExperimentError, match="found: self-check 'reference engine', step a, cells 4: found a diff"):
         steps(root, DIRECT)
-    assert not (run_folder(manifest(root, DIRECT), root / "runs") / "found").exists()
+    assert not (folder_of(root / "runs", plan(manifest(root, DIRECT))) / "found").exists()
 
 
 @pytest.mark.parametrize("study", [DIRECT, TWO, ALONE], ids=["direct", "values", "ablation"])

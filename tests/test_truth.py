@@ -15,7 +15,9 @@ from nnsight_et.benchmark import Benchmark, Check, Trial, by_method, quick_trial
 from nnsight_et.benchmark.checks import checks, near, same_heads
 from nnsight_et.benchmark.study import written
 from nnsight_et.circuit import Head
-from nnsight_et.run import run, run_folder
+from nnsight_et.headers import folder_of
+from nnsight_et.plan import plan
+from nnsight_et.run import run
 from nnsight_et.store import Result, read_result
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.zoo.forward import captured, layers_of
@@ -38,8 +40,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """What a few methods find in the grouped model."""
     place = tmp_path_factory.mktemp("truth")
     manifest = written(SMALL, place)
-    assert list(run(manifest, place / "runs", only=FEW))
-    return {name: read_result(run_folder(manifest, place / "runs") / name) for name in FEW}
+    assert list(run(plan(manifest), place / "runs", only=FEW))
+    return {name: read_result(folder_of(place / "runs", plan(manifest)) / name) for name in FEW}
 
 
 def without(known: Known, heads: set[Head]) -> Known:

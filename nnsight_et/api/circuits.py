@@ -25,7 +25,7 @@ from nnsight_et.interventions.ablation import (
     random_circuits,
 )
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.jobs.correct import answer_scores
+from nnsight_et.jobs.predictions import answer_scores
 from nnsight_et.metrics import faithfulness, is_right
 from nnsight_et.statistics import intervals, ratio_interval
 

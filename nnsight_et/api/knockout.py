@@ -8,7 +8,7 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.errors import TaskError, quantity
 from nnsight_et.interventions.knockout import knockout_readouts
-from nnsight_et.jobs.correct import answer_scores
+from nnsight_et.jobs.predictions import answer_scores
 from nnsight_et.metrics import is_right
 from nnsight_et.report.figures import Curves, Plate, Series
 from nnsight_et.report.marks import BARS, mark

@@ -19,7 +19,7 @@ from nnsight_et.engine.budget import chunks
 from nnsight_et.errors import TaskError, quantity
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.jobs.correct import answer_scores
+from nnsight_et.jobs.predictions import answer_scores
 from nnsight_et.metrics import is_right
 
 BATCH = 32  # App. H

@@ -16,8 +16,8 @@ from nnsight_et.batch import Example, Pair, check_lengths, check_tokens, collate
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief, quantity
 from nnsight_et.interventions.answers import plain_answers
-from nnsight_et.jobs.cells import batches
 from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
+from nnsight_et.jobs.steps import batches
 from nnsight_et.jobs.tokens import end_notices
 from nnsight_et.models.bos import bos_notices, set_bos
 from nnsight_et.models.files import found
