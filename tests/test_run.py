@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from itertools import groupby
+from traceback import walk_stack
 
 import plain_hooks
 import pytest
@@ -17,7 +19,7 @@ from nnsight_et.batch import collate, padded
 from nnsight_et.circuit import Circuit, Head
 from nnsight_et.errors import ExperimentError, ManifestError, TaskError
 from nnsight_et.interventions.ablation import random_circuits
-from nnsight_et.jobs import model_pool
+from nnsight_et.jobs import model_pool, path_patching
 from nnsight_et.metrics import patching_ratio
 from nnsight_et.run import RunOptions
 from nnsight_et.tasks.boxes import Boxes
@@ -61,6 +63,21 @@ def test_a_run_hears_of_each_layer_whose_heads_are_patched_in_every_cell(tmp_pat
         end = max((Head.parse(name).layer for name in stage["receivers"]), default=LAYERS)
         expected += list(range(end)) * sum(step.step == stage["group"] for step in done)
     assert [layer for layer, _ in groupby(layers)] == [layer for layer, _ in groupby(expected)]
+
+
+def test_an_intervention_is_at_most_the_fifth_function_from_run(tmp_path, monkeypatch):
+    """Whoever reads how a score comes about goes through no more than these."""
+    right, found = path_patching.path_probabilities, list[list[str]]()
+
+    def recorded(*arguments):
+        frames = [frame for frame, _ in walk_stack(sys._getframe(1))]
+        found.append([one.f_code.co_name for one in frames if one.f_globals["__name__"].startswith("nnsight_et.")])
+        return right(*arguments)
+
+    monkeypatch.setattr(path_patching, "path_probabilities", recorded)
+    steps(fresh_study(tmp_path), "self_check=off", only=["found"])
+    assert found
+    assert all(stack[-1] == "run" and len(stack) + 1 <= 5 for stack in found), found[0]
 
 
 def test_the_circuit_has_each_head_once_per_position_the_later_stage_first(finished):
