@@ -18,7 +18,7 @@ from small_study import fresh_study, steps
 from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.loopback import Loopback
-from nnsight_et.measuring import work
+from nnsight_et.measuring import model_pool
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 
@@ -84,7 +84,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args, **_options):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(work, "loaded", refuse)
+    monkeypatch.setattr(model_pool, "loaded", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,7 @@ FAULTS: tuple[Fault, ...] = (
         ("entry[which] = entry[which].clone()", "entry[which] = entry[which]"), "gqa", "cmap",
     ),
     _fault(
-        "stale cache", "a cell's name has the number of its examples only", "measuring/cells.py",
+        "stale cache", "a cell's name has the number of its examples only", "measuring/cell_cache.py",
         ("data_digest([step.examples[index] for index in batch]) for batch in", "len(batch) for batch in"),
         "gqa", "jobs", "run", "rerun", "method_edges",
     ),
@@ -444,7 +444,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "donor and recipient", "the donor receives", "methods/cmap/experiment.py",
-        ('_step(work, job, recipient, "recipient outputs"', '_step(work, job, donor, "recipient outputs"'),
+        ('_step(context, job, recipient, "recipient outputs"', '_step(context, job, donor, "recipient outputs"'),
         "gqa", "cmap",
     ),
     _fault(
@@ -461,7 +461,7 @@ FAULTS: tuple[Fault, ...] = (
         ("rest = weights.sum(-1) - named.sum(0)", "rest = weights.sum(-1) - named[0]"), "gqa", "attention_patterns",
     ),
     _fault(
-        "columns exchanged", "results of batches in the order of the batches", "measuring/cells.py",
+        "columns exchanged", "results of batches in the order of the batches", "measuring/cell_cache.py",
         ("torch.tensor([index for batch in keys for index in batch]).argsort()",
          "torch.arange(len([index for batch in keys for index in batch]))"),
         "padding", "jobs", "run",
