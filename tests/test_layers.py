@@ -27,7 +27,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "circuits": {"core.errors", "core.circuit", "circuits"},
     "tasks": {"core", "tasks"},
     "zoo": THINGS | {"zoo"},
-<<<<<<< 51c1e829db2e880f88b3e5a461ab83bd65631ce3
     "engine": {"core", "models", "engine"},
     "interventions": {"core", "models", "engine", "interventions"},
     "manifest": TEXT - {"planning"},
@@ -44,38 +43,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "truth": METHODS | {"__init__", "runner", "truth"},
     "diagnostics": MEASURING | {"__init__", "runner", "diagnostics"},
     "api": METHODS | {"runner", "report", "api"},
-=======
-    "engine": WORDS | {"models", "engine"},
-    "interventions": WORDS | {"models", "engine", "interventions"},
-    "disk": {"errors"},
-    "migration": set(),
-    "headers": {"errors", "notices", "plan", "migration"},
-    "store": WORDS | {"manifest", "plan", "disk", "migration", "headers"},
-    "cost": TEXT | {"manifest", "plan", "engine.budget", "engine.paths", "cost"},
-    "report": TEXT | {"manifest", "plan", "store", "cost", "report"},
-    "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
-    "workers": {"errors", "models", "interventions", "workers"},
-    "jobs": THINGS
-    | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "workers", "jobs"},
-    "run": THINGS
-    | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "headers", "store"}
-    | {"remote", "workers", "jobs"},
-    "benchmark": {"__init__", "circuit", "zoo", "manifest", "plan", "disk", "headers", "store", "run", "report.table"}
-    | {"benchmark"},
-    "score_files": {"errors", "store"},
-    "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
-    "sizing": THINGS | {"manifest", "plan", "cost", "jobs", "run"},
-    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run", "sizing"},
-    "results": TEXT | {"store", "report"},
-    "export": {"errors", "disk", "store", "report"},
-    "api": THINGS
-    | {"engine", "interventions", "statistics", "jobs", "results", "circuit_import", "api"}
-    | {"report.circuit_figures", "report.figures", "report.html.notebook", "report.marks", "report.table"},
-    "doctor": {"__init__", "errors", "models"},
-    "doctor_ndif": {"models", "plan", "remote", "doctor"},
-    "loopback": {"errors", "loopback"},
-    "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
->>>>>>> b5d510b7f34e04296643819ecdeaa2ad91d456cc
     "cli": TEXT
     | {"__init__", "results", "display", "methods", "runner", "report", "truth", "diagnostics", "api.runs"}
     | {"models.stored", "cli"},
