@@ -38,10 +38,10 @@ test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif and not real_models and not registry"
 
 test-real: $(READY)
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/test_real_models.py
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/runner/test_real_models.py
 
 test-versions: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m registry tests/test_versions.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m registry tests/project/test_versions.py
 
 # torch stays as TORCH says: other versions come with gigabytes of CUDA. build/test-lowest/versions.txt says what was tested.
 test-lowest: RESOLUTION := lowest-direct
@@ -61,7 +61,7 @@ audit:
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 test-ndif: $(READY) $(NDIF_READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real_ndif tests/remote
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real_ndif tests/real_ndif
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -80,7 +80,7 @@ models: $(READY)
 	$(BIN)/python -m nnsight_et.zoo.make
 
 architectures: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/architecture_table.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.architecture_table
 
 real-inputs: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.real_inputs

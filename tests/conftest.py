@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
 from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
-from small_study import fresh_study, steps
-from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.jobs import work
 from nnsight_et.loopback import Loopback
+from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
+from tests.helpers.small_study import fresh_study, steps
+from tests.helpers.tiny_model import hf_llama, tokenizer
+
+pytest_plugins = ["tests.helpers.every_method", "tests.helpers.study_folder"]
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 

@@ -64,9 +64,9 @@ def _work(job: dict[str, Any], writing: int) -> None:
     copy = Path(job["copy"])
     os.chdir(copy)
     here = str(Path(__file__).parent)
-    sys.path[:] = [str(copy), str(copy / "tests"), *(path for path in sys.path if path != here)]
+    sys.path[:] = [str(copy), *(path for path in sys.path if path != here)]
     try:
-        from mutation import jobs  # type: ignore[import-not-found]
+        from tests.mutation import jobs  # type: ignore[import-not-found]
 
         found = jobs.run(job)
     except BaseException as error:  # noqa: BLE001 - whatever a fault brings about is what is asked for
