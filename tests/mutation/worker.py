@@ -24,7 +24,7 @@ def main() -> None:
     import pydantic  # noqa: F401
     import pytest  # noqa: F401
     import torch
-    import transformers.models.auto.modeling_auto
+    import transformers.models.auto.modeling_auto  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     torch.set_num_threads(1)
