@@ -26,8 +26,8 @@ from benchmarks.setting import (
     traced,
     written,
 )
-from nnsight_et.batch import Pair, collate
-from nnsight_et.circuit import Circuit
+from nnsight_et.core.batch import Pair, collate
+from nnsight_et.core.circuit import Circuit
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts
 from nnsight_et.interventions.cmap import donor_outputs, recipient_readouts, with_heads

@@ -19,12 +19,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from benchmarks.setting import prompts, tokenizer, written
-from nnsight_et import published
-from nnsight_et.batch import Example, collate
-from nnsight_et.circuit import Part, Via
+from nnsight_et.circuits import published
+from nnsight_et.core.batch import Example, collate
+from nnsight_et.core.circuit import Part, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.cells import batches
+from nnsight_et.measuring.cells import batches
 from nnsight_et.models.load import wrapped
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import EMBEDDED

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Part
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.circuit import Part
 
 SENDERS = 8  # side by side in one batch
 

@@ -21,11 +21,11 @@ from rich.table import Table
 
 from benchmarks.allocated import Allocated
 from benchmarks.setting import written
-from nnsight_et.calibration import calibrated
-from nnsight_et.cost.plans import Estimate, estimates
+from nnsight_et.diagnostics.calibration import calibrated
 from nnsight_et.manifest import Manifest, load
-from nnsight_et.plan import Plan, plan
-from nnsight_et.run import device_of, run
+from nnsight_et.planning.cost.plans import Estimate, estimates
+from nnsight_et.planning.plan import Plan, plan
+from nnsight_et.runner.run import device_of, run
 
 TIME, MEMORY = 0.25, 0.15  # the targets
 

@@ -16,8 +16,8 @@ import torch
 from nnsight import TransformersModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nnsight_et.batch import Example, Pair, collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Example, Pair, collate
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.models.load import wrapped
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import EMBEDDED

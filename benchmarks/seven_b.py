@@ -15,7 +15,7 @@ come no earlier than the path's position, and L layers:
     second pass  per sender n s tokens through A + M, from the first receiver's layer above it up to L; then n tokens
                  through d V
 
-Left out, so that it stays a floor: norms, softmax, projections of single heads. The formula is nnsight_et.cost's.
+Left out, so that it stays a floor: norms, softmax, projections of single heads. The formula: nnsight_et.planning.cost.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.setting import timed, tokenizer, written
-from nnsight_et import published
-from nnsight_et.batch import Example, Prompt, collate
-from nnsight_et.circuit import Head, Part
-from nnsight_et.cost.passes import Count, Prompts, Sizes, path_patching, total
+from nnsight_et.circuits import published
+from nnsight_et.core.batch import Example, Prompt, collate
+from nnsight_et.core.circuit import Head, Part
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.cells import batches
+from nnsight_et.measuring.cells import batches
 from nnsight_et.models.load import wrapped
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import LLAMA_7B, Shape
+from nnsight_et.planning.cost.passes import Count, Prompts, Sizes, path_patching, total
 
 LLAMA3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_head=128, d_model=4096, d_mlp=14336, vocabulary=128256)
 SMALL = Shape(n_layers=8, n_heads=4, n_kv_heads=2, d_head=8, d_model=32, d_mlp=48, vocabulary=320)

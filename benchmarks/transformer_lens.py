@@ -30,8 +30,8 @@ from torch import Tensor
 
 from benchmarks.engine import paths
 from benchmarks.setting import SIZES, Size, examples, llama, medians, named, tokenizer, traced, written
-from nnsight_et.batch import Pair, collate
-from nnsight_et.circuit import Head, Part
+from nnsight_et.core.batch import Pair, collate
+from nnsight_et.core.circuit import Head, Part
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from nnsight_et import __version__
-from nnsight_et.errors import quantity
+from nnsight_et.core.errors import quantity
 
 from .circuit import circuit
 from .complete import manifests
@@ -96,7 +96,7 @@ def plan(
 ) -> None:
     """Show the experiments in the order they run, what they cost, and what is done already."""
     from nnsight_et.manifest import load
-    from nnsight_et.plan import plan as planned
+    from nnsight_et.planning.plan import plan as planned
 
     read = load(manifest, settings_of(settings, None, device, memory, None))
     jobs = planned(read.limited(limit) if limit else read)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nnsight_et.circuit_files import read_circuit
-from nnsight_et.disk import write_file
-from nnsight_et.errors import ManifestError, accepted, quantity
-from nnsight_et.report.table import Table
+from nnsight_et.circuits.circuit_files import read_circuit
+from nnsight_et.core.errors import ManifestError, accepted, quantity
+from nnsight_et.display.table import Table
+from nnsight_et.results.disk import write_file
 
 from .complete import circuits
 from .render import output, show
 from .shell import reading
 
 if TYPE_CHECKING:
-    from nnsight_et.circuit import Circuit
+    from nnsight_et.core.circuit import Circuit
 
 circuit = typer.Typer(no_args_is_help=True)
 
@@ -45,7 +45,7 @@ def show_circuit(
     from nnsight_et.manifest.written import SHIPPED, is_shipped
 
     if is_shipped(place):
-        from nnsight_et import published
+        from nnsight_et.circuits import published
 
         if place not in SHIPPED:
             raise ManifestError(f"no shipped circuit {place!a}; {accepted(place, SHIPPED)}")
@@ -78,7 +78,7 @@ def import_one(
     to: To = None,
 ) -> None:
     """Make a circuit of this package from one of the paper's authors, or from scores of heads."""
-    from nnsight_et.circuit_import import import_circuit
+    from nnsight_et.results.circuit_import import import_circuit
 
     _check_new(to)
     found = import_circuit(files, group or (), at or (), keep or (), largest)
@@ -92,7 +92,7 @@ def export(
     to: To = None,
 ) -> None:
     """Write the circuit that an experiment found or used."""
-    from nnsight_et.results import open_run
+    from nnsight_et.api.runs import open_run
 
     _check_new(to)
     with reading(run):

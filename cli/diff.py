@@ -28,10 +28,10 @@ def diff(
 
     The exit code is 0 whether they differ or not.
     """
-    from nnsight_et.errors import quantity
+    from nnsight_et.api.runs import open_run
+    from nnsight_et.core.errors import quantity
     from nnsight_et.report.difference import difference
     from nnsight_et.report.difference_tables import difference_data, difference_tables
-    from nnsight_et.results import open_run
 
     with reading(a, b):
         studies = [open_run(folder).study for folder in (a, b)]
@@ -67,8 +67,8 @@ def export(
     examples: Annotated[bool, typer.Option("--examples", help="Also every value of every single example.")] = False,
 ) -> None:
     """Write a run's numbers as long tables: experiments, metrics, heads."""
-    from nnsight_et.export import export as exported
-    from nnsight_et.results import open_run
+    from nnsight_et.api.runs import open_run
+    from nnsight_et.report.export import export as exported
 
     with reading(run):
         for path in exported(open_run(run).study.results, to or run / "tables", form, examples):

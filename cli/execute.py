@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from nnsight_et.errors import NnsightEtError, ResultError, UnsupportedModel
+from nnsight_et.core.errors import NnsightEtError, ResultError, UnsupportedModel
 from nnsight_et.models.named import NAMED
 
 from .left import size_of
@@ -22,10 +22,10 @@ from .shell import interruptible
 from .waiting import Waits
 
 if TYPE_CHECKING:
+    from nnsight_et.core.notices import Notice
     from nnsight_et.manifest import Manifest
-    from nnsight_et.notices import Notice
-    from nnsight_et.plan import Plan
-    from nnsight_et.run import Progress as Step
+    from nnsight_et.planning.plan import Plan
+    from nnsight_et.runner.run import Progress as Step
 
 
 SIMULATED = (
@@ -48,7 +48,7 @@ class Where:
 
 def execute(manifest: Manifest, where: Where) -> None:
     """Run the manifest's experiments, showing progress, then their tables and where the results are."""
-    from nnsight_et.plan import plan
+    from nnsight_et.planning.plan import plan
 
     jobs = plan(manifest)
     names = [job.name for job in jobs.chosen(where.only)]
@@ -70,9 +70,9 @@ def execute(manifest: Manifest, where: Where) -> None:
 
 def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Path) -> int:
     """Run the experiments, showing progress; how many cells were measured."""
-    from nnsight_et.headers import read_header
-    from nnsight_et.plan import plan
-    from nnsight_et.run import Means, Remote, run
+    from nnsight_et.planning.plan import plan
+    from nnsight_et.results.headers import read_header
+    from nnsight_et.runner.run import Means, Remote, run
 
     def made(name: str) -> tuple[float, int]:
         header = read_header(folder / name)
@@ -120,10 +120,10 @@ def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:
 
 
 def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
-    from nnsight_et.headers import read_header
     from nnsight_et.report.paper import paper_tables
     from nnsight_et.report.results import tables
-    from nnsight_et.report.study import told
+    from nnsight_et.results.headers import read_header
+    from nnsight_et.results.study import told
 
     console = output()
     for name in names:
@@ -138,7 +138,7 @@ def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
 
 def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:
     """A JSON object per result, and one that ends the run."""
-    from nnsight_et.headers import read_header
+    from nnsight_et.results.headers import read_header
 
     for name in names:
         header = read_header(folder / name)
@@ -157,7 +157,7 @@ def _stand_ins(models: Iterable[str]) -> str:
 
 def finished(jobs: Plan, out: Path) -> tuple[Path, set[str]]:
     """The folder of a plan's results under `out`, and the names of the jobs whose results are there."""
-    from nnsight_et.headers import folder_of, read_header
+    from nnsight_et.results.headers import folder_of, read_header
 
     folder, done = folder_of(out, jobs), set()
     for job in jobs.jobs:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nnsight_et.plan import Job
-    from nnsight_et.run import Progress as Step
+    from nnsight_et.planning.plan import Job
+    from nnsight_et.runner.run import Progress as Step
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nnsight_et.errors import ManifestError
-from nnsight_et.report.table import Table
+from nnsight_et.core.errors import ManifestError
+from nnsight_et.display.table import Table
 
 from .complete import manifests, model_names
 from .options import Settings
@@ -32,7 +32,7 @@ def listed(context: typer.Context) -> None:
 def check_models(manifest: Manifest) -> None:
     """Say that a model is quantized before anything is run, where its config.json is on this machine."""
     from nnsight_et.models.stored import check_stored
-    from nnsight_et.plan import model_choice
+    from nnsight_et.planning.plan import model_choice
 
     if manifest.backend == "ndif":
         return  # the server has the weights
@@ -62,7 +62,7 @@ def inspect(
     """
     if settings and manifest is None:
         raise ManifestError("--set: there is no manifest to set it in; accepted: --manifest FILE")
-    from nnsight_et.inspection import inspected
+    from nnsight_et.diagnostics.inspection import inspected
     from nnsight_et.manifest import load
 
     read = load(manifest, settings or ()) if manifest else None

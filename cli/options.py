@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 
 from .complete import circuits, model_names
 from .progress import View

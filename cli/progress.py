@@ -15,7 +15,7 @@ from rich.console import Console
 from .left import Clock, Left
 
 if TYPE_CHECKING:
-    from nnsight_et.run import Progress as Step
+    from nnsight_et.runner.run import Progress as Step
 
 LINE_EVERY, OBJECT_EVERY = 30.0, 1.0  # seconds
 View = Literal["auto", "quiet", "json"]

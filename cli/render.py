@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from nnsight_et.report.table import Table
+from nnsight_et.display.table import Table
 
 WIDE = 240  # columns
 GAP = 2  # columns of a screen between those of a table

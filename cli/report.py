@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nnsight_et.disk import write_file
-from nnsight_et.errors import ManifestError, ResultError, accepted, quantity
-from nnsight_et.report.table import Table
+from nnsight_et.core.errors import ManifestError, ResultError, accepted, quantity
+from nnsight_et.display.table import Table
+from nnsight_et.results.disk import write_file
 
 from .render import output, show
 from .shell import reading
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
-    from nnsight_et.plan import Plan
-    from nnsight_et.report.study import Study
+    from nnsight_et.planning.plan import Plan
+    from nnsight_et.results.study import Study
 
 FORMATS = ("pdf", "png", "svg")
 SHOWN = 3  # other runs
@@ -35,7 +35,7 @@ def write_page(study: Study, folder: Path) -> Path:
 
 def report_of(plan: Plan, folder: Path) -> Path:
     """Write the report of a plan's results in `folder`; its path."""
-    from nnsight_et.report.study import study_of
+    from nnsight_et.results.study import study_of
 
     return write_page(study_of(plan, folder), folder)
 
@@ -43,9 +43,9 @@ def report_of(plan: Plan, folder: Path) -> Path:
 def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -> tuple[Study, Path]:
     """The study a manifest or a run's folder names, and its folder; ManifestError if it has no result."""
     from nnsight_et.manifest import load
-    from nnsight_et.plan import plan
-    from nnsight_et.report.study import study_in, study_of
-    from nnsight_et.store import Store
+    from nnsight_et.planning.plan import plan
+    from nnsight_et.results.store import Store
+    from nnsight_et.results.study import study_in, study_of
 
     if source.is_dir():
         with reading(source):
@@ -75,8 +75,8 @@ def runs_beside(folder: Path) -> list[Path]:
 
 def _named(manifest: Manifest, folder: Path, limit: int | None) -> str:
     """A run's folder, and the --limit it was made with, where that is all that is different."""
-    from nnsight_et.headers import read_header
-    from nnsight_et.plan import plan
+    from nnsight_et.planning.plan import plan
+    from nnsight_et.results.headers import read_header
 
     if limit and plan(manifest).digest == folder.name:
         return f"the run without --limit ({folder})"
@@ -122,7 +122,7 @@ def write_figures(study: Study, folder: Path, formats: Sequence[str]) -> int:
 
 def show_notices(study: Study) -> None:
     """Print what is to be known before the report is read; nothing if there is nothing."""
-    from nnsight_et.report.study import told
+    from nnsight_et.results.study import told
 
     for notice, names in study.notices.items():
         typer.echo(f"Notice: {told(notice, names)}")

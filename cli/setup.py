@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nnsight_et.disk import write_file
-from nnsight_et.errors import ManifestError, quantity
-from nnsight_et.report.table import Table
+from nnsight_et.core.errors import ManifestError, quantity
+from nnsight_et.display.table import Table
+from nnsight_et.results.disk import write_file
 
 from .complete import model_names, names_of
 from .options import RUNS, Out
@@ -66,7 +66,7 @@ def _fitted(wishes: Wishes, path: Path) -> tuple[str, str]:
 
     if all(model in NAMED for model in (wishes.pretrained, wishes.finetuned) if model):
         return written(wishes), ""
-    from nnsight_et.sizing import fit_study
+    from nnsight_et.diagnostics.sizing import fit_study
 
     study = fit_study(wishes, path.parent)
     if study.minutes is None:
@@ -130,9 +130,9 @@ def doctor(
 
     With --ndif, or a manifest for NDIF, also whether the server answers, takes the key, and has the models.
     """
-    from nnsight_et.doctor import findings
+    from nnsight_et.diagnostics.doctor import findings
     from nnsight_et.manifest import load
-    from nnsight_et.plan import plan
+    from nnsight_et.planning.plan import plan
 
     read = load(manifest) if manifest else None
     models = None if read is None else {one.name: one for job in plan(read).jobs for one in job.models}
@@ -140,7 +140,7 @@ def doctor(
     files = None if models is None else {name: (one.spec, one.shape) for name, one in models.items()}
     tables = {"this machine": findings(out, {} if remote else files)}
     if remote:
-        from nnsight_et.doctor_ndif import known_models, server_findings
+        from nnsight_et.diagnostics.doctor_ndif import known_models, server_findings
 
         tables["the NDIF server"] = server_findings(known_models() if models is None else list(models.values()))
     words = {"ok": "", "note": "note", "mend": "MEND"}

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from nnsight_et.errors import NnsightEtError, ResultError, quantity
+from nnsight_et.core.errors import NnsightEtError, ResultError, quantity
 
 from .examples import EXAMPLES
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.console import Console
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 
 from .progress import follow
 from .render import output, show
 from .shell import INTERRUPTED
 
 if TYPE_CHECKING:
-    from nnsight_et.benchmark import Benchmark
+    from nnsight_et.truth import Benchmark
 
 truth = typer.Typer()
 
@@ -29,7 +29,7 @@ File = Annotated[
 @truth.command()
 def selfcheck() -> None:
     """Check this installation: every method, on small models whose circuit is known."""
-    from nnsight_et.benchmark import Benchmark, by_method, quick_trials
+    from nnsight_et.truth import Benchmark, by_method, quick_trials
 
     benchmark = _measured(Benchmark(quick_trials()))
     show(output(), by_method(benchmark))
@@ -41,7 +41,7 @@ def benchmark_truth(seeds: Seeds = 1, out: File = None) -> None:
     """Hold every method and both engines against models whose circuit is known."""
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ManifestError(f"--out {out}: not a file in a folder that exists; accepted: such as truth.json")
-    from nnsight_et.benchmark import Benchmark, by_method, heads, whole_trials, write_json
+    from nnsight_et.truth import Benchmark, by_method, heads, whole_trials, write_json
 
     benchmark = _measured(Benchmark(whole_trials(range(seeds))))
     if out is not None:
@@ -65,7 +65,7 @@ def _measured(benchmark: Benchmark) -> Benchmark:
 def _leave(benchmark: Benchmark) -> None:
     """Show what is wrong, if anything is, and end with exit code 1."""
     if benchmark.wrong:
-        from nnsight_et.benchmark import wrong
+        from nnsight_et.truth import wrong
 
         show(output(), wrong(benchmark))
         raise typer.Exit(1)

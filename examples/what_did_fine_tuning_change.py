@@ -11,7 +11,7 @@
 import os
 
 import nnsight_et as et
-from nnsight_et import published
+from nnsight_et.circuits import published
 
 try:
     from IPython.display import display

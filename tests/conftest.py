@@ -14,8 +14,8 @@ import torch
 from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
 
-from nnsight_et.jobs import work
 from nnsight_et.loopback import Loopback
+from nnsight_et.measuring import work
 from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
 from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer

@@ -11,9 +11,9 @@ from nnsight_et.api.masking import Selection, dcm
 from nnsight_et.api.models import LoadedModel, load
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.api.paths import PatchingScores, path_patch, path_patch_mlps
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.circuit_import import ImportedCircuit, import_circuit
-from nnsight_et.results import open_run
+from nnsight_et.api.runs import open_run
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.results.circuit_import import ImportedCircuit, import_circuit
 
 __all__ = [
     "Circuit",

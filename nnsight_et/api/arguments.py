@@ -9,9 +9,9 @@ from typing import Any
 
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, as_head
-from nnsight_et.circuit_import import ImportedCircuit
-from nnsight_et.errors import TaskError, accepted, brief
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, as_head
+from nnsight_et.core.errors import TaskError, accepted, brief
+from nnsight_et.results.circuit_import import ImportedCircuit
 
 AnyHeads = Circuit | ImportedCircuit | HeadGroup | Sequence[HeadGroup] | Sequence[Head | str]
 """A circuit, groups of heads, or heads: those of a plain list act at the last token."""

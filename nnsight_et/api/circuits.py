@@ -14,9 +14,11 @@ from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_set
 from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.batch import Example, padded
-from nnsight_et.circuit import Circuit, HeadGroup
-from nnsight_et.errors import TaskError, brief, quantity
+from nnsight_et.core.batch import Example, padded
+from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.errors import TaskError, brief, quantity
+from nnsight_et.core.metrics import faithfulness, is_right
+from nnsight_et.core.statistics import intervals, ratio_interval
 from nnsight_et.interventions.ablation import (
     Fill,
     circuit_readouts,
@@ -25,9 +27,7 @@ from nnsight_et.interventions.ablation import (
     random_circuits,
 )
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.jobs.correct import answer_scores
-from nnsight_et.metrics import faithfulness, is_right
-from nnsight_et.statistics import intervals, ratio_interval
+from nnsight_et.measuring.correct import answer_scores
 
 ABLATIONS = ("mean", "zero")
 

@@ -7,12 +7,12 @@ from nnsight_et.api.circuits import encoded, of_sets
 from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.circuit import Circuit
-from nnsight_et.errors import TaskError
+from nnsight_et.core.circuit import Circuit
+from nnsight_et.core.errors import TaskError
+from nnsight_et.core.metrics import is_right
 from nnsight_et.interventions.ablation import model_readouts, random_circuits
 from nnsight_et.interventions.cmap import donor_outputs, recipient_readouts, with_heads
-from nnsight_et.jobs.cmap import Side, check_alike
-from nnsight_et.metrics import is_right
+from nnsight_et.methods.cmap.experiment import Side, check_alike
 
 
 def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyHeads, random: int = 3) -> Finding:

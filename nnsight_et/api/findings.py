@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nnsight_et.batch import right_tokens
-from nnsight_et.notices import Notice
-from nnsight_et.report.figures import Bars, Line, Mark, Plate, Series
+from nnsight_et.core.batch import right_tokens
+from nnsight_et.core.notices import Notice
+from nnsight_et.core.statistics import intervals
+from nnsight_et.display.figures import Bars, Line, Mark, Plate, Series
+from nnsight_et.display.marks import BARS, mark
+from nnsight_et.display.table import Table, number
 from nnsight_et.report.html.notebook import shown
-from nnsight_et.report.marks import BARS, mark
-from nnsight_et.report.table import Table, number
-from nnsight_et.statistics import intervals
 
 if TYPE_CHECKING:
     from pandas import DataFrame

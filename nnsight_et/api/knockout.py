@@ -6,12 +6,12 @@ from nnsight_et.api.arguments import check_setting
 from nnsight_et.api.findings import Finding, answers_of, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.errors import TaskError, quantity
+from nnsight_et.core.errors import TaskError, quantity
+from nnsight_et.core.metrics import is_right
+from nnsight_et.display.figures import Curves, Plate, Series
+from nnsight_et.display.marks import BARS, mark
 from nnsight_et.interventions.knockout import knockout_readouts
-from nnsight_et.jobs.correct import answer_scores
-from nnsight_et.metrics import is_right
-from nnsight_et.report.figures import Curves, Plate, Series
-from nnsight_et.report.marks import BARS, mark
+from nnsight_et.measuring.correct import answer_scores
 
 
 def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:

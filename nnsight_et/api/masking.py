@@ -13,14 +13,14 @@ from nnsight_et.api.circuits import encoded
 from nnsight_et.api.findings import Finding, accuracy_bars, answers_of, of_right
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.batch import Example, Pair, collate
-from nnsight_et.circuit import Circuit, HeadGroup
+from nnsight_et.core.batch import Example, Pair, collate
+from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.errors import TaskError, quantity
+from nnsight_et.core.metrics import is_right
 from nnsight_et.engine.budget import chunks
-from nnsight_et.errors import TaskError, quantity
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.jobs.correct import answer_scores
-from nnsight_et.metrics import is_right
+from nnsight_et.measuring.correct import answer_scores
 
 BATCH = 32  # App. H
 

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nnsight_et.batch import Example, Pair, check_lengths, check_tokens, collate, padded
+from nnsight_et.core.batch import Example, Pair, check_lengths, check_tokens, collate, padded
+from nnsight_et.core.errors import ManifestError, UnsupportedModel, accepted, brief, quantity
+from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import Chunks, chunks
-from nnsight_et.errors import ManifestError, UnsupportedModel, accepted, brief, quantity
 from nnsight_et.interventions.answers import plain_answers
-from nnsight_et.jobs.cells import batches
-from nnsight_et.jobs.chance import PROBED, chance_notices, choice_of, right_answers
-from nnsight_et.jobs.tokens import end_notices
+from nnsight_et.measuring.cells import batches
+from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
+from nnsight_et.measuring.tokens import end_notices
 from nnsight_et.models.bos import bos_notices, set_bos
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import NAMED, ModelSpec, Shape
 from nnsight_et.models.own import ATTENTION, of_module
-from nnsight_et.notices import Notice
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.api.findings import Finding
 from nnsight_et.api.models import LoadedModel
-from nnsight_et.batch import Example, right_tokens
-from nnsight_et.errors import TaskError, accepted, brief, quantity
+from nnsight_et.core.batch import Example, right_tokens
+from nnsight_et.core.errors import TaskError, accepted, brief, quantity
+from nnsight_et.core.metrics import is_right
+from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.interventions.ablation import model_readouts
-from nnsight_et.metrics import is_right
-from nnsight_et.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.tasks.answers import as_scored, roles, told
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum_pairs

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from nnsight_et.batch import Run
-from nnsight_et.errors import ExperimentError
+from nnsight_et.core.batch import Run
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.models.model import Model
 
 

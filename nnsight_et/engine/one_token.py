@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nnsight_et.circuit import Mlp, Part
+from nnsight_et.core.circuit import Mlp, Part
 from nnsight_et.engine.capture import TokenCapture
 from nnsight_et.engine.paths import End, KvHeads
 from nnsight_et.engine.readout import Asked, Readout, readout

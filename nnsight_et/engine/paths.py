@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from nnsight_et.circuit import Head, Mlp, Part, Via
+from nnsight_et.core.circuit import Head, Mlp, Part, Via
 
 KvHeads = Literal["shared", "expanded"]
 Kind = Literal["heads", "mlps"]

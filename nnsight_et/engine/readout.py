@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.metrics import kl_divergence, logit_difference, probability_difference
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.metrics import kl_divergence, logit_difference, probability_difference
+from nnsight_et.core.named_metrics import PAPERS, Metric
 from nnsight_et.models.model import Model
-from nnsight_et.named_metrics import PAPERS, Metric
 
 
 @dataclass(frozen=True)

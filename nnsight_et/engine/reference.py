@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Head, Mlp, Part
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.circuit import Head, Mlp, Part
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Asked, Readout
 from nnsight_et.engine.reference_readout import scored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import NO_TOKEN
+from nnsight_et.core.batch import NO_TOKEN
 from nnsight_et.engine.readout import Asked, Readout
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture
 from nnsight_et.engine.readout import Asked, Readout, joined, readout
-from nnsight_et.errors import ExperimentError
 from nnsight_et.models.model import Model
 
 Site = Literal["query", "key", "value", "z", "mlp"]

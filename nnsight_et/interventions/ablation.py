@@ -10,8 +10,8 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Question, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Question, Run
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, captured, live_at, suffix_of

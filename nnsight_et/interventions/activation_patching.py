@@ -9,8 +9,8 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Question, Run
-from nnsight_et.circuit import Circuit
+from nnsight_et.core.batch import Pair, Question, Run
+from nnsight_et.core.circuit import Circuit
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, captured, head_outputs, suffix_of

@@ -6,7 +6,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import NO_TOKEN, Run
+from nnsight_et.core.batch import NO_TOKEN, Run
 from nnsight_et.models.model import Model
 
 

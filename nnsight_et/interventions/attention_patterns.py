@@ -6,7 +6,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Run
+from nnsight_et.core.batch import Run
 from nnsight_et.engine import reference
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Question, Run
+from nnsight_et.core.batch import Pair, Question, Run
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.models.load import part_gaps
 from nnsight_et.models.model import Model

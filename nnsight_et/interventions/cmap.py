@@ -13,8 +13,8 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Question, Run
-from nnsight_et.circuit import Circuit, HeadGroup, Via
+from nnsight_et.core.batch import Question, Run
+from nnsight_et.core.circuit import Circuit, HeadGroup, Via
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, cache_with, captured, head_outputs, suffix_of

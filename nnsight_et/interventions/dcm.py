@@ -9,15 +9,15 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Circuit, HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.errors import ExperimentError
+from nnsight_et.core.metrics import is_right
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, captured, head_outputs, suffix_of
 from nnsight_et.engine.readout import Readout
 from nnsight_et.engine.suffix import Edit, suffix
-from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions.activation_patching import layers_of
-from nnsight_et.metrics import is_right
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 

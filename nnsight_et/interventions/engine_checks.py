@@ -6,8 +6,9 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part, Via
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Part, Via
+from nnsight_et.core.metrics import told_apart
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, suffix_of
@@ -16,7 +17,6 @@ from nnsight_et.engine.suffix import suffix
 from nnsight_et.interventions.ablation import Fill
 from nnsight_et.interventions.activation_patching import patched_readouts, with_donation
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.metrics import told_apart
 from nnsight_et.models.model import Model
 
 PADDING = 3

@@ -10,7 +10,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Question
+from nnsight_et.core.batch import Question
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, suffix_of

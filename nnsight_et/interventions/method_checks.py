@@ -8,8 +8,9 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Via
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Via
+from nnsight_et.core.metrics import accuracy
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import mean_outputs
@@ -17,7 +18,6 @@ from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.engine_checks import gap, row_gap
-from nnsight_et.metrics import accuracy
 from nnsight_et.models.model import Model
 
 SHARE = 0.05  # of the way to the source, on both sides of the base: what finite differences are taken over

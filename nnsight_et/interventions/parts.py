@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import HeadGroup
 from nnsight_et.interventions.ablation import circuit_readouts, remainder_readouts
 from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.attribution import head_effects

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import nnsight
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Part
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.circuit import Part
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import captured, head_outputs, mlp_outputs, suffix_of

@@ -15,7 +15,7 @@ from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from nnsight_et.errors import ExperimentError, NnsightEtError
+from nnsight_et.core.errors import ExperimentError, NnsightEtError
 
 KEY, KEYS = "--key=", "LOOPBACK_KEYS"  # others may see a process's arguments, but not its environment
 PROGRAM = Path(__file__).with_name("serve.py")

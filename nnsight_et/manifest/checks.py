@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
-from nnsight_et import published
-from nnsight_et.errors import accepted
+from nnsight_et.circuits import published
+from nnsight_et.core.errors import accepted
 from nnsight_et.manifest.built_in_tasks import IOITask, order_problems
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import Experiment

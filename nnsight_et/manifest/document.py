@@ -23,7 +23,7 @@ from ruamel.yaml.events import (
     SequenceEndEvent,
 )
 
-from nnsight_et.errors import ManifestError, quantity
+from nnsight_et.core.errors import ManifestError, quantity
 
 SIZE_LIMIT = 1 << 20  # characters
 DEPTH_LIMIT = 32

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nnsight_et.errors import ManifestError, accepted
+from nnsight_et.core.errors import ManifestError, accepted
 from nnsight_et.manifest import checks, messages
 from nnsight_et.manifest.document import SIZE_LIMIT, Document, KeyPath, dotted, read
 from nnsight_et.manifest.schema import Manifest

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nnsight_et.errors import accepted
+from nnsight_et.core.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.schema import TASKS, Manifest

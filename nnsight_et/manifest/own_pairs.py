@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.methods.cmap import CMAP

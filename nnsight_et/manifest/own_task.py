@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from nnsight_et.errors import ManifestError, TaskError, accepted
+from nnsight_et.core.errors import ManifestError, TaskError, accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.own_pairs import TAKEN
 from nnsight_et.manifest.written import Written

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest.document import KeyPath, read
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.schema import Manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nnsight_et.named_metrics import Metric
+from nnsight_et.core.named_metrics import Metric
 
 Stages = tuple[dict[str, Any], ...]
 

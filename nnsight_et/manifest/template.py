@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nnsight_et.errors import ManifestError, accepted
+from nnsight_et.core.errors import ManifestError, accepted
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.json_schema import MODELINE
 from nnsight_et.manifest.load import parse

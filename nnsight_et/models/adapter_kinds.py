@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnsight_et.errors import UnsupportedModel, quantity
+from nnsight_et.core.errors import UnsupportedModel, quantity
 
 CONFIG = "adapter_config.json"
 TAKEN = (

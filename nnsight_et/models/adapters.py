@@ -16,7 +16,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nnsight_et.errors import UnsupportedModel, quantity
+from nnsight_et.core.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapter_kinds import CONFIG, objection, read_settings
 from nnsight_et.models.failures import LOADING_ERRORS, Reading
 

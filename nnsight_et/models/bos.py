@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from nnsight_et.batch import Prompt, Run, padded
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.batch import Prompt, Run, padded
+from nnsight_et.core.errors import UnsupportedModel
+from nnsight_et.core.notices import Notice
 from nnsight_et.models.families import architecture
 from nnsight_et.models.model import Model
-from nnsight_et.notices import Notice
 
 Bos = Literal["add", "none"]
 TEXT = (

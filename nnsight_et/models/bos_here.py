@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
+from nnsight_et.core.notices import Notice
 from nnsight_et.models.bos import apart_by_bos, bos_notices, bos_of, leading
 from nnsight_et.models.files import WEIGHTS, Files
 from nnsight_et.models.load import configuration, loaded, shape_of, tokenizer_of
-from nnsight_et.notices import Notice
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.model import Model
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 
 LOADING_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,  # a size of 0, or beyond what a tensor can have

@@ -13,7 +13,7 @@ from typing import Literal
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.adapter_kinds import CONFIG, check_no_adapter, check_words, read_settings
 from nnsight_et.models.failures import first_line
 from nnsight_et.models.named import ModelSpec, is_hub_id

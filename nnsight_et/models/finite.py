@@ -8,8 +8,8 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.errors import ExperimentError, UnsupportedModel
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.errors import ExperimentError, UnsupportedModel
 from nnsight_et.models.model import Model
 
 PARTS = ("head outputs", "attention output", "MLP output", "residual")

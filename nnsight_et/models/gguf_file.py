@@ -17,7 +17,7 @@ import transformers
 from tokenizers import processors
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.failures import Reading
 
 ROPE = "rope_freqs.weight"  # what llama.cpp divides the frequencies by: transformers 5.22 does not read it

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from nnsight_et.errors import UnsupportedModel, quantity
+from nnsight_et.core.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapter_kinds import check_served
 from nnsight_et.models.adapters import attach_adapter, check_fit, has_adapter
 from nnsight_et.models.bos import set_bos

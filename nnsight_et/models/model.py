@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from nnsight_et.circuit import Via
+from nnsight_et.core.circuit import Via
 from nnsight_et.models.architecture import Architecture
 from nnsight_et.models.masks import narrowed
 

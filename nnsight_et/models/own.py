@@ -7,7 +7,7 @@ from nnsight import TransformersModel
 from peft import PeftMixedModel, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nnsight_et.errors import UnsupportedModel, brief, quantity
+from nnsight_et.core.errors import UnsupportedModel, brief, quantity
 from nnsight_et.models.adapters import base_of
 from nnsight_et.models.families import architecture
 from nnsight_et.models.load import wrapped

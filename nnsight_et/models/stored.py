@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.named import ModelSpec, is_hub_id
 
 KEYS = ("quantization_config", "compression_config")

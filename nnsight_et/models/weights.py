@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from nnsight_et.errors import UnsupportedModel, quantity
+from nnsight_et.core.errors import UnsupportedModel, quantity
 
 SINGLE, MANY = ("model.safetensors", "pytorch_model.bin"), ".index.json"
 PLAIN = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}  # as safetensors calls them

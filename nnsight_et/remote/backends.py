@@ -12,7 +12,7 @@ from pathlib import Path
 from nnsight_et.loopback.handle import Loopback
 from nnsight_et.models.files import check_no_gguf, found
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.plan import Job, ModelChoice
+from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.journal import Journal
 from nnsight_et.remote.server import Remote, Server

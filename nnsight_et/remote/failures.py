@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from nnsight_et.errors import ExperimentError
+from nnsight_et.core.errors import ExperimentError
 
 
 class RemoteFailure(ExperimentError):

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from nnsight.schema.response import ResponseModel, Status
 
-from nnsight_et.errors import ExperimentError
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.models.model import Model
 from nnsight_et.remote.failures import Again, Forgotten, Refused, Silent, Smaller, of_description

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from nnsight_et.disk import TEMPORARY, read_json, write_file, write_json
+from nnsight_et.results.disk import TEMPORARY, read_json, write_file, write_json
 
 State = Literal["sending", "accepted"]
 SUFFIX = ".json"

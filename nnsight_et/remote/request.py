@@ -12,7 +12,7 @@ import torch
 from nnsight.schema.request import RequestModel
 from nnsight.tracing.backend import Backend
 
-from nnsight_et.errors import ExperimentError
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions.calls import Call, carried_out
 from nnsight_et.models.model import Model
 

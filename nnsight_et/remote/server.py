@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.parts import in_parts
 from nnsight_et.models.load import check_gap
 from nnsight_et.models.model import Model
-from nnsight_et.plan import ModelChoice
+from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Smaller
 from nnsight_et.remote.job import Job, Patience, Waiting

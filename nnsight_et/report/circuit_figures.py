@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from nnsight_et.errors import quantity
-from nnsight_et.named_metrics import METRICS, PAPERS, Metric
-from nnsight_et.report.figures import Arrow, Cell, Diagram, HeatMap, Node, Plate
-from nnsight_et.report.methods import metric_of, models_of, name_of, signed
-from nnsight_et.report.study import Study
-from nnsight_et.store import Result
+from nnsight_et.core.errors import quantity
+from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.display.figures import Arrow, Cell, Diagram, HeatMap, Node, Plate
+from nnsight_et.display.table import signed
+from nnsight_et.results.headers import metric_of, models_of, name_of
+from nnsight_et.results.store import Result
+from nnsight_et.results.study import Study
 
 PALEST, DEEPEST = 10, 1000  # how far below the largest score one that matters may be: in proportion, by logarithm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnsight_et.report.figures import Diagram, Node
+from nnsight_et.display.figures import Diagram, Node
 
 LOGITS = "logits"
 WIDTH = 360.0

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from math import inf, isnan
 from typing import Any
 
-from nnsight_et.report.methods import name_of
-from nnsight_et.report.study import Study
+from nnsight_et.display.measurement import IDENTITY, Measurement
 from nnsight_et.report.tidy.heads import HEADS
-from nnsight_et.report.tidy.measurement import IDENTITY, Measurement
 from nnsight_et.report.tidy.metrics import METRICS
 from nnsight_et.report.tidy.tables import measured
-from nnsight_et.store import Result
+from nnsight_et.results.headers import name_of
+from nnsight_et.results.store import Result
+from nnsight_et.results.study import Study
 
 TOLERANCE = 1e-4
 """The self-check's for fp32: values that lie no farther apart are not told of."""

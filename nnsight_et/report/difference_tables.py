@@ -7,10 +7,10 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from nnsight_et.errors import quantity
+from nnsight_et.core.errors import quantity
+from nnsight_et.display.measurement import Measurement
+from nnsight_et.display.table import Table
 from nnsight_et.report.difference import Difference, ValueChange
-from nnsight_et.report.table import Table
-from nnsight_et.report.tidy.measurement import Measurement
 
 SHOWN = ("patching_score", "contribution", "mask", "exact_effect", "attention", "causal_impact")
 """The metrics of heads that tables show; the plain data has all."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nnsight_et.errors import ResultError, quantity
+from nnsight_et.core.errors import ResultError, quantity
+from nnsight_et.display.figures import Bars, Cell, Curves, HeatMap, Impact, Line, Mark, Plate, Point, Scatter, Series
+from nnsight_et.display.marks import BARS, drawn, mark, plate, unique
+from nnsight_et.display.table import number
 from nnsight_et.report import circuit_figures, role_figures
-from nnsight_et.report.figures import Bars, Cell, Curves, HeatMap, Impact, Line, Mark, Plate, Point, Scatter, Series
-from nnsight_et.report.marks import BARS, drawn, mark, plate, unique
-from nnsight_et.report.methods import models_of, name_of
-from nnsight_et.report.study import Study
-from nnsight_et.report.table import number
-from nnsight_et.store import Result
+from nnsight_et.results.headers import models_of, name_of
+from nnsight_et.results.store import Result
+from nnsight_et.results.study import Study
 
 
 def plates(result: Result, study: Study) -> tuple[Plate, ...]:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from nnsight_et.errors import ResultError
-from nnsight_et.named_metrics import PAPERS, Metric
-from nnsight_et.report.table import Table, number
-from nnsight_et.store import ResultHeader
-
-Row = Mapping[str, Any]
-Cell = Callable[[Row], str]
-Bounds = Sequence[float | None]
-INTERVALS = "In brackets: 95% bootstrap intervals over prompts."
-
-
-def name_of(header: ResultHeader) -> str:
-    """The experiment's name in its manifest."""
-    return str(header.job.get("name"))
+from nnsight_et.core.errors import ResultError
+from nnsight_et.display.table import (
+    INTERVALS,
+    Cell,
+    Row,
+    Table,
+    number,
+    several,
+    spread,
+    table_of,
+    with_interval,
+)
+from nnsight_et.results.headers import ResultHeader, models_of, name_of
 
 
 def faithfulness(header: ResultHeader) -> tuple[Table, ...]:
@@ -148,47 +144,6 @@ def attribution(header: ResultHeader) -> tuple[Table, ...]:
     )
 
 
-def several(names: Sequence[str], most: int = 8) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def spread(mean: float | None, std: float | None, bounds: Bounds | None = None) -> str:
-    """A mean, its standard deviation, and its interval if there is one; a dash where there is no number."""
-    return _bounded(f"{number(mean)} ± {number(std)}" if mean is not None else number(None), bounds)
-
-
-def with_interval(key: str) -> Cell:
-    """A column of the rows' `key`, with its interval where the row has one: 0.67 [0.62, 0.71]."""
-    return lambda row: _bounded(_text(row[key]), row.get(f"{key}_interval"))
-
-
-def _bounded(text: str, bounds: Bounds | None) -> str:
-    if bounds is None or None in bounds:
-        return text
-    return f"{text} [{number(bounds[0])}, {number(bounds[1])}]"
-
-
-def table_of(
-    header: ResultHeader, title: str, columns: Mapping[str, str | Cell], rows: Sequence[Row], note: str
-) -> Table:
-    """The table of a result: its experiment and title above, per column a key of the rows or a function of one."""
-    cells = tuple(
-        tuple(column(row) if callable(column) else _text(row[column]) for column in columns.values()) for row in rows
-    )
-    numeric = {name for index, name in enumerate(columns) if rows and all(_is_number(row[index]) for row in cells)}
-    return Table(f"{name_of(header)}: {title}", tuple(columns), cells, frozenset(numeric), note)
-
-
-def _text(value: Any) -> str:
-    return number(value) if value is None or isinstance(value, float) else str(value)
-
-
-def _is_number(text: str) -> bool:
-    return text[:1].isdigit() or text[:1] in "+-–"
-
-
 def _share(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:+.3f}"
 
@@ -209,18 +164,3 @@ def _rows(header: ResultHeader) -> list[Row]:
     if not isinstance(rows, list):
         raise ResultError(f"{name_of(header)}: its summary has no rows")
     return rows
-
-
-def metric_of(header: ResultHeader) -> Metric:
-    """What the scores of a result are of; a job that does not say has the paper's metric."""
-    return header.job.get("spec", {}).get("metric", PAPERS)
-
-
-def signed(value: float, metric: Metric) -> str:
-    """A score with its sign: three decimals, or for metrics whose scores can all be small three digits."""
-    return f"{value:+.3f}" if metric == PAPERS else f"{value:+.3g}"
-
-
-def models_of(header: ResultHeader) -> str:
-    """The names of the models a result is about."""
-    return ", ".join(dict.fromkeys(record.name for record in header.models))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from nnsight_et.cost.plans import Estimate
-from nnsight_et.errors import quantity
+from nnsight_et.core.errors import quantity
+from nnsight_et.display.table import Table, number
 from nnsight_et.manifest import Faithfulness, PathPatching
 from nnsight_et.models.named import EMBEDDED, NAMED, NamedModel, Shape
-from nnsight_et.plan import Job, Plan, senders
-from nnsight_et.report.table import Table, number
+from nnsight_et.planning.cost.plans import Estimate
+from nnsight_et.planning.plan import Job, Plan, senders
 
 
 def models_table() -> Table:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nnsight_et import published
+from nnsight_et.circuits import published
+from nnsight_et.display.table import Table, number
 from nnsight_et.models.named import EMBEDDED, NAMED
-from nnsight_et.report.methods import name_of
-from nnsight_et.report.table import Table, number
-from nnsight_et.store import ResultHeader
+from nnsight_et.results.headers import name_of
+from nnsight_et.results.store import ResultHeader
 
 Ours = Iterator[tuple[tuple[str, str], float | None]]
 """(row, column) as the published numbers have them -> our value."""

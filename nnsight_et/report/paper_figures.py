@@ -10,8 +10,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
+from nnsight_et.display.figures import Bars, Curves, Diagram, Figure, HeatMap, Impact, Plate, Scatter
 from nnsight_et.report import paper_panels
-from nnsight_et.report.figures import Bars, Curves, Diagram, Figure, HeatMap, Impact, Plate, Scatter
 
 FORMATS = ("pdf", "png", "svg")
 SETTINGS: dict[Any, Any] = {

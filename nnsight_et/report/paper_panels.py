@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
+from nnsight_et.display.figures import Bars, Curves, Diagram, HeatMap, Impact, Mark, Scatter
 from nnsight_et.report.colours import SCORES, SERIES
 from nnsight_et.report.diagram_layout import FIRST, FOOT, LOGITS, WIDTH, counted, first_heads, layout, route
-from nnsight_et.report.figures import Bars, Curves, Diagram, HeatMap, Impact, Mark, Scatter
 
 INK, SOFT, PALE = "#1b1f24", "#57606a", "#d7dce1"
 UPRIGHT = 5  # categories whose names are not turned

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnsight_et.named_metrics import METRICS, PAPERS, Metric, too_few
-from nnsight_et.report.methods import metric_of, models_of, several, signed, table_of
-from nnsight_et.report.table import Table, number
-from nnsight_et.store import ResultHeader
+from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric, too_few
+from nnsight_et.display.table import Table, number, several, signed, table_of
+from nnsight_et.results.headers import metric_of, models_of
+from nnsight_et.results.store import ResultHeader
 
 
 def score_note(metric: Metric) -> str:

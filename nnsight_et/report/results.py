@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nnsight_et.errors import ResultError
+from nnsight_et.core.errors import ResultError
+from nnsight_et.display.table import Table
 from nnsight_et.report import methods, path_patching
-from nnsight_et.report.table import Table
-from nnsight_et.store import ResultHeader
+from nnsight_et.results.headers import ResultHeader, name_of
 
 TABLES: dict[str, Callable[[ResultHeader], tuple[Table, ...]]] = {
     "path_patching": path_patching.path_patching,
@@ -28,9 +28,9 @@ def tables(header: ResultHeader) -> tuple[Table, ...]:
     """The tables of one result; ResultError if its summary is not one its method writes."""
     method = str(header.job.get("spec", {}).get("method"))
     if method not in TABLES:
-        raise ResultError(f"{methods.name_of(header)}: no method {method!a}; accepted: {', '.join(TABLES)}")
+        raise ResultError(f"{name_of(header)}: no method {method!a}; accepted: {', '.join(TABLES)}")
     try:
         return TABLES[method](header)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         lacking = f"{type(error).__name__}: {error}"
-        raise ResultError(f"{methods.name_of(header)}: its summary is not one of {method} ({lacking})") from None
+        raise ResultError(f"{name_of(header)}: its summary is not one of {method} ({lacking})") from None

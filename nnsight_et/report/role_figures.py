@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nnsight_et.errors import quantity
-from nnsight_et.report.figures import Bars, Line, Mark, Plate, Series
-from nnsight_et.report.marks import BARS, drawn, mark, plate, unique
-from nnsight_et.report.methods import models_of
-from nnsight_et.report.study import Study
-from nnsight_et.report.table import number
-from nnsight_et.store import Result
+from nnsight_et.core.errors import quantity
+from nnsight_et.display.figures import Bars, Line, Mark, Plate, Series
+from nnsight_et.display.marks import BARS, drawn, mark, plate, unique
+from nnsight_et.display.table import number
+from nnsight_et.results.headers import models_of
+from nnsight_et.results.store import Result
+from nnsight_et.results.study import Study
 
 
 def dcm(result: Result, study: Study) -> tuple[Plate, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.encoding import MarkedPair, encode, is_unknown
 from nnsight_et.tasks.joins import space_before
 

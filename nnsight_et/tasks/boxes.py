@@ -13,8 +13,8 @@ from hashlib import blake2b
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError, accepted, quantity
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import TaskError, accepted, quantity
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
 
 if TYPE_CHECKING:

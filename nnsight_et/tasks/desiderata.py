@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from nnsight_et.batch import Example
-from nnsight_et.errors import TaskError, accepted
+from nnsight_et.core.batch import Example
+from nnsight_et.core.errors import TaskError, accepted
 from nnsight_et.tasks.boxes import LABELS, Boxes, Context
 from nnsight_et.tasks.desiderata_variants import PLAIN, VARIANTS, Variant, longer, written
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nnsight_et.batch import Prompt
-from nnsight_et.errors import TaskError
+from nnsight_et.core.batch import Prompt
+from nnsight_et.core.errors import TaskError
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase

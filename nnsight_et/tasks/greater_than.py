@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.encoding import MarkedText, encode, encoded
 from nnsight_et.tasks.ioi import single_tokens
 from nnsight_et.tasks.marked import known_prompt

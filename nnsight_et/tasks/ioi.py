@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
 from nnsight_et.tasks.marked import known_prompt, marked_text
 from nnsight_et.tasks.splits import without_repeats

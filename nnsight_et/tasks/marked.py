@@ -23,8 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import ManifestError, TaskError
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.tasks.answers import next_token
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, encode, encoded, is_unknown
 

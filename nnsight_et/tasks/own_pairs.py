@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError, accepted, quantity
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import TaskError, accepted, quantity
 from nnsight_et.tasks.encoding import MarkedPair
 from nnsight_et.tasks.marked import FOIL, encoded_pair, pairs_in
 

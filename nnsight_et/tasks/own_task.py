@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import TaskError, accepted
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import TaskError, accepted
 from nnsight_et.tasks.answers import next_token
 from nnsight_et.tasks.encoding import check_ends
 from nnsight_et.tasks.marked import KEYS, SPACE, SPECIAL, encoded_pair, marked_pair, tokens_as

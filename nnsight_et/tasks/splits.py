@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from hashlib import blake2b
 from typing import Protocol, TypeVar
 
-from nnsight_et.errors import TaskError, accepted, quantity
+from nnsight_et.core.errors import TaskError, accepted, quantity
 
 SPLITS = ("discovery", "pruning", "evaluation", "ablation")
 """What finds heads, what prunes them, what measures them, and what says what ablated heads output."""

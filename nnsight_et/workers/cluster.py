@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 
 ADDRESS = "RAY_ADDRESS"
 GRACE = 5.0  # seconds for processes to end by themselves

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nnsight_et.errors import ExperimentError, ManifestError
+from nnsight_et.core.errors import ExperimentError, ManifestError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.workers.cluster import ADDRESS, cluster
 from nnsight_et.workers.worker import Attempt, Place, Raised, Worker

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nnsight_et.errors import NnsightEtError
+from nnsight_et.core.errors import NnsightEtError
 from nnsight_et.interventions.calls import Call, moved
 from nnsight_et.models.files import Files
 from nnsight_et.models.load import loaded

@@ -15,8 +15,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nnsight_et.batch import Pair, collate
-from nnsight_et.circuit import Head
+from nnsight_et.core.batch import Pair, collate
+from nnsight_et.core.circuit import Head
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
 from nnsight_et.zoo.forward import layers_of
 from nnsight_et.zoo.lessons import SPLIT, boxes_lessons, mixed_lessons, rephrased_lessons

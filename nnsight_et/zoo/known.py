@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.utils import logging
 
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.zoo.forward import layers_of
 from nnsight_et.zoo.known_roles import known_weights
 from nnsight_et.zoo.layout import CONSTANT, LAYOUT, SCALE, answer_directions, token_embeddings

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.zoo.forward import Captured, after_attention, captured, layers_of, suffix_logits
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.zoo.forward import layers_of
 from nnsight_et.zoo.layout import D_MODEL, SCALE, SEGMENTS, answer_directions, token_embeddings
 from nnsight_et.zoo.phases import D_HEAD, THETA

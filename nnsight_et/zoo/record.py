@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nnsight_et.batch import collate, padded
+from nnsight_et.core.batch import collate, padded
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.zoo.forward import captured
 from nnsight_et.zoo.measure import (

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import nnsight_et as api
-from nnsight_et import published
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.circuit_import import import_circuit
-from nnsight_et.errors import ManifestError, NnsightEtError, TaskError
+from nnsight_et.circuits import published
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.errors import ManifestError, NnsightEtError, TaskError
 from nnsight_et.manifest import load
-from nnsight_et.plan import plan
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import read_result
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.circuit_import import import_circuit
+from nnsight_et.results.store import read_result
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers.commands import STUDY, et
 from tests.helpers.published_results import GROUPS, heads, shared
 

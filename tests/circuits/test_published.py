@@ -8,11 +8,11 @@ from statistics import mean, pstdev
 import pytest
 import torch
 
-from nnsight_et import published
-from nnsight_et.circuit import Head
-from nnsight_et.jobs.path_patching import assembled, ranking
+from nnsight_et.circuits import published
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.metrics import causal_impact, circuit_overlap, completeness, greedy_set, is_kept
 from nnsight_et.manifest import Stage
-from nnsight_et.metrics import causal_impact, circuit_overlap, completeness, greedy_set, is_kept
+from nnsight_et.methods.path_patching.experiment import assembled, ranking
 from tests.helpers.published_results import AT, DESIDERATA, GROUPS, heads, shared, value
 
 KEEP = {"llama": (58, 10, 25, 5), "goat": (101, 30, 50, 40), "float": (102, 30, 50, 40)}

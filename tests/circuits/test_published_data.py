@@ -8,9 +8,9 @@ from statistics import mean
 
 import pytest
 
-from nnsight_et import published
-from nnsight_et.circuit import Circuit, HeadGroup
-from nnsight_et.errors import TaskError
+from nnsight_et.circuits import published
+from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.errors import TaskError
 from tests.helpers.published_results import AT, DESIDERATA, GROUPS, heads, shared, value
 
 TABLES = (

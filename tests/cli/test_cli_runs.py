@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from nnsight_et.manifest import load
 from nnsight_et.manifest.experiments import METHODS
-from nnsight_et.store import Store
+from nnsight_et.results.store import Store
 from tests.helpers.commands import EVERY, STAGE, STUDY, et, scores
 
 
@@ -69,7 +69,7 @@ def test_fresh_computes_again_and_limit_and_set_are_other_runs(written: Path):
 def test_a_run_directory_held_by_another_process_is_refused(written: Path):
     et("run", "study.yaml", "--only", "found")
     (folder,) = written.parent.glob("runs/small/*")
-    hold = "import sys; from pathlib import Path; from nnsight_et.store import Store\n"
+    hold = "import sys; from pathlib import Path; from nnsight_et.results.store import Store\n"
     hold += f"with Store(Path()).writing(Path({str(folder)!r})): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None

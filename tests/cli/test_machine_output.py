@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nnsight_et.headers import read_header
+from nnsight_et.results.headers import read_header
 from tests.helpers.commands import et
 
 

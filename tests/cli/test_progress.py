@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from nnsight_et.run import Progress
+from nnsight_et.runner.run import Progress
 
 progress = importlib.import_module("nnsight_et_cli.progress")
 waiting = importlib.import_module("nnsight_et_cli.waiting")
@@ -144,7 +144,7 @@ def test_an_experiment_from_the_store_tells_nothing_of_its_method(clock):
 
 def test_every_job_has_a_method_and_a_size():
     from nnsight_et.manifest import load
-    from nnsight_et.plan import plan
+    from nnsight_et.planning.plan import plan
     from tests.helpers.commands import ROOT
 
     size_of = importlib.import_module("nnsight_et_cli.left").size_of

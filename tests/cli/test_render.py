@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from nnsight_et.report.table import Table
+from nnsight_et.display.table import Table
 
 show = importlib.import_module("nnsight_et_cli.render").show
 ROWS = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et import disk
+from nnsight_et.results import disk
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 STUDY = """\

@@ -11,18 +11,18 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
+from nnsight_et.diagnostics.sizing import MINUTES, fit_study
 from nnsight_et.manifest import BoxesTask, load, parse
 from nnsight_et.manifest.document import read
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.json_schema import MODELINE, json_schema, schema_text
 from nnsight_et.manifest.template import TWO_MODELS, Wishes, written
 from nnsight_et.models.named import EMBEDDED
-from nnsight_et.plan import plan
-from nnsight_et.sizing import MINUTES, fit_study
+from nnsight_et.planning.plan import plan
 from tests.helpers.commands import EVERY, ROOT, STUDY, et, python
 
-doctor = importlib.import_module("nnsight_et.doctor")
+doctor = importlib.import_module("nnsight_et.diagnostics.doctor")
 setup = importlib.import_module("nnsight_et_cli.setup")
 CHECKER = jsonschema.Draft202012Validator(json_schema())
 SINGLE, PAIRS = [(name,) for name in METHODS], list(combinations(METHODS, 2))
@@ -75,7 +75,7 @@ def test_a_first_study_of_a_folder_has_the_examples_that_fit_the_machine(folder:
 
 
 def test_init_says_how_long_a_run_takes_or_why_that_is_not_known(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nnsight_et.sizing.flops_per_second", lambda device: 1e12)
+    monkeypatch.setattr("nnsight_et.diagnostics.sizing.flops_per_second", lambda device: 1e12)
     printed = et("init", folder.parent / "a study.yaml", "--model", "./mine").output
     assert "A run takes about 1 minute on this machine" in printed
     assert "name: a-study\n" in (folder.parent / "a study.yaml").read_text()

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from nnsight_et.manifest import load
-from nnsight_et.run import Progress
+from nnsight_et.runner.run import Progress
 from tests.helpers.commands import ROOT
 
 execute = importlib.import_module("nnsight_et_cli.execute")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import CMAP, BoxesTask, PathPatching, single
 from nnsight_et.manifest.single import STAGE, Setting
-from nnsight_et.plan import plan, senders
+from nnsight_et.planning.plan import plan, senders
 from tests.helpers.commands import et
 
 SETTING = Setting(seed=3, boxes=5, examples=40)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnsight_et.batch import Example, Pair, Prompt, Run, check_tokens, collate, padded
-from nnsight_et.errors import TaskError
+from nnsight_et.core.batch import Example, Pair, Prompt, Run, check_tokens, collate, padded
+from nnsight_et.core.errors import TaskError
 
 SHORT = Prompt((5, 6, 7), {"last": 2, "label": 1})
 LONG = Prompt((8, 9, 10, 11, 12), {"last": 4, "label": 0})

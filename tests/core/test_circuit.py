@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.errors import TaskError
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.errors import TaskError
 
 CIRCUIT = Circuit(
     (
@@ -95,5 +95,5 @@ def test_a_circuit_outside_the_model_is_refused():
 
 
 def test_circuits_are_read_without_importing_torch():
-    program = "import sys, nnsight_et.circuit; sys.exit('torch' in sys.modules)"
+    program = "import sys, nnsight_et.core.circuit; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

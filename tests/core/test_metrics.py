@@ -7,10 +7,10 @@ from math import inf, isnan, log, nan
 import pytest
 import torch
 
-from nnsight_et.batch import NO_TOKEN
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.errors import TaskError
-from nnsight_et.metrics import (
+from nnsight_et.core.batch import NO_TOKEN
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.errors import TaskError
+from nnsight_et.core.metrics import (
     accuracy,
     causal_impact,
     circuit_overlap,

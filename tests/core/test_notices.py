@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et import run as running
-from nnsight_et.errors import ResultError
-from nnsight_et.headers import read_header
+from nnsight_et.api.runs import open_run
+from nnsight_et.core.errors import ResultError
+from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import load
-from nnsight_et.notices import Notice
-from nnsight_et.plan import digest
+from nnsight_et.planning.plan import digest
 from nnsight_et.report.html import rendered
-from nnsight_et.report.study import study_in
-from nnsight_et.results import open_run
-from nnsight_et.run import Means, run
-from nnsight_et.store import read_result, write_result
+from nnsight_et.results.headers import read_header
+from nnsight_et.results.store import read_result, write_result
+from nnsight_et.results.study import study_in
+from nnsight_et.runner import run as running
+from nnsight_et.runner.run import Means, run
 from tests.helpers.commands import et
 from tests.helpers.small_study import STUDY, fresh_study
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnsight_et import statistics
-from nnsight_et.statistics import (
+from nnsight_et.core import statistics
+from nnsight_et.core.statistics import (
     LEVEL,
     benjamini_hochberg,
     bootstrap_interval,

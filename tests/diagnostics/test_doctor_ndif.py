@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from nnsight.schema.config import CONFIG
 
-from nnsight_et import doctor_ndif
-from nnsight_et.doctor import Finding
-from nnsight_et.doctor_ndif import known_models, server_findings
+from nnsight_et.diagnostics import doctor_ndif
+from nnsight_et.diagnostics.doctor import Finding
+from nnsight_et.diagnostics.doctor_ndif import known_models, server_findings
 from nnsight_et.loopback import Loopback
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.plan import ModelChoice
+from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Again, Refused
 from tests.helpers.commands import et

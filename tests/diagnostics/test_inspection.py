@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from transformers import BloomConfig
 
-from nnsight_et.inspection import inspected
+from nnsight_et.diagnostics.inspection import inspected
 from nnsight_et.models.families import FAMILIES
 from tests.helpers.architectures import ARCHITECTURES, WINDOW, configuration, hf_model
 from tests.helpers.commands import et

@@ -13,18 +13,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.doctor import findings
-from nnsight_et.errors import ManifestError, UnsupportedModel
+from nnsight_et.core.errors import ManifestError, UnsupportedModel
+from nnsight_et.diagnostics.doctor import findings
 from nnsight_et.interventions.calls import settled
 from nnsight_et.interventions.engine_checks import engine_errors
-from nnsight_et.jobs import work
 from nnsight_et.manifest import load
+from nnsight_et.measuring import work
 from nnsight_et.models.families import FAMILIES
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.run import device_of, run
+from nnsight_et.runner.run import device_of, run
 from tests.helpers.architectures import QUICK, hf_model
 from tests.helpers.commands import EVERY, STUDY
 from tests.helpers.pretend_devices import FIRST, SECOND, apart, on

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnsight_et.circuit import Head
+from nnsight_et.core.circuit import Head
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.engine.capture import captured, head_outputs, live_at, suffix_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import half_precision
-from nnsight_et.circuit import Head
+from nnsight_et.core.circuit import Head
 from nnsight_et.interventions.path_patching import Path
 from tests.helpers.tiny_model import few_examples, hf_llama, tiny_model
 

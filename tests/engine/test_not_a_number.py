@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import nnsight_et as et
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Head
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import ExperimentError, UnsupportedModel
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
-from nnsight_et.errors import ExperimentError, UnsupportedModel
 from nnsight_et.interventions.ablation import (
     Fill,
     circuit_readouts,
@@ -36,7 +36,7 @@ from nnsight_et.interventions.cmap import (
 from nnsight_et.interventions.dcm import Training, continued, steps_of, trained_masks, untrained
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.jobs import work
+from nnsight_et.measuring import work
 from nnsight_et.models.finite import check_numbers, first_lost
 from nnsight_et.models.model import Model
 from nnsight_et.remote.failures import of_description

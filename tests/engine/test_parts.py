@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.circuit import Head, HeadGroup
+from nnsight_et.core.circuit import Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.calls import Call, result_of
 from nnsight_et.interventions.dcm import Training, trained_masks

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from nnsight_et.batch import collate
-from nnsight_et.circuit import Head, Mlp
+from nnsight_et.core.batch import collate
+from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.tasks.boxes import Boxes

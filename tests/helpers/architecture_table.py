@@ -14,8 +14,8 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs
 from nnsight_et.interventions.cmap import (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nnsight_et.statistics import RESAMPLES, flips_for
+from nnsight_et.core.statistics import RESAMPLES, flips_for
 
 ROUNDINGS = 100  # of the largest number: in three layers of the tiny models some 15 add up, in other orders of adding
 FEW = 5  # flips or draws that fall on the other side of a near tie

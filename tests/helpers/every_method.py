@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nnsight_et.api.runs import Run, open_run
 from nnsight_et.manifest import load
-from nnsight_et.results import Run, open_run
-from nnsight_et.run import run, run_folder
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers.commands import EVERY, STUDY
 
 

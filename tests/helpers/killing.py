@@ -19,14 +19,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nnsight_et import disk
-from nnsight_et.store import Store, read_result
+from nnsight_et.results import disk
+from nnsight_et.results.store import Store, read_result
 from tests.helpers.commands import EVERY, STUDY
 
 MANIFEST = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, letter]") + EVERY
 """For the models of methods_study."""
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["nnsight_et_cli", "nnsight_et.run", "nnsight_et.report.html"])
+FORKS.set_forkserver_preload(["nnsight_et_cli", "nnsight_et.runner.run", "nnsight_et.report.html"])
 POLL = 0.002  # seconds
 GONE = 2**22 + 1  # no process has this number: more are not given out
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run, collate, padded
-from nnsight_et.circuit import Circuit, Head
+from nnsight_et.core.batch import Pair, Run, collate, padded
+from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.manifest import Manifest, parse
-from nnsight_et.run import Progress, run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import Progress, run, run_folder
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum
 from tests.helpers import plain_hooks, plain_methods

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from nnsight_et.manifest import load
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import run, run_folder
 
 TASK = "task: {kind: pairs, file: pairs.jsonl, positions: [object, label, asked]}"
 MANIFEST = f"""\

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from nnsight_et import published
-from nnsight_et.circuit import Head
+from nnsight_et.circuits import published
+from nnsight_et.core.circuit import Head
 
 SHARED = Path(__file__).parents[3] / "shared" / "published"
 GROUPS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnsight_et.remote.job import Patience, Waiting
-from nnsight_et.run import Means, Progress, Remote, run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import Means, Progress, Remote, run, run_folder
 from tests.helpers.methods_study import manifest
 
 TRUSTED, UNTRUSTED = "11111111-aaaa-4aaa-8aaa-111111111111", "22222222-bbbb-4bbb-8bbb-222222222222"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnsight_et.manifest import load
-from nnsight_et.run import Progress, run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import Progress, run, run_folder
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 STUDY = """\

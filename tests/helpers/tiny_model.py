@@ -12,7 +12,7 @@ from nnsight import TransformersModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nnsight_et.batch import Example, Pair, Side, collate
+from nnsight_et.core.batch import Example, Pair, Side, collate
 from nnsight_et.models.load import wrapped
 from nnsight_et.models.model import Model
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, Boxes

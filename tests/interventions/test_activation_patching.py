@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.batch import Pair, Question, Run
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair, Question, Run
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import layers_of, patched_from_each, patched_readouts

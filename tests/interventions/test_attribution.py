@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attribution import head_effects
-from nnsight_et.jobs.attribution import agreement
+from nnsight_et.methods.attribution.experiment import agreement
 from tests.helpers import plain_methods
 from tests.helpers.closeness import assert_near, tolerance
 from tests.helpers.methods_study import MODELS, models_in, pairs, results

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Prompt, Question, Side, collate, padded
+from nnsight_et.core.batch import Prompt, Question, Side, collate, padded
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets

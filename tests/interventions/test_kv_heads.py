@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.circuit import Head
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import ManifestError
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
-from nnsight_et.errors import ManifestError
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.metrics import patching_score
 from nnsight_et.models.families import FAMILIES
 from tests.helpers import plain_hooks
 from tests.helpers.architectures import configuration, hf_model

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Head, Mlp
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Head, Mlp
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.metrics import patching_score
 from nnsight_et.models.model import Model
 from tests.helpers import plain_mlps
 from tests.helpers.architecture_table import ENGINES, apart, made

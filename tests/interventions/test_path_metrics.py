@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 
 import nnsight_et
-from nnsight_et.batch import Pair, Side, collate
-from nnsight_et.circuit import Head
+from nnsight_et.core.batch import Pair, Side, collate
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import ManifestError, TaskError
+from nnsight_et.core.metrics import patching_score
+from nnsight_et.core.named_metrics import METRICS
+from nnsight_et.display.figures import HeatMap
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import ManifestError, TaskError
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.jobs.missing_scores import without_score
-from nnsight_et.jobs.stage_scores import described, ranking, stage_scores
 from nnsight_et.manifest import Stage
-from nnsight_et.metrics import patching_score
+from nnsight_et.measuring.missing_scores import without_score
+from nnsight_et.measuring.stage_scores import described, ranking, stage_scores
 from nnsight_et.models.named import Shape
-from nnsight_et.named_metrics import METRICS
-from nnsight_et.plan import plan
+from nnsight_et.planning.plan import plan
 from nnsight_et.report.figure_data import plates
-from nnsight_et.report.figures import HeatMap
 from nnsight_et.report.results import tables
-from nnsight_et.report.study import Study
 from nnsight_et.report.tidy.tables import heads, metrics
+from nnsight_et.results.study import Study
 from nnsight_et.tasks.answers import told
 from nnsight_et.tasks.boxes import Boxes
 from tests.engine.test_work_counts import counted

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair, Run
-from nnsight_et.circuit import Head
+from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.metrics import patching_score
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near, tolerance
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model

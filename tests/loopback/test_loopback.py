@@ -16,8 +16,8 @@ from nnsight.schema.config import CONFIG
 from nnsight.tracing.globals import BLOCKS, SOURCES
 from peft import PeftModel
 
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.loopback import Loopback
-from nnsight_et.metrics import patching_score
 from tests.helpers.loopback_client import ADAPTERS, IDS, TRUSTED, UNTRUSTED, attached, client, submitted, waited
 from tests.helpers.tiny_model import hf_llama, tokenizer
 

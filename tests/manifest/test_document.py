@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.document import SIZE_LIMIT, read
 from tests.manifest.test_manifest import TEXT

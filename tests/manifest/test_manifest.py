@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import DCM, Faithfulness, PathPatching, load, parse
 from nnsight_et.models.named import NAMED
 

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine.budget import DEFAULT_BYTES
-from nnsight_et.errors import ExperimentError
-from nnsight_et.jobs import work
-from nnsight_et.jobs.memory import capacity
 from nnsight_et.manifest import load
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import read_result
+from nnsight_et.measuring import work
+from nnsight_et.measuring.memory import capacity
+from nnsight_et.results.store import read_result
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.tiny_model import hf_llama, tokenizer
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from nnsight_et.batch import padded
-from nnsight_et.circuit import Head, HeadGroup
-from nnsight_et.errors import ExperimentError
+from nnsight_et.core.batch import padded
+from nnsight_et.core.circuit import Head, HeadGroup
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions import ablation, cmap, dcm, method_checks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.method_checks import donated_values, means_error, training_errors
@@ -109,7 +109,7 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
 )  # fmt: skip
 def test_a_run_stops_where_one_of_them_differs(tmp_path, monkeypatch, module, name, changed, study, message):
     models_in(tmp_path)
-    place = method_checks if module == "method_checks" else import_module(f"nnsight_et.jobs.{module}")
+    place = method_checks if module == "method_checks" else import_module(f"nnsight_et.measuring.{module}")
     right = getattr(place, name)
     monkeypatch.setattr(place, name, lambda *arguments: changed(right(*arguments)))
     with pytest.raises(ExperimentError, match=message):

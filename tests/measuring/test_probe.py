@@ -11,19 +11,19 @@ import pytest
 import torch
 
 import nnsight_et
-from nnsight_et.batch import NO_TOKEN, Example, Prompt
-from nnsight_et.errors import ManifestError
-from nnsight_et.headers import read_header
+from nnsight_et.core.batch import NO_TOKEN, Example, Prompt
+from nnsight_et.core.errors import ManifestError
+from nnsight_et.core.notices import Notice
+from nnsight_et.core.statistics import wilson_interval
 from nnsight_et.interventions.answers import plain_answers
-from nnsight_et.jobs import first_look
-from nnsight_et.jobs.chance import chance_notices, choice_of, right_answers
-from nnsight_et.jobs.tasks import Sample, examples_of
 from nnsight_et.manifest import BoxesTask, load, parse
 from nnsight_et.manifest.schema import PROBED
-from nnsight_et.notices import Notice
-from nnsight_et.plan import plan
-from nnsight_et.run import Means, run
-from nnsight_et.statistics import wilson_interval
+from nnsight_et.measuring.chance import chance_notices, choice_of, right_answers
+from nnsight_et.measuring.tasks import Sample, examples_of
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import read_header
+from nnsight_et.runner import first_look
+from nnsight_et.runner.run import Means, run
 from nnsight_et.tasks.boxes import OBJECTS
 from tests.helpers.commands import et
 from tests.helpers.small_study import STUDY, fresh_study

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import nnsight_et as api
-from nnsight_et.errors import TaskError
-from nnsight_et.jobs import work
+from nnsight_et.core.errors import TaskError
 from nnsight_et.manifest import load
+from nnsight_et.measuring import work
 from nnsight_et.models.families import FAMILIES, architecture
-from nnsight_et.run import run
+from nnsight_et.runner.run import run
 from tests.helpers.architectures import configuration, hf_model
 from tests.helpers.commands import et
 from tests.helpers.tiny_model import tokenizer

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnsight_et.circuit import Head
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine import suffix
-from nnsight_et.errors import ExperimentError
 from nnsight_et.interventions import ablation, engine_checks, path_patching
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
-from nnsight_et.jobs.checks import _compared
-from nnsight_et.jobs.tolerance import difference
+from nnsight_et.measuring.checks import _compared
+from nnsight_et.measuring.tolerance import difference
 from nnsight_et.models.model import Model
-from nnsight_et.run import run_folder
+from nnsight_et.runner.run import run_folder
 from tests.helpers.methods_study import guessing, manifest, models_in, results, steps
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model, tokenizer
 from tests.methods.test_jobs import EVERYTHING, UNCHECKED
@@ -68,7 +68,7 @@ def test_a_sample_that_differs_stops_the_experiment_and_nothing_of_it_is_written
         return found | {"patched": found["patched"] * 1.01}
 
     monkeypatch.setattr(path_patching, "_effects", wrong)
-    monkeypatch.setattr("nnsight_et.jobs.checks.engine_errors", lambda *_: {})
+    monkeypatch.setattr("nnsight_et.measuring.checks.engine_errors", lambda *_: {})
     with pytest.raises(ExperimentError, match="found: self-check 'reference engine', step a, cells 4: found a diff"):
         steps(root, DIRECT)
     assert not (run_folder(manifest(root, DIRECT), root / "runs") / "found").exists()

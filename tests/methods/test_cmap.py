@@ -8,11 +8,11 @@ import pytest
 import torch
 from peft import PeftModel
 
-from nnsight_et import published
-from nnsight_et.batch import Question, Side, collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.circuits import published
+from nnsight_et.core.batch import Question, Side, collate
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.ablation import model_readouts, random_circuits
 from nnsight_et.interventions.cmap import (
     by_place,
@@ -22,15 +22,15 @@ from nnsight_et.interventions.cmap import (
     recipient_readouts,
     with_heads,
 )
-from nnsight_et.jobs.cmap import INPUTS, patched_heads
-from nnsight_et.jobs.work import Work
 from nnsight_et.manifest import parse
+from nnsight_et.measuring.work import Work
+from nnsight_et.methods.cmap.experiment import INPUTS, patched_heads
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.plan import plan
-from nnsight_et.store import Store
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.store import Store
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers import plain_methods
 from tests.helpers.methods_study import MODELS, SEED, accuracy_of, circuit, models_in, pairs, places, results, steps

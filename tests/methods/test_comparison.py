@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from nnsight_et import published
-from nnsight_et.circuit import Circuit
-from nnsight_et.errors import TaskError
+from nnsight_et.circuits import published
+from nnsight_et.core.circuit import Circuit
+from nnsight_et.core.errors import TaskError
 from tests.helpers.methods_study import models_in, results, steps
 
 PRETRAINED = {"a": ["last", "L0H0", "L1H1"], "b": ["last", "L0H1"], "d": ["previous_query_label", "L2H2"]}

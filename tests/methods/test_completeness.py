@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.batch import padded
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import padded
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, remainder_readouts
-from nnsight_et.jobs.completeness import random_halves
+from nnsight_et.methods.completeness.experiment import random_halves
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers import plain_hooks, plain_methods
 from tests.helpers.methods_study import (

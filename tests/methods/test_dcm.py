@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnsight_et.batch import Pair
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, masked_readout, prepared, trained_masks
-from nnsight_et.jobs.dcm import tied
+from nnsight_et.methods.dcm.experiment import tied
 from tests.helpers import plain_methods
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 

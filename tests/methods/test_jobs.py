@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnsight_et.batch import collate
-from nnsight_et.circuit import Circuit
-from nnsight_et.errors import ExperimentError, TaskError
-from nnsight_et.jobs.cells import data_digest
+from nnsight_et.core.batch import collate
+from nnsight_et.core.circuit import Circuit
+from nnsight_et.core.errors import ExperimentError, TaskError
+from nnsight_et.core.statistics import intervals
 from nnsight_et.manifest.experiments import METHODS
-from nnsight_et.run import run, run_folder
-from nnsight_et.statistics import intervals
-from nnsight_et.store import Result
+from nnsight_et.measuring.cells import data_digest
+from nnsight_et.results.store import Result
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers import plain_methods
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.methods_study import MODELS, SEED, TASK, manifest, models_in, results, steps

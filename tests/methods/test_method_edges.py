@@ -8,10 +8,10 @@ import signal
 import pytest
 import torch
 
-from nnsight_et.errors import ManifestError, NnsightEtError
-from nnsight_et.jobs.attribution import agreement
+from nnsight_et.core.errors import ManifestError, NnsightEtError
 from nnsight_et.manifest import parse
-from nnsight_et.plan import plan
+from nnsight_et.methods.attribution.experiment import agreement
+from nnsight_et.planning.plan import plan
 from tests.helpers.methods_study import circuit, models_in, results, steps
 
 

@@ -8,8 +8,8 @@ from math import ceil, inf, nan
 
 import pytest
 
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.store import Result
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.results.store import Result
 from tests.helpers import plain_hooks
 from tests.helpers.methods_study import (
     MODELS,

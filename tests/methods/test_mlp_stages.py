@@ -7,19 +7,19 @@ from pathlib import Path as Folder
 import pytest
 import torch
 
-from nnsight_et.circuit import Circuit, Head, Mlp, part
-from nnsight_et.errors import ManifestError, TaskError
-from nnsight_et.jobs.path_patching import assembled, mlps
+from nnsight_et.core.circuit import Circuit, Head, Mlp, part
+from nnsight_et.core.errors import ManifestError, TaskError
+from nnsight_et.core.metrics import patching_score
+from nnsight_et.display.figures import Diagram, HeatMap
 from nnsight_et.manifest import Stage
-from nnsight_et.metrics import patching_score
+from nnsight_et.methods.path_patching.experiment import assembled, mlps
 from nnsight_et.models.named import NAMED
-from nnsight_et.plan import digest, plan, senders
+from nnsight_et.planning.plan import digest, plan, senders
 from nnsight_et.report.circuit_figures import path_patching as figures
-from nnsight_et.report.figures import Diagram, HeatMap
 from nnsight_et.report.results import tables
-from nnsight_et.report.study import Study
 from nnsight_et.report.tidy.heads import HEADS
 from nnsight_et.report.tidy.metrics import METRICS
+from nnsight_et.results.study import Study
 from tests.helpers import plain_mlps
 from tests.helpers.closeness import assert_near
 from tests.helpers.methods_study import MODELS, manifest, models_in, pairs, results

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.jobs.recount import recounted
 from nnsight_et.manifest import Minimality, PathPatching, Stage
+from nnsight_et.measuring.recount import recounted
 
 ANSWERS = torch.tensor([1, 2, 3, 4])
 TWO_RIGHT, ONE_RIGHT = torch.tensor([1, 2, 0, 0]), torch.tensor([1, 0, 0, 0])

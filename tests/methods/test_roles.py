@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnsight_et.errors import TaskError
+from nnsight_et.core.errors import TaskError
 from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.dcm import trained_masks
-from nnsight_et.jobs import mask_training
-from nnsight_et.jobs.roles import Roles
-from nnsight_et.jobs.work import Work
-from nnsight_et.store import Result
+from nnsight_et.measuring import mask_training
+from nnsight_et.measuring.roles import Roles
+from nnsight_et.measuring.work import Work
+from nnsight_et.results.store import Result
 from tests.helpers import plain_methods
 from tests.helpers.methods_study import MODELS, accuracy_of, circuit, models_in, results, swaps
 

@@ -8,16 +8,16 @@ from math import log
 import pytest
 import torch
 
-from nnsight_et.batch import collate
-from nnsight_et.circuit import Head
-from nnsight_et.errors import ManifestError
-from nnsight_et.jobs.cells import data_digest
-from nnsight_et.jobs.stage_scores import described, stage_scores, tied
+from nnsight_et.core.batch import collate
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import ManifestError
+from nnsight_et.core.metrics import patching_ratio
 from nnsight_et.manifest import Stage, load
-from nnsight_et.metrics import patching_ratio
+from nnsight_et.measuring.cells import data_digest
+from nnsight_et.measuring.stage_scores import described, stage_scores, tied
 from nnsight_et.models.named import Shape
 from nnsight_et.report.results import tables
-from nnsight_et.run import run
+from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import tolerance

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.circuit import Head
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities

@@ -12,11 +12,11 @@ from nnsight.schema.config import CONFIG
 from peft import PeftMixedModel
 
 import nnsight_et as et
-from nnsight_et.circuit import Head
-from nnsight_et.doctor import findings
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import UnsupportedModel
+from nnsight_et.diagnostics.doctor import findings
+from nnsight_et.diagnostics.inspection import inspected
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import UnsupportedModel
-from nnsight_et.inspection import inspected
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities

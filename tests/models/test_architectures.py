@@ -11,10 +11,10 @@ from nnsight import TransformersModel
 from peft import LoraConfig, get_peft_model
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, OPTConfig
 
-from nnsight_et.batch import Run
-from nnsight_et.circuit import Head
+from nnsight_et.core.batch import Run
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities

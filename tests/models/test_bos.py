@@ -11,15 +11,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GPT2Config, PreTrainedTokenizerFast
 
 import nnsight_et
-from nnsight_et.errors import ManifestError, UnsupportedModel
-from nnsight_et.headers import read_header
+from nnsight_et.core.errors import ManifestError, UnsupportedModel
 from nnsight_et.manifest import parse
 from nnsight_et.models import bos
 from nnsight_et.models.bos import TEXT, WORSE, apart_by_bos, leading, notices_of_losses, set_bos
 from nnsight_et.models.files import described
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.plan import plan
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import read_header
 from nnsight_et.tasks.boxes import LABELS, OBJECTS
 from tests.helpers.commands import et
 from tests.helpers.tiny_model import hf_llama

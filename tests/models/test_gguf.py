@@ -12,14 +12,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nnsight_et
-from nnsight_et.errors import UnsupportedModel
-from nnsight_et.headers import read_header
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.manifest import load
 from nnsight_et.models import gguf_file
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded, shape_of, tokenizer_of
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.plan import plan
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import read_header
 from tests.helpers.commands import et
 from tests.helpers.gguf_models import LAYERS, vocabulary, write_gguf
 from tests.helpers.tiny_model import tokenizer

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import nnsight_et as et
-from nnsight_et.errors import ManifestError, NnsightEtError, UnsupportedModel
+from nnsight_et.core.errors import ManifestError, NnsightEtError, UnsupportedModel
 from nnsight_et.models.own import of_module
 from tests.helpers.tiny_model import hf_llama, tokenizer
 

@@ -12,12 +12,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from nnsight_et.circuit import Head
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import UnsupportedModel
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import UnsupportedModel
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.metrics import patching_score
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import loaded, shape_of, tokenizer_of, wrapped
 from nnsight_et.models.named import ModelSpec, Shape

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models import tokenizing
 from nnsight_et.models.failures import LOADING_ERRORS, Reading
 from nnsight_et.models.files import found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.files import FILES, found
 from nnsight_et.models.load import configuration, distant, loaded, tokenizer_of
 from nnsight_et.models.named import ModelSpec

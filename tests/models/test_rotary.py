@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import nnsight_et as et
-from nnsight_et.batch import Pair, collate
+from nnsight_et.core.batch import Pair, collate
+from nnsight_et.core.errors import TaskError
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.errors import TaskError
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, model_readouts
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attention_patterns import attention_from
@@ -29,7 +29,7 @@ from nnsight_et.interventions.cmap import (
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.jobs.lengths import are_limited, fitting
+from nnsight_et.measuring.lengths import are_limited, fitting
 from nnsight_et.models.files import found as found_files
 from nnsight_et.models.load import longest_alike
 from nnsight_et.models.named import ModelSpec

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import nnsight_et
-from nnsight_et.batch import collate
-from nnsight_et.errors import UnsupportedModel
+from nnsight_et.core.batch import collate
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.files import FETCHED, WEIGHTS, found
 from nnsight_et.models.load import loaded, tokenizer_of
 from nnsight_et.models.named import EMBEDDED, ModelSpec

@@ -12,7 +12,7 @@ from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from nnsight_et.manifest import parse
-from nnsight_et.run import run
+from nnsight_et.runner.run import run
 from tests.helpers.methods_study import CIRCUIT, OBJECTS
 from tests.helpers.tiny_model import hf_llama, tokenizer
 

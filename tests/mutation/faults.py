@@ -180,7 +180,7 @@ FAULTS: tuple[Fault, ...] = (
         "gqa", "interventions/activation_patching",
     ),
     _fault(
-        "prefix from the wrong example", "what the donor gave for the batch's other prompts", "jobs/cmap.py",
+        "prefix from the wrong example", "what the donor gave for the batch's other prompts", "methods/cmap/experiment.py",
         ("{name: tensor[rows] for", "{name: tensor[rows[::-1]] for"),
         "gqa", "methods/cmap",
     ),
@@ -193,7 +193,7 @@ FAULTS: tuple[Fault, ...] = (
         ("entry[which] = entry[which].clone()", "entry[which] = entry[which]"), "gqa", "methods/cmap",
     ),
     _fault(
-        "stale cache", "a cell's name has the number of its examples only", "jobs/cells.py",
+        "stale cache", "a cell's name has the number of its examples only", "measuring/cells.py",
         ("data_digest([step.examples[index] for index in batch]) for batch in", "len(batch) for batch in"),
         "gqa", "methods/jobs", "runner/run", "runner/rerun", "methods/method_edges",
     ),
@@ -332,7 +332,7 @@ FAULTS: tuple[Fault, ...] = (
         ("real = run.mask.bool()", "real = torch.ones_like(run.mask).bool()"), "padding", "interventions/ablation", "methods/method_edges",
     ),
     _fault(
-        "wrong means", "means over the measured prompts themselves", "jobs/circuits.py",
+        "wrong means", "means over the measured prompts themselves", "measuring/circuits.py",
         ("padded([self.prompts[i] for i in batch], pad)", "padded([self.examples[i].base for i in batch], pad)"),
         "gqa", "interventions/ablation", "methods/jobs", "methods/minimality", "methods/completeness",
     ),
@@ -425,7 +425,7 @@ FAULTS: tuple[Fault, ...] = (
         ("columns.append(-slope[0])", "columns.append(slope[0])"), "gqa", "interventions/attribution",
     ),
     _fault(
-        "wrong selection", "the least harmful heads are kept", "jobs/stage_scores.py",
+        "wrong selection", "the least harmful heads are kept", "measuring/stage_scores.py",
         ("key=lambda head: (direction * score[head].item(), head)", "key=lambda head: (-direction * score[head].item(), head)"),
         "gqa", "methods/stage_scores",
     ),
@@ -439,11 +439,11 @@ FAULTS: tuple[Fault, ...] = (
         "gqa", "core/metrics",
     ),
     _fault(
-        "donor and recipient", "the recipient gives to itself", "jobs/cmap.py",
+        "donor and recipient", "the recipient gives to itself", "methods/cmap/experiment.py",
         ("    donor = job.models[0]\n", "    donor = job.models[1]\n"), "gqa", "methods/cmap",
     ),
     _fault(
-        "donor and recipient", "the donor receives", "jobs/cmap.py",
+        "donor and recipient", "the donor receives", "methods/cmap/experiment.py",
         ('_step(work, job, recipient, "recipient outputs"', '_step(work, job, donor, "recipient outputs"'),
         "gqa", "methods/cmap",
     ),
@@ -461,7 +461,7 @@ FAULTS: tuple[Fault, ...] = (
         ("rest = weights.sum(-1) - named.sum(0)", "rest = weights.sum(-1) - named[0]"), "gqa", "interventions/attention_patterns",
     ),
     _fault(
-        "columns exchanged", "results of batches in the order of the batches", "jobs/cells.py",
+        "columns exchanged", "results of batches in the order of the batches", "measuring/cells.py",
         ("torch.tensor([index for batch in keys for index in batch]).argsort()",
          "torch.arange(len([index for batch in keys for index in batch]))"),
         "padding", "methods/jobs", "runner/run",

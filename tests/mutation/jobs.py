@@ -20,7 +20,7 @@ def run(job: dict[str, Any]) -> dict[str, str]:
 
 
 def _exercised(name: str) -> dict[str, str]:
-    from nnsight_et.errors import ExperimentError, UnsupportedModel
+    from nnsight_et.core.errors import ExperimentError, UnsupportedModel
     from tests.mutation import exercise
 
     with tempfile.TemporaryDirectory() as folder:

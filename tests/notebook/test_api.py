@@ -13,9 +13,9 @@ import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 
 import nnsight_et as et
-from nnsight_et.batch import Pair, Run, collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, part
-from nnsight_et.errors import ExperimentError, ManifestError, NnsightEtError, TaskError, UnsupportedModel
+from nnsight_et.core.batch import Pair, Run, collate
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, part
+from nnsight_et.core.errors import ExperimentError, ManifestError, NnsightEtError, TaskError, UnsupportedModel
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum
 from tests.helpers import plain_hooks, plain_methods, plain_mlps

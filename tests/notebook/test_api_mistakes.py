@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nnsight_et as et
-from nnsight_et.errors import NnsightEtError
+from nnsight_et.core.errors import NnsightEtError
 
 HEADS = "accepted: a circuit, a group of heads, or a list of heads"
 

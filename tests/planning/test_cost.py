@@ -6,11 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from nnsight_et.batch import Question, collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp, Part
-from nnsight_et.cost import methods, passes
-from nnsight_et.cost.methods import Rows
-from nnsight_et.cost.passes import Count, Prompts, Sizes
+from nnsight_et.core.batch import Question, collate
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Part
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import End, Kind, KvHeads
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, model_readouts, remainder_readouts
@@ -23,6 +20,9 @@ from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import shape_from
 from nnsight_et.models.named import Shape
+from nnsight_et.planning.cost import methods, passes
+from nnsight_et.planning.cost.methods import Rows
+from nnsight_et.planning.cost.passes import Count, Prompts, Sizes
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers.architecture_table import made
 from tests.helpers.tiny_model import hf_llama, tiny_model, tokenizer

@@ -9,11 +9,8 @@ import pytest
 import torch
 
 from benchmarks.allocated import Allocated
-from nnsight_et.batch import collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.cost import methods, passes
-from nnsight_et.cost.methods import Rows
-from nnsight_et.cost.passes import Prompts, Sizes
+from nnsight_et.core.batch import collate
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, model_readouts, remainder_readouts
 from nnsight_et.interventions.activation_patching import patched_readouts
@@ -21,6 +18,9 @@ from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import DCM
 from nnsight_et.models.named import TINY
+from nnsight_et.planning.cost import methods, passes
+from nnsight_et.planning.cost.methods import Rows
+from nnsight_et.planning.cost.passes import Prompts, Sizes
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers.tiny_model import hf_llama, tiny_model, tokenizer
 

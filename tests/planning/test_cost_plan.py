@@ -7,16 +7,16 @@ import shutil
 
 import pytest
 
-from nnsight_et.circuit import Circuit, Head, HeadGroup, Mlp
-from nnsight_et.cost import expected, passes
-from nnsight_et.cost.passes import Count
-from nnsight_et.cost.plans import Speeds, boxes_prompts, costs, estimates, rows_of, seconds
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp
+from nnsight_et.diagnostics.sizing import read_rows
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import BoxesTask, load, parse
 from nnsight_et.models.named import EMBEDDED, TINY
-from nnsight_et.plan import plan
+from nnsight_et.planning.cost import expected, passes
+from nnsight_et.planning.cost.passes import Count
+from nnsight_et.planning.cost.plans import Speeds, boxes_prompts, costs, estimates, rows_of, seconds
+from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import plan_table
-from nnsight_et.sizing import read_rows
 from tests.helpers.commands import ROOT, et
 
 STAGES = (

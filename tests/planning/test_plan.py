@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.circuit import Circuit, Head, HeadGroup
-from nnsight_et.errors import ManifestError, TaskError
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import load, parse
 from nnsight_et.models.named import NAMED
-from nnsight_et.plan import Plan, digest, plan, senders
+from nnsight_et.planning.plan import Plan, digest, plan, senders
 
 TEXT = """\
 name: study
@@ -93,7 +93,7 @@ def test_a_job_keeps_its_id_under_another_name_and_when_others_change():
 
 
 def test_ids_are_the_same_in_another_process_with_another_hash_seed():
-    code = "from nnsight_et.manifest import parse; from nnsight_et.plan import plan; "
+    code = "from nnsight_et.manifest import parse; from nnsight_et.planning.plan import plan; "
     code += f"print(plan(parse({TEXT!r}, '')).digest)"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
@@ -167,6 +167,6 @@ def test_a_digest_ignores_the_order_of_keys_and_nothing_else():
 
 
 def test_planning_imports_no_torch():
-    code = "import sys, nnsight_et.plan; print('torch' in sys.modules)"
+    code = "import sys, nnsight_et.planning.plan; print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "False"

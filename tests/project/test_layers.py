@@ -11,83 +11,49 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = "nnsight_et"
 
-WORDS = {"errors", "notices", "circuit", "named_metrics", "batch", "metrics", "statistics"}
-TEXT = {"errors", "notices", "circuit", "circuit_files", "named_metrics", "models.named", "published"}
+TEXT = {
+    *("core.errors", "core.notices", "core.circuit", "core.named_metrics"),
+    *("circuits", "models.named", "manifest", "planning"),
+}
 """What may be imported before any model is read."""
-THINGS = WORDS | {"tasks", "models"}
+THINGS = {"core", "tasks", "models"}
+MEASURING = THINGS | TEXT | {"engine", "interventions", "results", "remote", "workers", "measuring"}
+METHODS = MEASURING | {"display", "zoo", "methods"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
-    "errors": set(),
-    "notices": set(),
-    "circuit": {"errors"},
-    "named_metrics": set(),
-    "batch": {"errors", "circuit", "named_metrics"},
-    "metrics": {"errors", "circuit", "named_metrics", "batch"},
-    "statistics": {"errors", "metrics"},
-    "published": {"errors", "circuit"},
-    "circuit_files": {"errors", "circuit"},
-    "manifest": TEXT | {"manifest"},
-    "plan": TEXT | {"manifest"},
-    "tasks": WORDS | {"tasks"},
-    "models": WORDS | {"models"},
+    "core": {"core"},
+    "models": {"core", "models"},
+    "circuits": {"core.errors", "core.circuit", "circuits"},
+    "tasks": {"core", "tasks"},
     "zoo": THINGS | {"zoo"},
-    "engine": WORDS | {"models", "engine"},
-    "interventions": WORDS | {"models", "engine", "interventions"},
-    "disk": {"errors"},
-    "migration": set(),
-    "headers": {"errors", "notices", "plan", "migration"},
-    "store": WORDS | {"manifest", "plan", "disk", "migration", "headers"},
-    "cost": TEXT | {"manifest", "plan", "engine.budget", "engine.paths", "cost"},
-    "report": TEXT | {"manifest", "plan", "store", "cost", "report"},
-    "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
-    "workers": {"errors", "models", "interventions", "workers"},
-    "jobs": THINGS
-    | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "workers", "jobs"},
-    "run": THINGS
-    | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "headers", "store"}
-    | {"remote", "workers", "jobs"},
-    "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
-    "score_files": {"errors", "store"},
-    "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
-    "sizing": THINGS | {"manifest", "plan", "cost", "jobs", "run"},
-    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run", "sizing"},
-    "results": TEXT | {"store", "report"},
-    "export": {"errors", "disk", "store", "report"},
-    "api": THINGS
-    | {"engine", "interventions", "statistics", "jobs", "results", "circuit_import", "api"}
-    | {"report.circuit_figures", "report.figures", "report.html.notebook", "report.marks", "report.table"},
-    "doctor": {"__init__", "errors", "models"},
-    "doctor_ndif": {"models", "plan", "remote", "doctor"},
-    "loopback": {"errors", "loopback"},
-    "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
+    "engine": {"core", "models", "engine"},
+    "interventions": {"core", "models", "engine", "interventions"},
+    "manifest": TEXT - {"planning"},
+    "planning": TEXT | {"engine.budget", "engine.paths"},
+    "results": TEXT | {"core", "results"},
+    "display": TEXT | {"core", "results", "display"},
+    "loopback": {"core.errors", "loopback"},
+    "remote": {"core.errors", "planning", "models", "interventions", "results.disk", "loopback", "remote"},
+    "workers": {"core.errors", "models", "interventions", "workers"},
+    "measuring": MEASURING,
+    "methods": METHODS,
+    "runner": METHODS | {"__init__", "runner"},
+    "report": TEXT | {"results", "display", "methods", "report"},
+    "truth": METHODS | {"__init__", "runner", "truth"},
+    "diagnostics": MEASURING | {"__init__", "runner", "diagnostics"},
+    "api": METHODS | {"runner", "report", "api"},
     "cli": TEXT
-    | {"__init__", "manifest", "plan", "disk", "headers", "store", "run", "cost", "calibration", "circuit_import"}
-    | {"report", "benchmark", "results", "export", "doctor", "doctor_ndif", "inspection", "sizing", "models.stored"}
-    | {"cli"},
+    | {"__init__", "results", "display", "methods", "runner", "report", "truth", "diagnostics", "api.runs"}
+    | {"models.stored", "cli"},
 }
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {
-    "published",
     "__init__",
-    "errors",
-    "notices",
-    "circuit",
-    "circuit_files",
-    "named_metrics",
-    "manifest",
-    "plan",
-    "migration",
-    "headers",
-    "cost",
-    "engine.budget",
-    "engine.paths",
-    "disk",
-    "cli",
-    "models.named",
-    "models.stored",
-    "report.overview",
-    "report.table",
+    *("core.errors", "core.notices", "core.circuit", "core.named_metrics"),
+    *("circuits", "manifest", "planning", "engine.budget", "engine.paths"),
+    *("results.disk", "results.headers", "results.migration"),
+    *("display.table", "report.overview", "models.named", "models.stored", "cli"),
 }
 ONLY_IN = {
     "nnsight": {"models", "engine", "interventions", "remote", "loopback"},
@@ -96,8 +62,8 @@ ONLY_IN = {
     "gguf": {"models.gguf_file"},
     "ray": {"workers"},
     "ruamel": {"manifest.document"},
-    "pandas": {"results", "api.findings"},
-    "pyarrow": {"export"},
+    "pandas": {"api.runs", "api.findings"},
+    "pyarrow": {"report.export"},
     "jinja2": {"report.html"},
     "markupsafe": {"report.html"},
     "matplotlib": {"report.paper_figures", "report.paper_panels"},
@@ -116,7 +82,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(module: str, path: Path) -> Iterator[str]:
-    """Full names of what a file imports, except only for type checkers: nnsight_et.plan, torch, cli.shell."""
+    """Full names of what a file imports, except only for type checkers: nnsight_et.planning.plan, torch, cli.shell."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from nnsight_et import __version__
 from nnsight_et.manifest import load
 from nnsight_et.manifest.experiments import METHODS
-from nnsight_et.plan import plan
+from nnsight_et.planning.plan import plan
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = {".git", ".venv", ".ndif", "build", "dist", "runs", "__pycache__"}

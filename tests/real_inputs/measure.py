@@ -163,7 +163,7 @@ def by_inspect(given: Given, folder: Path) -> Answer:
 def by_python(given: Given, file: Path) -> Answer:
     """What it gives in Python."""
     import nnsight_et as et
-    from nnsight_et.errors import NnsightEtError
+    from nnsight_et.core.errors import NnsightEtError
 
     try:
         model = given.load() if given.load else loaded(given)

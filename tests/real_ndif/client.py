@@ -20,8 +20,8 @@ from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.schema.request import RequestModel
 from torch import Tensor
 
-from nnsight_et.batch import Pair, collate
-from nnsight_et.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair, collate
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import Fill, circuit_readouts
 from nnsight_et.interventions.dcm import Training, masked_readout, prepared, trained_masks

@@ -20,8 +20,8 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.job import Job, Patience
-from nnsight_et.run import Means, Remote, run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import Means, Remote, run, run_folder
 from tests.helpers.methods_study import STUDY, results
 from tests.helpers.remote_study import Remotely
 from tests.methods.test_jobs import EVERYTHING

@@ -10,11 +10,11 @@ import nnsight
 import pytest
 import torch
 
-from nnsight_et.errors import ExperimentError
-from nnsight_et.jobs import path_patching
+from nnsight_et.core.errors import ExperimentError
 from nnsight_et.loopback import Loopback
+from nnsight_et.methods.path_patching import experiment as path_patching
 from nnsight_et.remote.failures import Refused, Silent
-from nnsight_et.run import run_folder
+from nnsight_et.runner.run import run_folder
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.methods_study import models_in, results
 from tests.helpers.remote_study import TRUSTED, Remotely, folders

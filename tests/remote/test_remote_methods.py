@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnsight_et.loopback import Loopback
-from nnsight_et.store import Result
+from nnsight_et.results.store import Result
 from tests.helpers.methods_study import models_in, results
 from tests.helpers.remote_study import TRUSTED, UNTRUSTED, Remotely, folders
 from tests.methods.test_jobs import EVERYTHING

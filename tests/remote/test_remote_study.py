@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nnsight_et.manifest import load
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import read_result
+from nnsight_et.results.store import read_result
+from nnsight_et.runner.run import run, run_folder
 
 ROOT = Path(__file__).parents[2]
 SAME = ("path_patching", "faithfulness", "minimality", "completeness", "cmap", "knockout")

@@ -8,10 +8,10 @@ import pytest
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models import files
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.plan import plan
+from nnsight_et.planning.plan import plan
 from nnsight_et.remote.backends import on_server
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import read_result
+from nnsight_et.results.store import read_result
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.commands import et
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from nnsight_et.api.runs import Run, open_run
+from nnsight_et.display.measurement import Measurement
 from nnsight_et.report.difference import TOLERANCE, Difference, ValueChange, difference
 from nnsight_et.report.difference_tables import difference_tables
-from nnsight_et.report.tidy.measurement import Measurement
-from nnsight_et.results import Run, open_run
-from nnsight_et.store import Result, read_result, write_result
+from nnsight_et.results.store import Result, read_result, write_result
 from tests.helpers.commands import et
 
 

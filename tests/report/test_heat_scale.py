@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from nnsight_et.display.figures import HeatMap
 from nnsight_et.report.circuit_figures import heat_map, shown
-from nnsight_et.report.figures import HeatMap
 from nnsight_et.report.html.maps import colour
 from nnsight_et.report.html.maps import heat_map as as_svg
 from nnsight_et.report.paper_panels import heat_map as on_paper

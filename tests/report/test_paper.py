@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import parse
-from nnsight_et.plan import plan
+from nnsight_et.planning.plan import plan
 from nnsight_et.report.paper import paper_tables
-from nnsight_et.store import ResultHeader
+from nnsight_et.results.store import ResultHeader
 
 FULL = {"model": "goat-tiny", "full": 0.9, "circuit": 0.8, "random_mean": 0.1, "random_std": 0.0, "faithfulness": None}
 

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from nnsight_et.cost.plans import Estimate
-from nnsight_et.errors import ResultError
+from nnsight_et.core.errors import ResultError
+from nnsight_et.display.table import Table
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.models.named import NAMED
-from nnsight_et.plan import plan
+from nnsight_et.planning.cost.plans import Estimate
+from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import models_table, plan_table
 from nnsight_et.report.results import TABLES, tables
-from nnsight_et.report.table import Table
-from nnsight_et.store import ResultHeader
+from nnsight_et.results.store import ResultHeader
 
 
 def header(method: str, summary: dict) -> ResultHeader:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.errors import ResultError
-from nnsight_et.jobs import work
+from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.plan import plan
+from nnsight_et.measuring import work
+from nnsight_et.planning.plan import plan
 from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html import rendered
-from nnsight_et.report.study import Study, study_in, study_of
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import Result, Store
+from nnsight_et.results.store import Result, Store
+from nnsight_et.results.study import Study, study_in, study_of
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers.browser import chromium
 from tests.helpers.commands import EVERY, STUDY, et
 from tests.helpers.report_page import Parsed

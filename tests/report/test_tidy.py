@@ -8,14 +8,14 @@ from math import inf
 import pytest
 import torch
 
-from nnsight_et.errors import ResultError
+from nnsight_et.api.runs import Run
+from nnsight_et.core.errors import ResultError
+from nnsight_et.display.measurement import COLUMNS, IDENTITY, Measurement
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.report.tidy.heads import HEADS
-from nnsight_et.report.tidy.measurement import COLUMNS, IDENTITY, Measurement
 from nnsight_et.report.tidy.metrics import METRICS
 from nnsight_et.report.tidy.tables import TABLES, measured
-from nnsight_et.results import Run
-from nnsight_et.store import Result
+from nnsight_et.results.store import Result
 
 
 def metrics(run: Run, name: str) -> dict[tuple, Measurement]:

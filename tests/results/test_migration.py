@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nnsight_et.errors import ResultError
-from nnsight_et.headers import read_header
-from nnsight_et.migration import SCHEMA, STEPS
-from nnsight_et.plan import digest
+from nnsight_et.api.runs import open_run
+from nnsight_et.core.errors import ResultError
+from nnsight_et.planning.plan import digest
 from nnsight_et.report.results import tables
-from nnsight_et.results import open_run
-from nnsight_et.store import read_result
+from nnsight_et.results.headers import read_header
+from nnsight_et.results.migration import SCHEMA, STEPS
+from nnsight_et.results.store import read_result
 from tests.helpers.commands import et
 
 OLD = Path(__file__).parent / "schema_1"

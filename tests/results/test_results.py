@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas
 import pytest
 
-from nnsight_et.errors import ManifestError, ResultError
+from nnsight_et.api.runs import Run, TidyName, open_run
+from nnsight_et.core.errors import ManifestError, ResultError
 from nnsight_et.report.tidy.tables import TABLES
-from nnsight_et.results import Run, TidyName, open_run
-from nnsight_et.store import Result
+from nnsight_et.results.store import Result
 from tests.helpers.commands import ROOT, et, python
 from tests.helpers.report_page import Parsed
 
-exported = importlib.import_module("nnsight_et.export")
+exported = importlib.import_module("nnsight_et.report.export")
 
 
 def test_a_run_lists_its_experiments_after_what_they_need(every: Run):
@@ -135,7 +135,7 @@ def test_parquet_without_pyarrow_is_refused_with_what_to_install(every: Run, tmp
 
 
 def test_opening_a_run_needs_no_pandas(every: Run, tmp_path: Path):
-    code = "import sys; sys.modules['pandas'] = None\nfrom nnsight_et.results import open_run\n"
+    code = "import sys; sys.modules['pandas'] = None\nfrom nnsight_et.api.runs import open_run\n"
     code += f"run = open_run({str(every.folder)!r}); print(len(run))\n"
     code += "try: run.to_dataframe()\nexcept ImportError as error: print(error.__notes__[0])"
     assert python(code, tmp_path).splitlines() == [

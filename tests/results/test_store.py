@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et import disk
-from nnsight_et.errors import ResultError
-from nnsight_et.headers import read_header
-from nnsight_et.plan import digest
-from nnsight_et.store import Result, ResultHeader, Store, read_result, write_result
+from nnsight_et.core.errors import ResultError
+from nnsight_et.planning.plan import digest
+from nnsight_et.results import disk
+from nnsight_et.results.headers import read_header
+from nnsight_et.results.store import Result, ResultHeader, Store, read_result, write_result
 
 TENSORS = {
     "b": torch.arange(12, dtype=torch.float64).unflatten(0, (3, 4)) / 7,
@@ -153,7 +153,7 @@ def test_a_disk_that_refuses_is_a_clear_error_and_leaves_what_was_there(
 
 def test_a_folder_is_held_by_one_process_and_the_second_is_told_which(tmp_path: Path):
     code = """
-        import sys; from pathlib import Path; from nnsight_et.store import Store
+        import sys; from pathlib import Path; from nnsight_et.results.store import Store
         with Store(Path()).writing(Path(sys.argv[1])):
             print("held", flush=True); sys.stdin.read()
     """

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnsight_et import disk
-from nnsight_et.disk import write_json
+from nnsight_et.api.runs import open_run
 from nnsight_et.manifest import load
 from nnsight_et.remote.journal import Entry, Journal
-from nnsight_et.results import open_run
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import Store
+from nnsight_et.results import disk
+from nnsight_et.results.disk import write_json
+from nnsight_et.results.store import Store
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers.commands import STUDY
 from tests.helpers.hostile import Answer, said
 from tests.helpers.killing import GONE

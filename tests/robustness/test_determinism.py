@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.store import Result
+from nnsight_et.results.store import Result
 from tests.cli.test_resume import RUN
 from tests.helpers.methods_study import models_in, results
 from tests.methods.test_jobs import EVERYTHING

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et import disk
+from nnsight_et.results import disk
 from tests.helpers.hostile import bytes_in, said
 
 SIZE = 2 << 20

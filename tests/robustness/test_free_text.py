@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from nnsight_et.errors import ResultError
+from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.plan import digest
+from nnsight_et.planning.plan import digest
 from nnsight_et.report.figure_data import plates
 from nnsight_et.report.results import tables
-from nnsight_et.report.study import Study, study_in
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import HEADER, Result, ResultHeader, read_result, write_result
+from nnsight_et.results.store import HEADER, Result, ResultHeader, read_result, write_result
+from nnsight_et.results.study import Study, study_in
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers.browser import Page, chromium
 from tests.helpers.commands import EVERY, STUDY, et
 from tests.helpers.hostile import bytes_in, said

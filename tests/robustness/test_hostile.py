@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from nnsight_et.circuit import Circuit, Head
-from nnsight_et.errors import ManifestError, TaskError
+from nnsight_et.core.circuit import Circuit, Head
+from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import load, parse
 from nnsight_et.manifest.document import read
-from nnsight_et.plan import digest, plan
+from nnsight_et.planning.plan import digest, plan
 from tests.helpers.commands import ROOT
 from tests.helpers.hostile import VALUES, WAIT, bytes_in, damaged, mangled, said, scribbled, within
 from tests.helpers.methods_study import CIRCUIT, STUDY

@@ -12,11 +12,11 @@ from random import Random
 import pytest
 import torch
 
-from nnsight_et import disk
-from nnsight_et.errors import ResultError
+from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.run import run
-from nnsight_et.store import Store, read_result, write_result
+from nnsight_et.results import disk
+from nnsight_et.results.store import Store, read_result, write_result
+from nnsight_et.runner.run import run
 from tests.helpers.commands import STUDY
 from tests.helpers.killing import GONE, MANIFEST, check_whole
 from tests.helpers.methods_study import models_in

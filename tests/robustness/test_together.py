@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnsight_et import disk, store
-from nnsight_et.disk import one_writer
-from nnsight_et.errors import ResultError
-from nnsight_et.headers import header_and_schema
+from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import Result, ResultHeader, read_result, write_result
+from nnsight_et.results import disk, store
+from nnsight_et.results.disk import one_writer
+from nnsight_et.results.headers import header_and_schema
+from nnsight_et.results.store import Result, ResultHeader, read_result, write_result
+from nnsight_et.runner.run import run, run_folder
 from tests.helpers.commands import STUDY
 from tests.helpers.hostile import said
 from tests.helpers.killing import FORKS, GONE

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import nnsight_et
-from nnsight_et.batch import Pair, collate
-from nnsight_et.circuit import Head, Via
+from nnsight_et.core.batch import Pair, collate
+from nnsight_et.core.circuit import Head, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from nnsight_et import disk
-from nnsight_et.errors import ResultError
+from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.run import run
+from nnsight_et.results import disk
+from nnsight_et.runner.run import run
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.small_study import cells, results, scores, steps
 from tests.helpers.tiny_model import hf_llama
@@ -143,8 +143,8 @@ OTHER_PROCESS = """
 import sys
 from typing import Any
 from pathlib import Path
-from nnsight_et.disk import one_writer
-from nnsight_et.errors import ResultError
+from nnsight_et.results.disk import one_writer
+from nnsight_et.core.errors import ResultError
 try:
     with one_writer(next(Path(sys.argv[1]).glob("runs/study/*"))):
         print("not refused")

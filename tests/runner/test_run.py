@@ -9,13 +9,13 @@ from itertools import groupby
 import pytest
 import torch
 
-from nnsight_et.batch import collate, padded
-from nnsight_et.circuit import Circuit, Head
-from nnsight_et.errors import ExperimentError, ManifestError, TaskError
+from nnsight_et.core.batch import collate, padded
+from nnsight_et.core.circuit import Circuit, Head
+from nnsight_et.core.errors import ExperimentError, ManifestError, TaskError
+from nnsight_et.core.metrics import patching_ratio
 from nnsight_et.interventions.ablation import random_circuits
-from nnsight_et.jobs import work
-from nnsight_et.metrics import patching_ratio
-from nnsight_et.run import Means
+from nnsight_et.measuring import work
+from nnsight_et.runner.run import Means
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near, assert_same_scores

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer
 
-from nnsight_et.batch import collate
-from nnsight_et.errors import TaskError
+from nnsight_et.core.batch import collate
+from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, POSITIONS, SPLITS, Boxes, Context
 from nnsight_et.tasks.encoding import MarkedText, encoded
 from tests.helpers.tiny_model import PAD, tokenizer

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import ManifestError, TaskError
-from nnsight_et.jobs.circuits import Trial
-from nnsight_et.jobs.tasks import task_of
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import GreaterThanTask, IOITask, parse
+from nnsight_et.measuring.circuits import Trial
+from nnsight_et.measuring.tasks import task_of
 from nnsight_et.tasks.greater_than import NOUNS, GreaterThan, years_of
 from nnsight_et.tasks.ioi import FEWEST_NAMES, IOI, NAMES, PLACES, TEMPLATES, THINGS
 from nnsight_et.tasks.splits import SPLITS

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from nnsight_et.batch import Example, Prompt, collate
-from nnsight_et.errors import TaskError
+from nnsight_et.core.batch import Example, Prompt, collate
+from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, POSITIONS, Boxes
 from nnsight_et.tasks.desiderata import DESIDERATA, desideratum
 from nnsight_et.tasks.desiderata_variants import VARIANTS

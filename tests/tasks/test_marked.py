@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.errors import ManifestError, TaskError
+from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.tasks.encoding import MarkedText
 from nnsight_et.tasks.marked import check_alike, encoded_pair, marked_pair, marked_text, read_pairs
 from tests.helpers.tiny_model import tokenizer

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.batch import Example, collate
+from nnsight_et.core.batch import Example, collate
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.manifest import MadeTask, load
-from nnsight_et.metrics import patching_score
-from nnsight_et.plan import plan
-from nnsight_et.run import run
+from nnsight_et.planning.plan import plan
+from nnsight_et.runner.run import run
 from nnsight_et.tasks.marked import encoded_pair, marked_pair
 from nnsight_et.tasks.own_task import OwnTask
 from tests.helpers import plain_hooks
@@ -73,7 +73,7 @@ def test_texts_may_have_further_answers_and_token_ids_are_taken_as_they_are(two_
     assert WORDS.convert_ids_to_tokens(list(one.foils)) == ["letter"]
     (tmp_path / "my_pairs.py").write_text(
         module(
-            "from nnsight_et.batch import Example, Prompt\n"
+            "from nnsight_et.core.batch import Example, Prompt\n"
             'prompt = Prompt((0, 5, 9, 7), {"object": 2, "last": 3})\n'
             "return [Example(prompt, prompt, 8, foils=(3, 4))] * count"
         )
@@ -146,7 +146,7 @@ def test_a_module_may_import_its_neighbours_also_while_it_makes_examples(two_mod
 def test_validating_and_planning_import_the_module_and_no_torch(two_models: Path, tmp_path: Path):
     path = written(tmp_path, two_models)
     code = "import sys; from pathlib import Path; from nnsight_et_cli import app\n"
-    code += "from nnsight_et.manifest import load; from nnsight_et.plan import plan\n"
+    code += "from nnsight_et.manifest import load; from nnsight_et.planning.plan import plan\n"
     code += f"plan(load(Path({str(path)!r})))\n"
     code += f"try: app(['validate', {str(path)!r}])\nexcept SystemExit as end: print(end.code)\n"
     code += "print(sorted({'torch', 'nnsight', 'transformers'} & set(sys.modules)), 'my_pairs' in sys.modules)\n"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.errors import ManifestError, TaskError
+from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import load
-from nnsight_et.plan import plan
-from nnsight_et.run import run
+from nnsight_et.planning.plan import plan
+from nnsight_et.runner.run import run
 from nnsight_et.tasks.own_task import OwnTask
 from tests.helpers.commands import et
 from tests.helpers.own_pairs_study import MANIFEST, TASK
@@ -21,7 +21,7 @@ PAIR = '{"base": "The {{object|book}} is", "source": "The {{object|car}} is", "a
 RAISES = "    @property\n    def version(self):\n        return {}[1]\n"
 PROMPT = """\
 from dataclasses import replace
-from nnsight_et.batch import Example, Prompt
+from nnsight_et.core.batch import Example, Prompt
 prompt = Prompt((0, 5, 9, 7), {"object": 2, "last": 3})
 """
 

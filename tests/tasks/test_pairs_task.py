@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.batch import collate
-from nnsight_et.errors import ExperimentError, TaskError
-from nnsight_et.jobs.cells import data_digest
-from nnsight_et.jobs.own_pairs import splits
+from nnsight_et.core.batch import collate
+from nnsight_et.core.errors import ExperimentError, TaskError
+from nnsight_et.core.metrics import patching_score
 from nnsight_et.manifest import PairsFile, load
 from nnsight_et.manifest.methods.shared import Measured
-from nnsight_et.metrics import patching_score
-from nnsight_et.plan import plan
-from nnsight_et.run import METHODS, run, run_folder
-from nnsight_et.store import Result
+from nnsight_et.measuring.cells import data_digest
+from nnsight_et.measuring.own_pairs import splits
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.store import Result
+from nnsight_et.runner.run import METHODS, run, run_folder
 from nnsight_et.tasks.own_pairs import OwnPairs
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near

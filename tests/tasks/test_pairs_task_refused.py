@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnsight_et.errors import ManifestError, NnsightEtError, TaskError
+from nnsight_et.core.errors import ManifestError, NnsightEtError, TaskError
 from nnsight_et.manifest import load, parse
-from nnsight_et.plan import plan
-from nnsight_et.run import run
+from nnsight_et.planning.plan import plan
+from nnsight_et.runner.run import run
 from nnsight_et.tasks.own_pairs import OwnPairs
 from tests.helpers.commands import et
 from tests.helpers.own_pairs_study import MANIFEST, TASK, lines, pair, written

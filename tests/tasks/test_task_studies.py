@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.batch import Example, Pair, collate
-from nnsight_et.errors import ManifestError
+from nnsight_et.core.batch import Example, Pair, collate
+from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import PathPatching, load, parse, single
 from nnsight_et.manifest.json_schema import MODELINE
 from nnsight_et.manifest.single import Setting
 from nnsight_et.manifest.studies import STUDIES
 from nnsight_et.manifest.template import METHODS, Wishes, written
-from nnsight_et.plan import plan
-from nnsight_et.run import run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import run_folder
 from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
 from tests.helpers import plain_hooks

@@ -11,16 +11,16 @@ import pytest
 from transformers import AutoTokenizer, LlamaConfig
 
 import nnsight_et as et
-from nnsight_et.batch import Example, Prompt
-from nnsight_et.errors import NnsightEtError, TaskError
-from nnsight_et.inspection import inspected
+from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.errors import NnsightEtError, TaskError
+from nnsight_et.diagnostics.inspection import inspected
 from nnsight_et.manifest import load, parse
 from nnsight_et.models.bos import set_bos
-from nnsight_et.plan import plan
+from nnsight_et.planning.plan import plan
 from nnsight_et.report.html.page import rendered
-from nnsight_et.report.study import study_in
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import read_result, tensor_digest
+from nnsight_et.results.store import read_result, tensor_digest
+from nnsight_et.results.study import study_in
+from nnsight_et.runner.run import run, run_folder
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import DESIDERATA, desideratum
 from nnsight_et.tasks.encoding import encode, left_off

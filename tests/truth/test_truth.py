@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnsight_et.batch import Pair, collate
-from nnsight_et.benchmark import Benchmark, Check, Trial, by_method, quick_trials, whole_trials, write_json, wrong
-from nnsight_et.benchmark.checks import checks, near, same_heads
-from nnsight_et.benchmark.study import written
-from nnsight_et.circuit import Head
-from nnsight_et.run import run, run_folder
-from nnsight_et.store import Result, read_result
+from nnsight_et.core.batch import Pair, collate
+from nnsight_et.core.circuit import Head
+from nnsight_et.results.store import Result, read_result
+from nnsight_et.runner.run import run, run_folder
 from nnsight_et.tasks.boxes import Boxes
+from nnsight_et.truth import Benchmark, Check, Trial, by_method, quick_trials, whole_trials, write_json, wrong
+from nnsight_et.truth.checks import checks, near, same_heads
+from nnsight_et.truth.study import written
 from nnsight_et.zoo.forward import captured, layers_of
 from nnsight_et.zoo.known import CROWDED, GROUPED, KNOWN, LABEL, POSITION, Known, made
 from nnsight_et.zoo.measure import accuracy

@@ -19,12 +19,12 @@ import torch
 from nnsight_et_cli import app
 from typer.testing import CliRunner
 
-from nnsight_et.errors import ExperimentError, ManifestError, UnsupportedModel
+from nnsight_et.core.errors import ExperimentError, ManifestError, UnsupportedModel
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import load
 from nnsight_et.models.files import found
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.run import Means, run
+from nnsight_et.runner.run import Means, run
 from nnsight_et.workers import cluster, pool
 from nnsight_et.workers.pool import Workers, check_workers
 from nnsight_et.workers.worker import Place
@@ -123,7 +123,7 @@ def test_no_worker_is_started_where_every_result_is_there(finished, monkeypatch)
     def refuse(*_args):
         pytest.fail("workers were started")
 
-    monkeypatch.setattr("nnsight_et.run.check_workers", lambda *_: None)
+    monkeypatch.setattr("nnsight_et.runner.run.check_workers", lambda *_: None)
     monkeypatch.setattr(Workers, "_start", refuse)
     steps = list(run(load(finished / "study.yaml"), finished / "runs", means=Means(workers="ray:2")))
     assert [step.reused for step in steps] == [1, 1]

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from nnsight_et.batch import collate
-from nnsight_et.circuit import Circuit, Head
+from nnsight_et.core.batch import collate
+from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, Boxes
 from nnsight_et.zoo.make import EMBEDDED, digests, load
 from nnsight_et.zoo.measure import accuracy, all_heads, stage_scores

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnsight_et.batch import Pair, collate
-from nnsight_et.circuit import Head
+from nnsight_et.core.batch import Pair, collate
+from nnsight_et.core.circuit import Head
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.zoo.family import family_heads
 from nnsight_et.zoo.measure import Stage, accuracy, all_heads, stage_scores

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.errors import accepted
+from nnsight_et.core.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import roles_problems, twice

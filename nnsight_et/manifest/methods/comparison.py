@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from nnsight_et.errors import accepted
+from nnsight_et.core.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems
 from nnsight_et.manifest.written import PUBLISHED, Method, Surroundings, is_file, is_shipped

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from nnsight_et.errors import quantity
+from nnsight_et.core.errors import quantity
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import OnCircuit, twice
 from nnsight_et.manifest.written import Count, Surroundings

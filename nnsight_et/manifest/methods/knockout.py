@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.errors import accepted
+from nnsight_et.core.errors import accepted
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.written import Count, Flag, Method, Surroundings, Written
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from nnsight_et.errors import accepted, quantity
+from nnsight_et.core.errors import accepted, quantity
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.methods.shared import Scored
 from nnsight_et.manifest.written import Count, Flag, Name, Surroundings, Written

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from nnsight_et.errors import accepted
+from nnsight_et.core.errors import accepted
+from nnsight_et.core.named_metrics import PAPERS, Metric
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.written import SHIPPED, Count, Flag, Method, Surroundings, is_file, is_shipped, no_circuit
-from nnsight_et.named_metrics import PAPERS, Metric
 
 CircuitName = Annotated[str, Field(min_length=1)]
 Ablation = Literal["mean", "zero", "resample"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from nnsight_et.report.figures import Interval
+from nnsight_et.display.figures import Interval
 from nnsight_et.report.html.svg import LETTER, LINE, add, label, lines_of
 
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)

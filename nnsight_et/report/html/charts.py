@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
-from nnsight_et.report.figures import Bars, Curves, Mark, Series
+from nnsight_et.display.figures import Bars, Curves, Mark, Series
 from nnsight_et.report.html.axes import TOP, Scale, categories, reach, room_below, rounded, y_axis
 from nnsight_et.report.html.svg import WIDTH, add, drawing, mark, point
 

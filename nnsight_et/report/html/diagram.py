@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
+from nnsight_et.display.figures import Arrow, Diagram, Node
 from nnsight_et.report.diagram_layout import BOX, FIRST, FOOT, LOGITS, WIDTH, Place, counted, first_heads, layout, route
-from nnsight_et.report.figures import Arrow, Diagram, Node
 from nnsight_et.report.html.svg import LETTER, LINE, add, cut, drawing, label, lines_of, mark
 
 SMALL = 0.96  # of a letter's width

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
-from nnsight_et.report.figures import Bars, Curves, Diagram, Figure, HeatMap, Impact, Plate, Scatter
+from nnsight_et.display.figures import Bars, Curves, Diagram, Figure, HeatMap, Impact, Plate, Scatter
 from nnsight_et.report.html.charts import COLOURS, bars, curves
 from nnsight_et.report.html.diagram import circuit
 from nnsight_et.report.html.maps import heat_map

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from xml.etree.ElementTree import Element
 
-from nnsight_et.report.figures import Cell, HeatMap
+from nnsight_et.display.figures import Cell, HeatMap
 from nnsight_et.report.html.axes import tick
 from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, cut, drawing, label, lines_of, mark
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from nnsight_et.notices import Notice
-from nnsight_et.report.figures import Plate
+from nnsight_et.core.notices import Notice
+from nnsight_et.display.figures import Plate
+from nnsight_et.display.table import Table
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.drawing import drawn
 from nnsight_et.report.html.parts import template, text_of
-from nnsight_et.report.table import Table
 
 CLASS = "nnsight-et"
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from nnsight_et.errors import quantity
+from nnsight_et.core.errors import quantity
+from nnsight_et.display.table import number
 from nnsight_et.models.named import EMBEDDED, NAMED
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
 from nnsight_et.report.html.records import checks_of, missing, paper, passed, provenance, self_check
 from nnsight_et.report.html.sections import method_of, method_sections
-from nnsight_et.report.methods import models_of, name_of
-from nnsight_et.report.study import Study, told
-from nnsight_et.report.table import number
-from nnsight_et.store import ResultHeader
+from nnsight_et.results.headers import models_of, name_of
+from nnsight_et.results.store import ResultHeader
+from nnsight_et.results.study import Study, told
 
 REPORT = "report.html"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from nnsight_et.report.figures import Impact, Point, Scatter
+from nnsight_et.display.figures import Impact, Point, Scatter
 from nnsight_et.report.html.axes import TOP, Scale, reach, rounded, tick, y_axis
 from nnsight_et.report.html.charts import COLOURS
 from nnsight_et.report.html.svg import WIDTH, add, drawing, mark, point

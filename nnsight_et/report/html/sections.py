@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nnsight_et.errors import ResultError, quantity
+from nnsight_et.core.errors import ResultError, quantity
+from nnsight_et.display.table import Table
 from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html.drawing import Drawn, drawn
-from nnsight_et.report.methods import models_of, name_of
 from nnsight_et.report.results import tables
-from nnsight_et.report.study import Missing, Study
-from nnsight_et.report.table import Table
-from nnsight_et.store import Result, ResultHeader
+from nnsight_et.results.headers import models_of, name_of
+from nnsight_et.results.store import Result, ResultHeader
+from nnsight_et.results.study import Missing, Study
 
 FOLDED_FROM = 25  # rows: a longer table is folded
 TABLE_FIRST = ("faithfulness",)

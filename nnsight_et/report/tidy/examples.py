@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from nnsight_et.store import Result
+from nnsight_et.results.store import Result
 
 PER_EXAMPLE = ("per_example", "base", "base_value", "probability", "predicted", "logit", "answer")
 COLUMNS = ("experiment", "method", "score", "layer", "index", "variant", "example", "value")

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from nnsight_et.circuit import Circuit, Head, Mlp, Part
-from nnsight_et.named_metrics import PAPERS
-from nnsight_et.report.methods import metric_of
-from nnsight_et.report.tidy.measurement import Measurement, of_experiment
-from nnsight_et.store import Result, ResultHeader
+from nnsight_et.core.circuit import Circuit, Head, Mlp, Part
+from nnsight_et.core.named_metrics import PAPERS
+from nnsight_et.display.measurement import Measurement, of_experiment
+from nnsight_et.results.headers import metric_of
+from nnsight_et.results.store import Result, ResultHeader
 
 BESIDE_IT = ("median", "largest", "log_ratio", "selection_frequency")  # beside the patching score
 

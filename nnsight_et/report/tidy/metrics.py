@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nnsight_et.report.methods import metric_of
-from nnsight_et.report.tidy.measurement import Measurement, of_experiment
-from nnsight_et.store import Result
+from nnsight_et.display.measurement import Measurement, of_experiment
+from nnsight_et.results.headers import metric_of
+from nnsight_et.results.store import Result
 
 
 def path_patching(result: Result) -> Iterator[Measurement]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from nnsight_et.errors import ResultError
+from nnsight_et.core.errors import ResultError
+from nnsight_et.display.measurement import COLUMNS, Measurement
 from nnsight_et.report.tidy import examples
 from nnsight_et.report.tidy.heads import HEADS
-from nnsight_et.report.tidy.measurement import COLUMNS, Measurement
 from nnsight_et.report.tidy.metrics import METRICS
-from nnsight_et.store import Result, ResultHeader
+from nnsight_et.results.store import Result, ResultHeader
 
 OF_A_HEAD = ("head", "index", "p_adjusted", "kept", "reached")
 METRIC_COLUMNS = tuple(column for column in COLUMNS if column not in OF_A_HEAD)

@@ -1,8 +1,0 @@
-"""The benchmark of truth: every method, run as users run it, on models whose circuit is known."""
-
-from nnsight_et.benchmark.checks import Check
-from nnsight_et.benchmark.study import Trial, quick_trials, whole_trials
-from nnsight_et.benchmark.tables import by_method, heads, write_json, wrong
-from nnsight_et.benchmark.trials import Benchmark
-
-__all__ = ["Benchmark", "Check", "Trial", "by_method", "heads", "quick_trials", "whole_trials", "write_json", "wrong"]

@@ -1,0 +1,1 @@
+"""Circuits that no run finds: read from files, or published."""

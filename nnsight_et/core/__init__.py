@@ -1,0 +1,1 @@
+"""The words everything speaks: circuits, batches of prompts, metrics, statistics, errors. Imports torch at most."""

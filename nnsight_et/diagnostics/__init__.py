@@ -1,0 +1,1 @@
+"""What a machine, a server or a model can do, before anything is measured."""

@@ -1,0 +1,131 @@
+"""Sizes of a plan's models and the layout of its prompts, from files on this machine; no weight is read."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from nnsight_et.core.batch import Example
+from nnsight_et.core.errors import NnsightEtError
+from nnsight_et.manifest import parse
+from nnsight_et.manifest.template import Wishes, written
+from nnsight_et.measuring.tasks import task_of
+from nnsight_et.models.files import described
+from nnsight_et.models.load import shape_of, tokenizer_of
+from nnsight_et.planning.cost.methods import Rows
+from nnsight_et.planning.cost.passes import Prompts
+from nnsight_et.planning.cost.plans import estimates, rows_of, sized
+from nnsight_et.planning.plan import Job, ModelChoice, Plan, plan
+from nnsight_et.runner.run import device_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPLIT, MOST = "evaluation", 50  # prompts that are looked at
+MINUTES = 15  # that a first study may take
+SHARE = 0.3  # what passes get of the speed of large products of matrices
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Prompts and sizes by model; and of models that cannot be sized, why not."""
+
+    rows: dict[str, Rows]
+    unknown: dict[str, str]
+
+
+def read_rows(jobs: Plan, known: Mapping[str, Rows], memory: int | None) -> Sizing:
+    """What is `known`, and the same of the plan's other models whose configuration and tokenizer are on this machine.
+
+    Those are in folders, or in the hub's cache; nothing is downloaded.
+    """
+    found = Sizing(dict(known), {})
+    for job, choice in choices(jobs):
+        if choice.name in known:
+            continue
+        try:
+            found.rows[choice.name] = _rows(job, choice, memory)
+        except NnsightEtError as error:
+            found.unknown[choice.name] = str(error)
+    return found
+
+
+def _rows(job: Job, choice: ModelChoice, memory: int | None) -> Rows:
+    files = described(choice.name, choice.spec, here=True)
+    shape = choice.shape or shape_of(files)
+    return sized(shape, choice.dtype, laid_out(sample(job, tokenizer_of(files))), memory)
+
+
+def choices(jobs: Plan) -> Iterator[tuple[Job, ModelChoice]]:
+    """The plan's models, each once, with the first job that has it."""
+    seen = set[str]()
+    for job in jobs.jobs:
+        for choice in job.models:
+            if choice.name not in seen:
+                seen.add(choice.name)
+                yield job, choice
+
+
+def sample(job: Job, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """A batch of the job's examples, or as many as a file has."""
+    task = task_of(job.task)
+    available = getattr(task, "available", None)
+    count = min(MOST, available(job.seed, SPLIT)) if available else MOST
+    return list(task.examples(tokenizer, count, job.seed, SPLIT))
+
+
+def laid_out(examples: Sequence[Example]) -> tuple[Prompts, ...]:
+    """How the examples' base prompts are laid out, alike ones together."""
+    alike = Counter((len(one.base.tokens), tuple(sorted(one.base.positions.items()))) for one in examples)
+    return tuple(Prompts(count, tokens, dict(places)) for (tokens, places), count in sorted(alike.items()))
+
+
+@dataclass(frozen=True)
+class FittedStudy:
+    """The text of a first manifest, and about how many minutes a run of it takes here; or why that is not known."""
+
+    text: str
+    minutes: float | None = None
+    unknown: str = ""
+
+
+def fit_study(wishes: Wishes, folder: Path, speed: float | None = None) -> FittedStudy:
+    """The manifest that is wished for, with fewer examples where a run with the usual ones takes more than MINUTES.
+
+    folder: where its relative paths start. speed: floating-point operations a second; measured on this machine if None.
+    """
+    usual = written(wishes)
+    flops, unknown = _cost(usual, folder)
+    if unknown:
+        return FittedStudy(usual, unknown=unknown)
+    speed = speed or flops_per_second(device_of("auto"))
+    minutes = flops / speed / 60
+    if minutes <= MINUTES:
+        return FittedStudy(usual, minutes)
+    text = written(replace(wishes, share=MINUTES / minutes))
+    return FittedStudy(text, _cost(text, folder)[0] / speed / 60)
+
+
+def _cost(text: str, folder: Path) -> tuple[float, str]:
+    """The floating-point operations of a manifest's run; or why they are not known."""
+    manifest = parse(text, "the manifest", lines=False, folder=folder)
+    jobs = plan(manifest)
+    sizing = read_rows(jobs, rows_of(jobs, manifest.memory_bytes), manifest.memory_bytes)
+    flops = sum(one.flops for one in estimates(jobs, sizing.rows, {}).values())
+    return flops, next(iter(sizing.unknown.values()), "")
+
+
+def flops_per_second(device: str, size: int = 1024, seconds: float = 0.3) -> float:
+    """About how many floating-point operations a second models get here: SHARE of what a product of matrices gets."""
+    matrix = torch.ones(size, size, device=device)
+    done, start = 0, time.perf_counter()
+    while (took := time.perf_counter() - start) < seconds or not done:
+        (matrix @ matrix).sum().item()
+        done += 1
+    return SHARE * done * 2 * size**3 / took

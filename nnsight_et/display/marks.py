@@ -1,0 +1,50 @@
+"""Rows of a summary -> marks of a figure: a number, its interval, and the text that says both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnsight_et.display.figures import Figure, Mark, Plate
+from nnsight_et.display.table import number
+from nnsight_et.results.headers import name_of
+from nnsight_et.results.store import Result
+
+Row = Mapping[str, Any]
+BARS = "Error bars: 95% bootstrap intervals over prompts."
+
+
+def plate(result: Result, what: str, title: str, caption: str, panels: tuple[Figure, ...]) -> Plate:
+    """The experiment's figures of one kind."""
+    return Plate(f"{name_of(result.header)}-{what}", title, caption, panels)
+
+
+def mark(row: Row, key: str, what: str, nothing: str = "") -> Mark | None:
+    """The row's `key` with its interval, if it has a number."""
+    return _marked(row[key], row.get(f"{key}_interval"), what, row.get(nothing))
+
+
+def drawn(row: Row, mean: str, std: str, interval: str, what: str, nothing: str = "") -> Mark | None:
+    """A mean over draws, with the bootstrap's interval, or one standard deviation to each side where there is none."""
+    value, bounds = row[mean], row.get(interval)
+    if value is not None and bounds is None:
+        bounds = [value - row[std], value + row[std]]
+        what += f" (± {number(row[std], 3)} over draws)"
+    return _marked(value, bounds, what, row.get(nothing))
+
+
+def _marked(
+    value: float | None, bounds: Sequence[float | None] | None, what: str, nothing: float | None
+) -> Mark | None:
+    if value is None:
+        return None
+    low, high = bounds or (None, None)
+    text = f"{what}: {number(value, 3)}"
+    text += f" [{number(low, 3)}, {number(high, 3)}]" if low is not None and high is not None else ""
+    text += f"; patching nothing {number(nothing, 3)}" if nothing is not None else ""
+    return Mark(value, (low, high) if low is not None and high is not None else None, text, nothing)
+
+
+def unique(rows: Sequence[Row], key: str) -> tuple[str, ...]:
+    """The values of the rows' `key`, each once, in their order."""
+    return tuple(dict.fromkeys(str(row[key]) for row in rows))

@@ -1,0 +1,71 @@
+"""One measured value, with everything that says what it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
+
+from nnsight_et.core.circuit import Mlp, Part
+from nnsight_et.results.store import ResultHeader
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A value of an experiment; text is empty and numbers are None where they say nothing of it."""
+
+    experiment: str
+    method: str
+    model: str = ""
+    group: str = ""
+    at: str = ""
+    """The named position."""
+    desideratum: str = ""
+    condition: str = ""
+    """What was done: which heads were removed, what was patched, which attention was blocked."""
+    head: str = ""
+    """Its name, such as L4H1; of an MLP L4MLP."""
+    layer: int | None = None
+    index: int | None = None
+    metric: str = ""
+    value: float | None = None
+    low: float | None = None
+    """With `high`: the 95% bootstrap interval."""
+    high: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    """After Holm's correction over the stage's heads."""
+    kept: bool | None = None
+    """Whether the experiment kept the head, or for DCM selected it."""
+    reached: bool | None = None
+    """Whether the head can reach the end of the path at all; if not, its score is exactly 0."""
+
+    def at_head(self, head: Part) -> Measurement:
+        """The same of one head, or of an MLP, which has no index."""
+        index = None if isinstance(head, Mlp) else head.index
+        return replace(self, head=str(head), layer=head.layer, index=index)
+
+    def of(
+        self, metric: str, value: float | None, bounds: Sequence[float | None] | None = None, p: float | None = None
+    ) -> Measurement:
+        """The same with a metric's value, and its interval and p-value if there are any."""
+        low, high = bounds or (None, None)
+        return replace(self, metric=metric, value=value, low=low, high=high, p=p)
+
+    def to_row(self) -> tuple:
+        """The fields in the order of COLUMNS."""
+        return _FIELDS(self)
+
+
+COLUMNS = tuple(field.name for field in fields(Measurement))
+_FIELDS = attrgetter(*COLUMNS)
+IDENTITY = COLUMNS[: COLUMNS.index("value")]
+"""The columns that say what a value is of."""
+
+
+def of_experiment(header: ResultHeader, model: str | None = None) -> Measurement:
+    """What all values of a result share; the model is its only one where none is named."""
+    names = list(dict.fromkeys(record.name for record in header.models))
+    if model is None:
+        model = names[0] if len(names) == 1 else ""
+    return Measurement(str(header.job["name"]), str(header.job["spec"]["method"]), model)

@@ -1,0 +1,82 @@
+"""A table as text in rows, for any medium."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.results.headers import ResultHeader, name_of
+
+Row = Mapping[str, Any]
+Cell = Callable[[Row], str]
+Bounds = Sequence[float | None]
+INTERVALS = "In brackets: 95% bootstrap intervals over prompts."
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, columns, and rows of text as long as the columns; `numeric` columns are set to the right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[str] = frozenset()
+    note: str = ""
+    """A sentence under the table."""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"{self.title}: a row does not have {len(self.columns)} columns")
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """The number with `digits` decimals; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def table_of(
+    header: ResultHeader, title: str, columns: Mapping[str, str | Cell], rows: Sequence[Row], note: str
+) -> Table:
+    """The table of a result: its experiment and title above, per column a key of the rows or a function of one."""
+    cells = tuple(
+        tuple(column(row) if callable(column) else _text(row[column]) for column in columns.values()) for row in rows
+    )
+    numeric = {name for index, name in enumerate(columns) if rows and all(_is_number(row[index]) for row in cells)}
+    return Table(f"{name_of(header)}: {title}", tuple(columns), cells, frozenset(numeric), note)
+
+
+def several(names: Sequence[str], most: int = 8) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def spread(mean: float | None, std: float | None, bounds: Bounds | None = None) -> str:
+    """A mean, its standard deviation, and its interval if there is one; a dash where there is no number."""
+    return _bounded(f"{number(mean)} ± {number(std)}" if mean is not None else number(None), bounds)
+
+
+def with_interval(key: str) -> Cell:
+    """A column of the rows' `key`, with its interval where the row has one: 0.67 [0.62, 0.71]."""
+    return lambda row: _bounded(_text(row[key]), row.get(f"{key}_interval"))
+
+
+def _bounded(text: str, bounds: Bounds | None) -> str:
+    if bounds is None or None in bounds:
+        return text
+    return f"{text} [{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def _text(value: Any) -> str:
+    return number(value) if value is None or isinstance(value, float) else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() or text[:1] in "+-–"
+
+
+def signed(value: float, metric: Metric) -> str:
+    """A score with its sign: three decimals, or for metrics whose scores can all be small three digits."""
+    return f"{value:+.3f}" if metric == PAPERS else f"{value:+.3g}"

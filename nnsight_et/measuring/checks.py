@@ -1,0 +1,190 @@
+"""The checks inside a run, before they are made: what is drawn, what is asked of the model, what it is held against."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.core.batch import Example, Prompt, Run, padded
+from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.interventions.calls import Call
+from nnsight_et.interventions.engine_checks import engine_errors, row_gap
+from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
+from nnsight_et.measuring.how import How
+from nnsight_et.measuring.self_check import LEAST, VARIANTS, Check
+from nnsight_et.measuring.tolerance import EPSILONS, HALF, TOLERANCE, difference, residual_rounding, tolerance_of
+from nnsight_et.planning.plan import Job, ModelChoice
+
+if TYPE_CHECKING:
+    from nnsight_et.measuring.cells import Batch, Measurement, Step
+    from nnsight_et.measuring.work import Work
+
+EXAMPLES = 2  # of one recomputed sample
+EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
+Values = Mapping[str, Tensor]
+
+
+def checks_of(work: Work, measured: Measurement, values: Callable[[], Values], at_once: bool) -> list[Check]:
+    """What is checked of a measurement: the model, once per experiment, and a sample of its values [..., example].
+
+    The values are asked for when the sample is drawn, or, if it is to be drawn `at_once`, when it is held against them.
+    """
+    state, step = work.self_check, measured.step
+    if not state.on or step.job.engine == "reference":
+        return []
+    checks = _engine_checks(work, measured)
+    if state.is_due((_kind(measured.what), *step.model), len(step.examples), measured.variants):
+        checks.append(_sample(work, measured, values, at_once))
+    return checks
+
+
+def _kind(what: Mapping[str, Any]) -> str:
+    """What is done, whichever heads it is done to: a cell's parts, where a path ends, which edge is blocked."""
+    return " ".join([*what, *map(str, (what.get("path") or what.get("knockout") or ())[:2])])
+
+
+def _sample(work: Work, measured: Measurement, values: Callable[[], Values], at_once: bool) -> Check:
+    """A few of the values against the reference engine's, which measures each example by itself, without padding."""
+    state, step = work.self_check, measured.step
+    draw = random.Random(f"{step.job.seed}/self-check/{step.name}")
+    batch = draw.choice(step.batches)
+    variants = _drawn(measured.variants, draw) if at_once else _variants(values(), draw)
+    examples = 1 if state.cells >= LEAST else max(EXAMPLES, LEAST // len(variants))
+    some = tuple(sorted(draw.sample(batch, min(examples, len(batch)))))
+    how, dtype = How("reference", variants), step.choice.dtype
+    wide = dtype not in TOLERANCE and work.fits_wide(step.choice)
+    calls = tuple(measured.measure((index,), how) for index in some)
+
+    def settle(alone: list[Values]) -> None:
+        found = {name: tensor[..., list(some)] for name, tensor in values().items()}
+        found = {name: tensor[list(variants)] if tensor.ndim == 2 else tensor for name, tensor in found.items()}
+        expected = [_together(alone[i : i + len(some)]) for i in range(0, len(alone), len(some))]
+        worst, tolerance = _compared(found, expected, dtype, work.shape(step.choice).n_layers)
+        other = work.in_memory is not None and work.in_memory[::2] != step.model[::2]  # in fp32 it may be now
+        state.add(step.job, "model", float(other), 0.0, step=step.name)
+        cells = len(some) * len(variants)
+        state.add(step.job, "reference engine", worst, tolerance, step=step.name, cells=cells)
+
+    in_fp32 = tuple(measured.measure((index,), replace(how, wide=True)) for index in some) if wide else ()
+    return Check(calls, settle, in_fp32)
+
+
+def _together(alone: Sequence[Values]) -> dict[str, Tensor]:
+    return {name: torch.cat([one[name] for one in alone], -1) for name in alone[0]}
+
+
+def _drawn(count: int, draw: random.Random) -> tuple[int, ...]:
+    return tuple(sorted(draw.sample(range(count), min(VARIANTS, count))))
+
+
+def _variants(values: Values, draw: random.Random) -> tuple[int, ...]:
+    """The variant whose values stand out most, and others drawn at random."""
+    for name, tensor in values.items():
+        if tensor.ndim == 2 and name != "predicted":
+            mean = tensor.double().mean(-1)
+            extreme = int((mean - mean.median()).abs().argmax())
+            others = [index for index in range(len(tensor)) if index != extreme]
+            return tuple(sorted([extreme, *draw.sample(others, min(VARIANTS - 1, len(others)))]))
+    return (0,)
+
+
+def _compared(found: Values, expected: Sequence[Values], dtype: str, n_layers: int) -> tuple[float, float]:
+    """How far `found` lies from what the reference engine gives, or gives in fp32 too, and how far it may."""
+    if dtype in TOLERANCE:
+        return difference(found, expected[0]), TOLERANCE[dtype]
+    epsilon = torch.finfo(getattr(torch, dtype)).eps
+    found = {name: tensor for name, tensor in found.items() if name != "predicted"}  # ties are common
+    if len(expected) == 1:
+        return difference(found, expected[0]), EPSILONS * epsilon
+    own = difference(expected[0], expected[1], found)  # of a few cells, so it can be small by chance
+    return difference(found, expected[1]), HALF * max(own, residual_rounding(epsilon, n_layers)) + epsilon
+
+
+def means_check(
+    work: Work,
+    job: Job,
+    choice: ModelChoice,
+    prompts: Sequence[Prompt],
+    names: tuple[str, ...] | None,
+    together: Callable[[Batch], Run],
+) -> list[Check]:
+    """The means over two of the prompts, which `together` makes a batch of, against each of them run alone."""
+    state = work.self_check
+    if not state.on:
+        return []
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
+    some = tuple(dict.fromkeys((order[0], order[-1])))
+    alone = [padded([prompts[index]]) for index in some]
+    call = Call(taken_means_error, (together(some), alone, names))
+    return [Check((call,), lambda found: state.add(job, "means", found[0], tolerance_of(choice.dtype)))]
+
+
+def donation_check(
+    work: Work, step: Step, given: Sequence[Circuit] | HeadGroup, cells: Callable[[Batch], Values]
+) -> list[Check]:
+    """A cell a donor fills against its run of one prompt alone: outputs of sets' heads, or inputs of a group's."""
+    state = work.self_check
+    if not state.on:
+        return []
+    draw = random.Random(f"{step.job.seed}/self-check/{step.name}")
+    batch = draw.choice(step.batches)
+    example = draw.choice(batch)
+    base = work.pair(step.choice, step.examples, [example]).base
+
+    def settle(alone: list[Values]) -> None:
+        expected = alone[0]
+        found = {name: tensor[batch.index(example)] for name, tensor in cells(batch).items()}
+        found = {name: tensor[-len(expected[name]) :] for name, tensor in found.items()}  # without the batch's padding
+        alike = all(found[name].shape == rows.shape for name, rows in expected.items())
+        gaps = [row_gap(found[name], rows).item() for name, rows in expected.items()] if alike else [float("inf")]
+        worst = max(gaps, default=0.0)  # a set without heads gives nothing
+        state.add(step.job, "donation", worst, tolerance_of(step.choice.dtype), step=step.name)
+
+    return [Check((Call(donated_values, (base, given)),), settle)]
+
+
+def training_check(work: Work, job: Job, groups: Sequence[HeadGroup], examples: Sequence[Example]) -> list[Check]:
+    """Gradient and direction of mask training against whole runs in fp32, once per experiment.
+
+    On some heads of the group at the earliest position: the one that is furthest from where it is in the source.
+    """
+    choice, state = job.models[0], work.self_check
+    if not state.on or choice.dtype not in TOLERANCE or ("mask training",) in state.kinds:
+        return []
+    state.kinds.add(("mask training",))
+    pair = work.pair(choice, examples, range(min(EXAMPLES, len(examples))))
+    group = min(groups, key=lambda one: int(pair.base.positions[one.at].min()))
+    draw = random.Random(f"{job.seed}/self-check/{group.name}")
+    heads = sorted(draw.sample(group.heads, min(VARIANTS, len(group.heads))))
+
+    def settle(found: list[dict[str, float]]) -> None:
+        for name, error in found[0].items():
+            state.add(job, name, error, tolerance_of(choice.dtype), group=group.name)
+
+    return [Check((Call(training_errors, (HeadGroup(group.name, group.at, tuple(heads)), pair)),), settle)]
+
+
+def _engine_checks(work: Work, measured: Measurement) -> list[Check]:
+    """Once per experiment and model: what must hold of any model and any prompts, on two of the step's."""
+    step = measured.step
+    if step.model in work.self_check.models:
+        return []
+    work.self_check.models.add(step.model)
+    state, errors = work.self_check, work.engine_errors
+    pair = work.pair(step.choice, step.examples, step.batches[0][:2])
+    calls = () if step.model in errors else (Call(engine_errors, (pair,)),)
+
+    def settle(found: list[dict[str, float]]) -> None:
+        if found:
+            errors[step.model] = found[0]
+        for check, error in errors[step.model].items():
+            exact = check in EXACT
+            tolerance = 0.0 if exact else tolerance_of(step.choice.dtype)
+            state.add(step.job, check, error, tolerance, model=step.choice.name)
+
+    return [Check(calls, settle)]

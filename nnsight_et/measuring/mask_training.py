@@ -1,0 +1,110 @@
+"""The trainings of a DCM job: a mask per group and desideratum, one cell each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from nnsight_et.core.batch import Example, Pair
+from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.interventions.calls import Call
+from nnsight_et.interventions.dcm import Training, trained_masks
+from nnsight_et.manifest import DCM
+from nnsight_et.measuring.cells import data_digest
+from nnsight_et.measuring.checks import training_check
+from nnsight_et.measuring.self_check import Check, calls_of
+from nnsight_et.measuring.work import Work
+from nnsight_et.planning.plan import Job, digest
+
+AUTOGRAD, DIFFERENCES = "autograd", "finite differences"
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Those of one desideratum: what the store has of each group, and what trains the other groups together."""
+
+    keys: dict[HeadGroup, str]
+    cells: dict[HeadGroup, dict[str, Tensor] | None]
+    checks: Sequence[Check]
+    data: Sequence[list[Example]]
+
+    @property
+    def missing(self) -> list[HeadGroup]:
+        """The groups that are still to be trained."""
+        return [group for group, cell in self.cells.items() if cell is None]
+
+
+def trained(
+    work: Work, job: Job, groups: Sequence[HeadGroup], data: Mapping[str, Sequence[list[Example]]]
+) -> Iterator[tuple[str, list[dict[str, Tensor]], int]]:
+    """By desideratum what the training of each group found, and how many of them came from the store.
+
+    data: training and validation examples by desideratum. The desiderata's trainings need nothing of each other: on a
+    server they are one job, and workers share them.
+    """
+    masks = {name: _masks(work, job, groups, some) for name, some in data.items()}
+    results = work.results(job, job.models[0], chain.from_iterable(_calls(work, job, one) for one in masks.values()))
+    for name, one in masks.items():
+        missing = one.missing
+        if missing:
+            found = next(results)
+            for check in one.checks:
+                check.settle([next(results) for _ in check.calls])
+            for group, mask in zip(missing, found, strict=True):
+                one.cells[group] = work.kept(_key(one.keys[group], gradient_of(mask)), mask)
+        yield name, [cell for cell in one.cells.values() if cell is not None], len(groups) - len(missing)
+
+
+def _masks(work: Work, job: Job, groups: Sequence[HeadGroup], data: Sequence[list[Example]]) -> _Masks:
+    spec, digests = job.spec, [data_digest(examples) for examples in data]
+    assert isinstance(spec, DCM)
+    keys = {}
+    for group in groups:
+        what = {"group": Circuit((group,)).to_dict(), "training": vars(_training(job)), "batch": spec.batch}
+        keys[group] = work.key(job, job.models[0], {"dcm": what, "data": digests})
+    cells = {group: _stored(work, key) for group, key in keys.items()}
+    missing = [group for group, cell in cells.items() if cell is None]
+    return _Masks(keys, cells, training_check(work, job, missing, data[0]) if missing else [], data)
+
+
+def _calls(work: Work, job: Job, masks: _Masks) -> Iterator[Call]:
+    """The training of the groups that the store does not have, and what checks it."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, DCM)
+    if masks.missing:
+        chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in masks.data[0]))
+        train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in masks.data)
+        name = " ".join(masks.keys.values())
+        yield Call(trained_masks, (masks.missing, _training(job), train, validation, chunks), name)
+        yield from calls_of(masks.checks, name)
+
+
+def _training(job: Job) -> Training:
+    spec = job.spec
+    assert isinstance(spec, DCM)
+    return Training(spec.sparsity, spec.learning_rate, spec.epochs, spec.validate_every)
+
+
+def gradient_of(found: Mapping[str, Tensor]) -> str:
+    """How the derivatives of a training were taken."""
+    return AUTOGRAD if bool(found.get("autograd", torch.tensor(True)).all()) else DIFFERENCES
+
+
+def _key(key: str, gradient: str) -> str:
+    return key if gradient == AUTOGRAD else digest([key, gradient])
+
+
+def _stored(work: Work, key: str) -> dict[str, Tensor] | None:
+    """A training by autograd; for work on a server also one by finite differences."""
+    found = work.stored(key)
+    return work.stored(_key(key, DIFFERENCES)) if found is None and work.server is not None else found
+
+
+def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Iterator[Pair]:
+    """The examples in their order, `size` at a time."""
+    for first in range(0, len(examples), size):
+        yield work.pair(job.models[0], examples, range(first, min(first + size, len(examples))))

@@ -1,0 +1,70 @@
+"""Before a run on a file of pairs: every line fits every model, and every experiment has enough of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nnsight_et.core.batch import Example
+from nnsight_et.core.errors import TaskError, quantity
+from nnsight_et.core.named_metrics import METRICS
+from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
+from nnsight_et.manifest.methods.shared import Scored
+from nnsight_et.measuring.lengths import are_limited, fitting
+from nnsight_et.measuring.tasks import needs_foils, task_of
+from nnsight_et.measuring.work import Work
+from nnsight_et.models.load import tokenizer_of
+from nnsight_et.planning.plan import Job
+from nnsight_et.tasks.own_pairs import OwnPairs
+
+
+def check_pairs(work: Work, job: Job) -> None:
+    """Raise TaskError naming the file's line that is wrong or does not fit, or the key that asks for too many pairs."""
+    if not isinstance(job.task, PairsFile) or isinstance(job.spec, Comparison):
+        return
+    pairs = task_of(job.task)
+    assert isinstance(pairs, OwnPairs)
+    for choice in job.models:
+        files = work.files(choice)
+        line, pair = pairs.longest(tokenizer_of(files))
+        fitting([pair], files, f"{job.name}: {line}", work.server is not None)
+    if needs_foils(job):
+        pairs.check_foils(_reason(job))
+    for key, split in splits(job):
+        count, there = getattr(job.spec, key), pairs.available(job.seed, split)
+        if count > there:
+            found = f"{quantity(count, 'pair')}; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
+            accept = f"1 to {there}" if there else "a file with more different base prompts"
+            raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
+
+
+def check_every_prompt(work: Work, job: Job) -> None:
+    """Raise TaskError if a prompt of the job is longer than a model has positions, where it has a number of them."""
+    if isinstance(job.task, PairsFile):
+        return
+    for choice in job.models:
+        if are_limited(work.files(choice), work.server is not None):
+            for key, split in splits(job):
+                made = work.prompts if key == "ablation_examples" else work.examples
+                made(job, choice, split, getattr(job.spec, key, 0))
+
+
+def check_foils(job: Job, examples: Sequence[Example]) -> None:
+    """Raise TaskError if the job's metric needs foils, and the task has none."""
+    if needs_foils(job) and not all(example.foils for example in examples):
+        accept = ", ".join(name for name, metric in METRICS.items() if not metric.needs_foils)
+        raise TaskError(f"{_reason(job)}, and the task's examples have none; accepted: {accept}, or a task with foils")
+
+
+def _reason(job: Job) -> str:
+    assert isinstance(job.spec, Scored)
+    return f"experiments.{job.name}.metric: {job.spec.metric} compares the answer with foils"
+
+
+def splits(job: Job) -> Iterator[tuple[str, str]]:
+    """The job's keys that say how many pairs it takes, each with the split they are from."""
+    finds, prunes = isinstance(job.spec, (PathPatching, Attribution)), isinstance(job.spec, Minimality)
+    yield "examples", "discovery" if finds else "pruning" if prunes else "evaluation"
+    if isinstance(job.spec, PathPatching):
+        yield "held_out_examples", "evaluation"
+    if hasattr(job.spec, "ablation_examples"):
+        yield "ablation_examples", "ablation"

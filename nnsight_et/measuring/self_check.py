@@ -1,0 +1,102 @@
+"""Checks inside every run: a sample of what the default engine measured, measured again by the reference engine.
+
+A check that fails stops the experiment before its result is written. In every experiment, what is done to each model
+for the first time is checked, on at least four cells in all, a cell being one variant of one example, measured alone;
+what is done again, with other examples, desiderata or groups, as often as 3% of the forward passes allow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from nnsight_et.core.errors import ExperimentError
+from nnsight_et.interventions.calls import Call
+from nnsight_et.measuring.how import How
+from nnsight_et.measuring.recount import recounted
+from nnsight_et.planning.plan import Job, ModelChoice
+
+if TYPE_CHECKING:
+    from nnsight_et.measuring.work import Outcome, Work
+
+VARIANTS, LEAST = 2, 4  # of one recomputed sample; and cells of every experiment
+SHARE = 0.03  # of an experiment's forward passes
+PER_CELL = 32.0  # what a cell costs: some passes of the reference engine, over one prompt and so far from efficient
+RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check still to be made: what to ask of the model, and of it in fp32, and what to do with what they find."""
+
+    calls: tuple[Call, ...]
+    settle: Callable[[list[Any]], None]
+    """Given what the calls find: notes the check, or raises ExperimentError."""
+    wide: tuple[Call, ...] = ()
+
+
+@dataclass
+class SelfCheck:
+    """What was checked so far of one experiment."""
+
+    on: bool = True
+    found: list[dict[str, Any]] = field(default_factory=list)
+    models: set[tuple[str, str, str]] = field(default_factory=set)
+    kinds: set[tuple[str, ...]] = field(default_factory=set)
+    allowance: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def cells(self) -> int:
+        """How many cells were measured again so far."""
+        return sum(check.get("cells", 0) for check in self.found)
+
+    def is_due(self, kind: tuple[str, ...], examples: int, variants: int) -> bool:
+        """Whether a step is checked: it is the first of its kind, or there is room for it."""
+        self.allowance += SHARE * examples * (2 + variants / 10)
+        first = kind not in self.kinds or self.cells < LEAST
+        self.kinds.add(kind)
+        if not first and self.allowance < PER_CELL * VARIANTS:
+            return False
+        self.allowance -= PER_CELL * VARIANTS
+        return True
+
+    def add(self, job: Job, name: str, worst: float, tolerance: float, **more: Any) -> None:
+        """Note a check that has passed; ExperimentError if it has not."""
+        if not worst <= tolerance:
+            where = f"experiments.{job.name}: self-check '{name}'{''.join(f', {key} {more[key]}' for key in more)}"
+            raise ExperimentError(
+                f"{where}: found a difference of {worst:.3g}; accepted: at most {tolerance:.3g}; "
+                "the experiment's result was not written"
+            )
+        self.found.append({"check": name, "worst": worst, "tolerance": tolerance} | more)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for the result's header."""
+        return {"on": self.on, "checks": self.found, "seconds": round(self.seconds, 3)}
+
+
+def calls_of(checks: Sequence[Check], where: str) -> list[Call]:
+    """The calls of all the checks, in order, with names of their own."""
+    calls = [call for check in checks for call in check.calls]
+    return [replace(call, name=f"{where} check {number}") for number, call in enumerate(calls)]
+
+
+def run_checks(work: Work, job: Job, choice: ModelChoice, checks: Sequence[Check]) -> None:
+    """Make the checks, one by one; ExperimentError if one fails."""
+    start = time.monotonic()
+    for check in checks:
+        found = list(work.results(job, choice, check.calls))
+        if check.wide:
+            found += work.results(job, How("reference", wide=True).choice(choice), check.wide)
+        check.settle(found)
+    work.self_check.seconds += time.monotonic() - start
+
+
+def check_outcome(work: Work, job: Job, outcome: Outcome) -> None:
+    """Count the numbers of the summary once more, where they are counted from tensors."""
+    worst = recounted(job, outcome.scores, outcome.summary) if work.self_check.on else None
+    if worst is not None:
+        work.self_check.add(job, "recount", worst, RECOUNT)

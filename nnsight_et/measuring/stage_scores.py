@@ -1,0 +1,173 @@
+"""A stage of path patching as tensors over all heads, or MLPs, and as lines of a summary: scores, intervals, tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.core.circuit import Mlp, Part
+from nnsight_et.core.metrics import patching_effect, patching_score
+from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.core.statistics import (
+    LEVEL,
+    benjamini_hochberg,
+    bootstrap_interval,
+    flips_for,
+    holm,
+    log_ratios,
+    rank_stability,
+    sign_flip_p_values,
+)
+from nnsight_et.manifest import Stage
+from nnsight_et.measuring.tolerance import ROUNDING
+from nnsight_et.models.named import Shape
+
+Found = dict[str, Tensor]
+"""What path_probabilities finds: base [example] and patched [sender, example], and another metric's values."""
+OF_A_HEAD = ("score", "low", "high", "median", "largest", "log_ratio", "p", "p_holm", "p_bh", "selection_frequency")
+
+
+def what_is_tested(metric: Metric) -> dict[str, Any] | None:
+    """What a stage's p-values are of (docs/statistics.md); None: the metric's effect has no sign to test."""
+    statistic = METRICS[metric].statistic
+    if statistic is None:
+        return None
+    return {"statistic": statistic, "alternative": "below 0", "null": "sign flips", "level": LEVEL}
+
+
+def stage_scores(
+    probabilities: Found, senders: Sequence[Part], shape: Shape, keep: int, seed: int, metric: Metric = PAPERS
+) -> dict[str, Tensor]:
+    """A stage's tensors by name, [layer, head, ...]; heads that cannot reach the end of the path score exactly 0.
+
+    Of MLPs they are [layer, 1, ...].
+    Of the metric's effect: score, its bootstrap interval low and high, median, largest, and per_example [layer, head,
+    example]. p, p_holm, p_bh over the senders, NaN for heads that were not run and where there is no test; for the
+    paper's metric log_ratio, the mean they are of. How firm the `keep` best are: selection_frequency, and for all of
+    them stability [], a mean Jaccard index. base [example], the answer's probability in the base run, and base_value,
+    another metric's; reach, which heads were run.
+    """
+    effect, tested = effects(probabilities, metric), _tested(probabilities, metric)
+    p_values = torch.full((len(effect),), nan).double() if tested is None else sign_flip_p_values(tested, seed)
+    stability, frequency = rank_stability(METRICS[metric].direction * effect, keep, seed)
+    of_senders = _scored(probabilities, seed, metric) | {
+        "median": effect.median(-1).values,
+        "largest": effect.max(-1).values,
+        "selection_frequency": frequency,
+        "per_example": effect.to(probabilities["patched"].dtype),
+    }
+    if tested is not None and metric == PAPERS:
+        of_senders["log_ratio"] = tested.mean(-1)
+    tests = {"p": p_values, "p_holm": holm(p_values), "p_bh": benjamini_hochberg(p_values)}
+    found = {name: _over_all(values, senders, shape, 0) for name, values in of_senders.items()}
+    found |= {name: _over_all(values, senders, shape, nan) for name, values in tests.items()}
+    reach = _over_all(torch.ones(len(senders), dtype=torch.bool), senders, shape, 0)
+    found |= {name: probabilities[name] for name in ("base", "base_value") if name in probabilities}
+    return found | {"reach": reach, "stability": torch.tensor(stability).double()}
+
+
+def effects(probabilities: Found, metric: Metric) -> Tensor:
+    """[sender, example]: the metric's effect on each example, in float64."""
+    return patching_effect(*_values(probabilities, metric), metric)
+
+
+def held_out_scores(
+    probabilities: Found, kept: Sequence[Part], shape: Shape, seed: int, metric: Metric = PAPERS
+) -> dict[str, Tensor]:
+    """held_out_score, held_out_low and held_out_high [layer, head] of the kept heads; NaN for all others."""
+    found = _scored(probabilities, seed, metric)
+    return {f"held_out_{name}": _over_all(values, kept, shape, nan) for name, values in found.items()}
+
+
+def described(
+    stage: Stage, receivers: Sequence[Part], kept: Sequence[Part], found: dict[str, Tensor], metric: Metric = PAPERS
+) -> dict[str, Any]:
+    """A stage's part of the summary: its kept heads' or MLPs' numbers, and which of all are beyond chance.
+
+    An MLP stands where a head would, by its own name: {"head": "L9MLP"}.
+    """
+    names = [*(name for name in OF_A_HEAD if name in found), *(name for name in found if name.startswith("held_out_"))]
+    tested = int(found["reach"].sum()) if METRICS[metric].statistic else 0
+    heads = [
+        {"head": str(head), "beyond_chance": bool(found["p_holm"][head] <= LEVEL) if tested else None}
+        | {name: found[name][head].item() for name in names}
+        for head in kept
+    ]
+    return {
+        "group": stage.group,
+        "into": stage.into,
+        "via": stage.via,
+        "at": stage.at,
+        "senders": stage.senders,
+        "kv_heads": stage.kv_heads,
+        "receivers": [str(head) for head in receivers],
+        "kept": heads,
+        "tested": tested,
+        "flips": flips_for(tested) if tested else 0,
+        "beyond_chance": _at_level(found, "p_holm", kept),
+        "beyond_chance_bh": _at_level(found, "p_bh", kept),
+        "stability": found["stability"].item(),
+        "base_probability": found["base"].double().mean().item(),
+        "base_probability_1%": found["base"].double().quantile(0.01).item(),
+    } | ({f"base_{metric}": found["base_value"].double().mean().item()} if METRICS[metric].needs_foils else {})
+
+
+def ranking(score: Tensor, senders: Sequence[Part], metric: Metric = PAPERS) -> list[Part]:
+    """The senders by score [layer, head], that which matters most first: the most negative, for kl the largest.
+
+    Ties in row-major order.
+    """
+    direction = METRICS[metric].direction
+    return sorted(senders, key=lambda head: (direction * score[head].item(), head))
+
+
+def tied(score: Tensor, ranked: Sequence[Part], count: int, dtype: str) -> list[str]:
+    """The heads after the first `count` whose score is that of the last of these to within rounding.
+
+    Which of them is among the first is chance: another size of the batches may choose another.
+    """
+    if not 0 < count < len(ranked):
+        return []
+    last = score[ranked[count - 1]].item()
+    room = ROUNDING[dtype] * max(1.0, abs(last))
+    return [str(head) for head in ranked[count:] if abs(score[head].item() - last) <= room]
+
+
+def _values(probabilities: Found, metric: Metric) -> tuple[Tensor, Tensor]:
+    """Of the patched runs [sender, example] and the base run [example]: what the metric compares, in float64."""
+    name = "" if metric == PAPERS else "_value"
+    return probabilities[f"patched{name}"].double(), probabilities[f"base{name}"].double()
+
+
+def _scored(probabilities: Found, seed: int, metric: Metric) -> dict[str, Tensor]:
+    """score, low and high [sender]."""
+    low, high = bootstrap_interval(effects(probabilities, metric), seed)
+    return {"score": patching_score(*_values(probabilities, metric), metric), "low": low, "high": high}
+
+
+def _tested(probabilities: Found, metric: Metric) -> Tensor | None:
+    """[sender, example]: what is tested to be below 0, symmetric about 0 if base and patched run are exchangeable.
+
+    None: the effect is never below 0, so there is nothing to test.
+    """
+    if metric == PAPERS:
+        return log_ratios(probabilities["patched"], probabilities["base"])
+    return effects(probabilities, metric) if METRICS[metric].statistic else None
+
+
+def _over_all(values: Tensor, senders: Sequence[Part], shape: Shape, other: float) -> Tensor:
+    """[layer, head, ...]: values [sender, ...] where the senders are, `other` elsewhere; of MLPs one a layer."""
+    width = 1 if isinstance(senders[0], Mlp) else shape.n_heads
+    whole = values.new_full((shape.n_layers * width, *values.shape[1:]), other)
+    whole[torch.tensor([sender.layer * width + sender.index for sender in senders])] = values
+    return whole.unflatten(0, (shape.n_layers, width))
+
+
+def _at_level(found: dict[str, Tensor], name: str, alike: Sequence[Part]) -> list[str]:
+    """The heads, or what is `alike`, whose adjusted p-value is at most LEVEL, the most negative score first."""
+    heads: list[Part] = [type(alike[0])(*place) for place in (found[name] <= LEVEL).nonzero().tolist()]
+    return [str(head) for head in ranking(found["score"], heads)]

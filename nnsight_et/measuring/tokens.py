@@ -1,0 +1,36 @@
+"""What is said of tokens: those that examples of a task of your own are scored by, and those that prompts lack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nnsight_et.core.notices import Notice
+from nnsight_et.manifest import MadeTask, PairsFile
+from nnsight_et.measuring.work import Work
+from nnsight_et.models.load import tokenizer_of
+from nnsight_et.planning.plan import Job
+from nnsight_et.tasks.answers import told
+from nnsight_et.tasks.encoding import left_off
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENS = "tokens"  # under which key of a summary they stand
+
+
+def tokens_of(work: Work, job: Job) -> dict[str, Any]:
+    """By model, of a task of your own: the tokens of the examples drawn, by what they are there. Empty for others."""
+    found = {}
+    for choice in job.models if isinstance(job.task, (PairsFile, MadeTask)) else ():
+        tokenizer, scored = tokenizer_of(work.files(choice)), work.scored.get((job.name, choice.name), {})
+        said = {role: [told(one, tokenizer) for one in sorted(tokens)] for role, tokens in scored.items() if tokens}
+        if said:
+            found[choice.name] = said
+    return {TOKENS: found} if found else {}
+
+
+def end_notices(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Notice]:
+    """What to know first of a model whose tokenizer puts something behind every text: that prompts are without it."""
+    ending = left_off(tokenizer)
+    found = f"its tokenizer puts {ending} behind every text; prompts are made without it"
+    return [Notice("end", name, found)] if ending else []

@@ -1,0 +1,1 @@
+"""The methods: all that is known of each in one folder."""

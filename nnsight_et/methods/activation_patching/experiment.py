@@ -1,0 +1,79 @@
+"""Functionality jobs (§5.2-5.3, Fig. 3, A8, A9, Table A11): heads selected by DCM, patched in every model."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+
+from nnsight_et.core.batch import right_tokens
+from nnsight_et.core.circuit import Circuit
+from nnsight_et.core.metrics import is_right
+from nnsight_et.core.statistics import intervals
+from nnsight_et.manifest import ActivationPatching
+from nnsight_et.manifest.written import is_shipped
+from nnsight_et.measuring.cells import data_digest, filled
+from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.methods.dcm.experiment import Swapped, of_each, pairs_of, patched
+from nnsight_et.planning.plan import Job, digest
+
+SPLIT = "evaluation"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made, or shipped roles do not fit a model."""
+    spec = job.spec
+    assert isinstance(spec, ActivationPatching)
+    for choice in job.models:
+        work.check_circuit(job, choice, work.roles(spec.roles).circuit if is_shipped(spec.roles) else None)
+        for name in spec.desiderata or ():
+            pairs_of(work, job, choice, Swapped(name, 1, SPLIT))
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
+    spec = job.spec
+    assert isinstance(spec, ActivationPatching)
+    roles = work.roles(spec.roles)
+    rows, scores, digests = [], {}, []
+    for choice in job.models:
+        work.check_circuit(job, choice, roles.circuit)
+        sets = {name: roles.sets(name) for name in spec.desiderata or roles.desiderata}
+        drawn = [
+            {name: pairs_of(work, job, choice, Swapped(name, spec.examples, SPLIT, draw)) for name in sets}
+            for draw in range(spec.draws)
+        ]
+        tests = [
+            patched(work, job, choice, sets, examples, f"{choice.name} draw {draw}")
+            for draw, examples in enumerate(drawn, start=1)
+        ]
+        yield from filled(work, tests)
+        digests += [data_digest(examples[name]) for name in sets for examples in drawn]
+        found = [of_each(test.values(work), sets) for test in tests]
+        for name in sets:
+            right = []
+            for readouts, examples in zip(found, drawn, strict=True):
+                right.append(is_right(readouts[name]["predicted"], right_tokens(examples[name])).double())
+            values = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]
+            bounds = intervals(torch.cat(right, -1), job.seed)  # of all draws' examples together
+            scores[f"{choice.name}.{name}.accuracy"] = values
+            rows += [
+                _row(choice.name, name, heads, values[i], values[-1])
+                | {"mean_interval": bounds[i], "do_nothing_interval": bounds[-1]}
+                for i, heads in enumerate(sets[name])
+            ]
+    return Outcome(scores, {"rows": rows, "circuit": roles.circuit.to_dict()}, digest(digests))
+
+
+def _row(model: str, name: str, heads: Circuit, values: torch.Tensor, nothing: torch.Tensor) -> dict[str, Any]:
+    return {
+        "model": model,
+        "group": heads.groups[0].name,
+        "desideratum": name,
+        "heads": heads.size,
+        "mean": values.mean().item(),
+        "std": values.std(correction=0).item(),
+        "do_nothing": nothing.mean().item(),
+        "draws": len(values),
+    }

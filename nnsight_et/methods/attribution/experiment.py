@@ -1,0 +1,81 @@
+"""Attribution jobs: the gradient's estimate of every head's effect beside its exact one, and how well they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.core.batch import Example
+from nnsight_et.core.circuit import Head
+from nnsight_et.core.statistics import bootstrap_interval
+from nnsight_et.interventions.attribution import head_effects
+from nnsight_et.interventions.calls import Call
+from nnsight_et.manifest import Attribution
+from nnsight_et.measuring.cells import Batch, Measurement, data_digest, filled, suffixes
+from nnsight_et.measuring.correct import chosen_examples
+from nnsight_et.measuring.how import How
+from nnsight_et.measuring.mask_training import gradient_of
+from nnsight_et.measuring.missing_scores import check_scored
+from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.planning.plan import Job
+
+SPLIT = "discovery"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made."""
+    work.shape(job.models[0])
+    work.examples(job, job.models[0], SPLIT, 1)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """All heads at each of the positions, patched one by one and estimated."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, Attribution)
+    shape = work.shape(choice)
+    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
+    measurements = {at: _effects(work, job, at, examples) for at in spec.at}
+    yield from filled(work, list(measurements.values()))
+    rows, scores = [], {}
+    for at, measurement in measurements.items():
+        found = measurement.values(work)
+        check_scored(work, job, f"at: {at}", found, examples)
+        gradient = gradient_of({"autograd": found.pop("autograd")})
+        means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
+        rows.append({"at": at} | agreement(means["attributed"], means["exact"]) | {"gradient": gradient})
+        means["low"], means["high"] = bootstrap_interval(found["exact"], job.seed)
+        for name, values in means.items():
+            scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))
+    return Outcome(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
+
+
+def _effects(work: Work, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
+    """Of all heads at one position: exact and attributed effects [layer * head, example]."""
+    choice, shape = job.models[0], work.shape(job.models[0])
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    heads = [Head(layer, index) for layer in range(shape.n_layers) for index in range(shape.n_heads)]
+
+    def measure(batch: Batch, how: How) -> Call:
+        return Call(head_effects, (work.pair(choice, examples, batch), at, how.of(heads), how.engine, chunks))
+
+    step = suffixes(job, choice, at, examples, [at], chunks.examples)
+    return Measurement(step, {"attribution": at}, measure, len(heads))
+
+
+def agreement(attributed: Tensor, exact: Tensor, top: int = 10) -> dict[str, Any]:
+    """Pearson's and Spearman's correlation of two scores [head], and the share of the exact top heads found."""
+    top = min(top, len(exact))
+    best = [set(values.argsort(stable=True)[:top].tolist()) for values in (attributed, exact)]
+    pearson = torch.corrcoef(torch.stack([attributed, exact]))[0, 1].item()
+    spearman = torch.corrcoef(torch.stack([ranks(attributed), ranks(exact)]))[0, 1].item()
+    return {"pearson": pearson, "spearman": spearman, "top": top, "top_found": len(best[0] & best[1]) / top}
+
+
+def ranks(values: Tensor) -> Tensor:
+    """[head]: the rank of each of values [head] from 1; equal ones share the mean of their ranks."""
+    below = (values[None] < values[:, None]).sum(-1)
+    alike = (values[None] == values[:, None]).sum(-1)
+    return below + (alike + 1) / 2.0

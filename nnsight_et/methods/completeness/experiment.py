@@ -1,0 +1,100 @@
+"""Completeness jobs (App. C): circuit and model without the same heads; in a complete circuit both lose alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.core.batch import right_tokens
+from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.metrics import completeness, is_right
+from nnsight_et.core.statistics import intervals
+from nnsight_et.manifest import Completeness
+from nnsight_et.measuring.cells import data_digest, filled
+from nnsight_et.measuring.circuits import circuits_alone, model_without, trial
+from nnsight_et.measuring.correct import answer_scores, chosen_examples
+from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.planning.plan import Job
+
+SPLIT = "evaluation"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
+    work.check_circuit(job, job.models[0])
+    work.examples(job, job.models[0], SPLIT, 1)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Random halves of the circuit, then each of its groups: a point of the scatter, and a line of the table."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, Completeness)
+    circuit = work.circuit(job)
+    work.check_circuit(job, choice, circuit)
+    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
+    prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
+    answers = right_tokens(examples)
+    sets = [*random_halves(circuit, spec.draws, job.seed), *(Circuit((group,)) for group in circuit.groups)]
+    measurements = [
+        circuits_alone(prompts, [circuit.without(heads) for heads in sets], "circuit"),
+        model_without(prompts, sets, "model"),
+    ]
+    yield from filled(work, measurements)
+    alone, remainder = (one.values(work) for one in measurements)
+    right = torch.stack([is_right(readouts["predicted"], answers).double() for readouts in (alone, remainder)])
+    names = [*(f"random {i + 1}" for i in range(spec.draws)), *(group.name for group in circuit.groups)]
+    rows = [
+        {"removed": name, "heads": heads.size} | _row(right[:, index], job.seed)
+        for index, (name, heads) in enumerate(zip(names, sets, strict=True))
+    ]
+    summary = {"rows": rows, "random": _spread(right[:, : spec.draws], job.seed), "circuit": circuit.to_dict()}
+    scores = {f"circuit.{name}": values for name, values in alone.items()}
+    scores |= {f"model.{name}": values for name, values in remainder.items()} | answer_scores(answers)
+    return Outcome(scores, summary, data_digest(examples))
+
+
+def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:
+    """Sets of heads of the circuit, each head of each group in a set with probability 1/2; no set is empty."""
+    draw = random.Random(f"{seed}/completeness")
+    halves: list[Circuit] = []
+    while len(halves) < count:
+        groups = (
+            HeadGroup(group.name, group.at, tuple(head for head in group.heads if draw.random() < 0.5))
+            for group in circuit.groups
+        )
+        half = Circuit(tuple(groups))
+        if half.size:
+            halves.append(half)
+    return halves
+
+
+def _row(right: Tensor, seed: int) -> dict[str, Any]:
+    """A set's numbers and their intervals, from right [circuit and model, example]."""
+    circuit, model = right.mean(-1).tolist()
+    low, high = intervals(right[1] - right[0], seed)
+    return {
+        "circuit": circuit,
+        "circuit_interval": intervals(right[0], seed),
+        "model": model,
+        "model_interval": intervals(right[1], seed),
+        "completeness": completeness(circuit, model),
+        "completeness_interval": [max(0.0, low, -high), max(abs(low), abs(high))],
+    }
+
+
+def _spread(right: Tensor, seed: int) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over the random sets, from right [circuit and model, set, example]; none without."""
+    if not right.shape[1]:
+        return {}
+    in_circuit, in_model = right.mean(-1)
+    of = {"model": in_model, "circuit": in_circuit, "completeness": (in_model - in_circuit).abs()}
+    found: dict[str, dict[str, Any]] = {
+        name: {"mean": values.mean().item(), "std": values.std(correction=0).item()} for name, values in of.items()
+    }
+    for name, values in zip(("circuit", "model"), right.mean(1), strict=True):
+        found[name]["mean_interval"] = intervals(values, seed)
+    return found

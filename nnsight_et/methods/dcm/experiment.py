@@ -1,0 +1,173 @@
+"""DCM jobs (§5.1-5.2, App. H): per group and desideratum, the heads whose patching gives the target; one cell each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from nnsight_et.core.batch import Example, Question, right_tokens
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.metrics import is_right
+from nnsight_et.core.statistics import intervals
+from nnsight_et.interventions.activation_patching import patched_from_each
+from nnsight_et.interventions.calls import Call
+from nnsight_et.manifest import DCM
+from nnsight_et.measuring.cells import Batch, Measurement, data_digest, measured, suffixes
+from nnsight_et.measuring.how import How
+from nnsight_et.measuring.lengths import fitting
+from nnsight_et.measuring.mask_training import gradient_of, trained
+from nnsight_et.measuring.tasks import Sample, examples_of
+from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.models.load import tokenizer_of
+from nnsight_et.planning.plan import Job, ModelChoice, digest
+
+TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, DCM)
+    work.check_circuit(job, choice)
+    for name in spec.desiderata:
+        pairs_of(work, job, choice, Swapped(name, 1, TRAIN))
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Train a mask for every group and desideratum, and try the selected heads on fresh examples."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, DCM)
+    circuit = work.circuit(job)
+    work.check_circuit(job, choice, circuit)
+    rows, scores, digests = [], {}, []
+    groups = [group for group in circuit.groups if group.heads]
+    splits = ((spec.training_examples, TRAIN), (spec.validation_examples, VALIDATION), (spec.test_examples, TEST))
+    data = {
+        name: [pairs_of(work, job, choice, Swapped(name, count, split)) for count, split in splits]
+        for name in spec.desiderata
+    }
+    drawn, sets = {name: some[2] for name, some in data.items()}, dict[str, list[Circuit]]()
+    for name, masks, reused in trained(work, job, groups, {name: some[:2] for name, some in data.items()}):
+        digests += [data_digest(examples) for examples in data[name]]
+        yield Progress(job.name, f"{name} masks", len(groups), len(groups), reused)
+        for group, found in zip(groups, masks, strict=True):
+            scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items() if key != "autograd"}
+        sets[name] = [selected(group, found["mask"]) for group, found in zip(groups, masks, strict=True)]
+        ties = [
+            {"tied": tied(group, found), "gradient": gradient_of(found)}
+            for group, found in zip(groups, masks, strict=True)
+        ]
+        rows += _rows(name, groups, sets[name], ties)
+    tested = yield from measured(work, patched(work, job, choice, sets, drawn, "test"))
+    for name, readouts in of_each(tested, sets).items():
+        shares = _accuracies(readouts, drawn[name], job.seed)
+        own = [row for row in rows if row["desideratum"] == name]
+        for row, share in zip(own, shares, strict=True):
+            row |= share
+    return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """Pairs of a desideratum: how many, from which split, and which draw of it."""
+
+    desideratum: str
+    count: int
+    split: str
+    draw: int = 0
+
+
+def pairs_of(work: Work, job: Job, choice: ModelChoice, swapped: Swapped) -> list[Example]:
+    """The desideratum's pairs for the model's tokenizer."""
+    sample = Sample(swapped.split, swapped.count, 1000 * job.seed + swapped.draw)
+    pairs = examples_of(job.task, tokenizer_of(work.files(choice)), sample, swapped.desideratum)
+    return fitting(pairs, work.files(choice), job.name, work.server is not None)
+
+
+def selected(group: HeadGroup, mask: Tensor) -> Circuit:
+    """The group's heads whose mask is 0, as a circuit of their own."""
+    heads = tuple(head for head, keep in zip(group.heads, mask.tolist(), strict=True) if keep == 0)
+    return Circuit((HeadGroup(group.name, group.at, heads),))
+
+
+def tied(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
+    """The other sets of as many of the group's heads that did just as well in validation, the earliest first."""
+    best = found["mask"].tolist()
+    tried = list(zip(found["masks"].tolist(), found["accuracies"].tolist(), strict=True))
+    reached = max((share for mask, share in tried if mask == best), default=None)
+    others = [mask for mask, share in tried if share == reached]
+    alike = [tuple(mask) for mask in others if mask != best and sum(mask) == sum(best)]
+    return [
+        [str(head) for head, keep in zip(group.heads, mask, strict=True) if keep == 0] for mask in dict.fromkeys(alike)
+    ]
+
+
+def patched(
+    work: Work,
+    job: Job,
+    choice: ModelChoice,
+    sets: Mapping[str, Sequence[Circuit]],
+    drawn: Mapping[str, Sequence[Example]],
+    name: str,
+) -> Measurement:
+    """Of the model when each set's heads are patched, and when none is: readouts, by name, [set + 1, example].
+
+    By desideratum, one after the other: their examples have the same base prompts, which run once.
+    """
+    every = [(number, heads) for number, some in enumerate(drawn) for heads in (*sets[some], Circuit(()))]
+    examples, *others = drawn.values()
+    assert all([one.base for one in examples] == [one.base for one in other] for other in others)
+    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+
+    def measure(batch: Batch, how: How) -> Call:
+        pairs = [work.pair(choice, some, batch) for some in drawn.values()]
+        sources = [Question(pair.source, pair.answer) for pair in pairs]
+        return Call(patched_from_each, (pairs[0].base, sources, how.of(every), how.engine, chunks))
+
+    positions = [position for _, heads in every for position in heads.positions]
+    step = suffixes(job, choice, name, examples, positions, chunks.examples)
+    what = {"patched": [[number, heads.to_dict()] for number, heads in every]}
+    what |= {"sources": [data_digest(some) for some in others]}
+    return Measurement(step, what, measure, len(every))
+
+
+def of_each(values: Mapping[str, Tensor], sets: Mapping[str, Sequence[Circuit]]) -> dict[str, dict[str, Tensor]]:
+    """What `patched` found, by desideratum: readouts, by name, [set + 1, example]."""
+    sizes = [len(some) + 1 for some in sets.values()]
+    parts = {name: tensor.split(sizes) for name, tensor in values.items()}
+    return {one: {name: found[i] for name, found in parts.items()} for i, one in enumerate(sets)}
+
+
+def _rows(
+    name: str, groups: list[HeadGroup], chosen: list[Circuit], more: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What was selected from each group."""
+    return [
+        {
+            "group": group.name,
+            "desideratum": name,
+            "selected": [str(head) for head in heads_of(heads)],
+            "heads": len(group.heads),
+        }
+        | rest
+        for group, heads, rest in zip(groups, chosen, more, strict=True)
+    ]
+
+
+def _accuracies(readouts: dict[str, Tensor], examples: Sequence[Example], seed: int) -> list[dict[str, Any]]:
+    """Per set of heads how often it gives the target, and how often doing nothing does."""
+    right = is_right(readouts["predicted"], right_tokens(examples)).double()
+    accuracy, bounds = right.mean(-1).tolist(), intervals(right, seed)
+    nothing = {"do_nothing": accuracy[-1], "do_nothing_interval": bounds[-1]}
+    return [
+        {"accuracy": accuracy[number], "accuracy_interval": bounds[number]} | nothing
+        for number in range(len(accuracy) - 1)
+    ]
+
+
+def heads_of(circuit: Circuit) -> tuple[Head, ...]:
+    """The heads of a circuit of one group."""
+    return circuit.groups[0].heads

@@ -1,0 +1,77 @@
+"""Faithfulness jobs: per model its accuracy, the circuit's, and random circuits' (§4.2-4.3, Table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from torch import Tensor
+
+from nnsight_et.core.batch import right_tokens
+from nnsight_et.core.metrics import accuracy, faithfulness, is_right
+from nnsight_et.core.statistics import intervals, random_circuit_p_value, ratio_interval
+from nnsight_et.interventions.ablation import random_circuits
+from nnsight_et.manifest import Faithfulness
+from nnsight_et.measuring.cells import data_digest, filled
+from nnsight_et.measuring.circuits import circuits_alone, plain_model, trial
+from nnsight_et.measuring.correct import answer_scores, chosen_examples
+from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.planning.plan import Job, digest
+
+SPLIT = "evaluation"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit a model."""
+    for choice in job.models:
+        work.check_circuit(job, choice)
+        work.examples(job, choice, SPLIT, 1)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Measure model after model; each sees the same prompts, circuits and random circuits."""
+    spec = job.spec
+    assert isinstance(spec, Faithfulness)
+    circuit = work.circuit(job, empty=True)
+    rows, scores, digests = [], {}, []
+    for choice in job.models:
+        shape = work.check_circuit(job, choice, circuit)
+        examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
+        circuits = [circuit, *random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_circuits, job.seed)]
+        prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
+        measurements = [
+            plain_model(work, job, choice, examples, f"{choice.name} plain"),
+            circuits_alone(prompts, circuits, f"{choice.name} circuits"),
+        ]
+        yield from filled(work, measurements)
+        whole, alone = (one.values(work) for one in measurements)
+        answers = right_tokens(examples)
+        rows.append(_row(choice.name, whole["predicted"], alone["predicted"], answers, job.seed))
+        scores |= {f"{choice.name}.model.{name}": tensor for name, tensor in whole.items()}
+        scores |= {f"{choice.name}.circuit.{name}": tensor for name, tensor in alone.items()}
+        scores |= {f"{choice.name}.{name}": tensor for name, tensor in answer_scores(answers).items()}
+        digests.append(data_digest(examples))
+    return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
+
+
+def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:
+    """A model's line of Table 1; the 95% intervals are bootstraps over examples."""
+    right, right_whole = is_right(alone, answers), is_right(whole, answers)  # [circuit, example] and [example]
+    others = right[1:].double().mean(-1)
+    low, high = ratio_interval(right[0], right_whole, seed)
+    full, circuit = accuracy(whole, answers), accuracy(alone[0], answers)
+    return {
+        "model": name,
+        "full": full,
+        "full_interval": intervals(right_whole, seed),
+        "circuit": circuit,
+        "circuit_interval": intervals(right[0], seed),
+        "random_mean": others.mean().item() if len(others) else float("nan"),
+        "random_std": others.std(correction=0).item() if len(others) else float("nan"),
+        "random_interval": intervals(right[1:].double().mean(0), seed),
+        "random_circuits": len(others),
+        "random_p": random_circuit_p_value(circuit, others),
+        "faithfulness": faithfulness(circuit, full),
+        "faithfulness_interval": [low.item(), high.item()],
+        "examples": len(answers),
+    }

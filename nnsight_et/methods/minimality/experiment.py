@@ -1,0 +1,139 @@
+"""Minimality jobs (App. B): every head of a circuit tried without the heads that make up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.metrics import contribution, greedy_set, greedy_ties, is_kept, is_right
+from nnsight_et.core.statistics import intervals, ratio_interval
+from nnsight_et.manifest import Minimality
+from nnsight_et.measuring.cells import data_digest, filled
+from nnsight_et.measuring.circuits import Trial, circuits_alone, trial
+from nnsight_et.measuring.correct import chosen_examples
+from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.planning.plan import Job
+
+SPLIT = "pruning"
+
+
+def check(work: Work, job: Job) -> None:
+    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
+    work.check_circuit(job, job.models[0])
+    work.examples(job, job.models[0], SPLIT, 1)
+
+
+def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+    """Group by group: all pairs of its heads, then every head with and without its own K, and put back."""
+    spec, choice = job.spec, job.models[0]
+    assert isinstance(spec, Minimality)
+    circuit = work.circuit(job, empty=True)
+    work.check_circuit(job, choice, circuit)
+    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
+    prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
+    groups, rows, scores = [], [], {}
+    pairs = yield from _pair_accuracies(prompts, circuit)
+    removed = {
+        group: [greedy_set(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
+        for group in circuit.groups
+    }
+    right = yield from _before_and_after(prompts, circuit, removed)
+    for group in circuit.groups:
+        values = right[group].mean(-1)
+        kept = [is_kept(before, after, spec.threshold) for before, after in values.tolist()]
+        groups.append(HeadGroup(group.name, group.at, _where(group.heads, kept)))
+        ties = [greedy_ties(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
+        found = _rows(group, removed[group], right[group], kept, job.seed)
+        rows += [row | {"tied": _names(group, tied)} for row, tied in zip(found, ties, strict=True)]
+        scores |= {f"{group.name}.pair_accuracy": pairs[group], f"{group.name}.before_after": values}
+    summary = {"circuit": Circuit(tuple(groups)).to_dict(), "candidate": circuit.to_dict(), "heads": rows}
+    return Outcome(scores, summary, data_digest(examples))
+
+
+def _pair_accuracies(trial: Trial, circuit: Circuit) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
+    """Group -> [head, head]: F of the circuit without two heads of the group; on the diagonal without one."""
+    accuracies, measurements = {}, {}
+    for group in circuit.groups:
+        accuracies[group] = torch.zeros(len(group.heads), len(group.heads), dtype=torch.float64)
+        fewer = [circuit.without(_part(group, pair)) for pair in _pairs(group)]
+        if fewer:
+            measurements[group] = circuits_alone(trial, fewer, f"{group.name} pairs")
+    yield from filled(trial.work, list(measurements.values()))
+    for group, measurement in measurements.items():
+        right = is_right(measurement.values(trial.work)["predicted"], trial.answers)
+        for (v, w), value in zip(_pairs(group), right.double().mean(-1), strict=True):
+            accuracies[group][v, w] = accuracies[group][w, v] = value
+    return accuracies
+
+
+def _pairs(group: HeadGroup) -> list[tuple[int, int]]:
+    """The numbers of every head of the group with itself, and of every two."""
+    return [(v, w) for v in range(len(group.heads)) for w in range(v, len(group.heads))]
+
+
+def _before_and_after(
+    trial: Trial, circuit: Circuit, removed: dict[HeadGroup, list[tuple[int, ...]]]
+) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
+    """Group -> [head, 2, example]: whether C \\ K and C \\ (K + v) are right, for every head v with its own K."""
+    measurements = {}
+    for group, sets in removed.items():
+        fewer = []
+        for number, others in enumerate(sets):
+            fewer += [circuit.without(_part(group, others)), circuit.without(_part(group, (*others, number)))]
+        if fewer:
+            measurements[group] = circuits_alone(trial, fewer, f"{group.name} heads")
+    yield from filled(trial.work, list(measurements.values()))
+    right = {group: torch.zeros(0, 2, len(trial.examples), dtype=torch.float64) for group in removed}
+    for group, measurement in measurements.items():
+        predicted = measurement.values(trial.work)["predicted"]
+        right[group] = is_right(predicted, trial.answers).double().unflatten(0, (-1, 2))
+    return right
+
+
+def _part(group: HeadGroup, numbers: tuple[int, ...]) -> Circuit:
+    """The heads of the group with these numbers, in a circuit of their own."""
+    return Circuit((HeadGroup(group.name, group.at, tuple(group.heads[number] for number in sorted(set(numbers)))),))
+
+
+def _names(group: HeadGroup, numbers: tuple[int, ...]) -> list[str]:
+    """The names of the group's heads with these numbers."""
+    return [str(group.heads[number]) for number in numbers]
+
+
+def _rows(
+    group: HeadGroup, removed: list[tuple[int, ...]], right: Tensor, kept: list[bool], seed: int
+) -> list[dict[str, Any]]:
+    """The group's heads with their numbers and intervals, from right [head, 2, example]."""
+    return [
+        {
+            "group": group.name,
+            "head": str(head),
+            "without": _names(group, removed[number]),
+            "before": before,
+            "after": after,
+            "contribution": _finite(contribution(before, after)),
+            "kept": kept[number],
+        }
+        | _bounds(right[number], seed)
+        for number, (head, (before, after)) in enumerate(zip(group.heads, right.mean(-1).tolist(), strict=True))
+    ]
+
+
+def _bounds(right: Tensor, seed: int) -> dict[str, list[float]]:
+    """Intervals of a head's before, after and contribution, from right [2, example]."""
+    (before, after), (low, high) = intervals(right, seed), ratio_interval(right[0], right[1], seed)
+    contribution = [low.item() - 1, high.item() - 1]
+    return {"before_interval": before, "after_interval": after, "contribution_interval": contribution}
+
+
+def _finite(value: float) -> float | str:
+    """JSON has no infinity: a head that all of the accuracy hangs on is written as text."""
+    return "infinite" if value == float("inf") else value
+
+
+def _where(heads: tuple[Head, ...], kept: list[bool]) -> tuple[Head, ...]:
+    return tuple(head for head, keep in zip(heads, kept, strict=True) if keep)

@@ -1,0 +1,117 @@
+"""What results say of themselves: result.json, which is read without torch, and the folder it lies in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nnsight_et.core.errors import ResultError
+from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.core.notices import Notice
+from nnsight_et.planning.plan import Plan, digest
+from nnsight_et.results.migration import SCHEMA, migrated
+
+HEADER = "result.json"
+
+
+class ModelRecord(BaseModel):
+    """A model as it was used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    fingerprint: str
+    """Digest of its files."""
+    description: str
+    """Where it came from."""
+
+
+class ResultHeader(BaseModel):
+    """What result.json holds: how a result was made, and its headline numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    schema_version: Literal[2] = SCHEMA
+    job: dict[str, Any]
+    """The experiment with every default (Job.to_dict)."""
+    job_id: str
+    """Job.id: the digest of what the manifest asked for."""
+    identity: str
+    """Digest of what was computed: the job and the fingerprints of models and data."""
+    models: list[ModelRecord]
+    data_digest: str
+    """Digest of the encoded examples."""
+    versions: dict[str, str]
+    """python, nnsight_et, nnsight, torch, transformers."""
+    device: str
+    seconds: float
+    summary: dict[str, Any]
+    """The method's headline numbers; null where a number does not exist."""
+    self_check: dict[str, Any]
+    """Whether it was on, how long it took, and each check: its name, the worst difference, and the one accepted."""
+    notices: tuple[Notice, ...] = ()
+    """What to know before the numbers are read; in the file only where there is something."""
+    scores_digest: str = ""
+    """Digest of scores.safetensors; filled in when the result is written."""
+    digest: str = ""
+    """Digest of everything above; filled in when the result is written."""
+
+
+def folder_of(root: Path, plan: Plan) -> Path:
+    """Where the results of a manifest's run are under `root`."""
+    return root / plan.name / plan.digest
+
+
+def read_header(folder: Path) -> ResultHeader:
+    """The header of the result at `folder`, of whatever schema, in today's form; ResultError naming the file if it
+    cannot be used."""
+    return header_and_schema(folder)[0]
+
+
+def header_and_schema(folder: Path) -> tuple[ResultHeader, int]:
+    """A result's header in today's form, and the schema it was written in; ResultError naming the file."""
+    path = folder / HEADER
+    try:
+        data = json.loads(path.read_bytes())
+        json.dumps(data, ensure_ascii=False).encode()  # a ValueError for half a character, which nothing can show
+        schema = _schema(data, path)
+        if digest({key: value for key, value in data.items() if key != "digest"}) != data.get("digest"):
+            raise ResultError(f"{path}: damaged: its digest is not the one in it; remove the folder and run again")
+        return ResultHeader.model_validate(migrated(data, schema)), schema
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: a result") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{path}: not a result ({where}: {first['msg']})") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultError(f"{path}: not a result of schema {schema} ({type(error).__name__}: {error})") from None
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path}: not JSON ({error})") from None
+
+
+def _schema(data: Any, path: Path) -> int:
+    """The schema plain data says it has; ResultError if it is none that can be read here."""
+    schema = data.get("schema_version") if isinstance(data, dict) else None
+    if type(schema) is int and 1 <= schema <= SCHEMA:
+        return schema
+    later = ", of a later version of nnsight_et" if type(schema) is int and schema > SCHEMA else ""
+    raise ResultError(f"{path}: schema {str(schema)[:20]}{later}; accepted: 1 to {SCHEMA}")
+
+
+def name_of(header: ResultHeader) -> str:
+    """The experiment's name in its manifest."""
+    return str(header.job.get("name"))
+
+
+def models_of(header: ResultHeader) -> str:
+    """The names of the models a result is about."""
+    return ", ".join(dict.fromkeys(record.name for record in header.models))
+
+
+def metric_of(header: ResultHeader) -> Metric:
+    """What the scores of a result are of; a job that does not say has the paper's metric."""
+    return header.job.get("spec", {}).get("metric", PAPERS)

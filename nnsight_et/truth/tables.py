@@ -1,0 +1,86 @@
+"""The benchmark's checks as tables, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from nnsight_et import __version__
+from nnsight_et.display.table import Table, number
+from nnsight_et.results.disk import write_file
+from nnsight_et.truth.checks import CLOSE, MATTERS, Check
+from nnsight_et.truth.trials import Benchmark
+
+SCHEMA = 1
+
+
+def by_method(benchmark: Benchmark) -> Table:
+    """Per method and engine: how many checks of each model are right, and the worst precision and recall of heads."""
+    models = tuple(dict.fromkeys(check.model for check in benchmark.checks))
+    rows = []
+    for method, engine in dict.fromkeys((check.method, check.engine) for check in benchmark.checks):
+        checks = [check for check in benchmark.checks if (check.method, check.engine) == (method, engine)]
+        counts = (_right([check for check in checks if check.model == model]) for model in models)
+        rows.append((method, engine, *counts, _worst(checks, "precision"), _worst(checks, "recall")))
+    right = _right(benchmark.checks)
+    note = f"{right} checks found what was planted, accuracies within {CLOSE}; {sum(benchmark.seconds):.0f} s in all."
+    columns = ("method", "engine", *models, "precision", "recall")
+    return Table("checks that are right, per planted model", columns, tuple(rows), frozenset(columns[2:]), note)
+
+
+def heads(benchmark: Benchmark) -> Table:
+    """Per stage of path patching: the planted heads, those found, and precision and recall."""
+    rows = tuple(
+        (
+            *(check.model, str(check.seed), check.engine, check.what, check.expected, check.found),
+            *(number(check.numbers[key]) for key in ("precision", "recall")),
+        )
+        for check in benchmark.checks
+        if check.method == "path_patching" and "precision" in check.numbers
+    )
+    columns = ("model", "seed", "engine", "stage", "planted", "found", "precision", "recall")
+    note = f"Found: every head with a patching score of {MATTERS} or below."
+    return Table("heads per stage of path patching", columns, rows, frozenset({"seed", *columns[-2:]}), note)
+
+
+def wrong(benchmark: Benchmark) -> Table:
+    """The checks that are not right."""
+    rows = tuple(
+        (check.model, str(check.seed), check.engine, check.method, check.what, check.expected, check.found)
+        for check in benchmark.wrong
+    )
+    columns = ("model", "seed", "engine", "method", "what", "expected", "found")
+    return Table("checks that are wrong", columns, rows, frozenset({"seed"}))
+
+
+def write_json(benchmark: Benchmark, place: Path) -> None:
+    """Put every check and its numbers into a JSON file; a number that does not exist is null."""
+    trials = [
+        {"model": trial.known.name, "seed": trial.seed, "engine": trial.engine, "seconds": round(seconds, 2)}
+        for trial, seconds in zip(benchmark.trials, benchmark.seconds, strict=True)
+    ]
+    data = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "right": not benchmark.wrong,
+        "trials": trials,
+        "checks": [_plain(check) for check in benchmark.checks],
+    }
+    write_file(place, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _plain(check: Check) -> dict:
+    numbers = {name: None if math.isnan(value) else value for name, value in check.numbers.items()}
+    return asdict(check) | {"numbers": numbers}
+
+
+def _right(checks: Iterable[Check]) -> str:
+    right = [check.right for check in checks]
+    return f"{sum(right)} of {len(right)}" if right else "–"
+
+
+def _worst(checks: Iterable[Check], what: str) -> str:
+    return number(min((check.numbers[what] for check in checks if what in check.numbers), default=None))
