@@ -6,7 +6,7 @@
 #   make test-versions   a few tests with the lowest versions that pyproject.toml allows, and with today's newest
 #   make test-lowest, make test-newest   all tests with them
 #   make audit      what is known against the tested versions, by pip-audit, from PyPI
-#   make check      format, lint, types, tests
+#   make check      all that CI runs: make lint (and format), types, docs, test
 #   make mutation   faults put into a copy, and what finds them: docs/mutation.md
 #   make models     make the embedded models again
 #   make architectures   every method on a model of every architecture: docs/architectures.md
@@ -24,8 +24,8 @@ READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-real test-versions test-lowest test-newest audit test-ndif check format mutation models
-.PHONY: architectures real-inputs docs clean
+.PHONY: run test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
+.PHONY: mutation models architectures real-inputs docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
 run: $(READY)
@@ -38,10 +38,10 @@ test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif and not real_models and not registry"
 
 test-real: $(READY)
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/test_real_models.py
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/runner/test_real_models.py
 
 test-versions: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m registry tests/test_versions.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m registry tests/project/test_versions.py
 
 # torch stays as TORCH says: other versions come with gigabytes of CUDA. build/test-lowest/versions.txt says what was tested.
 test-lowest: RESOLUTION := lowest-direct
@@ -61,13 +61,18 @@ audit:
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 test-ndif: $(READY) $(NDIF_READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real_ndif tests/remote
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real_ndif tests/real_ndif
 
-check: $(READY)
+check: lint types docs test
+
+# Too long a file or function is told of, and no failure.
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m tests.project.sizes
+
+types: $(READY)
 	$(BIN)/pyright
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -80,7 +85,7 @@ models: $(READY)
 	$(BIN)/python -m nnsight_et.zoo.make
 
 architectures: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/architecture_table.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.architecture_table
 
 real-inputs: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.real_inputs

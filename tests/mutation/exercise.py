@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from methods_study import CIRCUIT, OBJECTS
 from peft import LoraConfig, get_peft_model
-from tiny_model import hf_llama, tokenizer
 from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from nnsight_et.manifest import parse
 from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import run
+from tests.helpers.methods_study import CIRCUIT, OBJECTS
+from tests.helpers.tiny_model import hf_llama, tokenizer
 
 STUDY = """\
 name: exercise

@@ -20,8 +20,8 @@ def run(job: dict[str, Any]) -> dict[str, str]:
 
 
 def _exercised(name: str) -> dict[str, str]:
-    from mutation import exercise
     from nnsight_et.core.errors import ExperimentError, UnsupportedModel
+    from tests.mutation import exercise
 
     with tempfile.TemporaryDirectory() as folder:
         try:

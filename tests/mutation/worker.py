@@ -24,7 +24,7 @@ def main() -> None:
     import pydantic  # noqa: F401
     import pytest  # noqa: F401
     import torch
-    import transformers.models.auto.modeling_auto
+    import transformers.models.auto.modeling_auto  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     torch.set_num_threads(1)
@@ -64,9 +64,9 @@ def _work(job: dict[str, Any], writing: int) -> None:
     copy = Path(job["copy"])
     os.chdir(copy)
     here = str(Path(__file__).parent)
-    sys.path[:] = [str(copy), str(copy / "tests"), *(path for path in sys.path if path != here)]
+    sys.path[:] = [str(copy), *(path for path in sys.path if path != here)]
     try:
-        from mutation import jobs  # type: ignore[import-not-found]
+        from tests.mutation import jobs  # type: ignore[import-not-found]
 
         found = jobs.run(job)
     except BaseException as error:  # noqa: BLE001 - whatever a fault brings about is what is asked for

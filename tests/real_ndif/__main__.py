@@ -1,19 +1,16 @@
-"""`python tests/real_ndif start ORG/NAME=FOLDER ...` starts an NDIF server on this machine; `... stop` ends it."""
+"""`python -m tests.real_ndif start ORG/NAME=FOLDER ...` starts an NDIF server on this machine; `... stop` ends it."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from real_ndif.server import launch, running
+from tests.real_ndif.server import launch, running
 
 
 def main() -> None:
     """Start a server and print what a client's environment needs, or stop all that were started from this checkout."""
-    parser = argparse.ArgumentParser(prog="python tests/real_ndif", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.real_ndif", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("start", help="start a server, and print the environment of its clients")
     start.add_argument("models", nargs="+", metavar="ORG/NAME=FOLDER", help="models and adapters it serves")

@@ -1,6 +1,6 @@
 """The loopback hub as a process of its own: serves folders as repositories until it is ended.
 
-`python -m real_ndif.hub FILE ORG/NAME=FOLDER ...` writes the hub's address into FILE when it is ready.
+`python -m tests.real_ndif.hub FILE ORG/NAME=FOLDER ...` writes the hub's address into FILE when it is ready.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from loopback_hub import serving
+from tests.helpers.loopback_hub import serving
 
 
 def main(file: str, *repositories: str) -> None:

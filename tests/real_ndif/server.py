@@ -14,10 +14,11 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from real_ndif.processes import end, free_ports, listens, spawn, wait
+from tests.real_ndif.processes import end, free_ports, listens, spawn, wait
 
 HERE = Path(__file__).parent
-KEPT = HERE.parent.parent / ".ndif"
+ROOT = HERE.parents[1]
+KEPT = ROOT / ".ndif"
 BIN = KEPT / "venv" / "bin"
 PRETENDED_BYTES = 2 * 10**9
 """The memory of the one GPU that Ray is told of: ndif's controller places models on nodes that have one."""
@@ -107,8 +108,8 @@ def launch(models: Mapping[str, Path], time_limit: int = 60, dtype: str = "float
 def _start_hub(models: Mapping[str, Path], folder: Path) -> str:
     address = folder / "hub.address"
     repositories = [f"{name}={Path(place).resolve()}" for name, place in models.items()]
-    command = [str(BIN / "python"), "-m", "real_ndif.hub", str(address), *repositories]
-    spawn("hub", command, {**os.environ, "PYTHONPATH": str(HERE.parent)}, folder)
+    command = [str(BIN / "python"), "-m", "tests.real_ndif.hub", str(address), *repositories]
+    spawn("hub", command, {**os.environ, "PYTHONPATH": str(ROOT)}, folder)
     wait("hub", lambda: address.exists() and address.read_text() != "", folder)
     return address.read_text()
 

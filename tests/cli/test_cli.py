@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnsight_et.manifest import load
+from tests.helpers.commands import ROOT, et, python
+
+HEAVY = {"torch", "nnsight", "transformers", "numpy", "safetensors", "matplotlib", "pandas"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "also"),
+    [
+        (["--help"], "path-patch", {"pydantic", "ruamel", "nnsight_et.manifest", "jinja2"}),
+        (["validate", "tiny"], "nothing to mend", {"jinja2"}),
+        (["plan", "tiny"], "to run", {"jinja2"}),
+        (["models"], "llama-tiny", {"jinja2"}),
+    ],
+)
+def test_what_needs_no_model_starts_without_what_models_need(arguments, shown, also, tmp_path: Path):
+    code = "import sys; from nnsight_et_cli import app\n"
+    code += f"try: app({arguments!r})\nexcept SystemExit: pass\n"
+    code += f"print(sorted({HEAVY | also!r} & set(sys.modules)))"
+    printed = python(code, tmp_path)
+    assert shown in printed
+    assert printed.endswith("[]")
+
+
+def test_the_command_line_is_no_module_called_cli(tmp_path: Path):
+    code = (
+        "import importlib.util; print(importlib.util.find_spec('cli'), importlib.util.find_spec('nnsight_et_cli').name)"
+    )
+    assert python(code, tmp_path) == "None nnsight_et_cli"
+    failed = subprocess.run([sys.executable, "-c", "import cli"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "nnsight_et_cli" in failed.stderr
+
+
+def test_every_command_has_a_help_text():
+    for command in (
+        "run",
+        "plan",
+        "report",
+        "validate",
+        "models",
+        "path-patch",
+        "evaluate",
+        "dcm",
+        "cmap",
+        "knockout",
+        "compare",
+    ):
+        result = et(command, "--help")
+        assert result.exit_code == 0
+        assert "Usage" in result.output
+
+
+def test_the_version_is_shown():
+    assert et("--version").stdout.strip() == importlib.metadata.version("nnsight_et")
+
+
+def test_models_known_by_name_are_listed():
+    assert "goat-tiny" in et("models").stdout
+
+
+def test_the_main_manifest_validates_and_plans(tmp_path: Path):
+    assert et("validate", ROOT / "experiments.yaml").exit_code == 0
+    planned = et("plan", ROOT / "experiments.yaml", "--out", tmp_path)
+    assert planned.stdout.count("to run") == len(load(ROOT / "experiments.yaml").experiments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new", "part"),
+    [
+        (
+            "validate",
+            "circuit: found",
+            "circuit: fuond",
+            "study.yaml:7: experiments.table1.circuit: no experiment named",
+        ),
+        ("plan", "circuit: found", "circuit: none.json", "no file none.json"),
+        ("run", "keep: 3, ", "keeep: 3, ", "study.yaml:13: experiments.found.stages.0.keeep: no key"),
+        ("run", "path: two", "path: ./three", "three"),
+        ("run", "path: two", "path: .", "two: no config.json"),
+        ("run", "keep: 2", "keep: 200", "keep"),
+        ("run", "boxes: 3", "boxes: 2, objects: [book, car, ice cream, letter]", "ice cream"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing(written: Path, command: str, old: str, new: str, part: str):
+    text = written.read_text()
+    assert old in text
+    written.write_text(text.replace(old, new))
+    result = et(command, "study.yaml")
+    assert result.exit_code == 2
+    assert part in result.stderr, result.stderr
+    assert "Traceback" not in result.output
+    assert not list(written.parent.glob("runs/**/*.json"))
+    assert not list(written.parent.glob("runs/**/*.safetensors"))
+
+
+def test_options_that_do_not_fit_are_refused(written: Path):
+    for options, part in (
+        (["--only", "fuond"], "did you mean 'found'"),
+        (["--device", "gpu"], "accepted: auto, cpu"),
+        (["--memory", "lots"], "512MiB or 4GiB"),
+        (["--set", "sede=3"], "did you mean 'seed'"),
+        (["--limit", "0"], "--limit"),
+    ):
+        result = et("run", "study.yaml", *options)
+        assert result.exit_code == 2, options
+        assert part in result.stderr
+    assert not (written.parent / "runs").exists() or not list(written.parent.glob("runs/**/result.json"))

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from nnsight_et.runner.run import Progress
+
+progress = importlib.import_module("nnsight_et_cli.progress")
+waiting = importlib.import_module("nnsight_et_cli.waiting")
+live = importlib.import_module("nnsight_et_cli.live")
+COURSE = progress.Course(("found", "table", "last"), lambda name: (12.3, 7))
+
+
+def steps() -> Iterator[Progress]:
+    for done in (1, 2, 3):
+        yield Progress("found", "stage", done, 3, reused=min(done, 2), checks=done)
+    for _ in range(2):  # two series of one name
+        for done in (1, 2):
+            yield Progress("table", "model", done, 2, reused=0, checks=5)
+    yield Progress("last", "knockout", 1, 1, reused=1)
+
+
+def followed(terminal: bool, **options) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    computed = progress.follow(steps(), console, COURSE, **options)
+    assert isinstance(console.file, io.StringIO)
+    return computed, console.file.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> None:
+    """Each look at the clock is 10 seconds after the one before."""
+    times = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(times)))
+
+
+def test_the_layer_that_path_patching_has_come_to_is_said_until_the_piece_of_work_is_done():
+    waits, said = waiting.Waits("auto", live=True), []
+
+    def working() -> Iterator[Progress]:
+        for done, layer in ((1, 4), (2, None)):
+            if layer is not None:
+                waits.reached(layer)
+            said.append(course.waiting())
+            yield Progress("found", "stage", done, 2, reused=0)
+
+    course = progress.Course(("found",), waiting=waits.text)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    progress.follow(waits.between(working()), console, course)
+    assert said == ["senders of layer 4", ""]
+
+
+def test_what_was_computed_is_counted_and_what_was_stored_is_not():
+    for options in ({}, {"view": "quiet"}, {"view": "json"}):
+        assert followed(terminal=False, **options)[0] == 1 + 2 + 2
+    assert followed(terminal=True)[0] == 1 + 2 + 2
+
+
+def test_lines_tell_the_start_and_the_end_of_each_experiment():
+    lines = followed(terminal=False)[1].splitlines()
+    assert [re.sub(r", \d+ cells/s", "", line) for line in lines] == [
+        "[1/3] found: stage 3/3, 2 from the store",
+        "[1/3] found: done, in 12 s, 1 cell, 7 self-checks passed",
+        "[2/3] table: model 1/2",
+        "[2/3] table: done, in 12 s, 4 cells, 7 self-checks passed",
+        "[3/3] last: from the store",
+    ]
+
+
+def test_between_them_a_line_comes_every_thirty_seconds_at_most(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def slow() -> Iterator[Progress]:
+        for done in range(1, 101):
+            now[0] += 1
+            yield Progress("long", "stage", done, 100, 0)
+
+    lines: list[str] = []
+    for _ in progress._lines(progress.moments(slow()), progress.Course(), lines.append):
+        pass
+    assert [line.split(",")[0] for line in lines] == [
+        "long: stage 1/100", "long: stage 31/100", "long: stage 61/100", "long: stage 91/100", "long: done"
+    ]  # fmt: skip
+    assert lines[1] == "long: stage 31/100, 1 cells/s, about 69 s left in this step"
+
+
+def test_rate_and_time_left_are_of_the_cells_that_were_measured(clock):
+    def some() -> Iterator[Progress]:
+        yield Progress("a", "b", 1, 6, 1)
+        yield Progress("a", "b", 2, 6, 2)
+        yield Progress("a", "b", 3, 6, 2)  # 20 s after the first cell, which was stored: one cell measured
+        yield Progress("a", "b", 4, 6, 2)
+
+    found = [one for one in progress.moments(some()) if one.kind == "progress"]
+    assert [one.rate for one in found] == [None, None, pytest.approx(1 / 20), pytest.approx(2 / 30)]
+    assert [one.seconds_left for one in found] == [None, None, pytest.approx(60), pytest.approx(30)]
+
+
+def test_the_cell_that_starts_the_clock_is_not_counted(clock):
+    found = [one for one in progress.moments(Progress("a", "b", done, 4, 0) for done in (1, 2, 3)) if one.rate]
+    assert [one.rate for one in found] == [pytest.approx(1 / 10), pytest.approx(2 / 20)]
+
+
+def timed(*names: str) -> list:
+    """Experiments of three cells, 10 s a cell; a and b are of one method, b twice as large, c of another."""
+    sizes = {"a": ("path_patching", 10.0), "b": ("path_patching", 20.0), "c": ("dcm", 10.0)}
+    course = progress.Course(names, lambda name: (30.0, 0), {name: sizes[name] for name in names})
+    steps = [Progress(name, "step", done, 3, 0) for name in names for done in (1, 2, 3)]
+    return [one for one in progress.moments(steps, course) if one.kind == "progress"]
+
+
+def test_the_time_left_of_a_run_is_told_from_experiments_of_the_same_method(clock):
+    found = [(one.run_left.seconds, one.run_left.partial) if one.run_left else None for one in timed("a", "b")]
+    assert found[:3] == [None, None, None]  # no experiment is timed yet
+    assert found[3] == (60.0, False)  # a took 30 s, b is twice as large
+    assert found[4] == (50.0, False)
+    assert found[5] == (40.0, False)
+
+
+def test_methods_not_measured_yet_are_not_in_it_and_it_says_so(clock):
+    found = timed("a", "c", "b")
+    assert found[3].run_left == importlib.import_module("nnsight_et_cli.left").Left(60.0, partial=True)
+    assert list(progress.parts(found[3]))[-1] == "about 60 s in the run and more not timed yet"
+    assert list(progress.parts(found[-2]))[-1] == "about 50 s in the run"
+
+
+def test_an_experiment_from_the_store_tells_nothing_of_its_method(clock):
+    course = progress.Course(("a", "b"), lambda name: (30.0, 0), {"a": ("dcm", 1.0), "b": ("dcm", 1.0)})
+    steps = [Progress("a", "dcm", 1, 1, 1), Progress("b", "step", 1, 3, 0)]
+    assert [one.run_left for one in progress.moments(steps, course) if one.kind == "progress"] == [None, None]
+
+
+def test_every_job_has_a_method_and_a_size():
+    from nnsight_et.manifest import load
+    from nnsight_et.planning.plan import plan
+    from tests.helpers.commands import ROOT
+
+    size_of = importlib.import_module("nnsight_et_cli.left").size_of
+    sizes = {job.name: size_of(job) for job in plan(load(ROOT / "experiments.yaml")).jobs}
+    assert sizes["circuit"] == ("path_patching", (300 + 100) * 4)
+    assert sizes["table1"] == ("faithfulness", (200 + 500) * 4)
+    assert sizes["figure3"] == ("activation_patching", 100 * 4 * 3)
+    assert sizes["roles"] == ("dcm", (320 + 160 + 200) * 3)
+
+
+def test_self_checks_of_all_experiments_are_added_up():
+    found = list(progress.moments(steps()))
+    assert [one.checks for one in found if one.kind == "finished"] == [3, 8, 8]
+
+
+def test_a_terminal_gets_a_bar_and_a_line_per_finished_experiment():
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", followed(terminal=True)[1])
+    assert "[1/3] found: done, in 12 s, 1 cell, 7 self-checks passed" in shown
+    assert "[3/3] last: from the store" in shown
+
+
+def test_the_live_view_tells_experiment_step_rate_checks_and_memory(clock):
+    moment = [one for one in progress.moments(steps()) if one.kind == "progress"][2]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(live._view(moment, COURSE, 75.0))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    for part in ("[1/3] found", "stage 3/3", "2 from the store", "cells/s", "3 self-checks passed", "75 s"):
+        assert part in shown
+    assert re.search(r"\d\.\d GiB of memory", shown)
+
+
+def test_where_ci_is_set_a_terminal_gets_lines(monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    assert "\x1b" not in followed(terminal=True)[1]
+
+
+def test_quiet_shows_nothing(capsys):
+    assert followed(terminal=True, view="quiet")[1] == ""
+    assert capsys.readouterr().out == ""
+
+
+def test_json_is_an_object_per_line(capsys):
+    assert followed(terminal=False, view="json")[1] == ""
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["event"], one["experiment"]) for one in found if one["event"] != "progress"] == [
+        (event, name) for name in ("found", "table", "last") for event in ("started", "finished")
+    ]
+    assert found[1].pop("memory") > 1 << 20
+    assert found[1] | {"rate": None} == {
+        "event": "progress", "experiment": "found", "number": 1, "of": 3, "step": "stage", "done": 1, "total": 3,
+        "reused": 1, "rate": None, "seconds_left": None, "self_checks": 1,
+        "run_seconds_left": None, "run_seconds_left_is_partial": None,
+    }  # fmt: skip
+    finished = next(one for one in found if one["event"] == "finished")
+    assert (finished["computed"], finished["seconds"], finished["self_checks"]) == (1, 12.3, 7)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.6, "9.6 s"), (45.4, "45 s"), (600, "10 min"), (9000, "2.5 h")]
+)
+def test_durations(seconds: float, text: str):
+    assert progress.duration(seconds) == text

@@ -1,0 +1,100 @@
+"""A tiny random model of every architecture: few layers, unequal sizes, windows shorter than the prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.helpers.tiny_model import PAD
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 122,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "pad_token_id": PAD,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+HEAD, GPT = {"head_dim": 10}, {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
+WINDOW = 8  # tokens; the shortest prompt has 19
+TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+BY_TYPE = {"sliding_window": WINDOW, "layer_types": TYPES, "use_sliding_window": True}
+GEMMA = HEAD | {"query_pre_attn_scalar": 12, "sliding_window": WINDOW, "layer_types": TYPES}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}
+IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 7}
+
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> model_type, what differs from SIZES
+    "Llama 1, 2 (MHA)": ("llama", HEAD | {"num_key_value_heads": 4}),
+    "Llama 3 (GQA)": ("llama", HEAD | {"rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}}),
+    "Llama (MQA)": ("llama", HEAD | {"num_key_value_heads": 1, "attention_bias": True}),
+    "Mistral": ("mistral", HEAD | {"sliding_window": WINDOW}),
+    "Qwen2, Qwen2.5": ("qwen2", BY_TYPE),
+    "Qwen3": ("qwen3", HEAD | BY_TYPE),
+    "Gemma": ("gemma", HEAD),
+    "Gemma-2": ("gemma2", GEMMA | CAPS),
+    "Gemma-3": ("gemma3_text", GEMMA),
+    "Gemma-3 with images": ("gemma3", {"text_config": SIZES | GEMMA, "vision_config": IMAGES | {"image_size": 14},
+                                       "mm_tokens_per_image": 4, "initializer_range": 0.2}),
+    "OLMo-2": ("olmo2", {}),
+    "OLMo": ("olmo", {"clip_qkv": 2.0}),
+    "OLMo-3": ("olmo3", {"sliding_window": WINDOW, "layer_types": TYPES}),
+    "SmolLM3": ("smollm3", BY_TYPE),
+    "StarCoder2": ("starcoder2", {"sliding_window": WINDOW}),
+    "StableLM": ("stablelm", {"use_parallel_residual": True, "qk_layernorm": True}),
+    "Command R7B": ("cohere2", {"sliding_window": WINDOW, "layer_types": TYPES, "logit_scale": 1.0}),
+    "Phi-1, Phi-2": ("phi", {}),
+    "Phi-3": ("phi3", {"sliding_window": WINDOW}),
+    "GPT-2": ("gpt2", GPT | {"initializer_range": 0.4}),
+    "GPT-NeoX": ("gpt_neox", {}),
+    "GPT-NeoX, serial": ("gpt_neox", {"use_parallel_residual": False}),
+    "GPT-J": ("gptj", GPT | {"rotary_dim": 4}),
+    "OPT": ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "Mixtral": ("mixtral", HEAD | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW}),
+    "Qwen2-MoE": ("qwen2_moe", BY_TYPE | EXPERTS | {"shared_expert_intermediate_size": 20}),
+    "Qwen3-MoE": ("qwen3_moe", HEAD | EXPERTS | {"sliding_window": WINDOW, "use_sliding_window": True}),
+}  # fmt: skip
+QUICK = ("Llama 3 (GQA)", "Gemma-2", "OLMo-2", "Phi-3", "GPT-2", "GPT-NeoX", "GPT-J", "OPT", "Qwen2-MoE")
+"""One of each kind, for the tests that are run every time."""
+MHA = ("gpt2", "gpt_neox", "gptj", "opt")  # whose configurations know no key heads of their own
+NAMES = {  # what other configurations call the sizes
+    "gpt2": ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
+    "gptj": ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
+    "gemma3": (),
+}
+
+
+def every() -> list[Any]:
+    """All architectures as a test's parameters; those not of QUICK are slow."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
+
+
+def configuration(name: str, **changes: Any) -> Any:
+    """The tiny configuration of that architecture, with some values changed."""
+    kind, own = ARCHITECTURES[name]
+    known = NAMES.get(kind, [key for key in SIZES if key != "num_key_value_heads" or kind not in MHA])
+    return AutoConfig.for_model(kind, **{key: SIZES[key] for key in known} | own | changes)
+
+
+def hf_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A random model of that architecture; its norms and biases are random too, so that none can be forgotten."""
+    torch.manual_seed(seed)
+    config = configuration(name, **changes)
+    config.tie_word_embeddings = False
+    model: Any = AutoModelForCausalLM.from_config(config)
+    for key, parameter in model.named_parameters():
+        if key.endswith(".bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+        elif parameter.ndim == 1:
+            parameter.data += torch.randn_like(parameter) * 0.3
+    return model.to(dtype).eval().requires_grad_(False)

@@ -1,0 +1,156 @@
+"""Every benchmark, small: all of it is run and written; and the floors of those that need a large device."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import setting, seven_b
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.interventions.path_patching import Path as PatchedPath
+from nnsight_et.tasks.boxes import Boxes
+from tests.helpers import pretend_lens
+from tests.helpers.commands import ROOT
+from tests.helpers.small_study import fresh_study
+
+STAGES = list(seven_b.STAGES)
+PLANNED = """\
+name: study
+task: {kind: boxes, boxes: 2}
+self_check: "off"
+models: {one: {path: model}}
+experiments:
+  found: {method: path_patching, model: one, examples: 3, stages: [{group: a, into: logits, at: last, keep: 2}]}
+"""
+FIELDS = {"stage", "senders", "receivers", "examples", "seconds", "tokens_per_second", "tflop"}
+FIELDS |= {"floor_seconds", "share_of_peak", "peak_gib"}
+SMALL = {  # benchmark -> how it is run here, and what it then writes
+    "engine": ("--size small --rounds 1", "engine_small"),
+    "half_precision": ("--device cpu --examples 1", "half_precision"),
+    "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
+    "seven_b": ("--shape small --device cpu --examples 3 --batch 2 --peak-tflops 0.01", "seven_b_small"),
+    "transformer_lens": ("--size small --rounds 1", "transformer_lens_small"),
+}
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where results go."""
+    monkeypatch.setattr(setting, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for TransformerLens, which is not installed here."""
+    for name, module in pretend_lens.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(importlib.import_module("benchmarks.transformer_lens"), "version", lambda name: "none")
+
+
+def run(name: str, written: Path) -> dict:
+    """Run the benchmark small; what it wrote."""
+    words, result = SMALL[name]
+    importlib.import_module(f"benchmarks.{name}").main(words.split())
+    (path,) = written.glob("*.json")
+    assert path.stem == result
+    return json.loads(path.read_text())
+
+
+def test_every_benchmark_is_run_here():
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "def main(" in path.read_text()]
+    assert {path.stem for path in scripts} == set(SMALL)
+    assert all(f"benchmarks.{name}`" in (ROOT / "docs" / "performance.md").read_text() for name in SMALL)
+
+
+def test_what_each_method_costs_is_measured_and_written(written):
+    rows = run("engine", written)["rows"]
+    assert len(rows) == 9
+    assert all(row["forwards"] > 0 for row in rows if "circuit" not in row["per"])  # that one is a difference of times
+    assert all(row["reference"] > 0 and row["hooks"] > 0 for row in rows[:4])
+
+
+def test_the_engine_agrees_with_what_transformer_lens_users_write(lens, written):
+    found = run("transformer_lens", written)
+    assert found["largest_difference"] < 1e-4
+    assert all(row["engine"] > 0 and row["transformer_lens"] > 0 for row in found["rows"])
+
+
+def test_half_precision_is_compared_with_the_truth_stage_by_stage(written):
+    rows = run("half_precision", written)["rows"]
+    assert [row["dtype"] for row in rows] == ["bfloat16"] * 4
+    assert all(0 < row[engine]["mean"] <= row[engine]["max"] for row in rows for engine in ("default", "reference"))
+
+
+def test_a_plan_is_compared_with_its_run(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(fresh_study(tmp_path / "study"))
+    Path("study.yaml").write_text(PLANNED)
+    rows = {row["experiment"]: row for row in run("plan_accuracy", written)["experiments"]}
+    assert set(rows) == {"found", "all"}
+    assert all(row["seconds"] > 0 and row["bytes"] > 0 and row["expected_bytes"] > 0 for row in rows.values())
+
+
+def test_all_stages_of_a_shape_are_measured_and_written(written):
+    found = run("seven_b", written)
+    assert (found["device"], found["chunks"]["examples"], found["target"]) == ("cpu", 2, None)
+    assert [row["stage"] for row in found["stages"]] == STAGES
+    for row in found["stages"]:
+        assert set(row) == FIELDS
+        assert row["senders"] > 0
+        assert row["examples"] == 3
+        assert row["seconds"] > 0
+        assert row["share_of_peak"] == pytest.approx(row["floor_seconds"] / row["seconds"])
+        assert row["floor_seconds"] == pytest.approx(row["tflop"] / 0.01)
+
+
+def test_the_floor_is_the_work_that_the_engine_does():
+    shape, some = seven_b.SMALL, seven_b.prompts(3, 7, 320)
+    model, counts = seven_b.model_of(shape, "cpu"), {"layers": 0, "answers": 0}
+
+    def layers(_module, inputs):
+        counts["layers"] += inputs[0].shape[:-1].numel()
+
+    def answers(_module, _inputs, output):  # what skips the vocabulary comes out as narrow as it goes in
+        counts["answers"] += output.shape[:-1].numel() if output.shape[-1] == shape.vocabulary else 0
+
+    module = model.nn._module
+    for layer in module.model.layers:
+        layer.mlp.down_proj.register_forward_pre_hook(layers)
+    module.lm_head.register_forward_hook(answers)
+    for path in seven_b.paths(shape).values():
+        counts.update(layers=0, answers=0)
+        seven_b._run(model, path, path.reaching(shape.n_layers, shape.n_heads), [[one] for one in some], Chunks())
+        least = seven_b.floor(shape, path, some)
+        assert least.token_layers == counts["layers"]
+        assert least.answers == counts["answers"]
+
+
+def test_the_floor_of_a_path_worked_out_by_hand():
+    """Two layers of one head, one prompt of 12 tokens, from its ninth token into layer 1."""
+    shape = replace(seven_b.SMALL, n_layers=2, n_heads=1, n_kv_heads=1, d_head=2, d_model=3, d_mlp=5, vocabulary=7)
+    (example,) = seven_b.prompts(1, 1, 7)
+    assert (len(example.base.tokens), example.base.positions["query_label"]) == (12, 9)
+    least = seven_b.floor(shape, PatchedPath("query_label", "value", (seven_b.Head(1, 0),)), [example])
+    assert (least.mlp, least.whole, least.again, least.answers) == (1, 12 * 3, 3, 2)
+    assert least.seen == 3 * 78 + 10 + 11 + 12
+    assert least.flops(shape) == 2 * (1 * 45 + 39 * (24 + 45) + 2 * 21) + 4 * 267 * 2
+
+
+def test_prompts_are_laid_out_as_boxes_prompts_are():
+    real = Boxes(7).examples(setting.tokenizer(), 40, 0, "discovery")
+    places = {tuple(sorted((name, where) for name, where in one.base.positions.items())) for one in real}
+    for one in seven_b.prompts(14, 7, 320):
+        assert any(set(one.base.positions.items()) <= set(place) for place in places)
+        assert len(one.base.tokens) == len(real[0].base.tokens) == 54
+    assert len({one.base.positions["previous_query_label"] for one in seven_b.prompts(7, 7, 320)}) == 7
+
+
+def test_the_receivers_are_as_many_as_the_papers():
+    assert [len(path.receivers) for path in seven_b.paths(seven_b.LLAMA_7B).values()] == [0, 20, 5, 10]
+    best = seven_b.paths(seven_b.LLAMA_7B)["query at last"].receivers
+    assert {seven_b.Head(15, 13), seven_b.Head(21, 3)} <= set(best)

@@ -1,0 +1,150 @@
+"""Every method on a server finds what it finds here, with a key that is trusted and with one that is not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnsight_et.loopback import Loopback
+from nnsight_et.results.store import Result
+from tests.helpers.methods_study import models_in, results
+from tests.helpers.remote_study import TRUSTED, UNTRUSTED, Remotely, folders
+from tests.methods.test_jobs import EVERYTHING
+
+JOBS = {  # a stage, a model, or what the next step depends on is a job; a comparison needs no model
+    "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 2, "roles": 2, "across": 2, "blind": 1, "looks": 1,
+    "screen": 1, "overlap": 0, "mlps": 2,
+}  # fmt: skip
+STAGES = """\
+  found:
+    method: path_patching
+    model: one
+    examples: 100
+    stages:
+      - {group: value_fetcher, into: logits, at: last, keep: 4, receivers: 2}
+      - {group: position_detector, into: value_fetcher, via: value, at: query_label, keep: 2}
+"""
+METRICS = "".join(
+    f"""\
+  {metric}:
+    {{method: path_patching, model: one, metric: {metric}, examples: 100,
+     stages: [{{group: value_fetcher, into: logits, at: last, keep: 4}}]}}
+"""
+    for metric in ("logit_difference", "probability_difference", "kl")
+)
+SENDERS, PER_VALUE, PER_JOB = 12 + 8, 16, 1 << 16
+APPROXIMATED = ("screen",)  # finite differences where there are no gradients
+KEYS = {"trusted": TRUSTED, "untrusted": UNTRUSTED}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    return models_in(tmp_path_factory.mktemp("here"))
+
+
+@pytest.fixture(scope="module")
+def found_here(here) -> dict[str, Result]:
+    return results(here, EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def server(here, tmp_path_factory) -> Iterator[Loopback]:
+    keys = [TRUSTED, f"{UNTRUSTED}:untrusted"]
+    with Loopback.start(tmp_path_factory.mktemp("server"), folders(here), keys=keys) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=KEYS)
+def away(request, here, server, tmp_path_factory) -> Remotely:
+    root = shutil.copytree(
+        here, tmp_path_factory.mktemp(request.param) / "study", ignore=shutil.ignore_patterns("runs")
+    )
+    return Remotely(root, server.address, KEYS[request.param])
+
+
+@pytest.fixture(scope="module")
+def found_away(away, server) -> dict[str, Result]:
+    accepted = server.counts()["accepted"]
+    for step in away.each(EVERYTHING):
+        now = server.counts()["accepted"]
+        away.jobs[step.experiment] = away.jobs.get(step.experiment, 0) + now - accepted
+        accepted = now
+    return away.results(EVERYTHING)
+
+
+def test_every_number_is_the_one_found_here_to_the_last_bit(away, found_away, found_here):
+    """With as many threads; finite differences are near."""
+    assert set(found_away) == set(found_here)
+    for name, result in found_away.items():
+        expected = found_here[name]
+        assert set(result.scores) == set(expected.scores)
+        for key, values in result.scores.items():
+            tolerance = 0.0 if away.key == TRUSTED or name not in APPROXIMATED else 2e-3
+            one, other = values.double(), expected.scores[key].double()
+            torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance, equal_nan=True, msg=f"{name} {key}")
+
+
+def test_the_heads_found_and_kept_are_the_same_and_results_are_interchangeable(found_away, found_here):
+    for name in ("found", "pruned"):
+        assert found_away[name].header.summary["circuit"] == found_here[name].header.summary["circuit"]
+    for name, result in found_away.items():
+        assert result.header.job_id == found_here[name].header.job_id
+
+
+def test_the_result_says_where_it_ran_and_which_gradient_was_used(away, found_away, found_here):
+    kind = "autograd" if away.key == TRUSTED else "finite differences"
+    for name in ("masks", "screen"):
+        assert {row["gradient"] for row in found_away[name].header.summary["rows"]} == {kind}
+        same = found_away[name].header.identity == found_here[name].header.identity
+        assert same == (kind == "autograd")
+    assert all(result.header.device == "ndif" for result in found_away.values())
+
+
+def test_the_checks_were_made_on_the_server(found_away, found_here):
+    for name, result in found_away.items():
+        checks = {check["check"] for check in result.header.self_check["checks"]}
+        assert checks >= {check["check"] for check in found_here[name].header.self_check["checks"]}
+
+
+def test_every_experiment_is_as_few_jobs_as_it_has_dependent_steps(away, found_away):
+    assert away.jobs == JOBS
+
+
+def test_only_scores_come_home_and_only_prompts_and_code_go_out(away, server):
+    """Self-checks included."""
+    before = set(server.counts()["jobs"])
+    away.steps(STAGES, "memory=512MiB")
+    jobs = [job for name, job in server.counts()["jobs"].items() if name not in before]
+    assert len(jobs) == 2
+    assert sum(job["result"] for job in jobs) <= PER_VALUE * SENDERS * 100
+    assert all(job["bytes"] <= PER_JOB for job in jobs)
+
+
+def test_metrics_are_measured_there_and_only_their_values_come_home(away, here, server):
+    before = set(server.counts()["jobs"])
+    away.steps(METRICS)
+    jobs = [job for name, job in server.counts()["jobs"].items() if name not in before]
+    assert len(jobs) == 3
+    assert all(
+        job["result"] <= 2 * PER_VALUE * (1 + 12) * 100 for job in jobs
+    )  # the logits alone would be 12 times that
+    expected = results(here, METRICS)
+    for name, result in away.results(METRICS).items():
+        for key, values in result.scores.items():
+            assert torch.equal(values.nan_to_num(9.0), expected[name].scores[key].nan_to_num(9.0)), f"{name} {key}"
+
+
+def test_a_second_run_sends_nothing(away, found_away, server):
+    before = server.counts()["accepted"]
+    assert all(step.reused == step.total for step in away.steps(EVERYTHING))
+    assert server.counts()["accepted"] == before
+
+
+def test_no_key_is_written_anywhere(away, found_away):
+    for path in (away.root / "away").rglob("*"):
+        assert not path.is_file() or away.key.encode() not in path.read_bytes()
+    assert not list((away.root / "away").glob("methods/*/jobs/*"))

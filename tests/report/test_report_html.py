@@ -1,0 +1,343 @@
+"""report.html from real results of every method: what is in it, that it is safe and whole, and how it looks."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nnsight_et.core.errors import ResultError
+from nnsight_et.manifest import load
+from nnsight_et.measuring import model_pool
+from nnsight_et.planning.plan import plan
+from nnsight_et.report.figure_data import plates
+from nnsight_et.report.html import rendered
+from nnsight_et.results.headers import folder_of
+from nnsight_et.results.store import Result, Store
+from nnsight_et.results.study import Study, study_in, study_of
+<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_report_html.py
+from nnsight_et.runner.run import run
+=======
+from nnsight_et.runner.run import run, run_folder
+from tests.helpers.browser import chromium
+from tests.helpers.commands import EVERY, STUDY, et
+from tests.helpers.report_page import Parsed
+>>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/report/test_report_html.py
+
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "report"
+HOSTILE = "<script>alert('1')</script>\"'&<img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def every(two_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A manifest with an experiment of every method, and the folder of its results; only read."""
+    root = tmp_path_factory.mktemp("every")
+    for name in ("one", "two"):
+        (root / name).symlink_to(two_models / name)
+    (root / "study.yaml").write_text(STUDY + EVERY)
+    manifest = load(root / "study.yaml")
+    for _ in run(plan(manifest), root / "runs"):
+        pass
+    return root / "study.yaml", folder_of(root / "runs", plan(manifest))
+
+
+@pytest.fixture(scope="module")
+def study(every: tuple[Path, Path]) -> Study:
+    return study_of(plan(load(every[0])), every[1])
+
+
+@pytest.fixture(scope="module")
+def html(study: Study) -> str:
+    return rendered(study)
+
+
+@pytest.fixture(scope="module")
+def parsed(html: str) -> Parsed:
+    return Parsed(html)
+
+
+def changed(result: Result, **header: object) -> Result:
+    return replace(result, header=result.header.model_copy(update=header))
+
+
+def of(study: Study, name: str) -> Result:
+    result = study.result(name)
+    assert result is not None
+    return result
+
+
+def test_the_page_is_well_formed_and_every_link_in_it_leads_somewhere(parsed: Parsed):
+    assert parsed.wrong == []
+    ids = parsed.values("id")
+    assert len(set(ids)) == len(ids)
+    links = parsed.values("href")
+    assert links
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert {f"x-{name}" for name in load_names()} <= set(ids)
+
+
+def load_names() -> set[str]:
+    return set(re.findall(r"^  (\w+):", (STUDY + EVERY).split("experiments:")[1], re.MULTILINE))
+
+
+def test_the_page_needs_nothing_else_and_its_policy_says_so(html: str, parsed: Parsed):
+    assert not parsed.values("src")
+    assert not parsed.values("style")
+    assert not [name for _, attributes in parsed.elements for name in attributes if name.startswith("on")]
+    assert not re.findall(r"(?:https?:)?//[a-z]|@import|url\((?!#)", html)
+    policy = next(attributes["content"] for _, attributes in parsed.elements if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none';")
+    for tag in ("style", "script"):
+        (text,) = parsed.text(tag)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_the_same_results_give_the_same_page(every: tuple[Path, Path], html: str):
+    assert rendered(study_of(plan(load(every[0])), every[1])) == html
+
+
+def test_every_head_of_a_stage_is_a_cell_with_its_score_interval_and_p(study: Study, parsed: Parsed):
+    result, titles = of(study, "found"), parsed.text("title")
+    scores = result.scores
+    kept = {one["head"] for one in result.header.summary["stages"][0]["kept"]}
+    for layer, head in ((0, 1), (2, 3)):
+        score, low, high, p = (
+            scores[f"value_fetcher.{key}"][layer, head].item() for key in ("score", "low", "high", "p")
+        )
+        start = f"L{layer}H{head}: {score:+.3f} [{low:+.3f}, {high:+.3f}]; p {p:.2g}, Holm"
+        (text,) = [title for title in titles if title.startswith(start)]
+        assert text.endswith("; kept") == (f"L{layer}H{head}" in kept)
+    unreached = sum(int((~scores[f"{group}.reach"]).sum()) for group in ("value_fetcher", "position_transmitter"))
+    assert parsed.of_class("hatched") == unreached > 0
+    assert parsed.of_class("frame") == 3 + 2  # what the two stages keep
+
+
+def test_table_1_and_the_headline_have_the_numbers_of_the_result(study: Study, parsed: Parsed):
+    cells = parsed.text("td")
+    for row in of(study, "table1").header.summary["rows"]:
+        low, high = row["full_interval"]
+        assert f"{row['full']:.2f} [{low:.2f}, {high:.2f}]" in cells
+        assert f"faithfulness on {row['model']}" in parsed.text("span")
+    circuit = of(study, "minimal").header.summary["circuit"]["groups"]
+    assert f"{sum(len(group['heads']) for group in circuit)} heads" in parsed.text("b")
+
+
+def test_every_method_has_its_figures(study: Study):
+    figures = {result.header.job["name"]: plates(result, study) for result in study.results}
+    assert all(figures[name] for name in load_names())
+    lines = figures["across"][0].panels[0].lines  # type: ignore[union-attr]
+    own = of(study, "across").header.summary["models"]
+    assert {line.name: line.value for line in lines} == {f"{name} alone": value for name, value in own.items()}
+    (drawing,) = figures["found"][0].panels
+    assert drawing.positions == ("last",)  # type: ignore[union-attr]
+    assert [(arrow.source, arrow.target, arrow.via) for arrow in drawing.arrows] == [  # type: ignore[union-attr]
+        ("value_fetcher", "logits", None),
+        ("position_transmitter", "value_fetcher", "query"),
+    ]
+
+
+def test_text_of_models_and_data_is_text_and_no_markup(study: Study):
+    result = of(study, "table1")
+    models = [record.model_copy(update={"name": HOSTILE, "description": HOSTILE}) for record in result.header.models]
+    rows = [row | {"model": HOSTILE} for row in result.header.summary["rows"]]
+    job = result.header.job | {"models": [{"name": HOSTILE, "path": HOSTILE}]}
+    found = changed(result, models=models, summary=result.header.summary | {"rows": rows}, job=job)
+    text = rendered(Study(HOSTILE, (found,), study.missing))
+    hostile = Parsed(text)
+    assert hostile.wrong == []
+    assert [tag for tag, _ in hostile.elements].count("script") == 1
+    assert not [tag for tag, attributes in hostile.elements if tag == "img" or "onerror" in attributes]
+    assert HOSTILE in hostile.text("h1")
+    assert HOSTILE in hostile.text("td")
+    assert any(HOSTILE in title for title in hostile.text("title"))
+
+
+def test_what_is_missing_is_named_with_the_reason(every: tuple[Path, Path], tmp_path: Path):
+    folder = shutil.copytree(every[1], tmp_path / "run")
+    shutil.rmtree(folder / "selected")
+    (folder / "blind" / "scores.safetensors").write_bytes(b"")
+    (folder / "looks").rename(folder / ".writing-looks")
+    study = study_of(plan(load(every[0])), folder)
+    reasons = {one.experiment: one.why for one in study.missing}
+    assert set(reasons) == {"selected", "blind", "looks"}
+    assert reasons["selected"] == reasons["looks"] == "no result yet"
+    assert "damaged" in reasons["blind"]
+    assert str(tmp_path) not in reasons["blind"]
+    parsed = Parsed(rendered(study))
+    assert any("Missing here: 3 experiments." in text for text in parsed.text("div"))
+    assert set(reasons) <= set(parsed.text("td"))
+
+    of_folder = study_in(folder)
+    assert {one.experiment for one in of_folder.missing} == {"selected", "blind"}  # .writing-looks is no experiment
+    names = [result.header.job["name"] for result in of_folder.results]
+    assert names.index("found") < names.index("minimal") < names.index("overlap")
+
+
+def test_a_summary_that_lacks_its_numbers_is_missing_and_the_rest_is_shown(study: Study):
+    broken = changed(of(study, "table1"), summary={})
+    rest = tuple(result for result in study.results if result.header.job["name"] != "table1")
+    parsed = Parsed(rendered(replace(study, results=(*rest, broken))))
+    assert any("its summary is not one of faithfulness" in text for text in parsed.text("td"))
+    assert "x-found" in parsed.values("id")
+    assert "x-table1" not in parsed.values("id")
+    with pytest.raises(ResultError, match="no figures of faithfulness"):
+        plates(broken, study)
+
+
+@pytest.mark.parametrize(
+    ("check", "part"),
+    [
+        ({"check": "source = base", "worst": 0.5, "tolerance": 0.1}, "Self-check failed in found."),
+        ({"check": "source = base", "worst": None, "tolerance": 0.1}, "Self-check failed in found."),
+        (None, "Without a self-check: found."),
+    ],
+)
+def test_a_self_check_that_failed_or_was_not_made_is_said_first(study: Study, check: dict | None, part: str):
+    checks = {"on": check is not None, "checks": [check] if check else []}
+    parsed = Parsed(rendered(Study("s", (changed(of(study, "found"), self_check=checks),), ())))
+    assert part in "".join(parsed.text("div"))
+
+
+def as_large_as_the_papers(result: Result, name: str) -> Result:
+    """Path patching with four stages on 32 layers of 32 heads, the scores repeated as often as needed."""
+    stages, scores, groups = [], {}, ("value_fetcher", "position_transmitter") * 2
+    for index, group in enumerate(groups):
+        into = f"group_{index - 1}" if index else "logits"
+        stages.append(result.header.summary["stages"][index % 2] | {"group": f"group_{index}", "into": into})
+        for key in ("score", "low", "high", "p", "p_holm"):
+            scores[f"group_{index}.{key}"] = result.scores[f"{group}.{key}"].repeat(11, 8)[:32, :32]
+    circuit = {"groups": [{"name": f"group_{index}", "at": "last", "heads": []} for index in range(4)]}
+    summary = result.header.summary | {"stages": stages, "circuit": circuit}
+    return replace(changed(result, summary=summary, job=result.header.job | {"name": name}), scores=scores)
+
+
+def test_a_report_of_the_papers_size_is_under_5_mb(study: Study):
+    found = tuple(as_large_as_the_papers(of(study, "found"), f"large{index}") for index in range(3))
+    rest = tuple(result for result in study.results if result.header.job["name"] != "found")
+    text = rendered(Study("large", (*found, *rest), ()))
+    parsed = Parsed(text)
+    assert sum("m" in attributes.get("class", "").split() for tag, attributes in parsed.elements if tag == "rect") >= (
+        3 * 4 * 1024
+    )
+    assert len(text.encode()) < 5_000_000
+
+
+def test_a_run_writes_the_report_and_it_is_made_again_without_a_model(written: Path, monkeypatch: pytest.MonkeyPatch):
+    ran = et("run", "study.yaml", "--only", "found")
+    (report,) = Path("runs").glob("small/*/report.html")
+    assert f"Report: {report}" in ran.stdout
+    before = report.read_bytes()
+    report.unlink()
+    monkeypatch.setattr(model_pool, "loaded", lambda *_args, **_options: pytest.fail("a model was loaded"))
+    again = et("report", "study.yaml")
+    assert again.exit_code == 0
+    assert report.read_bytes() == before
+    assert "table1" in again.stdout
+    assert "no result yet" in again.stdout
+    report.unlink()
+    with Store(Path("runs")).writing(report.parent):  # as a run does
+        assert et("report", report.parent).exit_code == 0
+    assert "found" in report.read_text()
+
+
+def test_a_report_of_nothing_and_formats_there_are_not_are_refused(written: Path):
+    nothing = et("report", "study.yaml")
+    assert nothing.exit_code == 2
+    assert "none of 2 experiments can be shown (found: no result yet)" in nothing.stderr
+    assert et("report", written.parent).exit_code == 2
+    wrong = et("report", "study.yaml", "--figures", "figures", "--formats", "pdf,gif")
+    assert wrong.exit_code == 2
+    assert "no format 'gif'" in wrong.stderr
+    assert not Path("figures").exists()
+    assert not list(Path().glob("runs/**/report.html"))
+
+
+def test_figures_for_papers_are_files_of_their_format(every: tuple[Path, Path], tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "run"
+    shutil.copytree(every[1] / "found", folder / "found")
+    shown = et("report", folder, "--figures", tmp_path / "figures")
+    assert f"{tmp_path / 'figures'} (6 files)" in shown.stdout
+    starts = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
+    files = sorted((tmp_path / "figures").iterdir())
+    assert {path.stem for path in files} == {"found-circuit", "found-scores"}
+    for path in files:
+        assert path.read_bytes().startswith(starts[path.suffix[1:]])
+    drawn = (tmp_path / "figures" / "found-circuit.svg").read_text()
+    assert "3 heads" in drawn
+    assert "value fetcher" in drawn
+
+
+def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: str, tmp_path: Path):
+    panels = [panel for result in study.results for plate in plates(result, study) for panel in plate.panels]
+    path = tmp_path / "report.html"
+    path.write_text(html, encoding="utf-8")
+    with chromium(tmp_path / "profile") as view:
+        for width in (400, 1280):
+            for scheme in ("light", "dark"):
+                view.events.clear()
+                view.open(path, width, scheme)
+                boxes = view.value(
+                    "[...document.querySelectorAll('figure svg')].map(one => {"
+                    "const box = one.getBoundingClientRect(); return [box.width, box.height]})"
+                )
+                assert len(boxes) == len(panels)
+                assert all(wide > 100 and high > 50 for wide, high in boxes)
+                assert view.value("document.documentElement.scrollWidth") <= width
+                assert view.value("getComputedStyle(document.body).backgroundColor") == BACKGROUND[scheme]
+                assert len(view.screenshot(SCREENSHOTS / f"{width}-{scheme}.png")) > 50_000
+                assert view.complaints == []
+                assert view.requests == {path.as_uri()}
+        _marks_tell_their_numbers(view)
+        assert len(view.send("Page.printToPDF", printBackground=True)["data"]) > 50_000
+
+
+BACKGROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}
+
+
+def _marks_tell_their_numbers(view) -> None:
+    """By the arrow keys, and by the pointer."""
+    first = "document.querySelector('#found-scores svg')"
+    titles = view.value(f"[...{first}.querySelectorAll('.m > title')].map(one => one.textContent)")
+    told = f"{first}.parentElement.querySelector('output').textContent"
+    view.value(f"{first}.focus()")
+    for key, expected in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowDown", 5), ("ArrowLeft", 4)):  # 4 heads in a row
+        view.press(key)
+        assert view.value(told) == titles[expected]
+    view.press("Escape")
+    assert view.value(told) == ""
+    x, y = view.value(
+        f"{first}.scrollIntoView({{behavior: 'instant'}}), (box => [box.x + box.width / 2, box.y + box.height / 2])"
+        f"({first}.querySelectorAll('.m')[6].getBoundingClientRect())"
+    )
+    view.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert view.value(told) == titles[6]
+
+
+def test_every_kind_of_figure_is_drawn_for_papers_too(study: Study):
+    paper_figures = pytest.importorskip("nnsight_et.report.paper_figures")
+    every = [plate for result in study.results for plate in plates(result, study)]
+    first = {type(plate.panels[0]): plate for plate in every}
+    assert set(first) == set(paper_figures.DRAW)
+    for plate in first.values():
+        (content,) = paper_figures.figure_files(plate, ("svg",)).values()
+        assert content == next(iter(paper_figures.figure_files(plate, ("svg",)).values()))
+        assert b"<path" in content
+
+
+def test_a_report_names_the_run_with_a_limit_that_is_there(every: tuple[Path, Path], tmp_path: Path):
+    runs = ("--out", tmp_path / "runs")
+    manifest = load(every[0]).limited(3)
+    for _ in run(plan(manifest), tmp_path / "runs", ("blind",)):
+        pass
+    refused = et("report", every[0], *runs)
+    assert refused.exit_code == 2
+    assert f"accepted: the run with --limit 3 ({folder_of(tmp_path / 'runs', plan(manifest))})" in refused.stderr
+    assert et("report", every[0], *runs, "--limit", 3).exit_code == 0
+    assert "--limit 3" in et("report", every[0], *runs, "--limit", 2).stderr
