@@ -15,16 +15,12 @@ from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
 
 from nnsight_et.loopback import Loopback
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115
 from nnsight_et.measuring import model_pool
-=======
-from nnsight_et.measuring import work
 from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
 from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 pytest_plugins = ["tests.helpers.every_method", "tests.helpers.study_folder"]
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 

@@ -24,13 +24,9 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.results.circuit_import import import_circuit
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_circuit_import.py
 from nnsight_et.runner.run import run
-=======
-from nnsight_et.runner.run import run, run_folder
 from tests.helpers.commands import STUDY, et
 from tests.helpers.published_results import GROUPS, heads, shared
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/circuits/test_circuit_import.py
 
 KEEP = {"llama": (58, 10, 25, 5), "goat": (101, 30, 50, 40), "float": (102, 30, 50, 40)}  # Appendices D to F
 SCORES = torch.tensor([[-0.5, 0.25, -0.125, 0.0], [-0.125, -1.0, -0.125, 2.0], [0.0, 0.0, -0.25, 0.0]])

@@ -19,13 +19,9 @@ from nnsight_et.results.headers import read_header
 from nnsight_et.results.store import read_result, write_result
 from nnsight_et.results.study import study_in
 from nnsight_et.runner import run as running
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_notices.py
 from nnsight_et.runner.run import RunOptions, run
-=======
-from nnsight_et.runner.run import Means, run
 from tests.helpers.commands import et
 from tests.helpers.small_study import STUDY, fresh_study
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/core/test_notices.py
 
 FIRST = Notice("bos", "one", "its prompts begin without <s>")
 LATER = Notice("weights", "experiments.found", "something came up while it was measured")

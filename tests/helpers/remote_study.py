@@ -6,21 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/remote_study.py
-from methods_study import manifest
-
 from nnsight_et.planning.plan import plan
-=======
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/helpers/remote_study.py
 from nnsight_et.remote.job import Patience, Waiting
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/remote_study.py
 from nnsight_et.runner.run import Progress, Remote, RunOptions, run
-=======
-from nnsight_et.runner.run import Means, Progress, Remote, run, run_folder
 from tests.helpers.methods_study import manifest
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/helpers/remote_study.py
 
 TRUSTED, UNTRUSTED = "11111111-aaaa-4aaa-8aaa-111111111111", "22222222-bbbb-4bbb-8bbb-222222222222"
 QUICK = Patience(first=0.02, most=0.1, unsure=0.6, lost=1.5, silence=6.0)

@@ -8,12 +8,8 @@ from nnsight_et.manifest import load
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/small_study.py
 from nnsight_et.runner.run import Progress, run
-=======
-from nnsight_et.runner.run import Progress, run, run_folder
 from tests.helpers.tiny_model import hf_llama, tokenizer
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/helpers/small_study.py
 
 STUDY = """\
 name: study

@@ -15,15 +15,11 @@ from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.measuring.checks import _compared
 from nnsight_et.measuring.tolerance import difference
 from nnsight_et.models.model import Model
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_self_check.py
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
-=======
-from nnsight_et.runner.run import run_folder
 from tests.helpers.methods_study import guessing, manifest, models_in, results, steps
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model, tokenizer
 from tests.methods.test_jobs import EVERYTHING, UNCHECKED
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/measuring/test_self_check.py
 
 ONE = "  found: {method: path_patching, model: one, examples: 6, stages: [%s]}\n"
 DIRECT = ONE % "{group: a, into: logits, at: last, keep: 2}"

@@ -17,15 +17,11 @@ from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_jobs.py
 from nnsight_et.runner.run import run
-=======
-from nnsight_et.runner.run import run, run_folder
 from tests.helpers import plain_methods
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.methods_study import MODELS, SEED, TASK, manifest, models_in, results, steps
 from tests.helpers.tiny_model import PAD, tokenizer
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/methods/test_jobs.py
 
 EVERYTHING = """\
   found:

@@ -226,13 +226,8 @@ FAULTS: tuple[Fault, ...] = (
         "gqa", "core/metrics",
     ),
     _fault(
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115
         "ratio of means", "each example's ratio", "core/metrics.py",
-        ("return (patched - base) / base", "return (patched - base) / base.mean()"), "gqa", "metrics",
-=======
-        "ratio of means", "each example's ratio", "metrics.py",
         ("return (patched - base) / base", "return (patched - base) / base.mean()"), "gqa", "core/metrics",
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb
     ),
     _fault(
         "ratio of means", "the exact effects of attribution", ATTRIBUTION,
@@ -261,13 +256,8 @@ FAULTS: tuple[Fault, ...] = (
         "gqa", "core/metrics", "interventions/path_metrics",
     ),
     _fault(
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115
         "wrong selection", "the smallest divergences come first", "core/named_metrics.py",
-        ('None, ranks="large")', 'None, ranks="negative")'), "gqa", "path_metrics",
-=======
-        "wrong selection", "the smallest divergences come first", "named_metrics.py",
         ('None, ranks="large")', 'None, ranks="negative")'), "gqa", "interventions/path_metrics",
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb
     ),
     _fault(
         "receivers one by one", "only the first receiver of a layer is replaced", PATHS,
@@ -454,21 +444,12 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "donor and recipient", "the donor receives", "methods/cmap/experiment.py",
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115
         ('_step(context, job, recipient, "recipient outputs"', '_step(context, job, donor, "recipient outputs"'),
-        "gqa", "cmap",
-    ),
-    _fault(
-        "ratio turned round", "faithfulness", "core/metrics.py",
-        ("return circuit / model if model", "return model / circuit if circuit"), "gqa", "metrics",
-=======
-        ('_step(work, job, recipient, "recipient outputs"', '_step(work, job, donor, "recipient outputs"'),
         "gqa", "methods/cmap",
     ),
     _fault(
-        "ratio turned round", "faithfulness", "metrics.py",
+        "ratio turned round", "faithfulness", "core/metrics.py",
         ("return circuit / model if model", "return model / circuit if circuit"), "gqa", "core/metrics",
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb
     ),
     _fault(
         "ratio turned round", "what a head contributes", "core/metrics.py",

@@ -23,15 +23,11 @@ from nnsight_et.remote.client import Client
 from nnsight_et.remote.job import Job, Patience
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/remote/test_methods_on_ndif.py
 from nnsight_et.runner.run import Remote, RunOptions, run
-=======
-from nnsight_et.runner.run import Means, Remote, run, run_folder
 from tests.helpers.methods_study import STUDY, results
 from tests.helpers.remote_study import Remotely
 from tests.methods.test_jobs import EVERYTHING
 from tests.real_ndif.server import RealNdif
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/real_ndif/test_methods_on_ndif.py
 
 pytestmark = pytest.mark.real_ndif
 ROOT = Path(__file__).parent.parent.parent

@@ -15,14 +15,10 @@ from nnsight_et.loopback import Loopback
 from nnsight_et.methods.path_patching import experiment as path_patching
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.failures import Refused, Silent
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_remote_faults.py
 from nnsight_et.results.headers import folder_of
-=======
-from nnsight_et.runner.run import run_folder
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.methods_study import models_in, results
 from tests.helpers.remote_study import TRUSTED, Remotely, folders
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/remote/test_remote_faults.py
 
 ONE = (
     "  found: {method: path_patching, model: one, examples: 6, stages: [{group: a, into: logits, at: last, keep: 2}]}\n"

@@ -12,13 +12,9 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.remote.backends import on_server
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_simulate.py
 from nnsight_et.runner.run import run
-=======
-from nnsight_et.runner.run import run, run_folder
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.commands import et
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/remote/test_simulate.py
 
 STUDY = """\
 name: tried

@@ -20,14 +20,10 @@ from nnsight_et.report.html import rendered
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, Store
 from nnsight_et.results.study import Study, study_in, study_of
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_report_html.py
 from nnsight_et.runner.run import run
-=======
-from nnsight_et.runner.run import run, run_folder
 from tests.helpers.browser import chromium
 from tests.helpers.commands import EVERY, STUDY, et
 from tests.helpers.report_page import Parsed
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/report/test_report_html.py
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "report"
 HOSTILE = "<script>alert('1')</script>\"'&<img src=x onerror=alert(2)>"

@@ -18,15 +18,11 @@ from nnsight_et.results import disk
 from nnsight_et.results.disk import write_json
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Store
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_damaged.py
 from nnsight_et.runner.run import run
-=======
-from nnsight_et.runner.run import run, run_folder
 from tests.helpers.commands import STUDY
 from tests.helpers.hostile import Answer, said
 from tests.helpers.killing import GONE
 from tests.helpers.methods_study import models_in
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/robustness/test_damaged.py
 
 MANIFEST = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, letter]")
 LEFT = f"{disk.TEMPORARY}{disk._host()}-{GONE}-abcdef01"

@@ -20,16 +20,12 @@ from nnsight_et.report.results import tables
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import HEADER, Result, ResultHeader, read_result, write_result
 from nnsight_et.results.study import Study, study_in
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_free_text.py
 from nnsight_et.runner.run import run
-=======
-from nnsight_et.runner.run import run, run_folder
 from tests.helpers.browser import Page, chromium
 from tests.helpers.commands import EVERY, STUDY, et
 from tests.helpers.hostile import bytes_in, said
 from tests.helpers.report_page import Parsed
 from tests.helpers.small_study import STUDY as SMALL
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/robustness/test_free_text.py
 
 MARKUP = "\"'><img src=x onerror=window.harmed=1><svg onload=window.harmed=1>"
 """Markup that can be the name of a file."""

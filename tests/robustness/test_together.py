@@ -24,16 +24,12 @@ from nnsight_et.results import disk, store
 from nnsight_et.results.disk import one_writer
 from nnsight_et.results.headers import folder_of, header_and_schema
 from nnsight_et.results.store import Result, ResultHeader, read_result, write_result
-<<<<<<< 303653e0580b1484b39c585683ee32e1a1766115:tests/test_together.py
 from nnsight_et.runner.run import run
-=======
-from nnsight_et.runner.run import run, run_folder
 from tests.helpers.commands import STUDY
 from tests.helpers.hostile import said
 from tests.helpers.killing import FORKS, GONE
 from tests.helpers.methods_study import models_in
 from tests.results.test_store import a_result
->>>>>>> 7b0771ecdcda47004cbf08ec3a8c2a72c1b0bcbb:tests/robustness/test_together.py
 
 MANIFEST = STUDY.replace("boxes: 3", "boxes: 2, objects: [book, car, paper, letter]")
 
