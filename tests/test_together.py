@@ -25,7 +25,7 @@ from test_store import a_result
 from nnsight_et import disk, store
 from nnsight_et.disk import one_writer
 from nnsight_et.errors import ResultError
-from nnsight_et.headers import header_and_schema
+from nnsight_et.headers import read_header
 from nnsight_et.manifest import load
 from nnsight_et.run import run, run_folder
 from nnsight_et.store import Result, ResultHeader, read_result, write_result
@@ -154,14 +154,14 @@ def test_a_result_that_is_replaced_while_it_is_read_is_read_whole(tmp_path: Path
     write_result(tmp_path / "found", old)
     reads = []
 
-    def replaced(folder: Path) -> tuple[ResultHeader, int]:
-        found = header_and_schema(folder)
+    def replaced(folder: Path) -> ResultHeader:
+        found = read_header(folder)
         if not reads:
             write_result(folder, new)
-        reads.append(found[0].seconds)
+        reads.append(found.seconds)
         return found
 
-    monkeypatch.setattr(store, "header_and_schema", replaced)
+    monkeypatch.setattr(store, "read_header", replaced)
     found = read_result(tmp_path / "found")
     assert (found.header.seconds, set(found.scores), reads) == (2.0, {"a"}, [1.5, 2.0])
 

@@ -18,11 +18,11 @@ from nnsight_et.circuit import Head
 from nnsight_et.run import run, run_folder
 from nnsight_et.store import Result, read_result
 from nnsight_et.tasks.boxes import Boxes
-from nnsight_et.zoo.forward import captured, layers_of
 from nnsight_et.zoo.known import CROWDED, GROUPED, KNOWN, LABEL, POSITION, Known, made
-from nnsight_et.zoo.measure import accuracy
-from nnsight_et.zoo.plant import N_HEADS
+from nnsight_et.zoo.plant import N_HEADS, layers_of
 from nnsight_et.zoo.tokenizer import word_tokenizer
+from tools.embedded_models.forward import captured
+from tools.embedded_models.measure import accuracy
 
 SMALL = Trial(GROUPED, examples=8)
 FEW = ["found", "blocked", "faithful", "overlap"]

@@ -30,8 +30,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in (*PLACES, "tests", "benchmarks", "examples", "docs"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "schema_1"))
+    for name in (*PLACES, "tools", "tests", "benchmarks", "examples", "docs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-c", BUILD, source / "dist"], cwd=source, check=True, capture_output=True)
     (built,) = (source / "dist").glob("*.whl")
     return built
