@@ -90,6 +90,7 @@ def _check_schema(data: Any, path: Path) -> None:
     schema = data.get("schema_version") if isinstance(data, dict) else None
     if type(schema) is int and schema == SCHEMA:
         return
-    known = type(schema) is int and schema > 0
-    version = f", of {'a later' if schema > SCHEMA else 'an earlier'} version of nnsight_et" if known else ""
+    version = ""
+    if type(schema) is int and schema > 0:
+        version = f", of {'a later' if schema > SCHEMA else 'an earlier'} version of nnsight_et"
     raise ResultError(f"{path}: schema {str(schema)[:20]}{version}; accepted: {SCHEMA}")
