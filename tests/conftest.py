@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from faulty_loopback import FaultyLoopback
 from loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
 from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
@@ -18,7 +19,6 @@ from small_study import fresh_study, steps
 from tiny_model import hf_llama, tokenizer
 
 from nnsight_et.jobs import work
-from nnsight_et.loopback import Loopback
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 
@@ -97,17 +97,17 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyLoopback]:
     """A server with a trusted and an untrusted key, which stages results of more than 4000 bytes."""
     keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted"], ["--inline-bytes=4000"]
     models = {name: lora(tmp_path_factory.mktemp("lora"), seed) for seed, name in enumerate(ADAPTERS)}
     models[NAME] = deployed
-    with Loopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
+    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
         yield running
 
 
 @pytest.fixture
-def server(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
+def server(loopback: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> FaultyLoopback:
     """That server without faults; the client has the trusted key."""
     monkeypatch.setattr(CONFIG.API, "APIKEY", TRUSTED)
     monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)
@@ -117,6 +117,6 @@ def server(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
 
 
 @pytest.fixture
-def untrusted(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def untrusted(server: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client has the other key."""
     monkeypatch.setattr(CONFIG.API, "APIKEY", UNTRUSTED)

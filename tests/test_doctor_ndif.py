@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from commands import et
+from faulty_loopback import FaultyLoopback
 from loopback_client import IDS, TRUSTED, UNTRUSTED, client
 from nnsight.schema.config import CONFIG
 
 from nnsight_et import doctor_ndif
 from nnsight_et.doctor import Finding
 from nnsight_et.doctor_ndif import known_models, server_findings
-from nnsight_et.loopback import Loopback
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.plan import ModelChoice
 from nnsight_et.remote.client import Client
@@ -27,7 +27,7 @@ KEY = 'nnsight.modeling.transformers.TransformersModel:{"repo_id": "%s", "revisi
 
 
 @pytest.fixture
-def configured(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def configured(server: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets nnsight's address, the loopback's unless given, and its key."""
 
     def configure(key: str | None, host: str = server.address) -> None:

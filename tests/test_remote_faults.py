@@ -10,12 +10,12 @@ import nnsight
 import pytest
 import torch
 from closeness import assert_same_scores
+from faulty_loopback import FaultyLoopback
 from methods_study import models_in, results
 from remote_study import TRUSTED, Remotely, folders
 
 from nnsight_et.errors import ExperimentError
 from nnsight_et.jobs import path_patching
-from nnsight_et.loopback import Loopback
 from nnsight_et.remote.failures import Refused, Silent
 from nnsight_et.run import run_folder
 
@@ -36,13 +36,13 @@ def expected(models) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def running(models, tmp_path_factory) -> Iterator[Loopback]:
-    with Loopback.start(tmp_path_factory.mktemp("state"), folders(models), keys=[TRUSTED]) as server:
+def running(models, tmp_path_factory) -> Iterator[FaultyLoopback]:
+    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), folders(models), keys=[TRUSTED]) as server:
         yield server
 
 
 @pytest.fixture
-def server(running) -> Loopback:
+def server(running) -> FaultyLoopback:
     running.wait()
     running.clear()
     return running

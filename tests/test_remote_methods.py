@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from faulty_loopback import FaultyLoopback
 from methods_study import models_in, results
 from remote_study import TRUSTED, UNTRUSTED, Remotely, folders
 from test_jobs import EVERYTHING
 
-from nnsight_et.loopback import Loopback
 from nnsight_et.store import Result
 
 JOBS = {  # a stage, a model, or what the next step depends on is a job; a comparison needs no model
@@ -52,9 +52,9 @@ def found_here(here) -> dict[str, Result]:
 
 
 @pytest.fixture(scope="module")
-def server(here, tmp_path_factory) -> Iterator[Loopback]:
+def server(here, tmp_path_factory) -> Iterator[FaultyLoopback]:
     keys = [TRUSTED, f"{UNTRUSTED}:untrusted"]
-    with Loopback.start(tmp_path_factory.mktemp("server"), folders(here), keys=keys) as running:
+    with FaultyLoopback.start(tmp_path_factory.mktemp("server"), folders(here), keys=keys) as running:
         yield running
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from faulty_loopback import FaultyLoopback
 from hostile import Answer, bytes_in, said
 from nnsight.schema.config import CONFIG
 from test_remote_killed import STUDY as FAR
 from tiny_model import hf_llama, tokenizer
-
-from nnsight_et.loopback import Loopback
 
 KEY, WRONG = "0a1b2c3d-5ec2-4e75-9a11-0123456789ab", "77777777-5ec2-4e75-9a11-ba9876543210"
 MALFORMED, TOKEN = "planted-but-no-key", "hf_PlantedHubToken0123456789"
@@ -34,9 +33,9 @@ def study(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(study, tmp_path_factory) -> Iterator[Loopback]:
+def server(study, tmp_path_factory) -> Iterator[FaultyLoopback]:
     state = tmp_path_factory.mktemp("state")
-    with Loopback.start(state, {"test/one": study / "one"}, keys=[KEY]) as running:
+    with FaultyLoopback.start(state, {"test/one": study / "one"}, keys=[KEY]) as running:
         running.wait()
         yield running
 
