@@ -11,9 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa
+=======
+from faulty_loopback import FaultyLoopback
+from loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
+>>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f
 from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
 
+<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa
 from nnsight_et.loopback import Loopback
 from nnsight_et.measuring import model_pool
 from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
@@ -21,6 +27,9 @@ from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 pytest_plugins = ["tests.helpers.every_method", "tests.helpers.study_folder"]
+=======
+from nnsight_et.measuring import work
+>>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 
@@ -99,17 +108,17 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyLoopback]:
     """A server with a trusted and an untrusted key, which stages results of more than 4000 bytes."""
     keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted"], ["--inline-bytes=4000"]
     models = {name: lora(tmp_path_factory.mktemp("lora"), seed) for seed, name in enumerate(ADAPTERS)}
     models[NAME] = deployed
-    with Loopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
+    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
         yield running
 
 
 @pytest.fixture
-def server(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
+def server(loopback: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> FaultyLoopback:
     """That server without faults; the client has the trusted key."""
     monkeypatch.setattr(CONFIG.API, "APIKEY", TRUSTED)
     monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)
@@ -119,6 +128,6 @@ def server(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
 
 
 @pytest.fixture
-def untrusted(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def untrusted(server: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client has the other key."""
     monkeypatch.setattr(CONFIG.API, "APIKEY", UNTRUSTED)

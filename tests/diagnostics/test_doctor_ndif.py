@@ -9,12 +9,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/diagnostics/test_doctor_ndif.py
+=======
+from commands import et
+from faulty_loopback import FaultyLoopback
+from loopback_client import IDS, TRUSTED, UNTRUSTED, client
+>>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_doctor_ndif.py
 from nnsight.schema.config import CONFIG
 
 from nnsight_et.diagnostics import doctor_ndif
 from nnsight_et.diagnostics.doctor import Finding
 from nnsight_et.diagnostics.doctor_ndif import known_models, server_findings
-from nnsight_et.loopback import Loopback
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
@@ -27,7 +32,7 @@ KEY = 'nnsight.modeling.transformers.TransformersModel:{"repo_id": "%s", "revisi
 
 
 @pytest.fixture
-def configured(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def configured(server: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets nnsight's address, the loopback's unless given, and its key."""
 
     def configure(key: str | None, host: str = server.address) -> None:

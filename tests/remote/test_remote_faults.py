@@ -9,9 +9,15 @@ from typing import Any
 import nnsight
 import pytest
 import torch
+<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/remote/test_remote_faults.py
+=======
+from closeness import assert_same_scores
+from faulty_loopback import FaultyLoopback
+from methods_study import models_in, results
+from remote_study import TRUSTED, Remotely, folders
+>>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_remote_faults.py
 
 from nnsight_et.core.errors import ExperimentError
-from nnsight_et.loopback import Loopback
 from nnsight_et.methods.path_patching import experiment as path_patching
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.failures import Refused, Silent
@@ -37,13 +43,13 @@ def expected(models) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def running(models, tmp_path_factory) -> Iterator[Loopback]:
-    with Loopback.start(tmp_path_factory.mktemp("state"), folders(models), keys=[TRUSTED]) as server:
+def running(models, tmp_path_factory) -> Iterator[FaultyLoopback]:
+    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), folders(models), keys=[TRUSTED]) as server:
         yield server
 
 
 @pytest.fixture
-def server(running) -> Loopback:
+def server(running) -> FaultyLoopback:
     running.wait()
     running.clear()
     return running

@@ -11,12 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/remote/test_remote_killed.py
 
 from nnsight_et.loopback import Loopback
 from tests.cli.test_resume import RUN
 from tests.helpers.remote_study import TRUSTED
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
+=======
+from faulty_loopback import FaultyLoopback
+from remote_study import TRUSTED
+from test_resume import RUN
+from tiny_model import hf_llama, tokenizer
+
+>>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_remote_killed.py
 STUDY = """\
 name: far
 backend: ndif
@@ -38,29 +46,31 @@ def study(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(study, tmp_path_factory) -> Iterator[Loopback]:
-    with Loopback.start(tmp_path_factory.mktemp("state"), {"test/one": study / "one"}, keys=[TRUSTED]) as server:
+def running(study, tmp_path_factory) -> Iterator[FaultyLoopback]:
+    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), {"test/one": study / "one"}, keys=[TRUSTED]) as server:
         yield server
 
 
 @pytest.fixture
-def server(running) -> Loopback:
+def server(running) -> FaultyLoopback:
     running.wait()
     running.clear()
     return running
 
 
-def environment(server: Loopback, key: str = TRUSTED) -> dict[str, str]:
+def environment(server: FaultyLoopback, key: str = TRUSTED) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "NDIF_HOST": server.address, "NDIF_API_KEY": key}
 
 
-def finished(study: Path, out: Path, server: Loopback, key: str = TRUSTED) -> subprocess.CompletedProcess[str]:
+def finished(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*RUN, str(out)], cwd=study, env=environment(server, key), capture_output=True, text=True, timeout=180
     )
 
 
-def stopped(study: Path, out: Path, server: Loopback, when: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:
+def stopped(
+    study: Path, out: Path, server: FaultyLoopback, when: Callable[[], bool], how: signal.Signals
+) -> tuple[int, str]:
     """The exit code and messages of a run that gets a signal as soon as something holds."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*RUN, str(out)], cwd=study, env=environment(server), **streams) as process:
@@ -73,7 +83,7 @@ def stopped(study: Path, out: Path, server: Loopback, when: Callable[[], bool], 
     return process.returncode, said
 
 
-def waiting_for_ever(server: Loopback) -> None:
+def waiting_for_ever(server: FaultyLoopback) -> None:
     """Every job is queued for whoever asks, until the server's faults are cleared."""
     server.fault("response", "stuck", times=0)
 
@@ -93,7 +103,7 @@ def jobs(out: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in out.glob("far/*/jobs/*.json") if ".writing" not in path.name]
 
 
-MOMENTS: dict[str, Callable[[Path, Loopback, int], bool]] = {
+MOMENTS: dict[str, Callable[[Path, FaultyLoopback, int], bool]] = {
     "before anything is sent": lambda out, server, polls: any(out.glob("far/*/.holder")),
     "sent": lambda out, server, polls: bool(jobs(out)),
     "accepted": lambda out, server, polls: any(job["state"] == "accepted" for job in jobs(out)),

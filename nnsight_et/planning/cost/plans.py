@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.engine.budget import chunks
@@ -171,3 +171,35 @@ def boxes_prompts(task: BoxesTask) -> tuple[Prompts, ...]:
         Prompts(1, length, {"correct_object": 7 * box + 2, "previous_query_label": 7 * box + 6} | ends)
         for box in range(task.boxes)
     )
+
+
+def work_of(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit]) -> dict[str, tuple[str, float]]:
+    """Experiment -> its method and its floating-point operations, of those whose models are all in `rows`.
+
+    The reference engine's passes are counted as the default one's; a method is timed by engine, so only ratios matter.
+    """
+    as_default = replace(plan, jobs=tuple(replace(job, engine="default") for job in plan.jobs))
+    known = costs(as_default, rows, found)
+    return {
+        job.name: (f"{job.spec.method} {job.engine}", known[job.name].flops(rows))
+        for job in plan.jobs
+        if job.name in known
+    }
+
+
+def expected_seconds(work: Mapping[str, tuple[str, float]], took: Mapping[str, float]) -> dict[str, float]:
+    """Experiment -> about how many seconds all of it takes, scaled from those of its method that `took` so long.
+
+    work: what work_of returns. Experiments that it has not, and those of a method that was not timed yet, are left out.
+    """
+    timed = dict[str, tuple[float, float]]()
+    for name in took.keys() & work.keys():
+        method, flops = work[name]
+        seconds, sums = timed.get(method, (0.0, 0.0))
+        timed[method] = seconds + took[name], sums + flops
+    rates = {method: seconds / sums for method, (seconds, sums) in timed.items() if sums}
+    return {
+        name: rates.get(method, 0.0) * flops
+        for name, (method, flops) in work.items()
+        if name not in took and (method in rates or not flops)
+    }

@@ -1,4 +1,4 @@
-"""`python -m nnsight_et.zoo.make`: makes the embedded models and their record again, from seeds alone."""
+"""`python -m tools.embedded_models.make`: makes the embedded models and their record again, from seeds alone."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.zoo import family
-from nnsight_et.zoo.lessons import arithmetic_lessons, rephrased_lessons
-from nnsight_et.zoo.measure import accuracy, last_logits
-from nnsight_et.zoo.record import STAGES, measured
+from nnsight_et.models.named import EMBEDDED
 from nnsight_et.zoo.tokenizer import word_tokenizer
-from nnsight_et.zoo.training import word_accuracy
+from tools.embedded_models import family
+from tools.embedded_models.lessons import arithmetic_lessons, rephrased_lessons
+from tools.embedded_models.measure import accuracy, last_logits
+from tools.embedded_models.record import STAGES, measured
+from tools.embedded_models.training import word_accuracy
 
-EMBEDDED = Path(__file__).parent / "embedded"
 SEED = 2
 STEPS = {"llama-tiny": 60, "vicuna-tiny": 60, "goat-tiny": 200, "float-tiny": 200}
 """At most; goat-tiny and float-tiny stop at their goal."""
@@ -40,7 +40,7 @@ def main(place: Path = EMBEDDED) -> None:
     made_in = time.time() - started
     print(f"{made_in:.0f} s: the models are made; now they are measured", flush=True)
     record = {
-        "how_to_rerun": "python -m nnsight_et.zoo.make",
+        "how_to_rerun": "python -m tools.embedded_models.make",
         "seed": SEED,
         "steps": {name: len(values) for name, values in losses.items()},
         "settings": settings(),

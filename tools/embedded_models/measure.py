@@ -16,7 +16,8 @@ from transformers import LlamaForCausalLM
 
 from nnsight_et.core.batch import Pair, Run
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
-from nnsight_et.zoo.forward import Captured, after_attention, captured, layers_of, suffix_logits
+from nnsight_et.zoo.plant import layers_of
+from tools.embedded_models.forward import Captured, after_attention, captured, suffix_logits
 
 
 class Stage(NamedTuple):

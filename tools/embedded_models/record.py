@@ -8,8 +8,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nnsight_et.core.batch import collate, padded
 from nnsight_et.tasks.boxes import Boxes
-from nnsight_et.zoo.forward import captured
-from nnsight_et.zoo.measure import (
+from tools.embedded_models.forward import captured
+from tools.embedded_models.measure import (
     Scores,
     Stage,
     accuracy,

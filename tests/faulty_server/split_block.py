@@ -11,9 +11,10 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
-from blocks import Unreadable, executed, failure, own_sources, prepare, printed_as_log, rebuilt
+from blocks import Unreadable, executed, own_sources, prepare, rebuilt
 from greenlet import getcurrent
 from hosted import Hosted
+from logged import failure_apart, printed_as_log
 from nnsight.intervention.barrier import Barrier
 from nnsight.intervention.envoy import Envoy
 from nnsight.intervention.interleaver import EarlyStopException, Event, Interleaver, Mediator, OutOfOrderError, Pending
@@ -142,7 +143,7 @@ def _block(wire: _Wire, hosted: Hosted, order: Any) -> tuple:
     except Unreadable as sentence:
         return "failed", str(sentence)
     except Exception as error:  # noqa: BLE001 - the block is the client's
-        return "failed", failure(error, apart=True)
+        return "failed", failure_apart(error)
 
 
 def main(connection: Connection, hosted: Hosted, absent: str, order: Any) -> None:

@@ -1,18 +1,20 @@
 """The forward pass of a small Llama written out, so that it can be entered at any layer and any token.
 
-For the models of this folder only (one head per key and value, no bias, prompts of one length without padding). The
-record's numbers are computed with it; the package's engine does not use it and is not used by it.
+Only for the models that this folder makes (one head per key and value, no bias, prompts of one length, no padding).
+The record's numbers are computed with it; the package's engine does not use it and is not used by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import rotate_half
+
+from nnsight_et.zoo.plant import layers_of
 
 Edit = Callable[[int, str, Tensor], Tensor]
 """(layer, "query" | "key" | "value" | "head", [batch, variant, token, head, d_head]) -> the same, changed or not."""
@@ -25,11 +27,6 @@ class Captured(NamedTuple):
     keys: list[Tensor]
     values: list[Tensor]
     heads: list[Tensor]
-
-
-def layers_of(model: LlamaForCausalLM) -> list[Any]:
-    """The model's layers, first to last."""
-    return list(model.model.layers)
 
 
 def rotated(model: LlamaForCausalLM, x: Tensor, first: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from nnsight_et.zoo.lessons import Lesson
+from tools.embedded_models.lessons import Lesson
 
 BATCH = 32
 CHECKED_EVERY = 5

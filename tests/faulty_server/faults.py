@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from descriptions import REFUSAL
+from texts import REFUSAL
 
 ANSWERS = {
     "drop": "close the connection: of a request, before it is read; of any other answer, in its middle",

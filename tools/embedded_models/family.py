@@ -18,11 +18,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from nnsight_et.core.batch import Pair, collate
 from nnsight_et.core.circuit import Head
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
-from nnsight_et.zoo.forward import layers_of
-from nnsight_et.zoo.lessons import SPLIT, boxes_lessons, mixed_lessons, rephrased_lessons
-from nnsight_et.zoo.measure import accuracy
-from nnsight_et.zoo.plant import LAYER_0, Plant, PlantedHead, planted
-from nnsight_et.zoo.training import BATCH, answer_loss, imitation_loss, trained
+from nnsight_et.zoo.plant import LAYER_0, PlantedHead, layers_of
+from tools.embedded_models.lessons import SPLIT, boxes_lessons, mixed_lessons, rephrased_lessons
+from tools.embedded_models.measure import accuracy
+from tools.embedded_models.planted import Plant, planted
+from tools.embedded_models.training import BATCH, answer_loss, imitation_loss, trained
 
 N_LAYERS, D_MLP = 6, 256
 CONTRAST = 4.0

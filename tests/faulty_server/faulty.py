@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 
-from descriptions import EXPIRED_URL, REFUSAL, STATUS
+from descriptions import STATUS
 from faults import Faults, Rule
+from texts import EXPIRED_URL, REFUSAL
 
 
 @dataclass
