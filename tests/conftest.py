@@ -11,25 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa
-=======
-from faulty_loopback import FaultyLoopback
-from loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f
 from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
 
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa
-from nnsight_et.loopback import Loopback
 from nnsight_et.measuring import model_pool
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
 from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 pytest_plugins = ["tests.helpers.every_method", "tests.helpers.study_folder"]
-=======
-from nnsight_et.measuring import work
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 

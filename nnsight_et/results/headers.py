@@ -89,11 +89,12 @@ def read_header(folder: Path) -> ResultHeader:
 def _check_schema(data: Any, path: Path) -> None:
     """ResultError if plain data does not say that it is of SCHEMA."""
     schema = data.get("schema_version") if isinstance(data, dict) else None
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa
-    if type(schema) is int and 1 <= schema <= SCHEMA:
-        return schema
-    later = ", of a later version of nnsight_et" if type(schema) is int and schema > SCHEMA else ""
-    raise ResultError(f"{path}: schema {str(schema)[:20]}{later}; accepted: 1 to {SCHEMA}")
+    if type(schema) is int and schema == SCHEMA:
+        return
+    version = ""
+    if type(schema) is int and schema > 0:
+        version = f", of {'a later' if schema > SCHEMA else 'an earlier'} version of nnsight_et"
+    raise ResultError(f"{path}: schema {str(schema)[:20]}{version}; accepted: {SCHEMA}")
 
 
 def name_of(header: ResultHeader) -> str:
@@ -109,11 +110,3 @@ def models_of(header: ResultHeader) -> str:
 def metric_of(header: ResultHeader) -> Metric:
     """What the scores of a result are of; a job that does not say has the paper's metric."""
     return header.job.get("spec", {}).get("metric", PAPERS)
-=======
-    if type(schema) is int and schema == SCHEMA:
-        return
-    version = ""
-    if type(schema) is int and schema > 0:
-        version = f", of {'a later' if schema > SCHEMA else 'an earlier'} version of nnsight_et"
-    raise ResultError(f"{path}: schema {str(schema)[:20]}{version}; accepted: {SCHEMA}")
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f

@@ -26,12 +26,7 @@ from torch import Tensor
 from nnsight_et.core.errors import ResultError
 from nnsight_et.planning.plan import digest
 from nnsight_et.results.disk import one_writer, read_json, remove, sweep, write_file, write_folder, write_json
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa
-from nnsight_et.results.headers import HEADER, ResultHeader, header_and_schema
-from nnsight_et.results.migration import migrated_scores
-=======
-from nnsight_et.results.headers import HEADER, ResultHeader, folder_of, read_header
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f
+from nnsight_et.results.headers import HEADER, ResultHeader, read_header
 
 SCORES = "scores.safetensors"
 

@@ -9,12 +9,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/diagnostics/test_doctor_ndif.py
-=======
-from commands import et
-from faulty_loopback import FaultyLoopback
-from loopback_client import IDS, TRUSTED, UNTRUSTED, client
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_doctor_ndif.py
 from nnsight.schema.config import CONFIG
 
 from nnsight_et.diagnostics import doctor_ndif
@@ -25,6 +19,7 @@ from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Again, Refused
 from tests.helpers.commands import et
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import IDS, TRUSTED, UNTRUSTED, client
 
 STRANGER = "33333333-3333-4333-8333-333333333333"

@@ -10,11 +10,6 @@ import cloudpickle.cloudpickle as cloudpickle
 import nnsight
 import pytest
 import torch
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/loopback/test_loopback.py
-=======
-from faulty_loopback import FaultyLoopback
-from loopback_client import ADAPTERS, IDS, TRUSTED, UNTRUSTED, attached, client, submitted, waited
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_loopback.py
 from nnsight import TransformersModel
 from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
@@ -22,12 +17,9 @@ from nnsight.tracing.globals import BLOCKS, SOURCES
 from peft import PeftModel
 
 from nnsight_et.core.metrics import patching_score
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/loopback/test_loopback.py
-from nnsight_et.loopback import Loopback
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import ADAPTERS, IDS, TRUSTED, UNTRUSTED, attached, client, submitted, waited
 from tests.helpers.tiny_model import hf_llama, tokenizer
-=======
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_loopback.py
 
 
 @pytest.fixture(scope="module")

@@ -19,23 +19,14 @@ import psutil
 import pytest
 import torch
 import websocket
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/loopback/test_loopback_faults.py
-=======
-from faulty_loopback import FaultyLoopback
-from loopback_client import IDS, NAME, client, submitted, waited
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_loopback_faults.py
 from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/loopback/test_loopback_faults.py
-from nnsight_et.loopback import Loopback
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import IDS, NAME, client, submitted, waited
 from tests.helpers.tiny_model import hf_llama
 
 ROOT = Path(__file__).parents[2]
-=======
-ROOT = Path(__file__).parent.parent
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_loopback_faults.py
 
 
 @pytest.fixture(scope="module")

@@ -217,13 +217,8 @@ FAULTS: tuple[Fault, ...] = (
         ("wide.softmax(-1)", "wide.softmax(0)"), "gqa", "engine/engine",
     ),
     _fault(
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa
-        "softmax over the wrong axis", "the reference's sum over all prompts", "engine/reference_readout.py",
-        (".exp().sum(-1).log()", ".exp().sum(-1).mean().log()"), "gqa", "interventions/path_patching", "engine/engine",
-=======
         "softmax over the wrong axis", "the reference's sum over all prompts", "engine/reference.py",
-        (".exp().sum(-1).log()", ".exp().sum(-1).mean().log()"), "gqa", "path_patching", "engine",
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f
+        (".exp().sum(-1).log()", ".exp().sum(-1).mean().log()"), "gqa", "interventions/path_patching", "engine/engine",
     ),
     _fault(
         "ratio of means", "the patching score", "core/metrics.py",

@@ -27,7 +27,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "circuits": {"core.errors", "core.circuit", "circuits"},
     "tasks": {"core", "tasks"},
     "zoo": THINGS | {"zoo"},
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/project/test_layers.py
     "engine": {"core", "models", "engine"},
     "interventions": {"core", "models", "engine", "interventions"},
     "manifest": TEXT - {"planning"},
@@ -44,36 +43,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "truth": METHODS | {"__init__", "runner", "truth"},
     "diagnostics": MEASURING | {"__init__", "runner", "diagnostics"},
     "api": METHODS | {"runner", "report", "api"},
-=======
-    "engine": WORDS | {"models", "engine"},
-    "interventions": WORDS | {"models", "engine", "interventions"},
-    "disk": {"errors"},
-    "headers": {"errors", "notices", "plan"},
-    "store": WORDS | {"manifest", "plan", "disk", "headers"},
-    "cost": TEXT | {"manifest", "plan", "engine.budget", "engine.paths", "cost"},
-    "report": TEXT | {"manifest", "plan", "store", "cost", "report"},
-    "remote": {"errors", "plan", "models", "interventions", "disk", "loopback", "remote"},
-    "workers": {"errors", "models", "interventions", "workers"},
-    "jobs": THINGS
-    | {"published", "manifest", "plan", "engine", "interventions", "disk", "store", "remote", "workers", "jobs"},
-    "run": THINGS
-    | {"__init__", "published", "manifest", "plan", "engine", "interventions", "disk", "headers", "store"}
-    | {"remote", "workers", "jobs"},
-    "benchmark": {"__init__", "circuit", "zoo", "manifest", "disk", "store", "run", "report.table", "benchmark"},
-    "score_files": {"errors", "store"},
-    "circuit_import": {"errors", "circuit", "circuit_files", "score_files"},
-    "sizing": THINGS | {"manifest", "plan", "cost", "jobs", "run"},
-    "calibration": THINGS | {"manifest", "plan", "cost", "interventions", "jobs", "run", "sizing"},
-    "results": TEXT | {"store", "report"},
-    "export": {"errors", "disk", "store", "report"},
-    "api": THINGS
-    | {"engine", "interventions", "statistics", "jobs", "results", "circuit_import", "api"}
-    | {"report.circuit_figures", "report.figures", "report.html.notebook", "report.marks", "report.table"},
-    "doctor": {"__init__", "errors", "models"},
-    "doctor_ndif": {"models", "plan", "remote", "doctor"},
-    "loopback": {"errors", "loopback"},
-    "inspection": THINGS | {"manifest", "plan", "engine", "jobs"},
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_layers.py
     "cli": TEXT
     | {"__init__", "results", "display", "methods", "runner", "report", "truth", "diagnostics", "api.runs"}
     | {"models.stored", "cli"},
@@ -81,30 +50,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "accelerate", "huggingface_hub"}
 LIGHT = {
     "__init__",
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/project/test_layers.py
     *("core.errors", "core.notices", "core.circuit", "core.named_metrics"),
     *("circuits", "manifest", "planning", "engine.budget", "engine.paths"),
-    *("results.disk", "results.headers", "results.migration"),
+    *("results.disk", "results.headers"),
     *("display.table", "report.overview", "models.named", "models.stored", "cli"),
-=======
-    "errors",
-    "notices",
-    "circuit",
-    "circuit_files",
-    "named_metrics",
-    "manifest",
-    "plan",
-    "headers",
-    "cost",
-    "engine.budget",
-    "engine.paths",
-    "disk",
-    "cli",
-    "models.named",
-    "models.stored",
-    "report.overview",
-    "report.table",
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_layers.py
 }
 ONLY_IN = {
     "nnsight": {"models", "engine", "interventions", "remote", "loopback"},

@@ -9,13 +9,6 @@ from typing import Any
 import nnsight
 import pytest
 import torch
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/remote/test_remote_faults.py
-=======
-from closeness import assert_same_scores
-from faulty_loopback import FaultyLoopback
-from methods_study import models_in, results
-from remote_study import TRUSTED, Remotely, folders
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_remote_faults.py
 
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.methods.path_patching import experiment as path_patching
@@ -23,6 +16,7 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.remote.failures import Refused, Silent
 from nnsight_et.results.headers import folder_of
 from tests.helpers.closeness import assert_same_scores
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.methods_study import models_in, results
 from tests.helpers.remote_study import TRUSTED, Remotely, folders
 

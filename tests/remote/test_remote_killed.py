@@ -11,20 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/remote/test_remote_killed.py
 
-from nnsight_et.loopback import Loopback
 from tests.cli.test_resume import RUN
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.remote_study import TRUSTED
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
-=======
-from faulty_loopback import FaultyLoopback
-from remote_study import TRUSTED
-from test_resume import RUN
-from tiny_model import hf_llama, tokenizer
-
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_remote_killed.py
 STUDY = """\
 name: far
 backend: ndif

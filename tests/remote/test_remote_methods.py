@@ -8,15 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/remote/test_remote_methods.py
-=======
-from faulty_loopback import FaultyLoopback
-from methods_study import models_in, results
-from remote_study import TRUSTED, UNTRUSTED, Remotely, folders
-from test_jobs import EVERYTHING
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_remote_methods.py
 
 from nnsight_et.results.store import Result
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.methods_study import models_in, results
 from tests.helpers.remote_study import TRUSTED, UNTRUSTED, Remotely, folders
 from tests.methods.test_jobs import EVERYTHING

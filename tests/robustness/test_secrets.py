@@ -9,21 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/robustness/test_secrets.py
-=======
-from faulty_loopback import FaultyLoopback
-from hostile import Answer, bytes_in, said
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_secrets.py
 from nnsight.schema.config import CONFIG
 
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/robustness/test_secrets.py
-from nnsight_et.loopback import Loopback
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.hostile import Answer, bytes_in, said
 from tests.helpers.tiny_model import hf_llama, tokenizer
 from tests.remote.test_remote_killed import STUDY as FAR
 
-=======
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_secrets.py
 KEY, WRONG = "0a1b2c3d-5ec2-4e75-9a11-0123456789ab", "77777777-5ec2-4e75-9a11-ba9876543210"
 MALFORMED, TOKEN = "planted-but-no-key", "hf_PlantedHubToken0123456789"
 SECRETS = (KEY, WRONG, MALFORMED, TOKEN)

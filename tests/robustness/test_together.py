@@ -22,11 +22,7 @@ from nnsight_et.manifest import load
 from nnsight_et.planning.plan import plan
 from nnsight_et.results import disk, store
 from nnsight_et.results.disk import one_writer
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/robustness/test_together.py
-from nnsight_et.results.headers import folder_of, header_and_schema
-=======
-from nnsight_et.results.headers import read_header
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_together.py
+from nnsight_et.results.headers import folder_of, read_header
 from nnsight_et.results.store import Result, ResultHeader, read_result, write_result
 from nnsight_et.runner.run import run
 from tests.helpers.commands import STUDY

@@ -22,12 +22,9 @@ from nnsight_et.truth.study import written
 from nnsight_et.zoo.known import CROWDED, GROUPED, KNOWN, LABEL, POSITION, Known, made
 from nnsight_et.zoo.plant import N_HEADS, layers_of
 from nnsight_et.zoo.tokenizer import word_tokenizer
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/truth/test_truth.py
 from tests.helpers.commands import et
-=======
 from tools.embedded_models.forward import captured
 from tools.embedded_models.measure import accuracy
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_truth.py
 
 SMALL = Trial(GROUPED, examples=8)
 FEW = ["found", "blocked", "faithful", "overlap"]

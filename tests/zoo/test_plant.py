@@ -9,15 +9,11 @@ from nnsight_et.core.batch import Pair, collate
 from nnsight_et.core.circuit import Head
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.zoo.phases import distance_phases, query_and_key, segment_phases, waves
-<<<<<<< dfc6b055f14f7f45be6a8f069baa08fcefc0fdaa:tests/zoo/test_plant.py
-from nnsight_et.zoo.plant import GROUPS, SMALLEST, Plant, planted, truth
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near
-=======
 from tools.embedded_models.family import family_heads
 from tools.embedded_models.measure import Stage, accuracy, all_heads, stage_scores
 from tools.embedded_models.planted import GROUPS, SMALLEST, Plant, planted, truth
->>>>>>> 8a507726aa161225cc8d1075f5904c99be82164f:tests/test_plant.py
 
 VIA = {
     "value_fetcher": None,

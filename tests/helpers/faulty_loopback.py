@@ -13,7 +13,7 @@ from urllib.request import Request
 from nnsight_et.loopback import Loopback, handle
 from nnsight_et.loopback.handle import OPENER
 
-PROGRAM = Path(__file__).parent / "faulty_server" / "serve_faults.py"
+PROGRAM = Path(__file__).parents[1] / "faulty_server" / "serve_faults.py"
 
 
 @dataclass
