@@ -17,7 +17,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
 from nnsight_et.measuring.context import MethodOutput, RunContext
-from nnsight_et.measuring.recount import recounted
+from nnsight_et.measuring.recount import audit_summary
 from nnsight_et.measuring.self_check import LEAST, VARIANTS, Check
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, Step
 from nnsight_et.measuring.tolerance import EPSILONS, HALF, TOLERANCE, difference, residual_rounding, tolerance_of
@@ -57,7 +57,7 @@ def run_checks(context: RunContext, job: Job, choice: ModelChoice, checks: Seque
 
 def check_output(context: RunContext, job: Job, output: MethodOutput) -> None:
     """Count the numbers of the summary once more, where they are counted from tensors."""
-    worst = recounted(job, output.scores, output.summary) if context.self_check.on else None
+    worst = audit_summary(job, output.scores, output.summary) if context.self_check.on else None
     if worst is not None:
         context.self_check.add(job, "recount", worst, RECOUNT)
 

@@ -17,7 +17,7 @@ LOST = -0.999  # of a ratio: what single precision leaves of its logarithm is no
 Scores = Mapping[str, Tensor]
 
 
-def recounted(job: Job, scores: Scores, summary: Mapping[str, Any]) -> float | None:
+def audit_summary(job: Job, scores: Scores, summary: Mapping[str, Any]) -> float | None:
     """The largest gap between a number of the summary and what its tensors say; infinite for a wrong choice of heads.
 
     None for methods whose summaries are not counted from tensors.
@@ -48,8 +48,7 @@ def _share(predicted: Tensor, answers: list[list[int]]) -> float:
     return sum(right) / len(right)
 
 
-def _path_patching(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
-    assert isinstance(job.spec, PathPatching)
+def _path_patching(job: Job[PathPatching], scores: Scores, summary: Mapping[str, Any]) -> list[float]:
     gaps, first = [], -1 if job.spec.metric == "kl" else 1
     for stage in summary["stages"]:
         group = stage["group"]
@@ -84,8 +83,7 @@ def _faithfulness(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[
     return gaps
 
 
-def _minimality(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
-    assert isinstance(job.spec, Minimality)
+def _minimality(job: Job[Minimality], scores: Scores, summary: Mapping[str, Any]) -> list[float]:
     gaps, seen = [], dict[str, int]()
     for row in summary["heads"]:
         number = seen[row["group"]] = seen.get(row["group"], -1) + 1

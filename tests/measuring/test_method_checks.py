@@ -97,7 +97,7 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
     ("module", "name", "changed", "study", "message"),
     [
         ("method_checks", "mean_outputs", lambda found: {"z": found["z"] * 1.01}, TABLE, "self-check 'means'"),
-        ("circuits", "model_readouts", lambda found: found | {"logit": found["logit"].roll(1)}, TABLE,
+        ("predictions", "model_readouts", lambda found: found | {"logit": found["logit"].roll(1)}, TABLE,
          "'reference engine'"),
         ("cmap", "donor_outputs", lambda found: {name: z + 0.01 for name, z in found.items()},
          ACROSS, "self-check 'donation', step donor outputs"),

@@ -22,10 +22,9 @@ from nnsight_et.planning.plan import Job, digest
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[ActivationPatching]) -> None:
     """Raise TaskError if the data cannot be made, or shipped roles do not fit a model."""
     spec = job.spec
-    assert isinstance(spec, ActivationPatching)
     for choice in job.models:
         circuit = context.earlier.selected_heads(spec.roles).circuit if is_shipped(spec.roles) else None
         context.models.check_circuit(job, choice, circuit)
@@ -33,10 +32,9 @@ def check(context: RunContext, job: Job) -> None:
             context.data.swapped_pairs(job, choice, name, split=SPLIT, count=1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[ActivationPatching]) -> Generator[Progress, None, MethodOutput]:
     """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
     spec = job.spec
-    assert isinstance(spec, ActivationPatching)
     roles = context.earlier.selected_heads(spec.roles)
     rows, scores, digests = [], {}, []
     for choice in job.models:

@@ -17,16 +17,15 @@ from nnsight_et.planning.plan import Job
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[AttentionPatterns]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     context.models.check_circuit(job, job.models[0])
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[AttentionPatterns]) -> Generator[Progress, None, MethodOutput]:
     """All heads at each position of the circuit's groups; the summary has the circuit's own. Attention is eager."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, AttentionPatterns)
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
@@ -46,7 +45,7 @@ def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOu
     return MethodOutput({f"{at}.weights": weights for at, weights in found.items()}, summary, data_digest(examples))
 
 
-def _looks(context: RunContext, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
+def _looks(context: RunContext, job: Job[AttentionPatterns], at: str, examples: Sequence[Example]) -> Measurement:
     """Of all heads at one position: attention weights [layer, head, to + 2, example]."""
     choice, to = job.models[0], job.task.all_positions
     chunks = context.chunk_sizes.of(choice, examples)

@@ -25,16 +25,15 @@ from nnsight_et.planning.plan import Job
 SPLIT = "discovery"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Attribution]) -> None:
     """Raise TaskError if the data cannot be made."""
     context.models.shape(job.models[0])
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, None, MethodOutput]:
     """All heads at each of the positions, patched one by one and estimated."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, Attribution)
     shape = context.models.shape(choice)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     measurements = {at: _effects(context, job, at, examples) for at in spec.at}
@@ -52,7 +51,7 @@ def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOu
     return MethodOutput(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
 
 
-def _effects(context: RunContext, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
+def _effects(context: RunContext, job: Job[Attribution], at: str, examples: Sequence[Example]) -> Measurement:
     """Of all heads at one position: exact and attributed effects [layer * head, example]."""
     choice, shape = job.models[0], context.models.shape(job.models[0])
     chunks = context.chunk_sizes.of(choice, examples)

@@ -61,7 +61,7 @@ def check_alike(where: str, donor: Side, recipient: Side) -> None:
         raise UnsupportedModel(f"{where}: {found}; accepted: donor and recipient with one tokenizer")
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[CMAP]) -> None:
     """Raise UnsupportedModel unless the two models have one shape and one tokenizer; TaskError if there is no data."""
     donor, recipient = job.models
     sides = [
@@ -73,10 +73,9 @@ def check(context: RunContext, job: Job) -> None:
     context.data.examples(job, donor, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, MethodOutput]:
     """Both models alone, the recipient with the donor's outputs, as many random heads' outputs, and with its inputs."""
     spec, (donor, recipient) = job.spec, job.models
-    assert isinstance(spec, CMAP)
     circuit = patched_heads(context, job)
     examples = context.data.examples(job, recipient, SPLIT, spec.examples)
     answers = right_tokens(examples)
@@ -114,10 +113,9 @@ def _own(alone: dict[str, dict[str, Tensor]], answers: Tensor, seed: int) -> dic
     return {"models": accuracies, "model_intervals": bounds}
 
 
-def patched_heads(context: RunContext, job: Job) -> Circuit:
+def patched_heads(context: RunContext, job: Job[CMAP]) -> Circuit:
     """The circuit's heads that are patched: of each group those with its main role, of groups without one all."""
     spec = job.spec
-    assert isinstance(spec, CMAP)
     circuit = context.earlier.circuit(job)
     names = [group.name for group in circuit.groups]
     for name in spec.main_role if spec.main_role != MAIN_ROLES else ():
@@ -135,7 +133,11 @@ def patched_heads(context: RunContext, job: Job) -> Circuit:
 
 
 def _donations(
-    context: RunContext, job: Job, sets: Sequence[Circuit], groups: Sequence[HeadGroup], examples: Sequence[Example]
+    context: RunContext,
+    job: Job,
+    sets: Sequence[Circuit],
+    groups: Sequence[HeadGroup],
+    examples: Sequence[Example],
 ) -> dict[str, Measurement]:
     """All that the recipient will need of the donor: the outputs (""), and inputs by the group's name."""
     donor = job.models[0]
@@ -208,7 +210,12 @@ def _inputs_of(group: HeadGroup) -> list[Any]:
 
 
 def _step(
-    context: RunContext, job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], positions: Sequence[str]
+    context: RunContext,
+    job: Job,
+    choice: ModelChoice,
+    name: str,
+    examples: Sequence[Example],
+    positions: Sequence[str],
 ) -> Step:
     """A step in the same batches for donor and recipient."""
     return suffixes(job, choice, name, examples, positions, _chunks(context, job, examples).examples)

@@ -14,14 +14,13 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.planning.plan import Job, digest
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Comparison]) -> None:
     """Nothing can be wrong that the manifest does not show."""
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Comparison]) -> Generator[Progress, None, MethodOutput]:
     """Overlap per group; with scores of the second circuit's model, the union of the heads by |score|."""
     spec = job.spec
-    assert isinstance(spec, Comparison)
     first, second = (context.earlier.named_circuit(job, name) for name in spec.circuits)
     rows = [
         one._asdict() | {"precision": one.precision, "recall": one.recall} for one in circuit_overlap(first, second)

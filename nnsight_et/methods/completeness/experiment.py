@@ -24,16 +24,15 @@ from nnsight_et.planning.plan import Job
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Completeness]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     context.models.check_circuit(job, job.models[0])
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Completeness]) -> Generator[Progress, None, MethodOutput]:
     """Random halves of the circuit, then each of its groups: a point of the scatter, and a line of the table."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, Completeness)
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)

@@ -23,19 +23,17 @@ from nnsight_et.planning.plan import Job, ModelChoice, digest
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[DCM]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, DCM)
     context.models.check_circuit(job, choice)
     for name in spec.desiderata:
         context.data.swapped_pairs(job, choice, name, split=TRAIN, count=1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, MethodOutput]:
     """Train a mask for every group and desideratum, and try the selected heads on fresh examples."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, DCM)
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
     rows, scores, digests = [], {}, []

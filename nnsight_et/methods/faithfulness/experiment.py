@@ -22,17 +22,16 @@ from nnsight_et.planning.plan import Job, digest
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Faithfulness]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit a model."""
     for choice in job.models:
         context.models.check_circuit(job, choice)
         context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Faithfulness]) -> Generator[Progress, None, MethodOutput]:
     """Measure model after model; each sees the same prompts, circuits and random circuits."""
     spec = job.spec
-    assert isinstance(spec, Faithfulness)
     circuit = context.earlier.circuit(job, empty=True)
     rows, scores, digests = [], {}, []
     for choice in job.models:

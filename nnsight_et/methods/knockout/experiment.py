@@ -21,17 +21,16 @@ from nnsight_et.planning.plan import Job
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Knockout]) -> None:
     """Raise TaskError if the data cannot be made."""
     for choice in job.models:
         context.models.shape(choice)
         context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None, MethodOutput]:
     """Every edge of attention, blocked in all layers from the first, the second, ... up; last, in none."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, Knockout)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     answers = right_tokens(examples)
     firsts, rows = range(context.models.shape(choice).n_layers + 1), list[dict[str, Any]]()
@@ -48,7 +47,7 @@ def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOu
 
 
 def _blocked(
-    context: RunContext, job: Job, edge: Edge, examples: Sequence[Example], firsts: Sequence[int]
+    context: RunContext, job: Job[Knockout], edge: Edge, examples: Sequence[Example], firsts: Sequence[int]
 ) -> Measurement:
     """Of one edge blocked from each of the first layers: readouts, by name, [first layer, example]."""
     choice = job.models[0]

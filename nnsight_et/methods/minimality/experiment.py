@@ -22,16 +22,15 @@ from nnsight_et.planning.plan import Job
 SPLIT = "pruning"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Minimality]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     context.models.check_circuit(job, job.models[0])
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, None, MethodOutput]:
     """Group by group: all pairs of its heads, then every head with and without its own K, and put back."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, Minimality)
     circuit = context.earlier.circuit(job, empty=True)
     context.models.check_circuit(job, choice, circuit)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
