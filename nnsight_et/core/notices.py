@@ -9,11 +9,7 @@ from dataclasses import dataclass
 class Notice:
     """One thing to know before the numbers are read.
 
-<<<<<<< f8f627f4889dca2aa6398578aa6286687ca2a614
-    In a run `RunContext.tell(job, notice)` is all there is to do. In Python, LoadedModel and Finding carry notices.
-=======
     In a run `RunContext.tell(job, notice)` is all there is to do. In Python, LoadedModel and Finding carry them.
->>>>>>> c670b1a96b6e7f801bc3a1957f113e0e7eb5dc78
     """
 
     kind: str

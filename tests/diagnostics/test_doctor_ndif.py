@@ -17,14 +17,10 @@ from nnsight_et.diagnostics.doctor_ndif import known_models, server_findings
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
-<<<<<<< f8f627f4889dca2aa6398578aa6286687ca2a614:tests/diagnostics/test_doctor_ndif.py
-from nnsight_et.remote.failures import Again, Refused
+from nnsight_et.remote.failures import Rejected, Retryable
 from tests.helpers.commands import et
 from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import IDS, TRUSTED, UNTRUSTED, client
-=======
-from nnsight_et.remote.failures import Rejected, Retryable
->>>>>>> c670b1a96b6e7f801bc3a1957f113e0e7eb5dc78:tests/test_doctor_ndif.py
 
 STRANGER = "33333333-3333-4333-8333-333333333333"
 KEY = 'nnsight.modeling.transformers.TransformersModel:{"repo_id": "%s", "revision": null, "task": "text-generation"}'

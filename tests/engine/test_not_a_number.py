@@ -39,15 +39,11 @@ from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.measuring import model_pool
 from nnsight_et.models.finite import check_numbers, first_lost
 from nnsight_et.models.model import Model
-<<<<<<< f8f627f4889dca2aa6398578aa6286687ca2a614:tests/engine/test_not_a_number.py
-from nnsight_et.remote.failures import of_description
+from nnsight_et.remote.failures import failure_from_description
 from tests.helpers.architecture_table import SENDERS, SET
 from tests.helpers.commands import et as command
 from tests.helpers.methods_study import CIRCUIT, STUDY
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model, tokenizer
-=======
-from nnsight_et.remote.failures import failure_from_description
->>>>>>> c670b1a96b6e7f801bc3a1957f113e0e7eb5dc78:tests/test_not_a_number.py
 
 HUGE, MORE = 60000.0, 8000.0  # float16 ends at 65504
 PLACE = r"tiny in float16: NaN or infinity, first in the residual of layer 1, at token 5"
