@@ -31,7 +31,7 @@ from .options import (
     settings_of,
     view_of,
 )
-from .planned import show_plan
+from .plan_view import show_plan
 from .report import formats_of, found, show_missing, show_notices, write_figures, write_page
 from .setup import setup
 from .shell import Shell, reading
