@@ -12,8 +12,7 @@ from nnsight_et.disk import write_file
 from nnsight_et.errors import ManifestError, quantity
 from nnsight_et.report.table import Table
 
-from .complete import model_names, names_of
-from .options import RUNS, Out
+from .options import RUNS, Out, model_names, names_of
 from .render import output, show
 
 if TYPE_CHECKING:

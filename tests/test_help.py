@@ -15,8 +15,8 @@ from nnsight_et.manifest.load import SHIPPED
 from nnsight_et.models.named import NAMED
 
 app = importlib.import_module("nnsight_et_cli").app
-complete = importlib.import_module("nnsight_et_cli.complete")
-EXAMPLES: dict[str, str] = importlib.import_module("nnsight_et_cli.examples").EXAMPLES
+complete = importlib.import_module("nnsight_et_cli.options")
+EXAMPLES: dict[str, str] = importlib.import_module("nnsight_et_cli.shell").EXAMPLES
 SHELL = typer.main.get_command(app)
 COMMANDS = sorted(SHELL.commands)  # type: ignore[attr-defined]
 

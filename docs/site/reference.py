@@ -64,7 +64,7 @@ def manifest_page() -> str:
 def commands_page() -> str:
     """Every command with its arguments and options, from the shell itself."""
     shell = typer.main.get_command(importlib.import_module("nnsight_et_cli").app)
-    examples = importlib.import_module("nnsight_et_cli.examples").EXAMPLES
+    examples = importlib.import_module("nnsight_et_cli.shell").EXAMPLES
     said = [
         "# Commands",
         COMMANDS_LEAD,

@@ -72,11 +72,13 @@ def dcm(model: str, circuit: str | None, desiderata: Sequence[str], setting: Set
     return _manifest("dcm", experiments, "", setting)
 
 
-def cmap(donor: str, recipient: str, given: tuple[str | None, str | None], setting: Setting) -> Manifest:
-    """The donor's head activations in the recipient; `given` are a circuit and roles, by default the donor's own."""
+def cmap(
+    donor: str, recipient: str, setting: Setting, *, circuit: str | None = None, roles: str | None = None
+) -> Manifest:
+    """The donor's head activations in the recipient; circuit and roles are by default the donor's own."""
     experiments: Experiments = {}
-    circuit = _circuit(donor, given[0], experiments, setting)
-    roles = _roles(donor, circuit, given[1], experiments)
+    circuit = _circuit(donor, circuit, experiments, setting)
+    roles = _roles(donor, circuit, roles, experiments)
     patched = {"method": "cmap", "donor": donor, "recipient": recipient, "circuit": circuit, "roles": roles}
     return _manifest("cmap", experiments | {"cmap": patched}, "cmap", setting)
 
