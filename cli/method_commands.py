@@ -41,6 +41,7 @@ Build = Callable[..., "Manifest"]
 
 
 def _shared(
+    *,
     examples: Examples = None,
     seed: Seed = 0,
     boxes: Boxes = 7,

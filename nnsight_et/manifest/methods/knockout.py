@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from nnsight_et.errors import accepted
-from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.written import Count, Flag, Method, Surroundings, Written
 
 
@@ -44,21 +44,6 @@ class Knockout(Method):
     """How many prompts accuracy is measured on."""
     only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiments whose results this one uses: none."""
-        return ()
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses: none."""
-        return ()
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model -> the name."""
-        return {("model",): self.model}
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the edges, if anything."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nnsight_et.errors import accepted, quantity
-from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import Scored
 from nnsight_et.manifest.written import Count, Flag, Name, Surroundings, Written
 from nnsight_et.models.named import Shape
@@ -77,21 +77,6 @@ class PathPatching(Scored):
         """How many heads and MLPs the stages patch together at most: those that can reach."""
         groups = {stage.group: stage for stage in self.stages}
         return sum(_most(stage, groups, shape) for stage in self.stages)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiments whose results this one uses: none."""
-        return ()
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses: none."""
-        return ()
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model -> the name."""
-        return {("model",): self.model}
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the stages, if anything."""
