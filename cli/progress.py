@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -151,7 +150,7 @@ def _plain(event: Event, info: RunInfo) -> dict:
         plain |= {"step": step.step, "done": step.done, "total": step.total, "reused": step.reused}
         plain |= {"rate": event.rate, "seconds_left": event.seconds_left, "self_checks": event.checks}
         plain |= {"run_seconds_left": left and left.seconds, "run_seconds_left_is_partial": left and left.partial}
-        plain |= {"memory": psutil.Process().memory_info().rss}
+        plain |= {"memory": _resident()}
     return plain
 
 
@@ -183,10 +182,17 @@ def _view(event: Event, info: RunInfo, elapsed: float) -> RenderableType:
 
 def _memory() -> Iterator[str]:
     """What the process holds, and what torch has allocated on the GPU if it uses one."""
-    yield f"{psutil.Process().memory_info().rss / (1 << 30):.1f} GiB of memory"
+    yield f"{_resident() / (1 << 30):.1f} GiB of memory"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         yield f"{torch.cuda.memory_allocated() / (1 << 30):.1f} GiB on the GPU"
+
+
+def _resident() -> int:
+    """Bytes that this process holds."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 def _title(event: Event, info: RunInfo) -> str:

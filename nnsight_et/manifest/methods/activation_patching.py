@@ -18,6 +18,11 @@ class ActivationPatching(Method):
     """What each group does in every model: the heads DCM selected, patched from the source run (§5.2-5.3, Fig. 3)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = True
+    template: ClassVar[str] = """
+        # what those heads do in each model (section 5.2)
+        functions: {method: activation_patching, roles: <roles>, models: <models>, examples: <200>}
+    """
 
     method: Literal["activation_patching"]
     roles: Annotated[str, Field(min_length=1)]

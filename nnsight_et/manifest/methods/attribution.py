@@ -17,6 +17,11 @@ class Attribution(Method):
     """A cheap screen, gradient times difference, beside the exact effect of patching each head's output."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # a cheap estimate of every head's effect by gradients, beside the exact one
+        screen: {method: attribution, model: <model>, at: <screened>, examples: <100>}
+    """
 
     method: Literal["attribution"]
     model: str

@@ -19,6 +19,11 @@ class CMAP(Method):
     """Patch a donor model's head activations into a recipient's runs of the same prompts (§6, Fig. 4)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # the finetuned model's heads in the pretrained one (section 6)
+        across: {method: cmap, donor: <finetuned>, recipient: <model>, circuit: <finetuned_circuit>, examples: <200>}
+    """
 
     method: Literal["cmap"]
     donor: str

@@ -15,6 +15,11 @@ class Comparison(Method):
     """How two circuits overlap, group by group, and their heads by causal impact (App. E4, F4)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # how the two circuits overlap (App. E4)
+        overlap: {method: comparison, circuits: [<circuit>, <finetuned_circuit>], scores: <finetuned_circuit>}
+    """
 
     method: Literal["comparison"]
     circuits: tuple[CircuitName, CircuitName]

@@ -16,6 +16,11 @@ class Faithfulness(Measured):
     """How much of each model's accuracy a circuit keeps when all other heads are ablated (§4.2, Table 1)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # how much of each model's accuracy the circuit alone keeps (Table 1)
+        faithful: {method: faithfulness, circuit: <circuit>, models: <models>, examples: <500>}
+    """
 
     method: Literal["faithfulness"]
     circuit: CircuitName

@@ -34,6 +34,15 @@ class Knockout(Method):
     """Accuracy when one position may not attend to another from some layer up, for every layer (App. A)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # from which layer on a position has what it needs (App. A)
+        blind:
+          method: knockout
+          model: <model>
+          examples: <200>
+          edges: <edges>
+    """
 
     method: Literal["knockout"]
     model: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,18 @@ class Stage(Written):
 
 class PathPatching(Scored):
     """Find a circuit by path patching, stage by stage from the logits back (§4.1)."""
+
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # which heads matter, stage by stage from the logits back (section 4.1 of the paper)
+        circuit:
+          method: path_patching
+          model: <model>
+          examples: <300>
+          metric: <metric>
+          stages: # keep: how many heads join the circuit; receivers: how many of them a later stage patches into
+            - <stages>
+    """
 
     method: Literal["path_patching"]
     model: str
