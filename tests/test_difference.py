@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from commands import et
+from nnsight_et_cli.diff import diff
 
 from nnsight_et.report.difference import TOLERANCE, Difference, ValueChange, difference
 from nnsight_et.report.difference_tables import difference_tables
@@ -62,8 +62,7 @@ def test_equal_runs_are_told_in_one_line(copy: Path, same: Path):
 
 
 def test_the_commands_tolerance_is_the_functions():
-    command = importlib.import_module("nnsight_et_cli.diff").diff
-    assert inspect.signature(command).parameters["tolerance"].default == TOLERANCE
+    assert inspect.signature(diff).parameters["tolerance"].default == TOLERANCE
 
 
 def test_seconds_and_checks_are_no_difference(copy: Path, same: Path):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import re
@@ -8,13 +7,12 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 import pytest
+from nnsight_et_cli import progress, run_events
 from rich.console import Console
 
 from nnsight_et.cost.plans import expected_seconds
 from nnsight_et.run import Progress
 
-progress = importlib.import_module("nnsight_et_cli.progress")
-run_events = importlib.import_module("nnsight_et_cli.run_events")
 INFO = run_events.RunInfo(("found", "table", "last"), lambda name: (12.3, 7))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from commands import EVERY, ROOT, STUDY, et, python
+from nnsight_et_cli import setup
 
 from nnsight_et.errors import ManifestError
 from nnsight_et.manifest import BoxesTask, load, parse
@@ -23,7 +24,6 @@ from nnsight_et.plan import plan
 from nnsight_et.sizing import MINUTES, fit_study
 
 doctor = importlib.import_module("nnsight_et.doctor")
-setup = importlib.import_module("nnsight_et_cli.setup")
 CHECKER = jsonschema.Draft202012Validator(json_schema())
 SINGLE, PAIRS = [(name,) for name in METHODS], list(combinations(METHODS, 2))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import signal
@@ -15,14 +14,11 @@ from typing import Any
 import pytest
 import typer
 from commands import ROOT
+from nnsight_et_cli import execute, progress, shell
 from rich.console import Console
 
 from nnsight_et.manifest import load
 from nnsight_et.run import Progress
-
-execute = importlib.import_module("nnsight_et_cli.execute")
-progress = importlib.import_module("nnsight_et_cli.progress")
-shell = importlib.import_module("nnsight_et_cli.shell")
 
 
 def test_the_message_counts_what_is_saved_and_says_how_to_go_on(tmp_path: Path, capsys):
