@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
 from pathlib import Path
 
 import pytest
 import typer
+<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0:tests/cli/test_help.py
+=======
+from commands import et
+from nnsight_et_cli import app
+from nnsight_et_cli import options as complete
+from nnsight_et_cli.shell import EXAMPLES
+>>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5:tests/test_help.py
 from typer.testing import CliRunner
 
 from nnsight_et.manifest.load import SHIPPED
 from nnsight_et.models.named import NAMED
 from tests.helpers.commands import et
 
-app = importlib.import_module("nnsight_et_cli").app
-complete = importlib.import_module("nnsight_et_cli.complete")
-EXAMPLES: dict[str, str] = importlib.import_module("nnsight_et_cli.examples").EXAMPLES
 SHELL = typer.main.get_command(app)
 COMMANDS = sorted(SHELL.commands)  # type: ignore[attr-defined]
 

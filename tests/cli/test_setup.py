@@ -10,6 +10,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0:tests/cli/test_setup.py
+=======
+from commands import EVERY, ROOT, STUDY, et, python
+from nnsight_et_cli import setup
+>>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5:tests/test_setup.py
 
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.diagnostics.sizing import MINUTES, fit_study
@@ -23,7 +28,6 @@ from nnsight_et.planning.plan import plan
 from tests.helpers.commands import EVERY, ROOT, STUDY, et, python
 
 doctor = importlib.import_module("nnsight_et.diagnostics.doctor")
-setup = importlib.import_module("nnsight_et_cli.setup")
 CHECKER = jsonschema.Draft202012Validator(json_schema())
 SINGLE, PAIRS = [(name,) for name in METHODS], list(combinations(METHODS, 2))
 

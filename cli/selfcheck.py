@@ -18,7 +18,7 @@ from .shell import INTERRUPTED
 if TYPE_CHECKING:
     from nnsight_et.truth import Benchmark
 
-truth = typer.Typer()
+selfcheck_commands = typer.Typer()
 
 Seeds = Annotated[int, typer.Option(min=1, max=100, help="How many seeds: each gives other weights and other prompts.")]
 File = Annotated[
@@ -26,7 +26,7 @@ File = Annotated[
 ]
 
 
-@truth.command()
+@selfcheck_commands.command()
 def selfcheck() -> None:
     """Check this installation: every method, on small models whose circuit is known."""
     from nnsight_et.truth import Benchmark, by_method, quick_trials
@@ -36,7 +36,7 @@ def selfcheck() -> None:
     _leave(benchmark)
 
 
-@truth.command("benchmark-truth")
+@selfcheck_commands.command("benchmark-truth")
 def benchmark_truth(seeds: Seeds = 1, out: File = None) -> None:
     """Hold every method and both engines against models whose circuit is known."""
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
