@@ -54,11 +54,7 @@ def execute(manifest: Manifest, where: Where) -> None:
     names = [job.name for job in jobs.chosen(where.only)]
     with interruptible(where.out / jobs.name / jobs.digest):  # what folder_of says, before its import takes time
         folder, done = finished(jobs, where.out)
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0
-        computed = _computed(jobs, where, names, folder)
-=======
         computed = _run(manifest, where, jobs, folder)
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5
         report = report_of(jobs, folder)
         if where.view == "json":
             _write_results(names, folder, computed)
@@ -72,11 +68,7 @@ def execute(manifest: Manifest, where: Where) -> None:
                 print("Nothing to do: every result was there; no forward pass was run.")
 
 
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0
-def _computed(jobs: Plan, where: Where, names: Sequence[str], folder: Path) -> int:
-=======
 def _run(manifest: Manifest, where: Where, jobs: Plan, folder: Path) -> int:
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5
     """Run the experiments, showing progress; how many cells were measured."""
     from nnsight_et.results.headers import read_header
     from nnsight_et.runner.run import Remote, RunOptions, run
@@ -89,23 +81,11 @@ def _run(manifest: Manifest, where: Where, jobs: Plan, folder: Path) -> int:
     status = StatusLine(where.view, is_live(console, where.view))
     info = RunInfo(tuple(job.name for job in chosen), outcome, time_scale(manifest, jobs, where.out))
     try:
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0
-        console = Console(stderr=True)
-        waits = Waits(where.view, is_live(console, where.view))
-        options = RunOptions(Remote(waits.heard), where.workers, waits.reached, partial(tell, view=where.view))
+        options = RunOptions(Remote(status.hear), where.workers, status.reach, partial(tell, view=where.view))
         steps = run(jobs, where.out, where.only, where.fresh, options)
-        sizes = {job.name: size_of(job) for job in jobs.jobs}
-        course = Course(tuple(names), made, sizes, waits.text)
-        return follow(naming(waits.between(steps), where.view), console, course, where.view)
-    except NnsightEtError as error:
-        models = (choice.name for job in jobs.chosen(where.only) for choice in job.models)
-=======
-        means = Means(Remote(status.hear), where.workers, status.reach, partial(tell, view=where.view))
-        steps = run(manifest, where.out, where.only, where.fresh, means)
         return follow(naming(status.between(steps), where.view), console, info, where.view, status.text)
     except NnsightEtError as error:
         models = (choice.name for job in chosen for choice in job.models)
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5
         if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):
             error.add_note(f"Embedded models that need no files and run now: {standing_in}")
         if where.view == "json":

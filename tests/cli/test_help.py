@@ -7,13 +7,9 @@ from pathlib import Path
 
 import pytest
 import typer
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0:tests/cli/test_help.py
-=======
-from commands import et
 from nnsight_et_cli import app
 from nnsight_et_cli import options as complete
 from nnsight_et_cli.shell import EXAMPLES
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5:tests/test_help.py
 from typer.testing import CliRunner
 
 from nnsight_et.manifest.load import SHIPPED

@@ -142,24 +142,7 @@ def test_an_experiment_from_the_store_tells_nothing_of_its_method(clock):
     work = {"a": ("dcm", 1.0), "b": ("dcm", 1.0)}
     info = run_events.RunInfo(("a", "b"), lambda name: (30.0, 0), partial(expected_seconds, work))
     steps = [Progress("a", "dcm", 1, 1, 1), Progress("b", "step", 1, 3, 0)]
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0:tests/cli/test_progress.py
-    assert [one.run_left for one in progress.moments(steps, course) if one.kind == "progress"] == [None, None]
-
-
-def test_every_job_has_a_method_and_a_size():
-    from nnsight_et.manifest import load
-    from nnsight_et.planning.plan import plan
-    from tests.helpers.commands import ROOT
-
-    size_of = importlib.import_module("nnsight_et_cli.left").size_of
-    sizes = {job.name: size_of(job) for job in plan(load(ROOT / "experiments.yaml")).jobs}
-    assert sizes["circuit"] == ("path_patching", (300 + 100) * 4)
-    assert sizes["table1"] == ("faithfulness", (200 + 500) * 4)
-    assert sizes["figure3"] == ("activation_patching", 100 * 4 * 3)
-    assert sizes["roles"] == ("dcm", (320 + 160 + 200) * 3)
-=======
     assert [one.run_left for one in events(steps, info) if one.kind == "progress"] == [None, None]
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5:tests/test_progress.py
 
 
 def test_self_checks_of_all_experiments_are_added_up():

@@ -10,11 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0:tests/cli/test_setup.py
-=======
-from commands import EVERY, ROOT, STUDY, et, python
 from nnsight_et_cli import setup
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5:tests/test_setup.py
 
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.diagnostics.sizing import MINUTES, fit_study

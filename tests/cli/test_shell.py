@@ -13,11 +13,7 @@ from typing import Any
 
 import pytest
 import typer
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0:tests/cli/test_shell.py
-=======
-from commands import ROOT
 from nnsight_et_cli import execute, progress, shell
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5:tests/test_shell.py
 from rich.console import Console
 
 from nnsight_et.manifest import load

@@ -8,12 +8,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0:tests/project/test_project.py
-=======
 import nnsight_et_cli
-import pytest
 import typer
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5:tests/test_project.py
 from ruamel.yaml import YAML
 
 from nnsight_et import __version__

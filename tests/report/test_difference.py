@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-<<<<<<< 6c17b02e98dd3c739a7b353f8c579c0a71f3fec0:tests/report/test_difference.py
-=======
-from commands import et
 from nnsight_et_cli.diff import diff
->>>>>>> 61f7d29f44e480bfe586c1fd3a1826154faf56d5:tests/test_difference.py
 
 from nnsight_et.api.runs import Run, open_run
 from nnsight_et.display.measurement import Measurement
