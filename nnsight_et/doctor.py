@@ -26,7 +26,7 @@ from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
 LOW_DISK = 5 * GIB
-EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("matplotlib",), "gguf": ("gguf",)}
+EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("vl-convert-python",), "gguf": ("gguf",)}
 BYTES = 2  # of a weight in bfloat16
 
 
@@ -75,7 +75,7 @@ def _extras() -> Iterator[Finding]:
         "gguf": "gguf: FILE.gguf of a model",
     }
     for extra, packages in EXTRAS.items():
-        missing = [name for name in packages if find_spec(name) is None]
+        missing = [name for name in packages if find_spec(name.removesuffix("-python").replace("-", "_")) is None]
         if missing:
             do = f"for {purposes[extra]}: pip install 'nnsight-et[{extra}]'"
             yield Finding(f"extra {extra}", f"no {', '.join(missing)}", "note", do)

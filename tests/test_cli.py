@@ -13,7 +13,7 @@ from nnsight_et.manifest import load
 pytest_plugins = ["study_folder"]
 
 
-HEAVY = {"torch", "nnsight", "transformers", "numpy", "safetensors", "matplotlib", "pandas"}
+HEAVY = {"torch", "nnsight", "transformers", "numpy", "safetensors", "vl_convert", "pandas"}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def reach(values: Sequence[float], intervals: Sequence[Interval | None]) -> tupl
 
 def tick(value: float) -> str:
     """A tick's number, without zeros it does not need."""
-    return f"{value + 0.0:.3f}".rstrip("0").rstrip(".") or "0"
+    return f"{value + 0.0:.3f}".rstrip("0").rstrip(".").replace("-", "−") or "0"
 
 
 def y_axis(parent: Element, scale: Scale, left: float, right: float, name: str) -> None:
