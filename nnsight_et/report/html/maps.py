@@ -6,7 +6,7 @@ import math
 from xml.etree.ElementTree import Element
 
 from nnsight_et.report.figures import Cell, HeatMap
-from nnsight_et.report.html.axes import tick
+from nnsight_et.report.html.axes import tick, y_name
 from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, cut, drawing, label, lines_of, mark
 
 SIGNED, UNSIGNED = 20, 20  # steps from 0 to the end of the colours
@@ -37,8 +37,7 @@ def heat_map(figure: HeatMap) -> Element:
     for column, name in enumerate(figure.columns):
         if column % every == 0:
             label(svg, name, left + (column + 0.5) * width, bottom + 12, width * every)
-    middle = TOP + (bottom - TOP) / 2
-    add(svg, "text", figure.axes[0], x=10.0, y=middle, class_="middle name", transform=f"rotate(-90 10 {middle:.1f})")
+    y_name(svg, figure.axes[0], (TOP + bottom) / 2)
     add(svg, "text", figure.axes[1], x=left, y=bottom + below + 18, class_="name")
     _colour_bar(svg, figure, bottom + below + 10)
     return svg

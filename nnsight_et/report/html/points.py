@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
 from nnsight_et.report.figures import Impact, Point, Scatter
-from nnsight_et.report.html.axes import TOP, Scale, reach, rounded, tick, y_axis
+from nnsight_et.report.html.axes import TOP, Scale, reach, rounded, tick, y_axis, y_grid, y_name
 from nnsight_et.report.html.charts import COLOURS
 from nnsight_et.report.html.svg import WIDTH, add, drawing, mark, point
 
@@ -55,12 +55,8 @@ def impact(figure: Impact, colours: Mapping[str, int]) -> Element:
     up, down = Scale(0, high, middle, TOP), Scale(0, high, middle, middle + HALF)
     slot = (right - LEFT) / max(count, 1)
     for scale in (up, down):
-        for value in scale.ticks:
-            place = scale(value)
-            add(svg, "line", x1=LEFT, x2=right, y1=place, y2=place, class_="axis" if value == 0 else "grid")
-            add(svg, "text", tick(value), x=LEFT - 5, y=place + 4, class_="end")
-    turn = f"rotate(-90 11 {middle:.1f})"
-    add(svg, "text", figure.value_name, x=11.0, y=middle, class_="middle name", transform=turn)
+        y_grid(svg, scale, LEFT, right)
+    y_name(svg, figure.value_name, middle)
     for side, scale in enumerate((up, down)):
         for index, value in enumerate(figure.values):
             filled = f"s{colours[figure.names[side]] % COLOURS}" if figure.members[index][side] else "empty"
