@@ -66,7 +66,7 @@ ONLY_IN = {
     "pyarrow": {"report.export"},
     "jinja2": {"report.html"},
     "markupsafe": {"report.html"},
-    "matplotlib": {"report.paper_figures", "report.paper_panels"},
+    "vl_convert": {"report.html.figure_files"},
     "starlette": {"loopback"},
     "uvicorn": {"loopback"},
     "typer": {"cli"},
