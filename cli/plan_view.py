@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def show_plan(manifest: Manifest, jobs: Plan, out: Path, calibrate: bool) -> None:
     """The table of a manifest's plan; to `calibrate`, models are read, and passes timed."""
-    from nnsight_et.planning.cost.plans import estimates
+    from nnsight_et.diagnostics.costs import estimates
     from nnsight_et.report.overview import plan_table
 
     folder, done = finished(jobs, out)
@@ -42,7 +42,7 @@ def show_plan(manifest: Manifest, jobs: Plan, out: Path, calibrate: bool) -> Non
 
 def time_scale(manifest: Manifest, jobs: Plan, out: Path) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
     """The seconds that measured experiments took -> about how many the others take, by what all of them cost."""
-    from nnsight_et.planning.cost.plans import expected_seconds, work_of
+    from nnsight_et.diagnostics.costs import expected_seconds, work_of
 
     @cache
     def work() -> dict[str, tuple[str, float]]:
@@ -53,7 +53,7 @@ def time_scale(manifest: Manifest, jobs: Plan, out: Path) -> Callable[[Mapping[s
 
 def _rows(manifest: Manifest, jobs: Plan) -> tuple[Mapping, Mapping[str, str]]:
     """Prompts and sizes by model, from files where a model or task has others than those known by name; and why not."""
-    from nnsight_et.planning.cost.plans import rows_of
+    from nnsight_et.diagnostics.costs import rows_of
 
     rows = rows_of(jobs, manifest.memory_bytes)
     if all(choice.name in rows for job in jobs.jobs for choice in job.models):

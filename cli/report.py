@@ -110,8 +110,8 @@ def formats_of(text: str) -> tuple[str, ...]:
 
 def write_figures(study: Study, folder: Path, formats: Sequence[str]) -> int:
     """Write every figure of the study in each format; how many files."""
-    from nnsight_et.report.figure_data import plates
     from nnsight_et.report.html.figure_files import figure_files
+    from nnsight_et.report.results import plates
 
     count = 0
     for result in study.results:

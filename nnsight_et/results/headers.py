@@ -110,3 +110,8 @@ def models_of(header: ResultHeader) -> str:
 def metric_of(header: ResultHeader) -> Metric:
     """What the scores of a result are of; a job that does not say has the paper's metric."""
     return header.job.get("spec", {}).get("metric", PAPERS)
+
+
+def method_of(header: ResultHeader) -> str:
+    """The experiment's method."""
+    return str(header.job.get("spec", {}).get("method"))

@@ -10,7 +10,7 @@ import pytest
 from nnsight_et_cli import progress, run_events
 from rich.console import Console
 
-from nnsight_et.planning.cost.plans import expected_seconds
+from nnsight_et.diagnostics.costs import expected_seconds
 from nnsight_et.runner.run import Progress
 
 INFO = run_events.RunInfo(("found", "table", "last"), lambda name: (12.3, 7))

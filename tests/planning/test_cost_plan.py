@@ -8,13 +8,7 @@ import shutil
 import pytest
 
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp
-from nnsight_et.diagnostics.sizing import read_rows
-from nnsight_et.engine.paths import Path
-from nnsight_et.manifest import BoxesTask, load, parse
-from nnsight_et.models.named import EMBEDDED, TINY
-from nnsight_et.planning.cost import expected, passes
-from nnsight_et.planning.cost.passes import Count
-from nnsight_et.planning.cost.plans import (
+from nnsight_et.diagnostics.costs import (
     Speeds,
     boxes_prompts,
     costs,
@@ -24,6 +18,12 @@ from nnsight_et.planning.cost.plans import (
     seconds,
     work_of,
 )
+from nnsight_et.diagnostics.sizing import read_rows
+from nnsight_et.engine.paths import Path
+from nnsight_et.manifest import BoxesTask, load, parse
+from nnsight_et.models.named import EMBEDDED, TINY
+from nnsight_et.planning.cost import expected, passes
+from nnsight_et.planning.cost.passes import Count
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import plan_table
 from tests.helpers.commands import ROOT, et

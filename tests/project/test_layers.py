@@ -54,6 +54,7 @@ LIGHT = {
     *("circuits", "manifest", "planning", "engine.budget", "engine.paths"),
     *("results.disk", "results.headers"),
     *("display.table", "report.overview", "models.named", "models.stored", "cli"),
+    *("diagnostics.costs", "methods.base", "methods.sections"),
 }
 ONLY_IN = {
     "nnsight": {"models", "engine", "interventions", "remote", "loopback"},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnsight_et.display.circuit_figures import heat_map, shown
 from nnsight_et.display.figures import HeatMap
-from nnsight_et.report.circuit_figures import heat_map, shown
 from nnsight_et.report.html.maps import colour
 from nnsight_et.report.html.maps import heat_map as as_svg
 

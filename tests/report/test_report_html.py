@@ -15,8 +15,8 @@ from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
 from nnsight_et.measuring import model_pool
 from nnsight_et.planning.plan import plan
-from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html import rendered
+from nnsight_et.report.results import plates
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, Store
 from nnsight_et.results.study import Study, study_in, study_of

@@ -11,11 +11,14 @@ from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import intervals
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.activation_patching import audit, present
+from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.dcm.experiment import of_each, patched
 from nnsight_et.planning.plan import Job, digest
 
@@ -80,3 +83,16 @@ def _row(model: str, name: str, heads: Circuit, values: torch.Tensor, nothing: t
         "do_nothing": nothing.mean().item(),
         "draws": len(values),
     }
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=None,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=no_rows,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

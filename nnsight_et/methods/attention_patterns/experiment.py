@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from nnsight_et.core.batch import Example
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import AttentionPatterns
@@ -12,6 +13,8 @@ from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, whole_prompts
+from nnsight_et.methods.attention_patterns import audit, present
+from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
 
 SPLIT = "evaluation"
@@ -54,3 +57,16 @@ def _looks(context: RunContext, job: Job[AttentionPatterns], at: str, examples: 
         return Call(attention_from, (context.data.pair(choice, examples, batch).base, at, to, settings.engine))
 
     return Measurement(whole_prompts(job, choice, at, examples, chunks.examples), {"attention": [at, to]}, measure)
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=None,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=no_rows,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

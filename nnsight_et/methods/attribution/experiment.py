@@ -20,6 +20,8 @@ from nnsight_et.measuring.mask_training import gradient_of
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.methods.attribution import audit, present
+from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
 
 SPLIT = "discovery"
@@ -79,3 +81,16 @@ def ranks(values: Tensor) -> Tensor:
     below = (values[None] < values[:, None]).sum(-1)
     alike = (values[None] == values[:, None]).sum(-1)
     return below + (alike + 1) / 2.0
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=None,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

@@ -13,6 +13,7 @@ from nnsight_et.core.circuit import Circuit, HeadGroup, Via
 from nnsight_et.core.errors import TaskError, UnsupportedModel, accepted
 from nnsight_et.core.metrics import accuracy, is_right
 from nnsight_et.core.statistics import intervals
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.interventions.calls import Call
@@ -31,6 +32,8 @@ from nnsight_et.measuring.checks import donation_check
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import answer_scores, plain_model
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measure, Measurement, Step, data_digest, suffixes
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.cmap import audit, present
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
 
@@ -256,3 +259,16 @@ def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Ten
         "accuracy": right.mean().item(),
         "accuracy_interval": intervals(right, seed),
     }
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=no_rows,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

@@ -11,6 +11,8 @@ from nnsight_et.core.metrics import causal_impact, circuit_overlap
 from nnsight_et.manifest import Comparison
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.comparison import audit, present
 from nnsight_et.planning.plan import Job, digest
 
 
@@ -44,3 +46,16 @@ def _scores(context: RunContext, name: str, first: Circuit, second: Circuit) -> 
 
 def _groups(*circuits: Circuit) -> list[str]:
     return [group.name for circuit in circuits for group in circuit.groups]
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=None,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

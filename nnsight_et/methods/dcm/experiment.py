@@ -18,6 +18,8 @@ from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.mask_training import gradient_of, trained
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.dcm import audit, present
 from nnsight_et.planning.plan import Job, ModelChoice, digest
 
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
@@ -149,3 +151,16 @@ def _accuracies(readouts: dict[str, Tensor], examples: Sequence[Example], seed: 
 def heads_of(circuit: Circuit) -> tuple[Head, ...]:
     """The heads of a circuit of one group."""
     return circuit.groups[0].heads
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

@@ -8,6 +8,7 @@ from typing import Any
 from nnsight_et.core.batch import Example, right_tokens
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import intervals
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.manifest import Edge, Knockout
@@ -16,6 +17,8 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.examples import boxes_of
 from nnsight_et.measuring.predictions import answer_scores, select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.knockout import audit, present
 from nnsight_et.planning.plan import Job
 
 SPLIT = "evaluation"
@@ -67,3 +70,16 @@ def _blocked(
     step = suffixes(job, choice, f"{edge.blind} to {edge.to}", examples, [edge.blind], chunks.examples)
     random_of = job.seed if edge.to == "random" else None
     return Measurement(step, {"knockout": [edge.blind, edge.to, random_of]}, measure, len(firsts))
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=no_rows,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

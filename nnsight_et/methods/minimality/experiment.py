@@ -17,6 +17,8 @@ from nnsight_et.measuring.circuits import AblationSetup, circuits_alone, set_up_
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.minimality import audit, present
 from nnsight_et.planning.plan import Job
 
 SPLIT = "pruning"
@@ -137,3 +139,16 @@ def _finite(value: float) -> float | str:
 
 def _where(heads: tuple[Head, ...], kept: list[bool]) -> tuple[Head, ...]:
     return tuple(head for head, keep in zip(heads, kept, strict=True) if keep)
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

@@ -29,6 +29,8 @@ from nnsight_et.measuring.stage_scores import (
     what_is_tested,
 )
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.path_patching import audit, present
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
 
@@ -150,3 +152,16 @@ def _too_many(job: Job[PathPatching], index: int, stage: Stage, found: str, most
     where = f"experiments.{job.name}.stages[{index}].keep"
     accept = f"1 to {most}" if most else "fewer stages, or other receivers: those kept are in the first layer"
     return TaskError(f"{where}: {quantity(stage.keep, NOUNS[stage.senders][:-1])}; {found}; accepted: {accept}")
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

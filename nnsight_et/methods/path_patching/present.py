@@ -1,14 +1,35 @@
-"""The tables of path patching: the circuit, MLPs, which heads are beyond chance, and the kept on held-out examples."""
+"""What results of path patching are shown with: tables, figures, rows of long tables, and the paper's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric, too_few
-from nnsight_et.display.table import Table, number, several, signed, table_of
-from nnsight_et.results.headers import metric_of, models_of
-from nnsight_et.results.store import ResultHeader
+from nnsight_et.display.circuit_figures import drawn_circuit, heat_map, shown
+from nnsight_et.display.figures import (
+    Plate,
+)
+from nnsight_et.display.measurement import (
+    Measurement,
+    all_heads,
+    all_mlps,
+    number_at,
+    of_experiment,
+    suffix_of_metric,
+    tensors_of_group,
+)
+from nnsight_et.display.table import (
+    Table,
+    number,
+    several,
+    signed,
+    table_of,
+)
+from nnsight_et.results.headers import ResultHeader, metric_of, models_of, name_of
+from nnsight_et.results.store import Result
+from nnsight_et.results.study import Study
 
 
 def score_note(metric: Metric) -> str:
@@ -21,7 +42,7 @@ def score_note(metric: Metric) -> str:
 STABLE = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
 
 
-def path_patching(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader) -> tuple[Table, ...]:
     """The circuit, kept MLPs, what is beyond chance, and where the kept were measured again, both their scores."""
     of_mlps = [stage for stage in header.summary["stages"] if are_mlps(stage)]
     tables = [_circuit(header)] if len(of_mlps) < len(header.summary["stages"]) else []
@@ -174,3 +195,61 @@ def _score(head: Mapping[str, Any], prefix: str, metric: Metric) -> str:
 def _mean(heads: Sequence[Mapping[str, Any]], key: str, metric: Metric) -> str:
     mean = sum(head[key] for head in heads) / len(heads)
     return number(mean, 3) if metric == PAPERS else signed(mean, metric)
+
+
+def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+    """The circuit, and a heat map per stage."""
+    header = result.header
+    stages = header.summary["stages"]
+    metric = metric_of(header)
+    circuit, mlps = header.summary["circuit"], header.summary.get("mlps", ())
+    panels = tuple(heat_map(stage, result.scores, metric, circuit) for stage in stages)
+    title = f"{'Circuit' if circuit['groups'] else 'Paths'} of {models_of(header)}"
+    scores = f"Patching scores in {models_of(header)}, stage by stage"
+    return (
+        drawn_circuit(result, stages, circuit, title, mlps),
+        Plate(f"{name_of(header)}-scores", scores, shown(metric, panels), panels),
+    )
+
+
+def metrics(result: Result) -> Iterator[Measurement]:
+    """Per stage: how many heads were tested, kept and beyond chance, how stable the kept are, p_base and LD or PD."""
+    for stage in result.header.summary["stages"]:
+        place = replace(of_experiment(result.header), group=stage["group"], at=stage["at"])
+        for name in ("tested", "stability", "base_probability", f"base_{metric_of(result.header)}"):
+            if name in stage:
+                yield place.of(name, stage[name])
+        for name in ("kept", "beyond_chance"):
+            yield place.of(name, len(stage[name]))
+
+
+def heads(result: Result) -> Iterator[Measurement]:
+    """Per stage and head, or MLP: the patching score with interval and p-value, and what else there is of its effect.
+
+    What is of another metric than the paper's has it in its name: patching_score_kl.
+    """
+    suffix = suffix_of_metric(result.header)
+    for stage in result.header.summary["stages"]:
+        tensors = tensors_of_group(result, stage["group"])
+        condition = f"into {stage['into']}" + (f" via {stage['via']}" if stage["via"] else "")
+        place = replace(of_experiment(result.header), group=stage["group"], at=stage["at"], condition=condition)
+        kept = {one["head"] for one in stage["kept"]}
+        all_parts = all_mlps if stage.get("senders") == "mlps" else all_heads
+        for head in all_parts(tensors["score"]):
+            reached = bool(tensors["reach"][head])
+            one = replace(place.at_head(head), kept=str(head) in kept, reached=reached)
+            yield from _of_score(one, {name: number_at(values, head) for name, values in tensors.items()}, suffix)
+
+
+def _of_score(head: Measurement, values: dict[str, float | None], suffix: str) -> Iterator[Measurement]:
+    score = head.of(f"patching_score{suffix}", values["score"], (values["low"], values["high"]), values["p"])
+    yield replace(score, p_adjusted=values["p_holm"])
+    for name in BESIDE_IT:
+        if name in values:
+            yield head.of(name if name == "selection_frequency" else f"{name}{suffix}", values[name])
+    if (again := values.get("held_out_score")) is not None:
+        name, bounds = f"held_out_patching_score{suffix}", (values["held_out_low"], values["held_out_high"])
+        yield head.of(name, again, bounds)
+
+
+BESIDE_IT = ("median", "largest", "log_ratio", "selection_frequency")  # beside the patching score

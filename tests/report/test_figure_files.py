@@ -9,7 +9,6 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, fromstring
 
 import pytest
-from commands import et
 
 from nnsight_et.display.figures import (
     Arrow,
@@ -30,6 +29,7 @@ from nnsight_et.display.figures import (
 )
 from nnsight_et.report.colours import LIGHT
 from nnsight_et.report.html.figure_files import figure_files
+from tests.helpers.commands import et
 
 pytest_plugins = ["study_folder"]
 HOSTILE = "<a & 'b'>"

@@ -12,34 +12,10 @@ from nnsight_et.core.errors import quantity
 from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.display.figures import Arrow, Cell, Diagram, HeatMap, Node, Plate
 from nnsight_et.display.table import signed
-from nnsight_et.results.headers import metric_of, models_of, name_of
+from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
-from nnsight_et.results.study import Study
 
 PALEST, DEEPEST = 10, 1000  # how far below the largest score one that matters may be: in proportion, by logarithm
-
-
-def path_patching(result: Result, study: Study) -> tuple[Plate, ...]:
-    """The circuit, and a heat map per stage."""
-    header = result.header
-    stages = header.summary["stages"]
-    metric = metric_of(header)
-    circuit, mlps = header.summary["circuit"], header.summary.get("mlps", ())
-    panels = tuple(heat_map(stage, result.scores, metric, circuit) for stage in stages)
-    title = f"{'Circuit' if circuit['groups'] else 'Paths'} of {models_of(header)}"
-    scores = f"Patching scores in {models_of(header)}, stage by stage"
-    return (
-        _drawn(result, stages, circuit, title, mlps),
-        Plate(f"{name_of(header)}-scores", scores, shown(metric, panels), panels),
-    )
-
-
-def minimality(result: Result, study: Study) -> tuple[Plate, ...]:
-    """The circuit that is left; its arrows are known where the study has the experiment that found it."""
-    header = result.header
-    found = study.result(str(header.job["spec"].get("circuit")))
-    stages = found.header.summary.get("stages", ()) if found else ()
-    return (_drawn(result, stages, header.summary["circuit"], f"Minimal circuit of {models_of(header)}"),)
 
 
 def diagram(
@@ -147,13 +123,14 @@ def _numbers(count: int) -> tuple[str, ...]:
     return tuple(str(index) for index in range(count))
 
 
-def _drawn(
+def drawn_circuit(
     result: Result,
     stages: Sequence[Mapping[str, Any]],
     circuit: Mapping[str, Any],
     title: str,
     mlps: Sequence[Mapping[str, Any]] = (),
 ) -> Plate:
+    """A circuit, and the MLPs kept beside it, as one diagram with its caption."""
     size = sum(len(group["heads"]) for group in circuit["groups"])
     groups = quantity(len(circuit["groups"]), "group")
     caption = f"{quantity(size, 'head')} in {groups}, each at its position. "

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.engine.budget import chunks
 from nnsight_et.manifest import BoxesTask
 from nnsight_et.manifest.schema import PROBED
+from nnsight_et.methods import METHODS
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import expected
-from nnsight_et.planning.cost.jobs import Setting, pieces
 from nnsight_et.planning.cost.methods import Rows, plain
 from nnsight_et.planning.cost.passes import Count, Prompts, Sizes, total
+from nnsight_et.planning.cost.pieces import Estimate, Piece, Setting
 from nnsight_et.planning.plan import Plan
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -86,13 +88,22 @@ def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit], pr
             if name not in looked:
                 counts[name] = plain(rows[name], PROBED)
                 looked.add(name)
-        for what, name, count in pieces(Setting(job, rows, circuits)):
+        for what, name, count in _pieces(Setting(job, rows, circuits)):
             if not what or what not in made:
                 counts[name] = counts.get(name, Count()) + count
                 measurements += bool(count.passes)
             made.add(what)
         costs[job.name] = Cost(counts, measurements)
     return costs
+
+
+def _pieces(setting: Setting[Any]) -> Iterator[Piece]:
+    """The measurements of a job, in order."""
+    spec = setting.job.spec
+    if getattr(spec, "only_correct", False):
+        name, rows = setting.first
+        yield "", name, plain(rows, 2 * getattr(spec, "examples", 0))
+    yield from METHODS[spec.method].cost(setting)
 
 
 def seconds(plan: Plan, costs: Mapping[str, Cost], speeds: Mapping[str, Speeds], checked: bool) -> dict[str, float]:
@@ -116,17 +127,6 @@ def seconds(plan: Plan, costs: Mapping[str, Cost], speeds: Mapping[str, Speeds],
         if checked and cost.counts:
             found[job.name] += cost.measurements * max(speeds[name].sample for name in cost.counts)
     return found
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What an experiment is expected to cost: tokens times layers, floating-point operations, bytes, seconds."""
-
-    token_layers: float
-    flops: float
-    peak: float
-    seconds: float | None
-    """None where no speed was measured."""
 
 
 def estimates(
