@@ -43,7 +43,7 @@ def expected(manifest: Manifest, jobs: Plan, rounds: int) -> dict[str, tuple[Est
 def timed(manifest: Manifest, out: Path) -> dict[str, float]:
     """Run it all: experiment -> seconds, reading models included."""
     seconds, before = dict[str, float](), time.perf_counter()
-    for step in run(manifest, out):
+    for step in run(plan(manifest), out):
         now = time.perf_counter()
         seconds[step.experiment] = seconds.get(step.experiment, 0.0) + now - before
         before = now
@@ -54,7 +54,7 @@ def peaks(manifest: Manifest, out: Path) -> dict[str, float]:
     """Run it all: experiment -> the most bytes its tensors took at once, weights included."""
     cuda, found = device_of(manifest.device).startswith("cuda"), dict[str, float]()
     with Allocated() as counter:
-        for step in run(manifest, out):
+        for step in run(plan(manifest), out):
             most = torch.cuda.max_memory_allocated() if cuda else counter.peak
             found[step.experiment] = max(found.get(step.experiment, 0.0), most)
             counter.peak = counter.now

@@ -38,7 +38,7 @@ from nnsight_et.core.batch import Example, Prompt, collate
 from nnsight_et.core.circuit import Head, Part
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.measuring.cells import batches
+from nnsight_et.measuring.steps import batches
 from nnsight_et.models.load import wrapped
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import LLAMA_7B, Shape

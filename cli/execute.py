@@ -52,9 +52,9 @@ def execute(manifest: Manifest, where: Where) -> None:
 
     jobs = plan(manifest)
     names = [job.name for job in jobs.chosen(where.only)]
-    with interruptible(where.out / jobs.name / jobs.digest):  # Store.folder, whose import alone takes seconds
+    with interruptible(where.out / jobs.name / jobs.digest):  # what folder_of says, before its import takes time
         folder, done = finished(jobs, where.out)
-        computed = _computed(manifest, where, names, folder)
+        computed = _computed(jobs, where, names, folder)
         report = report_of(jobs, folder)
         if where.view == "json":
             _write_results(names, folder, computed)
@@ -62,17 +62,16 @@ def execute(manifest: Manifest, where: Where) -> None:
             print(folder)
         else:
             _show_results(names, folder, report)
-            if manifest.backend == "simulate":
+            if jobs.backend == "simulate":
                 print(SIMULATED)
             if not computed and done.issuperset(names):
                 print("Nothing to do: every result was there; no forward pass was run.")
 
 
-def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Path) -> int:
+def _computed(jobs: Plan, where: Where, names: Sequence[str], folder: Path) -> int:
     """Run the experiments, showing progress; how many cells were measured."""
-    from nnsight_et.planning.plan import plan
     from nnsight_et.results.headers import read_header
-    from nnsight_et.runner.run import Means, Remote, run
+    from nnsight_et.runner.run import Remote, RunOptions, run
 
     def made(name: str) -> tuple[float, int]:
         header = read_header(folder / name)
@@ -81,13 +80,13 @@ def _computed(manifest: Manifest, where: Where, names: Sequence[str], folder: Pa
     try:
         console = Console(stderr=True)
         waits = Waits(where.view, is_live(console, where.view))
-        means = Means(Remote(waits.heard), where.workers, waits.reached, partial(tell, view=where.view))
-        steps = run(manifest, where.out, where.only, where.fresh, means)
-        sizes = {job.name: size_of(job) for job in plan(manifest).jobs}
+        options = RunOptions(Remote(waits.heard), where.workers, waits.reached, partial(tell, view=where.view))
+        steps = run(jobs, where.out, where.only, where.fresh, options)
+        sizes = {job.name: size_of(job) for job in jobs.jobs}
         course = Course(tuple(names), made, sizes, waits.text)
         return follow(naming(waits.between(steps), where.view), console, course, where.view)
     except NnsightEtError as error:
-        models = (choice.name for job in plan(manifest).chosen(where.only) for choice in job.models)
+        models = (choice.name for job in jobs.chosen(where.only) for choice in job.models)
         if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):
             error.add_note(f"Embedded models that need no files and run now: {standing_in}")
         if where.view == "json":

@@ -44,7 +44,7 @@ def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -
     """The study a manifest or a run's folder names, and its folder; ManifestError if it has no result."""
     from nnsight_et.manifest import load
     from nnsight_et.planning.plan import plan
-    from nnsight_et.results.store import Store
+    from nnsight_et.results.headers import folder_of
     from nnsight_et.results.study import study_in, study_of
 
     if source.is_dir():
@@ -52,7 +52,7 @@ def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -
             return study_in(source), source
     manifest = load(source, settings)
     jobs = plan(manifest.limited(limit) if limit else manifest)
-    folder = Store(out).folder(jobs)
+    folder = folder_of(out, jobs)
     study = study_of(jobs, folder)
     if not study.results:
         first = study.missing[0]

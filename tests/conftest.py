@@ -15,7 +15,7 @@ from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
 
 from nnsight_et.loopback import Loopback
-from nnsight_et.measuring import work
+from nnsight_et.measuring import model_pool
 from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
 from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer
@@ -86,7 +86,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args, **_options):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(work, "loaded", refuse)
+    monkeypatch.setattr(model_pool, "loaded", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from nnsight_et.interventions.ablation import (
     random_circuits,
 )
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.measuring.correct import answer_scores
+from nnsight_et.measuring.predictions import answer_scores
 
 ABLATIONS = ("mean", "zero")
 

@@ -11,7 +11,7 @@ from nnsight_et.core.metrics import is_right
 from nnsight_et.display.figures import Curves, Plate, Series
 from nnsight_et.display.marks import BARS, mark
 from nnsight_et.interventions.knockout import knockout_readouts
-from nnsight_et.measuring.correct import answer_scores
+from nnsight_et.measuring.predictions import answer_scores
 
 
 def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:

@@ -20,7 +20,7 @@ from nnsight_et.core.metrics import is_right
 from nnsight_et.engine.budget import chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.measuring.correct import answer_scores
+from nnsight_et.measuring.predictions import answer_scores
 
 BATCH = 32  # App. H
 

@@ -17,8 +17,8 @@ from nnsight_et.core.errors import ManifestError, UnsupportedModel, accepted, br
 from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.answers import plain_answers
-from nnsight_et.measuring.cells import batches
 from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
+from nnsight_et.measuring.steps import batches
 from nnsight_et.measuring.tokens import end_notices
 from nnsight_et.models.bos import bos_notices, set_bos
 from nnsight_et.models.files import found

@@ -15,7 +15,7 @@ from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import NnsightEtError
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.template import Wishes, written
-from nnsight_et.measuring.tasks import task_of
+from nnsight_et.measuring.examples import task_of
 from nnsight_et.models.files import described
 from nnsight_et.models.load import shape_of, tokenizer_of
 from nnsight_et.planning.cost.methods import Rows

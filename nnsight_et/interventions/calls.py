@@ -35,26 +35,21 @@ class Call:
         return replace(self, arguments=tuple(fewer if one is sizes[0] else one for one in self.arguments))
 
 
-def result_of(model: Model, call: Call) -> Any:
-    """What the call finds with a model in memory."""
-    return call.function(model, *(moved(argument, model.device) for argument in call.arguments))
-
-
-def carried_out(model: Model, calls: Sequence[Call]) -> dict[str, Any]:
+def run_calls(model: Model, calls: Sequence[Call]) -> dict[str, Any]:
     """What a job finds where the model is: "found", what each call finds, and "place", what the model is there.
 
     place: its "dtype", whether "gradients" pass through it, and the "gap" [], the largest of part_gaps. Opens traces.
     """
-    here = settled(model)
+    here = resolve_placement(model)
     place = {
         "dtype": str(here.dtype).removeprefix("torch."),
         "gradients": here.gradients,
         "gap": part_gaps(here).max().double().cpu(),
     }
-    return {"found": [result_of(here, call) for call in calls], "place": place}
+    return {"found": [call.function(here, *to_device(call.arguments, here.device)) for call in calls], "place": place}
 
 
-def settled(model: Model) -> Model:
+def resolve_placement(model: Model) -> Model:
     """The same model as it is where its traces run: with that dtype, and on those devices. Opens a trace."""
     token = torch.zeros(1, 1, dtype=torch.long)
     with model.trace(token, token):
@@ -69,12 +64,12 @@ def settled(model: Model) -> Model:
     return replace(model, dtype=dtype, device=device, spread=spread, gradients=gradients)
 
 
-def moved(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device) -> Any:
     """The value with all tensors in it on `device`."""
     if isinstance(value, (Tensor, Run, Pair, Question)):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: moved(one, device) for key, one in value.items()}
+        return {key: to_device(one, device) for key, one in value.items()}
     if type(value) in (list, tuple):
-        return type(value)([moved(one, device) for one in value])
+        return type(value)([to_device(one, device) for one in value])
     return value

@@ -1,11 +1,12 @@
-"""The checks inside a run, before they are made: what is drawn, what is asked of the model, what it is held against."""
+"""The checks inside a run: what is drawn, what is asked of the model, what it is held against."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,32 +16,50 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
-from nnsight_et.measuring.how import How
+from nnsight_et.measuring.context import MethodOutput, RunContext
+from nnsight_et.measuring.recount import recounted
 from nnsight_et.measuring.self_check import LEAST, VARIANTS, Check
+from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, Step
 from nnsight_et.measuring.tolerance import EPSILONS, HALF, TOLERANCE, difference, residual_rounding, tolerance_of
 from nnsight_et.planning.plan import Job, ModelChoice
 
-if TYPE_CHECKING:
-    from nnsight_et.measuring.cells import Batch, Measurement, Step
-    from nnsight_et.measuring.work import Work
-
 EXAMPLES = 2  # of one recomputed sample
+RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
 Values = Mapping[str, Tensor]
 
 
-def checks_of(work: Work, measured: Measurement, values: Callable[[], Values], at_once: bool) -> list[Check]:
-    """What is checked of a measurement: the model, once per experiment, and a sample of its values [..., example].
+def checks_of(context: RunContext, measurement: Measurement, at_once: bool) -> list[Check]:
+    """What is checked of a measurement: its own, the model, once per experiment, and a sample of its values.
 
-    The values are asked for when the sample is drawn, or, if it is to be drawn `at_once`, when it is held against them.
+    The sample is drawn from the values [..., example], or, if it is to be drawn `at_once`, before they are there.
     """
-    state, step = work.self_check, measured.step
-    if not state.on or step.job.engine == "reference":
-        return []
-    checks = _engine_checks(work, measured)
-    if state.is_due((_kind(measured.what), *step.model), len(step.examples), measured.variants):
-        checks.append(_sample(work, measured, values, at_once))
+    state, step, checks = context.self_check, measurement.step, list(measurement.checks)
+    if not measurement.sampled or not state.on or step.job.engine == "reference":
+        return checks
+    checks += _engine_checks(context, measurement)
+    if state.is_due((_kind(measurement.cache_key), *step.model), len(step.examples), measurement.variants):
+        checks.append(_sample(context, measurement, at_once))
     return checks
+
+
+def run_checks(context: RunContext, job: Job, choice: ModelChoice, checks: Sequence[Check]) -> None:
+    """Make the checks, one by one; ExperimentError if one fails."""
+    start = time.monotonic()
+    for check in checks:
+        found = list(context.executor.results(job, choice, check.calls))
+        if check.upcast_calls:
+            upcast = EvalSettings("reference", upcast=True).choice(choice)
+            found += context.executor.results(job, upcast, check.upcast_calls)
+        check.verify(found)
+    context.self_check.seconds += time.monotonic() - start
+
+
+def check_output(context: RunContext, job: Job, output: MethodOutput) -> None:
+    """Count the numbers of the summary once more, where they are counted from tensors."""
+    worst = recounted(job, output.scores, output.summary) if context.self_check.on else None
+    if worst is not None:
+        context.self_check.add(job, "recount", worst, RECOUNT)
 
 
 def _kind(what: Mapping[str, Any]) -> str:
@@ -48,30 +67,32 @@ def _kind(what: Mapping[str, Any]) -> str:
     return " ".join([*what, *map(str, (what.get("path") or what.get("knockout") or ())[:2])])
 
 
-def _sample(work: Work, measured: Measurement, values: Callable[[], Values], at_once: bool) -> Check:
+def _sample(context: RunContext, measurement: Measurement, at_once: bool) -> Check:
     """A few of the values against the reference engine's, which measures each example by itself, without padding."""
-    state, step = work.self_check, measured.step
+    state, step = context.self_check, measurement.step
     draw = random.Random(f"{step.job.seed}/self-check/{step.name}")
     batch = draw.choice(step.batches)
-    variants = _drawn(measured.variants, draw) if at_once else _variants(values(), draw)
+    variants = _drawn(measurement.variants, draw) if at_once else _variants(context.cells.values(measurement), draw)
     examples = 1 if state.cells >= LEAST else max(EXAMPLES, LEAST // len(variants))
     some = tuple(sorted(draw.sample(batch, min(examples, len(batch)))))
-    how, dtype = How("reference", variants), step.choice.dtype
-    wide = dtype not in TOLERANCE and work.fits_wide(step.choice)
-    calls = tuple(measured.measure((index,), how) for index in some)
+    settings, dtype = EvalSettings("reference", variants), step.choice.dtype
+    upcast = dtype not in TOLERANCE and context.chunk_sizes.fits_upcast(step.choice)
+    calls = tuple(measurement.measure((index,), settings) for index in some)
 
-    def settle(alone: list[Values]) -> None:
-        found = {name: tensor[..., list(some)] for name, tensor in values().items()}
+    def verify(alone: list[Values]) -> None:
+        found = context.cells.values(measurement)
+        found = {name: tensor[..., list(some)] for name, tensor in found.items()}
         found = {name: tensor[list(variants)] if tensor.ndim == 2 else tensor for name, tensor in found.items()}
         expected = [_together(alone[i : i + len(some)]) for i in range(0, len(alone), len(some))]
-        worst, tolerance = _compared(found, expected, dtype, work.shape(step.choice).n_layers)
-        other = work.in_memory is not None and work.in_memory[::2] != step.model[::2]  # in fp32 it may be now
+        worst, tolerance = _compared(found, expected, dtype, context.models.shape(step.choice).n_layers)
+        there = context.models.in_memory
+        other = there is not None and there[::2] != step.model[::2]  # in fp32 it may be now
         state.add(step.job, "model", float(other), 0.0, step=step.name)
         cells = len(some) * len(variants)
         state.add(step.job, "reference engine", worst, tolerance, step=step.name, cells=cells)
 
-    in_fp32 = tuple(measured.measure((index,), replace(how, wide=True)) for index in some) if wide else ()
-    return Check(calls, settle, in_fp32)
+    in_fp32 = replace(settings, upcast=True)
+    return Check(calls, verify, tuple(measurement.measure((index,), in_fp32) for index in some) if upcast else ())
 
 
 def _together(alone: Sequence[Values]) -> dict[str, Tensor]:
@@ -106,7 +127,7 @@ def _compared(found: Values, expected: Sequence[Values], dtype: str, n_layers: i
 
 
 def means_check(
-    work: Work,
+    context: RunContext,
     job: Job,
     choice: ModelChoice,
     prompts: Sequence[Prompt],
@@ -114,7 +135,7 @@ def means_check(
     together: Callable[[Batch], Run],
 ) -> list[Check]:
     """The means over two of the prompts, which `together` makes a batch of, against each of them run alone."""
-    state = work.self_check
+    state = context.self_check
     if not state.on:
         return []
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
@@ -125,18 +146,18 @@ def means_check(
 
 
 def donation_check(
-    work: Work, step: Step, given: Sequence[Circuit] | HeadGroup, cells: Callable[[Batch], Values]
+    context: RunContext, step: Step, given: Sequence[Circuit] | HeadGroup, cells: Callable[[Batch], Values]
 ) -> list[Check]:
     """A cell a donor fills against its run of one prompt alone: outputs of sets' heads, or inputs of a group's."""
-    state = work.self_check
+    state = context.self_check
     if not state.on:
         return []
     draw = random.Random(f"{step.job.seed}/self-check/{step.name}")
     batch = draw.choice(step.batches)
     example = draw.choice(batch)
-    base = work.pair(step.choice, step.examples, [example]).base
+    base = context.data.pair(step.choice, step.examples, [example]).base
 
-    def settle(alone: list[Values]) -> None:
+    def verify(alone: list[Values]) -> None:
         expected = alone[0]
         found = {name: tensor[batch.index(example)] for name, tensor in cells(batch).items()}
         found = {name: tensor[-len(expected[name]) :] for name, tensor in found.items()}  # without the batch's padding
@@ -145,41 +166,43 @@ def donation_check(
         worst = max(gaps, default=0.0)  # a set without heads gives nothing
         state.add(step.job, "donation", worst, tolerance_of(step.choice.dtype), step=step.name)
 
-    return [Check((Call(donated_values, (base, given)),), settle)]
+    return [Check((Call(donated_values, (base, given)),), verify)]
 
 
-def training_check(work: Work, job: Job, groups: Sequence[HeadGroup], examples: Sequence[Example]) -> list[Check]:
+def training_check(
+    context: RunContext, job: Job, groups: Sequence[HeadGroup], examples: Sequence[Example]
+) -> list[Check]:
     """Gradient and direction of mask training against whole runs in fp32, once per experiment.
 
     On some heads of the group at the earliest position: the one that is furthest from where it is in the source.
     """
-    choice, state = job.models[0], work.self_check
+    choice, state = job.models[0], context.self_check
     if not state.on or choice.dtype not in TOLERANCE or ("mask training",) in state.kinds:
         return []
     state.kinds.add(("mask training",))
-    pair = work.pair(choice, examples, range(min(EXAMPLES, len(examples))))
+    pair = context.data.pair(choice, examples, range(min(EXAMPLES, len(examples))))
     group = min(groups, key=lambda one: int(pair.base.positions[one.at].min()))
     draw = random.Random(f"{job.seed}/self-check/{group.name}")
     heads = sorted(draw.sample(group.heads, min(VARIANTS, len(group.heads))))
 
-    def settle(found: list[dict[str, float]]) -> None:
+    def verify(found: list[dict[str, float]]) -> None:
         for name, error in found[0].items():
             state.add(job, name, error, tolerance_of(choice.dtype), group=group.name)
 
-    return [Check((Call(training_errors, (HeadGroup(group.name, group.at, tuple(heads)), pair)),), settle)]
+    return [Check((Call(training_errors, (HeadGroup(group.name, group.at, tuple(heads)), pair)),), verify)]
 
 
-def _engine_checks(work: Work, measured: Measurement) -> list[Check]:
+def _engine_checks(context: RunContext, measurement: Measurement) -> list[Check]:
     """Once per experiment and model: what must hold of any model and any prompts, on two of the step's."""
-    step = measured.step
-    if step.model in work.self_check.models:
+    step = measurement.step
+    if step.model in context.self_check.models:
         return []
-    work.self_check.models.add(step.model)
-    state, errors = work.self_check, work.engine_errors
-    pair = work.pair(step.choice, step.examples, step.batches[0][:2])
+    context.self_check.models.add(step.model)
+    state, errors = context.self_check, context.engine_errors
+    pair = context.data.pair(step.choice, step.examples, step.batches[0][:2])
     calls = () if step.model in errors else (Call(engine_errors, (pair,)),)
 
-    def settle(found: list[dict[str, float]]) -> None:
+    def verify(found: list[dict[str, float]]) -> None:
         if found:
             errors[step.model] = found[0]
         for check, error in errors[step.model].items():
@@ -187,4 +210,4 @@ def _engine_checks(work: Work, measured: Measurement) -> list[Check]:
             tolerance = 0.0 if exact else tolerance_of(step.choice.dtype)
             state.add(step.job, check, error, tolerance, model=step.choice.name)
 
-    return [Check(calls, settle)]
+    return [Check(calls, verify)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,16 +16,14 @@ from nnsight_et.interventions.ablation import (
     Fill,
     circuit_readouts,
     mean_outputs,
-    model_readouts,
     positions_of,
     remainder_readouts,
 )
 from nnsight_et.interventions.calls import Call
-from nnsight_et.measuring.cells import Batch, Measurement, batches, data_digest, measured, suffixes, whole_prompts
-from nnsight_et.measuring.checks import means_check
-from nnsight_et.measuring.how import How
-from nnsight_et.measuring.self_check import Check, run_checks
-from nnsight_et.measuring.work import Progress, Work
+from nnsight_et.measuring.checks import means_check, run_checks
+from nnsight_et.measuring.context import RunContext
+from nnsight_et.measuring.self_check import Check
+from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, batches, data_digest, suffixes, whole_prompts
 from nnsight_et.planning.plan import Job, ModelChoice
 
 MEANS_SPLIT = "ablation"
@@ -33,13 +31,13 @@ Ablation = Literal["mean", "zero", "resample"]
 
 
 @dataclass
-class Trial:
+class AblationSetup:
     """The prompts circuits are measured on, one model, and what ablated heads output there.
 
     For resampling, each example's source is the prompt its ablated heads take their outputs from.
     """
 
-    work: Work
+    context: RunContext
     job: Job
     choice: ModelChoice
     examples: list[Example]
@@ -56,7 +54,7 @@ class Trial:
     @property
     def chunks(self) -> Chunks:
         """The model's chunk sizes for these prompts."""
-        return self.work.chunks(self.job, self.choice, max(len(example.base.tokens) for example in self.examples))
+        return self.context.chunk_sizes.of(self.choice, self.examples)
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -64,7 +62,7 @@ class Trial:
         prompts = [*self.prompts, *(example.base for example in self.examples)]
         return None if len({len(prompt.tokens) for prompt in prompts}) == 1 else self.job.task.all_positions
 
-    def what(self) -> list:
+    def cache_key(self) -> list:
         """The part of a cell's name that says what ablated heads output."""
         mean = self.ablation == "mean"
         return [self.ablation, data_digest(self.prompts) if mean else None, self.names if mean else None]
@@ -76,94 +74,85 @@ class Trial:
         if self.ablation == "resample":
             return Fill(resampled=pair.source)
         if self._common is None:
-            far = self.work.server is not None
-            self._common = (
-                Fill(runs=self._runs(self._order()), names=self.names) if far else Fill(self._means(), self.names)
-            )
+            if self.context.models.on_server:
+                self._common = Fill(runs=self._runs(self._order()), names=self.names)
+            else:
+                self._common = Fill(self._means(), self.names)
         return self._common
 
     def checks(self) -> tuple[Check, ...]:
         """Of the means, where they are not checked when they are taken."""
-        return self._means_check() if self.ablation == "mean" and self.work.server is not None else ()
+        return self._means_check() if self.ablation == "mean" and self.context.models.on_server else ()
 
     def _order(self) -> tuple[Batch, ...]:
-        chunks = self.work.chunks(self.job, self.choice, max(len(prompt.tokens) for prompt in self.prompts))
+        chunks = self.context.chunk_sizes.of(self.choice, self.prompts)
         return tuple(batches([(0, len(prompt.tokens)) for prompt in self.prompts], chunks.examples))
 
     def _runs(self, order: Sequence[Batch]) -> tuple[Run, ...]:
-        pad = self.work.pad(self.choice)
+        pad = self.context.models.pad(self.choice)
         return tuple(padded([self.prompts[i] for i in batch], pad) for batch in order)
 
     def _means(self) -> Tensor:
         """[layer, slot, head, d_head]: the model's means over the prompts, measured once and stored."""
-        work, job, choice = self.work, self.job, self.choice
-        key = work.key(job, choice, {"means": self.names, "data": data_digest(self.prompts)})
-        cell = work.stored(key)
+        context, job, choice = self.context, self.job, self.choice
+        key = context.cells.key(job, choice, {"means": self.names, "data": data_digest(self.prompts)})
+        cell = context.cells.find(key)
         if cell is None:
-            (found,) = work.results(job, choice, [Call(mean_outputs, (self._runs(self._order()), self.names), key)])
-            run_checks(work, job, choice, self._means_check())
-            cell = work.kept(key, found)
+            call = Call(mean_outputs, (self._runs(self._order()), self.names), key)
+            (found,) = context.executor.results(job, choice, [call])
+            run_checks(context, job, choice, self._means_check())
+            cell = context.cells.keep(key, found)
         return cell["z"]
 
     def _means_check(self) -> tuple[Check, ...]:
         def together(some: Batch) -> Run:
             return self._runs([some])[0]
 
-        return tuple(means_check(self.work, self.job, self.choice, self.prompts, self.names, together))
+        return tuple(means_check(self.context, self.job, self.choice, self.prompts, self.names, together))
 
 
-def trial(
-    work: Work, job: Job, choice: ModelChoice, examples: list[Example], ablation: Ablation, ablation_examples: int
-) -> Trial:
-    """The trial of a job on one model; TaskError if resampling finds prompts of another length."""
-    prompts = work.prompts(job, choice, MEANS_SPLIT, ablation_examples)
+def set_up_ablation(
+    context: RunContext,
+    job: Job,
+    choice: ModelChoice,
+    examples: list[Example],
+    ablation: Ablation,
+    ablation_examples: int,
+) -> AblationSetup:
+    """The set-up of a job on one model; TaskError if resampling finds prompts of another length."""
+    prompts = context.data.prompts(job, choice, MEANS_SPLIT, ablation_examples)
     if ablation == "resample":
         examples = [replace(one, source=prompts[i % len(prompts)]) for i, one in enumerate(examples)]
         if any(len(one.base.tokens) != len(one.source.tokens) for one in examples):
             raise TaskError(
                 f"experiments.{job.name}.ablation: resample, and prompts differ in length; accepted: mean, zero"
             )
-    return Trial(work, job, choice, examples, prompts, ablation)
+    return AblationSetup(context, job, choice, examples, prompts, ablation)
 
 
-def model_predictions(
-    work: Work, job: Job, choice: ModelChoice, examples: Sequence[Example], name: str
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Readouts, by name, of the plain model: tensors [example]."""
-    return (yield from measured(work, plain_model(work, job, choice, examples, name)))
-
-
-def plain_model(work: Work, job: Job, choice: ModelChoice, examples: Sequence[Example], name: str) -> Measurement:
-    """Of the plain model: readouts, by name, [example]."""
-    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
-
-    def measure(batch: Batch, how: How) -> Call:
-        return Call(model_readouts, (work.pair(choice, examples, batch).question, how.engine))
-
-    return Measurement(whole_prompts(job, choice, name, examples, chunks.examples), {"plain": True}, measure)
-
-
-def circuits_alone(trial: Trial, circuits: Sequence[Circuit], name: str) -> Measurement:
+def circuits_alone(setup: AblationSetup, circuits: Sequence[Circuit], name: str) -> Measurement:
     """Of each circuit alone: readouts, by name, [circuit, example]; their accuracy is F(C)."""
-    chunks = trial.chunks
+    chunks = setup.chunks
 
-    def measure(batch: Batch, how: How) -> Call:
-        pair = trial.work.pair(trial.choice, trial.examples, batch)
-        return Call(circuit_readouts, (pair.question, trial.fill(pair), how.of(circuits), how.engine, chunks))
+    def measure(batch: Batch, settings: EvalSettings) -> Call:
+        pair = setup.context.data.pair(setup.choice, setup.examples, batch)
+        some = settings.select(circuits)
+        return Call(circuit_readouts, (pair.question, setup.fill(pair), some, settings.engine, chunks))
 
-    step = whole_prompts(trial.job, trial.choice, name, trial.examples, chunks.examples)
-    what = {"alone": [circuit.to_dict() for circuit in circuits], "ablation": trial.what()}
-    return Measurement(step, what, measure, len(circuits), trial.checks())
+    step = whole_prompts(setup.job, setup.choice, name, setup.examples, chunks.examples)
+    cache_key = {"alone": [circuit.to_dict() for circuit in circuits], "ablation": setup.cache_key()}
+    return Measurement(step, cache_key, measure, len(circuits), setup.checks())
 
 
-def model_without(trial: Trial, knocked: Sequence[Circuit], name: str) -> Measurement:
+def model_without(setup: AblationSetup, knocked: Sequence[Circuit], name: str) -> Measurement:
     """Of the model without each set of heads: readouts, by name, [set, example]; their accuracy is F(M\\K)."""
-    chunks = trial.chunks
+    chunks = setup.chunks
 
-    def measure(batch: Batch, how: How) -> Call:
-        pair = trial.work.pair(trial.choice, trial.examples, batch)
-        return Call(remainder_readouts, (pair.question, trial.fill(pair), how.of(knocked), how.engine, chunks))
+    def measure(batch: Batch, settings: EvalSettings) -> Call:
+        pair = setup.context.data.pair(setup.choice, setup.examples, batch)
+        some = settings.select(knocked)
+        return Call(remainder_readouts, (pair.question, setup.fill(pair), some, settings.engine, chunks))
 
-    step = suffixes(trial.job, trial.choice, name, trial.examples, positions_of(knocked), chunks.examples)
-    what = {"without": [heads.to_dict() for heads in knocked], "ablation": trial.what()}
-    return Measurement(step, what, measure, len(knocked), trial.checks())
+    step = suffixes(setup.job, setup.choice, name, setup.examples, positions_of(knocked), chunks.examples)
+    cache_key = {"without": [heads.to_dict() for heads in knocked], "ablation": setup.cache_key()}
+    return Measurement(step, cache_key, measure, len(knocked), setup.checks())

@@ -14,10 +14,10 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.manifest import DCM
-from nnsight_et.measuring.cells import data_digest
 from nnsight_et.measuring.checks import training_check
+from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.self_check import Check, calls_of
-from nnsight_et.measuring.work import Work
+from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import Job, digest
 
 AUTOGRAD, DIFFERENCES = "autograd", "finite differences"
@@ -39,45 +39,47 @@ class _Masks:
 
 
 def trained(
-    work: Work, job: Job, groups: Sequence[HeadGroup], data: Mapping[str, Sequence[list[Example]]]
+    context: RunContext, job: Job, groups: Sequence[HeadGroup], data: Mapping[str, Sequence[list[Example]]]
 ) -> Iterator[tuple[str, list[dict[str, Tensor]], int]]:
     """By desideratum what the training of each group found, and how many of them came from the store.
 
     data: training and validation examples by desideratum. The desiderata's trainings need nothing of each other: on a
     server they are one job, and workers share them.
     """
-    masks = {name: _masks(work, job, groups, some) for name, some in data.items()}
-    results = work.results(job, job.models[0], chain.from_iterable(_calls(work, job, one) for one in masks.values()))
+    masks = {name: _masks(context, job, groups, some) for name, some in data.items()}
+    results = context.executor.results(
+        job, job.models[0], chain.from_iterable(_calls(context, job, one) for one in masks.values())
+    )
     for name, one in masks.items():
         missing = one.missing
         if missing:
             found = next(results)
             for check in one.checks:
-                check.settle([next(results) for _ in check.calls])
+                check.verify([next(results) for _ in check.calls])
             for group, mask in zip(missing, found, strict=True):
-                one.cells[group] = work.kept(_key(one.keys[group], gradient_of(mask)), mask)
+                one.cells[group] = context.cells.keep(_key(one.keys[group], gradient_of(mask)), mask)
         yield name, [cell for cell in one.cells.values() if cell is not None], len(groups) - len(missing)
 
 
-def _masks(work: Work, job: Job, groups: Sequence[HeadGroup], data: Sequence[list[Example]]) -> _Masks:
+def _masks(context: RunContext, job: Job, groups: Sequence[HeadGroup], data: Sequence[list[Example]]) -> _Masks:
     spec, digests = job.spec, [data_digest(examples) for examples in data]
     assert isinstance(spec, DCM)
     keys = {}
     for group in groups:
         what = {"group": Circuit((group,)).to_dict(), "training": vars(_training(job)), "batch": spec.batch}
-        keys[group] = work.key(job, job.models[0], {"dcm": what, "data": digests})
-    cells = {group: _stored(work, key) for group, key in keys.items()}
+        keys[group] = context.cells.key(job, job.models[0], {"dcm": what, "data": digests})
+    cells = {group: _stored(context, key) for group, key in keys.items()}
     missing = [group for group, cell in cells.items() if cell is None]
-    return _Masks(keys, cells, training_check(work, job, missing, data[0]) if missing else [], data)
+    return _Masks(keys, cells, training_check(context, job, missing, data[0]) if missing else [], data)
 
 
-def _calls(work: Work, job: Job, masks: _Masks) -> Iterator[Call]:
+def _calls(context: RunContext, job: Job, masks: _Masks) -> Iterator[Call]:
     """The training of the groups that the store does not have, and what checks it."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, DCM)
     if masks.missing:
-        chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in masks.data[0]))
-        train, validation = ([*_batches(work, job, examples, spec.batch)] for examples in masks.data)
+        chunks = context.chunk_sizes.of(choice, masks.data[0])
+        train, validation = ([*_batches(context, job, examples, spec.batch)] for examples in masks.data)
         name = " ".join(masks.keys.values())
         yield Call(trained_masks, (masks.missing, _training(job), train, validation, chunks), name)
         yield from calls_of(masks.checks, name)
@@ -90,7 +92,7 @@ def _training(job: Job) -> Training:
 
 
 def gradient_of(found: Mapping[str, Tensor]) -> str:
-    """How the derivatives of a training were taken."""
+    """EvalSettings the derivatives of a training were taken."""
     return AUTOGRAD if bool(found.get("autograd", torch.tensor(True)).all()) else DIFFERENCES
 
 
@@ -98,13 +100,13 @@ def _key(key: str, gradient: str) -> str:
     return key if gradient == AUTOGRAD else digest([key, gradient])
 
 
-def _stored(work: Work, key: str) -> dict[str, Tensor] | None:
+def _stored(context: RunContext, key: str) -> dict[str, Tensor] | None:
     """A training by autograd; for work on a server also one by finite differences."""
-    found = work.stored(key)
-    return work.stored(_key(key, DIFFERENCES)) if found is None and work.server is not None else found
+    found = context.cells.find(key)
+    return context.cells.find(_key(key, DIFFERENCES)) if found is None and context.models.on_server else found
 
 
-def _batches(work: Work, job: Job, examples: list[Example], size: int) -> Iterator[Pair]:
+def _batches(context: RunContext, job: Job, examples: list[Example], size: int) -> Iterator[Pair]:
     """The examples in their order, `size` at a time."""
     for first in range(0, len(examples), size):
-        yield work.pair(job.models[0], examples, range(first, min(first + size, len(examples))))
+        yield context.data.pair(job.models[0], examples, range(first, min(first + size, len(examples))))

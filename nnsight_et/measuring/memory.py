@@ -1,11 +1,10 @@
-"""Where memory runs out: the same call with fewer tokens at once; and which of a run's results were found so."""
+"""How much goes through a model at once, and where memory runs out: the same call with fewer tokens."""
 
 from __future__ import annotations
 
 import gc
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +12,59 @@ from typing import Any
 
 import torch
 
+from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import ExperimentError
-from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks
-from nnsight_et.interventions.calls import Call, result_of
+from nnsight_et.engine.budget import DEFAULT_BYTES, Chunks, chunks
+from nnsight_et.interventions.calls import Call, to_device
+from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.models.model import Model
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.remote.failures import MEMORY
 from nnsight_et.results.disk import write_json
 from nnsight_et.results.store import Store
-from nnsight_et.workers.pool import Workers
-from nnsight_et.workers.worker import Place
 
-SMALLER = "smaller.json"
+CHUNKS, SMALLER = "chunks.json", "smaller.json"
 SHARE = 0.7  # of what a GPU has beside a model's weights
 ASKED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
 
 
-class OutOfMemory(ExperimentError):
-    """No call of this experiment can be made small enough for the memory there is."""
+@dataclass(frozen=True)
+class ChunkSizes:
+    """The models' chunk sizes: chosen once per run folder, so that a resumed run gives the same bytes."""
+
+    models: ModelPool
+    store: Store
+    folder: Path
+    memory: int | None
+    """The budget in bytes that was asked for; None: of the device."""
+
+    def of(self, choice: ModelChoice, data: Sequence[Example] | Sequence[Prompt]) -> Chunks:
+        """The model's chunk sizes for these prompts, or the base prompts of these examples."""
+        tokens = max((one if isinstance(one, Prompt) else one.base).length for one in data)
+        name = f"{choice.name}/{choice.dtype}/{tokens}"
+        if name not in self._sizes:
+            shape, size = self.models.shape(choice), getattr(torch, choice.dtype).itemsize
+            budget = self.memory or capacity(self.models.device, shape.parameters * size)
+            self._sizes[name] = chunks(shape, size, tokens, budget)
+            self._write(self._sizes)
+        return self._sizes[name]
+
+    def forget(self, choice: ModelChoice) -> None:
+        """Let the next run choose the model's sizes anew."""
+        self._write({key: one for key, one in self._sizes.items() if not key.startswith(f"{choice.name}/")})
+
+    def fits_upcast(self, choice: ModelChoice) -> bool:
+        """Whether the model in fp32 is here, and no larger than the memory budget."""
+        if self.models.on_server:
+            return False
+        return 4 * self.models.shape(choice).parameters <= (self.memory or DEFAULT_BYTES)
+
+    def _write(self, sizes: dict[str, Chunks]) -> None:
+        write_json(self.folder / CHUNKS, {key: one.to_dict() for key, one in sizes.items()})
+
+    @cached_property
+    def _sizes(self) -> dict[str, Chunks]:
+        return {key: Chunks(**one) for key, one in self.store.notes(self.folder / CHUNKS).items()}
 
 
 @dataclass(frozen=True)
@@ -40,42 +74,39 @@ class Failed:
     asked: str
 
 
+Attempts = tuple[Any, list[int | None]]
+"""What the last attempt at a call found, or Failed, and the tokens of one pass in each attempt."""
+
+
 @dataclass(frozen=True)
-class SmallerChunks:
+class OutOfMemoryBackoff:
     """How far the tokens of one pass came down, by model and dtype, and in which experiments.
 
     Kept in the run's folder: a resumed run begins there, and its results say so too.
     """
 
     store: Store
-    path: Path
+    folder: Path
+    chunk_sizes: ChunkSizes
 
-    def result_of(self, model: Model, call: Call, job: Job, choice: ModelChoice) -> Any:
-        """What the call finds; where memory runs out, with half the tokens at once, and half again.
+    def limit(self, choice: ModelChoice, call: Call) -> Call:
+        """The call with no more tokens at once than memory was found to have room for."""
+        name = f"{choice.name}/{choice.dtype}"
+        most = self._rows[name]["tokens"] if name in self._rows else None
+        while most is not None and (_tokens(call) or 0) > most and (less := call.halved()):
+            call = less
+        return call
 
-        OutOfMemory if it runs out with as few as a call may have, or one that has no such size.
+    def accept(self, job: Job, choice: ModelChoice, call: Call, attempts: Attempts) -> Any:
+        """What the attempts at a call found; with how few tokens is noted.
+
+        ExperimentError if memory ran out with as few as a call may have, or one that has no such size: then the next
+        run chooses its chunk sizes anew.
         """
-        return self._noted(call, attempts(model, self._within(call, choice)), job, choice)
-
-    def results_of(
-        self, workers: Workers, place: Place, calls: Iterable[Call], job: Job, choice: ModelChoice
-    ) -> Iterator[Any]:
-        """The same of each call, from workers with the model of that place."""
-        sent: deque[Call] = deque()
-
-        def within() -> Iterator[Call]:
-            for call in calls:
-                sent.append(call)
-                yield self._within(call, choice)
-
-        for found in workers.results(place, attempts, within()):
-            yield self._noted(sent.popleft(), found, job, choice)
-
-    def _noted(self, call: Call, made: tuple[Any, list[int | None]], job: Job, choice: ModelChoice) -> Any:
-        """What the last of the attempts made at a call found; with how few tokens is noted."""
-        found, sizes = made
+        found, sizes = attempts
         if isinstance(found, Failed):
-            raise OutOfMemory(_message(job, choice, sizes, found))
+            self.chunk_sizes.forget(choice)
+            raise ExperimentError(_message(job, choice, sizes, found))
         tokens = sizes[-1]
         if tokens is not None and tokens != _tokens(call):
             self._keep(f"{choice.name}/{choice.dtype}", tokens, job.name)
@@ -85,33 +116,40 @@ class SmallerChunks:
         """Model and dtype -> tokens of one pass, where some of the job's numbers were found with fewer than planned."""
         return {name: row["tokens"] for name, row in self._rows.items() if job.name in row["experiments"]}
 
-    def _within(self, call: Call, choice: ModelChoice) -> Call:
-        name = f"{choice.name}/{choice.dtype}"
-        most = self._rows[name]["tokens"] if name in self._rows else None
-        while most is not None and (_tokens(call) or 0) > most and (less := call.halved()):
-            call = less
-        return call
-
     def _keep(self, name: str, tokens: int, experiment: str) -> None:
         earlier = self._rows.get(name, {"tokens": tokens, "experiments": []})
         experiments = sorted({*earlier["experiments"], experiment})
         row = {"tokens": min(tokens, earlier["tokens"]), "experiments": experiments}
         if row != earlier:
             self._rows[name] = row
-            write_json(self.path, self._rows)
+            write_json(self.folder / SMALLER, self._rows)
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:
-        return self.store.notes(self.path)
+        return self.store.notes(self.folder / SMALLER)
 
 
-def attempts(model: Model, call: Call) -> tuple[Any, list[int | None]]:
-    """What the call finds, or Failed, and the tokens of one pass in each attempt, the last being what came of it."""
-    sizes = [_tokens(call)]
-    while isinstance(found := attempt(model, call), Failed) and (less := call.halved()):
-        call = less
+def run_call(call: Call, model: Model) -> Attempts:
+    """What the call finds; where memory runs out, with half the tokens at once, and half again.
+
+    What a failed attempt had taken is given back first.
+    """
+    sizes = []
+    while True:
         sizes.append(_tokens(call))
-    return found, sizes
+        try:
+            return call.function(model, *to_device(call.arguments, model.device)), sizes
+        except (RuntimeError, MemoryError) as error:
+            text = str(error)
+            if not isinstance(error, MemoryError) and not any(words in text.lower() for words in MEMORY):
+                raise
+        gc.collect()  # the traceback, which had the pass's tensors, is gone by now
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        less = call.halved()
+        if less is None:
+            return Failed(_asked(text)), sizes
+        call = less
 
 
 def capacity(device: str, weights: int) -> int:
@@ -124,20 +162,6 @@ def capacity(device: str, weights: int) -> int:
     places = range(torch.cuda.device_count()) if device == "balanced" else [device]
     smallest = min(torch.cuda.get_device_properties(place).total_memory for place in places)
     return max(DEFAULT_BYTES, int(SHARE * (smallest - weights / len(places))))
-
-
-def attempt(model: Model, call: Call) -> Any:
-    """What the call finds, or that memory ran out: then what it had taken is given back."""
-    try:
-        return result_of(model, call)
-    except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if not isinstance(error, MemoryError) and not any(words in text.lower() for words in MEMORY):
-            raise
-    gc.collect()  # the traceback, which had the pass's tensors, is gone by now
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return Failed(_asked(text))
 
 
 def _asked(text: str) -> str:
@@ -154,7 +178,7 @@ def _tokens(call: Call) -> int | None:
     return sizes[0] if sizes else None
 
 
-def _message(job: Job, choice: ModelChoice, tried: list[int | None], found: Failed) -> str:
+def _message(job: Job, choice: ModelChoice, tried: Sequence[int | None], found: Failed) -> str:
     sizes = ", ".join(str(tokens) for tokens in tried if tokens is not None)
     with_sizes = f", with {sizes} tokens in one pass" if sizes else ""
     where = f"experiments.{job.name}: {choice.name} in {choice.dtype}"

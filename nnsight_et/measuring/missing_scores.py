@@ -11,9 +11,8 @@ from torch import Tensor
 from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import ExperimentError, quantity
 from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.stage_scores import effects
-from nnsight_et.measuring.work import Work
-from nnsight_et.models.load import tokenizer_of
 from nnsight_et.planning.plan import Job
 from nnsight_et.tasks.answers import told
 
@@ -48,12 +47,14 @@ def without_share(
     return _told(lacking, _too_small(shares[0].dtype), examples, tokenizer)
 
 
-def check_scored(work: Work, job: Job, where: str, found: Mapping[str, Tensor], examples: Sequence[Example]) -> None:
+def check_scored(
+    context: RunContext, job: Job, where: str, found: Mapping[str, Tensor], examples: Sequence[Example]
+) -> None:
     """Raise ExperimentError naming a key of the experiment if a score of its examples does not exist.
 
     found: what path_probabilities finds, or head_effects.
     """
-    tokenizer = tokenizer_of(work.files(job.models[0]))
+    tokenizer = context.models.tokenizer(job.models[0])
     if "base" in found:
         wrong = without_score(found, getattr(job.spec, "metric", PAPERS), examples, tokenizer)
     else:

@@ -9,24 +9,23 @@ from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.named_metrics import METRICS
 from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
 from nnsight_et.manifest.methods.shared import Scored
-from nnsight_et.measuring.lengths import are_limited, fitting
-from nnsight_et.measuring.tasks import needs_foils, task_of
-from nnsight_et.measuring.work import Work
+from nnsight_et.measuring.context import RunContext
+from nnsight_et.measuring.examples import has_length_limit, needs_foils, require_prompts_fit, task_of
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.planning.plan import Job
 from nnsight_et.tasks.own_pairs import OwnPairs
 
 
-def check_pairs(work: Work, job: Job) -> None:
+def check_pairs(context: RunContext, job: Job) -> None:
     """Raise TaskError naming the file's line that is wrong or does not fit, or the key that asks for too many pairs."""
     if not isinstance(job.task, PairsFile) or isinstance(job.spec, Comparison):
         return
     pairs = task_of(job.task)
     assert isinstance(pairs, OwnPairs)
     for choice in job.models:
-        files = work.files(choice)
+        files = context.models.files(choice)
         line, pair = pairs.longest(tokenizer_of(files))
-        fitting([pair], files, f"{job.name}: {line}", work.server is not None)
+        require_prompts_fit([pair], files, f"{job.name}: {line}", context.models.on_server)
     if needs_foils(job):
         pairs.check_foils(_reason(job))
     for key, split in splits(job):
@@ -37,14 +36,14 @@ def check_pairs(work: Work, job: Job) -> None:
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
 
 
-def check_every_prompt(work: Work, job: Job) -> None:
+def check_every_prompt(context: RunContext, job: Job) -> None:
     """Raise TaskError if a prompt of the job is longer than a model has positions, where it has a number of them."""
     if isinstance(job.task, PairsFile):
         return
     for choice in job.models:
-        if are_limited(work.files(choice), work.server is not None):
+        if has_length_limit(context.models.files(choice), context.models.on_server):
             for key, split in splits(job):
-                made = work.prompts if key == "ablation_examples" else work.examples
+                made = context.data.prompts if key == "ablation_examples" else context.data.examples
                 made(job, choice, split, getattr(job.spec, key, 0))
 
 

@@ -1,4 +1,4 @@
-"""Roles: which heads of a circuit's groups DCM selected for which desideratum."""
+"""Which heads of a circuit's groups DCM selected for which desideratum."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from nnsight_et.tasks.desiderata_variants import VARIANTS
 
 
 @dataclass(frozen=True)
-class Roles:
+class SelectedHeads:
     """A circuit, and group -> desideratum -> the heads selected for it."""
 
     circuit: Circuit
     selected: Mapping[str, Mapping[str, tuple[Head, ...]]]
 
     @classmethod
-    def found(cls, summary: Mapping[str, Any]) -> Roles:
-        """The roles in the summary of a DCM result."""
+    def from_summary(cls, summary: Mapping[str, Any]) -> SelectedHeads:
+        """The selections in the summary of a DCM result."""
         selected: dict[str, dict[str, tuple[Head, ...]]] = {}
         for row in summary["rows"]:
             selected.setdefault(row["group"], {})[row["desideratum"]] = tuple(map(Head.parse, row["selected"]))
         return cls(Circuit.from_dict(summary["circuit"]), selected)
 
     @classmethod
-    def shipped(cls, name: str) -> Roles:
-        """The roles in the shipped circuit of a model: the paper's, or an embedded model's."""
+    def shipped(cls, name: str) -> SelectedHeads:
+        """The selections in the shipped circuit of a model: the paper's, or an embedded model's."""
         return cls(published.circuit(name), published.selections(name))
 
     @property

@@ -7,24 +7,17 @@ what is done again, with other examples, desiderata or groups, as often as 3% of
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions.calls import Call
-from nnsight_et.measuring.how import How
-from nnsight_et.measuring.recount import recounted
-from nnsight_et.planning.plan import Job, ModelChoice
-
-if TYPE_CHECKING:
-    from nnsight_et.measuring.work import Outcome, Work
+from nnsight_et.planning.plan import Job
 
 VARIANTS, LEAST = 2, 4  # of one recomputed sample; and cells of every experiment
 SHARE = 0.03  # of an experiment's forward passes
 PER_CELL = 32.0  # what a cell costs: some passes of the reference engine, over one prompt and so far from efficient
-RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 
 
 @dataclass(frozen=True)
@@ -32,9 +25,9 @@ class Check:
     """A check still to be made: what to ask of the model, and of it in fp32, and what to do with what they find."""
 
     calls: tuple[Call, ...]
-    settle: Callable[[list[Any]], None]
+    verify: Callable[[list[Any]], None]
     """Given what the calls find: notes the check, or raises ExperimentError."""
-    wide: tuple[Call, ...] = ()
+    upcast_calls: tuple[Call, ...] = ()
 
 
 @dataclass
@@ -82,21 +75,3 @@ def calls_of(checks: Sequence[Check], where: str) -> list[Call]:
     """The calls of all the checks, in order, with names of their own."""
     calls = [call for check in checks for call in check.calls]
     return [replace(call, name=f"{where} check {number}") for number, call in enumerate(calls)]
-
-
-def run_checks(work: Work, job: Job, choice: ModelChoice, checks: Sequence[Check]) -> None:
-    """Make the checks, one by one; ExperimentError if one fails."""
-    start = time.monotonic()
-    for check in checks:
-        found = list(work.results(job, choice, check.calls))
-        if check.wide:
-            found += work.results(job, How("reference", wide=True).choice(choice), check.wide)
-        check.settle(found)
-    work.self_check.seconds += time.monotonic() - start
-
-
-def check_outcome(work: Work, job: Job, outcome: Outcome) -> None:
-    """Count the numbers of the summary once more, where they are counted from tensors."""
-    worst = recounted(job, outcome.scores, outcome.summary) if work.self_check.on else None
-    if worst is not None:
-        work.self_check.add(job, "recount", worst, RECOUNT)

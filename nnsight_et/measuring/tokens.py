@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import MadeTask, PairsFile
-from nnsight_et.measuring.work import Work
-from nnsight_et.models.load import tokenizer_of
+from nnsight_et.measuring.context import RunContext
 from nnsight_et.planning.plan import Job
 from nnsight_et.tasks.answers import told
 from nnsight_et.tasks.encoding import left_off
@@ -18,11 +17,14 @@ if TYPE_CHECKING:
 TOKENS = "tokens"  # under which key of a summary they stand
 
 
-def tokens_of(work: Work, job: Job) -> dict[str, Any]:
+def tokens_of(context: RunContext, job: Job) -> dict[str, Any]:
     """By model, of a task of your own: the tokens of the examples drawn, by what they are there. Empty for others."""
     found = {}
     for choice in job.models if isinstance(job.task, (PairsFile, MadeTask)) else ():
-        tokenizer, scored = tokenizer_of(work.files(choice)), work.scored.get((job.name, choice.name), {})
+        tokenizer, scored = (
+            context.models.tokenizer(choice),
+            context.data.scored.get((job.name, choice.name), {}),
+        )
         said = {role: [told(one, tokenizer) for one in sorted(tokens)] for role, tokens in scored.items() if tokens}
         if said:
             found[choice.name] = said

@@ -106,10 +106,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a manifest, each after the jobs it needs."""
+    """The jobs of a manifest, each after the jobs it needs; and how they are run, on which no digest depends."""
 
     name: str
     jobs: tuple[Job, ...]
+    backend: str
+    device: str
+    memory: int | None
+    """How many bytes one chunk of work may take; None: chosen by the engine."""
+    self_check: bool
+    probe: bool
 
     @property
     def digest(self) -> str:
@@ -151,7 +157,15 @@ def plan(manifest: Manifest) -> Plan:
 
     for name in manifest.experiments:
         add(name)
-    return Plan(manifest.name, tuple(jobs.values()))
+    return Plan(
+        name=manifest.name,
+        jobs=tuple(jobs.values()),
+        backend=manifest.backend,
+        device=manifest.device,
+        memory=manifest.memory_bytes,
+        self_check=manifest.self_check == "on",
+        probe=manifest.probe == "on",
+    )
 
 
 def senders(job: Job, shape: Shape | None = None) -> int | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 from nnsight.schema.response import ResponseModel, Status
@@ -13,12 +13,10 @@ from nnsight.schema.response import ResponseModel, Status
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.models.model import Model
+from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Again, Forgotten, Refused, Silent, Smaller, of_description
-from nnsight_et.remote.journal import Entry
+from nnsight_et.remote.journal import Entry, Journal
 from nnsight_et.remote.request import packed, unpacked
-
-if TYPE_CHECKING:
-    from nnsight_et.remote.server import Server
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,26 @@ class Waiting:
     seconds: float
 
 
+def say_nothing(_: Waiting) -> None:
+    """Nobody is told what a run waits for."""
+
+
+@dataclass
+class Connection:
+    """An NDIF server, the journal of the jobs it was given, and how they are waited for."""
+
+    client: Client
+    journal: Journal
+    on_wait: Callable[[Waiting], None] = say_nothing
+    patience: Patience = field(default_factory=Patience)
+
+
 class Job:
     """Calls that go to a server together."""
 
-    def __init__(self, server: Server, model: Model, calls: Sequence[Call], experiment: str) -> None:
-        self.client, self.journal, self.patience = server.client, server.journal, server.patience
-        self.on_wait, self.model, self.calls, self.experiment = server.on_wait, model, calls, experiment
+    def __init__(self, connection: Connection, model: Model, calls: Sequence[Call], experiment: str) -> None:
+        self.client, self.journal, self.patience = connection.client, connection.journal, connection.patience
+        self.on_wait, self.model, self.calls, self.experiment = connection.on_wait, model, calls, experiment
         self.where = f"experiments.{experiment}"
         self.start = time.monotonic()
 

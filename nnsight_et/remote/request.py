@@ -13,7 +13,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.tracing.backend import Backend
 
 from nnsight_et.core.errors import ExperimentError
-from nnsight_et.interventions.calls import Call, carried_out
+from nnsight_et.interventions.calls import Call, run_calls
 from nnsight_et.models.model import Model
 
 
@@ -31,12 +31,12 @@ def packed(model: Model, calls: Sequence[Call]) -> bytes:
     """The calls as one job: one session whose traces all run where the model is."""
     packing = Packing()
     with model.nn.session(backend=packing):
-        outcome = nnsight.save(carried_out(model, calls))  # noqa: F841 - the server's name for what comes home
+        outcome = nnsight.save(run_calls(model, calls))  # noqa: F841 - the server's name for what comes home
     return packing.blob
 
 
 def unpacked(archive: bytes, where: str) -> dict[str, Any]:
-    """What carried_out gave; ExperimentError if these bytes are not of such a job."""
+    """What run_calls gave; ExperimentError if these bytes are not of such a job."""
     try:
         return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)["outcome"]
     except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:

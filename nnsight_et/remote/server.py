@@ -14,14 +14,8 @@ from nnsight_et.interventions.parts import in_parts
 from nnsight_et.models.load import check_gap
 from nnsight_et.models.model import Model
 from nnsight_et.planning.plan import ModelChoice
-from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Smaller
-from nnsight_et.remote.job import Job, Patience, Waiting
-from nnsight_et.remote.journal import Journal
-
-
-def say_nothing(_: Waiting) -> None:
-    """Nobody is told what a run waits for."""
+from nnsight_et.remote.job import Connection, Job, Patience, Waiting, say_nothing
 
 
 @dataclass(frozen=True)
@@ -34,17 +28,11 @@ class Remote:
     key: str | None = field(default=None, repr=False)
 
 
-@dataclass
-class Server:
-    """An NDIF server, and the journal of the jobs it was given."""
-
-    client: Client
-    journal: Journal
-    on_wait: Callable[[Waiting], None] = say_nothing
-    patience: Patience = field(default_factory=Patience)
+class Server(Connection):
+    """A connection that sends calls in as few jobs as can be."""
 
     def results(self, model: Model, calls: Sequence[Call], experiment: str) -> dict[str, Any]:
-        """{"found": what each call finds, "place": what carried_out says of the model}, from as few jobs as can be.
+        """{"found": what each call finds, "place": what run_calls says of the model}, from as few jobs as can be.
 
         RemoteFailure, with the server's words, if that cannot be had; what was sent is then found again by the next
         run.

@@ -24,9 +24,9 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from nnsight_et.core.errors import ResultError
-from nnsight_et.planning.plan import Plan, digest
+from nnsight_et.planning.plan import digest
 from nnsight_et.results.disk import one_writer, read_json, remove, sweep, write_file, write_folder, write_json
-from nnsight_et.results.headers import HEADER, ResultHeader, folder_of, header_and_schema
+from nnsight_et.results.headers import HEADER, ResultHeader, header_and_schema
 from nnsight_et.results.migration import migrated_scores
 
 SCORES = "scores.safetensors"
@@ -47,10 +47,6 @@ class Store:
     root: Path
     damaged: list[Path] = field(default_factory=list, compare=False)
     """What was there when it was read, and not as it was written: it counts as missing."""
-
-    def folder(self, plan: Plan) -> Path:
-        """Where the results of a manifest's run are."""
-        return folder_of(self.root, plan)
 
     def writing(self, folder: Path) -> AbstractContextManager[None]:
         """Hold a run's folder for this process; ResultError naming the holder if another process has it."""

@@ -18,12 +18,12 @@ from nnsight_et.engine.budget import DEFAULT_BYTES, chunks
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import BoxesTask, MadeTask
-from nnsight_et.measuring.cells import data_digest
 from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
+from nnsight_et.measuring.context import RunContext
+from nnsight_et.measuring.examples import Sample, available_examples, examples_of, naming_job_in_errors
 from nnsight_et.measuring.own_pairs import splits
-from nnsight_et.measuring.tasks import Sample, examples_of, told_of
+from nnsight_et.measuring.steps import data_digest
 from nnsight_et.measuring.tokens import end_notices
-from nnsight_et.measuring.work import Work
 from nnsight_et.models.bos import TEXT, apart_by_bos, notices_of_losses, text_losses
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
 from nnsight_et.planning.plan import Job, ModelChoice
@@ -39,13 +39,13 @@ class Look:
     notices: Callable[[dict[str, Any]], list[Notice]]
 
 
-def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
+def look_first(context: RunContext, jobs: Sequence[Job], probe: bool) -> None:
     """Tell of the jobs without a result what must be known of their models first.
 
     Models are looked at in reverse, so that the one that is measured first stays in memory. On a server the looks go
     with the first calls that a model is asked for, so they are no job of their own.
     """
-    waiting = [job for job in jobs if job.name not in work.finished]
+    waiting = [job for job in jobs if job.name not in context.earlier.results]
     first = dict[tuple[str, str, str], tuple[Job, ModelChoice]]()
     for job in jobs:
         for choice in job.models:
@@ -54,18 +54,23 @@ def look_first(work: Work, jobs: Sequence[Job], probe: bool) -> None:
         theirs = [one for one in waiting if key in {(its.name, its.dtype, one.attention) for its in one.models}]
         if theirs:
             try:
-                for notice in end_notices(choice.name, tokenizer_of(work.files(choice))):
+                for notice in end_notices(choice.name, context.models.tokenizer(choice)):
                     for one in theirs:
-                        work.tell(one, notice)
-                _look(work, [*_bos(work, job, choice), *(_chance(work, job, choice) if probe else ())], theirs, choice)
+                        context.tell(one, notice)
+                _look(
+                    context,
+                    [*_bos(context, job, choice), *(_chance(context, job, choice) if probe else ())],
+                    theirs,
+                    choice,
+                )
             except Exception as error:
                 error.add_note(f"while running {theirs[0].name}")
                 raise
 
 
-def _look(work: Work, looks: Sequence[Look], theirs: Sequence[Job], choice: ModelChoice) -> None:
+def _look(context: RunContext, looks: Sequence[Look], theirs: Sequence[Job], choice: ModelChoice) -> None:
     """Tell these jobs what is found in the store, or else by looking."""
-    found = {look.key: {} if work.fresh else work.store.note(look.key) for look in looks}
+    found = {look.key: {} if context.fresh else context.store.note(look.key) for look in looks}
     missing = [look for look in looks if not found[look.key]]
     calls = [call for look in missing for call in look.calls]
 
@@ -73,25 +78,25 @@ def _look(work: Work, looks: Sequence[Look], theirs: Sequence[Job], choice: Mode
         each = iter(results)
         for look in missing:
             found[look.key] = look.kept([next(each) for _ in look.calls])
-            work.store.write_note(look.key, found[look.key])
+            context.store.write_note(look.key, found[look.key])
         for look in looks:
             for notice in look.notices(found[look.key]):
                 for job in theirs:
-                    work.tell(job, notice)
+                    context.tell(job, notice)
 
-    if calls and work.server is not None:
-        work.ahead[choice.name, choice.dtype, theirs[0].attention] = (calls, take)
+    if calls and context.models.on_server:
+        context.executor.ahead[choice.name, choice.dtype, theirs[0].attention] = (calls, take)
     else:
-        take(list(work.results(theirs[0], choice, calls)))
+        take(list(context.executor.results(theirs[0], choice, calls)))
 
 
-def _bos(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
+def _bos(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look]:
     """A plain text behind BOS and without it, if prompts begin without one that there is."""
-    files = work.files(choice)
+    files = context.models.files(choice)
     tokenizer, config = tokenizer_of(files), configuration(files)
     run = apart_by_bos(tokenizer, config)
     if run is not None:
-        key = work.key(job, choice, {"text": TEXT, "tokens": run.tokens.tolist()})
+        key = context.cells.key(job, choice, {"text": TEXT, "tokens": run.tokens.tolist()})
         yield Look(
             key,
             [Call(text_losses, (run,), key)],
@@ -100,20 +105,20 @@ def _bos(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
         )
 
 
-def _chance(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
+def _chance(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look]:
     """A few of the prompts that the job measures on, never more at once than it has itself."""
-    examples = _examples(work, job, choice)
+    examples = _examples(context, job, choice)
     if not examples:
         return
-    shape = work.shape(choice)
+    shape = context.models.shape(choice)
     named = {"named": "the objects named"} if isinstance(job.task, BoxesTask) else {}
     answers = choice_of(examples, shape.vocabulary, **named)
     length, itemsize = max(len(one.base.tokens) for one in examples), getattr(torch, choice.dtype).itemsize
     own = getattr(job.spec, next(splits(job))[0], PROBED)  # the job's own passes are no smaller, and go in
-    most = max(1, min(own, chunks(shape, itemsize, length, work.memory or DEFAULT_BYTES).examples))
+    most = max(1, min(own, chunks(shape, itemsize, length, context.chunk_sizes.memory or DEFAULT_BYTES).examples))
     parts = [slice(start, start + most) for start in range(0, len(examples), most)]
-    key = work.key(job, choice, {"probe": answers.tokens.tolist(), "data": data_digest(examples)})
-    pad = work.pad(choice)
+    key = context.cells.key(job, choice, {"probe": answers.tokens.tolist(), "data": data_digest(examples)})
+    pad = context.models.pad(choice)
 
     def calls() -> Iterator[Call]:
         for part in parts:
@@ -127,19 +132,19 @@ def _chance(work: Work, job: Job, choice: ModelChoice) -> Iterator[Look]:
     yield Look(key, list(calls()), counted, lambda found: chance_notices(choice.name, answers, found))
 
 
-def _examples(work: Work, job: Job, choice: ModelChoice) -> list[Example]:
+def _examples(context: RunContext, job: Job, choice: ModelChoice) -> list[Example]:
     """Examples of the split that the job draws from, with foils if the task has them; none longer than the model takes.
 
     A task that makes its examples gives PROBED however few the job measures; a file what it has; a task in Python as
     many as the job asks of it.
     """
-    files, (key, split) = work.files(choice), next(splits(job))
-    wanted = min(PROBED, work.most(job, split))
+    files, (key, split) = context.models.files(choice), next(splits(job))
+    wanted = min(PROBED, available_examples(job, split))
     if isinstance(job.task, MadeTask):
         wanted = min(wanted, getattr(job.spec, key, 0))
     if wanted < 1:
         return []
-    with told_of(job):
+    with naming_job_in_errors(job):
         drawn = examples_of(job.task, tokenizer_of(files), Sample(split, int(wanted), job.seed, foils=True))
-    longest, rows = longest_prompt(files), work.shape(choice).vocabulary
+    longest, rows = longest_prompt(files), context.models.shape(choice).vocabulary
     return [one for one in drawn if (longest is None or one.base.length <= longest) and one.largest < rows]

@@ -1,11 +1,11 @@
-"""Manifest -> results: every job in order, every finished piece of work stored at once. Sees every layer."""
+"""Plan -> results: every job in order, every finished piece of work stored at once. Sees every layer."""
 
 from __future__ import annotations
 
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,12 +14,14 @@ import torch
 from nnsight_et import __version__
 from nnsight_et.core.errors import ManifestError, ResultError
 from nnsight_et.core.notices import Notice
-from nnsight_et.manifest import Manifest
+from nnsight_et.measuring.cell_cache import ENGINE_VERSION
+from nnsight_et.measuring.checks import check_output
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.mask_training import AUTOGRAD, DIFFERENCES
+from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.measuring.own_pairs import check_every_prompt, check_pairs
-from nnsight_et.measuring.self_check import SelfCheck, check_outcome
+from nnsight_et.measuring.self_check import SelfCheck
 from nnsight_et.measuring.tokens import tokens_of
-from nnsight_et.measuring.work import ENGINE_VERSION, Outcome, Progress, Work
 from nnsight_et.methods.activation_patching import experiment as activation_patching
 from nnsight_et.methods.attention_patterns import experiment as attention_patterns
 from nnsight_et.methods.attribution import experiment as attribution
@@ -34,10 +36,10 @@ from nnsight_et.methods.path_patching import experiment as path_patching
 from nnsight_et.models.files import Files
 from nnsight_et.models.gguf_file import told
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.planning.plan import Job, digest, plan
+from nnsight_et.planning.plan import Job, Plan, digest
 from nnsight_et.remote.backends import on_server, serving
-from nnsight_et.remote.server import Remote
-from nnsight_et.results.headers import ModelRecord, ResultHeader
+from nnsight_et.remote.server import Remote, Server
+from nnsight_et.results.headers import ModelRecord, ResultHeader, folder_of
 from nnsight_et.results.store import Result, Store, read_result, write_result
 from nnsight_et.runner.first_look import look_first
 from nnsight_et.runner.float16 import try_first_prompts
@@ -61,17 +63,12 @@ METHODS = {
 SMALLER_CHUNKS = "smaller_chunks"  # where memory ran out: model and dtype -> tokens of one pass; the same to rounding
 PACKAGES = ("nnsight", "torch", "transformers")
 
-__all__ = ["METHODS", "Means", "Progress", "Remote", "run", "run_folder"]
-
-
-def run_folder(manifest: Manifest, root: Path) -> Path:
-    """Where the manifest's results are, or will be."""
-    return Store(root).folder(plan(manifest))
+__all__ = ["METHODS", "Progress", "Remote", "RunOptions", "run"]
 
 
 @dataclass(frozen=True)
-class Means:
-    """What a run is carried out with, beside its manifest; no number depends on it."""
+class RunOptions:
+    """Options beside the manifest: they change where and how fast a run computes, never what it finds."""
 
     remote: Remote = field(default_factory=Remote)
     """How a server is used, where the manifest names one."""
@@ -84,130 +81,148 @@ class Means:
 
 
 def run(
-    manifest: Manifest,
+    plan: Plan,
     root: Path,
     only: Sequence[str] = (),
     fresh: bool = False,
-    means: Means | None = None,
+    options: RunOptions | None = None,
 ) -> Iterator[Progress]:
-    """Run the manifest's experiments, or those in `only` and what they need; yield after every piece of work.
+    """Run the plan's experiments, or those in `only` and what they need; yield after every piece of work.
 
     What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work,
-    and models in float16 tried on a prompt.
-    `means` says with what it is carried out; ManifestError if that cannot be.
+    and models in float16 tried on a prompt. ManifestError if it cannot be run with these options.
     """
-    means = means or Means()
-    check_workers(means.workers, manifest.backend, manifest.device)
-    whole = plan(manifest)
-    jobs = on_server(manifest.backend, whole.chosen(only))
-    store = Store(root)
-    folder = store.folder(whole)
-    device = device_of(manifest.device, on_cluster(means.workers)) if manifest.backend == "local" else manifest.backend
-    serve = serving(manifest.backend, jobs, folder, means.remote)
-    with store.writing(folder), serve as server, working(means.workers, device) as shared:
-        store.sweep(folder)
-        if server is not None:
-            store.damaged.extend(server.journal.sweep())
-        if fresh and server is not None:
-            server.journal.clear()
-        work = Work(
-            store, folder, device, manifest.memory_bytes, fresh, server, shared, means.on_layer, means.on_notice
+    options = options or RunOptions()
+    check_workers(options.workers, plan.backend, plan.device)
+    jobs = on_server(plan.backend, plan.chosen(only))
+    store, folder = Store(root), folder_of(root, plan)
+    device = device_of(plan.device, on_cluster(options.workers)) if plan.backend == "local" else plan.backend
+    serve = serving(plan.backend, jobs, folder, options.remote)
+    with store.writing(folder), serve as server, working(options.workers, device) as workers:
+        _clear_up(store, folder, server, fresh)
+        models = ModelPool(device, server is not None, options.on_layer)
+        context = RunContext.create(
+            store,
+            folder,
+            models,
+            memory=plan.memory,
+            fresh=fresh,
+            server=server,
+            workers=workers,
+            on_notice=options.on_notice,
         )
-        checked = manifest.self_check == "on"
-        for job in jobs:
-            check_pairs(work, job)
-            METHODS[job.spec.method].check(work, job)
-            check_every_prompt(work, job)
-        check_own_task(work, jobs)
-        try_first_prompts(work, jobs)
-        work.self_check = SelfCheck(checked)
-        for job in jobs:
-            _take_earlier(work, job)
-        look_first(work, jobs, manifest.probe == "on")
+        _check_first(context, jobs, plan)
         for job in jobs:
             try:
-                work.self_check = SelfCheck(checked)
-                yield from (replace(step, damaged=tuple(store.damaged)) for step in _finished(work, job))
+                context.self_check = SelfCheck(plan.self_check)
+                if _take_earlier(context, job):
+                    yield context.progress(job, job.spec.method, 1, 1, 1)
+                    continue
+                start = time.monotonic()
+                output = yield from METHODS[job.spec.method].measure(context, job)
+                _write_result(context, job, output, start)
             except Exception as error:
                 error.add_note(f"while running {job.name}")
                 raise
 
 
-def _take_earlier(work: Work, job: Job) -> None:
-    """Put the job's earlier result among the work's results, if there is one, and tell again what it says first."""
-    if job.name in work.finished or not all(need in work.finished for need in job.needs):
-        return
-    result = None if work.fresh else _earlier(work, job)
-    if result is not None:
-        work.finished[job.name] = result
-        for notice in result.header.notices:
-            work.tell(job, notice)
+def _clear_up(store: Store, folder: Path, server: Server | None, fresh: bool) -> None:
+    """Remove what killed runs left half-written; of a fresh run also what earlier ones sent to the server."""
+    store.sweep(folder)
+    if server is not None:
+        store.damaged.extend(server.journal.sweep())
+        if fresh:
+            server.journal.clear()
 
 
-def _finished(work: Work, job: Job) -> Iterator[Progress]:
-    """Read the job's result, or measure and write it; afterwards it is among the work's results."""
-    _take_earlier(work, job)
-    if job.name in work.finished:
-        yield Progress(job.name, job.spec.method, 1, 1, 1)
-        return
-    place, start = work.folder / job.name, time.monotonic()
-    outcome = yield from METHODS[job.spec.method].measure(work, job)
-    check_outcome(work, job, outcome)
-    write_result(place, Result(_header(work, job, outcome, time.monotonic() - start), outcome.scores))
-    work.finished[job.name] = read_result(place)
-    if work.server is not None:
-        work.server.journal.clear(job.name)
+def _check_first(context: RunContext, jobs: Sequence[Job], plan: Plan) -> None:
+    """Before any work: models, data and circuits fit together; and what must be known of the models is told."""
+    for job in jobs:
+        check_pairs(context, job)
+        METHODS[job.spec.method].check(context, job)
+        check_every_prompt(context, job)
+    check_own_task(context, jobs)
+    try_first_prompts(context, jobs)
+    context.self_check = SelfCheck(plan.self_check)
+    for job in jobs:
+        _take_earlier(context, job)
+    look_first(context, jobs, plan.probe)
 
 
-def _earlier(work: Work, job: Job) -> Result | None:
+def _take_earlier(context: RunContext, job: Job) -> bool:
+    """Whether the job's result is among the run's: from now on if there was one, and then what it says first is told
+    again."""
+    if job.name in context.earlier.results:
+        return True
+    if context.fresh or not all(need in context.earlier.results for need in job.needs):
+        return False
+    result = _earlier_result(context, job)
+    if result is None:
+        return False
+    context.earlier.results[job.name] = result
+    for notice in result.header.notices:
+        context.tell(job, notice)
+    return True
+
+
+def _earlier_result(context: RunContext, job: Job) -> Result | None:
     """The job's result, if it is there, whole, of the same work, and checked where it is to be."""
-    place, identities = work.folder / job.name, [_identity(work, job, gradient) for gradient in gradients(work)]
+    place, identities = context.folder / job.name, [_identity(context, job, one) for one in _gradients(context)]
     try:
         result = read_result(place)
     except ResultError:
-        return work.store.missing(place)
-    unchecked = work.self_check.on and not result.header.self_check["on"]
+        return context.store.missing(place)
+    unchecked = context.self_check.on and not result.header.self_check["on"]
     return result if result.header.identity in identities and not unchecked else None
 
 
-def _identity(work: Work, job: Job, gradient: str) -> str:
+def _write_result(context: RunContext, job: Job, output: MethodOutput, start: float) -> None:
+    """Check the method's output against itself, and put it in the run's folder and among the run's results."""
+    place = context.folder / job.name
+    check_output(context, job, output)
+    write_result(place, Result(_header(context, job, output, time.monotonic() - start), output.scores))
+    context.earlier.results[job.name] = read_result(place)
+    if context.executor.server is not None:
+        context.executor.server.journal.clear(job.name)
+
+
+def _identity(context: RunContext, job: Job, gradient: str) -> str:
     """Digest of what is computed: the job, its models' files, its circuits, the gradient, and the versions of data and
     engine."""
-    prints = [work.files(choice).fingerprint for choice in job.models]
-    needs = [work.finished[name].header.identity for name in job.needs]
+    prints = [context.models.files(choice).fingerprint for choice in job.models]
+    needs = [context.earlier.results[name].header.identity for name in job.needs]
     parts = {"job": job.id, "models": prints, "needs": needs, "data": VERSION, "engine": ENGINE_VERSION}
     return digest(parts if gradient == AUTOGRAD else parts | {"gradient": gradient})
 
 
-def _header(work: Work, job: Job, outcome: Outcome, seconds: float) -> ResultHeader:
-    smaller = work.smaller.of(job)
-    kinds = {row.get("gradient", AUTOGRAD) for row in outcome.summary.get("rows", ())}
-    identity = _identity(work, job, DIFFERENCES if DIFFERENCES in kinds else AUTOGRAD)
-    records = [
-        ModelRecord(
-            name=one.name, fingerprint=work.files(one).fingerprint, description=_source(work.files(one), one.spec)
-        )
-        for one in job.models
-    ]
+def _header(context: RunContext, job: Job, output: MethodOutput, seconds: float) -> ResultHeader:
+    smaller = context.executor.backoff.of(job)
+    kinds = {row.get("gradient", AUTOGRAD) for row in output.summary.get("rows", ())}
+    identity = _identity(context, job, DIFFERENCES if DIFFERENCES in kinds else AUTOGRAD)
+    records = []
+    for one in job.models:
+        files = context.models.files(one)
+        record = ModelRecord(name=one.name, fingerprint=files.fingerprint, description=_source(files, one.spec))
+        records.append(record)
     return ResultHeader(
         job=job.to_dict(),
         job_id=job.id,
         identity=identity,
         models=records,
-        data_digest=outcome.data_digest,
+        data_digest=output.data_digest,
         versions={"python": platform.python_version(), "nnsight_et": __version__}
         | {name: version(name) for name in PACKAGES},
-        device=work.device,
+        device=context.models.device,
         seconds=round(seconds, 3),
-        summary=outcome.summary | ({SMALLER_CHUNKS: smaller} if smaller else {}) | tokens_of(work, job),
-        self_check=work.self_check.to_dict(),
-        notices=tuple(work.notices.get(job.name, ())),
+        summary=output.summary | ({SMALLER_CHUNKS: smaller} if smaller else {}) | tokens_of(context, job),
+        self_check=context.self_check.to_dict(),
+        notices=tuple(context.notices.get(job.name, ())),
     )
 
 
-def gradients(work: Work) -> tuple[str, ...]:
+def _gradients(context: RunContext) -> tuple[str, ...]:
     """How the derivatives of an earlier result may have been taken, for it to be one of this run."""
-    return (AUTOGRAD,) if work.server is None else (AUTOGRAD, DIFFERENCES)
+    return (AUTOGRAD,) if not context.models.on_server else (AUTOGRAD, DIFFERENCES)
 
 
 def _source(files: Files, spec: ModelSpec) -> str:

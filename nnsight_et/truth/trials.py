@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-from nnsight_et.runner.run import Progress, run, run_folder
+from nnsight_et.runner.run import Progress, run
 from nnsight_et.truth.checks import Check, checks
 from nnsight_et.truth.study import Trial, written
 
@@ -28,12 +30,11 @@ class Benchmark:
             started = monotonic()
             place = folder / f"{number}-{trial.known.name}"
             place.mkdir()
-            manifest = written(trial, place)
-            for step in run(manifest, place / "runs"):
+            jobs = plan(written(trial, place))
+            for step in run(jobs, place / "runs"):
                 yield Progress(f"{trial.known.name} {trial.engine}: {step.experiment}", *_rest(step))
-            results: dict[str, Result] = {
-                name: read_result(run_folder(manifest, place / "runs") / name) for name in manifest.experiments
-            }
+            found = folder_of(place / "runs", jobs)
+            results: dict[str, Result] = {job.name: read_result(found / job.name) for job in jobs.jobs}
             self.checks += checks(trial, results)
             self.seconds.append(monotonic() - started)
 

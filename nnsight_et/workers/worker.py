@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from nnsight_et.core.errors import NnsightEtError
-from nnsight_et.interventions.calls import Call, moved
+from nnsight_et.interventions.calls import Call, to_device
 from nnsight_et.models.files import Files
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
 
-Attempt = Callable[[Model, Call], Any]
+Attempt = Callable[[Call, Model], Any]
 """A function of a module, which a worker imports by its name."""
 
 
@@ -64,6 +64,6 @@ class Worker:
                 self._model = None
                 gc.collect()
                 self._model, self._place = place.model(), place
-            return moved(attempt(self._model, call), torch.device("cpu"))
+            return to_device(attempt(call, self._model), torch.device("cpu"))
         except NnsightEtError as error:
             return Raised(type(error), str(error), tuple(getattr(error, "__notes__", ())))

@@ -22,8 +22,9 @@ from nnsight_et.core.errors import ManifestError, NnsightEtError, TaskError
 from nnsight_et.manifest import load
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.circuit_import import import_circuit
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from tests.helpers.commands import STUDY, et
 from tests.helpers.published_results import GROUPS, heads, shared
 
@@ -123,8 +124,8 @@ def finished(two_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (folder / name).symlink_to(two_models / name)
     (folder / "study.yaml").write_text(STUDY)
     manifest = load(folder / "study.yaml")
-    list(run(manifest, folder / "runs"))
-    return run_folder(manifest, folder / "runs")
+    list(run(plan(manifest), folder / "runs"))
+    return folder_of(folder / "runs", plan(manifest))
 
 
 def test_a_result_and_its_exported_scores_give_its_circuit_again(finished: Path, tmp_path: Path):
@@ -171,8 +172,8 @@ def test_a_manifest_takes_the_authors_file_and_its_result_says_so(two_models: Pa
     (tmp_path / "ours.json").write_text(ours.to_json())
     (tmp_path / "study.yaml").write_text(manifest)
     read = load(tmp_path / "study.yaml")
-    list(run(read, tmp_path / "runs", only=["table1"]))
-    job = read_result(run_folder(read, tmp_path / "runs") / "table1").header.job
+    list(run(plan(read), tmp_path / "runs", only=["table1"]))
+    job = read_result(folder_of(tmp_path / "runs", plan(read)) / "table1").header.job
     assert job["circuits_read_as"] == {"./theirs.json": "lists of [layer, head], as the paper's authors store them"}
     assert job["circuits"] == [ours.to_dict()]
     (tmp_path / "study.yaml").write_text(manifest.replace("theirs", "ours"))

@@ -13,13 +13,13 @@ from nnsight_et.api.runs import open_run
 from nnsight_et.core.errors import ResultError
 from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import load
-from nnsight_et.planning.plan import digest
+from nnsight_et.planning.plan import digest, plan
 from nnsight_et.report.html import rendered
 from nnsight_et.results.headers import read_header
 from nnsight_et.results.store import read_result, write_result
 from nnsight_et.results.study import study_in
 from nnsight_et.runner import run as running
-from nnsight_et.runner.run import Means, run
+from nnsight_et.runner.run import RunOptions, run
 from tests.helpers.commands import et
 from tests.helpers.small_study import STUDY, fresh_study
 
@@ -54,7 +54,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def heard_of(root: Path, **options) -> list[Notice]:
     """What a run tells, up to its end."""
     heard: list[Notice] = []
-    for _ in run(load(root / "study.yaml"), root / "runs", means=Means(on_notice=heard.append), **options):
+    for _ in run(plan(load(root / "study.yaml")), root / "runs", options=RunOptions(on_notice=heard.append), **options):
         pass
     return heard
 
@@ -66,7 +66,7 @@ def folder_in(root: Path) -> Path:
 
 def test_a_notice_is_told_once_before_the_first_cell_and_is_in_the_results_it_is_about(told: Path):
     heard: list[Notice] = []
-    steps = run(load(told / "study.yaml"), told / "runs", means=Means(on_notice=heard.append))
+    steps = run(plan(load(told / "study.yaml")), told / "runs", options=RunOptions(on_notice=heard.append))
     next(steps)
     assert heard == [FIRST]
     for _ in steps:

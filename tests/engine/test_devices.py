@@ -15,15 +15,16 @@ from transformers import AutoModelForCausalLM
 
 from nnsight_et.core.errors import ManifestError, UnsupportedModel
 from nnsight_et.diagnostics.doctor import findings
-from nnsight_et.interventions.calls import settled
+from nnsight_et.interventions.calls import resolve_placement
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.manifest import load
-from nnsight_et.measuring import work
+from nnsight_et.measuring import model_pool
 from nnsight_et.models.families import FAMILIES
 from nnsight_et.models.files import Files, found
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
+from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import device_of, run
 from tests.helpers.architectures import QUICK, hf_model
 from tests.helpers.commands import EVERY, STUDY
@@ -70,7 +71,7 @@ def test_a_model_learns_where_its_traces_run_what_is_where():
         model = on(hf_llama(), SPREAD)
         unknowing = replace(model, device=torch.device("cpu"), spread=(), dtype=torch.float64)
         with unknowing.session():
-            there = nnsight.save(settled(unknowing))
+            there = nnsight.save(resolve_placement(unknowing))
         assert (there.device, there.spread, there.dtype) == (FIRST, SPREAD, torch.float32)
 
 
@@ -97,9 +98,9 @@ def scores_on(
         used.append(model.spread)
         return model
 
-    monkeypatch.setattr(work, "loaded", elsewhere)
+    monkeypatch.setattr(model_pool, "loaded", elsewhere)
     with apart():
-        list(run(load(path), root, only=only))
+        list(run(plan(load(path)), root, only=only))
     assert used
     assert set(used) == {devices if len(set(devices)) > 1 else ()}
     return {path.parent.name: path.read_bytes() for path in sorted(root.glob("*/*/*/scores.safetensors"))}

@@ -24,7 +24,7 @@ from nnsight_et.interventions.ablation import (
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.attribution import head_effects
-from nnsight_et.interventions.calls import Call, carried_out
+from nnsight_et.interventions.calls import Call, run_calls
 from nnsight_et.interventions.cmap import (
     by_place,
     donor_inputs,
@@ -36,7 +36,7 @@ from nnsight_et.interventions.cmap import (
 from nnsight_et.interventions.dcm import Training, continued, steps_of, trained_masks, untrained
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.measuring import work
+from nnsight_et.measuring import model_pool
 from nnsight_et.models.finite import check_numbers, first_lost
 from nnsight_et.models.model import Model
 from nnsight_et.remote.failures import of_description
@@ -164,7 +164,7 @@ def test_the_same_weights_run_in_dtypes_that_reach_further(pair, dtype):
 def test_a_job_that_a_server_carries_out_fails_with_the_same_words(model, pair):
     call = Call(model_readouts, (pair.question, "default"))
     with pytest.raises(ExperimentError, match=PLACE) as raised, model.session():
-        carried_out(model, [call])
+        run_calls(model, [call])
     said = str(raised.value).strip().splitlines()[-1].removeprefix("ExperimentError: ")
     text = f"Traceback (most recent call last):\n  ...\nnnsight_et.errors.ExperimentError: {said}"
     assert str(of_description(text, "experiments.found")) == f"experiments.found: {said}"
@@ -278,5 +278,5 @@ def test_a_run_tries_its_float16_models_before_any_experiment(study):
 def test_a_run_whose_models_have_been_tried_goes_on_and_tries_them_once(study, monkeypatch):
     arguments = ("run", "study.yaml", "--self-check", "off", "--only", "one")
     assert command(*arguments).exit_code == 0
-    monkeypatch.setattr(work, "loaded", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(model_pool, "loaded", lambda *_, **__: pytest.fail("a model was loaded"))
     assert command(*arguments).exit_code == 0

@@ -10,7 +10,7 @@ import torch
 
 from nnsight_et.core.circuit import Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.calls import Call, result_of
+from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.parts import VARIANTS, in_parts
 from nnsight_et.interventions.path_patching import Path, path_probabilities
@@ -31,7 +31,7 @@ def parts_of(model: Any, call: Call) -> tuple[Any, list[str]]:
 
     def run(part: Call) -> Any:
         names.append(part.name)
-        return result_of(model, part)
+        return part.function(model, *part.arguments)
 
     return in_parts(call, run), names
 
@@ -56,7 +56,7 @@ def training(epochs: int) -> Call:
 def test_a_training_goes_on_with_its_mask_and_its_moments(model):
     (found,), names = parts_of(model, training(2))
     assert names == ["masks steps to 2", "masks steps to 4", "masks choice"]
-    (whole,) = result_of(model, training(2))
+    (whole,) = trained_masks(model, *training(2).arguments)
     assert set(found) == set(whole)
     for name, values in whole.items():
         assert torch.equal(found[name], values), name

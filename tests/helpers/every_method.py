@@ -8,7 +8,9 @@ import pytest
 
 from nnsight_et.api.runs import Run, open_run
 from nnsight_et.manifest import load
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
+from nnsight_et.runner.run import run
 from tests.helpers.commands import EVERY, STUDY
 
 
@@ -18,5 +20,5 @@ def every(two_models: Path) -> Run:
     path = two_models / "every.yaml"
     path.write_text(STUDY + EVERY)
     manifest = load(path)
-    list(run(manifest, two_models / "runs"))
-    return open_run(run_folder(manifest, two_models / "runs"))
+    list(run(plan(manifest), two_models / "runs"))
+    return open_run(folder_of(two_models / "runs", plan(manifest)))

@@ -13,8 +13,10 @@ from torch import Tensor
 from nnsight_et.core.batch import Pair, Run, collate, padded
 from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.manifest import Manifest, parse
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-from nnsight_et.runner.run import Progress, run, run_folder
+from nnsight_et.runner.run import Progress, run
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum
 from tests.helpers import plain_hooks, plain_methods
@@ -69,13 +71,13 @@ def manifest(root: Path, experiments: str, *settings: str) -> Manifest:
 
 
 def steps(root: Path, experiments: str, *settings: str, **options) -> list[Progress]:
-    return list(run(manifest(root, experiments, *settings), root / "runs", **options))
+    return list(run(plan(manifest(root, experiments, *settings)), root / "runs", **options))
 
 
 def results(root: Path, experiments: str, *settings: str) -> dict[str, Result]:
     """What the experiments find."""
     steps(root, experiments, *settings)
-    folder = run_folder(manifest(root, experiments, *settings), root / "runs")
+    folder = folder_of(root / "runs", plan(manifest(root, experiments, *settings)))
     return {path.name: read_result(path) for path in folder.iterdir() if path.is_dir()}
 
 

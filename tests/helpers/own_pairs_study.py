@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from nnsight_et.manifest import load
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 
 TASK = "task: {kind: pairs, file: pairs.jsonl, positions: [object, label, asked]}"
 MANIFEST = f"""\
@@ -64,6 +66,6 @@ def written(folder: Path, models: Path, text: str = MANIFEST, pairs: str | None 
 
 def results(path: Path, *settings: str) -> dict[str, Result]:
     manifest = load(path, settings)
-    list(run(manifest, path.parent / "runs"))
-    folder = run_folder(manifest, path.parent / "runs")
+    list(run(plan(manifest), path.parent / "runs"))
+    folder = folder_of(path.parent / "runs", plan(manifest))
     return {one.name: read_result(one) for one in folder.iterdir() if one.is_dir()}

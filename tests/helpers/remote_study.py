@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnsight_et.planning.plan import plan
 from nnsight_et.remote.job import Patience, Waiting
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-from nnsight_et.runner.run import Means, Progress, Remote, run, run_folder
+from nnsight_et.runner.run import Progress, Remote, RunOptions, run
 from tests.helpers.methods_study import manifest
 
 TRUSTED, UNTRUSTED = "11111111-aaaa-4aaa-8aaa-111111111111", "22222222-bbbb-4bbb-8bbb-222222222222"
@@ -46,7 +48,9 @@ class Remotely:
 
     def each(self, experiments: str, *settings: str, **options) -> Iterator[Progress]:
         remote = Remote(self.hear, self.patience, self.address, self.key)
-        return run(self.manifest(experiments, *settings), self.root / "away", means=Means(remote), **options)
+        return run(
+            plan(self.manifest(experiments, *settings)), self.root / "away", options=RunOptions(remote), **options
+        )
 
     def hear(self, waiting: Waiting) -> None:
         self.heard.append(waiting)
@@ -60,5 +64,5 @@ class Remotely:
     def results(self, experiments: str, *settings: str) -> dict[str, Result]:
         """What the experiments find."""
         self.steps(experiments, *settings)
-        folder = run_folder(self.manifest(experiments, *settings), self.root / "away")
+        folder = folder_of(self.root / "away", plan(self.manifest(experiments, *settings)))
         return {path.parent.name: read_result(path.parent) for path in folder.glob("*/result.json")}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnsight_et.manifest import load
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-from nnsight_et.runner.run import Progress, run, run_folder
+from nnsight_et.runner.run import Progress, run
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 STUDY = """\
@@ -31,11 +33,11 @@ experiments:
 
 
 def steps(root: Path, *settings: str, **options) -> list[Progress]:
-    return list(run(load(root / "study.yaml", settings), root / "runs", **options))
+    return list(run(plan(load(root / "study.yaml", settings)), root / "runs", **options))
 
 
 def results(root: Path, *settings: str) -> dict[str, Result]:
-    folder = run_folder(load(root / "study.yaml", settings), root / "runs")
+    folder = folder_of(root / "runs", plan(load(root / "study.yaml", settings)))
     return {path.name: read_result(path) for path in folder.iterdir() if path.is_dir()}
 
 

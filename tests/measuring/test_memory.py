@@ -13,10 +13,12 @@ import torch
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine.budget import DEFAULT_BYTES
 from nnsight_et.manifest import load
-from nnsight_et.measuring import work
+from nnsight_et.measuring import model_pool
 from nnsight_et.measuring.memory import capacity
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
@@ -67,7 +69,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
     """Every model that is loaded from now on runs on the device."""
-    whole = work.loaded
+    whole = model_pool.loaded
 
     def loaded(*args, **options):
         model = whole(*args, **options)
@@ -75,19 +77,19 @@ def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
             layer.mlp.down_proj.register_forward_pre_hook(device.check)
         return model
 
-    monkeypatch.setattr(work, "loaded", loaded)
+    monkeypatch.setattr(model_pool, "loaded", loaded)
     return device
 
 
 def ran(root: Path, runs: str, *settings: str):
     """The progress of a run, and its result."""
     manifest = load(root / "study.yaml", settings)
-    made = list(run(manifest, root / runs))
-    return made, read_result(run_folder(manifest, root / runs) / "found")
+    made = list(run(plan(manifest), root / runs))
+    return made, read_result(folder_of(root / runs, plan(manifest)) / "found")
 
 
 def chunk_sizes(root: Path, runs: str) -> dict:
-    sizes = json.loads((run_folder(load(root / "study.yaml"), root / runs) / "chunks.json").read_text())
+    sizes = json.loads((folder_of(root / runs, plan(load(root / "study.yaml"))) / "chunks.json").read_text())
     assert sizes.pop("digest")
     return sizes
 
@@ -107,7 +109,7 @@ def test_a_pass_too_large_is_halved_and_finds_the_same(root, monkeypatch, on_cpu
 
 def test_a_resumed_run_begins_with_what_went_in_and_says_so(root, monkeypatch):
     device = on(Device(800), monkeypatch)
-    going = run(load(root / "study.yaml"), root / "runs")
+    going = run(plan(load(root / "study.yaml")), root / "runs")
     for _ in range(3):
         next(going)
     going.close()  # type: ignore[attr-defined]

@@ -19,11 +19,11 @@ from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.manifest import BoxesTask, load, parse
 from nnsight_et.manifest.schema import PROBED
 from nnsight_et.measuring.chance import chance_notices, choice_of, right_answers
-from nnsight_et.measuring.tasks import Sample, examples_of
+from nnsight_et.measuring.examples import Sample, examples_of
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import read_header
 from nnsight_et.runner import first_look
-from nnsight_et.runner.run import Means, run
+from nnsight_et.runner.run import RunOptions, run
 from nnsight_et.tasks.boxes import OBJECTS
 from tests.helpers.commands import et
 from tests.helpers.small_study import STUDY, fresh_study
@@ -121,7 +121,9 @@ def test_equal_logits_are_not_right():
 
 def heard_of(root: Path, *settings: str, **options) -> list[Notice]:
     heard: list[Notice] = []
-    for _ in run(load(root / "study.yaml", settings), root / "runs", means=Means(on_notice=heard.append), **options):
+    for _ in run(
+        plan(load(root / "study.yaml", settings)), root / "runs", options=RunOptions(on_notice=heard.append), **options
+    ):
         pass
     return heard
 
@@ -142,7 +144,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_random_models_are_told_of_before_anything_is_measured_and_looked_at_once(tmp_path: Path, passes: list[int]):
     root = fresh_study(tmp_path)
     heard: list[Notice] = []
-    steps = run(load(root / "study.yaml", ["memory=1GiB"]), root / "runs", means=Means(on_notice=heard.append))
+    steps = run(
+        plan(load(root / "study.yaml", ["memory=1GiB"])), root / "runs", options=RunOptions(on_notice=heard.append)
+    )
     next(steps)
     assert {(notice.kind, notice.where) for notice in heard} == {("chance", "one"), ("chance", "two")}
     assert all("among the objects named" in notice.text and "chance is 0.5" in notice.text for notice in heard)

@@ -11,8 +11,9 @@ import pytest
 import nnsight_et as api
 from nnsight_et.core.errors import TaskError
 from nnsight_et.manifest import load
-from nnsight_et.measuring import work
+from nnsight_et.measuring import model_pool
 from nnsight_et.models.families import FAMILIES, architecture
+from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import run
 from tests.helpers.architectures import configuration, hf_model
 from tests.helpers.commands import et
@@ -51,7 +52,7 @@ def study(folder: Path, name: str, positions: int, method: str = "attribution", 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prompt_longer_than_the_table_is_told_before_a_weight_is_read(method, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "loaded", None)
+    monkeypatch.setattr(model_pool, "loaded", None)
     path = study(tmp_path, "GPT-2", 25, method)
     found = et("run", path, "--out", tmp_path / "runs")
     assert found.exit_code == 2
@@ -61,18 +62,18 @@ def test_a_prompt_longer_than_the_table_is_told_before_a_weight_is_read(method, 
 
 @pytest.mark.parametrize("name", ["GPT-2", "GPT-J", "OPT"])
 def test_the_last_position_of_a_table_can_be_used_and_one_more_cannot(name, tmp_path):
-    assert list(run(load(study(tmp_path, name, TOKENS)), tmp_path / "runs"))
+    assert list(run(plan(load(study(tmp_path, name, TOKENS))), tmp_path / "runs"))
     with pytest.raises(TaskError, match=f"a prompt of {TOKENS} tokens, and one has positions for {TOKENS - 1};"):
-        next(run(load(study(tmp_path, name, TOKENS - 1)), tmp_path / "runs"))
+        next(run(plan(load(study(tmp_path, name, TOKENS - 1))), tmp_path / "runs"))
 
 
 def test_rotations_have_no_end(tmp_path):
     path = study(tmp_path, "Llama 1, 2 (MHA)", 8)
-    assert list(run(load(path), tmp_path / "runs"))
+    assert list(run(plan(load(path)), tmp_path / "runs"))
 
 
 def test_a_file_of_pairs_is_refused_at_its_longest_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "loaded", None)
+    monkeypatch.setattr(model_pool, "loaded", None)
     pair = {"base": "The book is in Box A", "source": "The car is in Box B", "answer": "is"}
     source = pair | {"source": f"The car is in Box B{', the book is in Box C' * 2}"}  # 7 + 2 * 7 tokens
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [pair, pair, source] + [pair] * 9)))

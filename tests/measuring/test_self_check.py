@@ -15,7 +15,8 @@ from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.measuring.checks import _compared
 from nnsight_et.measuring.tolerance import difference
 from nnsight_et.models.model import Model
-from nnsight_et.runner.run import run_folder
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from tests.helpers.methods_study import guessing, manifest, models_in, results, steps
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model, tokenizer
 from tests.methods.test_jobs import EVERYTHING, UNCHECKED
@@ -71,7 +72,7 @@ def test_a_sample_that_differs_stops_the_experiment_and_nothing_of_it_is_written
     monkeypatch.setattr("nnsight_et.measuring.checks.engine_errors", lambda *_: {})
     with pytest.raises(ExperimentError, match="found: self-check 'reference engine', step a, cells 4: found a diff"):
         steps(root, DIRECT)
-    assert not (run_folder(manifest(root, DIRECT), root / "runs") / "found").exists()
+    assert not (folder_of(root / "runs", plan(manifest(root, DIRECT))) / "found").exists()
 
 
 @pytest.mark.parametrize("study", [DIRECT, TWO, ALONE], ids=["direct", "values", "ablation"])

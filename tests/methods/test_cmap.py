@@ -23,7 +23,8 @@ from nnsight_et.interventions.cmap import (
     with_heads,
 )
 from nnsight_et.manifest import parse
-from nnsight_et.measuring.work import Work
+from nnsight_et.measuring.context import RunContext
+from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.methods.cmap.experiment import INPUTS, patched_heads
 from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded
@@ -188,11 +189,11 @@ def test_an_adapter_over_the_recipients_weights_can_give_and_take(folder, adapte
 @pytest.mark.parametrize("model", published.CIRCUITS)
 def test_the_heads_of_each_groups_main_role_are_patched_and_all_of_a_group_without_one(tmp_path, model):
     study = "name: x\nexperiments: {x: {method: cmap, donor: %s, recipient: vicuna, circuit: published/%s%s}}\n"
-    work = Work(Store(tmp_path), tmp_path, "cpu", None, False)
+    context = RunContext.create(Store(tmp_path), tmp_path, ModelPool("cpu"))
     (job,) = plan(parse(study % (model, model, f", roles: published/{model}"), "x")).jobs
-    assert patched_heads(work, job) == published.cmap_circuit(model)
+    assert patched_heads(context, job) == published.cmap_circuit(model)
     (job,) = plan(parse(study % (model, model, ""), "x")).jobs
-    assert patched_heads(work, job) == published.circuit(model)
+    assert patched_heads(context, job) == published.circuit(model)
 
 
 CMAP = "  x: {method: cmap, donor: two, recipient: one, circuit: ./circuit.json, examples: 12, random_sets: 3}\n"

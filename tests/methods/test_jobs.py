@@ -13,9 +13,11 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ExperimentError, TaskError
 from nnsight_et.core.statistics import intervals
 from nnsight_et.manifest.experiments import METHODS
-from nnsight_et.measuring.cells import data_digest
+from nnsight_et.measuring.steps import data_digest
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from tests.helpers import plain_methods
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.methods_study import MODELS, SEED, TASK, manifest, models_in, results, steps
@@ -133,7 +135,7 @@ def test_a_second_run_loads_no_model_and_measures_nothing(copy, everything, no_m
 
 
 def test_without_the_results_every_cell_comes_from_the_store(copy, everything, no_model):
-    folder = run_folder(manifest(copy, EVERYTHING, UNCHECKED), copy / "runs")
+    folder = folder_of(copy / "runs", plan(manifest(copy, EVERYTHING, UNCHECKED)))
     for name in everything:
         shutil.rmtree(folder / name)
     assert all(step.reused == step.done for step in steps(copy, EVERYTHING, UNCHECKED) if step.experiment != "overlap")
@@ -147,7 +149,7 @@ def test_without_the_results_every_cell_comes_from_the_store(copy, everything, n
 def test_a_run_stopped_anywhere_ends_with_the_same_scores(root, everything, tmp_path, after):
     for name in (*MODELS, "circuit.json"):
         (tmp_path / name).symlink_to(root / name)
-    going = run(manifest(tmp_path, EVERYTHING), tmp_path / "runs")
+    going = run(plan(manifest(tmp_path, EVERYTHING)), tmp_path / "runs")
     for _ in range(after):
         next(going)
     going.close()  # type: ignore[attr-defined]

@@ -9,8 +9,8 @@ from nnsight_et.core.errors import TaskError
 from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.dcm import trained_masks
 from nnsight_et.measuring import mask_training
-from nnsight_et.measuring.roles import Roles
-from nnsight_et.measuring.work import Work
+from nnsight_et.measuring.executor import Executor
+from nnsight_et.measuring.roles import SelectedHeads
 from nnsight_et.results.store import Result
 from tests.helpers import plain_methods
 from tests.helpers.methods_study import MODELS, accuracy_of, circuit, models_in, results, swaps
@@ -91,7 +91,7 @@ def test_draws_are_different_examples_and_disjoint_from_those_that_trained():
 def test_roles_of_a_variant_are_its_own_where_it_was_trained_and_those_of_position_elsewhere():
     group = circuit().group("value_fetcher")
     trained = {"position": group.heads[:1], "no_comma": group.heads[1:3]}
-    roles = Roles(circuit(), {"value_fetcher": trained})
+    roles = SelectedHeads(circuit(), {"value_fetcher": trained})
     assert roles.desiderata == ("position", "no_comma")
     assert roles.heads(group, "no_comma") == group.heads[1:3]
     assert roles.heads(group, "altered_order") == group.heads[:1]
@@ -102,14 +102,14 @@ def test_roles_of_a_variant_are_its_own_where_it_was_trained_and_those_of_positi
 
 def test_trainings_and_draws_that_need_nothing_of_each_other_are_asked_for_together(tmp_path, monkeypatch):
     """So that workers need not wait for each other, and a server has one job of them."""
-    streams, results_of = [], Work.results
+    streams, results_of = [], Executor.results
 
     def recorded(self, job, choice, calls):
         stream = []
         streams.append((job.name, stream))
         return results_of(self, job, choice, (stream.append(call.function) or call for call in calls))
 
-    monkeypatch.setattr(Work, "results", recorded)
+    monkeypatch.setattr(Executor, "results", recorded)
     results(models_in(tmp_path), DECREED)
     assert [stream.count(trained_masks) for _, stream in streams if trained_masks in stream] == [2]  # desiderata
     drawn = [stream.count(patched_from_each) for name, stream in streams if name == "roles"]

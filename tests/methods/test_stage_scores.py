@@ -13,9 +13,10 @@ from nnsight_et.core.circuit import Head
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.core.metrics import patching_ratio
 from nnsight_et.manifest import Stage, load
-from nnsight_et.measuring.cells import data_digest
 from nnsight_et.measuring.stage_scores import described, stage_scores, tied
+from nnsight_et.measuring.steps import data_digest
 from nnsight_et.models.named import Shape
+from nnsight_et.planning.plan import plan
 from nnsight_et.report.results import tables
 from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
@@ -185,7 +186,7 @@ def test_only_the_held_out_examples_are_measured_anew_and_only_once(study):
 
 def test_a_run_stopped_among_the_held_out_examples_ends_with_the_same_scores(study):
     whole = results_with(study, HELD_OUT).scores
-    going = run(load(study / "study.yaml", [HELD_OUT]), study / "runs", only=["found"], fresh=True)
+    going = run(plan(load(study / "study.yaml", [HELD_OUT])), study / "runs", only=["found"], fresh=True)
     while "held out" not in next(going).step:
         pass
     going.close()  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ from nnsight_et.interventions.cmap import (
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.measuring.lengths import are_limited, fitting
+from nnsight_et.measuring.examples import has_length_limit, require_prompts_fit
 from nnsight_et.models.files import found as found_files
 from nnsight_et.models.load import longest_alike
 from nnsight_et.models.named import ModelSpec
@@ -272,12 +272,12 @@ def test_on_a_server_prompts_that_others_would_change_are_refused(study):
     files = found_files("one", ModelSpec(str(study.parent / "one")))
     short, long = few_examples((2, 3))
     assert longest_alike(files) == SHORTER - 1
-    assert fitting([short, long], files, "found") == [short, long]
+    assert require_prompts_fit([short, long], files, "found") == [short, long]
     with pytest.raises(TaskError) as refused:
-        fitting([short, long], files, "found", on_server=True)
+        require_prompts_fit([short, long], files, "found", on_server=True)
     assert str(refused.value) == (
         "experiments.found: a prompt of 26 tokens; beyond 13 one rotates each by the longest of its batch; "
         "accepted: on a server at most 13 tokens; backend: local takes longer ones"
     )
-    assert are_limited(files, on_server=True)
-    assert not are_limited(files, on_server=False)
+    assert has_length_limit(files, on_server=True)
+    assert not has_length_limit(files, on_server=False)

@@ -12,6 +12,7 @@ from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from nnsight_et.manifest import parse
+from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import run
 from tests.helpers.methods_study import CIRCUIT, OBJECTS
 from tests.helpers.tiny_model import hf_llama, tokenizer
@@ -71,7 +72,7 @@ def run_exercise(name: str, folder: Path) -> None:
         _adapter(_guessing(1, EXERCISES[name])).save_pretrained(str(folder / "adapter"))
     (folder / "circuit.json").write_text(CIRCUIT)
     study = STUDY % (", adapter: adapter" if name == "lora" else "")
-    for _ in run(parse(study, "exercise.yaml").in_folder(folder), folder / "runs"):
+    for _ in run(plan(parse(study, "exercise.yaml").in_folder(folder)), folder / "runs"):
         pass
 
 

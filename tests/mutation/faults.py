@@ -20,7 +20,7 @@ CAPTURE, ONE_TOKEN, READOUT = "engine/capture.py", "engine/one_token.py", "engin
 KNOCKOUT, PATHS, REFERENCE, SUFFIX = (
     "interventions/knockout.py", "interventions/path_patching.py", "engine/reference.py", "engine/suffix.py",
 )  # fmt: skip
-BATCH, LOAD, MODEL = "batch.py", "models/load.py", "models/model.py"
+BATCH, LOAD, MODEL = "core/batch.py", "models/load.py", "models/model.py"
 ADAPTERS = "models/adapters.py"
 
 
@@ -193,7 +193,7 @@ FAULTS: tuple[Fault, ...] = (
         ("entry[which] = entry[which].clone()", "entry[which] = entry[which]"), "gqa", "methods/cmap",
     ),
     _fault(
-        "stale cache", "a cell's name has the number of its examples only", "measuring/cells.py",
+        "stale cache", "a cell's name has the number of its examples only", "measuring/cell_cache.py",
         ("data_digest([step.examples[index] for index in batch]) for batch in", "len(batch) for batch in"),
         "gqa", "methods/jobs", "runner/run", "runner/rerun", "methods/method_edges",
     ),
@@ -221,12 +221,12 @@ FAULTS: tuple[Fault, ...] = (
         (".exp().sum(-1).log()", ".exp().sum(-1).mean().log()"), "gqa", "interventions/path_patching", "engine/engine",
     ),
     _fault(
-        "ratio of means", "the patching score", "metrics.py",
+        "ratio of means", "the patching score", "core/metrics.py",
         ("return patching_effect(patched, base, metric).mean(-1)", "return (patched - base).mean(-1) / base.mean()"),
         "gqa", "core/metrics",
     ),
     _fault(
-        "ratio of means", "each example's ratio", "metrics.py",
+        "ratio of means", "each example's ratio", "core/metrics.py",
         ("return (patched - base) / base", "return (patched - base) / base.mean()"), "gqa", "core/metrics",
     ),
     _fault(
@@ -234,7 +234,7 @@ FAULTS: tuple[Fault, ...] = (
         ('"exact": ((exact - base) / base).cpu()', '"exact": ((exact - base) / base.mean()).cpu()'), "gqa", "interventions/attribution",
     ),
     _fault(
-        "wrong metric", "KL the other way round", "metrics.py",
+        "wrong metric", "KL the other way round", "core/metrics.py",
         ("log_p, log_q = base.log_softmax(-1), logits.log_softmax(-1)",
          "log_p, log_q = logits.log_softmax(-1), base.log_softmax(-1)"),
         "gqa", "core/metrics", "interventions/path_metrics",
@@ -245,18 +245,18 @@ FAULTS: tuple[Fault, ...] = (
         "gqa", "interventions/path_metrics",
     ),
     _fault(
-        "foils added", "to the logit difference", "metrics.py",
+        "foils added", "to the logit difference", "core/metrics.py",
         ("return right - _sum_over(logits, foils)", "return right + _sum_over(logits, foils)"),
         "gqa", "core/metrics", "interventions/path_metrics",
     ),
     _fault(
-        "foils added", "to the probability difference", "metrics.py",
+        "foils added", "to the probability difference", "core/metrics.py",
         ("return _sum_over(probability, right) - _sum_over(probability, foils)",
          "return _sum_over(probability, right) + _sum_over(probability, foils)"),
         "gqa", "core/metrics", "interventions/path_metrics",
     ),
     _fault(
-        "wrong selection", "the smallest divergences come first", "named_metrics.py",
+        "wrong selection", "the smallest divergences come first", "core/named_metrics.py",
         ('None, ranks="large")', 'None, ranks="negative")'), "gqa", "interventions/path_metrics",
     ),
     _fault(
@@ -434,7 +434,7 @@ FAULTS: tuple[Fault, ...] = (
         ("return max(range(len(masks)), key", "return min(range(len(masks)), key"), "gqa", "methods/dcm",
     ),
     _fault(
-        "wrong selection", "minimality keeps what it should drop", "metrics.py",
+        "wrong selection", "minimality keeps what it should drop", "core/metrics.py",
         ("return contribution(before, after) >= threshold", "return contribution(before, after) < threshold"),
         "gqa", "core/metrics",
     ),
@@ -444,15 +444,15 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "donor and recipient", "the donor receives", "methods/cmap/experiment.py",
-        ('_step(work, job, recipient, "recipient outputs"', '_step(work, job, donor, "recipient outputs"'),
+        ('_step(context, job, recipient, "recipient outputs"', '_step(context, job, donor, "recipient outputs"'),
         "gqa", "methods/cmap",
     ),
     _fault(
-        "ratio turned round", "faithfulness", "metrics.py",
+        "ratio turned round", "faithfulness", "core/metrics.py",
         ("return circuit / model if model", "return model / circuit if circuit"), "gqa", "core/metrics",
     ),
     _fault(
-        "ratio turned round", "what a head contributes", "metrics.py",
+        "ratio turned round", "what a head contributes", "core/metrics.py",
         ("return round(before / after - 1, TIE_DIGITS)", "return round(after / before - 1, TIE_DIGITS) if before else -1.0"),
         "gqa", "core/metrics",
     ),
@@ -461,7 +461,7 @@ FAULTS: tuple[Fault, ...] = (
         ("rest = weights.sum(-1) - named.sum(0)", "rest = weights.sum(-1) - named[0]"), "gqa", "interventions/attention_patterns",
     ),
     _fault(
-        "columns exchanged", "results of batches in the order of the batches", "measuring/cells.py",
+        "columns exchanged", "results of batches in the order of the batches", "measuring/cell_cache.py",
         ("torch.tensor([index for batch in keys for index in batch]).argsort()",
          "torch.arange(len([index for batch in keys for index in batch]))"),
         "padding", "methods/jobs", "runner/run",

@@ -18,10 +18,12 @@ from nnsight.schema.request import RequestModel
 
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models.named import EMBEDDED
+from nnsight_et.planning.plan import plan
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.job import Job, Patience
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-from nnsight_et.runner.run import Means, Remote, run, run_folder
+from nnsight_et.runner.run import Remote, RunOptions, run
 from tests.helpers.methods_study import STUDY, results
 from tests.helpers.remote_study import Remotely
 from tests.methods.test_jobs import EVERYTHING
@@ -163,8 +165,8 @@ def test_a_second_run_sends_nothing(away, found_away, sent):
 
 
 def measured(manifest: Manifest, root: Path, remote: Remote | None = None) -> dict[str, Result]:
-    list(run(manifest, root, means=Means(remote or Remote())))
-    folder = run_folder(manifest, root)
+    list(run(plan(manifest), root, options=RunOptions(remote or Remote())))
+    folder = folder_of(root, plan(manifest))
     return {path.parent.name: read_result(path.parent) for path in folder.glob("*/result.json")}
 
 
@@ -187,7 +189,7 @@ def test_a_job_whose_client_was_killed_is_fetched_and_not_sent_again(ndif_server
     settings = ["backend=ndif", "models.one.ndif=test/one", "models.two.ndif=test/two"]
     command = [*RUN, *(word for setting in settings for word in ("--set", setting))]
     environment = os.environ | {"NDIF_HOST": ndif_server.address, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    journal = run_folder(away.manifest(LONG), tmp_path / "away") / "jobs"
+    journal = folder_of(tmp_path / "away", plan(away.manifest(LONG))) / "jobs"
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as killed:
         until = time.monotonic() + 60
         while not any('"accepted"' in path.read_text() for path in journal.glob("*.json")):

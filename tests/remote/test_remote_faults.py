@@ -13,8 +13,9 @@ import torch
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.loopback import Loopback
 from nnsight_et.methods.path_patching import experiment as path_patching
+from nnsight_et.planning.plan import plan
 from nnsight_et.remote.failures import Refused, Silent
-from nnsight_et.runner.run import run_folder
+from nnsight_et.results.headers import folder_of
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.methods_study import models_in, results
 from tests.helpers.remote_study import TRUSTED, Remotely, folders
@@ -229,7 +230,7 @@ def test_a_fresh_run_fetches_nothing_of_before(away, server, expected):
 
 
 def test_a_result_that_was_damaged_here_is_asked_for_again(away, server, expected):
-    folder = run_folder(away.manifest(ONE, UNCHECKED), away.root / "away")
+    folder = folder_of(away.root / "away", plan(away.manifest(ONE, UNCHECKED)))
     server.fault("response", "drop", times=0)
     with pytest.raises(Silent):
         away.steps(ONE, UNCHECKED)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from nnsight_et.manifest import load
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 
 ROOT = Path(__file__).parents[2]
 SAME = ("path_patching", "faithfulness", "minimality", "completeness", "cmap", "knockout")
@@ -18,10 +20,10 @@ def found(backend: str, out: Path, limit: int | None) -> dict[str, tuple[str, by
     """Experiment -> its method, the bytes of its scores, and the heads that mask training selected."""
     manifest = load(ROOT / "experiments.yaml", [f"backend={backend}"])
     manifest = manifest if limit is None else manifest.limited(limit)
-    for _ in run(manifest, out, fresh=True):
+    for _ in run(plan(manifest), out, fresh=True):
         pass
     results = {}
-    for path in sorted(run_folder(manifest, out).glob("*/scores.safetensors")):
+    for path in sorted(folder_of(out, plan(manifest)).glob("*/scores.safetensors")):
         header = read_result(path.parent).header
         rows = header.summary.get("rows", ())
         selected = [(row["group"], row["desideratum"], row["selected"]) for row in rows if "selected" in row]

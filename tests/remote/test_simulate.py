@@ -10,8 +10,9 @@ from nnsight_et.models import files
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.backends import on_server
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.commands import et
 
@@ -33,9 +34,9 @@ def study(backend: str) -> Manifest:
 def test_an_adapter_and_its_base_give_the_numbers_they_give_here_and_the_server_is_gone_afterwards(tmp_path):
     found = {}
     for backend in ("local", "simulate"):
-        for _ in run(study(backend), tmp_path / backend):
+        for _ in run(plan(study(backend)), tmp_path / backend):
             pass
-        folder = run_folder(study(backend), tmp_path / backend)
+        folder = folder_of(tmp_path / backend, plan(study(backend)))
         found[backend] = {name: read_result(folder / name) for name in ("found", "across")}
     for name, here in found["local"].items():
         there = found["simulate"][name]

@@ -13,13 +13,14 @@ import pytest
 
 from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.measuring import work
+from nnsight_et.measuring import model_pool
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html import rendered
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, Store
 from nnsight_et.results.study import Study, study_in, study_of
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from tests.helpers.browser import chromium
 from tests.helpers.commands import EVERY, STUDY, et
 from tests.helpers.report_page import Parsed
@@ -36,9 +37,9 @@ def every(two_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         (root / name).symlink_to(two_models / name)
     (root / "study.yaml").write_text(STUDY + EVERY)
     manifest = load(root / "study.yaml")
-    for _ in run(manifest, root / "runs"):
+    for _ in run(plan(manifest), root / "runs"):
         pass
-    return root / "study.yaml", run_folder(manifest, root / "runs")
+    return root / "study.yaml", folder_of(root / "runs", plan(manifest))
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ def test_a_run_writes_the_report_and_it_is_made_again_without_a_model(written: P
     assert f"Report: {report}" in ran.stdout
     before = report.read_bytes()
     report.unlink()
-    monkeypatch.setattr(work, "loaded", lambda *_args, **_options: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(model_pool, "loaded", lambda *_args, **_options: pytest.fail("a model was loaded"))
     again = et("report", "study.yaml")
     assert again.exit_code == 0
     assert report.read_bytes() == before
@@ -329,10 +330,10 @@ def test_every_kind_of_figure_is_drawn_for_papers_too(study: Study):
 def test_a_report_names_the_run_with_a_limit_that_is_there(every: tuple[Path, Path], tmp_path: Path):
     runs = ("--out", tmp_path / "runs")
     manifest = load(every[0]).limited(3)
-    for _ in run(manifest, tmp_path / "runs", ("blind",)):
+    for _ in run(plan(manifest), tmp_path / "runs", ("blind",)):
         pass
     refused = et("report", every[0], *runs)
     assert refused.exit_code == 2
-    assert f"accepted: the run with --limit 3 ({run_folder(manifest, tmp_path / 'runs')})" in refused.stderr
+    assert f"accepted: the run with --limit 3 ({folder_of(tmp_path / 'runs', plan(manifest))})" in refused.stderr
     assert et("report", every[0], *runs, "--limit", 3).exit_code == 0
     assert "--limit 3" in et("report", every[0], *runs, "--limit", 2).stderr

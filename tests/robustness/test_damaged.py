@@ -12,11 +12,13 @@ import torch
 
 from nnsight_et.api.runs import open_run
 from nnsight_et.manifest import load
+from nnsight_et.planning.plan import plan
 from nnsight_et.remote.journal import Entry, Journal
 from nnsight_et.results import disk
 from nnsight_et.results.disk import write_json
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Store
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from tests.helpers.commands import STUDY
 from tests.helpers.hostile import Answer, said
 from tests.helpers.killing import GONE
@@ -70,8 +72,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = models_in(tmp_path_factory.mktemp("damaged"))
     (folder / "study.yaml").write_text(MANIFEST)
     study = load(folder / "study.yaml")
-    list(run(study, folder / "runs"))
-    place = run_folder(study, folder / "runs")
+    list(run(plan(study), folder / "runs"))
+    place = folder_of(folder / "runs", plan(study))
     assert said("report", place).code == 0
     write_json(place / "smaller.json", {"one/float32": {"tokens": 1 << 16, "experiments": []}})
     (place / ".holder").write_text(f'{{"pid": {GONE}, "host": "here"}}')

@@ -14,12 +14,13 @@ import pytest
 
 from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
-from nnsight_et.planning.plan import digest
+from nnsight_et.planning.plan import digest, plan
 from nnsight_et.report.figure_data import plates
 from nnsight_et.report.results import tables
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import HEADER, Result, ResultHeader, read_result, write_result
 from nnsight_et.results.study import Study, study_in
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from tests.helpers.browser import Page, chromium
 from tests.helpers.commands import EVERY, STUDY, et
 from tests.helpers.hostile import bytes_in, said
@@ -63,9 +64,9 @@ def harmful(two_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text += EVERY + ON_A_FILE.replace("CIRCUIT", json.dumps(f"./{MARKUP}.json"))
     (root / "study.yaml").write_text(text)
     manifest = load(root / "study.yaml")
-    for _ in run(manifest, root / "runs"):
+    for _ in run(plan(manifest), root / "runs"):
         pass
-    return run_folder(manifest, root / "runs")
+    return folder_of(root / "runs", plan(manifest))
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 def test_links_planted_in_a_runs_folder_are_replaced_and_not_followed(written: Path, outside: Path):
-    folder, before = run_folder(load(written), written.parent / "runs"), bytes_in(outside)
+    folder, before = folder_of(written.parent / "runs", plan(load(written))), bytes_in(outside)
     folder.mkdir(parents=True)
     for link, target in {"report.html": "report.html", ".holder": "holder", "found": "results"}.items():
         (folder / link).symlink_to(outside / target)
@@ -211,7 +212,7 @@ def test_links_planted_in_a_runs_folder_are_replaced_and_not_followed(written: P
 
 
 def test_a_lock_that_is_a_link_is_refused_and_not_followed(written: Path, outside: Path):
-    folder, before = run_folder(load(written), written.parent / "runs"), bytes_in(outside)
+    folder, before = folder_of(written.parent / "runs", plan(load(written))), bytes_in(outside)
     folder.mkdir(parents=True)
     (folder / ".lock").symlink_to(outside / "lock")
     ran = et("run", written, "--only", "found")

@@ -14,6 +14,7 @@ import torch
 
 from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
+from nnsight_et.planning.plan import plan
 from nnsight_et.results import disk
 from nnsight_et.results.store import Store, read_result, write_result
 from nnsight_et.runner.run import run
@@ -110,13 +111,13 @@ def continued(tmp_path: Path, patch: pytest.MonkeyPatch, manifest: str, times: i
     with patch.context() as watching:
         watching.setattr(os, "getpid", lambda: GONE)
         seen = watched(tmp_path / "runs", watching)
-        list(run(study, tmp_path / "runs"))
+        list(run(plan(study), tmp_path / "runs"))
     whole, draw = results(tmp_path / "runs"), Random(times)
     assert len(whole) == manifest.count("method: ")
     for moment in draw.sample(seen.moments, times):
         left = put(draw.choice((moment.lost(), moment.empty(), moment.some(draw))), tmp_path / "left")
         check_whole(left)
-        list(run(study, left))
+        list(run(plan(study), left))
         assert results(left) == whole
         assert not list(left.rglob(f"{disk.TEMPORARY}*"))
         for path in left.glob("small/*/chunks.json"):

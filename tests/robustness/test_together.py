@@ -19,11 +19,12 @@ import torch
 
 from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
+from nnsight_et.planning.plan import plan
 from nnsight_et.results import disk, store
 from nnsight_et.results.disk import one_writer
-from nnsight_et.results.headers import header_and_schema
+from nnsight_et.results.headers import folder_of, header_and_schema
 from nnsight_et.results.store import Result, ResultHeader, read_result, write_result
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from tests.helpers.commands import STUDY
 from tests.helpers.hostile import said
 from tests.helpers.killing import FORKS, GONE
@@ -45,7 +46,7 @@ def stepping(study: Path, out: Path, pipe: Connection) -> None:
     """A run that says what it has done and waits for a word before it goes on; nothing more is said at its end."""
     sys.stderr = (out.parent / "stderr").open("w")
     with pipe:
-        for step in run(load(study / "study.yaml"), out):
+        for step in run(plan(load(study / "study.yaml")), out):
             pipe.send((step.experiment, step.done, step.total))
             pipe.recv()
 
@@ -76,7 +77,7 @@ def exported(folder: Path) -> set[str]:
 
 def test_readers_read_what_is_finished_while_a_run_writes_and_a_second_run_is_refused(study, tmp_path):
     out, seen = tmp_path / "runs", list[set[str]]()
-    folder = run_folder(load(study / "study.yaml"), out)
+    folder = folder_of(out, plan(load(study / "study.yaml")))
     held = Held(study, out)
     for experiment, done, total in held.steps():
         there = {path.parent.name for path in folder.glob("*/result.json")}

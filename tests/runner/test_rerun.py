@@ -13,6 +13,7 @@ import pytest
 
 from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
+from nnsight_et.planning.plan import plan
 from nnsight_et.results import disk
 from nnsight_et.runner.run import run
 from tests.helpers.closeness import assert_same_scores
@@ -91,7 +92,7 @@ def test_chunk_sizes_are_chosen_once_and_kept_whatever_budget_a_resumed_run_is_g
 def test_a_run_stopped_halfway_continues_with_what_it_has_and_ends_with_the_same_bytes(finished, tmp_path, after):
     for name in ("model", "other", "study.yaml"):
         (tmp_path / name).symlink_to(finished / name)
-    going: Any = run(load(tmp_path / "study.yaml"), tmp_path / "runs")
+    going: Any = run(plan(load(tmp_path / "study.yaml")), tmp_path / "runs")
     for _ in range(after):
         next(going)
     going.close()
@@ -127,7 +128,7 @@ def test_a_damaged_result_is_put_together_again(study, name):
 
 def test_two_runs_in_one_folder_are_refused_and_the_first_goes_on(study):
     shutil.rmtree(study / "runs")
-    first = run(load(study / "study.yaml"), study / "runs")
+    first = run(plan(load(study / "study.yaml")), study / "runs")
     next(first)
     with pytest.raises(ResultError, match=f"process {os.getpid()} on .* is running in it"):
         steps(study)

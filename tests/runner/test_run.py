@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from itertools import groupby
+from traceback import walk_stack
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.core.errors import ExperimentError, ManifestError, TaskError
 from nnsight_et.core.metrics import patching_ratio
 from nnsight_et.interventions.ablation import random_circuits
-from nnsight_et.measuring import work
-from nnsight_et.runner.run import Means
+from nnsight_et.measuring import model_pool
+from nnsight_et.methods.path_patching import experiment as path_patching
+from nnsight_et.runner.run import RunOptions
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near, assert_same_scores
@@ -52,7 +55,7 @@ def test_the_scores_of_every_stage_are_those_of_plain_hooks(finished):
 def test_a_run_hears_of_each_layer_whose_heads_are_patched_in_every_cell(tmp_path):
     layers: list[int] = []
     fresh_study(tmp_path)
-    done = steps(tmp_path, "self_check=off", only=["found"], means=Means(on_layer=layers.append))
+    done = steps(tmp_path, "self_check=off", only=["found"], options=RunOptions(on_layer=layers.append))
     last = dict.fromkeys(step.step for step in done)
     assert list(last) == ["a", "b", "c", "d"]
     found = results(tmp_path)["found"].header.summary["stages"]
@@ -61,6 +64,21 @@ def test_a_run_hears_of_each_layer_whose_heads_are_patched_in_every_cell(tmp_pat
         end = max((Head.parse(name).layer for name in stage["receivers"]), default=LAYERS)
         expected += list(range(end)) * sum(step.step == stage["group"] for step in done)
     assert [layer for layer, _ in groupby(layers)] == [layer for layer, _ in groupby(expected)]
+
+
+def test_an_intervention_is_at_most_the_fifth_function_from_run(tmp_path, monkeypatch):
+    """Whoever reads how a score comes about goes through no more than these."""
+    right, found = path_patching.path_probabilities, list[list[str]]()
+
+    def recorded(*arguments):
+        frames = [frame for frame, _ in walk_stack(sys._getframe(1))]
+        found.append([one.f_code.co_name for one in frames if one.f_globals["__name__"].startswith("nnsight_et.")])
+        return right(*arguments)
+
+    monkeypatch.setattr(path_patching, "path_probabilities", recorded)
+    steps(fresh_study(tmp_path), "self_check=off", only=["found"])
+    assert found
+    assert all(stack[-1] == "run" and len(stack) + 1 <= 5 for stack in found), found[0]
 
 
 def test_the_circuit_has_each_head_once_per_position_the_later_stage_first(finished):
@@ -147,7 +165,7 @@ def test_scores_that_are_no_numbers_fail_the_run_instead_of_choosing_heads(study
 
 def test_an_error_of_ours_says_which_experiment_was_running(study, monkeypatch):
     shutil.rmtree(study / "runs")
-    monkeypatch.setattr(work, "loaded", lambda *_args, **_options: 1 / 0)
+    monkeypatch.setattr(model_pool, "loaded", lambda *_args, **_options: 1 / 0)
     with pytest.raises(ZeroDivisionError) as caught:
         steps(study)
     assert "while running table1" in caught.value.__notes__  # its model two is looked at first

@@ -12,8 +12,8 @@ from tokenizers import Regex, pre_tokenizers
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import GreaterThanTask, IOITask, parse
-from nnsight_et.measuring.circuits import Trial
-from nnsight_et.measuring.tasks import task_of
+from nnsight_et.measuring.circuits import AblationSetup
+from nnsight_et.measuring.examples import task_of
 from nnsight_et.tasks.greater_than import NOUNS, GreaterThan, years_of
 from nnsight_et.tasks.ioi import FEWEST_NAMES, IOI, NAMES, PLACES, TEMPLATES, THINGS
 from nnsight_et.tasks.splits import SPLITS
@@ -258,5 +258,5 @@ def test_means_are_token_by_token_where_prompts_have_one_length_and_else_by_name
     examples: list[Example] = task.examples(WORDS, 20, 0, "evaluation")
     job: Any = SimpleNamespace(task=IOITask(kind="ioi", templates=templates))
     nothing: Any = None
-    trial = Trial(nothing, job, nothing, examples, task.prompts(WORDS, 20, 0, "ablation"), "mean")
+    trial = AblationSetup(nothing, job, nothing, examples, task.prompts(WORDS, 20, 0, "ablation"), "mean")
     assert trial.names == names

@@ -116,7 +116,7 @@ def test_a_changed_task_is_run_again_and_an_unchanged_one_is_not(two_models: Pat
     path = written(tmp_path, two_models)
     path.write_text(path.read_text().rpartition("      - ")[0].replace("held_out_examples: 4", "held_out_examples: 0"))
     before = results(path)["found"]
-    assert [step.reused for step in run(load(path), tmp_path / "runs")] == [1]  # the result itself
+    assert [step.reused for step in run(plan(load(path)), tmp_path / "runs")] == [1]  # the result itself
     (tmp_path / "my_pairs.py").write_text(MODULE.replace("[PARTS[split] :: 3]", "[2 - PARTS[split] :: 3]"))
     after = results(path)["found"]
     assert after.header.job_id != before.header.job_id

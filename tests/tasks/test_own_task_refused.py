@@ -143,7 +143,7 @@ def test_a_task_that_an_experiment_cannot_use_is_told_before_any_work(
     assert change[0] in MODULE
     path = written(tmp_path, two_models, MODULE.replace(*change))
     with pytest.raises(TaskError) as error:
-        next(run(load(path), tmp_path / "runs"))
+        next(run(plan(load(path)), tmp_path / "runs"))
     assert message in str(error.value)
     assert str(error.value).startswith(message) or "available" in message
     assert not list((tmp_path / "runs").rglob("*.safetensors"))

@@ -15,11 +15,12 @@ from nnsight_et.core.errors import ExperimentError, TaskError
 from nnsight_et.core.metrics import patching_score
 from nnsight_et.manifest import PairsFile, load
 from nnsight_et.manifest.methods.shared import Measured
-from nnsight_et.measuring.cells import data_digest
 from nnsight_et.measuring.own_pairs import splits
+from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result
-from nnsight_et.runner.run import METHODS, run, run_folder
+from nnsight_et.runner.run import METHODS, run
 from nnsight_et.tasks.own_pairs import OwnPairs
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near
@@ -64,7 +65,7 @@ def test_every_method_that_needs_no_desiderata_runs(every: tuple[Path, dict[str,
     assert set(found) == set(load(path).experiments)
     assert found["looks"].header.summary["columns"] == ["object", "label", "asked", "last", "first token", "other"]
     assert [row["to"] for row in found["blind"].header.summary["rows"]] == ["object", "label"]
-    page = (run_folder(load(path), path.parent / "runs") / "result").parent
+    page = (folder_of(path.parent / "runs", plan(load(path))) / "result").parent
     assert et("report", path, "--out", path.parent / "runs").exit_code == 0
     assert "own pairs at object, label, asked, last" in (page / "report.html").read_text()
 
@@ -107,7 +108,7 @@ def test_the_keys_that_take_pairs_are_told_with_the_splits_the_jobs_take(every: 
 )  # fmt: skip
 def test_more_pairs_than_there_are_is_told_before_any_work(every, setting: str, message: str):
     with pytest.raises(TaskError) as error:
-        next(run(load(every[0], [setting]), every[0].parent / "other"))
+        next(run(plan(load(every[0], [setting])), every[0].parent / "other"))
     assert str(error.value).startswith(message)
     assert "accepted: 1 to " in str(error.value)
 
@@ -173,7 +174,7 @@ def test_a_job_is_named_by_what_the_file_says_not_by_what_it_is_called(two_model
     (tmp_path / "pairs.jsonl").rename(tmp_path / "others.jsonl")
     renamed = load(path, ["task.file=others.jsonl"])
     assert plan(renamed).job("found").id == before.header.job_id
-    assert [step.reused for step in run(renamed, tmp_path / "runs")] == [1]  # the result itself
+    assert [step.reused for step in run(plan(renamed), tmp_path / "runs")] == [1]  # the result itself
     assert before.header.job["task"] == {
         "kind": "pairs", "positions": ["object", "label", "asked"],
         "pairs": blake2b((tmp_path / "others.jsonl").read_bytes(), digest_size=10).hexdigest(),

@@ -76,7 +76,7 @@ def test_a_file_with_too_many_bytes_is_not_read(two_models: Path, tmp_path: Path
 def test_a_wrong_line_is_told_before_any_work(line: str, message: str, two_models: Path, tmp_path: Path):
     path = written(tmp_path, two_models, pairs="\n".join([*lines(), line]))
     with pytest.raises(TaskError) as error:
-        next(run(load(path), tmp_path / "runs"))
+        next(run(plan(load(path)), tmp_path / "runs"))
     assert str(error.value).startswith("pairs.jsonl:17: ")
     assert message in str(error.value)
     assert "accepted: " in str(error.value)

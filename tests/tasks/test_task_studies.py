@@ -17,8 +17,8 @@ from nnsight_et.manifest.single import Setting
 from nnsight_et.manifest.studies import STUDIES
 from nnsight_et.manifest.template import METHODS, Wishes, written
 from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-from nnsight_et.runner.run import run_folder
 from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
 from tests.helpers import plain_hooks
@@ -47,7 +47,7 @@ def found(request: pytest.FixtureRequest, model: Path, tmp_path_factory) -> tupl
     given = [word for setting in settings for word in ("--set", setting)]
     done = et("run", manifest(request.param), *given, "--limit", PAIRS, "--out", out, "--quiet")
     assert done.exit_code == 0, done.output
-    folder = run_folder(load(manifest(request.param), settings).limited(PAIRS), out)
+    folder = folder_of(out, plan(load(manifest(request.param), settings).limited(PAIRS)))
     assert (folder / "report.html").is_file()
     return request.param, {one.name: read_result(one) for one in folder.iterdir() if one.is_dir()}
 

@@ -18,9 +18,10 @@ from nnsight_et.manifest import load, parse
 from nnsight_et.models.bos import set_bos
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.html.page import rendered
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result, tensor_digest
 from nnsight_et.results.study import study_in
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import DESIDERATA, desideratum
 from nnsight_et.tasks.encoding import encode, left_off
@@ -336,8 +337,8 @@ def test_a_run_on_such_a_tokenizer_has_the_numbers_of_one_without_and_says_so(tm
         text = re.sub(r"  table1:[\s\S]*", "", STUDY.replace(", two: {path: other}", ""))
         (root / "study.yaml").write_text(text)
         manifest = load(root / "study.yaml")
-        list(run(manifest, root / "runs"))
-        folder = run_folder(manifest, root / "runs")
+        list(run(plan(manifest), root / "runs"))
+        folder = folder_of(root / "runs", plan(manifest))
         found[name] = read_result(folder / "found"), rendered(study_in(folder))
     (plain, page), (ends, other) = found["plain"], found["ends"]
     assert ends.header.data_digest == plain.header.data_digest
@@ -355,8 +356,8 @@ def test_a_run_on_such_a_tokenizer_has_the_numbers_of_one_without_and_says_so(tm
 def test_the_chosen_tokens_stand_in_the_result_and_the_report(two_models: Path, tmp_path: Path):
     path = written_pairs(tmp_path, two_models, pairs="\n".join(lines(foil="magnet")))
     manifest = load(path)
-    list(run(manifest, tmp_path / "runs"))
-    folder = run_folder(manifest, tmp_path / "runs")
+    list(run(plan(manifest), tmp_path / "runs"))
+    folder = folder_of(tmp_path / "runs", plan(manifest))
     result = read_result(folder / "found")
     said = result.header.summary["tokens"]["one"]
     magnet = words().convert_tokens_to_ids("magnet")

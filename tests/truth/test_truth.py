@@ -11,8 +11,10 @@ import torch
 
 from nnsight_et.core.batch import Pair, collate
 from nnsight_et.core.circuit import Head
+from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
-from nnsight_et.runner.run import run, run_folder
+from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.truth import Benchmark, Check, Trial, by_method, quick_trials, whole_trials, write_json, wrong
 from nnsight_et.truth.checks import checks, near, same_heads
@@ -38,8 +40,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """What a few methods find in the grouped model."""
     place = tmp_path_factory.mktemp("truth")
     manifest = written(SMALL, place)
-    assert list(run(manifest, place / "runs", only=FEW))
-    return {name: read_result(run_folder(manifest, place / "runs") / name) for name in FEW}
+    assert list(run(plan(manifest), place / "runs", only=FEW))
+    return {name: read_result(folder_of(place / "runs", plan(manifest)) / name) for name in FEW}
 
 
 def without(known: Known, heads: set[Head]) -> Known:

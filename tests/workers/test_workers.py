@@ -24,7 +24,8 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import load
 from nnsight_et.models.files import found
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.runner.run import Means, run
+from nnsight_et.planning.plan import plan
+from nnsight_et.runner.run import RunOptions, run
 from nnsight_et.workers import cluster, pool
 from nnsight_et.workers.pool import Workers, check_workers
 from nnsight_et.workers.worker import Place
@@ -80,7 +81,7 @@ def exposed() -> set[str]:
 def test_two_workers_give_the_bytes_of_a_serial_run_though_one_is_killed(finished, tmp_path, here):
     root = fresh_study(tmp_path)
     before = {one.pid for one in ray_processes()}
-    going = run(load(root / "study.yaml"), root / "runs", means=Means(workers="ray:2"))
+    going = run(plan(load(root / "study.yaml")), root / "runs", options=RunOptions(workers="ray:2"))
     made = [next(going)]
     assert list(here.glob("et-ray-*"))
     assert exposed() == set()
@@ -116,7 +117,7 @@ def told(root: Path, **options) -> tuple[dict, dict]:
 def test_every_method_finds_the_same_bytes_and_makes_the_same_checks(tmp_path, here):
     for name in ("serial", "shared"):
         (tmp_path / name).mkdir()
-    assert told(tmp_path / "shared", means=Means(workers="ray:2")) == told(tmp_path / "serial")
+    assert told(tmp_path / "shared", options=RunOptions(workers="ray:2")) == told(tmp_path / "serial")
 
 
 def test_no_worker_is_started_where_every_result_is_there(finished, monkeypatch):
@@ -125,7 +126,7 @@ def test_no_worker_is_started_where_every_result_is_there(finished, monkeypatch)
 
     monkeypatch.setattr("nnsight_et.runner.run.check_workers", lambda *_: None)
     monkeypatch.setattr(Workers, "_start", refuse)
-    steps = list(run(load(finished / "study.yaml"), finished / "runs", means=Means(workers="ray:2")))
+    steps = list(run(plan(load(finished / "study.yaml")), finished / "runs", options=RunOptions(workers="ray:2")))
     assert [step.reused for step in steps] == [1, 1]
 
 
@@ -155,7 +156,7 @@ def test_without_ray_the_command_says_how_to_install_it(tmp_path, monkeypatch):
     assert not (root / "runs").exists()
 
 
-def weights_of(model, call: Call):
+def weights_of(call: Call, model):
     """What a test asks of a worker: the first weights, its threads, and whatever the call does."""
     weight = model.nn.lm_head.weight[0, :3]
     return {"weight": weight, "threads": torch.get_num_threads(), "number": call.function(*call.arguments)}

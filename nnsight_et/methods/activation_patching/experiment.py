@@ -13,44 +13,49 @@ from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import intervals
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.manifest.written import is_shipped
-from nnsight_et.measuring.cells import data_digest, filled
-from nnsight_et.measuring.work import Outcome, Progress, Work
-from nnsight_et.methods.dcm.experiment import Swapped, of_each, pairs_of, patched
+from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.dcm.experiment import of_each, patched
 from nnsight_et.planning.plan import Job, digest
 
 SPLIT = "evaluation"
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Raise TaskError if the data cannot be made, or shipped roles do not fit a model."""
     spec = job.spec
     assert isinstance(spec, ActivationPatching)
     for choice in job.models:
-        work.check_circuit(job, choice, work.roles(spec.roles).circuit if is_shipped(spec.roles) else None)
+        circuit = context.earlier.selected_heads(spec.roles).circuit if is_shipped(spec.roles) else None
+        context.models.check_circuit(job, choice, circuit)
         for name in spec.desiderata or ():
-            pairs_of(work, job, choice, Swapped(name, 1, SPLIT))
+            context.data.swapped_pairs(job, choice, name, split=SPLIT, count=1)
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
     spec = job.spec
     assert isinstance(spec, ActivationPatching)
-    roles = work.roles(spec.roles)
+    roles = context.earlier.selected_heads(spec.roles)
     rows, scores, digests = [], {}, []
     for choice in job.models:
-        work.check_circuit(job, choice, roles.circuit)
+        context.models.check_circuit(job, choice, roles.circuit)
         sets = {name: roles.sets(name) for name in spec.desiderata or roles.desiderata}
         drawn = [
-            {name: pairs_of(work, job, choice, Swapped(name, spec.examples, SPLIT, draw)) for name in sets}
+            {
+                name: context.data.swapped_pairs(job, choice, name, split=SPLIT, count=spec.examples, draw=draw)
+                for name in sets
+            }
             for draw in range(spec.draws)
         ]
         tests = [
-            patched(work, job, choice, sets, examples, f"{choice.name} draw {draw}")
+            patched(context, job, choice, sets, examples, f"{choice.name} draw {draw}")
             for draw, examples in enumerate(drawn, start=1)
         ]
-        yield from filled(work, tests)
+        yield from measure_cells(context, tests)
         digests += [data_digest(examples[name]) for name in sets for examples in drawn]
-        found = [of_each(test.values(work), sets) for test in tests]
+        found = [of_each(context.cells.values(test), sets) for test in tests]
         for name in sets:
             right = []
             for readouts, examples in zip(found, drawn, strict=True):
@@ -63,7 +68,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
                 | {"mean_interval": bounds[i], "do_nothing_interval": bounds[-1]}
                 for i, heads in enumerate(sets[name])
             ]
-    return Outcome(scores, {"rows": rows, "circuit": roles.circuit.to_dict()}, digest(digests))
+    return MethodOutput(scores, {"rows": rows, "circuit": roles.circuit.to_dict()}, digest(digests))
 
 
 def _row(model: str, name: str, heads: Circuit, values: torch.Tensor, nothing: torch.Tensor) -> dict[str, Any]:

@@ -14,52 +14,53 @@ from nnsight_et.core.statistics import bootstrap_interval
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import Attribution
-from nnsight_et.measuring.cells import Batch, Measurement, data_digest, filled, suffixes
-from nnsight_et.measuring.correct import chosen_examples
-from nnsight_et.measuring.how import How
+from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.mask_training import gradient_of
 from nnsight_et.measuring.missing_scores import check_scored
-from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.measuring.predictions import select_examples
+from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.planning.plan import Job
 
 SPLIT = "discovery"
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Raise TaskError if the data cannot be made."""
-    work.shape(job.models[0])
-    work.examples(job, job.models[0], SPLIT, 1)
+    context.models.shape(job.models[0])
+    context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """All heads at each of the positions, patched one by one and estimated."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, Attribution)
-    shape = work.shape(choice)
-    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    measurements = {at: _effects(work, job, at, examples) for at in spec.at}
-    yield from filled(work, list(measurements.values()))
+    shape = context.models.shape(choice)
+    examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
+    measurements = {at: _effects(context, job, at, examples) for at in spec.at}
+    yield from measure_cells(context, list(measurements.values()))
     rows, scores = [], {}
     for at, measurement in measurements.items():
-        found = measurement.values(work)
-        check_scored(work, job, f"at: {at}", found, examples)
+        found = context.cells.values(measurement)
+        check_scored(context, job, f"at: {at}", found, examples)
         gradient = gradient_of({"autograd": found.pop("autograd")})
         means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
         rows.append({"at": at} | agreement(means["attributed"], means["exact"]) | {"gradient": gradient})
         means["low"], means["high"] = bootstrap_interval(found["exact"], job.seed)
         for name, values in means.items():
             scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))
-    return Outcome(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
+    return MethodOutput(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
 
 
-def _effects(work: Work, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
+def _effects(context: RunContext, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
     """Of all heads at one position: exact and attributed effects [layer * head, example]."""
-    choice, shape = job.models[0], work.shape(job.models[0])
-    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    choice, shape = job.models[0], context.models.shape(job.models[0])
+    chunks = context.chunk_sizes.of(choice, examples)
     heads = [Head(layer, index) for layer in range(shape.n_layers) for index in range(shape.n_heads)]
 
-    def measure(batch: Batch, how: How) -> Call:
-        return Call(head_effects, (work.pair(choice, examples, batch), at, how.of(heads), how.engine, chunks))
+    def measure(batch: Batch, settings: EvalSettings) -> Call:
+        pair = context.data.pair(choice, examples, batch)
+        return Call(head_effects, (pair, at, settings.select(heads), settings.engine, chunks))
 
     step = suffixes(job, choice, at, examples, [at], chunks.examples)
     return Measurement(step, {"attribution": at}, measure, len(heads))

@@ -26,13 +26,11 @@ from nnsight_et.interventions.cmap import (
 )
 from nnsight_et.manifest import CMAP
 from nnsight_et.manifest.methods.cmap import MAIN_ROLES
-from nnsight_et.measuring.cells import Batch, Measurement, Step, data_digest, filled, suffixes
+from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.checks import donation_check
-from nnsight_et.measuring.circuits import plain_model
-from nnsight_et.measuring.correct import answer_scores
-from nnsight_et.measuring.how import How, Measure
-from nnsight_et.measuring.work import Outcome, Progress, Work
-from nnsight_et.models.load import tokenizer_of
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.measuring.predictions import answer_scores, plain_model
+from nnsight_et.measuring.steps import Batch, EvalSettings, Measure, Measurement, Step, data_digest, suffixes
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
 
@@ -63,35 +61,38 @@ def check_alike(where: str, donor: Side, recipient: Side) -> None:
         raise UnsupportedModel(f"{where}: {found}; accepted: donor and recipient with one tokenizer")
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Raise UnsupportedModel unless the two models have one shape and one tokenizer; TaskError if there is no data."""
     donor, recipient = job.models
-    sides = [Side(choice.name, work.shape(choice), tokenizer_of(work.files(choice))) for choice in (donor, recipient)]
+    sides = [
+        Side(choice.name, context.models.shape(choice), context.models.tokenizer(choice))
+        for choice in (donor, recipient)
+    ]
     check_alike(f"experiments.{job.name}", sides[0], sides[1])
-    work.check_circuit(job, donor)
-    work.examples(job, donor, SPLIT, 1)
+    context.models.check_circuit(job, donor)
+    context.data.examples(job, donor, SPLIT, 1)
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """Both models alone, the recipient with the donor's outputs, as many random heads' outputs, and with its inputs."""
     spec, (donor, recipient) = job.spec, job.models
     assert isinstance(spec, CMAP)
-    circuit = patched_heads(work, job)
-    examples = work.examples(job, recipient, SPLIT, spec.examples)
+    circuit = patched_heads(context, job)
+    examples = context.data.examples(job, recipient, SPLIT, spec.examples)
     answers = right_tokens(examples)
     groups = [group for group in circuit.groups if group.heads]
     named = {group.name: Circuit((group,)) for group in groups} | {"all": Circuit(tuple(groups))}
-    shape = work.check_circuit(job, recipient, circuit)
+    shape = context.models.check_circuit(job, recipient, circuit)
     controls = random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_sets, job.seed)
     sets = [*named.values(), *controls]
-    plain = [plain_model(work, job, choice, examples, f"{choice.name} alone") for choice in job.models]
-    given = _donations(work, job, sets, groups if spec.inputs else [], examples)
-    yield from filled(work, [plain[0], *given.values()])
-    received = [_outputs(work, job, sets, given[""], examples)]
-    received += [_inputs(work, job, group, given[group.name], examples) for group in (groups if spec.inputs else ())]
-    yield from filled(work, [plain[1], *received])
-    alone = {choice.name: one.values(work) for choice, one in zip(job.models, plain, strict=True)}
-    outputs, *inputs_of = (one.values(work) for one in received)
+    plain = [plain_model(context, job, choice, examples, f"{choice.name} alone") for choice in job.models]
+    given = _donations(context, job, sets, groups if spec.inputs else [], examples)
+    yield from measure_cells(context, [plain[0], *given.values()])
+    received = [_outputs(context, job, sets, given[""], examples)]
+    received += [_inputs(context, job, group, given[group.name], examples) for group in (groups if spec.inputs else ())]
+    yield from measure_cells(context, [plain[1], *received])
+    alone = {choice.name: context.cells.values(one) for choice, one in zip(job.models, plain, strict=True)}
+    outputs, *inputs_of = (context.cells.values(one) for one in received)
     scores = {f"output.{key}": tensor for key, tensor in outputs.items()} | answer_scores(answers)
     rows = []
     for (name, heads), predicted in zip(named.items(), outputs["predicted"], strict=False):
@@ -103,7 +104,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     drawn = is_right(outputs["predicted"][len(named) :], answers).double()
     summary = {"rows": rows, "random": _spread(drawn, job.seed), "circuit": circuit.to_dict()}
     summary |= {"donor": donor.name, "recipient": recipient.name} | _own(alone, answers, job.seed)
-    return Outcome(scores, summary, data_digest(examples))
+    return MethodOutput(scores, summary, data_digest(examples))
 
 
 def _own(alone: dict[str, dict[str, Tensor]], answers: Tensor, seed: int) -> dict[str, Any]:
@@ -113,11 +114,11 @@ def _own(alone: dict[str, dict[str, Tensor]], answers: Tensor, seed: int) -> dic
     return {"models": accuracies, "model_intervals": bounds}
 
 
-def patched_heads(work: Work, job: Job) -> Circuit:
+def patched_heads(context: RunContext, job: Job) -> Circuit:
     """The circuit's heads that are patched: of each group those with its main role, of groups without one all."""
     spec = job.spec
     assert isinstance(spec, CMAP)
-    circuit = work.circuit(job)
+    circuit = context.earlier.circuit(job)
     names = [group.name for group in circuit.groups]
     for name in spec.main_role if spec.main_role != MAIN_ROLES else ():
         if name not in names:
@@ -125,7 +126,7 @@ def patched_heads(work: Work, job: Job) -> Circuit:
             raise TaskError(f"{where}: the circuit has no group {name!a}; {accepted(name, names)}")
     if spec.roles is None:
         return circuit
-    roles, groups = work.roles(spec.roles), []
+    roles, groups = context.earlier.selected_heads(spec.roles), []
     for group in circuit.groups:
         desideratum = spec.main_role.get(group.name)
         chosen = roles.heads(group, desideratum) if desideratum else group.heads
@@ -134,64 +135,67 @@ def patched_heads(work: Work, job: Job) -> Circuit:
 
 
 def _donations(
-    work: Work, job: Job, sets: Sequence[Circuit], groups: Sequence[HeadGroup], examples: Sequence[Example]
+    context: RunContext, job: Job, sets: Sequence[Circuit], groups: Sequence[HeadGroup], examples: Sequence[Example]
 ) -> dict[str, Measurement]:
     """All that the recipient will need of the donor: the outputs (""), and inputs by the group's name."""
     donor = job.models[0]
 
-    def outputs(batch: Batch, how: How) -> Call:
-        return Call(donor_outputs, (work.pair(donor, examples, batch).base, sets))
+    def outputs(batch: Batch, settings: EvalSettings) -> Call:
+        return Call(donor_outputs, (context.data.pair(donor, examples, batch).base, sets))
 
-    step = _step(work, job, donor, "donor outputs", examples, work.circuit(job).positions)
-    given = {"": _donation(work, step, {"out": _plain(sets)}, outputs, sets)}
+    step = _step(context, job, donor, "donor outputs", examples, context.earlier.circuit(job).positions)
+    given = {"": _donation(context, step, {"out": _plain(sets)}, outputs, sets)}
     for group in groups:
 
-        def inputs(batch: Batch, how: How, group: HeadGroup = group) -> Call:
-            return Call(donor_inputs, (work.pair(donor, examples, batch).base, group))
+        def inputs(batch: Batch, settings: EvalSettings, group: HeadGroup = group) -> Call:
+            return Call(donor_inputs, (context.data.pair(donor, examples, batch).base, group))
 
-        step = _step(work, job, donor, f"donor inputs of {group.name}", examples, [group.at])
-        given[group.name] = _donation(work, step, {"out": _inputs_of(group)}, inputs, group)
+        step = _step(context, job, donor, f"donor inputs of {group.name}", examples, [group.at])
+        given[group.name] = _donation(context, step, {"out": _inputs_of(group)}, inputs, group)
     return given
 
 
 def _donation(
-    work: Work, step: Step, what: dict[str, Any], measure: Measure, given: Sequence[Circuit] | HeadGroup
+    context: RunContext, step: Step, what: dict[str, Any], measure: Measure, given: Sequence[Circuit] | HeadGroup
 ) -> Measurement:
     measurement = Measurement(step, what, measure, sampled=False)
-    keys = measurement.keys(work)
-    checks = donation_check(work, step, given, lambda batch: work.cell(keys[batch]))
+    keys = context.cells.keys(measurement)
+    checks = donation_check(context, step, given, lambda batch: context.cells.read(keys[batch]))
     return replace(measurement, checks=tuple(checks))
 
 
 def _outputs(
-    work: Work, job: Job, sets: Sequence[Circuit], given: Measurement, examples: Sequence[Example]
+    context: RunContext, job: Job, sets: Sequence[Circuit], given: Measurement, examples: Sequence[Example]
 ) -> Measurement:
     """Of the recipient when each set's heads have the donor's outputs: readouts, by name, [set, example]."""
     donor, recipient = job.models
-    keys = given.keys(work)
+    keys = context.cells.keys(given)
 
-    def receive(batch: Batch, how: How) -> Call:
-        question = work.pair(recipient, examples, batch).question
-        donated, chunks = with_heads(_given(work, keys, batch), sets), _chunks(work, job, examples)
-        return Call(recipient_readouts, (question, donated, how.of(sets), how.engine, chunks))
+    def receive(batch: Batch, settings: EvalSettings) -> Call:
+        question = context.data.pair(recipient, examples, batch).question
+        donated, chunks = with_heads(_given(context, keys, batch), sets), _chunks(context, job, examples)
+        return Call(recipient_readouts, (question, donated, settings.select(sets), settings.engine, chunks))
 
-    step = _step(work, job, recipient, "recipient outputs", examples, work.circuit(job).positions)
-    return Measurement(step, {"in": _plain(sets), "donor": work.key(job, donor, {})}, receive, len(sets))
+    step = _step(context, job, recipient, "recipient outputs", examples, context.earlier.circuit(job).positions)
+    return Measurement(step, {"in": _plain(sets), "donor": context.cells.key(job, donor, {})}, receive, len(sets))
 
 
-def _inputs(work: Work, job: Job, group: HeadGroup, given: Measurement, examples: Sequence[Example]) -> Measurement:
+def _inputs(
+    context: RunContext, job: Job, group: HeadGroup, given: Measurement, examples: Sequence[Example]
+) -> Measurement:
     """Of the recipient when the group's heads have the donor's inputs: readouts, by name, [INPUTS, example]."""
     donor, recipient = job.models
-    keys = given.keys(work)
+    keys = context.cells.keys(given)
 
-    def receive(batch: Batch, how: How) -> Call:
-        question = work.pair(recipient, examples, batch).question
+    def receive(batch: Batch, settings: EvalSettings) -> Call:
+        question = context.data.pair(recipient, examples, batch).question
         before = int(question.run.positions[group.at][0])
-        donated, chunks = _unpadded(by_place(_given(work, keys, batch)), before), _chunks(work, job, examples)
-        return Call(recipient_input_readouts, (question, (group, donated), how.of(INPUTS), how.engine, chunks))
+        donated, chunks = _unpadded(by_place(_given(context, keys, batch)), before), _chunks(context, job, examples)
+        ways = settings.select(INPUTS)
+        return Call(recipient_input_readouts, (question, (group, donated), ways, settings.engine, chunks))
 
-    step = _step(work, job, recipient, f"recipient inputs of {group.name}", examples, [group.at])
-    what = {"inputs": _inputs_of(group), "donor": work.key(job, donor, {})}
+    step = _step(context, job, recipient, f"recipient inputs of {group.name}", examples, [group.at])
+    what = {"inputs": _inputs_of(group), "donor": context.cells.key(job, donor, {})}
     return Measurement(step, what, receive, len(INPUTS))
 
 
@@ -204,22 +208,22 @@ def _inputs_of(group: HeadGroup) -> list[Any]:
 
 
 def _step(
-    work: Work, job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], positions: Sequence[str]
+    context: RunContext, job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], positions: Sequence[str]
 ) -> Step:
     """A step in the same batches for donor and recipient."""
-    return suffixes(job, choice, name, examples, positions, _chunks(work, job, examples).examples)
+    return suffixes(job, choice, name, examples, positions, _chunks(context, job, examples).examples)
 
 
-def _chunks(work: Work, job: Job, examples: Sequence[Example]) -> Chunks:
+def _chunks(context: RunContext, job: Job, examples: Sequence[Example]) -> Chunks:
     """The recipient's chunk sizes; the donor has the same shape."""
-    return work.chunks(job, job.models[1], max(len(example.base.tokens) for example in examples))
+    return context.chunk_sizes.of(job.models[1], examples)
 
 
-def _given(work: Work, keys: dict[Batch, str], batch: Batch) -> dict[str, Tensor]:
+def _given(context: RunContext, keys: dict[Batch, str], batch: Batch) -> dict[str, Tensor]:
     """What the donor gave for the examples of `batch`, all of one cell: tensors [batch, ...] by "place layer"."""
     whole = next(other for other in keys if set(batch) <= set(other))
     rows = [whole.index(example) for example in batch]
-    return {name: tensor[rows] for name, tensor in work.cell(keys[whole]).items()}
+    return {name: tensor[rows] for name, tensor in context.cells.read(keys[whole]).items()}
 
 
 def _unpadded(donated: dict[Any, dict[int, Tensor]], before: int) -> dict[Any, dict[int, Tensor]]:

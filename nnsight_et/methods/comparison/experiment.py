@@ -10,35 +10,35 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.metrics import causal_impact, circuit_overlap
 from nnsight_et.manifest import Comparison
 from nnsight_et.manifest.written import is_shipped
-from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.planning.plan import Job, digest
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Nothing can be wrong that the manifest does not show."""
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """Overlap per group; with scores of the second circuit's model, the union of the heads by |score|."""
     spec = job.spec
     assert isinstance(spec, Comparison)
-    first, second = (work.named_circuit(job, name) for name in spec.circuits)
+    first, second = (context.earlier.named_circuit(job, name) for name in spec.circuits)
     rows = [
         one._asdict() | {"precision": one.precision, "recall": one.recall} for one in circuit_overlap(first, second)
     ]
     summary: dict[str, Any] = {"rows": rows, "first": first.to_dict(), "second": second.to_dict()}
     if spec.scores is not None:
-        impacts = causal_impact(first, second, _scores(work, spec.scores, first, second))
+        impacts = causal_impact(first, second, _scores(context, spec.scores, first, second))
         summary["impact"] = [one._asdict() | {"head": str(one.head)} for one in impacts]
-    yield Progress(job.name, "comparison", 1, 1, 0)
-    return Outcome({}, summary, digest([first.to_dict(), second.to_dict()]))
+    yield context.progress(job, "comparison", 1, 1, 0)
+    return MethodOutput({}, summary, digest([first.to_dict(), second.to_dict()]))
 
 
-def _scores(work: Work, name: str, first: Circuit, second: Circuit) -> Mapping[str, Any]:
+def _scores(context: RunContext, name: str, first: Circuit, second: Circuit) -> Mapping[str, Any]:
     """Group -> patching scores [layer][head], of the paper's model or of the experiment that measured them."""
     if is_shipped(name):
         return published.scores(name.partition("/")[2])
-    found = work.finished[name]
+    found = context.earlier.results[name]
     of_heads = {stage["group"] for stage in found.header.summary["stages"] if stage.get("senders", "heads") == "heads"}
     return {group: found.scores[f"{group}.score"] for group in _groups(first, second) if group in of_heads}
 

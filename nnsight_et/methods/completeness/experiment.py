@@ -14,37 +14,38 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.core.metrics import completeness, is_right
 from nnsight_et.core.statistics import intervals
 from nnsight_et.manifest import Completeness
-from nnsight_et.measuring.cells import data_digest, filled
-from nnsight_et.measuring.circuits import circuits_alone, model_without, trial
-from nnsight_et.measuring.correct import answer_scores, chosen_examples
-from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.circuits import circuits_alone, model_without, set_up_ablation
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.measuring.predictions import answer_scores, select_examples
+from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import Job
 
 SPLIT = "evaluation"
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
-    work.check_circuit(job, job.models[0])
-    work.examples(job, job.models[0], SPLIT, 1)
+    context.models.check_circuit(job, job.models[0])
+    context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """Random halves of the circuit, then each of its groups: a point of the scatter, and a line of the table."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, Completeness)
-    circuit = work.circuit(job)
-    work.check_circuit(job, choice, circuit)
-    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
+    circuit = context.earlier.circuit(job)
+    context.models.check_circuit(job, choice, circuit)
+    examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
+    setup = set_up_ablation(context, job, choice, examples, spec.ablation, spec.ablation_examples)
     answers = right_tokens(examples)
     sets = [*random_halves(circuit, spec.draws, job.seed), *(Circuit((group,)) for group in circuit.groups)]
     measurements = [
-        circuits_alone(prompts, [circuit.without(heads) for heads in sets], "circuit"),
-        model_without(prompts, sets, "model"),
+        circuits_alone(setup, [circuit.without(heads) for heads in sets], "circuit"),
+        model_without(setup, sets, "model"),
     ]
-    yield from filled(work, measurements)
-    alone, remainder = (one.values(work) for one in measurements)
+    yield from measure_cells(context, measurements)
+    alone, remainder = (context.cells.values(one) for one in measurements)
     right = torch.stack([is_right(readouts["predicted"], answers).double() for readouts in (alone, remainder)])
     names = [*(f"random {i + 1}" for i in range(spec.draws)), *(group.name for group in circuit.groups)]
     rows = [
@@ -54,7 +55,7 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     summary = {"rows": rows, "random": _spread(right[:, : spec.draws], job.seed), "circuit": circuit.to_dict()}
     scores = {f"circuit.{name}": values for name, values in alone.items()}
     scores |= {f"model.{name}": values for name, values in remainder.items()} | answer_scores(answers)
-    return Outcome(scores, summary, data_digest(examples))
+    return MethodOutput(scores, summary, data_digest(examples))
 
 
 def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -15,44 +14,41 @@ from nnsight_et.core.statistics import intervals
 from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import DCM
-from nnsight_et.measuring.cells import Batch, Measurement, data_digest, measured, suffixes
-from nnsight_et.measuring.how import How
-from nnsight_et.measuring.lengths import fitting
+from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.mask_training import gradient_of, trained
-from nnsight_et.measuring.tasks import Sample, examples_of
-from nnsight_et.measuring.work import Outcome, Progress, Work
-from nnsight_et.models.load import tokenizer_of
+from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.planning.plan import Job, ModelChoice, digest
 
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, DCM)
-    work.check_circuit(job, choice)
+    context.models.check_circuit(job, choice)
     for name in spec.desiderata:
-        pairs_of(work, job, choice, Swapped(name, 1, TRAIN))
+        context.data.swapped_pairs(job, choice, name, split=TRAIN, count=1)
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """Train a mask for every group and desideratum, and try the selected heads on fresh examples."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, DCM)
-    circuit = work.circuit(job)
-    work.check_circuit(job, choice, circuit)
+    circuit = context.earlier.circuit(job)
+    context.models.check_circuit(job, choice, circuit)
     rows, scores, digests = [], {}, []
     groups = [group for group in circuit.groups if group.heads]
     splits = ((spec.training_examples, TRAIN), (spec.validation_examples, VALIDATION), (spec.test_examples, TEST))
     data = {
-        name: [pairs_of(work, job, choice, Swapped(name, count, split)) for count, split in splits]
+        name: [context.data.swapped_pairs(job, choice, name, split=split, count=count) for count, split in splits]
         for name in spec.desiderata
     }
     drawn, sets = {name: some[2] for name, some in data.items()}, dict[str, list[Circuit]]()
-    for name, masks, reused in trained(work, job, groups, {name: some[:2] for name, some in data.items()}):
+    for name, masks, reused in trained(context, job, groups, {name: some[:2] for name, some in data.items()}):
         digests += [data_digest(examples) for examples in data[name]]
-        yield Progress(job.name, f"{name} masks", len(groups), len(groups), reused)
+        yield context.progress(job, f"{name} masks", len(groups), len(groups), reused)
         for group, found in zip(groups, masks, strict=True):
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items() if key != "autograd"}
         sets[name] = [selected(group, found["mask"]) for group, found in zip(groups, masks, strict=True)]
@@ -61,30 +57,14 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
             for group, found in zip(groups, masks, strict=True)
         ]
         rows += _rows(name, groups, sets[name], ties)
-    tested = yield from measured(work, patched(work, job, choice, sets, drawn, "test"))
-    for name, readouts in of_each(tested, sets).items():
+    test = patched(context, job, choice, sets, drawn, "test")
+    yield from measure_cells(context, [test])
+    for name, readouts in of_each(context.cells.values(test), sets).items():
         shares = _accuracies(readouts, drawn[name], job.seed)
         own = [row for row in rows if row["desideratum"] == name]
         for row, share in zip(own, shares, strict=True):
             row |= share
-    return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
-
-
-@dataclass(frozen=True)
-class Swapped:
-    """Pairs of a desideratum: how many, from which split, and which draw of it."""
-
-    desideratum: str
-    count: int
-    split: str
-    draw: int = 0
-
-
-def pairs_of(work: Work, job: Job, choice: ModelChoice, swapped: Swapped) -> list[Example]:
-    """The desideratum's pairs for the model's tokenizer."""
-    sample = Sample(swapped.split, swapped.count, 1000 * job.seed + swapped.draw)
-    pairs = examples_of(job.task, tokenizer_of(work.files(choice)), sample, swapped.desideratum)
-    return fitting(pairs, work.files(choice), job.name, work.server is not None)
+    return MethodOutput(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
 
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:
@@ -106,7 +86,7 @@ def tied(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def patched(
-    work: Work,
+    context: RunContext,
     job: Job,
     choice: ModelChoice,
     sets: Mapping[str, Sequence[Circuit]],
@@ -120,12 +100,12 @@ def patched(
     every = [(number, heads) for number, some in enumerate(drawn) for heads in (*sets[some], Circuit(()))]
     examples, *others = drawn.values()
     assert all([one.base for one in examples] == [one.base for one in other] for other in others)
-    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
+    chunks = context.chunk_sizes.of(choice, examples)
 
-    def measure(batch: Batch, how: How) -> Call:
-        pairs = [work.pair(choice, some, batch) for some in drawn.values()]
+    def measure(batch: Batch, settings: EvalSettings) -> Call:
+        pairs = [context.data.pair(choice, some, batch) for some in drawn.values()]
         sources = [Question(pair.source, pair.answer) for pair in pairs]
-        return Call(patched_from_each, (pairs[0].base, sources, how.of(every), how.engine, chunks))
+        return Call(patched_from_each, (pairs[0].base, sources, settings.select(every), settings.engine, chunks))
 
     positions = [position for _, heads in every for position in heads.positions]
     step = suffixes(job, choice, name, examples, positions, chunks.examples)

@@ -12,46 +12,47 @@ from nnsight_et.core.metrics import accuracy, faithfulness, is_right
 from nnsight_et.core.statistics import intervals, random_circuit_p_value, ratio_interval
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.manifest import Faithfulness
-from nnsight_et.measuring.cells import data_digest, filled
-from nnsight_et.measuring.circuits import circuits_alone, plain_model, trial
-from nnsight_et.measuring.correct import answer_scores, chosen_examples
-from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.circuits import circuits_alone, set_up_ablation
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.measuring.predictions import answer_scores, plain_model, select_examples
+from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import Job, digest
 
 SPLIT = "evaluation"
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit a model."""
     for choice in job.models:
-        work.check_circuit(job, choice)
-        work.examples(job, choice, SPLIT, 1)
+        context.models.check_circuit(job, choice)
+        context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """Measure model after model; each sees the same prompts, circuits and random circuits."""
     spec = job.spec
     assert isinstance(spec, Faithfulness)
-    circuit = work.circuit(job, empty=True)
+    circuit = context.earlier.circuit(job, empty=True)
     rows, scores, digests = [], {}, []
     for choice in job.models:
-        shape = work.check_circuit(job, choice, circuit)
-        examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
+        shape = context.models.check_circuit(job, choice, circuit)
+        examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
         circuits = [circuit, *random_circuits(circuit, shape.n_layers, shape.n_heads, spec.random_circuits, job.seed)]
-        prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
+        setup = set_up_ablation(context, job, choice, examples, spec.ablation, spec.ablation_examples)
         measurements = [
-            plain_model(work, job, choice, examples, f"{choice.name} plain"),
-            circuits_alone(prompts, circuits, f"{choice.name} circuits"),
+            plain_model(context, job, choice, examples, f"{choice.name} plain"),
+            circuits_alone(setup, circuits, f"{choice.name} circuits"),
         ]
-        yield from filled(work, measurements)
-        whole, alone = (one.values(work) for one in measurements)
+        yield from measure_cells(context, measurements)
+        whole, alone = (context.cells.values(one) for one in measurements)
         answers = right_tokens(examples)
         rows.append(_row(choice.name, whole["predicted"], alone["predicted"], answers, job.seed))
         scores |= {f"{choice.name}.model.{name}": tensor for name, tensor in whole.items()}
         scores |= {f"{choice.name}.circuit.{name}": tensor for name, tensor in alone.items()}
         scores |= {f"{choice.name}.{name}": tensor for name, tensor in answer_scores(answers).items()}
         digests.append(data_digest(examples))
-    return Outcome(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
+    return MethodOutput(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
 
 
 def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:

@@ -12,36 +12,37 @@ from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.metrics import contribution, greedy_set, greedy_ties, is_kept, is_right
 from nnsight_et.core.statistics import intervals, ratio_interval
 from nnsight_et.manifest import Minimality
-from nnsight_et.measuring.cells import data_digest, filled
-from nnsight_et.measuring.circuits import Trial, circuits_alone, trial
-from nnsight_et.measuring.correct import chosen_examples
-from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.circuits import AblationSetup, circuits_alone, set_up_ablation
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.measuring.predictions import select_examples
+from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import Job
 
 SPLIT = "pruning"
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
-    work.check_circuit(job, job.models[0])
-    work.examples(job, job.models[0], SPLIT, 1)
+    context.models.check_circuit(job, job.models[0])
+    context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """Group by group: all pairs of its heads, then every head with and without its own K, and put back."""
     spec, choice = job.spec, job.models[0]
     assert isinstance(spec, Minimality)
-    circuit = work.circuit(job, empty=True)
-    work.check_circuit(job, choice, circuit)
-    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    prompts = trial(work, job, choice, examples, spec.ablation, spec.ablation_examples)
+    circuit = context.earlier.circuit(job, empty=True)
+    context.models.check_circuit(job, choice, circuit)
+    examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
+    setup = set_up_ablation(context, job, choice, examples, spec.ablation, spec.ablation_examples)
     groups, rows, scores = [], [], {}
-    pairs = yield from _pair_accuracies(prompts, circuit)
+    pairs = yield from _pair_accuracies(setup, circuit)
     removed = {
         group: [greedy_set(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
         for group in circuit.groups
     }
-    right = yield from _before_and_after(prompts, circuit, removed)
+    right = yield from _before_and_after(setup, circuit, removed)
     for group in circuit.groups:
         values = right[group].mean(-1)
         kept = [is_kept(before, after, spec.threshold) for before, after in values.tolist()]
@@ -51,20 +52,20 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         rows += [row | {"tied": _names(group, tied)} for row, tied in zip(found, ties, strict=True)]
         scores |= {f"{group.name}.pair_accuracy": pairs[group], f"{group.name}.before_after": values}
     summary = {"circuit": Circuit(tuple(groups)).to_dict(), "candidate": circuit.to_dict(), "heads": rows}
-    return Outcome(scores, summary, data_digest(examples))
+    return MethodOutput(scores, summary, data_digest(examples))
 
 
-def _pair_accuracies(trial: Trial, circuit: Circuit) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
+def _pair_accuracies(setup: AblationSetup, circuit: Circuit) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
     """Group -> [head, head]: F of the circuit without two heads of the group; on the diagonal without one."""
     accuracies, measurements = {}, {}
     for group in circuit.groups:
         accuracies[group] = torch.zeros(len(group.heads), len(group.heads), dtype=torch.float64)
         fewer = [circuit.without(_part(group, pair)) for pair in _pairs(group)]
         if fewer:
-            measurements[group] = circuits_alone(trial, fewer, f"{group.name} pairs")
-    yield from filled(trial.work, list(measurements.values()))
+            measurements[group] = circuits_alone(setup, fewer, f"{group.name} pairs")
+    yield from measure_cells(setup.context, list(measurements.values()))
     for group, measurement in measurements.items():
-        right = is_right(measurement.values(trial.work)["predicted"], trial.answers)
+        right = is_right(setup.context.cells.values(measurement)["predicted"], setup.answers)
         for (v, w), value in zip(_pairs(group), right.double().mean(-1), strict=True):
             accuracies[group][v, w] = accuracies[group][w, v] = value
     return accuracies
@@ -76,7 +77,7 @@ def _pairs(group: HeadGroup) -> list[tuple[int, int]]:
 
 
 def _before_and_after(
-    trial: Trial, circuit: Circuit, removed: dict[HeadGroup, list[tuple[int, ...]]]
+    setup: AblationSetup, circuit: Circuit, removed: dict[HeadGroup, list[tuple[int, ...]]]
 ) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
     """Group -> [head, 2, example]: whether C \\ K and C \\ (K + v) are right, for every head v with its own K."""
     measurements = {}
@@ -85,12 +86,12 @@ def _before_and_after(
         for number, others in enumerate(sets):
             fewer += [circuit.without(_part(group, others)), circuit.without(_part(group, (*others, number)))]
         if fewer:
-            measurements[group] = circuits_alone(trial, fewer, f"{group.name} heads")
-    yield from filled(trial.work, list(measurements.values()))
-    right = {group: torch.zeros(0, 2, len(trial.examples), dtype=torch.float64) for group in removed}
+            measurements[group] = circuits_alone(setup, fewer, f"{group.name} heads")
+    yield from measure_cells(setup.context, list(measurements.values()))
+    right = {group: torch.zeros(0, 2, len(setup.examples), dtype=torch.float64) for group in removed}
     for group, measurement in measurements.items():
-        predicted = measurement.values(trial.work)["predicted"]
-        right[group] = is_right(predicted, trial.answers).double().unflatten(0, (-1, 2))
+        predicted = setup.context.cells.values(measurement)["predicted"]
+        right[group] = is_right(predicted, setup.answers).double().unflatten(0, (-1, 2))
     return right
 
 

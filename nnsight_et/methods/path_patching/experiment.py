@@ -15,11 +15,11 @@ from nnsight_et.core.named_metrics import PAPERS
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import PathPatching, Stage
-from nnsight_et.measuring.cells import Batch, Measurement, data_digest, measured, suffixes
-from nnsight_et.measuring.correct import chosen_examples
-from nnsight_et.measuring.how import How
+from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
+from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.stage_scores import (
     described,
     held_out_scores,
@@ -28,7 +28,7 @@ from nnsight_et.measuring.stage_scores import (
     tied,
     what_is_tested,
 )
-from nnsight_et.measuring.work import Outcome, Progress, Work
+from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
 
@@ -37,24 +37,24 @@ HELD_OUT_SPLIT = "evaluation"
 NOUNS = {"heads": "heads", "mlps": "MLPs"}
 
 
-def check(work: Work, job: Job) -> None:
+def check(context: RunContext, job: Job) -> None:
     """Raise TaskError if the data cannot be made, or a stage keeps more heads or MLPs than the model has."""
     spec, choice = _spec(job), job.models[0]
-    shape = work.shape(choice)
+    shape = context.models.shape(choice)
     for index, stage in enumerate(spec.stages):
         most = len(Path(stage.at, senders=stage.senders).reaching(shape.n_layers, shape.n_heads))
         if stage.keep > most:
             raise _too_many(job, index, stage, f"{choice.name} has {most} {NOUNS[stage.senders]}", most)
     for split in (SPLIT, HELD_OUT_SPLIT) if spec.held_out_examples else (SPLIT,):
-        check_foils(job, work.examples(job, choice, split, 1))
+        check_foils(job, context.data.examples(job, choice, split, 1))
 
 
-def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
+def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
     """Run the stages in order; each one's receivers are the best heads of the stage it patches into."""
     spec, choice = _spec(job), job.models[0]
-    shape = work.shape(choice)
-    examples = yield from chosen_examples(work, job, choice, SPLIT, spec.examples, spec.only_correct)
-    held_out = yield from _held_out(work, job)
+    shape = context.models.shape(choice)
+    examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
+    held_out = yield from _held_out(context, job)
     ranked: dict[str, Sequence[Part]] = {}
     scores: dict[str, Tensor] = {}
     stages: list[dict[str, Any]] = []
@@ -64,14 +64,18 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
         senders = _reaching(path, shape)
         if stage.keep > len(senders):
             raise _too_many(job, index, stage, f"{len(senders)} can reach {stage.into}", len(senders))
-        probabilities = yield from _probabilities(work, job, path, senders, stage.group, examples)
-        check_scored(work, job, f"stages[{index}]", probabilities, examples)
+        measurement = _probabilities(context, job, path, senders, stage.group, examples)
+        yield from measure_cells(context, [measurement])
+        probabilities = context.cells.values(measurement)
+        check_scored(context, job, f"stages[{index}]", probabilities, examples)
         found = stage_scores(probabilities, senders, shape, stage.keep, job.seed, spec.metric)
         order = ranking(found["score"], senders, spec.metric)
         kept = ranked[stage.group] = order[: stage.keep]
         if held_out:
-            again = yield from _probabilities(work, job, path, sorted(kept), f"{stage.group} held out", held_out)
-            check_scored(work, job, "held_out_examples", again, held_out)
+            measurement = _probabilities(context, job, path, sorted(kept), f"{stage.group} held out", held_out)
+            yield from measure_cells(context, [measurement])
+            again = context.cells.values(measurement)
+            check_scored(context, job, "held_out_examples", again, held_out)
             found |= held_out_scores(again, sorted(kept), shape, job.seed, spec.metric)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
         ties = {"tied": tied(found["score"], order, stage.keep, choice.dtype), "tied_receivers": []}
@@ -84,40 +88,40 @@ def measure(work: Work, job: Job) -> Generator[Progress, None, Outcome]:
     summary |= {"examples": len(examples), "held_out_examples": len(held_out)}
     summary["query_heads_per_kv_head"] = shape.n_heads // shape.n_kv_heads
     data = [data_digest(sample) for sample in (examples, held_out) if sample]
-    return Outcome(scores, summary, data[0] if len(data) == 1 else digest(data))
+    return MethodOutput(scores, summary, data[0] if len(data) == 1 else digest(data))
 
 
-def _held_out(work: Work, job: Job) -> Generator[Progress, None, list[Example]]:
+def _held_out(context: RunContext, job: Job) -> Generator[Progress, None, list[Example]]:
     """The examples, of another split than selects, on which the kept heads are measured again; empty if none is."""
     spec = _spec(job)
     if not spec.held_out_examples:
         return []
     count, only_correct = spec.held_out_examples, spec.only_correct
-    return (yield from chosen_examples(work, job, job.models[0], HELD_OUT_SPLIT, count, only_correct))
+    return (yield from select_examples(context, job, job.models[0], HELD_OUT_SPLIT, count, only_correct))
 
 
 def _probabilities(
-    work: Work, job: Job, path: Path, senders: Sequence[Part], name: str, examples: list[Example]
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """What path_probabilities finds, {"base": [example], "patched": [sender, example]}, over all examples in order."""
-    choice, shape, metric = job.models[0], work.shape(job.models[0]), _spec(job).metric
-    chunks = work.chunks(job, choice, max(len(example.base.tokens) for example in examples))
-    step = suffixes(job, choice, name, examples, [path.at], chunks.examples)
+    context: RunContext, job: Job, path: Path, senders: Sequence[Part], name: str, examples: list[Example]
+) -> Measurement:
+    """What path_probabilities finds, {"base": [example], "patched": [sender, example]}."""
+    choice, shape, metric = job.models[0], context.models.shape(job.models[0]), _spec(job).metric
+    chunks = context.chunk_sizes.of(choice, examples)
 
-    def measure(batch: Batch, how: How) -> Call:
-        pair = replace(work.pair(choice, examples, batch), metric=metric)
-        return Call(path_probabilities, (pair, path, how.of(senders), how.engine, chunks))
+    def measure(batch: Batch, settings: EvalSettings) -> Call:
+        pair = replace(context.data.pair(choice, examples, batch), metric=metric)
+        return Call(path_probabilities, (pair, path, settings.select(senders), settings.engine, chunks))
 
-    what: dict[str, Any] = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
+    cache_key: dict[str, Any] = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
     if path.kv_heads == "expanded":
-        what["kv_heads"] = path.kv_heads
+        cache_key["kv_heads"] = path.kv_heads
     if metric != PAPERS:
-        what["metric"] = metric
+        cache_key["metric"] = metric
     if path.senders == "mlps":
-        what["mlps"] = list(map(str, senders))
+        cache_key["mlps"] = list(map(str, senders))
     elif senders != _reaching(path, shape):
-        what["senders"] = list(map(str, senders))
-    return (yield from measured(work, Measurement(step, what, measure, len(senders))))
+        cache_key["senders"] = list(map(str, senders))
+    step = suffixes(job, choice, name, examples, [path.at], chunks.examples)
+    return Measurement(step, cache_key, measure, len(senders))
 
 
 def assembled(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> Circuit:

@@ -1,0 +1,112 @@
+"""What the methods share: the models, the data, the cells and the earlier results of one run in progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nnsight_et.core.notices import Notice
+from nnsight_et.measuring.cell_cache import CellCache
+from nnsight_et.measuring.earlier import EarlierResults
+from nnsight_et.measuring.examples import Data
+from nnsight_et.measuring.executor import Executor
+from nnsight_et.measuring.memory import ChunkSizes, OutOfMemoryBackoff
+from nnsight_et.measuring.model_pool import Key, ModelPool
+from nnsight_et.measuring.self_check import SelfCheck
+from nnsight_et.planning.plan import Job
+from nnsight_et.remote.server import Server
+from nnsight_et.results.store import Store
+from nnsight_et.workers.pool import Workers
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One more cell of an experiment's step is done; `reused` of those `done` came from the store."""
+
+    experiment: str
+    step: str
+    done: int
+    total: int
+    reused: int
+    checks: int = 0
+    """How many self-checks of the experiment have passed by now."""
+    damaged: tuple[Path, ...] = ()
+    """What the run has found damaged by now; it is measured, or made, again."""
+
+
+@dataclass(frozen=True)
+class MethodOutput:
+    """What a finished job has found: tensors by name, headline numbers, and a digest of the data it was found on."""
+
+    scores: dict[str, Tensor]
+    summary: dict[str, Any]
+    data_digest: str
+
+
+@dataclass
+class RunContext:
+    """One run in progress."""
+
+    store: Store
+    folder: Path
+    fresh: bool
+    models: ModelPool
+    data: Data
+    cells: CellCache
+    chunk_sizes: ChunkSizes
+    executor: Executor
+    on_notice: Callable[[Notice], None] | None = None
+    notices: dict[str, list[Notice]] = field(default_factory=dict)
+    """By experiment; `tell` adds one."""
+    earlier: EarlierResults = field(default_factory=EarlierResults)
+    self_check: SelfCheck = field(default_factory=SelfCheck)
+    """Of the experiment that is measured now."""
+    engine_errors: dict[Key, dict[str, float]] = field(default_factory=dict)
+    """What the engine's checks found of a model as it runs."""
+
+    @classmethod
+    def create(
+        cls,
+        store: Store,
+        folder: Path,
+        models: ModelPool,
+        *,
+        memory: int | None = None,
+        fresh: bool = False,
+        server: Server | None = None,
+        workers: Workers | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
+    ) -> RunContext:
+        """A run that keeps its cells in the store and has nothing in memory yet."""
+        chunk_sizes = ChunkSizes(models, store, folder, memory)
+        return cls(
+            store=store,
+            folder=folder,
+            fresh=fresh,
+            models=models,
+            data=Data(models),
+            cells=CellCache(store, models, fresh),
+            chunk_sizes=chunk_sizes,
+            executor=Executor(models, OutOfMemoryBackoff(store, folder, chunk_sizes), server, workers),
+            on_notice=on_notice,
+        )
+
+    def tell(self, job: Job, notice: Notice) -> None:
+        """Let a user know this first, as `context.tell(job, Notice("bos", choice.name, "its prompts begin ..."))`.
+
+        It is shown at once, once for all experiments that are told the same; it is in the job's result from there on,
+        and so at the top of the report. Before the job is measured, or while it is: both will do.
+        """
+        if not any(notice in told for told in self.notices.values()) and self.on_notice is not None:
+            self.on_notice(notice)
+        of_job = self.notices.setdefault(job.name, [])
+        if notice not in of_job:
+            of_job.append(notice)
+
+    def progress(self, job: Job, step: str, done: int, total: int, reused: int) -> Progress:
+        """That so many of a step's cells are done, with what was checked and found damaged by now."""
+        return Progress(job.name, step, done, total, reused, len(self.self_check.found), tuple(self.store.damaged))

@@ -1,0 +1,44 @@
+"""What a job uses of the jobs before it: their results, and the circuits and heads these found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nnsight_et.core.circuit import Circuit
+from nnsight_et.core.errors import ExperimentError
+from nnsight_et.manifest.written import is_shipped
+from nnsight_et.measuring.roles import SelectedHeads
+from nnsight_et.planning.plan import Job
+from nnsight_et.results.store import Result
+
+
+@dataclass
+class EarlierResults:
+    """The results that a run has by now, by the experiments' names."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+
+    def circuit(self, job: Job, empty: bool = False) -> Circuit:
+        """The circuit the job uses: from its file, a shipped one, or found by the experiment it needs.
+
+        ExperimentError if it has no groups, or, unless it may be `empty`, no heads.
+        """
+        name = job.spec.circuit_names[0]
+        circuit = self.named_circuit(job, name)
+        if not circuit.groups or not (empty or circuit.size):
+            raise ExperimentError(
+                f"experiments.{job.name}: the circuit {name} has no heads; accepted: one that has some"
+            )
+        return circuit
+
+    def named_circuit(self, job: Job, name: str) -> Circuit:
+        """One of the circuits the job names: from a file, a shipped one, or found by an experiment."""
+        if name in job.circuits:
+            return job.circuits[name]
+        return Circuit.from_dict(self.results[name].header.summary["circuit"], f"experiment {name}")
+
+    def selected_heads(self, name: str) -> SelectedHeads:
+        """The DCM selections called `name`: shipped ones, or those of an experiment."""
+        if is_shipped(name):
+            return SelectedHeads.shipped(name.partition("/")[2])
+        return SelectedHeads.from_summary(self.results[name].header.summary)
