@@ -16,7 +16,11 @@ from peft import LoraConfig, get_peft_model
 
 from nnsight_et.loopback import Loopback
 from nnsight_et.measuring import model_pool
-from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
+from nnsight_et.results.store import Result
+from tests.helpers import methods_study
+from tests.helpers.loopback_client import ADAPTERS, NAME, PLANTED, TRUSTED, UNTRUSTED
+from tests.helpers.methods_study import EVERYTHING, models_in
+from tests.helpers.remote_study import folders
 from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
@@ -99,11 +103,31 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    """A server with a trusted and an untrusted key, which stages results of more than 4000 bytes."""
-    keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted"], ["--inline-bytes=4000"]
+def two_answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of methods_study, with its two models and the circuit; only read."""
+    return models_in(tmp_path_factory.mktemp("answering"))
+
+
+@pytest.fixture(scope="session")
+def all_methods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study of methods_study with every method, run to its end; only read."""
+    root = models_in(tmp_path_factory.mktemp("methods"))
+    methods_study.steps(root, EVERYTHING)
+    return root
+
+
+@pytest.fixture(scope="session")
+def everything(all_methods: Path) -> dict[str, Result]:
+    """Its results."""
+    return methods_study.results(all_methods, EVERYTHING)
+
+
+@pytest.fixture(scope="session")
+def loopback(deployed: Path, two_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """A server with trusted keys and an untrusted one, which stages results of more than 4000 bytes."""
+    keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted", PLANTED], ["--inline-bytes=4000"]
     models = {name: lora(tmp_path_factory.mktemp("lora"), seed) for seed, name in enumerate(ADAPTERS)}
-    models[NAME] = deployed
+    models |= {NAME: deployed} | folders(two_answering)
     with Loopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
         yield running
 
