@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 import warnings
@@ -39,6 +40,12 @@ def _warn(logger: logging.Logger, message: object, *args: object, **options: Any
 
 
 logging.Logger.warning = _warn  # type: ignore[method-assign]
+
+
+def pytest_collection_finish() -> None:
+    """A run collects garbage whenever it changes models: what the tests have imported is none, and is a lot to look at."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
