@@ -43,7 +43,7 @@ logging.Logger.warning = _warn  # type: ignore[method-assign]
 
 
 def pytest_collection_finish() -> None:
-    """A run collects garbage whenever it changes models: what the tests have imported is none, and is a lot to look at."""
+    """What is imported is no garbage: runs, which collect it whenever they change models, need not look there."""
     gc.collect()
     gc.freeze()
 
