@@ -14,6 +14,7 @@ import pytest
 import torch
 from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
+from xdist.scheduler import LoadFileScheduling
 
 from nnsight_et.loopback import Loopback
 from nnsight_et.measuring import model_pool
@@ -26,6 +27,16 @@ from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 pytest_plugins = ["tests.helpers.every_method", "tests.helpers.study_folder"]
+
+SHARING = tuple(
+    f"tests/{place}"
+    for place in (
+        "remote/", "loopback/", "diagnostics/test_doctor_ndif.py", "models/test_adapters_used.py",
+        "methods/test_jobs.py", "measuring/test_self_check.py", "robustness/test_killed.py",
+        "robustness/test_secrets.py", "robustness/test_together.py",
+    )
+)  # fmt: skip
+LONG = ("tests/workers/", "tests/engine/test_devices.py", "tests/project/test_docs.py", "tests/cli/")
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 
@@ -40,6 +51,32 @@ def _warn(logger: logging.Logger, message: object, *args: object, **options: Any
 
 
 logging.Logger.warning = _warn  # type: ignore[method-assign]
+
+
+def shares(nodeid: str) -> bool:
+    """Whether a test needs the server, runs that can be killed, or the study of every method: they are made once."""
+    return nodeid.startswith(SHARING)
+
+
+class Scheduling(LoadFileScheduling):
+    """Of several processes one has all tests that share what takes long to start; the others go by file."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "sharing" if shares(nodeid) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Used with -n."""
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: (not shares(item.nodeid), not item.nodeid.startswith(LONG)))
 
 
 def pytest_collection_finish() -> None:

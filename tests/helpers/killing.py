@@ -5,6 +5,7 @@ Each run is forked from a process that has imported everything: a start takes th
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -45,6 +46,7 @@ def command(folder: Path, said: Path, server: tuple[str, str], *arguments: str) 
         CONFIG.API.HOST, CONFIG.API.APIKEY = server
     sys.stdout = (said / "stdout").open("w")
     sys.stderr = (said / "stderr").open("w")
+    gc.freeze()  # what was imported is no garbage to look at
     nnsight_et_cli.app(list(arguments))
 
 
