@@ -24,9 +24,8 @@ from nnsight_et.remote.job import Patience, RemoteJob
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Remote, RunOptions, run
-from tests.helpers.methods_study import STUDY, results
+from tests.helpers.methods_study import EVERYTHING, STUDY, results
 from tests.helpers.remote_study import Remotely
-from tests.methods.test_jobs import EVERYTHING
 from tests.real_ndif.server import RealNdif
 
 pytestmark = pytest.mark.real_ndif
