@@ -17,16 +17,12 @@ from peft import LoraConfig, get_peft_model
 from xdist.scheduler import LoadFileScheduling
 
 from nnsight_et.measuring import model_pool
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-from tests.helpers.faulty_loopback import FaultyLoopback
-from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
-=======
 from nnsight_et.results.store import Result
 from tests.helpers import methods_study
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import ADAPTERS, NAME, PLANTED, TRUSTED, UNTRUSTED
 from tests.helpers.methods_study import EVERYTHING, models_in
 from tests.helpers.remote_study import folders
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
 from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
@@ -151,14 +147,6 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyLoopback]:
-    """A server with a trusted and an untrusted key, which stages results of more than 4000 bytes."""
-    keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted"], ["--inline-bytes=4000"]
-    models = {name: lora(tmp_path_factory.mktemp("lora"), seed) for seed, name in enumerate(ADAPTERS)}
-    models[NAME] = deployed
-    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
-=======
 def two_answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of methods_study, with its two models and the circuit; only read."""
     return models_in(tmp_path_factory.mktemp("answering"))
@@ -179,13 +167,12 @@ def everything(all_methods: Path) -> dict[str, Result]:
 
 
 @pytest.fixture(scope="session")
-def loopback(deployed: Path, two_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def loopback(deployed: Path, two_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyLoopback]:
     """A server with trusted keys and an untrusted one, which stages results of more than 4000 bytes."""
     keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted", PLANTED], ["--inline-bytes=4000"]
     models = {name: lora(tmp_path_factory.mktemp("lora"), seed) for seed, name in enumerate(ADAPTERS)}
     models |= {NAME: deployed} | folders(two_answering)
-    with Loopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
+    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
         yield running
 
 

@@ -28,23 +28,15 @@ FIRST = Notice("bos", "one", "its prompts begin without <s>")
 LATER = Notice("weights", "experiments.found", "something came up while it was measured")
 
 
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
 def change(monkeypatch: pytest.MonkeyPatch, method: str, **functions: Any) -> None:
     """Put functions in place of a method's own."""
     changed = replace(METHODS[method].experiment(), **functions)
     monkeypatch.setitem(METHODS, method, replace(METHODS[method], experiment=lambda: changed))
 
 
-@pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small study whose methods tell something: of both experiments before they run, of one of them during."""
-    root = fresh_study(tmp_path)
-=======
 def telling(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small study whose methods tell something: of both experiments before they run, of one of them during."""
     fresh_study(root)
-    method = running.METHODS["path_patching"]
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
     (root / "study.yaml").write_text(f"{STUDY}probe: off\n")
     found = METHODS["path_patching"].experiment()
     check, measure = found.check, found.measure

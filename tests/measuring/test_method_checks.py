@@ -96,17 +96,6 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "name", "changed", "study", "message"),
     [
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-        ("method_checks", "mean_outputs", lambda found: {"z": found["z"] * 1.01}, TABLE, "self-check 'means'"),
-        ("predictions", "model_readouts", lambda found: found | {"logit": found["logit"].roll(1)}, TABLE,
-         "'reference engine'"),
-        ("cmap", "donor_outputs", lambda found: {name: z + 0.01 for name, z in found.items()},
-         ACROSS, "self-check 'donation', step donor outputs"),
-        ("cmap", "donor_inputs", lambda found: {name: z + 0.01 * ("key" in name) for name, z in found.items()},
-         ACROSS, "self-check 'donation', step donor inputs of value_fetcher"),
-        ("mask_training", "trained_masks", lambda found: [one | {"mask": 1 - one["mask"]} for one in found],
-         MASKS, "'recount'"),
-=======
         ("interventions.method_checks", "mean_outputs",
          lambda found: {"z": found["z"] * 1.01}, TABLE, "self-check 'means'"),
         ("measuring.predictions", "model_readouts",
@@ -119,7 +108,6 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
          "self-check 'donation', step donor inputs of value_fetcher"),
         ("measuring.mask_training", "trained_masks",
          lambda found: [one | {"mask": 1 - one["mask"]} for one in found], MASKS, "'recount'"),
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
     ],
 )  # fmt: skip
 def test_a_run_stops_where_one_of_them_differs(tmp_path, monkeypatch, module, name, changed, study, message):

@@ -14,15 +14,9 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.remote.failures import Rejected, ServerSilent
 from nnsight_et.results.headers import folder_of
 from tests.helpers.closeness import assert_same_scores
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-from tests.helpers.faulty_loopback import FaultyLoopback
-from tests.helpers.methods_study import models_in, results
-from tests.helpers.remote_study import TRUSTED, Remotely, folders
-=======
 from tests.helpers.loopback_client import TRUSTED
 from tests.helpers.methods_study import results
 from tests.helpers.remote_study import Remotely
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
 
 ONE = (
     "  found: {method: path_patching, model: one, examples: 6, stages: [{group: a, into: logits, at: last, keep: 2}]}\n"
@@ -31,39 +25,12 @@ UNCHECKED = "self_check=off"
 
 
 @pytest.fixture(scope="module")
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-def models(tmp_path_factory) -> Path:
-    return models_in(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def expected(models) -> dict[str, torch.Tensor]:
-    return results(models, ONE, UNCHECKED)["found"].scores
-
-
-@pytest.fixture(scope="module")
-def running(models, tmp_path_factory) -> Iterator[FaultyLoopback]:
-    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), folders(models), keys=[TRUSTED]) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running) -> FaultyLoopback:
-    running.wait()
-    running.clear()
-    return running
-
-
-@pytest.fixture
-def away(models, server, tmp_path) -> Remotely:
-=======
 def expected(two_answering) -> dict[str, torch.Tensor]:
     return results(two_answering, ONE, UNCHECKED)["found"].scores
 
 
 @pytest.fixture
 def away(two_answering, server, tmp_path) -> Remotely:
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
     for name in ("one", "two"):
         (tmp_path / name).symlink_to(two_answering / name)
     return Remotely(tmp_path, server.address)

@@ -13,16 +13,9 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-from tests.cli.test_resume import RUN
 from tests.helpers.faulty_loopback import FaultyLoopback
-from tests.helpers.remote_study import TRUSTED
-from tests.helpers.tiny_model import hf_llama, tokenizer
-=======
-from nnsight_et.loopback import Loopback
 from tests.helpers.killing import started
 from tests.helpers.loopback_client import TRUSTED
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
 
 STUDY = """\
 name: far
@@ -43,41 +36,13 @@ def study(two_answering, tmp_path_factory) -> Path:
     return root
 
 
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-@pytest.fixture(scope="module")
-def running(study, tmp_path_factory) -> Iterator[FaultyLoopback]:
-    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), {"test/one": study / "one"}, keys=[TRUSTED]) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running) -> FaultyLoopback:
-    running.wait()
-    running.clear()
-    return running
-
-
-def environment(server: FaultyLoopback, key: str = TRUSTED) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "NDIF_HOST": server.address, "NDIF_API_KEY": key}
-
-
-def finished(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*RUN, str(out)], cwd=study, env=environment(server, key), capture_output=True, text=True, timeout=180
-    )
-
-
-def stopped(
-    study: Path, out: Path, server: FaultyLoopback, when: Callable[[], bool], how: signal.Signals
-) -> tuple[int, str]:
-=======
-def going(study: Path, out: Path, server: Loopback, key: str = TRUSTED) -> tuple[BaseProcess, Path]:
+def going(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> tuple[BaseProcess, Path]:
     """A run in a process of its own, and the folder of what it says."""
     said = Path(tempfile.mkdtemp(dir=study))
     return started(study, out, said, (server.address, key)), said
 
 
-def finished(study: Path, out: Path, server: Loopback, key: str = TRUSTED) -> tuple[int | None, str]:
+def finished(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> tuple[int | None, str]:
     """The exit code and messages of a run to its end."""
     process, said = going(study, out, server, key)
     process.join(180)
@@ -85,9 +50,8 @@ def finished(study: Path, out: Path, server: Loopback, key: str = TRUSTED) -> tu
 
 
 def stopped(
-    study: Path, out: Path, server: Loopback, when: Callable[[], bool], how: signal.Signals
+    study: Path, out: Path, server: FaultyLoopback, when: Callable[[], bool], how: signal.Signals
 ) -> tuple[int | None, str]:
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
     """The exit code and messages of a run that gets a signal as soon as something holds."""
     process, said = going(study, out, server)
     until = time.monotonic() + 120

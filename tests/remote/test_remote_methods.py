@@ -9,16 +9,9 @@ import pytest
 import torch
 
 from nnsight_et.results.store import Result
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-from tests.helpers.faulty_loopback import FaultyLoopback
-from tests.helpers.methods_study import models_in, results
-from tests.helpers.remote_study import TRUSTED, UNTRUSTED, Remotely, folders
-from tests.methods.test_jobs import EVERYTHING
-=======
 from tests.helpers.loopback_client import TRUSTED, UNTRUSTED
 from tests.helpers.methods_study import EVERYTHING, results
 from tests.helpers.remote_study import Remotely
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
 
 JOBS = {  # a stage, a model, or what the next step depends on is a job; a comparison needs no model
     "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 2, "roles": 2, "across": 2, "blind": 1, "looks": 1,
@@ -57,44 +50,12 @@ def away(request, two_answering, loopback, tmp_path_factory) -> Remotely:
 
 
 @pytest.fixture(scope="module")
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-def here(tmp_path_factory) -> Path:
-    return models_in(tmp_path_factory.mktemp("here"))
-
-
-@pytest.fixture(scope="module")
-def found_here(here) -> dict[str, Result]:
-    return results(here, EVERYTHING)
-
-
-@pytest.fixture(scope="module")
-def server(here, tmp_path_factory) -> Iterator[FaultyLoopback]:
-    keys = [TRUSTED, f"{UNTRUSTED}:untrusted"]
-    with FaultyLoopback.start(tmp_path_factory.mktemp("server"), folders(here), keys=keys) as running:
-        yield running
-
-
-@pytest.fixture(scope="module", params=KEYS)
-def away(request, here, server, tmp_path_factory) -> Remotely:
-    root = shutil.copytree(
-        here, tmp_path_factory.mktemp(request.param) / "study", ignore=shutil.ignore_patterns("runs")
-    )
-    return Remotely(root, server.address, KEYS[request.param])
-
-
-@pytest.fixture(scope="module")
-def found_away(away, server) -> dict[str, Result]:
-    accepted = server.counts()["accepted"]
-    for step in away.each(EVERYTHING):
-        now = server.counts()["accepted"]
-=======
 def found_away(away, loopback) -> dict[str, Result]:
     loopback.wait()
     loopback.clear()
     accepted = loopback.counts()["accepted"]
     for step in away.each(EVERYTHING, only=away.only):
         now = loopback.counts()["accepted"]
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
         away.jobs[step.experiment] = away.jobs.get(step.experiment, 0) + now - accepted
         accepted = now
     return away.results(EVERYTHING, only=away.only)

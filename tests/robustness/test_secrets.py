@@ -11,10 +11,6 @@ import psutil
 import pytest
 from nnsight.schema.config import CONFIG
 
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-from tests.helpers.faulty_loopback import FaultyLoopback
-=======
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
 from tests.helpers.hostile import Answer, bytes_in, said
 from tests.helpers.loopback_client import PLANTED
 from tests.remote.test_remote_killed import STUDY as FAR
@@ -35,17 +31,6 @@ def study(two_answering, tmp_path_factory) -> Path:
     return root
 
 
-<<<<<<< ffafb2a688dd1d2e7ff41e5a3651a8b9d37cbd15
-@pytest.fixture(scope="module")
-def server(study, tmp_path_factory) -> Iterator[FaultyLoopback]:
-    state = tmp_path_factory.mktemp("state")
-    with FaultyLoopback.start(state, {"test/one": study / "one"}, keys=[KEY]) as running:
-        running.wait()
-        yield running
-
-
-=======
->>>>>>> 12560dc4bd33ed53cad9c4c21e0a9aead12d46dd
 @pytest.fixture
 def planted(study, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(study)
