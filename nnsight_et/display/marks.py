@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnsight_et.display.figures import Figure, Mark, Plate
-from nnsight_et.display.table import number
+from nnsight_et.display.table import Bounds, number
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
 
@@ -21,21 +21,26 @@ def plate(result: Result, what: str, title: str, caption: str, panels: tuple[Fig
 
 def mark(row: Row, key: str, what: str, nothing: str = "") -> Mark | None:
     """The row's `key` with its interval, if it has a number."""
-    return _marked(row[key], row.get(f"{key}_interval"), what, row.get(nothing))
+    return value_mark(row[key], row.get(f"{key}_interval"), what, row.get(nothing))
 
 
 def drawn(row: Row, mean: str, std: str, interval: str, what: str, nothing: str = "") -> Mark | None:
     """A mean over draws, with the bootstrap's interval, or one standard deviation to each side where there is none."""
-    value, bounds = row[mean], row.get(interval)
-    if value is not None and bounds is None:
-        bounds = [value - row[std], value + row[std]]
-        what += f" (± {number(row[std], 3)} over draws)"
-    return _marked(value, bounds, what, row.get(nothing))
+    return spread_mark(row[mean], row[std], row.get(interval), what, row.get(nothing))
 
 
-def _marked(
-    value: float | None, bounds: Sequence[float | None] | None, what: str, nothing: float | None
+def spread_mark(
+    mean: float | None, std: float | None, bounds: Bounds | None, what: str, nothing: float | None = None
 ) -> Mark | None:
+    """A mean over draws, with the bootstrap's interval, or one standard deviation to each side where there is none."""
+    if mean is not None and std is not None and bounds is None:
+        bounds = [mean - std, mean + std]
+        what += f" (± {number(std, 3)} over draws)"
+    return value_mark(mean, bounds, what, nothing)
+
+
+def value_mark(value: float | None, bounds: Bounds | None, what: str, nothing: float | None = None) -> Mark | None:
+    """A number with its interval, if it has one, and that of patching nothing; None where there is no number."""
     if value is None:
         return None
     low, high = bounds or (None, None)

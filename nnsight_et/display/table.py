@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from nnsight_et.core.errors import ResultError
 from nnsight_et.core.named_metrics import PAPERS, Metric
@@ -12,6 +12,7 @@ from nnsight_et.results.headers import ResultHeader, name_of
 
 Row = Mapping[str, Any]
 Cell = Callable[[Row], str]
+R = TypeVar("R")
 Bounds = Sequence[float | None]
 INTERVALS = "In brackets: 95% bootstrap intervals over prompts."
 
@@ -38,11 +39,12 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def table_of(
-    header: ResultHeader, title: str, columns: Mapping[str, str | Cell], rows: Sequence[Row], note: str
+    header: ResultHeader, title: str, columns: Mapping[str, str | Callable[[R], Any]], rows: Sequence[R], note: str
 ) -> Table:
     """The table of a result: its experiment and title above, per column a key of the rows or a function of one."""
     cells = tuple(
-        tuple(column(row) if callable(column) else _text(row[column]) for column in columns.values()) for row in rows
+        tuple(_text(column(row) if callable(column) else cast("Row", row)[column]) for column in columns.values())
+        for row in rows
     )
     numeric = {name for index, name in enumerate(columns) if rows and all(_is_number(row[index]) for row in cells)}
     return Table(f"{name_of(header)}: {title}", tuple(columns), cells, frozenset(numeric), note)
@@ -61,7 +63,12 @@ def spread(mean: float | None, std: float | None, bounds: Bounds | None = None) 
 
 def with_interval(key: str) -> Cell:
     """A column of the rows' `key`, with its interval where the row has one: 0.67 [0.62, 0.71]."""
-    return lambda row: _bounded(_text(row[key]), row.get(f"{key}_interval"))
+    return lambda row: bounded(row[key], row.get(f"{key}_interval"))
+
+
+def bounded(value: Any, bounds: Bounds | None) -> str:
+    """A number, with its interval if it has one: 0.67 [0.62, 0.71]."""
+    return _bounded(_text(value), bounds)
 
 
 def _bounded(text: str, bounds: Bounds | None) -> str:

@@ -26,7 +26,7 @@ EXAMPLES = 2  # of one recomputed sample
 RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
 Values = Mapping[str, Tensor]
-Audit = Callable[[Job, Mapping[str, Tensor], Mapping[str, Any]], Iterable[float]]
+Audit = Callable[[Job, Mapping[str, Tensor], Any], Iterable[float]]
 """How far the numbers of a summary are from what its scores say."""
 
 

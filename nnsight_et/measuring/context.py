@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Generic
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from nnsight_et.measuring.self_check import SelfCheck
 from nnsight_et.planning.plan import Job
 from nnsight_et.remote.server import Server
 from nnsight_et.results.store import Store
+from nnsight_et.results.summary import S
 from nnsight_et.workers.pool import Workers
 
 
@@ -39,11 +40,11 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class MethodOutput:
+class MethodOutput(Generic[S]):
     """What a finished job has found: tensors by name, headline numbers, and a digest of the data it was found on."""
 
     scores: dict[str, Tensor]
-    summary: dict[str, Any]
+    summary: S
     data_digest: str
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from nnsight_et.manifest import Experiment as Spec
 from nnsight_et.methods.sections import Section
 from nnsight_et.planning.cost.pieces import Piece, Setting
+from nnsight_et.results.summary import S
 
 if TYPE_CHECKING:  # what these name imports torch
     from torch import Tensor
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # what these name imports torch
     from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
     from nnsight_et.planning.plan import Job
     from nnsight_et.results.headers import ResultHeader
-    from nnsight_et.results.store import Result
+    from nnsight_et.results.store import MethodResult
     from nnsight_et.results.study import Study
     from nnsight_et.zoo.known import Known
     from nnsight_et.zoo.statements import Statement
@@ -34,42 +35,44 @@ M = TypeVar("M", bound=Spec)
 
 
 @dataclass(frozen=True)
-class Experiment(Generic[M]):
+class Experiment(Generic[M, S]):
     """How jobs of a method become results, and what is made of results."""
 
     check: Callable[[RunContext, Job[M]], None]
     """Raises where the job cannot be done, before any work."""
-    measure: Callable[[RunContext, Job[M]], Generator[Progress, None, MethodOutput]]
+    measure: Callable[[RunContext, Job[M]], Generator[Progress, None, MethodOutput[S]]]
     """Measures all the job asks for, cell by cell."""
-    audit: Callable[[Job[M], Mapping[str, Tensor], Mapping[str, Any]], Iterable[float]] | None
+    audit: Callable[[Job[M], Mapping[str, Tensor], S], Iterable[float]] | None
     """How far the summary's numbers are from what the scores say, counted by formulas of its own; None where a
     summary says nothing that scores could."""
-    tables: Callable[[ResultHeader], tuple[Table, ...]]
-    figures: Callable[[Result, Study], tuple[Plate, ...]]
-    metrics: Callable[[Result], Iterator[Measurement]]
+    tables: Callable[[ResultHeader, S], tuple[Table, ...]]
+    figures: Callable[[MethodResult[S], Study], tuple[Plate, ...]]
+    metrics: Callable[[MethodResult[S]], Iterator[Measurement]]
     """Rows of the long table of whole experiments."""
-    heads: Callable[[Result], Iterator[Measurement]]
+    heads: Callable[[MethodResult[S]], Iterator[Measurement]]
     """Rows of the long table of heads."""
-    paper: Callable[[Mapping[str, Any]], PaperNumbers] | None
+    paper: Callable[[S], PaperNumbers] | None
     """Its numbers under the names that the paper's tables and figures have for them; None if the paper has none."""
-    statements: Callable[[Known, str, Result], Iterator[Statement]]
+    statements: Callable[[Known, str, MethodResult[S]], Iterator[Statement]]
     """What must hold of it on a model whose circuit is known, beside what was found."""
 
 
 @dataclass(frozen=True)
-class Method(Generic[M]):
+class Method(Generic[M, S]):
     """What is known of a method without torch."""
 
     name: str
     spec: type[M]
     """What a manifest says of it."""
+    summary: type[S]
+    """What its results say, key by key."""
     cost: Callable[[Setting[M]], Iterator[Piece]]
     """What its jobs measure, and what that costs."""
     section: Section
     """Where the report shows it."""
-    experiment: Callable[[], Experiment[M]]
+    experiment: Callable[[], Experiment[M, S]]
     """Imports the rest."""
 
 
-AnyMethod = Method[Any]
-AnyExperiment = Experiment[Any]
+AnyMethod = Method[Any, Any]
+AnyExperiment = Experiment[Any, Any]

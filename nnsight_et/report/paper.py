@@ -19,7 +19,7 @@ def paper_tables(header: ResultHeader) -> tuple[Table, ...]:
     paper = METHODS[method].experiment().paper if method in METHODS else None
     if paper is None:
         return ()
-    ours = dict(paper(header.summary))
+    ours = dict(paper(METHODS[method].summary.read(header)))
     return tuple(_table(header, name, ours) for name in spec.get("reproduces") or ())
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nnsight_et.core.errors import ResultError
 from nnsight_et.display.figures import Plate
 from nnsight_et.display.measurement import Measurement
 from nnsight_et.display.table import Table
 from nnsight_et.methods import METHODS
-from nnsight_et.methods.base import AnyExperiment
+from nnsight_et.methods.base import AnyExperiment, AnyMethod
 from nnsight_et.results.headers import method_of, name_of
-from nnsight_et.results.store import Result, ResultHeader
+from nnsight_et.results.store import MethodResult, Result, ResultHeader
 from nnsight_et.results.study import Study
 
 T = TypeVar("T")
@@ -20,30 +20,41 @@ T = TypeVar("T")
 
 def tables(header: ResultHeader) -> tuple[Table, ...]:
     """The tables of one result; ResultError if its summary is not one its method writes."""
-    return _read(header, lambda one: one.tables(header))
+    method = _method(header)
+    return _made(header, lambda: method.experiment().tables(header, method.summary.read(header)))
 
 
 def plates(result: Result, study: Study) -> tuple[Plate, ...]:
     """The figures of one result; ResultError if its summary or scores are not what its method writes."""
-    return _read(result.header, lambda one: tuple(plate for plate in one.figures(result, study) if plate.panels))
+    figures = _read(result, lambda one, read: one.figures(read, study))
+    return tuple(plate for plate in figures if plate.panels)
 
 
 def metric_rows(result: Result) -> list[Measurement]:
     """The values of a whole experiment; ResultError if the result is not one that its method writes."""
-    return _read(result.header, lambda one: list(one.metrics(result)))
+    return _read(result, lambda one, read: list(one.metrics(read)))
 
 
 def head_rows(result: Result) -> list[Measurement]:
     """The values of an experiment's heads; ResultError if the result is not one that its method writes."""
-    return _read(result.header, lambda one: list(one.heads(result)))
+    return _read(result, lambda one, read: list(one.heads(read)))
 
 
-def _read(header: ResultHeader, read: Callable[[AnyExperiment], T]) -> T:
-    method, name = method_of(header), name_of(header)
-    if method not in METHODS:
-        raise ResultError(f"{name}: no method {method!a}; accepted: {', '.join(METHODS)}")
+def _read(result: Result, show: Callable[[AnyExperiment, MethodResult[Any]], T]) -> T:
+    method = _method(result.header)
+    return _made(result.header, lambda: show(method.experiment(), result.read(method.summary)))
+
+
+def _made(header: ResultHeader, show: Callable[[], T]) -> T:
     try:
-        return read(METHODS[method].experiment())
+        return show()
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         lacking = f"{type(error).__name__}: {error}"
-        raise ResultError(f"{name}: its result is not one of {method} ({lacking})") from None
+        raise ResultError(f"{name_of(header)}: its result is not one of {method_of(header)} ({lacking})") from None
+
+
+def _method(header: ResultHeader) -> AnyMethod:
+    method = method_of(header)
+    if method not in METHODS:
+        raise ResultError(f"{name_of(header)}: no method {method!a}; accepted: {', '.join(METHODS)}")
+    return METHODS[method]

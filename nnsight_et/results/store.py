@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +27,7 @@ from nnsight_et.core.errors import ResultError
 from nnsight_et.planning.plan import digest
 from nnsight_et.results.disk import one_writer, read_json, remove, sweep, write_file, write_folder, write_json
 from nnsight_et.results.headers import HEADER, ResultHeader, read_header
+from nnsight_et.results.summary import S
 
 SCORES = "scores.safetensors"
 
@@ -37,6 +38,17 @@ class Result:
 
     header: ResultHeader
     scores: dict[str, Tensor]
+
+    def read(self, summary: type[S]) -> MethodResult[S]:
+        """The same with its summary as its method writes it; ResultError naming the first key that is wrong."""
+        return MethodResult(self.header, self.scores, summary.read(self.header))
+
+
+@dataclass(frozen=True)
+class MethodResult(Result, Generic[S]):
+    """A finished experiment, and its summary as its method writes it."""
+
+    summary: S
 
 
 @dataclass(frozen=True)

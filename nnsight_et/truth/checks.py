@@ -31,5 +31,6 @@ def checks(trial: Trial, results: Mapping[str, Result]) -> list[Check]:
     return [
         Check(trial.known.name, trial.seed, trial.engine, method_of(result.header), *found)
         for name, result in results.items()
-        for found in METHODS[method_of(result.header)].experiment().statements(trial.known, name, result)
+        for method in (METHODS[method_of(result.header)],)
+        for found in method.experiment().statements(trial.known, name, result.read(method.summary))
     ]

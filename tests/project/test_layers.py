@@ -51,7 +51,7 @@ LIGHT = {
     "__init__",
     *("core.errors", "core.notices", "core.circuit", "core.named_metrics"),
     *("circuits", "manifest", "planning", "engine.budget", "engine.paths"),
-    *("results.disk", "results.headers"),
+    *("results.disk", "results.headers", "results.summary"),
     *("display.table", "report.overview", "models.named", "models.stored", "cli"),
     *("diagnostics.costs", "methods.base", "methods.sections"),
 }

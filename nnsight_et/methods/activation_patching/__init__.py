@@ -9,6 +9,7 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import ROLES
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, sets_of_groups, texts_made
+from nnsight_et.results.summary import Untyped
 
 DESIDERATA = ("object", "label", "position")  # what heads are selected for where nothing else is said
 
@@ -22,10 +23,17 @@ def cost(setting: Setting[ActivationPatching]) -> Iterator[Piece]:
         yield "", choice.name, passes_of.patched(setting.rows[choice.name], spec.examples, sources) * spec.draws
 
 
-def _experiment() -> Experiment[ActivationPatching]:
+def _experiment() -> Experiment[ActivationPatching, Untyped]:
     from nnsight_et.methods.activation_patching.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="activation_patching", spec=ActivationPatching, cost=cost, section=ROLES, experiment=_experiment)
+METHOD = Method(
+    name="activation_patching",
+    spec=ActivationPatching,
+    summary=Untyped,
+    cost=cost,
+    section=ROLES,
+    experiment=_experiment,
+)

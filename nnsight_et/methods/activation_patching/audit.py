@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     Statement,
@@ -12,7 +13,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """The selected heads, patched on fresh prompts, give the target of the variable they carry."""
     for row in result.header.summary["rows"]:
         name, variable = row["group"], row["desideratum"]

@@ -21,6 +21,7 @@ from nnsight_et.methods.activation_patching import audit, present
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.dcm.experiment import of_each, patched
 from nnsight_et.planning.plan import Job, digest
+from nnsight_et.results.summary import Untyped
 
 SPLIT = "evaluation"
 
@@ -35,7 +36,7 @@ def check(context: RunContext, job: Job[ActivationPatching]) -> None:
             context.data.swapped_pairs(job, choice, name, split=SPLIT, count=1)
 
 
-def measure(context: RunContext, job: Job[ActivationPatching]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[ActivationPatching]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
     spec = job.spec
     roles = context.earlier.selected_heads(spec.roles)
@@ -69,7 +70,9 @@ def measure(context: RunContext, job: Job[ActivationPatching]) -> Generator[Prog
                 | {"mean_interval": bounds[i], "do_nothing_interval": bounds[-1]}
                 for i, heads in enumerate(sets[name])
             ]
-    return MethodOutput(scores, {"rows": rows, "circuit": roles.circuit.to_dict()}, digest(digests))
+    return MethodOutput(
+        scores, Untyped.model_validate({"rows": rows, "circuit": roles.circuit.to_dict()}), digest(digests)
+    )
 
 
 def _row(model: str, name: str, heads: Circuit, values: torch.Tensor, nothing: torch.Tensor) -> dict[str, Any]:

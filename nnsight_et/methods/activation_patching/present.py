@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
@@ -30,11 +29,12 @@ from nnsight_et.display.table import (
     with_interval,
 )
 from nnsight_et.results.headers import ResultHeader
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """How often the selected heads, patched in each model, give the desideratum's answer."""
     columns: dict[str, str | Cell] = {key: key for key in ("model", "group", "desideratum", "heads")}
     columns["accuracy"] = lambda row: spread(row["mean"], row["std"], row.get("mean_interval"))
@@ -43,7 +43,7 @@ def tables(header: ResultHeader) -> tuple[Table, ...]:
     return (table_of(header, "functionality", columns, rows_of(header), note),)
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """A panel per group: desiderata by models."""
     rows = result.header.summary["rows"]
     models, names = unique(rows, "model"), unique(rows, "desideratum")
@@ -70,7 +70,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     return (plate(result, "functionality", "Functionality of the groups across models", caption, panels),)
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per model, group and desideratum: the selected heads' accuracy, and that of doing nothing."""
     for row in result.header.summary["rows"]:
         place = of_experiment(result.header, row["model"])
@@ -79,7 +79,7 @@ def metrics(result: Result) -> Iterator[Measurement]:
         yield place.of("accuracy_std", row["std"])
 
 
-def paper_numbers(summary: Mapping[str, Any]) -> PaperNumbers:
+def paper_numbers(summary: Untyped) -> PaperNumbers:
     """Per model, group and desideratum: the mean accuracy."""
     for row in summary["rows"]:
         yield (f"{paper_name(row['model'])}/{row['group']}", row["desideratum"]), row["mean"]

@@ -9,6 +9,7 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import ATTENTION
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
+from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[AttentionPatterns]) -> Iterator[Piece]:
@@ -19,10 +20,17 @@ def cost(setting: Setting[AttentionPatterns]) -> Iterator[Piece]:
         yield "", name, passes_of.whole(rows, spec.examples, rows.top)
 
 
-def _experiment() -> Experiment[AttentionPatterns]:
+def _experiment() -> Experiment[AttentionPatterns, Untyped]:
     from nnsight_et.methods.attention_patterns.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="attention_patterns", spec=AttentionPatterns, cost=cost, section=ATTENTION, experiment=_experiment)
+METHOD = Method(
+    name="attention_patterns",
+    spec=AttentionPatterns,
+    summary=Untyped,
+    cost=cost,
+    section=ATTENTION,
+    experiment=_experiment,
+)

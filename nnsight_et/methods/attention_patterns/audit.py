@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     LOOKS,
@@ -12,7 +13,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """Every planted head looks where it was built to look."""
     for name, group in known.groups.items():
         rows = [row for row in result.header.summary["rows"] if row["group"] == name]

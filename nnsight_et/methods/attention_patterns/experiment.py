@@ -16,6 +16,7 @@ from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_di
 from nnsight_et.methods.attention_patterns import audit, present
 from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
+from nnsight_et.results.summary import Untyped
 
 SPLIT = "evaluation"
 
@@ -26,7 +27,7 @@ def check(context: RunContext, job: Job[AttentionPatterns]) -> None:
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[AttentionPatterns]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[AttentionPatterns]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """All heads at each position of the circuit's groups; the summary has the circuit's own. Attention is eager."""
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job)
@@ -45,7 +46,11 @@ def measure(context: RunContext, job: Job[AttentionPatterns]) -> Generator[Progr
         for head in group.heads
     ]
     summary = {"rows": rows, "columns": columns, "circuit": circuit.to_dict()}
-    return MethodOutput({f"{at}.weights": weights for at, weights in found.items()}, summary, data_digest(examples))
+    return MethodOutput(
+        {f"{at}.weights": weights for at, weights in found.items()},
+        Untyped.model_validate(summary),
+        data_digest(examples),
+    )
 
 
 def _looks(context: RunContext, job: Job[AttentionPatterns], at: str, examples: Sequence[Example]) -> Measurement:

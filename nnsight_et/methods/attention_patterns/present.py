@@ -23,18 +23,19 @@ from nnsight_et.display.table import (
     table_of,
 )
 from nnsight_et.results.headers import ResultHeader, models_of
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """Where each head of the circuit looks from its position."""
     columns = {key: key for key in ("group", "at", "head", *header.summary["columns"])}
     title = f"attention of the circuit's heads in {models_of(header)}"
     return (table_of(header, title, columns, rows_of(header), "Mean attention weight from the head's position."),)
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """A map per group: heads by where they look."""
     rows, columns = result.header.summary["rows"], tuple(result.header.summary["columns"])
     panels = []
@@ -51,7 +52,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     return (plate(result, "attention", title, "Mean attention weight from the head's position.", tuple(panels)),)
 
 
-def heads(result: Result) -> Iterator[Measurement]:
+def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per head of the circuit: its mean attention from its position to each place."""
     for row in result.header.summary["rows"]:
         place = replace(of_experiment(result.header), group=row["group"], at=row["at"])

@@ -9,6 +9,7 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import ATTRIBUTION
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
+from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Attribution]) -> Iterator[Piece]:
@@ -19,10 +20,12 @@ def cost(setting: Setting[Attribution]) -> Iterator[Piece]:
         yield "", name, passes_of.every_head(rows, spec.examples, at)
 
 
-def _experiment() -> Experiment[Attribution]:
+def _experiment() -> Experiment[Attribution, Untyped]:
     from nnsight_et.methods.attribution.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="attribution", spec=Attribution, cost=cost, section=ATTRIBUTION, experiment=_experiment)
+METHOD = Method(
+    name="attribution", spec=Attribution, summary=Untyped, cost=cost, section=ATTRIBUTION, experiment=_experiment
+)

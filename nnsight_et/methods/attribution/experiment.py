@@ -23,6 +23,7 @@ from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_di
 from nnsight_et.methods.attribution import audit, present
 from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
+from nnsight_et.results.summary import Untyped
 
 SPLIT = "discovery"
 
@@ -33,7 +34,7 @@ def check(context: RunContext, job: Job[Attribution]) -> None:
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """All heads at each of the positions, patched one by one and estimated."""
     spec, choice = job.spec, job.models[0]
     shape = context.models.shape(choice)
@@ -50,7 +51,7 @@ def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, N
         means["low"], means["high"] = bootstrap_interval(found["exact"], job.seed)
         for name, values in means.items():
             scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))
-    return MethodOutput(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
+    return MethodOutput(scores, Untyped.model_validate({"rows": rows, "model": choice.name}), data_digest(examples))
 
 
 def _effects(context: RunContext, job: Job[Attribution], at: str, examples: Sequence[Example]) -> Measurement:

@@ -27,11 +27,12 @@ from nnsight_et.display.table import (
     table_of,
 )
 from nnsight_et.results.headers import ResultHeader, models_of
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """How well the gradient's estimate agrees with the exact effects."""
     columns: dict[str, str | Cell] = {key: key for key in ("at", "pearson", "spearman")}
     columns["top heads found"] = lambda row: f"{round(row['top_found'] * row['top'])} of {row['top']}"
@@ -42,7 +43,7 @@ def tables(header: ResultHeader) -> tuple[Table, ...]:
     )
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """A point per head: exact and estimated effect."""
     panels = []
     for row in result.header.summary["rows"]:
@@ -60,14 +61,14 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     )
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per position: how well the gradient's estimate agrees with the exact effects."""
     for row in result.header.summary["rows"]:
         place = replace(of_experiment(result.header), at=row["at"])
         yield from of_row(place, row, {name: name for name in ("pearson", "spearman", "top_found")})
 
 
-def heads(result: Result) -> Iterator[Measurement]:
+def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per position and head: the exact effect of patching its output, and the gradient's estimate of it."""
     for row in result.header.summary["rows"]:
         tensors = tensors_of_group(result, row["at"])

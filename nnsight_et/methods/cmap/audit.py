@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from nnsight_et.measuring.audit import Scores, gap, right_answers, share
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     LOST,
@@ -18,14 +18,14 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
+def audit_summary(job: Job, scores: Scores, summary: Untyped) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
     rows = [row for row in summary["rows"] if row["patched"] == "output"]
     predicted = scores["output.predicted"]
     return [gap(row["accuracy"], share(predicted[i], right_answers(scores))) for i, row in enumerate(rows)]
 
 
-def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """Patched groups before the one that differs move nothing, it and those after it all of the gap."""
     summary = result.header.summary
     silenced = summary["recipient"].removeprefix("without-")

@@ -36,6 +36,7 @@ from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.cmap import audit, present
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
+from nnsight_et.results.summary import Untyped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,7 +77,7 @@ def check(context: RunContext, job: Job[CMAP]) -> None:
     context.data.examples(job, donor, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Both models alone, the recipient with the donor's outputs, as many random heads' outputs, and with its inputs."""
     spec, (donor, recipient) = job.spec, job.models
     circuit = patched_heads(context, job)
@@ -106,7 +107,7 @@ def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, Me
     drawn = is_right(outputs["predicted"][len(named) :], answers).double()
     summary = {"rows": rows, "random": _spread(drawn, job.seed), "circuit": circuit.to_dict()}
     summary |= {"donor": donor.name, "recipient": recipient.name} | _own(alone, answers, job.seed)
-    return MethodOutput(scores, summary, data_digest(examples))
+    return MethodOutput(scores, Untyped.model_validate(summary), data_digest(examples))
 
 
 def _own(alone: dict[str, dict[str, Tensor]], answers: Tensor, seed: int) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
@@ -30,13 +29,13 @@ from nnsight_et.display.table import (
     with_interval,
 )
 from nnsight_et.results.headers import ResultHeader
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """The recipient's accuracy with the donor's activations, beside both models' own."""
-    summary = header.summary
     own = ", ".join(f"{name} alone {number(value)}" for name, value in summary["models"].items())
     drawn = summary["random"]
     control = f"; as many random heads {spread(drawn['mean'], drawn['std'])}" if drawn else ""
@@ -46,7 +45,7 @@ def tables(header: ResultHeader) -> tuple[Table, ...]:
     return (table_of(header, title, columns, rows_of(header), note),)
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """The outputs of each group, of all and of random heads; beside it the inputs, where they were patched."""
     summary = result.header.summary
     donor, recipient = summary["donor"], summary["recipient"]
@@ -74,7 +73,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     return (plate(result, "cmap", f"{donor} into {recipient}", caption, tuple(panels)),)
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Both models' own accuracy, and the recipient's with the donor's activations."""
     summary = result.header.summary
     for name, value in summary["models"].items():
@@ -90,7 +89,7 @@ def metrics(result: Result) -> Iterator[Measurement]:
         yield place.of("accuracy_std", drawn["std"])
 
 
-def paper_numbers(summary: Mapping[str, Any]) -> PaperNumbers:
+def paper_numbers(summary: Untyped) -> PaperNumbers:
     """Both models' own accuracy, and the recipient's with a group's outputs."""
     pair = f"{paper_name(summary['donor'])} -> {paper_name(summary['recipient'])}"
     for side in ("donor", "recipient"):

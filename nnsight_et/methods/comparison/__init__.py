@@ -8,6 +8,7 @@ from nnsight_et.manifest import Comparison
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import OVERLAP
 from nnsight_et.planning.cost.pieces import Piece, Setting
+from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Comparison]) -> Iterator[Piece]:
@@ -15,10 +16,10 @@ def cost(setting: Setting[Comparison]) -> Iterator[Piece]:
     yield from ()
 
 
-def _experiment() -> Experiment[Comparison]:
+def _experiment() -> Experiment[Comparison, Untyped]:
     from nnsight_et.methods.comparison.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="comparison", spec=Comparison, cost=cost, section=OVERLAP, experiment=_experiment)
+METHOD = Method(name="comparison", spec=Comparison, summary=Untyped, cost=cost, section=OVERLAP, experiment=_experiment)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     Statement,
@@ -13,7 +14,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """The overlap of the circuit with the one that lacks a head."""
     rows = {row["group"]: row for row in result.header.summary["rows"]}
     for whole, part in zip(known.circuit.groups, fewer(known.circuit).groups, strict=True):

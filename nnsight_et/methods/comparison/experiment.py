@@ -14,13 +14,14 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.comparison import audit, present
 from nnsight_et.planning.plan import Job, digest
+from nnsight_et.results.summary import Untyped
 
 
 def check(context: RunContext, job: Job[Comparison]) -> None:
     """Nothing can be wrong that the manifest does not show."""
 
 
-def measure(context: RunContext, job: Job[Comparison]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Comparison]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Overlap per group; with scores of the second circuit's model, the union of the heads by |score|."""
     spec = job.spec
     first, second = (context.earlier.named_circuit(job, name) for name in spec.circuits)
@@ -32,7 +33,7 @@ def measure(context: RunContext, job: Job[Comparison]) -> Generator[Progress, No
         impacts = causal_impact(first, second, _scores(context, spec.scores, first, second))
         summary["impact"] = [one._asdict() | {"head": str(one.head)} for one in impacts]
     yield context.progress(job, "comparison", 1, 1, 0)
-    return MethodOutput({}, summary, digest([first.to_dict(), second.to_dict()]))
+    return MethodOutput({}, Untyped.model_validate(summary), digest([first.to_dict(), second.to_dict()]))
 
 
 def _scores(context: RunContext, name: str, first: Circuit, second: Circuit) -> Mapping[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.display.figures import (
@@ -25,11 +24,12 @@ from nnsight_et.display.table import (
     table_of,
 )
 from nnsight_et.results.headers import ResultHeader
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """How two circuits overlap, group by group."""
     columns = {key: key for key in ("group", "first", "second", "shared", "precision", "recall")}
     note = (
@@ -38,7 +38,7 @@ def tables(header: ResultHeader) -> tuple[Table, ...]:
     return (table_of(header, "overlap", columns, rows_of(header), note),)
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """All heads of both circuits by how much they matter, if that is known."""
     heads = result.header.summary.get("impact")
     if not heads:
@@ -63,14 +63,14 @@ def _membership(names: Sequence[str], member: tuple[bool, bool]) -> str:
     return f"in {' and '.join(inside)}" if inside else "in neither"
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per group: the circuits' sizes and their overlap."""
     for row in result.header.summary["rows"]:
         place = replace(of_experiment(result.header), group=row["group"])
         yield from of_row(place, row, {name: name for name in ("first", "second", "shared", "precision", "recall")})
 
 
-def heads(result: Result) -> Iterator[Measurement]:
+def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per head: the patching score it is ordered by, as its size."""
     for row in result.header.summary.get("impact") or ():
         names = [name for name in ("pretrained", "finetuned") if row[f"in_{name}"]]
@@ -78,7 +78,7 @@ def heads(result: Result) -> Iterator[Measurement]:
         yield place.at_head(Head.parse(row["head"])).of("causal_impact", row["score"])
 
 
-def paper_numbers(summary: Mapping[str, Any]) -> PaperNumbers:
+def paper_numbers(summary: Untyped) -> PaperNumbers:
     """Per group: the overlap."""
     for row in summary["rows"]:
         for column, key in {"intersection": "shared", "precision": "precision", "recall": "recall"}.items():

@@ -23,6 +23,7 @@ from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.completeness import audit, present
 from nnsight_et.planning.plan import Job
+from nnsight_et.results.summary import Untyped
 
 SPLIT = "evaluation"
 
@@ -33,7 +34,7 @@ def check(context: RunContext, job: Job[Completeness]) -> None:
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Completeness]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Completeness]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Random halves of the circuit, then each of its groups: a point of the scatter, and a line of the table."""
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job)
@@ -57,7 +58,7 @@ def measure(context: RunContext, job: Job[Completeness]) -> Generator[Progress, 
     summary = {"rows": rows, "random": _spread(right[:, : spec.draws], job.seed), "circuit": circuit.to_dict()}
     scores = {f"circuit.{name}": values for name, values in alone.items()}
     scores |= {f"model.{name}": values for name, values in remainder.items()} | answer_scores(answers)
-    return MethodOutput(scores, summary, data_digest(examples))
+    return MethodOutput(scores, Untyped.model_validate(summary), data_digest(examples))
 
 
 def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
@@ -28,11 +27,12 @@ from nnsight_et.display.table import (
     with_interval,
 )
 from nnsight_et.results.headers import ResultHeader, models_of
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """Circuit and model without the same heads; the random draws as their mean and deviation."""
     rows = [row for row in rows_of(header) if not str(row["removed"]).startswith("random ")]
     if drawn := header.summary["random"]:
@@ -46,7 +46,7 @@ def tables(header: ResultHeader) -> tuple[Table, ...]:
     return (table_of(header, f"completeness on {models_of(header)}", columns, rows, note),)
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """A point per set of removed heads: circuit and model."""
     rows = result.header.summary["rows"]
     kinds: dict[str, list[Point]] = {}
@@ -63,7 +63,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     return (plate(result, "completeness", title, caption, (panel,)),)
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per set of removed heads, and on average over the random halves: what the model and the circuit keep."""
     names = {"accuracy": "model", "circuit_accuracy": "circuit", "completeness": "completeness"}
     for row in result.header.summary["rows"]:
@@ -76,7 +76,7 @@ def metrics(result: Result) -> Iterator[Measurement]:
         yield place.of(f"{name}_std", drawn[key]["std"])
 
 
-def paper_numbers(summary: Mapping[str, Any]) -> PaperNumbers:
+def paper_numbers(summary: Untyped) -> PaperNumbers:
     """Per set of removed heads, and of random halves: both accuracies and their difference."""
     names = {"full_model": "model", "circuit": "circuit", "completeness": "completeness"}
     for row in summary["rows"]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import inf
-from typing import Any
 
 from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.measuring.audit import NEAR, Scores
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     GUESSED,
@@ -20,7 +20,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
+def audit_summary(job: Job, scores: Scores, summary: Untyped) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
     gaps, circuit = [], Circuit.from_dict(summary["circuit"], job.name)
     for row in summary["rows"]:
@@ -35,7 +35,7 @@ def audit_summary(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[
     return gaps
 
 
-def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """All heads of a group are selected for the variable it carries, and none for any other."""
     for row in result.header.summary["rows"]:
         name, variable = row["group"], row["desideratum"]

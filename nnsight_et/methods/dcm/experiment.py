@@ -21,6 +21,7 @@ from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_di
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.dcm import audit, present
 from nnsight_et.planning.plan import Job, ModelChoice, digest
+from nnsight_et.results.summary import Untyped
 
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
 
@@ -33,7 +34,7 @@ def check(context: RunContext, job: Job[DCM]) -> None:
         context.data.swapped_pairs(job, choice, name, split=TRAIN, count=1)
 
 
-def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Train a mask for every group and desideratum, and try the selected heads on fresh examples."""
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job)
@@ -64,7 +65,7 @@ def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, Met
         own = [row for row in rows if row["desideratum"] == name]
         for row, share in zip(own, shares, strict=True):
             row |= share
-    return MethodOutput(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
+    return MethodOutput(scores, Untyped.model_validate({"rows": rows, "circuit": circuit.to_dict()}), digest(digests))
 
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:

@@ -29,11 +29,12 @@ from nnsight_et.display.table import (
     with_interval,
 )
 from nnsight_et.results.headers import ResultHeader, models_of
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """Which heads of each group were selected for which variable, and what patching them does."""
     columns: dict[str, str | Cell] = {
         "group": "group",
@@ -51,7 +52,7 @@ def tables(header: ResultHeader) -> tuple[Table, ...]:
     return (table_of(header, f"roles of heads in {models_of(header)}", columns, rows_of(header), note),)
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """One panel: per group and desideratum the accuracy of the selected heads."""
     rows = result.header.summary["rows"]
     groups, names = unique(rows, "group"), unique(rows, "desideratum")
@@ -73,7 +74,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     return (plate(result, "roles", title, caption, (panel,)),)
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per group and desideratum: how many heads were selected, their accuracy, and that of doing nothing."""
     for row in result.header.summary["rows"]:
         place = replace(of_experiment(result.header), group=row["group"], desideratum=row["desideratum"])
@@ -81,7 +82,7 @@ def metrics(result: Result) -> Iterator[Measurement]:
         yield from of_row(place, row, {"accuracy": "accuracy", "do_nothing_accuracy": "do_nothing"})
 
 
-def heads(result: Result) -> Iterator[Measurement]:
+def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per group, desideratum and head: its mask; 1 keeps the base run's output, 0 takes the source's."""
     circuit = Circuit.from_dict(result.header.summary["circuit"])
     for row in result.header.summary["rows"]:

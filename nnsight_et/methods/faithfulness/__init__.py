@@ -9,6 +9,7 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import FAITHFULNESS
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
+from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Faithfulness]) -> Iterator[Piece]:
@@ -25,10 +26,12 @@ def cost(setting: Setting[Faithfulness]) -> Iterator[Piece]:
         yield circuits_alone(setting, choice.name, 1 + spec.random_circuits)
 
 
-def _experiment() -> Experiment[Faithfulness]:
+def _experiment() -> Experiment[Faithfulness, Untyped]:
     from nnsight_et.methods.faithfulness.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="faithfulness", spec=Faithfulness, cost=cost, section=FAITHFULNESS, experiment=_experiment)
+METHOD = Method(
+    name="faithfulness", spec=Faithfulness, summary=Untyped, cost=cost, section=FAITHFULNESS, experiment=_experiment
+)

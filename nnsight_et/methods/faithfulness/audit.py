@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from nnsight_et.measuring.audit import Scores, gap, right_answers, share
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     Statement,
@@ -15,7 +15,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
+def audit_summary(job: Job, scores: Scores, summary: Untyped) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
     gaps = []
     for row in summary["rows"]:
@@ -28,7 +28,7 @@ def audit_summary(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[
     return gaps
 
 
-def statements(_: Known, __: str, result: Result) -> Iterator[Statement]:
+def statements(_: Known, __: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """The model answers every prompt, and so does its circuit alone."""
     (row,) = result.header.summary["rows"]
     yield near("full model", 1.0, row["full"])

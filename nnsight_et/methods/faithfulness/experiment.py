@@ -21,6 +21,7 @@ from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.faithfulness import audit, present
 from nnsight_et.planning.plan import Job, digest
+from nnsight_et.results.summary import Untyped
 
 SPLIT = "evaluation"
 
@@ -32,7 +33,7 @@ def check(context: RunContext, job: Job[Faithfulness]) -> None:
         context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Faithfulness]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Faithfulness]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Measure model after model; each sees the same prompts, circuits and random circuits."""
     spec = job.spec
     circuit = context.earlier.circuit(job, empty=True)
@@ -54,7 +55,7 @@ def measure(context: RunContext, job: Job[Faithfulness]) -> Generator[Progress, 
         scores |= {f"{choice.name}.circuit.{name}": tensor for name, tensor in alone.items()}
         scores |= {f"{choice.name}.{name}": tensor for name, tensor in answer_scores(answers).items()}
         digests.append(data_digest(examples))
-    return MethodOutput(scores, {"rows": rows, "circuit": circuit.to_dict()}, digest(digests))
+    return MethodOutput(scores, Untyped.model_validate({"rows": rows, "circuit": circuit.to_dict()}), digest(digests))
 
 
 def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from nnsight_et.display.figures import (
     Bars,
@@ -30,11 +29,12 @@ from nnsight_et.display.table import (
     with_interval,
 )
 from nnsight_et.results.headers import ResultHeader
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """Table 1: a model's accuracy, the circuit's, random circuits', and faithfulness."""
     rows = rows_of(header)
     columns: dict[str, str | Cell] = {
@@ -61,7 +61,7 @@ def _chance(row: Row) -> str:
     return f"{number(found, 3)} (least)" if least else number(found, 3)
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """Bars per model: whole, circuit alone, random circuits."""
     rows = result.header.summary["rows"]
     measured = {"full model": "full", "circuit": "circuit"}
@@ -86,7 +86,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     return (plate(result, "accuracy", "Accuracy of model and circuit", caption, (panel,)),)
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per model: its accuracy, the circuit's, random circuits', and faithfulness."""
     for row in result.header.summary["rows"]:
         place = of_experiment(result.header, row["model"])
@@ -96,7 +96,7 @@ def metrics(result: Result) -> Iterator[Measurement]:
         yield place.of("random_accuracy_std", row["random_std"])
 
 
-def paper_numbers(summary: Mapping[str, Any]) -> PaperNumbers:
+def paper_numbers(summary: Untyped) -> PaperNumbers:
     """Per model: its accuracies and faithfulness."""
     names = {
         "full_model": "full",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from nnsight_et.measuring.audit import Scores, gap, right_answers, share
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     CLOSE,
@@ -16,7 +16,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[float]:
+def audit_summary(job: Job, scores: Scores, summary: Untyped) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
     gaps = []
     for row in summary["rows"]:
@@ -25,7 +25,7 @@ def audit_summary(job: Job, scores: Scores, summary: Mapping[str, Any]) -> list[
     return gaps
 
 
-def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """Blocking a planted head's attention costs the answer up to its layer, and nothing from the next one on."""
     for row in result.header.summary["rows"]:
         expected = known.harmless_from(row["blind"], row["to"])

@@ -20,6 +20,7 @@ from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_di
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.knockout import audit, present
 from nnsight_et.planning.plan import Job
+from nnsight_et.results.summary import Untyped
 
 SPLIT = "evaluation"
 
@@ -31,7 +32,7 @@ def check(context: RunContext, job: Job[Knockout]) -> None:
         context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Every edge of attention, blocked in all layers from the first, the second, ... up; last, in none."""
     spec, choice = job.spec, job.models[0]
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
@@ -46,7 +47,7 @@ def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None
         of_layers = {"accuracy": right.mean(-1).tolist(), "accuracy_interval": intervals(right, job.seed)}
         rows.append({"blind": edge.blind, "to": edge.to} | of_layers)
         scores |= {f"{edge.blind} to {edge.to}.{key}": tensor for key, tensor in found.items()}
-    return MethodOutput(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
+    return MethodOutput(scores, Untyped.model_validate({"rows": rows, "model": choice.name}), data_digest(examples))
 
 
 def _blocked(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from nnsight_et.display.figures import (
     Curves,
@@ -25,11 +24,12 @@ from nnsight_et.display.table import (
     table_of,
 )
 from nnsight_et.results.headers import ResultHeader, models_of
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """Accuracy when one position is blind to another, from each layer up."""
     rows = rows_of(header)
     layers = len(rows[0]["accuracy"]) if rows else 0
@@ -43,7 +43,7 @@ def _entry(key: str, index: int) -> Cell:
     return lambda row: number(row[key][index])
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """A curve per edge: accuracy by the first blocked layer."""
     rows, panels = result.header.summary["rows"], []
     for blind in unique(rows, "blind"):
@@ -64,7 +64,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     return (plate(result, "knockout", title, caption, tuple(panels)),)
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Accuracy by the first layer whose attention is blocked; the layer after the last means none is."""
     for row in result.header.summary["rows"]:
         place = replace(of_experiment(result.header), condition=f"{row['blind']} blind to {row['to']}")
@@ -76,7 +76,7 @@ def metrics(result: Result) -> Iterator[Measurement]:
 PAPER_LAYERS = 32
 
 
-def paper_numbers(summary: Mapping[str, Any]) -> PaperNumbers:
+def paper_numbers(summary: Untyped) -> PaperNumbers:
     """Per edge and first blocked layer: accuracy, of models as deep as the paper's."""
     for row in summary["rows"]:
         if len(row["accuracy"]) == PAPER_LAYERS + 1:

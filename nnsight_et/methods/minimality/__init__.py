@@ -8,6 +8,7 @@ from nnsight_et.manifest import Minimality
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
+from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Minimality]) -> Iterator[Piece]:
@@ -21,10 +22,12 @@ def cost(setting: Setting[Minimality]) -> Iterator[Piece]:
         yield circuits_alone(setting, name, 2 * heads)
 
 
-def _experiment() -> Experiment[Minimality]:
+def _experiment() -> Experiment[Minimality, Untyped]:
     from nnsight_et.methods.minimality.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="minimality", spec=Minimality, cost=cost, section=CIRCUITS, experiment=_experiment)
+METHOD = Method(
+    name="minimality", spec=Minimality, summary=Untyped, cost=cost, section=CIRCUITS, experiment=_experiment
+)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from math import inf
-from typing import Any
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.manifest import Minimality
 from nnsight_et.measuring.audit import NEAR, Scores, gap
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     Statement,
@@ -18,7 +18,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job[Minimality], scores: Scores, summary: Mapping[str, Any]) -> list[float]:
+def audit_summary(job: Job[Minimality], scores: Scores, summary: Untyped) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
     gaps, seen = [], dict[str, int]()
     for row in summary["heads"]:
@@ -32,7 +32,7 @@ def audit_summary(job: Job[Minimality], scores: Scores, summary: Mapping[str, An
     return gaps
 
 
-def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """Heads that cannot be missed stay, either of two that make up for each other included; all others go."""
     rows = result.header.summary["heads"]
     for name, group in known.groups.items():

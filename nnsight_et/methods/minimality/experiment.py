@@ -20,6 +20,7 @@ from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.minimality import audit, present
 from nnsight_et.planning.plan import Job
+from nnsight_et.results.summary import Untyped
 
 SPLIT = "pruning"
 
@@ -30,7 +31,7 @@ def check(context: RunContext, job: Job[Minimality]) -> None:
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Group by group: all pairs of its heads, then every head with and without its own K, and put back."""
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job, empty=True)
@@ -53,7 +54,7 @@ def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, No
         rows += [row | {"tied": _names(group, tied)} for row, tied in zip(found, ties, strict=True)]
         scores |= {f"{group.name}.pair_accuracy": pairs[group], f"{group.name}.before_after": values}
     summary = {"circuit": Circuit(tuple(groups)).to_dict(), "candidate": circuit.to_dict(), "heads": rows}
-    return MethodOutput(scores, summary, data_digest(examples))
+    return MethodOutput(scores, Untyped.model_validate(summary), data_digest(examples))
 
 
 def _pair_accuracies(setup: AblationSetup, circuit: Circuit) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:

@@ -21,11 +21,12 @@ from nnsight_et.display.table import (
     table_of,
 )
 from nnsight_et.results.headers import ResultHeader, models_of
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """What is left of each group, with what each head adds."""
     rows = []
     for group in dict.fromkeys(row["group"] for row in header.summary["heads"]):
@@ -46,7 +47,7 @@ def _share(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:+.3f}"
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """The circuit that is left; its arrows are known where the study has the experiment that found it."""
     header = result.header
     found = study.result(str(header.job["spec"].get("circuit")))
@@ -54,7 +55,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     return (drawn_circuit(result, stages, header.summary["circuit"], f"Minimal circuit of {models_of(header)}"),)
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per group: how many heads were tried and kept."""
     rows = result.header.summary["heads"]
     for group in dict.fromkeys(row["group"] for row in rows):
@@ -64,7 +65,7 @@ def metrics(result: Result) -> Iterator[Measurement]:
         yield place.of("kept", sum(row["kept"] for row in tried))
 
 
-def heads(result: Result) -> Iterator[Measurement]:
+def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per head of the candidate circuit: accuracy with and without it, and what it adds."""
     positions = {group["name"]: group["at"] for group in result.header.summary["candidate"]["groups"]}
     for row in result.header.summary["heads"]:

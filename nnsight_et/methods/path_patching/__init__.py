@@ -11,6 +11,7 @@ from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost import expected
 from nnsight_et.planning.cost.passes import path_patching, total
 from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
+from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[PathPatching]) -> Iterator[Piece]:
@@ -30,10 +31,12 @@ def cost(setting: Setting[PathPatching]) -> Iterator[Piece]:
                 yield "", name, total(path_patching(rows.sizes, one, path, senders) for one in prompts)
 
 
-def _experiment() -> Experiment[PathPatching]:
+def _experiment() -> Experiment[PathPatching, Untyped]:
     from nnsight_et.methods.path_patching.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="path_patching", spec=PathPatching, cost=cost, section=CIRCUITS, experiment=_experiment)
+METHOD = Method(
+    name="path_patching", spec=PathPatching, summary=Untyped, cost=cost, section=CIRCUITS, experiment=_experiment
+)

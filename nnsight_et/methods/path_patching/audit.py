@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import inf, log1p
-from typing import Any
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.manifest import PathPatching
 from nnsight_et.measuring.audit import LOST as LOST_RATIO
 from nnsight_et.measuring.audit import Scores, gap
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
+from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     MATTERS,
@@ -21,7 +21,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job[PathPatching], scores: Scores, summary: Mapping[str, Any]) -> list[float]:
+def audit_summary(job: Job[PathPatching], scores: Scores, summary: Untyped) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
     gaps, first = [], -1 if job.spec.metric == "kl" else 1
     for stage in summary["stages"]:
@@ -45,7 +45,7 @@ def audit_summary(job: Job[PathPatching], scores: Scores, summary: Mapping[str, 
     return gaps
 
 
-def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
     """Every stage finds its planted heads and no other; distractors score nothing."""
     loudest = 0.0
     for group in known.circuit.groups:

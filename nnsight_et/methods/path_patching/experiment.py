@@ -33,6 +33,7 @@ from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.path_patching import audit, present
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
+from nnsight_et.results.summary import Untyped
 
 SPLIT = "discovery"
 HELD_OUT_SPLIT = "evaluation"
@@ -51,7 +52,7 @@ def check(context: RunContext, job: Job[PathPatching]) -> None:
         check_foils(job, context.data.examples(job, choice, split, 1))
 
 
-def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Run the stages in order; each one's receivers are the best heads of the stage it patches into."""
     spec, choice = job.spec, job.models[0]
     shape = context.models.shape(choice)
@@ -90,7 +91,7 @@ def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, 
     summary |= {"examples": len(examples), "held_out_examples": len(held_out)}
     summary["query_heads_per_kv_head"] = shape.n_heads // shape.n_kv_heads
     data = [data_digest(sample) for sample in (examples, held_out) if sample]
-    return MethodOutput(scores, summary, data[0] if len(data) == 1 else digest(data))
+    return MethodOutput(scores, Untyped.model_validate(summary), data[0] if len(data) == 1 else digest(data))
 
 
 def _held_out(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, list[Example]]:

@@ -28,8 +28,9 @@ from nnsight_et.display.table import (
     table_of,
 )
 from nnsight_et.results.headers import ResultHeader, metric_of, models_of, name_of
-from nnsight_et.results.store import Result
+from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import Untyped
 
 
 def score_note(metric: Metric) -> str:
@@ -42,7 +43,7 @@ def score_note(metric: Metric) -> str:
 STABLE = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
 
 
-def tables(header: ResultHeader) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
     """The circuit, kept MLPs, what is beyond chance, and where the kept were measured again, both their scores."""
     of_mlps = [stage for stage in header.summary["stages"] if are_mlps(stage)]
     tables = [_circuit(header)] if len(of_mlps) < len(header.summary["stages"]) else []
@@ -197,7 +198,7 @@ def _mean(heads: Sequence[Mapping[str, Any]], key: str, metric: Metric) -> str:
     return number(mean, 3) if metric == PAPERS else signed(mean, metric)
 
 
-def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     """The circuit, and a heat map per stage."""
     header = result.header
     stages = header.summary["stages"]
@@ -212,7 +213,7 @@ def figures(result: Result, study: Study) -> tuple[Plate, ...]:
     )
 
 
-def metrics(result: Result) -> Iterator[Measurement]:
+def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per stage: how many heads were tested, kept and beyond chance, how stable the kept are, p_base and LD or PD."""
     for stage in result.header.summary["stages"]:
         place = replace(of_experiment(result.header), group=stage["group"], at=stage["at"])
@@ -223,7 +224,7 @@ def metrics(result: Result) -> Iterator[Measurement]:
             yield place.of(name, len(stage[name]))
 
 
-def heads(result: Result) -> Iterator[Measurement]:
+def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
     """Per stage and head, or MLP: the patching score with interval and p-value, and what else there is of its effect.
 
     What is of another metric than the paper's has it in its name: patching_score_kl.
