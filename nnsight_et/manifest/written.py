@@ -32,9 +32,20 @@ class Method(Written):
 
     attention: ClassVar[Literal["sdpa", "eager"] | None] = None
     """The attention implementation the method cannot do without; None: the manifest's."""
+    template: ClassVar[str]
+    """An experiment of it, as `et init` writes it."""
+    needs_desiderata: ClassVar[bool]
+    """Whether it works only on a task that has desiderata."""
 
     reproduces: tuple[str, ...] = ()
     """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Raise TypeError where a method does not say what every method must."""
+        said = ("template", "needs_desiderata", "finds_circuit", "problems") if "method" in cls.model_fields else ()
+        if missing := [name for name in said if not hasattr(cls, name)]:
+            raise TypeError(f"{cls.__name__} does not say its {', '.join(missing)}")
 
     @property
     def model_names(self) -> dict[KeyPath, str]:

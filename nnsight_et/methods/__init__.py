@@ -1,5 +1,6 @@
 """The methods: all that is known of each in one folder, and the list of them."""
 
+from nnsight_et.manifest.experiments import METHODS as SPECS
 from nnsight_et.methods import (
     activation_patching,
     attention_patterns,
@@ -31,3 +32,5 @@ METHODS: dict[str, AnyMethod] = {
         attribution,
     )
 }
+if lacking := set(METHODS) ^ set(SPECS):
+    raise TypeError(f"methods/__init__.py and manifest/experiments.py differ in {', '.join(sorted(lacking))}")
