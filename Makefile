@@ -82,7 +82,7 @@ mutation: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation
 
 models: $(READY)
-	$(BIN)/python -m nnsight_et.zoo.make
+	$(BIN)/python -m tools.embedded_models.make
 
 architectures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.architecture_table

@@ -22,8 +22,9 @@ from rich.table import Table
 from benchmarks.allocated import Allocated
 from benchmarks.setting import written
 from nnsight_et.diagnostics.calibration import calibrated
+from nnsight_et.diagnostics.costs import estimates
 from nnsight_et.manifest import Manifest, load
-from nnsight_et.planning.cost.plans import Estimate, estimates
+from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import Plan, plan
 from nnsight_et.runner.run import device_of, run
 

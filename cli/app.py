@@ -11,9 +11,9 @@ from nnsight_et import __version__
 from nnsight_et.core.errors import quantity
 
 from .circuit import circuit
-from .complete import manifests
 from .diff import diff_and_export
 from .execute import Where, execute
+from .method_commands import method_commands
 from .models import check_models, models
 from .options import (
     RUNS,
@@ -28,15 +28,15 @@ from .options import (
     SelfCheck,
     Settings,
     Workers,
+    manifests,
     settings_of,
     view_of,
 )
-from .planned import show_plan
+from .plan_view import show_plan
 from .report import formats_of, found, show_missing, show_notices, write_figures, write_page
+from .selfcheck import selfcheck_commands
 from .setup import setup
 from .shell import Shell, reading
-from .single import single
-from .truth import truth
 
 app = typer.Typer(
     name="et",
@@ -154,8 +154,8 @@ def et(
     """Find and evaluate circuits in language models, from one manifest."""
 
 
-app.add_typer(single)
-app.add_typer(truth)
+app.add_typer(method_commands)
+app.add_typer(selfcheck_commands)
 app.add_typer(diff_and_export)
 app.add_typer(setup)
 app.add_typer(models, name="models")

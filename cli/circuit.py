@@ -13,7 +13,7 @@ from nnsight_et.core.errors import ManifestError, accepted, quantity
 from nnsight_et.display.table import Table
 from nnsight_et.results.disk import write_file
 
-from .complete import circuits
+from .options import CircuitArgument
 from .render import output, show
 from .shell import reading
 
@@ -31,16 +31,7 @@ def about() -> None:
 
 
 @circuit.command("show")
-def show_circuit(
-    place: Annotated[
-        str,
-        typer.Argument(
-            metavar="CIRCUIT",
-            help="A .json file, a result's folder, or published/llama and the like.",
-            autocompletion=circuits,
-        ),
-    ],
-) -> None:
+def show_circuit(place: CircuitArgument) -> None:
     """Show a circuit's groups, their positions and heads."""
     from nnsight_et.manifest.written import SHIPPED, is_shipped
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from nnsight_et.core.errors import NnsightEtError, ResultError, UnsupportedModel
+from nnsight_et.core.errors import NnsightEtError, UnsupportedModel
 from nnsight_et.models.named import NAMED
 
-from .left import size_of
-from .progress import Course, View, follow, is_live, write_object
+from .plan_view import finished, time_scale
+from .progress import StatusLine, View, follow, is_live, write_object
 from .render import output, show
 from .report import report_of
+from .run_events import RunInfo
 from .shell import interruptible
-from .waiting import Waits
 
 if TYPE_CHECKING:
     from nnsight_et.core.notices import Notice
@@ -54,7 +54,7 @@ def execute(manifest: Manifest, where: Where) -> None:
     names = [job.name for job in jobs.chosen(where.only)]
     with interruptible(where.out / jobs.name / jobs.digest):  # what folder_of says, before its import takes time
         folder, done = finished(jobs, where.out)
-        computed = _computed(jobs, where, names, folder)
+        computed = _run(manifest, where, jobs, folder)
         report = report_of(jobs, folder)
         if where.view == "json":
             _write_results(names, folder, computed)
@@ -68,25 +68,24 @@ def execute(manifest: Manifest, where: Where) -> None:
                 print("Nothing to do: every result was there; no forward pass was run.")
 
 
-def _computed(jobs: Plan, where: Where, names: Sequence[str], folder: Path) -> int:
+def _run(manifest: Manifest, where: Where, jobs: Plan, folder: Path) -> int:
     """Run the experiments, showing progress; how many cells were measured."""
     from nnsight_et.results.headers import read_header
     from nnsight_et.runner.run import Remote, RunOptions, run
 
-    def made(name: str) -> tuple[float, int]:
+    def outcome(name: str) -> tuple[float, int]:
         header = read_header(folder / name)
         return header.seconds, len(header.self_check.get("checks", ()))
 
+    chosen, console = jobs.chosen(where.only), Console(stderr=True)
+    status = StatusLine(where.view, is_live(console, where.view))
+    info = RunInfo(tuple(job.name for job in chosen), outcome, time_scale(manifest, jobs, where.out))
     try:
-        console = Console(stderr=True)
-        waits = Waits(where.view, is_live(console, where.view))
-        options = RunOptions(Remote(waits.heard), where.workers, waits.reached, partial(tell, view=where.view))
+        options = RunOptions(Remote(status.hear), where.workers, status.reach, partial(tell, view=where.view))
         steps = run(jobs, where.out, where.only, where.fresh, options)
-        sizes = {job.name: size_of(job) for job in jobs.jobs}
-        course = Course(tuple(names), made, sizes, waits.text)
-        return follow(naming(waits.between(steps), where.view), console, course, where.view)
+        return follow(naming(status.between(steps), where.view), console, info, where.view, status.text)
     except NnsightEtError as error:
-        models = (choice.name for job in jobs.chosen(where.only) for choice in job.models)
+        models = (choice.name for job in chosen for choice in job.models)
         if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):
             error.add_note(f"Embedded models that need no files and run now: {standing_in}")
         if where.view == "json":
@@ -152,17 +151,3 @@ def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:
 def _stand_ins(models: Iterable[str]) -> str:
     """The embedded models that stand for those of `models` that are too large to embed; empty if there are none."""
     return ", ".join(f"{name}-tiny for {name}" for name in dict.fromkeys(models) if f"{name}-tiny" in NAMED)
-
-
-def finished(jobs: Plan, out: Path) -> tuple[Path, set[str]]:
-    """The folder of a plan's results under `out`, and the names of the jobs whose results are there."""
-    from nnsight_et.results.headers import folder_of, read_header
-
-    folder, done = folder_of(out, jobs), set()
-    for job in jobs.jobs:
-        try:
-            if read_header(folder / job.name).job_id == job.id:
-                done.add(job.name)
-        except ResultError:
-            continue  # absent or damaged: it will be computed
-    return folder, done

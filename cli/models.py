@@ -10,8 +10,7 @@ import typer
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.display.table import Table
 
-from .complete import manifests, model_names
-from .options import Settings
+from .options import Settings, manifests, model_names
 from .render import output, show
 
 if TYPE_CHECKING:

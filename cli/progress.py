@@ -4,113 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from .left import Clock, Left
+from .run_events import Event, RunInfo, events
 
 if TYPE_CHECKING:
+    from nnsight_et.remote.server import Waiting
     from nnsight_et.runner.run import Progress as Step
 
 LINE_EVERY, OBJECT_EVERY = 30.0, 1.0  # seconds
+BAR = 30  # columns
 View = Literal["auto", "quiet", "json"]
-
-
-@dataclass(frozen=True)
-class Course:
-    """What is known of a run besides its steps."""
-
-    experiments: tuple[str, ...] = ()
-    """Those that are to run, in order."""
-    made: Callable[[str], tuple[float, int]] | None = None
-    """A finished experiment -> how many seconds it took, and how many self-checks have passed."""
-    sizes: Mapping[str, tuple[str, float]] = field(default_factory=dict)
-    """Experiment -> its method and size."""
-    waiting: Callable[[], str] | None = None
-    """What a server last said of the job that is waited for, or the layer reached; nothing where there is none."""
-
-    def number(self, experiment: str) -> tuple[int, int] | None:
-        """Which of how many experiments it is, counted from 1."""
-        if experiment not in self.experiments:
-            return None
-        return self.experiments.index(experiment) + 1, len(self.experiments)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A run at one moment: an experiment has started or finished, or one more cell of its step is done."""
-
-    kind: Literal["started", "progress", "finished"]
-    experiment: str
-    step: Step
-    computed: int
-    """Cells of the run so far that were measured and not found in the store."""
-    of_experiment: int
-    """The same of this experiment."""
-    rate: float | None
-    """Cells per second in this step; None before there is one."""
-    checks: int
-    """Self-checks of the run that have passed so far."""
-    run_left: Left | None = None
-    """How long the whole run may still take; None where nothing is known of it."""
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Until this step is done, at its rate; how many steps an experiment has is not known before."""
-        return _step_left(self.step, self.rate) if self.kind == "progress" else None
-
-
-@dataclass
-class _Series:
-    """The steps of one name, one after the other: two series may have the same name."""
-
-    name: tuple[str, str]
-    started: float
-    first: int
-    """How many cells were measured before the clock started."""
-    computed: int = 0
-    done: int = 0
-    reused: int = 0
-
-    def rate(self, now: float) -> float | None:
-        """Cells per second since the clock started."""
-        measured, elapsed = self.computed - self.first, now - self.started
-        return measured / elapsed if measured and elapsed else None
-
-
-def _step_left(step: Step, rate: float | None) -> float | None:
-    return (step.total - step.done) / rate if rate else None
-
-
-def moments(steps: Iterable[Step], course: Course | None = None) -> Generator[Moment]:
-    """The steps of a run, with where each experiment starts and ends, and how fast it goes."""
-    series, last, computed, of_experiment, checks, earlier_checks = None, None, 0, 0, 0, 0
-    course = course or Course()
-    clock = Clock(course.experiments, course.sizes, course.made)
-    for step in steps:
-        if last is None or step.experiment != last.experiment:
-            if last is not None:
-                clock.finished(last.experiment)
-                yield Moment("finished", last.experiment, last, computed, of_experiment, None, checks)
-            of_experiment, earlier_checks = 0, checks
-            yield Moment("started", step.experiment, step, computed, 0, None, checks)
-        now, name = time.monotonic(), (step.experiment, step.step)
-        if series is None or series.name != name or step.done <= series.done:
-            series = _Series(name, now, first=step.done - step.reused)
-        more = step.done - series.done - (step.reused - series.reused)
-        series.done, series.reused, series.computed = step.done, step.reused, series.computed + more
-        computed, of_experiment, last = computed + more, of_experiment + more, step
-        checks = max(checks, earlier_checks + step.checks)
-        rate = series.rate(now)
-        left = clock.left(step, now, _step_left(step, rate))
-        yield Moment("progress", step.experiment, step, computed, of_experiment, rate, checks, left)
-    if last is not None:
-        yield Moment("finished", last.experiment, last, computed, of_experiment, None, checks)
 
 
 def is_live(console: Console, view: View) -> bool:
@@ -118,56 +34,103 @@ def is_live(console: Console, view: View) -> bool:
     return view == "auto" and console.is_terminal and not os.environ.get("CI")
 
 
-def follow(steps: Iterable[Step], console: Console, course: Course | None = None, view: View = "auto") -> int:
+@dataclass
+class StatusLine:
+    """The server's last word or the layer reached, for a live view; in plain lines and JSON each new word is said."""
+
+    view: View
+    live: bool
+    server: Waiting | None = None
+    layer: int | None = None
+    """The layer that path patching has come to here."""
+    _said: tuple[str, str] = ("", "")
+    _at: float = field(default_factory=time.monotonic)
+
+    def hear(self, waiting: Waiting) -> None:
+        """Take note of what the server says of a job."""
+        self.server = waiting
+        word, now = (waiting.status, waiting.description), time.monotonic()
+        if self.view == "json" and word != self._said:
+            said = {"status": waiting.status, "description": waiting.description, "seconds": round(waiting.seconds, 1)}
+            write_object({"event": "waiting", "experiment": waiting.experiment} | said)
+        elif self.view == "auto" and not self.live and (word[0] != self._said[0] or now - self._at >= LINE_EVERY):
+            typer.echo(f"{waiting.experiment}: {self.text()}", err=True)
+            self._at = now
+        self._said = word
+
+    def reach(self, layer: int) -> None:
+        """Take note of the layer whose senders are patched now."""
+        self.layer = layer
+
+    def between(self, steps: Iterable[Any]) -> Iterator[Any]:
+        """The steps of a run: with each of them a job, and a piece of work, has ended."""
+        for step in steps:
+            self.server = self.layer = None
+            yield step
+
+    def text(self) -> str:
+        """The last word in a line."""
+        if self.server is None:
+            return "" if self.layer is None else f"senders of layer {self.layer}"
+        status, description = self.server.status, self.server.description
+        return f"server {status}{f': {description}' if description else ''} ({duration(self.server.seconds)})"
+
+
+def follow(
+    steps: Iterable[Step],
+    console: Console,
+    info: RunInfo | None = None,
+    view: View = "auto",
+    status: Callable[[], str] = str,
+) -> int:
     """Go through the steps of a run, showing each as it happens; how many cells were measured, not found stored.
 
-    `auto` is a live view on a terminal, and lines in pipes and where CI is set.
+    `auto` is a live view on a terminal, and lines in pipes and where CI is set. status: what a live view says below.
     """
-    course, last = course or Course(), None
+    info, last = info or RunInfo(), None
+    shown = events(steps, info if view != "quiet" else RunInfo())
     if is_live(console, view):
-        from .live import watched
-
-        watching = watched(moments(steps, course), console, course)
+        shown = _live(shown, console, info, status)
     elif view == "auto":
-        watching = _lines(
-            moments(steps, course),
-            course,
-            lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
-        )
-    else:
-        watching = _objects(moments(steps, course), course) if view == "json" else moments(steps)
-    with closing(watching):  # a live view gives the terminal back, whatever stops the run
-        for moment in watching:
-            last = moment
+        shown = _lines(shown, info, lambda text: _print(console, text))
+    elif view == "json":
+        shown = _objects(shown, info)
+    with closing(shown):  # a live view gives the terminal back, whatever stops the run
+        for event in shown:
+            last = event
     return last.computed if last else 0
 
 
-def _lines(seen: Iterable[Moment], course: Course, write: Callable[[str], None]) -> Generator[Moment]:
+def _print(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _lines(seen: Iterable[Event], info: RunInfo, write: Callable[[str], None]) -> Generator[Event]:
     """A line for each experiment that starts and ends, and at most one every LINE_EVERY seconds between."""
     started, written = "", time.monotonic()
-    for moment in seen:
+    for event in seen:
         now = time.monotonic()
-        begins = moment.kind == "progress" and moment.of_experiment and started != moment.experiment
-        if begins or (moment.kind == "progress" and now - written >= LINE_EVERY):
-            started, written = moment.experiment, now
-            write(f"{titled(moment, course)}: {', '.join(parts(moment))}")
-        elif moment.kind == "finished":
+        begins = event.kind == "progress" and event.computed_here and started != event.experiment
+        if begins or (event.kind == "progress" and now - written >= LINE_EVERY):
+            started, written = event.experiment, now
+            write(f"{_title(event, info)}: {', '.join(_parts(event))}")
+        elif event.kind == "finished":
             started, written = "", now
-            write(finished_line(moment, course))
-        yield moment
+            write(_end(event, info))
+        yield event
 
 
-def _objects(seen: Iterable[Moment], course: Course) -> Generator[Moment]:
+def _objects(seen: Iterable[Event], info: RunInfo) -> Generator[Event]:
     """A JSON object per line on standard output: each start and end, first and last cell of a step, and the seconds."""
     name, written = None, 0.0
-    for moment in seen:
-        step, now = moment.step, time.monotonic()
+    for event in seen:
+        step, now = event.step, time.monotonic()
         due = name != (step.experiment, step.step) or step.done == step.total or now - written >= OBJECT_EVERY
-        if moment.kind != "progress" or due:
+        if event.kind != "progress" or due:
             written = now
-            write_object(_plain(moment, course))
-        name = (step.experiment, step.step) if moment.kind == "progress" else None
-        yield moment
+            write_object(_plain(event, info))
+        name = (step.experiment, step.step) if event.kind == "progress" else None
+        yield event
 
 
 def write_object(plain: dict) -> None:
@@ -175,59 +138,92 @@ def write_object(plain: dict) -> None:
     print(json.dumps(plain, allow_nan=False), flush=True)
 
 
-def _plain(moment: Moment, course: Course) -> dict:
-    number = course.number(moment.experiment)
-    plain: dict = {"event": moment.kind, "experiment": moment.experiment}
-    plain |= {"number": number[0], "of": number[1]} if number else {}
-    if moment.kind == "finished":
-        seconds, checks = course.made(moment.experiment) if course.made else (None, None)
-        return plain | {"computed": moment.of_experiment, "seconds": seconds, "self_checks": checks}
-    if moment.kind == "progress":
-        step = moment.step
+def _plain(event: Event, info: RunInfo) -> dict:
+    plain: dict = {"event": event.kind, "experiment": event.experiment}
+    if number := info.number(event.experiment):
+        plain |= {"number": number[0], "of": number[1]}
+    if event.kind == "finished":
+        seconds, checks = info.outcome(event.experiment) if info.outcome else (None, None)
+        plain |= {"computed": event.computed_here, "seconds": seconds, "self_checks": checks}
+    if event.kind == "progress":
+        step, left = event.step, event.run_left
         plain |= {"step": step.step, "done": step.done, "total": step.total, "reused": step.reused}
-        plain |= {"rate": moment.rate, "seconds_left": moment.seconds_left, "self_checks": moment.checks}
-        plain |= {"run_seconds_left": moment.run_left and moment.run_left.seconds}
-        plain |= {"run_seconds_left_is_partial": moment.run_left and moment.run_left.partial}
-        plain |= {"memory": memory()}
+        plain |= {"rate": event.rate, "seconds_left": event.seconds_left, "self_checks": event.checks}
+        plain |= {"run_seconds_left": left and left.seconds, "run_seconds_left_is_partial": left and left.partial}
+        plain |= {"memory": _resident()}
     return plain
 
 
-def memory() -> int:
+def _live(seen: Iterable[Event], console: Console, info: RunInfo, status: Callable[[], str]) -> Generator[Event]:
+    """The experiment, its step as a bar, and memory, while it lasts; a finished experiment leaves a line above."""
+    started, shown = time.monotonic(), None
+
+    def view() -> RenderableType:
+        said = status()
+        if shown is None:
+            return Text(said or "reading models and data")
+        return Group(_view(shown, info, time.monotonic() - started), *([Text(said)] if said else []))
+
+    with Live(get_renderable=view, console=console, refresh_per_second=4, transient=True):
+        for event in seen:
+            if event.kind == "progress":
+                shown = event
+            elif event.kind == "finished":
+                _print(console, _end(event, info))
+            yield event
+
+
+def _view(event: Event, info: RunInfo, elapsed: float) -> RenderableType:
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(event.step.total, event.step.done, width=BAR), Text(", ".join(_parts(event))))
+    state = [f"{event.checks} self-checks passed", *_memory(), f"running for {duration(elapsed)}"]
+    return Group(Text(_title(event, info), style="bold"), bar, Text(", ".join(state), style="dim"))
+
+
+def _memory() -> Iterator[str]:
+    """What the process holds, and what torch has allocated on the GPU if it uses one."""
+    yield f"{_resident() / (1 << 30):.1f} GiB of memory"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        yield f"{torch.cuda.memory_allocated() / (1 << 30):.1f} GiB on the GPU"
+
+
+def _resident() -> int:
     """Bytes that this process holds."""
     import psutil
 
     return psutil.Process().memory_info().rss
 
 
-def titled(moment: Moment, course: Course) -> str:
+def _title(event: Event, info: RunInfo) -> str:
     """The experiment, and which of how many it is."""
-    number = course.number(moment.experiment)
-    return f"[{number[0]}/{number[1]}] {moment.experiment}" if number else moment.experiment
+    number = info.number(event.experiment)
+    return f"[{number[0]}/{number[1]}] {event.experiment}" if number else event.experiment
 
 
-def parts(moment: Moment) -> Iterator[str]:
+def _parts(event: Event) -> Iterator[str]:
     """What there is to say of a step: how far it is, how fast it goes, when it and the run will be done."""
-    step = moment.step
+    step = event.step
     yield f"{step.step} {step.done}/{step.total}"
     if step.reused:
         yield f"{step.reused} from the store"
-    if moment.rate:
-        yield f"{moment.rate:.2g} cells/s" if moment.rate < 10 else f"{moment.rate:.0f} cells/s"
-    if moment.seconds_left:
-        yield f"about {duration(moment.seconds_left)} left in this step"
-    if left := moment.run_left:
+    if event.rate:
+        yield f"{event.rate:.2g} cells/s" if event.rate < 10 else f"{event.rate:.0f} cells/s"
+    if event.seconds_left:
+        yield f"about {duration(event.seconds_left)} left in this step"
+    if left := event.run_left:
         yield f"about {duration(left.seconds)} in the run{' and more not timed yet' if left.partial else ''}"
 
 
-def finished_line(moment: Moment, course: Course) -> str:
+def _end(event: Event, info: RunInfo) -> str:
     """What there is to say of a finished experiment."""
-    if not moment.of_experiment:
-        return f"{titled(moment, course)}: from the store"
-    said = [f"{moment.of_experiment} cell{'s' * (moment.of_experiment != 1)}"]
-    if course.made:
-        seconds, checks = course.made(moment.experiment)
+    if not event.computed_here:
+        return f"{_title(event, info)}: from the store"
+    said = [f"{event.computed_here} cell{'s' * (event.computed_here != 1)}"]
+    if info.outcome:
+        seconds, checks = info.outcome(event.experiment)
         said = [f"in {duration(seconds)}", *said, f"{checks} self-checks passed"]
-    return f"{titled(moment, course)}: done, {', '.join(said)}"
+    return f"{_title(event, info)}: done, {', '.join(said)}"
 
 
 def duration(seconds: float) -> str:

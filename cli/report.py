@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nnsight_et.planning.plan import Plan
     from nnsight_et.results.study import Study
 
-FORMATS = ("pdf", "png", "svg")
 SHOWN = 3  # other runs
 
 
@@ -94,22 +93,25 @@ def _named(manifest: Manifest, folder: Path, limit: int | None) -> str:
 
 
 def formats_of(text: str) -> tuple[str, ...]:
-    """The figure formats in `pdf,png`; ManifestError for one there is not, or if matplotlib is not installed."""
+    """The figure formats in `pdf,png`; ManifestError for one there is not, or that cannot be made here."""
+    from nnsight_et.report.html.figure_files import FORMATS
+
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in FORMATS:
             raise ManifestError(f"--formats: no format {name!a}; {accepted(name, FORMATS)}")
     if not names:
         raise ManifestError(f"--formats: none is named; accepted: {', '.join(FORMATS)}")
-    if find_spec("matplotlib") is None:
-        raise ManifestError("--figures: matplotlib is not installed; accepted: pip install 'nnsight-et[figures]'")
+    if set(names) != {"svg"} and find_spec("vl_convert") is None:
+        accept = "--formats svg, or pip install 'nnsight-et[figures]'"
+        raise ManifestError(f"--figures: vl-convert-python is not installed; accepted: {accept}")
     return names
 
 
 def write_figures(study: Study, folder: Path, formats: Sequence[str]) -> int:
     """Write every figure of the study in each format; how many files."""
-    from nnsight_et.report.figure_data import plates
-    from nnsight_et.report.paper_figures import figure_files
+    from nnsight_et.report.html.figure_files import figure_files
+    from nnsight_et.report.results import plates
 
     count = 0
     for result in study.results:

@@ -12,8 +12,7 @@ from nnsight_et.core.errors import ManifestError, quantity
 from nnsight_et.display.table import Table
 from nnsight_et.results.disk import write_file
 
-from .complete import model_names, names_of
-from .options import RUNS, Out
+from .options import RUNS, Out, model_names, names_of
 from .render import output, show
 
 if TYPE_CHECKING:

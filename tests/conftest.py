@@ -16,10 +16,10 @@ from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
 from xdist.scheduler import LoadFileScheduling
 
-from nnsight_et.loopback import Loopback
 from nnsight_et.measuring import model_pool
 from nnsight_et.results.store import Result
 from tests.helpers import methods_study
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import ADAPTERS, NAME, PLANTED, TRUSTED, UNTRUSTED
 from tests.helpers.methods_study import EVERYTHING, models_in
 from tests.helpers.remote_study import folders
@@ -167,17 +167,17 @@ def everything(all_methods: Path) -> dict[str, Result]:
 
 
 @pytest.fixture(scope="session")
-def loopback(deployed: Path, two_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def loopback(deployed: Path, two_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyLoopback]:
     """A server with trusted keys and an untrusted one, which stages results of more than 4000 bytes."""
     keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted", PLANTED], ["--inline-bytes=4000"]
     models = {name: lora(tmp_path_factory.mktemp("lora"), seed) for seed, name in enumerate(ADAPTERS)}
     models |= {NAME: deployed} | folders(two_answering)
-    with Loopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
+    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
         yield running
 
 
 @pytest.fixture
-def server(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
+def server(loopback: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> FaultyLoopback:
     """That server without faults; the client has the trusted key."""
     monkeypatch.setattr(CONFIG.API, "APIKEY", TRUSTED)
     monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)
@@ -187,6 +187,6 @@ def server(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
 
 
 @pytest.fixture
-def untrusted(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def untrusted(server: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client has the other key."""
     monkeypatch.setattr(CONFIG.API, "APIKEY", UNTRUSTED)

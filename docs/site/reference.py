@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import typer
+from nnsight_et_cli import app
+from nnsight_et_cli.shell import EXAMPLES
 
 import nnsight_et.api
 from nnsight_et.manifest.json_schema import json_schema
@@ -63,8 +64,7 @@ def manifest_page() -> str:
 
 def commands_page() -> str:
     """Every command with its arguments and options, from the shell itself."""
-    shell = typer.main.get_command(importlib.import_module("nnsight_et_cli").app)
-    examples = importlib.import_module("nnsight_et_cli.examples").EXAMPLES
+    shell = typer.main.get_command(app)
     said = [
         "# Commands",
         COMMANDS_LEAD,
@@ -72,7 +72,7 @@ def commands_page() -> str:
     for name in shell.commands:  # type: ignore[attr-defined]
         command = shell.get_command(None, name)  # type: ignore[attr-defined]
         rows = [_parameter(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
-        said += [f"## et {name}", _paragraph(command.help or ""), f"Example: `{examples[name]}`"]
+        said += [f"## et {name}", _paragraph(command.help or ""), f"Example: `{EXAMPLES[name]}`"]
         if rows:
             said.append("\n".join(["| argument or option | what it does |", "|---|---|", *rows]))
     return "\n\n".join(said) + "\n"

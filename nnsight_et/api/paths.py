@@ -16,12 +16,12 @@ from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Part, as_part
 from nnsight_et.core.errors import ExperimentError, TaskError, brief, quantity
 from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric, too_few
 from nnsight_et.core.statistics import LEVEL
+from nnsight_et.display.circuit_figures import heat_map, shown
 from nnsight_et.display.figures import Plate
 from nnsight_et.engine.paths import End
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.measuring.missing_scores import without_score
 from nnsight_et.measuring.stage_scores import ranking, stage_scores
-from nnsight_et.report.circuit_figures import heat_map, shown
 
 SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": "PD"}
 

@@ -14,10 +14,9 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ManifestError, ResultError, accepted, brief
 from nnsight_et.core.notices import Notice
 from nnsight_et.display.table import Table
-from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html.notebook import shown
 from nnsight_et.report.html.page import limits, tiles
-from nnsight_et.report.results import tables
+from nnsight_et.report.results import plates, tables
 from nnsight_et.report.tidy.tables import TABLES, kind_of
 from nnsight_et.results.headers import models_of, name_of
 from nnsight_et.results.store import HEADER, Result, ResultHeader, read_result

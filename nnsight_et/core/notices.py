@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Notice:
     """One thing to know before the numbers are read.
 
-    In a run `RunContext.tell(job, notice)` is all there is to do. In Python, LoadedModel and Finding carry notices.
+    In a run `RunContext.tell(job, notice)` is all there is to do. In Python, LoadedModel and Finding carry them.
     """
 
     kind: str

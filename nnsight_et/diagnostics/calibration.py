@@ -12,6 +12,7 @@ import torch
 from nnsight_et.core.batch import Example, Pair, Question, Run, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import ManifestError
+from nnsight_et.diagnostics.costs import BYTES, Speeds, sized
 from nnsight_et.diagnostics.sizing import choices, laid_out, sample
 from nnsight_et.interventions.ablation import Fill, circuit_readouts, model_readouts
 from nnsight_et.interventions.activation_patching import patched_readouts
@@ -27,7 +28,6 @@ from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import methods
 from nnsight_et.planning.cost.methods import Rows
 from nnsight_et.planning.cost.passes import Count, path_patching
-from nnsight_et.planning.cost.plans import BYTES, Speeds, sized
 from nnsight_et.planning.plan import Plan
 from nnsight_et.runner.run import device_of
 

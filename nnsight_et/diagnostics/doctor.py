@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +25,7 @@ from nnsight_et.models.named import NAMED, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
 LOW_DISK = 5 * GIB
-EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("matplotlib",), "gguf": ("gguf",)}
+EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("vl-convert-python",), "gguf": ("gguf",)}
 BYTES = 2  # of a weight in bfloat16
 
 
@@ -59,13 +58,19 @@ def _versions() -> Iterator[Finding]:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         wanted = f"pip install '{requirement.name}{requirement.specifier}'"
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
+        if (version := _version(requirement.name)) is None:
             yield Finding(requirement.name, "not installed", "mend", wanted)
             continue
         fits = requirement.specifier.contains(version, prereleases=True)
         yield Finding(requirement.name, version) if fits else Finding(requirement.name, version, "mend", wanted)
+
+
+def _version(package: str) -> str | None:
+    """The version that is installed, if one is."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _extras() -> Iterator[Finding]:
@@ -75,12 +80,12 @@ def _extras() -> Iterator[Finding]:
         "gguf": "gguf: FILE.gguf of a model",
     }
     for extra, packages in EXTRAS.items():
-        missing = [name for name in packages if find_spec(name) is None]
-        if missing:
+        versions = {name: _version(name) for name in packages}
+        if missing := [name for name, version in versions.items() if version is None]:
             do = f"for {purposes[extra]}: pip install 'nnsight-et[{extra}]'"
             yield Finding(f"extra {extra}", f"no {', '.join(missing)}", "note", do)
         else:
-            yield Finding(f"extra {extra}", ", ".join(f"{name} {metadata.version(name)}" for name in packages))
+            yield Finding(f"extra {extra}", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _device() -> Finding:

@@ -15,7 +15,7 @@ from nnsight_et.diagnostics.doctor import Finding
 from nnsight_et.models.named import NAMED, is_hub_id
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
-from nnsight_et.remote.failures import Again, Refused, RemoteFailure
+from nnsight_et.remote.failures import Rejected, RemoteFailure, Retryable
 from nnsight_et.remote.settings import configuration, origin
 
 TASK = "text-generation"
@@ -33,7 +33,7 @@ def server_findings(models: Sequence[ModelChoice]) -> list[Finding]:
     """What is to be known of nnsight's configured server before these models run there; a dtype "" is any."""
     try:
         client = Client()
-    except Refused as failure:
+    except Rejected as failure:
         return [Finding("server", str(failure), "mend", "mend NDIF_HOST, or HOST in " + str(configuration()))]
     return list(_findings(client, models))
 
@@ -55,13 +55,13 @@ def _findings(client: Client, models: Sequence[ModelChoice]) -> Iterator[Finding
         try:
             yield from look()
         except RemoteFailure as failure:
-            state: Literal["note", "mend"] = "mend" if isinstance(failure, Again) else "note"
+            state: Literal["note", "mend"] = "mend" if isinstance(failure, Retryable) else "note"
             do = LATER if state == "mend" else "this server does not tell; a run may work"
             yield Finding(subject, _said(client, failure), state, do)
 
 
 def _way_out(failure: RemoteFailure) -> str:
-    if isinstance(failure, Refused):
+    if isinstance(failure, Rejected):
         return "no NDIF server at this address: mend NDIF_HOST, or HOST in " + str(configuration())
     if "answers" in str(failure):
         return f"{LATER}; a server of your own: ndif logs ray"
@@ -77,7 +77,7 @@ def _key(client: Client) -> Iterator[Finding]:
     where = origin("APIKEY")
     try:
         who = _mapping(client.read("/whoami"))
-    except Refused:  # what is no key, or the question
+    except Rejected:  # what is no key, or the question
         who = None
     tags = (who or {}).get("tags") or []
     if not (tags or (who and who.get("email"))):

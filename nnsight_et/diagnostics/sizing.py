@@ -13,6 +13,7 @@ import torch
 
 from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import NnsightEtError
+from nnsight_et.diagnostics.costs import estimates, rows_of, sized
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.template import Wishes, written
 from nnsight_et.measuring.examples import task_of
@@ -20,7 +21,6 @@ from nnsight_et.models.files import described
 from nnsight_et.models.load import shape_of, tokenizer_of
 from nnsight_et.planning.cost.methods import Rows
 from nnsight_et.planning.cost.passes import Prompts
-from nnsight_et.planning.cost.plans import estimates, rows_of, sized
 from nnsight_et.planning.plan import Job, ModelChoice, Plan, plan
 from nnsight_et.runner.run import device_of
 

@@ -1,4 +1,4 @@
-"""Figures as data: what is drawn, and the text each mark shows. html/ and paper_figures.py draw them."""
+"""Figures as data: what is drawn, and the text each mark shows. html/ draws them."""
 
 from __future__ import annotations
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import isnan
 from operator import attrgetter
+from typing import Any
 
-from nnsight_et.core.circuit import Mlp, Part
-from nnsight_et.results.store import ResultHeader
+from torch import Tensor
+
+from nnsight_et.core.circuit import Head, Mlp, Part
+from nnsight_et.core.named_metrics import PAPERS
+from nnsight_et.results.headers import metric_of
+from nnsight_et.results.store import Result, ResultHeader
 
 
 @dataclass(frozen=True)
@@ -69,3 +75,44 @@ def of_experiment(header: ResultHeader, model: str | None = None) -> Measurement
     if model is None:
         model = names[0] if len(names) == 1 else ""
     return Measurement(str(header.job["name"]), str(header.job["spec"]["method"]), model)
+
+
+def tensors_of_group(result: Result, group: str) -> dict[str, Tensor]:
+    """The tensors [layer, head] under a name, by what follows it."""
+    prefix = f"{group}."
+    found = {name.removeprefix(prefix): tensor for name, tensor in result.scores.items() if name.startswith(prefix)}
+    return {name: tensor for name, tensor in found.items() if tensor.dim() == 2}
+
+
+def all_heads(values: Tensor) -> Iterator[Head]:
+    """Every head of a tensor [layer, head]."""
+    layers, heads = values.shape
+    return (Head(layer, index) for layer in range(layers) for index in range(heads))
+
+
+def all_mlps(values: Tensor) -> Iterator[Mlp]:
+    """Every MLP of a tensor [layer, 1]."""
+    return (Mlp(layer) for layer in range(len(values)))
+
+
+def number_at(values: Tensor, head: Part) -> Any:
+    """The number of a head or an MLP; None for NaN."""
+    value = values[head].item()
+    return None if isinstance(value, float) and isnan(value) else value
+
+
+def suffix_of_metric(header: ResultHeader) -> str:
+    """What the names of values end in: nothing for the paper's metric, for others an _ and its name."""
+    metric = metric_of(header)
+    return "" if metric == PAPERS else f"_{metric}"
+
+
+def of_row(place: Measurement, row: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Measurement]:
+    """The row's values under our names, each with its interval where the row has one."""
+    for name, key in names.items():
+        yield place.of(name, row[key], row.get(f"{key}_interval"))
+
+
+def no_rows(result: Result) -> Iterator[Measurement]:
+    """For methods that have no values of this kind."""
+    yield from ()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnsight_et.core.errors import ResultError
 from nnsight_et.core.named_metrics import PAPERS, Metric
 from nnsight_et.results.headers import ResultHeader, name_of
 
@@ -80,3 +81,11 @@ def _is_number(text: str) -> bool:
 def signed(value: float, metric: Metric) -> str:
     """A score with its sign: three decimals, or for metrics whose scores can all be small three digits."""
     return f"{value:+.3f}" if metric == PAPERS else f"{value:+.3g}"
+
+
+def rows_of(header: ResultHeader) -> list[Row]:
+    """The rows of a summary; ResultError if it has none."""
+    rows = header.summary["rows"]
+    if not isinstance(rows, list):
+        raise ResultError(f"{name_of(header)}: its summary has no rows")
+    return rows

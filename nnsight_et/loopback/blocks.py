@@ -1,7 +1,4 @@
-"""What a job is made of: the block as it was sent, run on a model, its values, its prints, its errors.
-
-Used by the process with the models, and by the process that runs an untrusted block.
-"""
+"""What a job is made of: the block as it was sent, run on a model, its values, its errors."""
 
 from __future__ import annotations
 
@@ -13,14 +10,12 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import descriptions
-
-Say = Callable[[str], None]
 
 
 class _Absent(importlib.abc.MetaPathFinder):
@@ -43,34 +38,6 @@ def prepare(absent: str) -> None:
         threading.Thread(target=lambda: (parent.join(), os._exit(0)), daemon=True).start()
 
 
-class _Lines(io.TextIOBase):
-    """Standard output that becomes LOG messages, one a line."""
-
-    def __init__(self, say: Say) -> None:
-        self.say, self.rest = say, ""
-
-    def write(self, text: str) -> int:
-        """Pass on the lines that are complete."""
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            self.say(line)
-        return len(text)
-
-    def finish(self) -> None:
-        """Pass on a last line without an end."""
-        if self.rest:
-            self.write("\n")
-
-
-@contextmanager
-def printed_as_log(say: Say) -> Iterator[None]:
-    """What is printed inside goes to the client."""
-    lines = _Lines(say)
-    with redirect_stdout(lines), redirect_stderr(lines):
-        yield
-    lines.finish()
-
-
 @contextmanager
 def own_sources() -> Iterator[None]:
     """nnsight's memory of sources and blocks, as it was before: a job must not run an earlier one's block."""
@@ -86,16 +53,13 @@ def own_sources() -> Iterator[None]:
             cache.update(content)
 
 
-def failure(error: BaseException, apart: bool = False) -> str:
-    """A job's own error as text, cut as NDIF cuts it: of a block in this process the traceback without nnsight's frames
-    but with the forward's; of one apart from where its worker was started, with nnsight's frames."""
+def failure(error: BaseException) -> str:
+    """A job's own error as text, cut as NDIF cuts it: without nnsight's frames, but with the forward's."""
     from nnsight.tracing.util import clean_traceback, filter_traceback
 
-    frames = getattr(error, "__intervention_tb__", None) if apart else None
-    if frames is None:
-        loop = str(Path(__file__).with_name("worker.py"))
-        frames = clean_traceback(error.__traceback__)
-        frames = filter_traceback(frames, lambda frame: frame.f_code.co_filename != loop)
+    loop = str(Path(__file__).with_name("worker.py"))
+    frames = clean_traceback(error.__traceback__)
+    frames = filter_traceback(frames, lambda frame: frame.f_code.co_filename != loop)
     return "".join(traceback.format_exception(type(error), error, frames))
 
 

@@ -17,7 +17,6 @@ class Hosted:
     """The models of the server, loaded when first asked for."""
 
     folders: dict[str, str]
-    dtype: str
     models: dict[str, Any] = field(default_factory=dict)
 
     def folder(self, name: str) -> str | None:
@@ -26,14 +25,11 @@ class Hosted:
         return found if Path(found).is_dir() else None
 
     def load(self, key: str) -> dict[str, Any]:
-        """Load a model if it is not loaded yet; facts about it for /status."""
+        """Load a model if it is not loaded yet; facts about it."""
         if key not in self.models:
-            self.models[key] = self.made(key, dispatch=True, dtype=self.dtype, device="cpu")
+            self.models[key] = self.made(key, dispatch=True, dtype="float32", device="cpu")
             self.models[key]._module.requires_grad_(False)
-        module, config = self.models[key]._module, self.models[key]._module.config
-        n_params = sum(parameter.numel() for parameter in module.parameters())
-        size = sum(parameter.nbytes for parameter in module.parameters())
-        return {"config": config.to_json_string(), "n_params": n_params, "size_bytes": size}
+        return {}
 
     def made(self, key: str, **how: Any) -> Any:
         """The model of a key, from its folder; UnknownModel without one."""
@@ -58,9 +54,7 @@ class Hosted:
 class Order:
     """What the worker needs of a job."""
 
-    id: str
     key: str
     env: dict[str, Any]
     compress: bool
-    inline_bytes: int  # larger results are staged; -1: all
     blob: bytes

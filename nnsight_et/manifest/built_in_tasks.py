@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.experiments import Experiment
-from nnsight_et.manifest.methods.knockout import Knockout
-from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.written import Written
 
 FEWEST_NAMES = 5
@@ -65,20 +60,3 @@ class GreaterThanTask(Written):
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data."""
         return self.model_dump(mode="json") | {"version": self.version}
-
-
-def order_problems(experiment: Experiment, task: IOITask) -> Iterator[Problem]:
-    """A problem for each path and blocked edge between positions that have no one order in the task's prompts."""
-    accept = "accepted: task.order: ABBA or BABA, or other positions"
-    if isinstance(experiment, PathPatching):
-        places = {stage.group: stage.at for stage in experiment.stages}
-        for index, stage in enumerate(experiment.stages):
-            into = places.get(stage.into, stage.at)
-            if task.unordered(stage.at, into):
-                text = f"senders at {stage.at}, receivers at {into}: with order: mixed either comes first; {accept}"
-                yield Problem(("stages", index, "at"), text)
-    if isinstance(experiment, Knockout):
-        for index, edge in enumerate(experiment.edges):
-            if task.unordered(edge.blind, edge.to):
-                text = f"from {edge.blind} to {edge.to}: with order: mixed either comes first; {accept}"
-                yield Problem(("edges", index, "to"), text)

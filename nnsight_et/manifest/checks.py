@@ -7,15 +7,16 @@ from graphlib import CycleError, TopologicalSorter
 
 from nnsight_et.circuits import published
 from nnsight_et.core.errors import accepted
-from nnsight_et.manifest.built_in_tasks import IOITask, order_problems
+from nnsight_et.manifest.built_in_tasks import IOITask
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.experiments import Experiment
+from nnsight_et.manifest.experiments import METHODS, Experiment
+from nnsight_et.manifest.methods.cmap import CMAP
 from nnsight_et.manifest.methods.dcm import DCM
+from nnsight_et.manifest.methods.knockout import Knockout
 from nnsight_et.manifest.methods.path_patching import PathPatching
-from nnsight_et.manifest.own_pairs import boxes_only
 from nnsight_et.manifest.own_task import UnusableTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
-from nnsight_et.manifest.written import Surroundings
+from nnsight_et.manifest.written import Surroundings, is_shipped
 from nnsight_et.models.named import NAMED
 
 
@@ -64,13 +65,60 @@ def _experiment_problems(manifest: Manifest, experiment: Experiment, known: Surr
     """What the method finds wrong; first what only the boxes task has, and of the keys that ask for it nothing else."""
     task, refused = manifest.task, list[Problem]()
     if not isinstance(task, BoxesTask):
-        refused += boxes_only(experiment, task.kind)
+        refused += _boxes_only(experiment, task.kind)
     if isinstance(task, IOITask):
-        refused += order_problems(experiment, task)
+        refused += _order_problems(experiment, task)
     yield from refused
     keys = {problem.path[0] for problem in refused}
     if "method" not in keys:
         yield from (problem for problem in experiment.problems(known) if not keys & set(problem.path[:1]))
+
+
+def _boxes_only(experiment: Experiment, kind: str) -> Iterator[Problem]:
+    """A problem for each thing that only the boxes task has and an experiment on a task of another `kind` asks for."""
+    if experiment.needs_desiderata:
+        others = ", ".join(method for method, spec in METHODS.items() if not spec.needs_desiderata)
+        text = f"{experiment.method} needs the desiderata of the boxes task; accepted for {kind}: {others}"
+        yield Problem(("method",), text)
+        return
+    if experiment.reproduces:
+        yield Problem(("reproduces",), f"the paper's numbers are of the boxes task; accepted for {kind}: none")
+    if isinstance(experiment, CMAP) and experiment.roles is not None:
+        text = f"heads are selected by the desiderata of the boxes task; accepted for {kind}: no roles, for all heads"
+        yield Problem(("roles",), text)
+    if isinstance(experiment, Knockout):
+        yield from _edges(experiment, kind)
+    for path, name in experiment.result_names.items():
+        if is_shipped(name) and path != ("roles",):
+            yield Problem(path, f"{name} is of the boxes task; accepted for {kind}: an experiment, or a .json file")
+
+
+def _edges(experiment: Knockout, kind: str) -> Iterator[Problem]:
+    accept = f"accepted for {kind}: edges between named positions"
+    if "edges" not in experiment.model_fields_set:
+        yield Problem(("edges",), f"missing, and the sweeps of App. A are of the boxes task; {accept}")
+        return
+    for index, edge in enumerate(experiment.edges):
+        if edge.to == "random":
+            text = f"random tokens are those that are no label, which only the boxes task has; {accept}"
+            yield Problem(("edges", index, "to"), text)
+
+
+def _order_problems(experiment: Experiment, task: IOITask) -> Iterator[Problem]:
+    """A problem for each path and blocked edge between positions that have no one order in the task's prompts."""
+    accept = "accepted: task.order: ABBA or BABA, or other positions"
+    if isinstance(experiment, PathPatching):
+        places = {stage.group: stage.at for stage in experiment.stages}
+        for index, stage in enumerate(experiment.stages):
+            into = places.get(stage.into, stage.at)
+            if task.unordered(stage.at, into):
+                text = f"senders at {stage.at}, receivers at {into}: with order: mixed either comes first; {accept}"
+                yield Problem(("stages", index, "at"), text)
+    if isinstance(experiment, Knockout):
+        for index, edge in enumerate(experiment.edges):
+            if task.unordered(edge.blind, edge.to):
+                text = f"from {edge.blind} to {edge.to}: with order: mixed either comes first; {accept}"
+                yield Problem(("edges", index, "to"), text)
 
 
 def _task_problems(manifest: Manifest) -> Iterator[Problem]:

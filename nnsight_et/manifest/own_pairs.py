@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -13,16 +12,10 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.experiments import Experiment
-from nnsight_et.manifest.methods.cmap import CMAP
-from nnsight_et.manifest.methods.knockout import Knockout
-from nnsight_et.manifest.written import Written, is_shipped
+from nnsight_et.manifest.written import Written
 
 FILE_LIMIT = 1 << 26  # bytes
 TAKEN = ("last", "random", "group", "at", "head", "other")  # what manifests and results call something else
-WITHOUT_DESIDERATA = "path_patching, faithfulness, minimality, completeness, attribution, cmap without roles"
-NEED_DESIDERATA = ("dcm", "activation_patching")
 
 PositionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
@@ -105,42 +98,3 @@ def read_pairs_file(task: PairsTask, folder: Path, where: str) -> PairsFile:
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a name no file can have; RuntimeError: no home
         reason = getattr(error, "strerror", None) or str(error)
         raise ManifestError(f"{where}: no file {ascii(str(path))[1:-1]} ({reason}); {accept}") from None
-
-
-def boxes_only(experiment: Experiment, kind: str) -> Iterator[Problem]:
-    """A problem for each thing that only the boxes task has and an experiment on a task of another `kind` asks for."""
-    if experiment.method in NEED_DESIDERATA:
-        text = f"{experiment.method} needs the desiderata of the boxes task; accepted for {kind}: {WITHOUT_DESIDERATA}"
-        yield Problem(("method",), text)
-        return
-    if experiment.reproduces:
-        yield Problem(("reproduces",), f"the paper's numbers are of the boxes task; accepted for {kind}: none")
-    if isinstance(experiment, CMAP) and experiment.roles is not None:
-        text = f"heads are selected by the desiderata of the boxes task; accepted for {kind}: no roles, for all heads"
-        yield Problem(("roles",), text)
-    if isinstance(experiment, Knockout):
-        yield from _edges(experiment, kind)
-    for path, name in _results_named(experiment):
-        if is_shipped(name):
-            yield Problem(path, f"{name} is of the boxes task; accepted for {kind}: an experiment, or a .json file")
-
-
-def _edges(experiment: Knockout, kind: str) -> Iterator[Problem]:
-    accept = f"accepted for {kind}: edges between named positions"
-    if "edges" not in experiment.model_fields_set:
-        yield Problem(("edges",), f"missing, and the sweeps of App. A are of the boxes task; {accept}")
-        return
-    for index, edge in enumerate(experiment.edges):
-        if edge.to == "random":
-            text = f"random tokens are those that are no label, which only the boxes task has; {accept}"
-            yield Problem(("edges", index, "to"), text)
-
-
-def _results_named(experiment: Experiment) -> Iterator[tuple[KeyPath, str]]:
-    """Circuits and scores the experiment uses, and where it names them."""
-    several = len(experiment.circuit_names) > 1
-    for index, name in enumerate(experiment.circuit_names):
-        yield ("circuits", index) if several else ("circuit",), name
-    scores = getattr(experiment, "scores", None)
-    if scores is not None:
-        yield ("scores",), scores

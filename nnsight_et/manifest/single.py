@@ -15,13 +15,9 @@ from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest.document import KeyPath, read
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.schema import Manifest
-from nnsight_et.manifest.studies import STUDIES
+from nnsight_et.manifest.studies import stages_of
 from nnsight_et.manifest.written import SHIPPED, is_file, is_shipped
-from nnsight_et.models.named import LLAMA_7B, NAMED
 
-# keep and receivers of the boxes task's four stages: the paper's for its 7B models (§4.1), fewer for the rest
-PAPER_SIZES = ((58, 20), (10, 5), (25, 10), (5, None))
-SMALL_SIZES = ((8, 4), (6, 3), (6, 3), (4, None))
 STAGE = "{group: a, into: logits, at: last, keep: 8}"
 OPTIONS = {
     "model": "--model", "models": "--models", "circuit": "--circuit", "examples": "--examples", "donor": "--src",
@@ -72,11 +68,13 @@ def dcm(model: str, circuit: str | None, desiderata: Sequence[str], setting: Set
     return _manifest("dcm", experiments, "", setting)
 
 
-def cmap(donor: str, recipient: str, given: tuple[str | None, str | None], setting: Setting) -> Manifest:
-    """The donor's head activations in the recipient; `given` are a circuit and roles, by default the donor's own."""
+def cmap(
+    donor: str, recipient: str, setting: Setting, *, circuit: str | None = None, roles: str | None = None
+) -> Manifest:
+    """The donor's head activations in the recipient; circuit and roles are by default the donor's own."""
     experiments: Experiments = {}
-    circuit = _circuit(donor, given[0], experiments, setting)
-    roles = _roles(donor, circuit, given[1], experiments)
+    circuit = _circuit(donor, circuit, experiments, setting)
+    roles = _roles(donor, circuit, roles, experiments)
     patched = {"method": "cmap", "donor": donor, "recipient": recipient, "circuit": circuit, "roles": roles}
     return _manifest("cmap", experiments | {"cmap": patched}, "cmap", setting)
 
@@ -90,27 +88,6 @@ def comparison(first: str, second: str, scores: str | None, setting: Setting) ->
     """How two circuits overlap, and with the second one's scores their heads by causal impact."""
     compared = {"method": "comparison", "circuits": [_place(first), _place(second)]}
     return _manifest("compare", {"comparison": compared | ({"scores": scores} if scores else {})}, "", setting)
-
-
-def stages_of(kind: str, model: str) -> list[dict[str, Any]]:
-    """The stages that come with a task, as a manifest writes them; none where it has none."""
-    if kind == "boxes":
-        return four_stages(model)
-    return list(STUDIES[kind].stages) if kind in STUDIES else []
-
-
-def four_stages(model: str) -> list[dict[str, Any]]:
-    """The stages of §4.1 for the boxes task, as a manifest writes them."""
-    large = model in NAMED and NAMED[model].shape == LLAMA_7B
-    stages: list[dict[str, Any]] = [
-        {"group": "value_fetcher", "into": "logits", "at": "last"},
-        {"group": "position_transmitter", "into": "value_fetcher", "via": "query", "at": "last"},
-        {"group": "position_detector", "into": "position_transmitter", "via": "value", "at": "query_label"},
-        {"group": "structure_reader", "into": "position_detector", "via": "value", "at": "previous_query_label"},
-    ]
-    for stage, (keep, receivers) in zip(stages, PAPER_SIZES if large else SMALL_SIZES, strict=True):
-        stage |= {"keep": keep} | ({"receivers": receivers} if receivers else {})
-    return stages
 
 
 def _circuit(model: str, given: str | None, experiments: Experiments, setting: Setting) -> str:

@@ -1,4 +1,4 @@
-"""What a first manifest on a built-in task beside the boxes says: its model, stages of path patching, blocked edges."""
+"""What a first manifest says of a built-in task: its stages of path patching; beside the boxes its model and edges."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnsight_et.core.named_metrics import Metric
+from nnsight_et.models.named import LLAMA_7B, NAMED
 
 Stages = tuple[dict[str, Any], ...]
 
@@ -29,6 +30,9 @@ class Study:
     """What the paper scores paths by."""
 
 
+# keep and receivers of the boxes task's four stages: the paper's for its 7B models (§4.1), fewer for the rest
+PAPER_SIZES = ((58, 20), (10, 5), (25, 10), (5, None))
+SMALL_SIZES = ((8, 4), (6, 3), (6, 3), (4, None))
 GPT2 = ("gpt2", "openai-community/gpt2")
 STUDIES: dict[str, Study] = {
     "ioi": Study(
@@ -60,3 +64,19 @@ STUDIES: dict[str, Study] = {
     ),
 }
 """By the task's kind."""
+
+
+def stages_of(kind: str, model: str) -> list[dict[str, Any]]:
+    """The stages that come with a task, as a manifest writes them; none where it has none. Of boxes those of §4.1."""
+    if kind != "boxes":
+        return list(STUDIES[kind].stages) if kind in STUDIES else []
+    large = model in NAMED and NAMED[model].shape == LLAMA_7B
+    stages: list[dict[str, Any]] = [
+        {"group": "value_fetcher", "into": "logits", "at": "last"},
+        {"group": "position_transmitter", "into": "value_fetcher", "via": "query", "at": "last"},
+        {"group": "position_detector", "into": "position_transmitter", "via": "value", "at": "query_label"},
+        {"group": "structure_reader", "into": "position_detector", "via": "value", "at": "previous_query_label"},
+    ]
+    for stage, (keep, receivers) in zip(stages, PAPER_SIZES if large else SMALL_SIZES, strict=True):
+        stage |= {"keep": keep} | ({"receivers": receivers} if receivers else {})
+    return stages

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import dedent, indent
 
 from nnsight_et.core.errors import ManifestError, accepted
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.json_schema import MODELINE
 from nnsight_et.manifest.load import parse
-from nnsight_et.manifest.own_pairs import NEED_DESIDERATA
-from nnsight_et.manifest.single import stages_of
-from nnsight_et.manifest.studies import STUDIES, Study
+from nnsight_et.manifest.methods.path_patching import PathPatching
+from nnsight_et.manifest.studies import STUDIES, Study, stages_of
 
 DEFAULT_METHODS = ("path_patching", "minimality", "faithfulness")
 TASKS = ("boxes", *STUDIES)
 EMBEDDED = "llama-tiny"
-TWO_MODELS = ("comparison", "cmap")
 FEWEST = 20  # examples
 FEWER = (
     "# The numbers of examples below are smaller than usual, to keep a run short on the machine where this was",
     "# written. More of them give narrower intervals.",
 )
-NO_CIRCUIT = ("knockout", "attribution")
+PLACE = re.compile(r"<(\w+)>")
+"""Where a method's template has a name, or a usual number of examples."""
+FINDS = {"circuit": "path_patching", "candidates": "path_patching", "roles": "dcm"}
+"""What an experiment uses of another -> the method that finds it."""
+TWO_MODELS = tuple(method for method, spec in METHODS.items() if "<finetuned_circuit>" in spec.template)
 _PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9._/-]*")
 
 
@@ -51,11 +54,6 @@ class Wishes:
     def examples(self, usual: int) -> int:
         """How many examples an experiment has that usually has so many: tens of them, and no fewer than FEWEST."""
         return min(usual, max(FEWEST, int(usual * self.share) // 10 * 10))
-
-    @property
-    def circuit(self) -> str:
-        """The experiment that gives the circuit the others use."""
-        return "minimal" if self.has("minimality") else "circuit"
 
     @property
     def study(self) -> Study | None:
@@ -96,9 +94,7 @@ def written(wishes: Wishes) -> str:
         "",
         "experiments:",
     ]
-    for wanted, of_method in EXPERIMENTS:
-        if wanted(wishes):
-            lines += [f"  {line}" for line in of_method(wishes)]
+    lines += [indent(text, "  ") for text in _experiments(wishes)]
     text = "\n".join(lines) + "\n"
     parse(text, "the manifest", lines=False)
     return text
@@ -110,7 +106,7 @@ def _check(wishes: Wishes) -> None:
         raise ManifestError(f"--task: no task {wishes.task!a}; {accepted(wishes.task, TASKS)}")
     if wishes.study and wishes.boxes is not None:
         raise ManifestError(f"--boxes {wishes.boxes}: the task {wishes.task} has none; accepted: with --task boxes")
-    usable = [method for method in METHODS if not (wishes.study and method in NEED_DESIDERATA)]
+    usable = [method for method, spec in METHODS.items() if not (wishes.study and spec.needs_desiderata)]
     for method in wishes.methods:
         if method not in METHODS:
             raise ManifestError(f"--methods: no method {method!a}; {accepted(method, usable)}")
@@ -138,109 +134,52 @@ def _task(wishes: Wishes) -> list[str]:
     ]
 
 
-def _circuit(wishes: Wishes) -> list[str]:
-    about = "# which heads matter, stage by stage from the logits back (section 4.1 of the paper)"
-    return [about, *_found("circuit", wishes.pretrained, wishes)]
+def _experiments(wishes: Wishes) -> Iterator[str]:
+    """The methods that are wished for and those they need, those that find circuits first."""
+    wanted, more = set[str](), set(wishes.methods)
+    while more:
+        wanted |= more
+        more = {FINDS[name] for method in wanted for name in PLACE.findall(METHODS[method].template) if name in FINDS}
+        more -= wanted
+    # of path patching finds_circuit is a property, as its stages decide; that it is there counts
+    for method, spec in sorted(METHODS.items(), key=lambda item: not item[1].finds_circuit):
+        if method in wanted:
+            yield _filled(spec.template, wishes, wishes.pretrained)
+        if spec is PathPatching and wishes.finetuned and wishes.has(*TWO_MODELS):
+            again = r"# the same in the finetuned model\n\1finetuned_circuit:"
+            same = re.sub(r"# .*\n( *)circuit:", again, spec.template)
+            yield _filled(same, wishes, wishes.finetuned)
 
 
-def _finetuned_circuit(wishes: Wishes) -> list[str]:
-    assert wishes.finetuned is not None
-    return ["# the same in the finetuned model", *_found("finetuned_circuit", wishes.finetuned, wishes)]
+def _filled(template: str, wishes: Wishes, model: str) -> str:
+    """An experiment's text: names and numbers in their places; without lines that the task has nothing for."""
+    study = wishes.study
+    stages = [_mapping(stage) for stage in stages_of(wishes.task, model)]
+    edges = [_mapping({"blind": blind, "to": to}) for blind, to in study.edges] if study else []
+    values = {
+        "model": _text(model),
+        "models": wishes.models,
+        "finetuned": _text(wishes.finetuned or ""),
+        "candidates": "circuit",
+        "circuit": "minimal" if wishes.has("minimality") else "circuit",
+        "finetuned_circuit": "finetuned_circuit",
+        "roles": "roles",
+        "metric": study.metric if study else "",
+        "stages": "\n    - ".join(stages),
+        "edges": f"[{', '.join(edges)}]" if edges else "",
+        "screened": f"[{', '.join(study.screened if study else ('last',))}]",
+    }
+
+    def value(place: re.Match[str]) -> str:
+        return str(wishes.examples(int(place[1]))) if place[1].isdecimal() else values[place[1]]
+
+    lines = dedent(template).strip().splitlines()
+    kept = [line for line in lines if all(values.get(name, "any") for name in PLACE.findall(line))]
+    return "\n".join(PLACE.sub(value, line) for line in kept)
 
 
-def _found(name: str, model: str, wishes: Wishes) -> list[str]:
-    lines = [
-        f"{name}:",
-        "  method: path_patching",
-        f"  model: {_text(model)}",
-        f"  examples: {wishes.examples(300)}",
-        *([f"  metric: {wishes.study.metric}"] if wishes.study else []),
-        "  stages: # keep: how many heads join the circuit; receivers: how many of them a later stage patches into",
-    ]
-    for stage in stages_of(wishes.task, model):
-        fields = ", ".join(f"{key}: {value}" for key, value in stage.items())
-        lines.append(f"    - {{{fields}}}")
-    return lines
-
-
-def _minimal(wishes: Wishes) -> list[str]:
-    about = "# the circuit without heads that add less than the threshold to its accuracy (App. B)"
-    fields = f"circuit: circuit, examples: {wishes.examples(100)}, threshold: 0.01"
-    return [about, f"minimal: {{method: minimality, {fields}}}"]
-
-
-def _faithful(wishes: Wishes) -> list[str]:
-    about = "# how much of each model's accuracy the circuit alone keeps (Table 1)"
-    fields = f"circuit: {wishes.circuit}, models: {wishes.models}, examples: {wishes.examples(500)}"
-    return [about, f"faithful: {{method: faithfulness, {fields}}}"]
-
-
-def _complete(wishes: Wishes) -> list[str]:
-    about = "# whether circuit and model lose alike when both lose the same heads (App. C)"
-    fields = f"circuit: {wishes.circuit}, examples: {wishes.examples(200)}, draws: 20"
-    return [about, f"complete: {{method: completeness, {fields}}}"]
-
-
-def _overlap(wishes: Wishes) -> list[str]:
-    about = "# how the two circuits overlap (App. E4)"
-    circuits = f"circuits: [{wishes.circuit}, finetuned_circuit], scores: finetuned_circuit"
-    return [about, f"overlap: {{method: comparison, {circuits}}}"]
-
-
-def _roles(wishes: Wishes) -> list[str]:
-    about = "# which heads carry the object, the label, the position (section 5.1)"
-    return [about, f"roles: {{method: dcm, circuit: {wishes.circuit}, desiderata: [object, label, position]}}"]
-
-
-def _functions(wishes: Wishes) -> list[str]:
-    about = "# what those heads do in each model (section 5.2)"
-    fields = f"roles: roles, models: {wishes.models}, examples: {wishes.examples(200)}"
-    return [about, f"functions: {{method: activation_patching, {fields}}}"]
-
-
-def _across(wishes: Wishes) -> list[str]:
-    about = "# the finetuned model's heads in the pretrained one (section 6)"
-    models = f"donor: {_text(wishes.finetuned or '')}, recipient: {_text(wishes.pretrained)}"
-    fields = f"{models}, circuit: finetuned_circuit, examples: {wishes.examples(200)}"
-    return [about, f"across: {{method: cmap, {fields}}}"]
-
-
-def _blind(wishes: Wishes) -> list[str]:
-    about = "# from which layer on a position has what it needs (App. A)"
-    edges = ", ".join(f"{{blind: {blind}, to: {to}}}" for blind, to in wishes.study.edges) if wishes.study else ""
-    fields = ("method: knockout", f"model: {_text(wishes.pretrained)}", f"examples: {wishes.examples(200)}")
-    lines = [about, "blind:", *(f"  {field}" for field in fields)]
-    return [*lines, f"  edges: [{edges}]"] if edges else lines
-
-
-def _looks(wishes: Wishes) -> list[str]:
-    about = "# where the circuit's heads look"
-    fields = f"circuit: {wishes.circuit}, examples: {wishes.examples(200)}"
-    return [about, f"looks: {{method: attention_patterns, {fields}}}"]
-
-
-def _screen(wishes: Wishes) -> list[str]:
-    about = "# a cheap estimate of every head's effect by gradients, beside the exact one"
-    at = ", ".join(wishes.study.screened if wishes.study else ("last",))
-    fields = f"model: {_text(wishes.pretrained)}, at: [{at}], examples: {wishes.examples(100)}"
-    return [about, f"screen: {{method: attribution, {fields}}}"]
-
-
-EXPERIMENTS: tuple[tuple[Callable[[Wishes], bool], Callable[[Wishes], list[str]]], ...] = (
-    (lambda wishes: wishes.has(*set(METHODS) - {*NO_CIRCUIT, "cmap"}), _circuit),
-    (lambda wishes: wishes.has(*TWO_MODELS), _finetuned_circuit),
-    (lambda wishes: wishes.has("minimality"), _minimal),
-    (lambda wishes: wishes.has("faithfulness"), _faithful),
-    (lambda wishes: wishes.has("completeness"), _complete),
-    (lambda wishes: wishes.has("comparison"), _overlap),
-    (lambda wishes: wishes.has("dcm", "activation_patching"), _roles),
-    (lambda wishes: wishes.has("activation_patching"), _functions),
-    (lambda wishes: wishes.has("cmap"), _across),
-    (lambda wishes: wishes.has("knockout"), _blind),
-    (lambda wishes: wishes.has("attention_patterns"), _looks),
-    (lambda wishes: wishes.has("attribution"), _screen),
-)
-"""When an experiment is needed, and its lines; in the order of a manifest."""
+def _mapping(fields: Mapping[str, object]) -> str:
+    return f"{{{', '.join(f'{key}: {value}' for key, value in fields.items())}}}"
 
 
 def study_name(stem: str) -> str:

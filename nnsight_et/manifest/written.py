@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from nnsight_et.core.errors import accepted
+from nnsight_et.manifest.document import KeyPath
 from nnsight_et.models.named import Shape
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -23,13 +24,46 @@ class Written(BaseModel):
 
 
 class Method(Written):
-    """Base of every method: what any experiment may say of itself."""
+    """Base of every method: what any experiment may say of itself.
+
+    A key means the same in all of them: model, models, donor and recipient name models; circuit, circuits, roles and
+    scores name results of other experiments.
+    """
 
     attention: ClassVar[Literal["sdpa", "eager"] | None] = None
     """The attention implementation the method cannot do without; None: the manifest's."""
 
     reproduces: tuple[str, ...] = ()
     """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
+
+    @property
+    def model_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names a model -> the name."""
+        return self._named("model", "models", "donor", "recipient")
+
+    @property
+    def circuit_names(self) -> tuple[str, ...]:
+        """The circuits this experiment uses, as it names them."""
+        return tuple(self._named("circuit", "circuits").values())
+
+    @property
+    def result_names(self) -> dict[KeyPath, str]:
+        """Where this experiment names another's result, a file or what is shipped -> the name."""
+        return self._named("circuit", "circuits", "roles", "scores")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The experiments whose results this one uses."""
+        return tuple(dict.fromkeys(name for name in self.result_names.values() if not is_file(name)))
+
+    def _named(self, *keys: str) -> dict[KeyPath, str]:
+        """What stands under these keys, one name or several, where the method has them."""
+        found: dict[KeyPath, str] = {}
+        for key in keys:
+            value = getattr(self, key, None)
+            several = {} if value is None else {(key, index): name for index, name in enumerate(value)}
+            found |= {(key,): value} if isinstance(value, str) else several
+        return found
 
     def identity(self, exclude: set[str]) -> dict[str, Any]:
         """What is digested of it, as plain data without these keys: all it says, and every default.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
 from nnsight_et.measuring.context import MethodOutput, RunContext
-from nnsight_et.measuring.recount import recounted
 from nnsight_et.measuring.self_check import LEAST, VARIANTS, Check
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, Step
 from nnsight_et.measuring.tolerance import EPSILONS, HALF, TOLERANCE, difference, residual_rounding, tolerance_of
@@ -27,6 +26,8 @@ EXAMPLES = 2  # of one recomputed sample
 RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
 Values = Mapping[str, Tensor]
+Audit = Callable[[Job, Mapping[str, Tensor], Mapping[str, Any]], Iterable[float]]
+"""How far the numbers of a summary are from what its scores say."""
 
 
 def checks_of(context: RunContext, measurement: Measurement, at_once: bool) -> list[Check]:
@@ -55,11 +56,11 @@ def run_checks(context: RunContext, job: Job, choice: ModelChoice, checks: Seque
     context.self_check.seconds += time.monotonic() - start
 
 
-def check_output(context: RunContext, job: Job, output: MethodOutput) -> None:
-    """Count the numbers of the summary once more, where they are counted from tensors."""
-    worst = recounted(job, output.scores, output.summary) if context.self_check.on else None
-    if worst is not None:
-        context.self_check.add(job, "recount", worst, RECOUNT)
+def check_output(context: RunContext, job: Job, output: MethodOutput, audit: Audit | None) -> None:
+    """Count the numbers of the summary once more, where they can be counted from scores."""
+    if audit is not None and context.self_check.on:
+        gaps = audit(job, output.scores, output.summary)
+        context.self_check.add(job, "recount", max(gaps, default=0.0), RECOUNT)
 
 
 def _kind(what: Mapping[str, Any]) -> str:

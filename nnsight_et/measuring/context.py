@@ -53,47 +53,27 @@ class RunContext:
 
     store: Store
     folder: Path
-    fresh: bool
     models: ModelPool
-    data: Data
-    cells: CellCache
-    chunk_sizes: ChunkSizes
-    executor: Executor
+    memory: int | None = None
+    """How many bytes one chunk of work may take; None: chosen from the device."""
+    fresh: bool = False
+    server: Server | None = None
+    workers: Workers | None = None
     on_notice: Callable[[Notice], None] | None = None
+    self_check: SelfCheck = field(default_factory=SelfCheck)
+    """Of the experiment that is measured now."""
     notices: dict[str, list[Notice]] = field(default_factory=dict)
     """By experiment; `tell` adds one."""
     earlier: EarlierResults = field(default_factory=EarlierResults)
-    self_check: SelfCheck = field(default_factory=SelfCheck)
-    """Of the experiment that is measured now."""
     engine_errors: dict[Key, dict[str, float]] = field(default_factory=dict)
     """What the engine's checks found of a model as it runs."""
 
-    @classmethod
-    def create(
-        cls,
-        store: Store,
-        folder: Path,
-        models: ModelPool,
-        *,
-        memory: int | None = None,
-        fresh: bool = False,
-        server: Server | None = None,
-        workers: Workers | None = None,
-        on_notice: Callable[[Notice], None] | None = None,
-    ) -> RunContext:
-        """A run that keeps its cells in the store and has nothing in memory yet."""
-        chunk_sizes = ChunkSizes(models, store, folder, memory)
-        return cls(
-            store=store,
-            folder=folder,
-            fresh=fresh,
-            models=models,
-            data=Data(models),
-            cells=CellCache(store, models, fresh),
-            chunk_sizes=chunk_sizes,
-            executor=Executor(models, OutOfMemoryBackoff(store, folder, chunk_sizes), server, workers),
-            on_notice=on_notice,
-        )
+    def __post_init__(self) -> None:
+        self.data = Data(self.models)
+        self.cells = CellCache(self.store, self.models, self.fresh)
+        self.chunk_sizes = ChunkSizes(self.models, self.store, self.folder, self.memory)
+        backoff = OutOfMemoryBackoff(self.store, self.folder, self.chunk_sizes)
+        self.executor = Executor(self.models, backoff, self.server, self.workers)
 
     def tell(self, job: Job, notice: Notice) -> None:
         """Let a user know this first, as `context.tell(job, Notice("bos", choice.name, "its prompts begin ..."))`.

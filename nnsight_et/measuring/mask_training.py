@@ -39,7 +39,7 @@ class _Masks:
 
 
 def trained(
-    context: RunContext, job: Job, groups: Sequence[HeadGroup], data: Mapping[str, Sequence[list[Example]]]
+    context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data: Mapping[str, Sequence[list[Example]]]
 ) -> Iterator[tuple[str, list[dict[str, Tensor]], int]]:
     """By desideratum what the training of each group found, and how many of them came from the store.
 
@@ -61,9 +61,8 @@ def trained(
         yield name, [cell for cell in one.cells.values() if cell is not None], len(groups) - len(missing)
 
 
-def _masks(context: RunContext, job: Job, groups: Sequence[HeadGroup], data: Sequence[list[Example]]) -> _Masks:
+def _masks(context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data: Sequence[list[Example]]) -> _Masks:
     spec, digests = job.spec, [data_digest(examples) for examples in data]
-    assert isinstance(spec, DCM)
     keys = {}
     for group in groups:
         what = {"group": Circuit((group,)).to_dict(), "training": vars(_training(job)), "batch": spec.batch}
@@ -73,10 +72,9 @@ def _masks(context: RunContext, job: Job, groups: Sequence[HeadGroup], data: Seq
     return _Masks(keys, cells, training_check(context, job, missing, data[0]) if missing else [], data)
 
 
-def _calls(context: RunContext, job: Job, masks: _Masks) -> Iterator[Call]:
+def _calls(context: RunContext, job: Job[DCM], masks: _Masks) -> Iterator[Call]:
     """The training of the groups that the store does not have, and what checks it."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, DCM)
     if masks.missing:
         chunks = context.chunk_sizes.of(choice, masks.data[0])
         train, validation = ([*_batches(context, job, examples, spec.batch)] for examples in masks.data)
@@ -85,9 +83,8 @@ def _calls(context: RunContext, job: Job, masks: _Masks) -> Iterator[Call]:
         yield from calls_of(masks.checks, name)
 
 
-def _training(job: Job) -> Training:
+def _training(job: Job[DCM]) -> Training:
     spec = job.spec
-    assert isinstance(spec, DCM)
     return Training(spec.sparsity, spec.learning_rate, spec.epochs, spec.validate_every)
 
 
@@ -106,7 +103,7 @@ def _stored(context: RunContext, key: str) -> dict[str, Tensor] | None:
     return context.cells.find(_key(key, DIFFERENCES)) if found is None and context.models.on_server else found
 
 
-def _batches(context: RunContext, job: Job, examples: list[Example], size: int) -> Iterator[Pair]:
+def _batches(context: RunContext, job: Job[DCM], examples: list[Example], size: int) -> Iterator[Pair]:
     """The examples in their order, `size` at a time."""
     for first in range(0, len(examples), size):
         yield context.data.pair(job.models[0], examples, range(first, min(first + size, len(examples))))

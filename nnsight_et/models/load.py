@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from math import isfinite
 from operator import attrgetter
@@ -29,7 +30,6 @@ from nnsight_et.core.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapter_kinds import check_served
 from nnsight_et.models.adapters import attach_adapter, check_fit, has_adapter
 from nnsight_et.models.bos import set_bos
-from nnsight_et.models.devices import on_its_devices
 from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
@@ -318,3 +318,15 @@ def _share(gap: Tensor, *parts: Tensor) -> Tensor:
     """[]: the largest share, of any token, that the gap [1, token, d] has of the largest number of the parts there."""
     sizes = torch.stack([part.abs().amax(-1).to(gap.dtype) for part in parts]).amax(0)
     return (gap.abs().amax(-1) / sizes.clamp(min=torch.finfo(gap.dtype).tiny)).max()
+
+
+def on_its_devices(model: Model, name: str) -> Model:
+    """The model, knowing where its layers are; UnsupportedModel unless each of them is whole on one device."""
+    places = [{weight.device for weight in model.layer(layer).parameters()} for layer in range(model.n_layers)]
+    for layer, found in enumerate(places):
+        if len(found) > 1 or torch.device("meta") in found:
+            where = " and ".join(sorted(str(device).replace("meta", "no device") for device in found))
+            accept = "each layer whole on one device; more GPUs, or a dtype of fewer bytes"
+            raise UnsupportedModel(f"{name}: the weights of layer {layer} are on {where}; accepted: {accept}")
+    spread = tuple(device for (device,) in places)
+    return model if set(spread) == {model.device} else replace(model, spread=spread)

@@ -14,7 +14,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from nnsight_et.core.circuit import Via
 from nnsight_et.models.architecture import Architecture
-from nnsight_et.models.masks import narrowed
 
 PROBES = 8  # of how large the terms of a sum are
 VIAS: tuple[Via, ...] = ("query", "key", "value")  # in the order of a forward pass
@@ -276,3 +275,9 @@ def _cache_word() -> str:
 def _is_5_24() -> bool:
     """Whether transformers is 5.24 or newer, asked where the model runs: a server has a transformers of its own."""
     return "cache" in CausalLMOutputWithPast.__dataclass_fields__
+
+
+def narrowed(mask: Tensor, position_ids: Tensor, keys: Tensor, window: int) -> Tensor:
+    """[batch, 1, seq, keys]: the mask without what lies `window` tokens back or further."""
+    back = position_ids[:, :, None] - keys[:, None]  # [batch, seq, keys]
+    return mask.masked_fill((back >= window)[:, None], torch.finfo(mask.dtype).min)

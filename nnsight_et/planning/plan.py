@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from nnsight_et.circuits import published
 from nnsight_et.circuits.circuit_files import OURS, CircuitFile, read_circuit
@@ -47,12 +47,15 @@ class ModelChoice:
     """What the manifest says the model is, without folders of this machine."""
 
 
+Spec = TypeVar("Spec", bound=Experiment, covariant=True)
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[Spec]):
     """One experiment with everything resolved."""
 
     name: str
-    spec: Experiment
+    spec: Spec
     task: TaskData
     seed: int
     engine: str

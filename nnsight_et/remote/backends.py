@@ -21,7 +21,7 @@ JOBS, SIMULATED = "jobs", "simulated"
 
 
 @contextmanager
-def serving(backend: str, jobs: Sequence[Job], folder: Path, remote: Remote) -> Iterator[Server | None]:
+def open_server(backend: str, jobs: Sequence[Job], folder: Path, remote: Remote) -> Iterator[Server | None]:
     """The server that a run's jobs go to; None where models run here."""
     journal = Journal(folder / JOBS)
     if backend == "local":
@@ -33,7 +33,7 @@ def serving(backend: str, jobs: Sequence[Job], folder: Path, remote: Remote) -> 
             yield Server(Client(started.address, ""), journal, remote.on_wait, remote.patience)
 
 
-def on_server(backend: str, jobs: Sequence[Job]) -> list[Job]:
+def name_on_server(backend: str, jobs: Sequence[Job]) -> list[Job]:
     """The jobs with a name for every model on the server that `backend` means."""
     if backend != "simulate":
         return list(jobs)

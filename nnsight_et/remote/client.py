@@ -17,7 +17,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel
 from pydantic import ValidationError
 
-from nnsight_et.remote.failures import Again, Forgotten, Refused, of_status
+from nnsight_et.remote.failures import JobLost, Rejected, Retryable, failure_from_status
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 120.0
 HIDDEN, SAID = "***", 2000  # in place of the key; and how much of a server's words is repeated
@@ -30,7 +30,7 @@ class Client:
         self.host = (host or CONFIG.API.HOST).rstrip("/")
         self._key = key if key is not None else CONFIG.API.APIKEY or ""
         if not self.host.startswith(("http://", "https://")):
-            raise Refused(f"NDIF_HOST: found {self.host!a}; accepted: an address such as https://api.ndif.us")
+            raise Rejected(f"NDIF_HOST: found {self.host!a}; accepted: an address such as https://api.ndif.us")
 
     def __repr__(self) -> str:
         return f"Client({self.host})"
@@ -55,18 +55,18 @@ class Client:
         return None if answer.status_code == 404 else self._response(answer)
 
     def fetch(self, job: str, place: Any) -> bytes:
-        """The result's bytes, whole, from what a COMPLETED response carries; Forgotten if they are gone."""
+        """The result's bytes, whole, from what a COMPLETED response carries; JobLost if they are gone."""
         if not isinstance(place, str) or not place.startswith(("http://", "https://")):
-            raise Forgotten(f"{self.host}: job {job} has no result to download; found {type(place).__name__}")
+            raise JobLost(f"{self.host}: job {job} has no result to download; found {type(place).__name__}")
         try:
             with httpx.Client(timeout=httpx.Timeout(CONNECT_SECONDS, read=READ_SECONDS)) as client:
                 answer = client.get(place)
         except httpx.HTTPError as error:
-            raise Again(f"{self.host}: the result of job {job} cannot be downloaded ({_kind(error)})") from None
+            raise Retryable(f"{self.host}: the result of job {job} cannot be downloaded ({_kind(error)})") from None
         if answer.status_code in (401, 403, 404, 410):
-            raise Forgotten(f"{self.host}: the result of job {job} is gone ({answer.status_code})")
+            raise JobLost(f"{self.host}: the result of job {job} is gone ({answer.status_code})")
         if answer.is_error:
-            raise of_status(answer.status_code, "", _after(answer), f"{self.host}: the result of job {job}")
+            raise failure_from_status(answer.status_code, "", _after(answer), f"{self.host}: the result of job {job}")
         return _whole(answer.content, f"{self.host}: the result of job {job}")
 
     def read(self, path: str) -> Any:
@@ -75,7 +75,7 @@ class Client:
         try:
             return answer.json()
         except ValueError:
-            raise Refused(f"{self.host}{path}: found no JSON; accepted: an NDIF server") from None
+            raise Rejected(f"{self.host}{path}: found no JSON; accepted: an NDIF server") from None
 
     def refusal(self) -> str | None:
         """Why the server takes no job from this key; None if it takes them.
@@ -85,7 +85,7 @@ class Client:
         envelope = RequestModel(model_key="", compress=True, env={}).metadata()
         try:
             self._request("POST", "/request", known=(422,), files={"data": (None, envelope)})
-        except Refused as failure:
+        except Rejected as failure:
             return str(failure)
         return None
 
@@ -95,11 +95,11 @@ class Client:
             with httpx.Client(timeout=httpx.Timeout(CONNECT_SECONDS, read=READ_SECONDS)) as client:
                 answer = client.request(method, f"{self.host}{path}", headers=headers, **content)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Again(f"{self.host}: no connection ({_kind(error)})") from None
+            raise Retryable(f"{self.host}: no connection ({_kind(error)})") from None
         except httpx.HTTPError as error:
-            raise Again(f"{self.host}: the connection was lost ({_kind(error)})", sent=True) from None
+            raise Retryable(f"{self.host}: the connection was lost ({_kind(error)})", sent=True) from None
         if answer.is_error and answer.status_code not in known:
-            raise of_status(answer.status_code, self._detail(answer), _after(answer), self.host)
+            raise failure_from_status(answer.status_code, self._detail(answer), _after(answer), self.host)
         return answer
 
     def _detail(self, answer: httpx.Response) -> str:
@@ -114,19 +114,19 @@ class Client:
         try:
             return ResponseModel.model_validate_json(answer.text)
         except ValidationError:
-            raise Again(f"{self.host}: found no NDIF response in {len(answer.content)} bytes", sent=True) from None
+            raise Retryable(f"{self.host}: found no NDIF response in {len(answer.content)} bytes", sent=True) from None
 
 
 def _whole(content: bytes, where: str) -> bytes:
-    """The torch.save archive in a compressed result; Again if it came in damaged."""
+    """The torch.save archive in a compressed result; Retryable if it came in damaged."""
     try:
         archive = zstandard.ZstdDecompressor().decompressobj().decompress(content)
         with zipfile.ZipFile(io.BytesIO(archive)) as parts:
             damaged = parts.testzip()
     except (zstandard.ZstdError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise Again(f"{where} came in damaged ({_kind(error)})") from None
+        raise Retryable(f"{where} came in damaged ({_kind(error)})") from None
     if damaged:
-        raise Again(f"{where} came in damaged ({damaged})")
+        raise Retryable(f"{where} came in damaged ({damaged})")
     return archive
 
 

@@ -1,11 +1,11 @@
 """What a server can answer other than a result, and what follows from each: another try, smaller jobs, or the end.
 
 RemoteFailure
-├── Again     what may pass: no connection, too many requests, a server in trouble, an evicted model
-├── Smaller   too much for one job: memory, or the time a job may take
-├── Forgotten the server does not know the job, or its result is gone
-├── Silent    no answer for as long as we wait; the job may go on
-└── Refused   what no repetition mends: the key, the model, the versions, an error in our own block
+├── Retryable    what may pass: no connection, too many requests, a server in trouble, an evicted model
+├── TooLarge     too much for one job: memory, or the time a job may take
+├── JobLost      the server does not know the job, or its result is gone
+├── ServerSilent no answer for as long as we wait; the job may go on
+└── Rejected     what no repetition mends: the key, the model, the versions, an error in our own block
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RemoteFailure(ExperimentError):
     """Whether it was the job that failed, and not a question about it."""
 
 
-class Again(RemoteFailure):
+class Retryable(RemoteFailure):
     """May succeed when tried again."""
 
     def __init__(self, message: str, after: float | None = None, sent: bool = False) -> None:
@@ -33,7 +33,7 @@ class Again(RemoteFailure):
         """Whether the request may have arrived."""
 
 
-class Smaller(RemoteFailure):
+class TooLarge(RemoteFailure):
     """May succeed in smaller pieces: it was too much for the server's memory, or took too long."""
 
     def __init__(self, message: str, too_long: bool = False) -> None:
@@ -41,15 +41,15 @@ class Smaller(RemoteFailure):
         self.too_long = too_long
 
 
-class Forgotten(RemoteFailure):
+class JobLost(RemoteFailure):
     """The server has nothing of this job, any more or ever."""
 
 
-class Silent(RemoteFailure):
+class ServerSilent(RemoteFailure):
     """The server has not answered for too long; a later run finds the job again."""
 
 
-class Refused(RemoteFailure):
+class Rejected(RemoteFailure):
     """Will fail in the same way each time."""
 
 
@@ -70,33 +70,33 @@ LAST = re.compile(r"^(?:[\w.]*\.)?(\w+): (.+)\Z", re.MULTILINE | re.DOTALL)
 OWN = ("ExperimentError", "UnsupportedModel", "TaskError")
 
 
-def of_description(description: str, where: str) -> RemoteFailure:
+def failure_from_description(description: str, where: str) -> RemoteFailure:
     """What the ERROR of a job means, from the server's description of it."""
-    failure = _of_description(description.strip(), where)
+    failure = _kind_of_failure(description.strip(), where)
     failure.ended = True
     return failure
 
 
-def _of_description(text: str, where: str) -> RemoteFailure:
+def _kind_of_failure(text: str, where: str) -> RemoteFailure:
     low = text.lower()
     if any(words in low for words in MEMORY):
-        return Smaller(f"{where}: the server ran out of memory: {_last_line(text)}")
+        return TooLarge(f"{where}: the server ran out of memory: {_last_line(text)}")
     if any(words in low for words in TIME):
-        return Smaller(f"{where}: {_last_line(text)}", too_long=True)
+        return TooLarge(f"{where}: {_last_line(text)}", too_long=True)
     died = any(words in low for words in DIED)
     if died or ("traceback" not in low and MISSING not in text and any(words in low for words in PASSING)):
-        return Again(f"{where}: {_last_line(text)}")
-    return Refused(f"{where}: {_blame(text)}")
+        return Retryable(f"{where}: {_last_line(text)}")
+    return Rejected(f"{where}: {_blame(text)}")
 
 
-def of_status(code: int, detail: str, after: float | None, where: str) -> RemoteFailure:
+def failure_from_status(code: int, detail: str, after: float | None, where: str) -> RemoteFailure:
     """What an HTTP status other than success means."""
     said = f"{where}: the server answers {code}: {detail or 'no reason given'}"
     if code in (408, 425, 429) or code >= 500:
-        return Again(said, after)
+        return Retryable(said, after)
     if code in (401, 403):
-        return Refused(f"{said}; accepted: a valid key, in NDIF_API_KEY or nnsight's configuration")
-    return Refused(said)
+        return Rejected(f"{said}; accepted: a valid key, in NDIF_API_KEY or nnsight's configuration")
+    return Rejected(said)
 
 
 def _blame(text: str) -> str:

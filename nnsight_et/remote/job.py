@@ -14,9 +14,9 @@ from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.models.model import Model
 from nnsight_et.remote.client import Client
-from nnsight_et.remote.failures import Again, Forgotten, Refused, Silent, Smaller, of_description
+from nnsight_et.remote.failures import JobLost, Rejected, Retryable, ServerSilent, TooLarge, failure_from_description
 from nnsight_et.remote.journal import Entry, Journal
-from nnsight_et.remote.request import packed, unpacked
+from nnsight_et.remote.request import pack, unpack
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Connection:
     patience: Patience = field(default_factory=Patience)
 
 
-class Job:
+class RemoteJob:
     """Calls that go to a server together."""
 
     def __init__(self, connection: Connection, model: Model, calls: Sequence[Call], experiment: str) -> None:
@@ -76,21 +76,21 @@ class Job:
             doubtful = entry is not None and entry.state == "sending"
             entry = entry or self._new(names)
             try:
-                archive = self.journal.result(entry) or self._fetched(entry, doubtful)
+                archive = self.journal.result(entry) or self._fetch(entry, doubtful)
                 break
-            except (Again, Forgotten) as failure:
+            except (Retryable, JobLost) as failure:
                 self.journal.remove(entry)
                 trial += 1
                 if trial == self.patience.tries:
                     raise
                 self._rest(trial, failure, "AGAIN")
                 entry = None
-            except (Refused, Smaller) as failure:
+            except (Rejected, TooLarge) as failure:
                 if failure.ended:
                     self.journal.remove(entry)
                 raise
         try:
-            found = unpacked(archive, self.where)
+            found = unpack(archive, self.where)
         except ExperimentError:
             self.journal.remove(entry)
             raise
@@ -103,31 +103,31 @@ class Job:
         self.journal.write(entry)
         return entry
 
-    def _fetched(self, entry: Entry, doubtful: bool) -> bytes:
+    def _fetch(self, entry: Entry, doubtful: bool) -> bytes:
         """The job's result, which is then in the journal too."""
         if entry.state == "sending":
-            entry = self._sent(entry, doubtful)
-        archive = self._downloaded(entry)
+            entry = self._send(entry, doubtful)
+        archive = self._download(entry)
         self.journal.keep(entry, archive)
         return archive
 
-    def _sent(self, entry: Entry, doubtful: bool) -> Entry:
+    def _send(self, entry: Entry, doubtful: bool) -> Entry:
         """The entry of a job that the server has; if it is doubtful whether it has, that is asked before it is sent."""
         blob, heard, trial = b"", time.monotonic(), 0
         while not (doubtful and self._has(entry)):
-            blob = blob or packed(self.model, self.calls)
+            blob = blob or pack(self.model, self.calls)
             model, env = self.model.nn.to_model_key(), self.model.nn._remoteable_get_env()
             try:
-                return self.journal.accepted(entry, self.client.submit(entry.id, model, env, blob))
-            except Again as failure:
+                return self.journal.accept(entry, self.client.submit(entry.id, model, env, blob))
+            except Retryable as failure:
                 self._check_silence(heard, failure)
                 trial += 1
                 self._rest(trial, failure, "SENDING")
                 doubtful = failure.sent
-            except Refused:
+            except Rejected:
                 self.journal.remove(entry)
                 raise
-        return self.journal.accepted(entry, entry.id)
+        return self.journal.accept(entry, entry.id)
 
     def _has(self, entry: Entry) -> bool:
         """Whether the server has the job: it says so at once, or not for a while, or it does not have it."""
@@ -138,27 +138,27 @@ class Job:
                 if self.client.status(entry.id) is not None:
                     return True
                 heard, failure = time.monotonic(), None
-            except Again as silence:
+            except Retryable as silence:
                 self._check_silence(heard, silence)
                 asked, failure = time.monotonic(), silence
             trial += 1
             self._rest(trial, failure, "SENT?")
         return False
 
-    def _downloaded(self, entry: Entry) -> bytes:
-        """The result of a job that the server has; Forgotten if it cannot be had whole."""
+    def _download(self, entry: Entry) -> bytes:
+        """The result of a job that the server has; JobLost if it cannot be had whole."""
         trial = 0
         while True:
-            response = self._ended(entry)
+            response = self._wait_for_end(entry)
             try:
                 return self.client.fetch(entry.id, response.data)
-            except (Again, Forgotten) as failure:
+            except (Retryable, JobLost) as failure:
                 trial += 1
                 if trial == self.patience.tries:
-                    raise Forgotten(f"{self.where}: {failure}") from None
+                    raise JobLost(f"{self.where}: {failure}") from None
                 self._rest(trial, failure, "DOWNLOADING")
 
-    def _ended(self, entry: Entry) -> ResponseModel:
+    def _wait_for_end(self, entry: Entry) -> ResponseModel:
         """The server's last word on a job: COMPLETED; a RemoteFailure for any other end."""
         heard = known = time.monotonic()
         trial = 0
@@ -168,14 +168,14 @@ class Job:
                 response = self.client.status(entry.id)
                 heard = time.monotonic()
                 if response is None and heard - known > self.patience.lost:
-                    raise Forgotten(f"{self.where}: {self.client.host} knows no job {entry.id}")
+                    raise JobLost(f"{self.where}: {self.client.host} knows no job {entry.id}")
                 if response is not None:
                     known, status, description = heard, response.status.value, response.description
                     if response.status == Status.COMPLETED:
                         return response
                     if response.status == Status.ERROR:
-                        raise of_description(description, self.where)
-            except Again as passing:
+                        raise failure_from_description(description, self.where)
+            except Retryable as passing:
                 if status == Status.ERROR.value:
                     raise
                 self._check_silence(heard, passing)
@@ -183,9 +183,11 @@ class Job:
             trial += 1
             self._rest(trial, failure, status, description)
 
-    def _check_silence(self, heard: float, failure: Again) -> None:
+    def _check_silence(self, heard: float, failure: Retryable) -> None:
         if time.monotonic() - heard > self.patience.silence:
-            raise Silent(f"{self.where}: {failure}; jobs that were sent are found again by the next run") from None
+            raise ServerSilent(
+                f"{self.where}: {failure}; jobs that were sent are found again by the next run"
+            ) from None
 
     def _rest(self, trial: int, failure: Exception | None, status: str, description: str = "") -> None:
         """Say what is waited for, and wait: longer each time, and never shorter than the server asks for."""

@@ -39,7 +39,7 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / f"{entry.file}{SUFFIX}", asdict(entry))
 
-    def accepted(self, entry: Entry, id: str) -> Entry:
+    def accept(self, entry: Entry, id: str) -> Entry:
         """The entry of a job that the server has, under the id that it gives it."""
         known = replace(entry, id=id, state="accepted")
         self.write(known)

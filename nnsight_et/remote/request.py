@@ -27,7 +27,7 @@ class Packing(Backend):
         self.blob = RequestModel.serialize(tracer, True)
 
 
-def packed(model: Model, calls: Sequence[Call]) -> bytes:
+def pack(model: Model, calls: Sequence[Call]) -> bytes:
     """The calls as one job: one session whose traces all run where the model is."""
     packing = Packing()
     with model.nn.session(backend=packing):
@@ -35,7 +35,7 @@ def packed(model: Model, calls: Sequence[Call]) -> bytes:
     return packing.blob
 
 
-def unpacked(archive: bytes, where: str) -> dict[str, Any]:
+def unpack(archive: bytes, where: str) -> dict[str, Any]:
     """What run_calls gave; ExperimentError if these bytes are not of such a job."""
     try:
         return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)["outcome"]

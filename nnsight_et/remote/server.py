@@ -14,8 +14,8 @@ from nnsight_et.interventions.parts import in_parts
 from nnsight_et.models.load import check_gap
 from nnsight_et.models.model import Model
 from nnsight_et.planning.plan import ModelChoice
-from nnsight_et.remote.failures import Smaller
-from nnsight_et.remote.job import Connection, Job, Patience, Waiting, say_nothing
+from nnsight_et.remote.failures import TooLarge
+from nnsight_et.remote.job import Connection, Patience, RemoteJob, Waiting, say_nothing
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Server(Connection):
         run.
         """
         try:
-            return Job(self, model, calls, experiment).outcome()
-        except Smaller as failure:
+            return RemoteJob(self, model, calls, experiment).outcome()
+        except TooLarge as failure:
             self.on_wait(Waiting(experiment, "SMALLER", str(failure), 0.0))
-            found = self._smaller(model, calls, experiment, failure)
+            found = self._split(model, calls, experiment, failure)
             if found is None:
                 raise
             return found
 
-    def _smaller(self, model: Model, calls: Sequence[Call], experiment: str, failure: Smaller) -> dict[str, Any] | None:
+    def _split(self, model: Model, calls: Sequence[Call], experiment: str, failure: TooLarge) -> dict[str, Any] | None:
         """The same from smaller jobs; None if there are none: two halves of the calls, or one call with less at once,
         or, where it took too long, in parts."""
         if len(calls) > 1:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isnan
 from typing import Any
 
 from nnsight_et.display.measurement import IDENTITY, Measurement
-from nnsight_et.report.tidy.heads import HEADS
-from nnsight_et.report.tidy.metrics import METRICS
-from nnsight_et.report.tidy.tables import measured
+from nnsight_et.report.results import head_rows, metric_rows
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
 from nnsight_et.results.study import Study
@@ -112,9 +110,9 @@ def difference(a: Study, b: Study, tolerance: float = TOLERANCE) -> Difference:
     pairs, only_a, only_b = _pairs(a, b)
     metrics, heads = [], []
     for name, one, other in pairs:
-        found = sorted(_values(name, one, other, METRICS), key=lambda change: -change.size)
+        found = sorted(_values(name, one, other, metric_rows), key=lambda change: -change.size)
         metrics += [change for change in found if change.size > tolerance]
-        heads += list(_values(name, one, other, HEADS))
+        heads += list(_values(name, one, other, head_rows))
     return Difference(
         only_a,
         only_b,
@@ -186,13 +184,12 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, "none" if value is None else str(value)
 
 
-def _values(name: str, a: Result, b: Result, of_method: Mapping) -> Iterator[ValueChange]:
+def _values(name: str, a: Result, b: Result, rows_of: Callable[[Result], list[Measurement]]) -> Iterator[ValueChange]:
     """Every value of both, those of A first; where each has one model, whatever the model."""
     one_model = all(len({record.name for record in result.header.models}) <= 1 for result in (a, b))
     sides = []
     for result in (a, b):
-        found = measured(result, of_method)
-        sides.append({_identity(one, one_model): one for one in found})
+        sides.append({_identity(one, one_model): one for one in rows_of(result)})
     for key in dict.fromkeys([*sides[0], *sides[1]]):
         yield ValueChange(name, sides[0].get(key), sides[1].get(key))
 

@@ -9,7 +9,7 @@ from nnsight_et.core.errors import quantity
 from nnsight_et.display.table import Table, number
 from nnsight_et.manifest import Faithfulness, PathPatching
 from nnsight_et.models.named import EMBEDDED, NAMED, NamedModel, Shape
-from nnsight_et.planning.cost.plans import Estimate
+from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import Job, Plan, senders
 
 

@@ -12,9 +12,10 @@ from nnsight_et.core.errors import ResultError
 from nnsight_et.core.named_metrics import PAPERS, Metric
 from nnsight_et.core.notices import Notice
 from nnsight_et.planning.plan import Plan, digest
-from nnsight_et.results.migration import SCHEMA, migrated
 
 HEADER = "result.json"
+SCHEMA = 2
+"""Of result.json and of the names in scores.safetensors. Raised when either says more or less."""
 
 
 class ModelRecord(BaseModel):
@@ -66,40 +67,34 @@ def folder_of(root: Path, plan: Plan) -> Path:
 
 
 def read_header(folder: Path) -> ResultHeader:
-    """The header of the result at `folder`, of whatever schema, in today's form; ResultError naming the file if it
-    cannot be used."""
-    return header_and_schema(folder)[0]
-
-
-def header_and_schema(folder: Path) -> tuple[ResultHeader, int]:
-    """A result's header in today's form, and the schema it was written in; ResultError naming the file."""
+    """The header of the result at `folder`; ResultError naming the file if it cannot be used."""
     path = folder / HEADER
     try:
         data = json.loads(path.read_bytes())
         json.dumps(data, ensure_ascii=False).encode()  # a ValueError for half a character, which nothing can show
-        schema = _schema(data, path)
+        _check_schema(data, path)
         if digest({key: value for key, value in data.items() if key != "digest"}) != data.get("digest"):
             raise ResultError(f"{path}: damaged: its digest is not the one in it; remove the folder and run again")
-        return ResultHeader.model_validate(migrated(data, schema)), schema
+        return ResultHeader.model_validate(data)
     except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: a result") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ResultError(f"{path}: not a result ({where}: {first['msg']})") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ResultError(f"{path}: not a result of schema {schema} ({type(error).__name__}: {error})") from None
     except (ValueError, RecursionError) as error:
         raise ResultError(f"{path}: not JSON ({error})") from None
 
 
-def _schema(data: Any, path: Path) -> int:
-    """The schema plain data says it has; ResultError if it is none that can be read here."""
+def _check_schema(data: Any, path: Path) -> None:
+    """ResultError if plain data does not say that it is of SCHEMA."""
     schema = data.get("schema_version") if isinstance(data, dict) else None
-    if type(schema) is int and 1 <= schema <= SCHEMA:
-        return schema
-    later = ", of a later version of nnsight_et" if type(schema) is int and schema > SCHEMA else ""
-    raise ResultError(f"{path}: schema {str(schema)[:20]}{later}; accepted: 1 to {SCHEMA}")
+    if type(schema) is int and schema == SCHEMA:
+        return
+    version = ""
+    if type(schema) is int and schema > 0:
+        version = f", of {'a later' if schema > SCHEMA else 'an earlier'} version of nnsight_et"
+    raise ResultError(f"{path}: schema {str(schema)[:20]}{version}; accepted: {SCHEMA}")
 
 
 def name_of(header: ResultHeader) -> str:
@@ -115,3 +110,8 @@ def models_of(header: ResultHeader) -> str:
 def metric_of(header: ResultHeader) -> Metric:
     """What the scores of a result are of; a job that does not say has the paper's metric."""
     return header.job.get("spec", {}).get("metric", PAPERS)
+
+
+def method_of(header: ResultHeader) -> str:
+    """The experiment's method."""
+    return str(header.job.get("spec", {}).get("method"))

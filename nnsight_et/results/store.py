@@ -26,8 +26,7 @@ from torch import Tensor
 from nnsight_et.core.errors import ResultError
 from nnsight_et.planning.plan import digest
 from nnsight_et.results.disk import one_writer, read_json, remove, sweep, write_file, write_folder, write_json
-from nnsight_et.results.headers import HEADER, ResultHeader, header_and_schema
-from nnsight_et.results.migration import migrated_scores
+from nnsight_et.results.headers import HEADER, ResultHeader, read_header
 
 SCORES = "scores.safetensors"
 
@@ -113,21 +112,16 @@ def write_result(folder: Path, result: Result) -> None:
 
 
 def read_result(folder: Path) -> Result:
-    """The result at `folder`, of whatever schema, in today's form; ResultError naming the file if one is missing or
-    damaged."""
-    (header, schema), path = header_and_schema(folder), folder / SCORES
+    """The result at `folder`; ResultError naming the file if one is missing or damaged."""
+    header, path = read_header(folder), folder / SCORES
     while True:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: the scores of {HEADER}") from None
         if _digest(content) == header.scores_digest:
-            method = str(header.job.get("spec", {}).get("method"))
-            return Result(header, migrated_scores(tensors_of(content), method, schema))
-        earlier, (header, schema) = (
-            header,
-            header_and_schema(folder),
-        )  # a run may have put another result there in between
+            return Result(header, tensors_of(content))
+        earlier, header = header, read_header(folder)  # a run may have put another result there in between
         if header == earlier:
             why = f"its digest is not the one in {HEADER}; remove the folder and run again"
             raise ResultError(f"{path}: damaged: {why}")

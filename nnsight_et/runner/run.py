@@ -22,22 +22,12 @@ from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.measuring.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.measuring.self_check import SelfCheck
 from nnsight_et.measuring.tokens import tokens_of
-from nnsight_et.methods.activation_patching import experiment as activation_patching
-from nnsight_et.methods.attention_patterns import experiment as attention_patterns
-from nnsight_et.methods.attribution import experiment as attribution
-from nnsight_et.methods.cmap import experiment as cmap
-from nnsight_et.methods.comparison import experiment as comparison
-from nnsight_et.methods.completeness import experiment as completeness
-from nnsight_et.methods.dcm import experiment as dcm
-from nnsight_et.methods.faithfulness import experiment as faithfulness
-from nnsight_et.methods.knockout import experiment as knockout
-from nnsight_et.methods.minimality import experiment as minimality
-from nnsight_et.methods.path_patching import experiment as path_patching
+from nnsight_et.methods import METHODS
 from nnsight_et.models.files import Files
 from nnsight_et.models.gguf_file import told
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, Plan, digest
-from nnsight_et.remote.backends import on_server, serving
+from nnsight_et.remote.backends import name_on_server, open_server
 from nnsight_et.remote.server import Remote, Server
 from nnsight_et.results.headers import ModelRecord, ResultHeader, folder_of
 from nnsight_et.results.store import Result, Store, read_result, write_result
@@ -45,25 +35,12 @@ from nnsight_et.runner.first_look import look_first
 from nnsight_et.runner.float16 import try_first_prompts
 from nnsight_et.runner.own_task import check_own_task
 from nnsight_et.tasks.boxes import VERSION
-from nnsight_et.workers.pool import check_workers, on_cluster, working
+from nnsight_et.workers.pool import check_workers, on_cluster, start_workers
 
-METHODS = {
-    "path_patching": path_patching,
-    "faithfulness": faithfulness,
-    "minimality": minimality,
-    "completeness": completeness,
-    "comparison": comparison,
-    "dcm": dcm,
-    "activation_patching": activation_patching,
-    "cmap": cmap,
-    "knockout": knockout,
-    "attention_patterns": attention_patterns,
-    "attribution": attribution,
-}
 SMALLER_CHUNKS = "smaller_chunks"  # where memory ran out: model and dtype -> tokens of one pass; the same to rounding
 PACKAGES = ("nnsight", "torch", "transformers")
 
-__all__ = ["METHODS", "Progress", "Remote", "RunOptions", "run"]
+__all__ = ["Progress", "Remote", "RunOptions", "run"]
 
 
 @dataclass(frozen=True)
@@ -94,24 +71,16 @@ def run(
     """
     options = options or RunOptions()
     check_workers(options.workers, plan.backend, plan.device)
-    jobs = on_server(plan.backend, plan.chosen(only))
+    jobs = name_on_server(plan.backend, plan.chosen(only))
     store, folder = Store(root), folder_of(root, plan)
     device = device_of(plan.device, on_cluster(options.workers)) if plan.backend == "local" else plan.backend
-    serve = serving(plan.backend, jobs, folder, options.remote)
-    with store.writing(folder), serve as server, working(options.workers, device) as workers:
+    serve = open_server(plan.backend, jobs, folder, options.remote)
+    with store.writing(folder), serve as server, start_workers(options.workers, device) as workers:
         _clear_up(store, folder, server, fresh)
         models = ModelPool(device, server is not None, options.on_layer)
-        context = RunContext.create(
-            store,
-            folder,
-            models,
-            memory=plan.memory,
-            fresh=fresh,
-            server=server,
-            workers=workers,
-            on_notice=options.on_notice,
-        )
-        _check_first(context, jobs, plan)
+        checks, on_notice = SelfCheck(plan.self_check), options.on_notice
+        context = RunContext(store, folder, models, plan.memory, fresh, server, workers, on_notice, checks)
+        _check_first(context, jobs, plan.probe)
         for job in jobs:
             try:
                 context.self_check = SelfCheck(plan.self_check)
@@ -119,7 +88,7 @@ def run(
                     yield context.progress(job, job.spec.method, 1, 1, 1)
                     continue
                 start = time.monotonic()
-                output = yield from METHODS[job.spec.method].measure(context, job)
+                output = yield from METHODS[job.spec.method].experiment().measure(context, job)
                 _write_result(context, job, output, start)
             except Exception as error:
                 error.add_note(f"while running {job.name}")
@@ -135,18 +104,17 @@ def _clear_up(store: Store, folder: Path, server: Server | None, fresh: bool) ->
             server.journal.clear()
 
 
-def _check_first(context: RunContext, jobs: Sequence[Job], plan: Plan) -> None:
+def _check_first(context: RunContext, jobs: Sequence[Job], probe: bool) -> None:
     """Before any work: models, data and circuits fit together; and what must be known of the models is told."""
     for job in jobs:
         check_pairs(context, job)
-        METHODS[job.spec.method].check(context, job)
+        METHODS[job.spec.method].experiment().check(context, job)
         check_every_prompt(context, job)
     check_own_task(context, jobs)
     try_first_prompts(context, jobs)
-    context.self_check = SelfCheck(plan.self_check)
     for job in jobs:
         _take_earlier(context, job)
-    look_first(context, jobs, plan.probe)
+    look_first(context, jobs, probe)
 
 
 def _take_earlier(context: RunContext, job: Job) -> bool:
@@ -179,11 +147,11 @@ def _earlier_result(context: RunContext, job: Job) -> Result | None:
 def _write_result(context: RunContext, job: Job, output: MethodOutput, start: float) -> None:
     """Check the method's output against itself, and put it in the run's folder and among the run's results."""
     place = context.folder / job.name
-    check_output(context, job, output)
+    check_output(context, job, output, METHODS[job.spec.method].experiment().audit)
     write_result(place, Result(_header(context, job, output, time.monotonic() - start), output.scores))
     context.earlier.results[job.name] = read_result(place)
-    if context.executor.server is not None:
-        context.executor.server.journal.clear(job.name)
+    if context.server is not None:
+        context.server.journal.clear(job.name)
 
 
 def _identity(context: RunContext, job: Job, gradient: str) -> str:

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.zoo.known import KNOWN, POSITION, Known, made, store
+from nnsight_et.zoo.statements import SCREENED, fewer
 
 EXTRA = 2  # heads a stage keeps beyond the planted ones, for minimality to drop
-SCREENED = ("last", "query_label")
-"""Where attribution looks: the positions that stand at one place in all prompts. A label's place tells its segment, so
-there the heads that count segments have effects of their own."""
 Experiments = dict[str, dict[str, Any]]
 
 
@@ -74,12 +71,6 @@ def written(trial: Trial, folder: Path) -> Manifest:
         "experiments": experiments(trial),
     }
     return parse(json.dumps(data), f"benchmark of {known.name}", lines=False).in_folder(folder)
-
-
-def fewer(circuit: Circuit) -> Circuit:
-    """The circuit without the last head of its first group: what completeness has to notice."""
-    first, *others = circuit.groups
-    return Circuit((HeadGroup(first.name, first.at, first.heads[:-1]), *others))
 
 
 def experiments(trial: Trial) -> Experiments:

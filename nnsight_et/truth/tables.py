@@ -11,8 +11,9 @@ from pathlib import Path
 from nnsight_et import __version__
 from nnsight_et.display.table import Table, number
 from nnsight_et.results.disk import write_file
-from nnsight_et.truth.checks import CLOSE, MATTERS, Check
+from nnsight_et.truth.checks import Check
 from nnsight_et.truth.trials import Benchmark
+from nnsight_et.zoo.statements import CLOSE, MATTERS
 
 SCHEMA = 1
 

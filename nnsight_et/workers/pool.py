@@ -39,7 +39,7 @@ class Workers:
         """
         waiting: deque[Any] = deque()
         for call in calls:
-            waiting.append(self._sent(place, attempt, call))
+            waiting.append(self._send(place, attempt, call))
             if len(waiting) == AHEAD * self.count:
                 yield _outcome(waiting.popleft())
         while waiting:
@@ -50,7 +50,7 @@ class Workers:
         self._actors, self._going = [], []
         self._held.close()
 
-    def _sent(self, place: Place, attempt: Attempt, call: Call) -> Any:
+    def _send(self, place: Place, attempt: Attempt, call: Call) -> Any:
         """A reference to what the least busy worker will find."""
         import ray
 
@@ -84,7 +84,7 @@ class Workers:
 
 
 @contextmanager
-def working(wanted: str | None, device: str) -> Iterator[Workers | None]:
+def start_workers(wanted: str | None, device: str) -> Iterator[Workers | None]:
     """The workers that `wanted` (ray:4) means, until the end of the block; None where the run itself does the work."""
     if wanted is None:
         yield None

@@ -1,1 +1,1 @@
-"""The embedded models, how they were made, and planted models whose circuit is known."""
+"""The embedded models, and models written by hand whose circuit is known."""

@@ -7,14 +7,13 @@ is SCALE times what was written into it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nnsight_et.zoo.layout import CONSTANT, D_MODEL, LAYOUT, N_TOKENS, SCALE, SEGMENT_TOKENS
-from nnsight_et.zoo.phases import D_HEAD, PAIRS, distance_phases, query_and_key, segment_phases
+from nnsight_et.zoo.layout import CONSTANT, D_MODEL, LAYOUT, N_TOKENS, SCALE
+from nnsight_et.zoo.phases import D_HEAD, PAIRS, distance_phases, query_and_key
 
 STEADY = tuple(range(6, PAIRS)) + tuple(range(PAIRS + 6, 2 * PAIRS))
 """The dims of a head that RoPE turns so slowly that they match content at any distance."""
@@ -33,19 +32,6 @@ class HeadWeights:
     output: Tensor
 
 
-def role_weights(role: str, seed: int) -> HeadWeights:
-    """The weights of a head of this role; the seed decides which part of the objects' code a value fetcher carries."""
-    looks, carries = ROLES[role](seed) if role in ROLES else segment_counter(int(role.removeprefix("segment ")))
-    return HeadWeights(*looks, *carries)
-
-
-def segment_counter(segment: int) -> tuple[Looks, Carries]:
-    """Looks at <s> from inside one segment and marks the tokens there with the segment's number."""
-    phases = segment_phases(1 + SEGMENT_TOKENS * segment, SEGMENT_TOKENS, N_TOKENS)
-    written = slice(LAYOUT.own_segment.start + segment, LAYOUT.own_segment.start + segment + 1)
-    return looks_back(phases, LAYOUT.is_bos, 1.0), copies(LAYOUT.is_bos, written)
-
-
 def structure_reader(_: int) -> tuple[Looks, Carries]:
     """Looks 4 tokens back, from a label to its object, and takes the object's segment."""
     return looks_back(distance_phases(4, N_TOKENS), LAYOUT.constant, CONSTANT), copies(
@@ -53,28 +39,11 @@ def structure_reader(_: int) -> tuple[Looks, Carries]:
     )
 
 
-def position_detector(_: int) -> tuple[Looks, Carries]:
-    """Looks from a label to the same label inside a segment and takes what D left there."""
-    looks = matches(LAYOUT.labels, LAYOUT.labels, STEADY, 12.0)
-    return prefers(looks, LAYOUT.own_segment, STEADY[-1], 6.0), copies(LAYOUT.object_segment, LAYOUT.queried_segment)
-
-
 def position_transmitter(_: int) -> tuple[Looks, Carries]:
     """Looks 2 tokens back, from the last token to the query label, and takes what C left there."""
     return looks_back(distance_phases(2, N_TOKENS), LAYOUT.constant, CONSTANT), copies(
         LAYOUT.queried_segment, LAYOUT.wanted_segment
     )
-
-
-def value_fetcher(seed: int) -> tuple[Looks, Carries]:
-    """Looks at the object in the wanted segment and takes 32 dims of its 40-dim code."""
-    looks = matches(LAYOUT.wanted_segment, LAYOUT.own_segment, STEADIEST, 12.0)
-    width = LAYOUT.objects.stop - LAYOUT.objects.start
-    noise = torch.randn(width, D_HEAD, generator=torch.Generator().manual_seed(seed))
-    basis = torch.linalg.qr(noise).Q  # [object dims, d_head]
-    value, output = torch.zeros(D_HEAD, D_MODEL), torch.zeros(D_MODEL, D_HEAD)
-    value[:, LAYOUT.objects], output[LAYOUT.objects] = basis.T, basis
-    return prefers(looks, LAYOUT.is_object, STEADIEST[-1], 8.0), (value, output)
 
 
 def looks_back(phases: Tensor, part: slice, size: float) -> Looks:
@@ -115,11 +84,3 @@ def copies(read: slice, write: slice) -> Carries:
     width = read.stop - read.start
     value[:width, read], output[write, :width] = torch.eye(width), torch.eye(width)
     return value, output
-
-
-ROLES: dict[str, Callable[[int], tuple[Looks, Carries]]] = {
-    "structure_reader": structure_reader,
-    "position_detector": position_detector,
-    "position_transmitter": position_transmitter,
-    "value_fetcher": value_fetcher,
-}

@@ -10,7 +10,7 @@ import pytest
 from nnsight_et.manifest import load
 from tests.helpers.commands import ROOT, et, python
 
-HEAVY = {"torch", "nnsight", "transformers", "numpy", "safetensors", "matplotlib", "pandas"}
+HEAVY = {"torch", "nnsight", "transformers", "numpy", "safetensors", "vl_convert", "pandas"}
 
 
 @pytest.mark.parametrize(

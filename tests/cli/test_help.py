@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
 from pathlib import Path
 
 import pytest
 import typer
+from nnsight_et_cli import app
+from nnsight_et_cli import options as complete
+from nnsight_et_cli.shell import EXAMPLES
 from typer.testing import CliRunner
 
 from nnsight_et.manifest.load import SHIPPED
 from nnsight_et.models.named import NAMED
 from tests.helpers.commands import et
 
-app = importlib.import_module("nnsight_et_cli").app
-complete = importlib.import_module("nnsight_et_cli.complete")
-EXAMPLES: dict[str, str] = importlib.import_module("nnsight_et_cli.examples").EXAMPLES
 SHELL = typer.main.get_command(app)
 COMMANDS = sorted(SHELL.commands)  # type: ignore[attr-defined]
 

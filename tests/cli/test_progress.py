@@ -1,20 +1,19 @@
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 import pytest
+from nnsight_et_cli import progress, run_events
 from rich.console import Console
 
+from nnsight_et.diagnostics.costs import expected_seconds
 from nnsight_et.runner.run import Progress
 
-progress = importlib.import_module("nnsight_et_cli.progress")
-waiting = importlib.import_module("nnsight_et_cli.waiting")
-live = importlib.import_module("nnsight_et_cli.live")
-COURSE = progress.Course(("found", "table", "last"), lambda name: (12.3, 7))
+INFO = run_events.RunInfo(("found", "table", "last"), lambda name: (12.3, 7))
 
 
 def steps() -> Iterator[Progress]:
@@ -26,9 +25,13 @@ def steps() -> Iterator[Progress]:
     yield Progress("last", "knockout", 1, 1, reused=1)
 
 
+def events(steps: Iterable[Progress], info=None) -> Iterator:
+    return run_events.events(steps, info or run_events.RunInfo())
+
+
 def followed(terminal: bool, **options) -> tuple[int, str]:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    computed = progress.follow(steps(), console, COURSE, **options)
+    computed = progress.follow(steps(), console, INFO, **options)
     assert isinstance(console.file, io.StringIO)
     return computed, console.file.getvalue()
 
@@ -42,22 +45,21 @@ def no_ci(monkeypatch):
 def clock(monkeypatch) -> None:
     """Each look at the clock is 10 seconds after the one before."""
     times = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(times)))
+    monkeypatch.setattr(run_events.time, "monotonic", lambda: float(next(times)))
 
 
 def test_the_layer_that_path_patching_has_come_to_is_said_until_the_piece_of_work_is_done():
-    waits, said = waiting.Waits("auto", live=True), []
+    status, said = progress.StatusLine("auto", live=True), []
 
     def working() -> Iterator[Progress]:
         for done, layer in ((1, 4), (2, None)):
             if layer is not None:
-                waits.reached(layer)
-            said.append(course.waiting())
+                status.reach(layer)
+            said.append(status.text())
             yield Progress("found", "stage", done, 2, reused=0)
 
-    course = progress.Course(("found",), waiting=waits.text)
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    progress.follow(waits.between(working()), console, course)
+    progress.follow(status.between(working()), console, status=status.text)
     assert said == ["senders of layer 4", ""]
 
 
@@ -80,7 +82,7 @@ def test_lines_tell_the_start_and_the_end_of_each_experiment():
 
 def test_between_them_a_line_comes_every_thirty_seconds_at_most(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_events.time, "monotonic", lambda: now[0])
 
     def slow() -> Iterator[Progress]:
         for done in range(1, 101):
@@ -88,7 +90,7 @@ def test_between_them_a_line_comes_every_thirty_seconds_at_most(monkeypatch):
             yield Progress("long", "stage", done, 100, 0)
 
     lines: list[str] = []
-    for _ in progress._lines(progress.moments(slow()), progress.Course(), lines.append):
+    for _ in progress._lines(events(slow()), run_events.RunInfo(), lines.append):
         pass
     assert [line.split(",")[0] for line in lines] == [
         "long: stage 1/100", "long: stage 31/100", "long: stage 61/100", "long: stage 91/100", "long: done"
@@ -103,22 +105,22 @@ def test_rate_and_time_left_are_of_the_cells_that_were_measured(clock):
         yield Progress("a", "b", 3, 6, 2)  # 20 s after the first cell, which was stored: one cell measured
         yield Progress("a", "b", 4, 6, 2)
 
-    found = [one for one in progress.moments(some()) if one.kind == "progress"]
+    found = [one for one in events(some()) if one.kind == "progress"]
     assert [one.rate for one in found] == [None, None, pytest.approx(1 / 20), pytest.approx(2 / 30)]
     assert [one.seconds_left for one in found] == [None, None, pytest.approx(60), pytest.approx(30)]
 
 
 def test_the_cell_that_starts_the_clock_is_not_counted(clock):
-    found = [one for one in progress.moments(Progress("a", "b", done, 4, 0) for done in (1, 2, 3)) if one.rate]
+    found = [one for one in events(Progress("a", "b", done, 4, 0) for done in (1, 2, 3)) if one.rate]
     assert [one.rate for one in found] == [pytest.approx(1 / 10), pytest.approx(2 / 20)]
 
 
 def timed(*names: str) -> list:
     """Experiments of three cells, 10 s a cell; a and b are of one method, b twice as large, c of another."""
-    sizes = {"a": ("path_patching", 10.0), "b": ("path_patching", 20.0), "c": ("dcm", 10.0)}
-    course = progress.Course(names, lambda name: (30.0, 0), {name: sizes[name] for name in names})
+    work = {"a": ("path_patching", 10.0), "b": ("path_patching", 20.0), "c": ("dcm", 10.0)}
+    info = run_events.RunInfo(names, lambda name: (30.0, 0), partial(expected_seconds, work))
     steps = [Progress(name, "step", done, 3, 0) for name in names for done in (1, 2, 3)]
-    return [one for one in progress.moments(steps, course) if one.kind == "progress"]
+    return [one for one in events(steps, info) if one.kind == "progress"]
 
 
 def test_the_time_left_of_a_run_is_told_from_experiments_of_the_same_method(clock):
@@ -131,32 +133,20 @@ def test_the_time_left_of_a_run_is_told_from_experiments_of_the_same_method(cloc
 
 def test_methods_not_measured_yet_are_not_in_it_and_it_says_so(clock):
     found = timed("a", "c", "b")
-    assert found[3].run_left == importlib.import_module("nnsight_et_cli.left").Left(60.0, partial=True)
-    assert list(progress.parts(found[3]))[-1] == "about 60 s in the run and more not timed yet"
-    assert list(progress.parts(found[-2]))[-1] == "about 50 s in the run"
+    assert found[3].run_left == run_events.TimeLeft(60.0, partial=True)
+    assert list(progress._parts(found[3]))[-1] == "about 60 s in the run and more not timed yet"
+    assert list(progress._parts(found[-2]))[-1] == "about 50 s in the run"
 
 
 def test_an_experiment_from_the_store_tells_nothing_of_its_method(clock):
-    course = progress.Course(("a", "b"), lambda name: (30.0, 0), {"a": ("dcm", 1.0), "b": ("dcm", 1.0)})
+    work = {"a": ("dcm", 1.0), "b": ("dcm", 1.0)}
+    info = run_events.RunInfo(("a", "b"), lambda name: (30.0, 0), partial(expected_seconds, work))
     steps = [Progress("a", "dcm", 1, 1, 1), Progress("b", "step", 1, 3, 0)]
-    assert [one.run_left for one in progress.moments(steps, course) if one.kind == "progress"] == [None, None]
-
-
-def test_every_job_has_a_method_and_a_size():
-    from nnsight_et.manifest import load
-    from nnsight_et.planning.plan import plan
-    from tests.helpers.commands import ROOT
-
-    size_of = importlib.import_module("nnsight_et_cli.left").size_of
-    sizes = {job.name: size_of(job) for job in plan(load(ROOT / "experiments.yaml")).jobs}
-    assert sizes["circuit"] == ("path_patching", (300 + 100) * 4)
-    assert sizes["table1"] == ("faithfulness", (200 + 500) * 4)
-    assert sizes["figure3"] == ("activation_patching", 100 * 4 * 3)
-    assert sizes["roles"] == ("dcm", (320 + 160 + 200) * 3)
+    assert [one.run_left for one in events(steps, info) if one.kind == "progress"] == [None, None]
 
 
 def test_self_checks_of_all_experiments_are_added_up():
-    found = list(progress.moments(steps()))
+    found = list(events(steps()))
     assert [one.checks for one in found if one.kind == "finished"] == [3, 8, 8]
 
 
@@ -167,9 +157,9 @@ def test_a_terminal_gets_a_bar_and_a_line_per_finished_experiment():
 
 
 def test_the_live_view_tells_experiment_step_rate_checks_and_memory(clock):
-    moment = [one for one in progress.moments(steps()) if one.kind == "progress"][2]
+    event = [one for one in events(steps()) if one.kind == "progress"][2]
     console = Console(file=io.StringIO(), width=120)
-    console.print(live._view(moment, COURSE, 75.0))
+    console.print(progress._view(event, INFO, 75.0))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     for part in ("[1/3] found", "stage 3/3", "2 from the store", "cells/s", "3 self-checks passed", "75 s"):

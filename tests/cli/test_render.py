@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from io import StringIO
 
 import pytest
+from nnsight_et_cli.render import show
 from rich.console import Console
 
 from nnsight_et.display.table import Table
 
-show = importlib.import_module("nnsight_et_cli.render").show
 ROWS = (
     ("1", "position_transmitter", "0.90 [0.75, 1.00]", "L4H0 -0.254*, L3H2 -0.182, L3H7 -0.083", "0.091 (least)"),
     ("2", "b", "0.50 [0.30, 0.70]", "L4H1 -0.007", "–"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from nnsight_et_cli import setup
 
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.diagnostics.sizing import MINUTES, fit_study
@@ -23,7 +24,6 @@ from nnsight_et.planning.plan import plan
 from tests.helpers.commands import EVERY, ROOT, STUDY, et, python
 
 doctor = importlib.import_module("nnsight_et.diagnostics.doctor")
-setup = importlib.import_module("nnsight_et_cli.setup")
 CHECKER = jsonschema.Draft202012Validator(json_schema())
 SINGLE, PAIRS = [(name,) for name in METHODS], list(combinations(METHODS, 2))
 

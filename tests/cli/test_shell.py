@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import signal
@@ -14,15 +13,12 @@ from typing import Any
 
 import pytest
 import typer
+from nnsight_et_cli import execute, progress, shell
 from rich.console import Console
 
 from nnsight_et.manifest import load
 from nnsight_et.runner.run import Progress
 from tests.helpers.commands import ROOT
-
-execute = importlib.import_module("nnsight_et_cli.execute")
-progress = importlib.import_module("nnsight_et_cli.progress")
-shell = importlib.import_module("nnsight_et_cli.shell")
 
 
 def test_the_message_counts_what_is_saved_and_says_how_to_go_on(tmp_path: Path, capsys):
@@ -63,12 +59,12 @@ def test_an_interruption_inside_a_finaliser_stops_the_command_without_a_tracebac
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", ["finished", "_computed", "report_of", "_show_results"])
+@pytest.mark.parametrize("moment", ["finished", "_run", "report_of", "_show_results"])
 def test_a_command_that_is_stopped_says_so_from_its_start_to_its_end(tmp_path, monkeypatch, capsys, moment):
     def stop(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    for name in ("_computed", "report_of", "_show_results"):
+    for name in ("_run", "report_of", "_show_results"):
         monkeypatch.setattr(execute, name, lambda *_: None)
     monkeypatch.setattr(execute, moment, stop)
     with pytest.raises(typer.Exit) as stopped:

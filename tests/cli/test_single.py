@@ -45,17 +45,17 @@ def test_a_stage_that_cannot_be_read_is_refused(stage: str, part: str):
 
 
 def test_a_circuit_that_is_not_named_is_shipped_with_the_model_or_is_found_first():
-    papers = plan(single.cmap("goat", "llama", (None, None), SETTING))
+    papers = plan(single.cmap("goat", "llama", SETTING))
     assert [job.name for job in papers.jobs] == ["cmap"]
     assert isinstance(spec := papers.jobs[0].spec, CMAP)
     assert (spec.circuit, spec.roles, spec.examples) == ("published/goat", "published/goat", 40)
 
-    (tiny,) = plan(single.cmap("goat-tiny", "llama-tiny", (None, None), SETTING)).jobs
+    (tiny,) = plan(single.cmap("goat-tiny", "llama-tiny", SETTING)).jobs
     assert isinstance(tiny.spec, CMAP)
     assert (tiny.spec.circuit, tiny.spec.roles) == ("embedded/goat-tiny", "embedded/goat-tiny")
     assert [choice.name for choice in tiny.models] == ["goat-tiny", "llama-tiny"]
 
-    own = plan(single.cmap("vicuna-tiny", "llama-tiny", (None, None), SETTING))
+    own = plan(single.cmap("vicuna-tiny", "llama-tiny", SETTING))
     assert [job.name for job in own.jobs] == ["circuit", "roles", "cmap"]
     assert own.job("circuit").models[0].name == "vicuna-tiny"
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,12 @@ from nnsight_et.api.runs import open_run
 from nnsight_et.core.errors import ResultError
 from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import load
+from nnsight_et.methods import METHODS
 from nnsight_et.planning.plan import digest, plan
 from nnsight_et.report.html import rendered
 from nnsight_et.results.headers import read_header
 from nnsight_et.results.store import read_result, write_result
 from nnsight_et.results.study import study_in
-from nnsight_et.runner import run as running
 from nnsight_et.runner.run import RunOptions, run
 from tests.helpers.commands import et
 from tests.helpers.small_study import STUDY, fresh_study
@@ -27,12 +28,18 @@ FIRST = Notice("bos", "one", "its prompts begin without <s>")
 LATER = Notice("weights", "experiments.found", "something came up while it was measured")
 
 
+def change(monkeypatch: pytest.MonkeyPatch, method: str, **functions: Any) -> None:
+    """Put functions in place of a method's own."""
+    changed = replace(METHODS[method].experiment(), **functions)
+    monkeypatch.setitem(METHODS, method, replace(METHODS[method], experiment=lambda: changed))
+
+
 def telling(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small study whose methods tell something: of both experiments before they run, of one of them during."""
     fresh_study(root)
-    method = running.METHODS["path_patching"]
     (root / "study.yaml").write_text(f"{STUDY}probe: off\n")
-    check, measure = method.check, method.measure
+    found = METHODS["path_patching"].experiment()
+    check, measure = found.check, found.measure
 
     def told_of_model(work, job):
         check(work, job)
@@ -44,10 +51,9 @@ def telling(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         work.tell(job, LATER)
         return found
 
-    monkeypatch.setattr(method, "check", told_of_model)
-    monkeypatch.setattr(method, "measure", told_while_measured)
-    table, table_check = running.METHODS["faithfulness"], running.METHODS["faithfulness"].check
-    monkeypatch.setattr(table, "check", lambda work, job: (table_check(work, job), work.tell(job, FIRST))[0])
+    change(monkeypatch, "path_patching", check=told_of_model, measure=told_while_measured)
+    table_check = METHODS["faithfulness"].experiment().check
+    change(monkeypatch, "faithfulness", check=lambda work, job: (table_check(work, job), work.tell(job, FIRST))[0])
     return root
 
 
@@ -100,7 +106,7 @@ def test_a_notice_is_told_once_before_the_first_cell_and_is_in_the_results_it_is
 def test_results_that_are_there_tell_it_again(told: Path, monkeypatch: pytest.MonkeyPatch):
     heard_of(told)
     for method in ("path_patching", "faithfulness"):
-        monkeypatch.setattr(running.METHODS[method], "check", lambda work, job: None)
+        change(monkeypatch, method, check=lambda work, job: None)
     assert heard_of(told) == [FIRST, LATER]
     shutil.rmtree(folder_in(told) / "found")
     heard_of(told)

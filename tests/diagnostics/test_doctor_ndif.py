@@ -14,12 +14,12 @@ from nnsight.schema.config import CONFIG
 from nnsight_et.diagnostics import doctor_ndif
 from nnsight_et.diagnostics.doctor import Finding
 from nnsight_et.diagnostics.doctor_ndif import known_models, server_findings
-from nnsight_et.loopback import Loopback
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
-from nnsight_et.remote.failures import Again, Refused
+from nnsight_et.remote.failures import Rejected, Retryable
 from tests.helpers.commands import et
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import IDS, TRUSTED, UNTRUSTED, client
 
 STRANGER = "33333333-3333-4333-8333-333333333333"
@@ -27,7 +27,7 @@ KEY = 'nnsight.modeling.transformers.TransformersModel:{"repo_id": "%s", "revisi
 
 
 @pytest.fixture
-def configured(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def configured(server: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets nnsight's address, the loopback's unless given, and its key."""
 
     def configure(key: str | None, host: str = server.address) -> None:
@@ -109,7 +109,7 @@ def test_a_key_without_tags_is_untrusted_where_keys_are_checked(configured, monk
 def test_a_server_that_does_not_say_whose_a_key_is(configured, monkeypatch):
     def unknown(_: Client, path: str) -> dict[str, Any]:
         if path == "/whoami":
-            raise Refused("here: the server answers 404: Not Found")
+            raise Rejected("here: the server answers 404: Not Found")
         return {}
 
     configured(STRANGER)
@@ -163,7 +163,7 @@ def test_a_server_in_trouble_is_to_be_asked_later(configured, server, monkeypatc
     assert "503: Could not retrieve cluster status." in found.found
 
     def reconnecting(*_: Any) -> None:
-        raise Again("here: the server answers 503: compute backend is reconnecting")
+        raise Retryable("here: the server answers 503: compute backend is reconnecting")
 
     monkeypatch.setattr(Client, "read", reconnecting)
     (found,) = server_findings([])

@@ -39,7 +39,7 @@ from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.measuring import model_pool
 from nnsight_et.models.finite import check_numbers, first_lost
 from nnsight_et.models.model import Model
-from nnsight_et.remote.failures import of_description
+from nnsight_et.remote.failures import failure_from_description
 from tests.helpers.architecture_table import SENDERS, SET
 from tests.helpers.commands import et as command
 from tests.helpers.methods_study import CIRCUIT, STUDY
@@ -167,7 +167,7 @@ def test_a_job_that_a_server_carries_out_fails_with_the_same_words(model, pair):
         run_calls(model, [call])
     said = str(raised.value).strip().splitlines()[-1].removeprefix("ExperimentError: ")
     text = f"Traceback (most recent call last):\n  ...\nnnsight_et.errors.ExperimentError: {said}"
-    assert str(of_description(text, "experiments.found")) == f"experiments.found: {said}"
+    assert str(failure_from_description(text, "experiments.found")) == f"experiments.found: {said}"
     assert said.startswith("tiny in float16: NaN")
     assert CHOICE in said
 

@@ -25,8 +25,7 @@ from nnsight_et.measuring.missing_scores import without_score
 from nnsight_et.measuring.stage_scores import described, ranking, stage_scores
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import plan
-from nnsight_et.report.figure_data import plates
-from nnsight_et.report.results import tables
+from nnsight_et.report.results import plates, tables
 from nnsight_et.report.tidy.tables import heads, metrics
 from nnsight_et.results.study import Study
 from nnsight_et.tasks.answers import told

@@ -17,7 +17,7 @@ from nnsight.tracing.globals import BLOCKS, SOURCES
 from peft import PeftModel
 
 from nnsight_et.core.metrics import patching_score
-from nnsight_et.loopback import Loopback
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import ADAPTERS, IDS, TRUSTED, UNTRUSTED, attached, client, submitted, waited
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
@@ -36,7 +36,7 @@ def there(deployed: Path) -> Any:
     return client(deployed)
 
 
-def test_a_trace_gives_the_values_it_gives_here(server: Loopback, local: Any, there: Any):
+def test_a_trace_gives_the_values_it_gives_here(server: FaultyLoopback, local: Any, there: Any):
     with local.trace(input_ids=IDS):
         local.model.layers[1].self_attn.o_proj.input[:, -1, :10] = 0
         here = local.output.logits.save()
@@ -47,7 +47,7 @@ def test_a_trace_gives_the_values_it_gives_here(server: Loopback, local: Any, th
     assert there._module.device.type == "meta"
 
 
-def test_a_submitted_job_is_fetched_by_its_id(server: Loopback, local: Any, there: Any):
+def test_a_submitted_job_is_fetched_by_its_id(server: FaultyLoopback, local: Any, there: Any):
     with local.trace(input_ids=IDS):
         here = local.output.logits[:, -1].save()
     job = submitted(there, server.address)
@@ -55,7 +55,7 @@ def test_a_submitted_job_is_fetched_by_its_id(server: Loopback, local: Any, ther
     assert torch.equal(waited(job)["logits"], here)
 
 
-def test_a_session_is_one_job(server: Loopback, local: Any, there: Any):
+def test_a_session_is_one_job(server: FaultyLoopback, local: Any, there: Any):
     results = []
     for model, remote in ((local, False), (there, server.address)):
         with model.session(remote=remote):
@@ -84,11 +84,13 @@ def edited(model: Any, remote: str | bool) -> torch.Tensor:
     return logits
 
 
-def test_an_untrusted_job_gives_the_values_it_gives_here(server: Loopback, local: Any, there: Any, untrusted: None):
+def test_an_untrusted_job_gives_the_values_it_gives_here(
+    server: FaultyLoopback, local: Any, there: Any, untrusted: None
+):
     assert torch.equal(edited(there, server.address), edited(local, False))
 
 
-def test_invokes_are_rows_of_one_batch_untrusted(server: Loopback, local: Any, there: Any, untrusted: None):
+def test_invokes_are_rows_of_one_batch_untrusted(server: FaultyLoopback, local: Any, there: Any, untrusted: None):
     results = []
     for model, remote in ((local, False), (there, server.address)):
         with model.trace(remote=remote) as tracer:
@@ -102,7 +104,7 @@ def test_invokes_are_rows_of_one_batch_untrusted(server: Loopback, local: Any, t
     assert not torch.equal(results[0][0], results[0][1])
 
 
-def test_an_untrusted_block_sees_no_weights(server: Loopback, there: Any, untrusted: None, monkeypatch: Any):
+def test_an_untrusted_block_sees_no_weights(server: FaultyLoopback, there: Any, untrusted: None, monkeypatch: Any):
     found = []
     for key in (TRUSTED, UNTRUSTED):
         monkeypatch.setattr(CONFIG.API, "APIKEY", key)
@@ -113,7 +115,9 @@ def test_an_untrusted_block_sees_no_weights(server: Loopback, there: Any, untrus
     assert found == [False, True]
 
 
-def test_an_untrusted_gradient_silently_stops_at_the_model(server: Loopback, local: Any, there: Any, monkeypatch: Any):
+def test_an_untrusted_gradient_silently_stops_at_the_model(
+    server: FaultyLoopback, local: Any, there: Any, monkeypatch: Any
+):
     gradients = []
     for model, remote, key in (
         (local, False, TRUSTED),
@@ -137,7 +141,7 @@ def test_an_untrusted_gradient_silently_stops_at_the_model(server: Loopback, loc
     assert not torch.allclose(gradients[0], gradients[2])
 
 
-def test_after_stop_the_next_untrusted_trace_fails(server: Loopback, there: Any, monkeypatch: Any):
+def test_after_stop_the_next_untrusted_trace_fails(server: FaultyLoopback, there: Any, monkeypatch: Any):
     def stopped() -> torch.Tensor:
         with there.session(remote=server.address):
             with there.trace(input_ids=IDS) as tracer:
@@ -153,7 +157,7 @@ def test_after_stop_the_next_untrusted_trace_fails(server: Loopback, there: Any,
         stopped()
 
 
-def test_an_untrusted_read_of_what_carries_the_cache_empties_it(server: Loopback, there: Any, monkeypatch: Any):
+def test_an_untrusted_read_of_what_carries_the_cache_empties_it(server: FaultyLoopback, there: Any, monkeypatch: Any):
     lengths = []
     for key in (TRUSTED, UNTRUSTED):
         monkeypatch.setattr(CONFIG.API, "APIKEY", key)
@@ -165,7 +169,7 @@ def test_an_untrusted_read_of_what_carries_the_cache_empties_it(server: Loopback
     assert lengths == [[6, 6, 6], [6, 0, 6]]
 
 
-def test_what_the_untrusted_mode_lacks_is_named(server: Loopback, there: Any, untrusted: None):
+def test_what_the_untrusted_mode_lacks_is_named(server: FaultyLoopback, there: Any, untrusted: None):
     def iterated() -> None:
         with there.trace(input_ids=IDS, remote=server.address) as tracer:
             for _ in tracer.iter[:1]:
@@ -175,7 +179,7 @@ def test_what_the_untrusted_mode_lacks_is_named(server: Loopback, there: Any, un
         iterated()
 
 
-def test_an_error_in_the_block_comes_back_with_its_line(server: Loopback, there: Any, monkeypatch: Any):
+def test_an_error_in_the_block_comes_back_with_its_line(server: FaultyLoopback, there: Any, monkeypatch: Any):
     def wrong() -> None:
         with there.trace(input_ids=IDS, remote=server.address):
             there.output.logits.reshape(7, 7).save()
@@ -186,7 +190,7 @@ def test_an_error_in_the_block_comes_back_with_its_line(server: Loopback, there:
             wrong()
 
 
-def test_each_request_has_its_own_adapter(server: Loopback, there: Any, deployed: Path, monkeypatch: Any):
+def test_each_request_has_its_own_adapter(server: FaultyLoopback, there: Any, deployed: Path, monkeypatch: Any):
     def logits() -> torch.Tensor:
         return waited(submitted(there, server.address))["logits"]
 
@@ -203,7 +207,7 @@ def test_each_request_has_its_own_adapter(server: Loopback, there: Any, deployed
     assert not torch.allclose(expected[ADAPTERS[0]], expected[ADAPTERS[1]], atol=1e-2)
 
 
-def test_functions_of_this_package_run_there_once_it_is_registered(server: Loopback, local: Any, there: Any):
+def test_functions_of_this_package_run_there_once_it_is_registered(server: FaultyLoopback, local: Any, there: Any):
     nnsight.ndif.pull_env()  # would register the package by itself where it is not installed
     registered = {name for name in cloudpickle._PICKLE_BY_VALUE_MODULES if name.split(".")[0] == "nnsight_et"}
     cloudpickle._PICKLE_BY_VALUE_MODULES.difference_update(registered)
@@ -219,7 +223,7 @@ def test_functions_of_this_package_run_there_once_it_is_registered(server: Loopb
     assert torch.equal(scored(there, server.address), scored(local, False))
 
 
-def test_a_changed_block_is_run_as_it_is_now(server: Loopback, there: Any, tmp_path: Path):
+def test_a_changed_block_is_run_as_it_is_now(server: FaultyLoopback, there: Any, tmp_path: Path):
     found = []
     for factor in (2, 3):
         path = tmp_path / f"block_{factor}.py"
@@ -241,7 +245,9 @@ def test_a_changed_block_is_run_as_it_is_now(server: Loopback, there: Any, tmp_p
     assert found == [2, 3]
 
 
-def test_what_a_job_prints_is_logged(server: Loopback, there: Any, untrusted: None, monkeypatch: Any, capsys: Any):
+def test_what_a_job_prints_is_logged(
+    server: FaultyLoopback, there: Any, untrusted: None, monkeypatch: Any, capsys: Any
+):
     monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", True)
     for key in (TRUSTED, UNTRUSTED):
         monkeypatch.setattr(CONFIG.API, "APIKEY", key)

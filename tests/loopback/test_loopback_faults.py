@@ -22,7 +22,7 @@ import websocket
 from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 
-from nnsight_et.loopback import Loopback
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.loopback_client import IDS, NAME, client, submitted, waited
 from tests.helpers.tiny_model import hf_llama
 
@@ -42,18 +42,18 @@ def expected() -> torch.Tensor:
 
 
 @pytest.fixture
-def done(server: Loopback, there: Any, expected: torch.Tensor) -> Any:
+def done(server: FaultyLoopback, there: Any, expected: torch.Tensor) -> Any:
     """A job that has completed."""
     job = submitted(there, server.address)
     assert torch.equal(waited(job)["logits"], expected)
     return job
 
 
-def accepted(server: Loopback) -> int:
+def accepted(server: FaultyLoopback) -> int:
     return server.counts()["accepted"]
 
 
-def test_a_blocking_job_fetches_a_large_result(server: Loopback, there: Any, expected: torch.Tensor):
+def test_a_blocking_job_fetches_a_large_result(server: FaultyLoopback, there: Any, expected: torch.Tensor):
     for index, count in ((-1, 0), (slice(None), 1)):
         before = server.counts()["requests"].get("GET /results/{id}", 0)
         with there.trace(input_ids=IDS, remote=server.address):
@@ -70,7 +70,7 @@ def test_a_blocking_job_fetches_a_large_result(server: Loopback, there: Any, exp
         ("99999999-9999-4999-8999-999999999999", "Invalid API key."),
     ],
 )
-def test_a_key_it_does_not_know_is_refused(server: Loopback, there: Any, monkeypatch: Any, key: str, said: str):
+def test_a_key_it_does_not_know_is_refused(server: FaultyLoopback, there: Any, monkeypatch: Any, key: str, said: str):
     monkeypatch.setattr(CONFIG.API, "APIKEY", key)
     before = accepted(server)
     with pytest.raises(RemoteError, match=said):
@@ -78,7 +78,7 @@ def test_a_key_it_does_not_know_is_refused(server: Loopback, there: Any, monkeyp
     assert accepted(server) == before
 
 
-def test_a_request_dropped_before_it_is_read_is_no_job(server: Loopback, there: Any, done: Any):
+def test_a_request_dropped_before_it_is_read_is_no_job(server: FaultyLoopback, there: Any, done: Any):
     before = accepted(server)
     server.fault("request", "drop")
     with pytest.raises(RemoteError, match="Failed to send request"):
@@ -90,7 +90,7 @@ def test_a_request_dropped_before_it_is_read_is_no_job(server: Loopback, there: 
     assert accepted(server) == before + 1
 
 
-def test_a_status_comes_with_its_text_and_when_to_try_again(server: Loopback, there: Any, done: Any):
+def test_a_status_comes_with_its_text_and_when_to_try_again(server: FaultyLoopback, there: Any, done: Any):
     server.fault("request", "status", code=429, detail="Too many", retry_after=7)
     server.fault("request", "status", nth=2, name="reconnecting")
     answer = httpx.post(f"{server.address}/request")
@@ -104,7 +104,7 @@ def test_a_status_comes_with_its_text_and_when_to_try_again(server: Loopback, th
     assert done() is not None
 
 
-def test_a_poll_can_be_dropped_stuck_or_unknown(server: Loopback, done: Any, expected: torch.Tensor):
+def test_a_poll_can_be_dropped_stuck_or_unknown(server: FaultyLoopback, done: Any, expected: torch.Tensor):
     server.fault("response", "drop")
     with pytest.raises(httpx.HTTPError):
         done()
@@ -118,7 +118,7 @@ def test_a_poll_can_be_dropped_stuck_or_unknown(server: Loopback, done: Any, exp
 
 
 @pytest.mark.parametrize("what", ["drop", "expired", "truncated"])
-def test_a_download_can_fail_and_then_succeed(server: Loopback, done: Any, expected: torch.Tensor, what: str):
+def test_a_download_can_fail_and_then_succeed(server: FaultyLoopback, done: Any, expected: torch.Tensor, what: str):
     server.fault("download", what)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - of httpx, of zstandard, or of torch
         done()
@@ -126,14 +126,14 @@ def test_a_download_can_fail_and_then_succeed(server: Loopback, done: Any, expec
     assert torch.equal(done()["logits"], expected)
 
 
-def test_a_corrupted_result_may_go_unnoticed_by_nnsight(server: Loopback, done: Any, expected: torch.Tensor):
+def test_a_corrupted_result_may_go_unnoticed_by_nnsight(server: FaultyLoopback, done: Any, expected: torch.Tensor):
     server.fault("download", "corrupted")
     with suppress(Exception):  # of zstandard or of torch; none where the bytes are of no number, or of one
         done()
     assert torch.equal(done()["logits"], expected)
 
 
-def test_answers_can_be_late_slow_and_of_another_time(server: Loopback, done: Any):
+def test_answers_can_be_late_slow_and_of_another_time(server: FaultyLoopback, done: Any):
     server.fault("response", "delay", seconds=0.3)
     server.fault("download", "slow", bytes_per_second=10_000)
     started = time.monotonic()
@@ -155,21 +155,23 @@ def test_answers_can_be_late_slow_and_of_another_time(server: Loopback, done: An
         ({"detail": "anything"}, "anything"),
     ],
 )
-def test_a_job_can_end_with_an_error(server: Loopback, there: Any, how: dict[str, str], said: str):
+def test_a_job_can_end_with_an_error(server: FaultyLoopback, there: Any, how: dict[str, str], said: str):
     server.fault("job", "error", **how)
     with pytest.raises(RemoteError) as caught:
         waited(submitted(there, server.address))
     assert said in str(caught.value)
 
 
-def test_a_model_that_was_evicted_is_loaded_again_and_the_job_runs_once(server: Loopback, there: Any, expected: Any):
+def test_a_model_that_was_evicted_is_loaded_again_and_the_job_runs_once(
+    server: FaultyLoopback, there: Any, expected: Any
+):
     server.fault("job", "evicted")
     job = submitted(there, server.address)
     assert torch.equal(waited(job)["logits"], expected)
     assert server.counts()["jobs"][job.job_id]["runs"] == 1
 
 
-def test_a_job_can_be_kept_waiting_run_long_or_be_lost(server: Loopback, there: Any, expected: torch.Tensor):
+def test_a_job_can_be_kept_waiting_run_long_or_be_lost(server: FaultyLoopback, there: Any, expected: torch.Tensor):
     server.fault("job", "queued", seconds=2.0)
     job: Any = submitted(there, server.address)
     assert job() is None
@@ -186,7 +188,9 @@ def test_a_job_can_be_kept_waiting_run_long_or_be_lost(server: Loopback, there: 
     assert httpx.get(f"{server.address}/response/{job.job_id}").status_code == 404
 
 
-def test_a_job_is_killed_at_its_time_limit_and_the_next_one_runs(server: Loopback, there: Any, expected: torch.Tensor):
+def test_a_job_is_killed_at_its_time_limit_and_the_next_one_runs(
+    server: FaultyLoopback, there: Any, expected: torch.Tensor
+):
     def forever() -> None:
         with there.trace(input_ids=IDS, remote=server.address):
             while True:
@@ -198,7 +202,7 @@ def test_a_job_is_killed_at_its_time_limit_and_the_next_one_runs(server: Loopbac
     assert torch.equal(waited(submitted(there, server.address))["logits"], expected)
 
 
-def test_a_job_that_takes_the_process_down_fails_alone(server: Loopback, there: Any, expected: torch.Tensor):
+def test_a_job_that_takes_the_process_down_fails_alone(server: FaultyLoopback, there: Any, expected: torch.Tensor):
     def fatal() -> None:
         with there.trace(input_ids=IDS, remote=server.address):
             os._exit(int(there.output.logits.shape[0]))
@@ -208,7 +212,7 @@ def test_a_job_that_takes_the_process_down_fails_alone(server: Loopback, there: 
     assert torch.equal(waited(submitted(there, server.address))["logits"], expected)
 
 
-def test_a_session_can_be_refused_cut_and_told_twice(server: Loopback, there: Any):
+def test_a_session_can_be_refused_cut_and_told_twice(server: FaultyLoopback, there: Any):
     def trace() -> None:
         with there.trace(input_ids=IDS, remote=server.address):
             there.output.logits.save()
@@ -223,7 +227,7 @@ def test_a_session_can_be_refused_cut_and_told_twice(server: Loopback, there: An
     trace()
 
 
-def test_a_model_without_a_folder_cannot_be_deployed(server: Loopback, deployed: Path, monkeypatch: Any):
+def test_a_model_without_a_folder_cannot_be_deployed(server: FaultyLoopback, deployed: Path, monkeypatch: Any):
     model = client(deployed)
     monkeypatch.setattr(model, "to_model_key", lambda: model_key(model).replace(NAME, "tiny/other"))
     with pytest.raises(RemoteError, match=r"Could not deploy this model\. Repository Not Found"):
@@ -234,7 +238,7 @@ def model_key(model: Any) -> str:
     return type(model).to_model_key(model)
 
 
-def test_status_env_and_whoami_answer_as_ndif_does(server: Loopback, done: Any, monkeypatch: Any):
+def test_status_env_and_whoami_answer_as_ndif_does(server: FaultyLoopback, done: Any, monkeypatch: Any):
     monkeypatch.setattr(CONFIG.API, "HOST", server.address)
     status = nnsight.status()
     assert status[NAME]["state"] == "RUNNING"
@@ -244,7 +248,7 @@ def test_status_env_and_whoami_answer_as_ndif_does(server: Loopback, done: Any, 
     assert nnsight.ndif.whoami("99999999-9999-4999-8999-999999999999") == {"email": None, "tags": []}
 
 
-def test_counts_are_of_requests_jobs_and_bytes(server: Loopback, there: Any):
+def test_counts_are_of_requests_jobs_and_bytes(server: FaultyLoopback, there: Any):
     before = server.counts()
     job = submitted(there, server.address)
     waited(job)
@@ -258,7 +262,7 @@ def test_counts_are_of_requests_jobs_and_bytes(server: Loopback, there: Any):
     assert now["polls"][job.job_id] >= 1
 
 
-def test_a_fault_that_does_not_exist_is_named(server: Loopback):
+def test_a_fault_that_does_not_exist_is_named(server: FaultyLoopback):
     with pytest.raises(ValueError, match="no fault 'explode' at 'request'; accepted: request: drop, status"):
         server.fault("request", "explode")
     with pytest.raises(ValueError, match=r"accepted are where, what and .*seconds"):
@@ -282,7 +286,9 @@ def test_nothing_is_left_when_the_parent_dies(tmp_path: Path):
     assert not [process for process in processes if psutil.pid_exists(process)]
 
 
-def test_a_restarted_server_knows_its_jobs_or_forgets_them(server: Loopback, there: Any, done: Any, expected: Any):
+def test_a_restarted_server_knows_its_jobs_or_forgets_them(
+    server: FaultyLoopback, there: Any, done: Any, expected: Any
+):
     before = accepted(server)
     server.fault("job", "queued", seconds=60)
     waiting = submitted(there, server.address)

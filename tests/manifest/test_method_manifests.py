@@ -9,8 +9,8 @@ import pytest
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.experiments import METHODS
+from nnsight_et.methods import METHODS as RUN
 from nnsight_et.planning.plan import plan
-from nnsight_et.runner.run import METHODS as RUN
 from nnsight_et.tasks.boxes import POSITIONS
 from nnsight_et.tasks.desiderata import DESIDERATA
 

@@ -189,7 +189,7 @@ def test_an_adapter_over_the_recipients_weights_can_give_and_take(folder, adapte
 @pytest.mark.parametrize("model", published.CIRCUITS)
 def test_the_heads_of_each_groups_main_role_are_patched_and_all_of_a_group_without_one(tmp_path, model):
     study = "name: x\nexperiments: {x: {method: cmap, donor: %s, recipient: vicuna, circuit: published/%s%s}}\n"
-    context = RunContext.create(Store(tmp_path), tmp_path, ModelPool("cpu"))
+    context = RunContext(Store(tmp_path), tmp_path, ModelPool("cpu"))
     (job,) = plan(parse(study % (model, model, f", roles: published/{model}"), "x")).jobs
     assert patched_heads(context, job) == published.cmap_circuit(model)
     (job,) = plan(parse(study % (model, model, ""), "x")).jobs

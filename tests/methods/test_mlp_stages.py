@@ -13,12 +13,10 @@ from nnsight_et.core.metrics import patching_score
 from nnsight_et.display.figures import Diagram, HeatMap
 from nnsight_et.manifest import Stage
 from nnsight_et.methods.path_patching.experiment import assembled, mlps
+from nnsight_et.methods.path_patching.present import figures
 from nnsight_et.models.named import NAMED
 from nnsight_et.planning.plan import digest, plan, senders
-from nnsight_et.report.circuit_figures import path_patching as figures
-from nnsight_et.report.results import tables
-from nnsight_et.report.tidy.heads import HEADS
-from nnsight_et.report.tidy.metrics import METRICS
+from nnsight_et.report.results import head_rows, metric_rows, tables
 from nnsight_et.results.study import Study
 from tests.helpers import plain_mlps
 from tests.helpers.closeness import assert_near
@@ -139,11 +137,11 @@ def test_figures_have_a_map_of_layers_alone_and_boxes_of_mlps(found):
 
 
 def test_the_long_tables_have_a_row_per_mlp_and_metric(found):
-    rows = [row for row in HEADS["path_patching"](found) if row.group == "m" and row.metric == "patching_score"]
+    rows = [row for row in head_rows(found) if row.group == "m" and row.metric == "patching_score"]
     assert [(row.head, row.layer, row.index) for row in rows] == [(f"L{layer}MLP", layer, None) for layer in range(3)]
     assert [row.value for row in rows] == found.scores["m.score"][:, 0].tolist()
     assert sum(bool(row.kept) for row in rows) == 2
-    metrics = {(row.group, row.metric): row.value for row in METRICS["path_patching"](found)}
+    metrics = {(row.group, row.metric): row.value for row in metric_rows(found)}
     assert metrics["m", "tested"] == 3
     assert metrics["m", "kept"] == 2
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nnsight_et.manifest import Minimality, PathPatching, Stage
-from nnsight_et.measuring.recount import recounted
+from nnsight_et.methods import METHODS
 
 ANSWERS = torch.tensor([1, 2, 3, 4])
 TWO_RIGHT, ONE_RIGHT = torch.tensor([1, 2, 0, 0]), torch.tensor([1, 0, 0, 0])
@@ -77,6 +77,13 @@ CHANGES: list[tuple[str, list, Any]] = [
 ]
 
 
+def audit_summary(job, scores, summary):
+    """The largest gap that the method's own audit finds."""
+    audit = METHODS[job.spec.method].experiment().audit
+    assert audit is not None
+    return max(audit(job, scores, summary), default=0.0)
+
+
 def job(method: str, metric: Any = "probability_ratio") -> Any:
     stages = (Stage(group="a", into="logits", at="last", keep=2),)
     specs = {
@@ -89,7 +96,7 @@ def job(method: str, metric: Any = "probability_ratio") -> Any:
 @pytest.mark.parametrize("method", SUMMARIES)
 def test_numbers_by_hand_are_what_the_tensors_say(method):
     scores, summary = SUMMARIES[method]
-    worst = recounted(job(method), scores, summary)
+    worst = audit_summary(job(method), scores, summary)
     assert worst is not None
     assert worst < 1e-6
 
@@ -102,7 +109,7 @@ def test_each_number_of_a_summary_is_counted(method, path, value):
         place = place[step]
     assert place[path[-1]] != value
     place[path[-1]] = value
-    worst = recounted(job(method), scores, summary)
+    worst = audit_summary(job(method), scores, summary)
     assert worst is not None
     assert worst > 0.01
 
@@ -114,7 +121,7 @@ def test_each_number_of_a_summary_is_counted(method, path, value):
 def test_a_score_is_the_mean_of_its_ratios_and_0_out_of_reach(name, where, value):
     scores, summary = copy.deepcopy(SUMMARIES["path_patching"])
     scores[f"a.{name}"][where] = value
-    worst = recounted(job("path_patching"), scores, summary)
+    worst = audit_summary(job("path_patching"), scores, summary)
     assert worst is not None
     assert worst > 0.01
 
@@ -124,15 +131,15 @@ def test_the_chosen_mask_is_one_that_was_tried_with_the_best_accuracy_and_the_fe
     scores, summary = copy.deepcopy(SUMMARIES["dcm"])
     scores["a.object.mask"] = torch.tensor(mask)
     summary["rows"][0]["selected"] = [name for name, keep in zip(["L0H1", "L1H0"], mask, strict=True) if not keep]
-    assert recounted(job("dcm"), scores, summary) == inf
+    assert audit_summary(job("dcm"), scores, summary) == inf
 
 
 def test_of_another_metric_the_order_is_its_own_and_there_is_no_log_ratio():
     scores = {name: tensor for name, tensor in copy.deepcopy(PATHS).items() if name != "a.log_ratio"}
     lowest, largest = ({"stages": [{"group": "a", "kept": [{"head": one} for one in heads]}]} for heads in ORDERS)
     for metric, right, wrong in (("logit_difference", lowest, largest), ("kl", largest, lowest)):
-        assert recounted(job("path_patching", metric), scores, right) == 0
-        assert recounted(job("path_patching", metric), scores, wrong) == inf
+        assert audit_summary(job("path_patching", metric), scores, right) == 0
+        assert audit_summary(job("path_patching", metric), scores, wrong) == inf
 
 
 ORDERS = (["L0H1", "L0H0"], ["L0H0", "L1H0"])
@@ -142,10 +149,10 @@ def test_a_token_that_is_right_as_well_counts():
     scores, summary = copy.deepcopy(SUMMARIES["faithfulness"])
     scores["m.also_right"] = torch.tensor([[7, -1], [-1, -1], [8, 9], [6, -1]])
     scores["m.model.predicted"] = torch.tensor([1, 7, 9, 0])
-    assert recounted(job("faithfulness"), scores, summary) == 0
+    assert audit_summary(job("faithfulness"), scores, summary) == 0
     scores["m.model.predicted"] = torch.tensor([1, 7, 9, 6])
-    assert recounted(job("faithfulness"), scores, summary) == pytest.approx(0.25)
+    assert audit_summary(job("faithfulness"), scores, summary) == pytest.approx(0.25)
 
 
 def test_methods_whose_summaries_have_no_tensors_are_not_counted():
-    assert recounted(job("comparison"), {}, {}) is None
+    assert METHODS["comparison"].experiment().audit is None

@@ -217,7 +217,7 @@ FAULTS: tuple[Fault, ...] = (
         ("wide.softmax(-1)", "wide.softmax(0)"), "gqa", "engine/engine",
     ),
     _fault(
-        "softmax over the wrong axis", "the reference's sum over all prompts", "engine/reference_readout.py",
+        "softmax over the wrong axis", "the reference's sum over all prompts", "engine/reference.py",
         (".exp().sum(-1).log()", ".exp().sum(-1).mean().log()"), "gqa", "interventions/path_patching", "engine/engine",
     ),
     _fault(

@@ -8,13 +8,22 @@ import shutil
 import pytest
 
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp
+from nnsight_et.diagnostics.costs import (
+    Speeds,
+    boxes_prompts,
+    costs,
+    estimates,
+    expected_seconds,
+    rows_of,
+    seconds,
+    work_of,
+)
 from nnsight_et.diagnostics.sizing import read_rows
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import BoxesTask, load, parse
 from nnsight_et.models.named import EMBEDDED, TINY
 from nnsight_et.planning.cost import expected, passes
 from nnsight_et.planning.cost.passes import Count
-from nnsight_et.planning.cost.plans import Speeds, boxes_prompts, costs, estimates, rows_of, seconds
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import plan_table
 from tests.helpers.commands import ROOT, et
@@ -185,3 +194,20 @@ def test_a_calibrated_plan_has_minutes_for_every_experiment(tmp_path):
     assert "minutes" in printed
     assert "self-checks included in the time" in printed
     assert json.dumps(printed).count("to run") == 3
+
+
+@pytest.mark.parametrize("engine", ["default", "reference"])
+def test_what_is_left_is_scaled_from_the_measured_experiments_of_a_method(engine):
+    jobs = plan(parse(f"engine: {engine}\n{TEXT}", "study.yaml"))
+    work = work_of(jobs, rows_of(jobs, None), {})
+    assert set(work) == {"found", "one", "two"}
+    assert expected_seconds(work, {"found": 7.0}) == {}
+    left = expected_seconds(work, {"found": 7.0, "one": 3.0})
+    assert left == {"two": pytest.approx(3.0 * work["two"][1] / work["one"][1])}
+    assert 0 < left["two"] < 3.0  # its means and plain runs are those of the first
+
+
+def test_an_experiment_without_passes_takes_no_time_and_one_of_an_unknown_model_is_left_out():
+    work = {"a": ("comparison default", 0.0), "b": ("faithfulness default", 4.0)}
+    assert expected_seconds(work, {}) == {"a": 0.0}
+    assert expected_seconds(work, {"c": 5.0}) == {"a": 0.0}

@@ -24,8 +24,6 @@ ALLOWED = {
     ("nnsight_et/models/failures.py", "from pickle"): "the names of errors torch.load raises; nothing is unpickled",
     ("nnsight_et/remote/request.py", "from pickle"): "the name of the error torch.load raises; nothing is unpickled",
     ("nnsight_et/loopback/blocks.py", "nnsight.intervention.serialization"): "a server runs what its clients send",
-    ("nnsight_et/loopback/split_block.py", "nnsight.intervention.serialization"): "so does its process for the blocks",
-    ("nnsight_et/loopback/split_model.py", "nnsight.intervention.serialization"): "the socket between the two",
 }
 
 

@@ -18,7 +18,7 @@ from tests.helpers.commands import ROOT
 
 PLACES = {"nnsight_et": "nnsight_et", "cli": "nnsight_et_cli"}
 """Folder of the repository -> package."""
-DATA = {".yaml", ".json", ".css", ".j2", ".js", ".safetensors"}
+DATA = {".yaml", ".json", ".css", ".j2", ".js", ".safetensors", ".typed"}
 ABOUT = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
@@ -28,10 +28,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy as an installer builds it, without a network."""
     pytest.importorskip("setuptools")
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in (*PLACES, "tests", "benchmarks", "examples", "docs"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "schema_1"))
+    for name in (*PLACES, "tools", "tests", "benchmarks", "examples", "docs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-c", BUILD, source / "dist"], cwd=source, check=True, capture_output=True)
     (built,) = (source / "dist").glob("*.whl")
     return built
@@ -72,6 +72,15 @@ def test_what_is_in_it_is_code_data_and_the_embedded_models(wheel: Path):
         "nnsight_et/zoo/embedded/goat-tiny/adapter_model.safetensors",
     ):
         assert needed in names
+
+
+def test_what_only_tests_and_makers_need_is_not_in_it(wheel: Path):
+    with ZipFile(wheel) as file:
+        names = file.namelist()
+    assert "nnsight_et/py.typed" in names
+    assert not [name for name in names if name.startswith(("tools/", "tests/", "cli/"))]
+    for word in ("fault", "split_", "lessons", "family"):
+        assert not [name for name in names if f"/{word}" in name and "/interventions/" not in name], word
 
 
 @pytest.fixture(scope="module")

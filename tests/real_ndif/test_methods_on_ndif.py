@@ -20,7 +20,7 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.client import Client
-from nnsight_et.remote.job import Job, Patience
+from nnsight_et.remote.job import Patience, RemoteJob
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Remote, RunOptions, run
@@ -92,9 +92,9 @@ def trust(request) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def sent() -> Iterator[Counter]:
     """How many jobs each experiment has sent since this was last cleared, and how many `requests` that took."""
-    counts, sending, submitting = Counter(), Job._sent, Client.submit
+    counts, sending, submitting = Counter(), RemoteJob._send, Client.submit
 
-    def of_experiment(job: Job, *arguments):
+    def of_experiment(job: RemoteJob, *arguments):
         counts[job.experiment] += 1
         return sending(job, *arguments)
 
@@ -103,7 +103,7 @@ def sent() -> Iterator[Counter]:
         return submitting(client, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Job, "_sent", of_experiment)
+        patch.setattr(RemoteJob, "_send", of_experiment)
         patch.setattr(Client, "submit", request)
         yield counts
 

@@ -11,7 +11,7 @@ import torch
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.methods.path_patching import experiment as path_patching
 from nnsight_et.planning.plan import plan
-from nnsight_et.remote.failures import Refused, Silent
+from nnsight_et.remote.failures import Rejected, ServerSilent
 from nnsight_et.results.headers import folder_of
 from tests.helpers.closeness import assert_same_scores
 from tests.helpers.loopback_client import TRUSTED
@@ -154,7 +154,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
 def test_what_cannot_be_mended_stops_the_run_with_the_servers_words(away, server, where, what, how, words):
     before = server.counts()["accepted"]
     server.fault(where, what, times=0, **how)
-    with pytest.raises(Refused, match=words) as stopped:
+    with pytest.raises(Rejected, match=words) as stopped:
         away.steps(ONE, UNCHECKED)
     assert TRUSTED not in str(stopped.value)
     assert server.counts()["accepted"] - before <= 1
@@ -162,7 +162,7 @@ def test_what_cannot_be_mended_stops_the_run_with_the_servers_words(away, server
 
 def test_a_key_that_the_server_repeats_is_not_repeated_here(away):
     away.key = "a-secret-of-mine"
-    with pytest.raises(Refused, match=r"400: Invalid API key format: '\*\*\*'") as stopped:
+    with pytest.raises(Rejected, match=r"400: Invalid API key format: '\*\*\*'") as stopped:
         away.steps(ONE, UNCHECKED)
     assert "a-secret-of-mine" not in str(stopped.value)
 
@@ -181,7 +181,7 @@ def failing(model, *_arguments):
 def test_a_server_that_stays_silent_stops_the_run_and_the_next_one_fetches_the_job(away, server, expected):
     before = server.counts()["accepted"]
     server.fault("response", "drop", times=0)
-    with pytest.raises(Silent, match="found again by the next run"):
+    with pytest.raises(ServerSilent, match="found again by the next run"):
         away.steps(ONE, UNCHECKED)
     server.clear()
     check(away, expected)
@@ -192,7 +192,7 @@ def test_a_key_that_is_refused_in_the_middle_costs_no_job(away, server, expected
     before = server.counts()["accepted"]
     server.fault("job", "running", seconds=1.5)
     server.fault("response", "status", code=401, detail="no longer", nth=2)
-    with pytest.raises(Refused, match="401: no longer"):
+    with pytest.raises(Rejected, match="401: no longer"):
         away.steps(ONE, UNCHECKED)
     check(away, expected)
     assert server.counts()["accepted"] - before == 1
@@ -201,7 +201,7 @@ def test_a_key_that_is_refused_in_the_middle_costs_no_job(away, server, expected
 def test_a_fresh_run_fetches_nothing_of_before(away, server, expected):
     before = server.counts()["accepted"]
     server.fault("response", "drop", times=0)
-    with pytest.raises(Silent):
+    with pytest.raises(ServerSilent):
         away.steps(ONE, UNCHECKED)
     server.clear()
     away.steps(ONE, UNCHECKED, fresh=True)
@@ -212,7 +212,7 @@ def test_a_fresh_run_fetches_nothing_of_before(away, server, expected):
 def test_a_result_that_was_damaged_here_is_asked_for_again(away, server, expected):
     folder = folder_of(away.root / "away", plan(away.manifest(ONE, UNCHECKED)))
     server.fault("response", "drop", times=0)
-    with pytest.raises(Silent):
+    with pytest.raises(ServerSilent):
         away.steps(ONE, UNCHECKED)
     server.clear()
     (entry,) = (folder / "jobs").glob("*.json")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.loopback import Loopback
+from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.killing import started
 from tests.helpers.loopback_client import TRUSTED
 
@@ -36,13 +36,13 @@ def study(two_answering, tmp_path_factory) -> Path:
     return root
 
 
-def going(study: Path, out: Path, server: Loopback, key: str = TRUSTED) -> tuple[BaseProcess, Path]:
+def going(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> tuple[BaseProcess, Path]:
     """A run in a process of its own, and the folder of what it says."""
     said = Path(tempfile.mkdtemp(dir=study))
     return started(study, out, said, (server.address, key)), said
 
 
-def finished(study: Path, out: Path, server: Loopback, key: str = TRUSTED) -> tuple[int | None, str]:
+def finished(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> tuple[int | None, str]:
     """The exit code and messages of a run to its end."""
     process, said = going(study, out, server, key)
     process.join(180)
@@ -50,7 +50,7 @@ def finished(study: Path, out: Path, server: Loopback, key: str = TRUSTED) -> tu
 
 
 def stopped(
-    study: Path, out: Path, server: Loopback, when: Callable[[], bool], how: signal.Signals
+    study: Path, out: Path, server: FaultyLoopback, when: Callable[[], bool], how: signal.Signals
 ) -> tuple[int | None, str]:
     """The exit code and messages of a run that gets a signal as soon as something holds."""
     process, said = going(study, out, server)
@@ -63,7 +63,7 @@ def stopped(
     return process.exitcode, (said / "stderr").read_text()
 
 
-def waiting_for_ever(server: Loopback) -> None:
+def waiting_for_ever(server: FaultyLoopback) -> None:
     """Every job is queued for whoever asks, until the server's faults are cleared."""
     server.fault("response", "stuck", times=0)
 
@@ -85,7 +85,7 @@ def jobs(out: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in out.glob("far/*/jobs/*.json") if ".writing" not in path.name]
 
 
-MOMENTS: dict[str, Callable[[Path, Loopback, int], bool]] = {
+MOMENTS: dict[str, Callable[[Path, FaultyLoopback, int], bool]] = {
     "before anything is sent": lambda out, server, polls: any(out.glob("far/*/.holder")),
     "sent": lambda out, server, polls: bool(jobs(out)),
     "accepted": lambda out, server, polls: any(job["state"] == "accepted" for job in jobs(out)),

@@ -9,7 +9,7 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models import files
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
-from nnsight_et.remote.backends import on_server
+from nnsight_et.remote.backends import name_on_server
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
 from nnsight_et.runner.run import run
@@ -56,11 +56,11 @@ def test_what_a_simulated_run_shows_and_does_not_show_is_said(tmp_path):
 
 
 def test_every_model_has_a_name_and_a_folder_with_its_tokenizer_there():
-    jobs = on_server("simulate", plan(study("simulate")).jobs)
+    jobs = name_on_server("simulate", plan(study("simulate")).jobs)
     specs = {choice.name: choice.spec for job in jobs for choice in job.models}
     assert specs["goat-tiny"].served == ("here/goat-tiny", "here/goat-tiny-adapter")
     assert specs["llama-tiny"].served == ("here/llama-tiny", None)
-    assert on_server("ndif", plan(study("ndif")).jobs) == list(plan(study("ndif")).jobs)
+    assert name_on_server("ndif", plan(study("ndif")).jobs) == list(plan(study("ndif")).jobs)
 
 
 def test_weights_need_not_be_here_for_a_server(tmp_path, folder):

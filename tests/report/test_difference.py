@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nnsight_et_cli.diff import diff
 
 from nnsight_et.api.runs import Run, open_run
 from nnsight_et.display.measurement import Measurement
@@ -60,8 +60,7 @@ def test_equal_runs_are_told_in_one_line(copy: Path, same: Path):
 
 
 def test_the_commands_tolerance_is_the_functions():
-    command = importlib.import_module("nnsight_et_cli.diff").diff
-    assert inspect.signature(command).parameters["tolerance"].default == TOLERANCE
+    assert inspect.signature(diff).parameters["tolerance"].default == TOLERANCE
 
 
 def test_seconds_and_checks_are_no_difference(copy: Path, same: Path):

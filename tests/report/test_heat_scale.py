@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from nnsight_et.display.circuit_figures import heat_map, shown
 from nnsight_et.display.figures import HeatMap
-from nnsight_et.report.circuit_figures import heat_map, shown
 from nnsight_et.report.html.maps import colour
 from nnsight_et.report.html.maps import heat_map as as_svg
-from nnsight_et.report.paper_panels import heat_map as on_paper
 
-LIGHT = "d10"  # the colour of 0
+LIGHT = "d20"  # the colour of 0
 
 
 def stage(strong: float, weak: float, beyond: list[str]) -> HeatMap:
@@ -41,13 +39,13 @@ def test_a_weak_head_that_matters_is_seen_beside_a_strong_one(weak: float):
     assert noise == LIGHT
     assert "Log" in shown("probability_ratio", [figure])
     texts = [one.text for one in as_svg(figure).iter() if one.tag.endswith("text") and one.text]
-    assert texts[-3:] == ["-3.5", "+3.5", f"log beyond ±{figure.knee:.1g}"]
+    assert texts[-3:] == ["−3.5", "+3.5", f"log beyond ±{figure.knee:.2g}"]
 
 
 def test_scores_that_all_show_keep_the_plain_scale():
     figure = stage(-1.0, -0.5, ["L0H0", "L0H1"])
     assert figure.knee is None
-    assert colours(figure) == ["d0", "d5", LIGHT, LIGHT]
+    assert colours(figure) == ["d0", "d10", LIGHT, LIGHT]
     assert "Log" not in shown("probability_ratio", [figure])
 
 
@@ -58,22 +56,8 @@ def test_what_does_not_matter_does_not_stretch_the_scale():
 def test_the_colours_end_at_the_strongest_score_kept_or_not():
     figure = stage(-1.0, 2.0, ["L0H0"])
     assert figure.limit == 2.0
-    assert colours(figure)[:2] == ["d5", "d20"]
+    assert colours(figure)[:2] == ["d10", "d40"]
 
 
 def test_a_kept_head_that_a_later_group_has_says_so():
     assert stage(-1.0, -0.5, []).cells[0][0].text.endswith("; kept, and in b, which is found later")
-
-
-def test_a_papers_figure_has_the_same_scale():
-    figure, plot = stage(-3.5, -0.03, ["L0H0", "L0H1"]), plt.figure()
-    axes = plot.add_subplot()
-    on_paper(axes, figure, {})
-    drawn = axes.images[0].get_array()
-    assert drawn is not None
-    assert float(drawn[0, 0]) == -1.0
-    assert float(drawn[0, 1]) == pytest.approx(figure.share(-0.03))
-    bar = plot.axes[1]
-    assert [label.get_text() for label in bar.get_yticklabels()] == ["-3.5", "-0.03", "0", "0.03", "3.5"]
-    assert bar.get_ylabel() == "score, logarithmic"
-    plt.close(plot)

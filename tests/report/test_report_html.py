@@ -15,8 +15,8 @@ from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
 from nnsight_et.measuring import model_pool
 from nnsight_et.planning.plan import plan
-from nnsight_et.report.figure_data import plates
 from nnsight_et.report.html import rendered
+from nnsight_et.report.results import plates
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, Store
 from nnsight_et.results.study import Study, study_in, study_of
@@ -254,22 +254,6 @@ def test_a_report_of_nothing_and_formats_there_are_not_are_refused(written: Path
     assert not list(Path().glob("runs/**/report.html"))
 
 
-def test_figures_for_papers_are_files_of_their_format(every: tuple[Path, Path], tmp_path: Path):
-    pytest.importorskip("matplotlib")
-    folder = tmp_path / "run"
-    shutil.copytree(every[1] / "found", folder / "found")
-    shown = et("report", folder, "--figures", tmp_path / "figures")
-    assert f"{tmp_path / 'figures'} (6 files)" in shown.stdout
-    starts = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
-    files = sorted((tmp_path / "figures").iterdir())
-    assert {path.stem for path in files} == {"found-circuit", "found-scores"}
-    for path in files:
-        assert path.read_bytes().startswith(starts[path.suffix[1:]])
-    drawn = (tmp_path / "figures" / "found-circuit.svg").read_text()
-    assert "3 heads" in drawn
-    assert "value fetcher" in drawn
-
-
 def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: str, tmp_path: Path):
     panels = [panel for result in study.results for plate in plates(result, study) for panel in plate.panels]
     path = tmp_path / "report.html"
@@ -314,17 +298,6 @@ def _marks_tell_their_numbers(view) -> None:
     )
     view.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert view.value(told) == titles[6]
-
-
-def test_every_kind_of_figure_is_drawn_for_papers_too(study: Study):
-    paper_figures = pytest.importorskip("nnsight_et.report.paper_figures")
-    every = [plate for result in study.results for plate in plates(result, study)]
-    first = {type(plate.panels[0]): plate for plate in every}
-    assert set(first) == set(paper_figures.DRAW)
-    for plate in first.values():
-        (content,) = paper_figures.figure_files(plate, ("svg",)).values()
-        assert content == next(iter(paper_figures.figure_files(plate, ("svg",)).values()))
-        assert b"<path" in content
 
 
 def test_a_report_names_the_run_with_a_limit_that_is_there(every: tuple[Path, Path], tmp_path: Path):

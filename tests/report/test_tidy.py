@@ -12,30 +12,29 @@ from nnsight_et.api.runs import Run
 from nnsight_et.core.errors import ResultError
 from nnsight_et.display.measurement import COLUMNS, IDENTITY, Measurement
 from nnsight_et.manifest.experiments import METHODS
-from nnsight_et.report.tidy.heads import HEADS
-from nnsight_et.report.tidy.metrics import METRICS
-from nnsight_et.report.tidy.tables import TABLES, measured
+from nnsight_et.report.results import head_rows, metric_rows
+from nnsight_et.report.tidy.tables import TABLES
 from nnsight_et.results.store import Result
 
 
 def metrics(run: Run, name: str) -> dict[tuple, Measurement]:
-    found = measured(run[name].result, METRICS)
+    found = metric_rows(run[name].result)
     return {(one.model, one.group, one.desideratum, one.condition, one.layer, one.metric): one for one in found}
 
 
 def heads(run: Run, name: str) -> list[Measurement]:
-    return measured(run[name].result, HEADS)
+    return head_rows(run[name].result)
 
 
 def test_every_method_has_its_rows(every: Run):
-    assert {every[name].method for name in every} == set(METHODS) == set(METRICS) == set(HEADS)
+    assert {every[name].method for name in every} == set(METHODS)
     for name in every:
-        assert measured(every[name].result, METRICS) or every[name].method == "attention_patterns"
+        assert metric_rows(every[name].result) or every[name].method == "attention_patterns"
 
 
 def test_no_two_rows_are_of_the_same_thing(every: Run):
-    for table in (METRICS, HEADS):
-        rows = [one.to_row()[: len(IDENTITY)] for name in every for one in measured(every[name].result, table)]
+    for table in (metric_rows, head_rows):
+        rows = [one.to_row()[: len(IDENTITY)] for name in every for one in table(every[name].result)]
         assert len(set(rows)) == len(rows) > 0
 
 
@@ -96,7 +95,7 @@ def test_masks_and_contributions_are_of_their_heads(every: Run):
     summary = every["minimal"].result.header.summary
     text = summary | {"heads": [summary["heads"][0] | {"contribution": "infinite"}, *summary["heads"][1:]]}
     header = every["minimal"].result.header.model_copy(update={"summary": text})
-    added = measured(Result(header, {}), HEADS)[0]
+    added = head_rows(Result(header, {}))[0]
     assert (added.metric, added.value, added.head) == ("contribution", inf, summary["heads"][0]["head"])
 
 
@@ -119,10 +118,10 @@ def test_a_summary_of_another_method_is_one_message(every: Run):
     header = every["found"].header
     job = header.job | {"spec": header.job["spec"] | {"method": "dcm"}}
     with pytest.raises(ResultError, match="found: its result is not one of dcm"):
-        measured(Result(header.model_copy(update={"job": job}), {}), METRICS)
+        metric_rows(Result(header.model_copy(update={"job": job}), {}))
     unknown = header.model_copy(update={"job": header.job | {"spec": {"method": "magic"}}})
     with pytest.raises(ResultError, match="no method 'magic'; accepted: path_patching"):
-        measured(Result(unknown, {}), HEADS)
+        head_rows(Result(unknown, {}))
 
 
 def test_a_row_has_a_field_per_column():

@@ -128,8 +128,20 @@ def test_a_result_with_half_a_character_is_named(tmp_path: Path):
 def test_a_result_of_another_schema_is_named(tmp_path: Path):
     write_result(tmp_path / "found", a_result())
     path = tmp_path / "found" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
-    with pytest.raises(ResultError, match=r"result.json: schema 99, of a later version of nnsight_et; accepted: 1 to"):
+    written = json.loads(path.read_text())
+    for schema, said in (
+        (99, "schema 99, of a later version of nnsight_et; accepted: 2"),
+        (1, "schema 1, of an earlier version of nnsight_et; accepted: 2"),
+        (0, "schema 0; accepted"),
+        (None, "schema None; accepted"),
+        (True, "schema True; accepted"),
+        ("2", "schema 2; accepted"),
+    ):
+        path.write_text(json.dumps(written | {"schema_version": schema}))
+        with pytest.raises(ResultError, match=rf"result\.json: {said}"):
+            read_result(tmp_path / "found")
+    path.write_text("[]")
+    with pytest.raises(ResultError, match=r"result\.json: schema None; accepted: 2"):
         read_header(tmp_path / "found")
 
 

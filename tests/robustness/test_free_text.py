@@ -15,8 +15,7 @@ import pytest
 from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
 from nnsight_et.planning.plan import digest, plan
-from nnsight_et.report.figure_data import plates
-from nnsight_et.report.results import tables
+from nnsight_et.report.results import plates, tables
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import HEADER, Result, ResultHeader, read_result, write_result
 from nnsight_et.results.study import Study, study_in

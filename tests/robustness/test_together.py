@@ -22,7 +22,7 @@ from nnsight_et.manifest import load
 from nnsight_et.planning.plan import plan
 from nnsight_et.results import disk, store
 from nnsight_et.results.disk import one_writer
-from nnsight_et.results.headers import folder_of, header_and_schema
+from nnsight_et.results.headers import folder_of, read_header
 from nnsight_et.results.store import Result, ResultHeader, read_result, write_result
 from nnsight_et.runner.run import run
 from tests.helpers.commands import STUDY
@@ -155,14 +155,14 @@ def test_a_result_that_is_replaced_while_it_is_read_is_read_whole(tmp_path: Path
     write_result(tmp_path / "found", old)
     reads = []
 
-    def replaced(folder: Path) -> tuple[ResultHeader, int]:
-        found = header_and_schema(folder)
+    def replaced(folder: Path) -> ResultHeader:
+        found = read_header(folder)
         if not reads:
             write_result(folder, new)
-        reads.append(found[0].seconds)
+        reads.append(found.seconds)
         return found
 
-    monkeypatch.setattr(store, "header_and_schema", replaced)
+    monkeypatch.setattr(store, "read_header", replaced)
     found = read_result(tmp_path / "found")
     assert (found.header.seconds, set(found.scores), reads) == (2.0, {"a"}, [1.5, 2.0])
 

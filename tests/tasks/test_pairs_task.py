@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result
-from nnsight_et.runner.run import METHODS, run
+from nnsight_et.runner.run import run
 from nnsight_et.tasks.own_pairs import OwnPairs
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near
@@ -92,7 +93,7 @@ def test_the_keys_that_take_pairs_are_told_with_the_splits_the_jobs_take(every: 
         if job.spec.method == "comparison":
             continue
         found = dict(splits(job))
-        assert found["examples"] == METHODS[job.spec.method].SPLIT
+        assert found["examples"] == import_module(f"nnsight_et.methods.{job.spec.method}.experiment").SPLIT
         assert ("ablation_examples" in found) == isinstance(job.spec, Measured)
         assert set(found) == {key for key in type(job.spec).model_fields if key.endswith("examples")}
 

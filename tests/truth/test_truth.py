@@ -17,14 +17,15 @@ from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.truth import Benchmark, Check, Trial, by_method, quick_trials, whole_trials, write_json, wrong
-from nnsight_et.truth.checks import checks, near, same_heads
+from nnsight_et.truth.checks import checks
 from nnsight_et.truth.study import written
-from nnsight_et.zoo.forward import captured, layers_of
 from nnsight_et.zoo.known import CROWDED, GROUPED, KNOWN, LABEL, POSITION, Known, made
-from nnsight_et.zoo.measure import accuracy
-from nnsight_et.zoo.plant import N_HEADS
+from nnsight_et.zoo.plant import N_HEADS, layers_of
+from nnsight_et.zoo.statements import near, same_heads
 from nnsight_et.zoo.tokenizer import word_tokenizer
 from tests.helpers.commands import et
+from tools.embedded_models.forward import captured
+from tools.embedded_models.measure import accuracy
 
 SMALL = Trial(GROUPED, examples=8)
 FEW = ["found", "blocked", "faithful", "overlap"]

@@ -14,10 +14,11 @@ from transformers import AutoTokenizer
 
 from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Circuit, Head
+from nnsight_et.models.named import EMBEDDED
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, Boxes
-from nnsight_et.zoo.make import EMBEDDED, digests, load
-from nnsight_et.zoo.measure import accuracy, all_heads, stage_scores
-from nnsight_et.zoo.record import DATA_SEEDS, EVALUATED, EVALUATION_SEED, EXAMPLES, STAGES, stage_summary
+from tools.embedded_models.make import digests, load
+from tools.embedded_models.measure import accuracy, all_heads, stage_scores
+from tools.embedded_models.record import DATA_SEEDS, EVALUATED, EVALUATION_SEED, EXAMPLES, STAGES, stage_summary
 
 RECORD = json.loads((EMBEDDED / "record.json").read_text())
 NAMES = ("llama-tiny", "vicuna-tiny", "goat-tiny", "float-tiny")

@@ -8,12 +8,12 @@ import torch
 from nnsight_et.core.batch import Pair, collate
 from nnsight_et.core.circuit import Head
 from nnsight_et.tasks.boxes import Boxes
-from nnsight_et.zoo.family import family_heads
-from nnsight_et.zoo.measure import Stage, accuracy, all_heads, stage_scores
 from nnsight_et.zoo.phases import distance_phases, query_and_key, segment_phases, waves
-from nnsight_et.zoo.plant import GROUPS, SMALLEST, Plant, planted, truth
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near
+from tools.embedded_models.family import family_heads
+from tools.embedded_models.measure import Stage, accuracy, all_heads, stage_scores
+from tools.embedded_models.planted import GROUPS, SMALLEST, Plant, planted, truth
 
 VIA = {
     "value_fetcher": None,

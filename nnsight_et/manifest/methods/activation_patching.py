@@ -8,16 +8,21 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from nnsight_et.core.errors import accepted
-from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import roles_problems, twice
-from nnsight_et.manifest.written import Count, Method, Surroundings, is_shipped
+from nnsight_et.manifest.written import Count, Method, Surroundings
 
 
 class ActivationPatching(Method):
     """What each group does in every model: the heads DCM selected, patched from the source run (§5.2-5.3, Fig. 3)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = True
+    template: ClassVar[str] = """
+        # what those heads do in each model (section 5.2)
+        functions: {method: activation_patching, roles: <roles>, models: <models>, examples: <200>}
+    """
 
     method: Literal["activation_patching"]
     roles: Annotated[str, Field(min_length=1)]
@@ -30,21 +35,6 @@ class ActivationPatching(Method):
     """How many pairs one draw has."""
     draws: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
     """How many samples the mean and standard deviation are taken over."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiment that selected the heads, unless the paper did."""
-        return () if is_shipped(self.roles) else (self.roles,)
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses: those of its roles alone."""
-        return ()
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model -> the name."""
-        return {("models", index): name for index, name in enumerate(self.models)}
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the roles, models or desiderata, if anything."""

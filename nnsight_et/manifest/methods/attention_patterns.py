@@ -13,6 +13,12 @@ class AttentionPatterns(OnCircuit):
 
     attention: ClassVar[Literal["sdpa", "eager"] | None] = "eager"
 
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # where the circuit's heads look
+        looks: {method: attention_patterns, circuit: <circuit>, examples: <200>}
+    """
+
     method: Literal["attention_patterns"]
     examples: Count = 500
     """How many prompts the attention is averaged over."""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from nnsight_et.core.errors import accepted
-from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import twice
 from nnsight_et.manifest.written import Count, Flag, Method, Surroundings
 
@@ -17,6 +17,11 @@ class Attribution(Method):
     """A cheap screen, gradient times difference, beside the exact effect of patching each head's output."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # a cheap estimate of every head's effect by gradients, beside the exact one
+        screen: {method: attribution, model: <model>, at: <screened>, examples: <100>}
+    """
 
     method: Literal["attribution"]
     model: str
@@ -27,21 +32,6 @@ class Attribution(Method):
     """How many pairs of a base and a source prompt."""
     only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiments whose results this one uses: none."""
-        return ()
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses: none."""
-        return ()
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model -> the name."""
-        return {("model",): self.model}
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the positions, if anything."""

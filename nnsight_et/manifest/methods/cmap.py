@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems, roles_problems
-from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings, is_file, is_shipped
+from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings
 
 MAIN_ROLES = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
 
@@ -19,6 +19,11 @@ class CMAP(Method):
     """Patch a donor model's head activations into a recipient's runs of the same prompts (§6, Fig. 4)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # the finetuned model's heads in the pretrained one (section 6)
+        across: {method: cmap, donor: <finetuned>, recipient: <model>, circuit: <finetuned_circuit>, examples: <200>}
+    """
 
     method: Literal["cmap"]
     donor: str
@@ -37,22 +42,6 @@ class CMAP(Method):
     """How many sets of as many random heads are patched, for comparison."""
     inputs: Flag = True
     """Whether the donor's queries, keys and values are patched too."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiments that found the circuit and selected the heads."""
-        circuit = () if is_file(self.circuit) else (self.circuit,)
-        return circuit if self.roles is None or is_shipped(self.roles) else (*circuit, self.roles)
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses, as it names them."""
-        return (self.circuit,)
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model -> the name."""
-        return {("donor",): self.donor, ("recipient",): self.recipient}
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the circuit, the roles or the models, if anything."""

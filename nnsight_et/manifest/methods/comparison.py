@@ -6,39 +6,26 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from nnsight_et.core.errors import accepted
-from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems
-from nnsight_et.manifest.written import PUBLISHED, Method, Surroundings, is_file, is_shipped
+from nnsight_et.manifest.written import PUBLISHED, Method, Surroundings
 
 
 class Comparison(Method):
     """How two circuits overlap, group by group, and their heads by causal impact (App. E4, F4)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # how the two circuits overlap (App. E4)
+        overlap: {method: comparison, circuits: [<circuit>, <finetuned_circuit>], scores: <finetuned_circuit>}
+    """
 
     method: Literal["comparison"]
     circuits: tuple[CircuitName, CircuitName]
     """The pretrained model's circuit, and the finetuned one's: experiments, .json files, or shipped ones."""
     scores: str | None = None
     """The path_patching experiment, or published/goat and the like, whose scores order the heads; absent: no order."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiments that found the circuits and measured the scores."""
-        named = [name for name in self.circuits if not is_file(name)]
-        if self.scores is not None and not is_shipped(self.scores):
-            named.append(self.scores)
-        return tuple(dict.fromkeys(named))
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses, as it names them."""
-        return self.circuits
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model: nowhere."""
-        return {}
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the circuits or the scores, if anything."""

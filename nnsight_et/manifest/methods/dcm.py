@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -34,6 +34,12 @@ Desideratum = Literal[
 
 class DCM(OnCircuit):
     """Which heads of each group carry which variable: masks trained by gradient (§5.1-5.2, App. H)."""
+
+    needs_desiderata: ClassVar[bool] = True
+    template: ClassVar[str] = """
+        # which heads carry the object, the label, the position (section 5.1)
+        roles: {method: dcm, circuit: <circuit>, desiderata: [object, label, position]}
+    """
 
     method: Literal["dcm"]
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] = ("object", "label", "position")

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from nnsight_et.core.errors import accepted
-from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.written import Count, Flag, Method, Surroundings, Written
 
 
@@ -34,6 +34,15 @@ class Knockout(Method):
     """Accuracy when one position may not attend to another from some layer up, for every layer (App. A)."""
 
     finds_circuit: ClassVar[bool] = False
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # from which layer on a position has what it needs (App. A)
+        blind:
+          method: knockout
+          model: <model>
+          examples: <200>
+          edges: <edges>
+    """
 
     method: Literal["knockout"]
     model: str
@@ -44,21 +53,6 @@ class Knockout(Method):
     """How many prompts accuracy is measured on."""
     only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiments whose results this one uses: none."""
-        return ()
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses: none."""
-        return ()
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model -> the name."""
-        return {("model",): self.model}
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the edges, if anything."""

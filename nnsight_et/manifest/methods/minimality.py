@@ -14,6 +14,11 @@ class Minimality(OnCircuit, Measured):
     """Prune a candidate circuit: keep the heads that add to it when those that make up for them are gone (App. B)."""
 
     finds_circuit: ClassVar[bool] = True
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # the circuit without heads that add less than the threshold to its accuracy (App. B)
+        minimal: {method: minimality, circuit: <candidates>, examples: <100>, threshold: 0.01}
+    """
 
     method: Literal["minimality"]
     examples: Count = 100

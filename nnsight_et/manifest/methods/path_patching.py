@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from nnsight_et.core.errors import accepted, quantity
-from nnsight_et.manifest.document import KeyPath, Problem
+from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import Scored
 from nnsight_et.manifest.written import Count, Flag, Name, Surroundings, Written
 from nnsight_et.models.named import Shape
@@ -46,6 +46,18 @@ class Stage(Written):
 class PathPatching(Scored):
     """Find a circuit by path patching, stage by stage from the logits back (§4.1)."""
 
+    needs_desiderata: ClassVar[bool] = False
+    template: ClassVar[str] = """
+        # which heads matter, stage by stage from the logits back (section 4.1 of the paper)
+        circuit:
+          method: path_patching
+          model: <model>
+          examples: <300>
+          metric: <metric>
+          stages: # keep: how many heads join the circuit; receivers: how many of them a later stage patches into
+            - <stages>
+    """
+
     method: Literal["path_patching"]
     model: str
     """A built-in model, one of `models:`, a folder, or a hub id."""
@@ -77,21 +89,6 @@ class PathPatching(Scored):
         """How many heads and MLPs the stages patch together at most: those that can reach."""
         groups = {stage.group: stage for stage in self.stages}
         return sum(_most(stage, groups, shape) for stage in self.stages)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiments whose results this one uses: none."""
-        return ()
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses: none."""
-        return ()
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model -> the name."""
-        return {("model",): self.model}
 
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the stages, if anything."""

@@ -26,21 +26,6 @@ class OnCircuit(Method):
     model: str | None = None
     """The model to measure; when absent the one the circuit was found in."""
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The experiments whose results this one uses."""
-        return () if is_file(self.circuit) else (self.circuit,)
-
-    @property
-    def circuit_names(self) -> tuple[str, ...]:
-        """The circuits this experiment uses, as it names them."""
-        return (self.circuit,)
-
-    @property
-    def model_names(self) -> dict[KeyPath, str]:
-        """Where this experiment names a model -> the name."""
-        return {} if self.model is None else {("model",): self.model}
-
     def problems(self, known: Surroundings) -> Iterator[Problem]:
         """What is wrong with the circuit, if anything."""
         yield from circuit_problems(("circuit",), self.circuit, known)

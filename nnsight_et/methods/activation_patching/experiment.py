@@ -11,21 +11,23 @@ from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import intervals
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.activation_patching import audit, present
+from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.dcm.experiment import of_each, patched
 from nnsight_et.planning.plan import Job, digest
 
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[ActivationPatching]) -> None:
     """Raise TaskError if the data cannot be made, or shipped roles do not fit a model."""
     spec = job.spec
-    assert isinstance(spec, ActivationPatching)
     for choice in job.models:
         circuit = context.earlier.selected_heads(spec.roles).circuit if is_shipped(spec.roles) else None
         context.models.check_circuit(job, choice, circuit)
@@ -33,10 +35,9 @@ def check(context: RunContext, job: Job) -> None:
             context.data.swapped_pairs(job, choice, name, split=SPLIT, count=1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[ActivationPatching]) -> Generator[Progress, None, MethodOutput]:
     """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
     spec = job.spec
-    assert isinstance(spec, ActivationPatching)
     roles = context.earlier.selected_heads(spec.roles)
     rows, scores, digests = [], {}, []
     for choice in job.models:
@@ -82,3 +83,16 @@ def _row(model: str, name: str, heads: Circuit, values: torch.Tensor, nothing: t
         "do_nothing": nothing.mean().item(),
         "draws": len(values),
     }
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=None,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=no_rows,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from nnsight_et.core.batch import Example
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import AttentionPatterns
@@ -12,21 +13,22 @@ from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, whole_prompts
+from nnsight_et.methods.attention_patterns import audit, present
+from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
 
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[AttentionPatterns]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     context.models.check_circuit(job, job.models[0])
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[AttentionPatterns]) -> Generator[Progress, None, MethodOutput]:
     """All heads at each position of the circuit's groups; the summary has the circuit's own. Attention is eager."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, AttentionPatterns)
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
@@ -46,7 +48,7 @@ def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOu
     return MethodOutput({f"{at}.weights": weights for at, weights in found.items()}, summary, data_digest(examples))
 
 
-def _looks(context: RunContext, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
+def _looks(context: RunContext, job: Job[AttentionPatterns], at: str, examples: Sequence[Example]) -> Measurement:
     """Of all heads at one position: attention weights [layer, head, to + 2, example]."""
     choice, to = job.models[0], job.task.all_positions
     chunks = context.chunk_sizes.of(choice, examples)
@@ -55,3 +57,16 @@ def _looks(context: RunContext, job: Job, at: str, examples: Sequence[Example]) 
         return Call(attention_from, (context.data.pair(choice, examples, batch).base, at, to, settings.engine))
 
     return Measurement(whole_prompts(job, choice, at, examples, chunks.examples), {"attention": [at, to]}, measure)
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=None,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=no_rows,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

@@ -20,21 +20,22 @@ from nnsight_et.measuring.mask_training import gradient_of
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.methods.attribution import audit, present
+from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
 
 SPLIT = "discovery"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Attribution]) -> None:
     """Raise TaskError if the data cannot be made."""
     context.models.shape(job.models[0])
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, None, MethodOutput]:
     """All heads at each of the positions, patched one by one and estimated."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, Attribution)
     shape = context.models.shape(choice)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     measurements = {at: _effects(context, job, at, examples) for at in spec.at}
@@ -52,7 +53,7 @@ def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOu
     return MethodOutput(scores, {"rows": rows, "model": choice.name}, data_digest(examples))
 
 
-def _effects(context: RunContext, job: Job, at: str, examples: Sequence[Example]) -> Measurement:
+def _effects(context: RunContext, job: Job[Attribution], at: str, examples: Sequence[Example]) -> Measurement:
     """Of all heads at one position: exact and attributed effects [layer * head, example]."""
     choice, shape = job.models[0], context.models.shape(job.models[0])
     chunks = context.chunk_sizes.of(choice, examples)
@@ -80,3 +81,16 @@ def ranks(values: Tensor) -> Tensor:
     below = (values[None] < values[:, None]).sum(-1)
     alike = (values[None] == values[:, None]).sum(-1)
     return below + (alike + 1) / 2.0
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=None,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

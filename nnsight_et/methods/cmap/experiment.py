@@ -13,6 +13,7 @@ from nnsight_et.core.circuit import Circuit, HeadGroup, Via
 from nnsight_et.core.errors import TaskError, UnsupportedModel, accepted
 from nnsight_et.core.metrics import accuracy, is_right
 from nnsight_et.core.statistics import intervals
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.interventions.calls import Call
@@ -31,6 +32,8 @@ from nnsight_et.measuring.checks import donation_check
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import answer_scores, plain_model
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measure, Measurement, Step, data_digest, suffixes
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.cmap import audit, present
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
 
@@ -61,7 +64,7 @@ def check_alike(where: str, donor: Side, recipient: Side) -> None:
         raise UnsupportedModel(f"{where}: {found}; accepted: donor and recipient with one tokenizer")
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[CMAP]) -> None:
     """Raise UnsupportedModel unless the two models have one shape and one tokenizer; TaskError if there is no data."""
     donor, recipient = job.models
     sides = [
@@ -73,10 +76,9 @@ def check(context: RunContext, job: Job) -> None:
     context.data.examples(job, donor, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, MethodOutput]:
     """Both models alone, the recipient with the donor's outputs, as many random heads' outputs, and with its inputs."""
     spec, (donor, recipient) = job.spec, job.models
-    assert isinstance(spec, CMAP)
     circuit = patched_heads(context, job)
     examples = context.data.examples(job, recipient, SPLIT, spec.examples)
     answers = right_tokens(examples)
@@ -114,10 +116,9 @@ def _own(alone: dict[str, dict[str, Tensor]], answers: Tensor, seed: int) -> dic
     return {"models": accuracies, "model_intervals": bounds}
 
 
-def patched_heads(context: RunContext, job: Job) -> Circuit:
+def patched_heads(context: RunContext, job: Job[CMAP]) -> Circuit:
     """The circuit's heads that are patched: of each group those with its main role, of groups without one all."""
     spec = job.spec
-    assert isinstance(spec, CMAP)
     circuit = context.earlier.circuit(job)
     names = [group.name for group in circuit.groups]
     for name in spec.main_role if spec.main_role != MAIN_ROLES else ():
@@ -135,7 +136,11 @@ def patched_heads(context: RunContext, job: Job) -> Circuit:
 
 
 def _donations(
-    context: RunContext, job: Job, sets: Sequence[Circuit], groups: Sequence[HeadGroup], examples: Sequence[Example]
+    context: RunContext,
+    job: Job,
+    sets: Sequence[Circuit],
+    groups: Sequence[HeadGroup],
+    examples: Sequence[Example],
 ) -> dict[str, Measurement]:
     """All that the recipient will need of the donor: the outputs (""), and inputs by the group's name."""
     donor = job.models[0]
@@ -208,7 +213,12 @@ def _inputs_of(group: HeadGroup) -> list[Any]:
 
 
 def _step(
-    context: RunContext, job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], positions: Sequence[str]
+    context: RunContext,
+    job: Job,
+    choice: ModelChoice,
+    name: str,
+    examples: Sequence[Example],
+    positions: Sequence[str],
 ) -> Step:
     """A step in the same batches for donor and recipient."""
     return suffixes(job, choice, name, examples, positions, _chunks(context, job, examples).examples)
@@ -249,3 +259,16 @@ def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Ten
         "accuracy": right.mean().item(),
         "accuracy_interval": intervals(right, seed),
     }
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=no_rows,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

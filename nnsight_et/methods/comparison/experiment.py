@@ -11,17 +11,18 @@ from nnsight_et.core.metrics import causal_impact, circuit_overlap
 from nnsight_et.manifest import Comparison
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.comparison import audit, present
 from nnsight_et.planning.plan import Job, digest
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Comparison]) -> None:
     """Nothing can be wrong that the manifest does not show."""
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Comparison]) -> Generator[Progress, None, MethodOutput]:
     """Overlap per group; with scores of the second circuit's model, the union of the heads by |score|."""
     spec = job.spec
-    assert isinstance(spec, Comparison)
     first, second = (context.earlier.named_circuit(job, name) for name in spec.circuits)
     rows = [
         one._asdict() | {"precision": one.precision, "recall": one.recall} for one in circuit_overlap(first, second)
@@ -45,3 +46,16 @@ def _scores(context: RunContext, name: str, first: Circuit, second: Circuit) -> 
 
 def _groups(*circuits: Circuit) -> list[str]:
     return [group.name for circuit in circuits for group in circuit.groups]
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=None,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

@@ -13,27 +13,29 @@ from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.core.metrics import completeness, is_right
 from nnsight_et.core.statistics import intervals
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.manifest import Completeness
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.circuits import circuits_alone, model_without, set_up_ablation
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import answer_scores, select_examples
 from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.completeness import audit, present
 from nnsight_et.planning.plan import Job
 
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Completeness]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     context.models.check_circuit(job, job.models[0])
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Completeness]) -> Generator[Progress, None, MethodOutput]:
     """Random halves of the circuit, then each of its groups: a point of the scatter, and a line of the table."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, Completeness)
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
@@ -99,3 +101,16 @@ def _spread(right: Tensor, seed: int) -> dict[str, dict[str, Any]]:
     for name, values in zip(("circuit", "model"), right.mean(1), strict=True):
         found[name]["mean_interval"] = intervals(values, seed)
     return found
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=no_rows,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

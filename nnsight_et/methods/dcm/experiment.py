@@ -18,24 +18,24 @@ from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.mask_training import gradient_of, trained
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.dcm import audit, present
 from nnsight_et.planning.plan import Job, ModelChoice, digest
 
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[DCM]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, DCM)
     context.models.check_circuit(job, choice)
     for name in spec.desiderata:
         context.data.swapped_pairs(job, choice, name, split=TRAIN, count=1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, MethodOutput]:
     """Train a mask for every group and desideratum, and try the selected heads on fresh examples."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, DCM)
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
     rows, scores, digests = [], {}, []
@@ -151,3 +151,16 @@ def _accuracies(readouts: dict[str, Tensor], examples: Sequence[Example], seed: 
 def heads_of(circuit: Circuit) -> tuple[Head, ...]:
     """The heads of a circuit of one group."""
     return circuit.groups[0].heads
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

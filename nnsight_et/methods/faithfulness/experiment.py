@@ -10,6 +10,7 @@ from torch import Tensor
 from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.metrics import accuracy, faithfulness, is_right
 from nnsight_et.core.statistics import intervals, random_circuit_p_value, ratio_interval
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.manifest import Faithfulness
 from nnsight_et.measuring.cells import measure_cells
@@ -17,22 +18,23 @@ from nnsight_et.measuring.circuits import circuits_alone, set_up_ablation
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import answer_scores, plain_model, select_examples
 from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.faithfulness import audit, present
 from nnsight_et.planning.plan import Job, digest
 
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Faithfulness]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit a model."""
     for choice in job.models:
         context.models.check_circuit(job, choice)
         context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Faithfulness]) -> Generator[Progress, None, MethodOutput]:
     """Measure model after model; each sees the same prompts, circuits and random circuits."""
     spec = job.spec
-    assert isinstance(spec, Faithfulness)
     circuit = context.earlier.circuit(job, empty=True)
     rows, scores, digests = [], {}, []
     for choice in job.models:
@@ -76,3 +78,16 @@ def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) ->
         "faithfulness_interval": [low.item(), high.item()],
         "examples": len(answers),
     }
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=no_rows,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

@@ -8,6 +8,7 @@ from typing import Any
 from nnsight_et.core.batch import Example, right_tokens
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import intervals
+from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.manifest import Edge, Knockout
@@ -16,22 +17,23 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.examples import boxes_of
 from nnsight_et.measuring.predictions import answer_scores, select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.knockout import audit, present
 from nnsight_et.planning.plan import Job
 
 SPLIT = "evaluation"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Knockout]) -> None:
     """Raise TaskError if the data cannot be made."""
     for choice in job.models:
         context.models.shape(choice)
         context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None, MethodOutput]:
     """Every edge of attention, blocked in all layers from the first, the second, ... up; last, in none."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, Knockout)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     answers = right_tokens(examples)
     firsts, rows = range(context.models.shape(choice).n_layers + 1), list[dict[str, Any]]()
@@ -48,7 +50,7 @@ def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOu
 
 
 def _blocked(
-    context: RunContext, job: Job, edge: Edge, examples: Sequence[Example], firsts: Sequence[int]
+    context: RunContext, job: Job[Knockout], edge: Edge, examples: Sequence[Example], firsts: Sequence[int]
 ) -> Measurement:
     """Of one edge blocked from each of the first layers: readouts, by name, [first layer, example]."""
     choice = job.models[0]
@@ -68,3 +70,16 @@ def _blocked(
     step = suffixes(job, choice, f"{edge.blind} to {edge.to}", examples, [edge.blind], chunks.examples)
     random_of = job.seed if edge.to == "random" else None
     return Measurement(step, {"knockout": [edge.blind, edge.to, random_of]}, measure, len(firsts))
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=no_rows,
+    paper=present.paper_numbers,
+    statements=audit.statements,
+)

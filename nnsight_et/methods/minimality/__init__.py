@@ -1,1 +1,30 @@
-"""Minimality."""
+"""Minimality: its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nnsight_et.manifest import Minimality
+from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.sections import CIRCUITS
+from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
+
+
+def cost(setting: Setting[Minimality]) -> Iterator[Piece]:
+    """What its jobs measure on each model, and what that costs."""
+    spec, (name, _) = setting.job.spec, setting.first
+    yield texts_made("pruning", 2 * spec.examples, name)
+    yield from ablation_means(setting, name)
+    for group in setting.circuit.groups:
+        heads = len(group.heads)
+        yield circuits_alone(setting, name, heads * (heads + 1) // 2)
+        yield circuits_alone(setting, name, 2 * heads)
+
+
+def _experiment() -> Experiment[Minimality]:
+    from nnsight_et.methods.minimality.experiment import EXPERIMENT
+
+    return EXPERIMENT
+
+
+METHOD = Method(name="minimality", spec=Minimality, cost=cost, section=CIRCUITS, experiment=_experiment)

@@ -17,21 +17,22 @@ from nnsight_et.measuring.circuits import AblationSetup, circuits_alone, set_up_
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.minimality import audit, present
 from nnsight_et.planning.plan import Job
 
 SPLIT = "pruning"
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[Minimality]) -> None:
     """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
     context.models.check_circuit(job, job.models[0])
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, None, MethodOutput]:
     """Group by group: all pairs of its heads, then every head with and without its own K, and put back."""
     spec, choice = job.spec, job.models[0]
-    assert isinstance(spec, Minimality)
     circuit = context.earlier.circuit(job, empty=True)
     context.models.check_circuit(job, choice, circuit)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
@@ -138,3 +139,16 @@ def _finite(value: float) -> float | str:
 
 def _where(heads: tuple[Head, ...], kept: list[bool]) -> tuple[Head, ...]:
     return tuple(head for head, keep in zip(heads, kept, strict=True) if keep)
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

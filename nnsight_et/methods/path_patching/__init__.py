@@ -1,1 +1,39 @@
-"""Path patching."""
+"""Path patching: its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nnsight_et.engine.paths import Path
+from nnsight_et.manifest import PathPatching
+from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.sections import CIRCUITS
+from nnsight_et.planning.cost import expected
+from nnsight_et.planning.cost.passes import path_patching, total
+from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
+
+
+def cost(setting: Setting[PathPatching]) -> Iterator[Piece]:
+    """What its jobs measure on each model, and what that costs."""
+    spec, (name, rows) = setting.job.spec, setting.first
+    shape = rows.sizes.shape
+    yield texts_made("discovery", 2 * spec.examples, name)
+    for stage in spec.stages:
+        receivers = expected.receivers(setting.job, stage, setting.circuits, shape)
+        path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
+        every = path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
+        found = set(expected.kept(setting.job, stage, setting.circuits, shape))
+        kept = [one for one in every if one in found]
+        for senders, count in ((every, spec.examples), (kept, spec.held_out_examples)):
+            if senders and count:
+                prompts = rows.of(count, [stage.at])
+                yield "", name, total(path_patching(rows.sizes, one, path, senders) for one in prompts)
+
+
+def _experiment() -> Experiment[PathPatching]:
+    from nnsight_et.methods.path_patching.experiment import EXPERIMENT
+
+    return EXPERIMENT
+
+
+METHOD = Method(name="path_patching", spec=PathPatching, cost=cost, section=CIRCUITS, experiment=_experiment)

@@ -29,6 +29,8 @@ from nnsight_et.measuring.stage_scores import (
     what_is_tested,
 )
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.path_patching import audit, present
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
 
@@ -37,9 +39,9 @@ HELD_OUT_SPLIT = "evaluation"
 NOUNS = {"heads": "heads", "mlps": "MLPs"}
 
 
-def check(context: RunContext, job: Job) -> None:
+def check(context: RunContext, job: Job[PathPatching]) -> None:
     """Raise TaskError if the data cannot be made, or a stage keeps more heads or MLPs than the model has."""
-    spec, choice = _spec(job), job.models[0]
+    spec, choice = job.spec, job.models[0]
     shape = context.models.shape(choice)
     for index, stage in enumerate(spec.stages):
         most = len(Path(stage.at, senders=stage.senders).reaching(shape.n_layers, shape.n_heads))
@@ -49,9 +51,9 @@ def check(context: RunContext, job: Job) -> None:
         check_foils(job, context.data.examples(job, choice, split, 1))
 
 
-def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOutput]:
+def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, MethodOutput]:
     """Run the stages in order; each one's receivers are the best heads of the stage it patches into."""
-    spec, choice = _spec(job), job.models[0]
+    spec, choice = job.spec, job.models[0]
     shape = context.models.shape(choice)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     held_out = yield from _held_out(context, job)
@@ -91,9 +93,9 @@ def measure(context: RunContext, job: Job) -> Generator[Progress, None, MethodOu
     return MethodOutput(scores, summary, data[0] if len(data) == 1 else digest(data))
 
 
-def _held_out(context: RunContext, job: Job) -> Generator[Progress, None, list[Example]]:
+def _held_out(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, list[Example]]:
     """The examples, of another split than selects, on which the kept heads are measured again; empty if none is."""
-    spec = _spec(job)
+    spec = job.spec
     if not spec.held_out_examples:
         return []
     count, only_correct = spec.held_out_examples, spec.only_correct
@@ -101,10 +103,10 @@ def _held_out(context: RunContext, job: Job) -> Generator[Progress, None, list[E
 
 
 def _probabilities(
-    context: RunContext, job: Job, path: Path, senders: Sequence[Part], name: str, examples: list[Example]
+    context: RunContext, job: Job[PathPatching], path: Path, senders: Sequence[Part], name: str, examples: list[Example]
 ) -> Measurement:
     """What path_probabilities finds, {"base": [example], "patched": [sender, example]}."""
-    choice, shape, metric = job.models[0], context.models.shape(job.models[0]), _spec(job).metric
+    choice, shape, metric = job.models[0], context.models.shape(job.models[0]), job.spec.metric
     chunks = context.chunk_sizes.of(choice, examples)
 
     def measure(batch: Batch, settings: EvalSettings) -> Call:
@@ -146,12 +148,20 @@ def _receivers(spec: PathPatching, stage: Stage) -> int | None:
     return next(earlier.receivers for earlier in spec.stages if earlier.group == stage.into)
 
 
-def _spec(job: Job) -> PathPatching:
-    assert isinstance(job.spec, PathPatching)
-    return job.spec
-
-
-def _too_many(job: Job, index: int, stage: Stage, found: str, most: int) -> TaskError:
+def _too_many(job: Job[PathPatching], index: int, stage: Stage, found: str, most: int) -> TaskError:
     where = f"experiments.{job.name}.stages[{index}].keep"
     accept = f"1 to {most}" if most else "fewer stages, or other receivers: those kept are in the first layer"
     return TaskError(f"{where}: {quantity(stage.keep, NOUNS[stage.senders][:-1])}; {found}; accepted: {accept}")
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)

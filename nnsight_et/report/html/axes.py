@@ -55,16 +55,25 @@ def reach(values: Sequence[float], intervals: Sequence[Interval | None]) -> tupl
 
 def tick(value: float) -> str:
     """A tick's number, without zeros it does not need."""
-    return f"{value + 0.0:.3f}".rstrip("0").rstrip(".") or "0"
+    return f"{value + 0.0:.3f}".rstrip("0").rstrip(".").replace("-", "−") or "0"
 
 
 def y_axis(parent: Element, scale: Scale, left: float, right: float, name: str) -> None:
     """Grid lines with their numbers, and the axis's name along it."""
+    y_grid(parent, scale, left, right)
+    y_name(parent, name, (scale.start + scale.end) / 2)
+
+
+def y_grid(parent: Element, scale: Scale, left: float, right: float) -> None:
+    """Grid lines with their numbers."""
     for value in scale.ticks:
         y = scale(value)
         add(parent, "line", x1=left, x2=right, y1=y, y2=y, class_="axis" if abs(value) < 1e-9 else "grid")
         add(parent, "text", tick(value), x=left - 5, y=y + 4, class_="end")
-    middle = (scale.start + scale.end) / 2
+
+
+def y_name(parent: Element, name: str, middle: float) -> None:
+    """The name of a vertical axis, along it."""
     add(parent, "text", name, x=11.0, y=middle, class_="middle name", transform=f"rotate(-90 11 {middle:.1f})")
 
 

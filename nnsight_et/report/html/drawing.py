@@ -12,14 +12,14 @@ from nnsight_et.report.html.charts import COLOURS, bars, curves
 from nnsight_et.report.html.diagram import circuit
 from nnsight_et.report.html.maps import heat_map
 from nnsight_et.report.html.points import impact, scatter
-from nnsight_et.report.html.svg import markup, point
+from nnsight_et.report.html.svg import add, markup, point
 
 FITTING = 34  # heads
 
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a legend: a name, the class of its swatch, and how it is drawn: bar, point or rule."""
+    """An entry of a legend: a name, the class of its swatch, and how it is drawn: bar, curve, point or rule."""
 
     name: str
     classes: str
@@ -28,10 +28,22 @@ class Key:
 
     @property
     def point(self) -> Markup:
-        """The swatch of a point."""
+        """The swatch of a point, or of a curve's line through one."""
         swatch = Element("g")
+        if self.kind == "curve":
+            add(swatch, "line", x1=-2.0, x2=22.0, y1=6.0, y2=6.0, class_=f"curve l{self.shape % COLOURS}")
         point(swatch, self.shape, 10, 6, f"{self.classes} dot")
         return markup(swatch)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure with its title, where there are several, and its size."""
+
+    title: str
+    svg: Markup
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,7 @@ class Drawn:
     """A plate as a page shows it."""
 
     plate: Plate
-    panels: tuple[tuple[str, Markup], ...]
-    """A title and an SVG each."""
+    panels: tuple[Panel, ...]
     legend: tuple[Key, ...]
     wide: bool
     """Whether a panel needs more than a column's width."""
@@ -50,9 +61,13 @@ def drawn(plate: Plate) -> Drawn:
     """The plate's figures; a series has the same colour and shape in all of them."""
     names = [name for panel in plate.panels for name in _names(panel)]
     colours = {name: index for index, name in enumerate(dict.fromkeys(names))}
-    panels = tuple((_title(panel, plate), markup(_svg(panel, colours))) for panel in plate.panels)
+    panels = tuple(_panel(_title(panel, plate), _svg(panel, colours)) for panel in plate.panels)
     wide = any(isinstance(panel, Impact) and len(panel.heads) > FITTING for panel in plate.panels)
     return Drawn(plate, panels, _legend(plate, colours), wide)
+
+
+def _panel(title: str, svg: Element) -> Panel:
+    return Panel(title, markup(svg), float(svg.attrib["width"]), float(svg.attrib["height"]))
 
 
 def _svg(panel: Figure, colours: dict[str, int]) -> Element:
@@ -74,9 +89,10 @@ def _names(panel: Figure) -> list[str]:
 
 
 def _legend(plate: Plate, colours: dict[str, int]) -> tuple[Key, ...]:
-    points = any(isinstance(panel, (Curves, Scatter)) for panel in plate.panels)
-    kind = "point" if points else "bar"
-    keys = [Key(name, f"s{index % COLOURS}", kind, index) for name, index in colours.items()]
+    first = type(plate.panels[0])
+    kind = {Curves: "curve", Scatter: "point"}.get(first, "bar")
+    said = "in {}" if first is Impact else "{}"  # the circuit whose members are filled
+    keys = [Key(said.format(name), f"s{index % COLOURS}", kind, index) for name, index in colours.items()]
     lines = [line.name for panel in plate.panels if isinstance(panel, Bars) for line in panel.lines]
     keys += [Key(name, f"r{index}", "rule") for index, name in enumerate(dict.fromkeys(lines))]
     return tuple(keys) if len(keys) > 1 else ()

@@ -1,4 +1,4 @@
-"""Heat maps as SVG. A colour is a class, d0 to d20 or q0 to q10, so that each colour scheme has its own."""
+"""Heat maps as SVG. A colour is a class, d0 to d40 or q0 to q20, so that each colour scheme has its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from xml.etree.ElementTree import Element
 
 from nnsight_et.display.figures import Cell, HeatMap
-from nnsight_et.report.html.axes import tick
+from nnsight_et.report.html.axes import tick, y_name
 from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, cut, drawing, label, lines_of, mark
 
-SIGNED, UNSIGNED = 10, 10  # steps from 0 to the end of the colours
+SIGNED, UNSIGNED = 20, 20  # steps from 0 to the end of the colours
 TOP, RIGHT = 4.0, WIDTH - 4
 BAR = 150.0
 LONGEST = 24  # letters of a row's name; the cells' texts have all of it
@@ -37,8 +37,7 @@ def heat_map(figure: HeatMap) -> Element:
     for column, name in enumerate(figure.columns):
         if column % every == 0:
             label(svg, name, left + (column + 0.5) * width, bottom + 12, width * every)
-    middle = TOP + (bottom - TOP) / 2
-    add(svg, "text", figure.axes[0], x=10.0, y=middle, class_="middle name", transform=f"rotate(-90 10 {middle:.1f})")
+    y_name(svg, figure.axes[0], (TOP + bottom) / 2)
     add(svg, "text", figure.axes[1], x=left, y=bottom + below + 18, class_="name")
     _colour_bar(svg, figure, bottom + below + 10)
     return svg
@@ -70,7 +69,7 @@ def _colour_bar(svg: Element, figure: HeatMap, y: float) -> None:
     texts = {figure.share(value): _ticked(value, figure) for value in figure.ticks if abs(value) != figure.knee}
     if figure.knee is not None:  # its marks stand too near to 0 for numbers of their own
         texts.pop(0.0)
-        texts[0.0 if figure.signed else 0.5] = f"log beyond {'±' * figure.signed}{figure.knee:.1g}"
+        texts[0.0 if figure.signed else 0.5] = f"log beyond {'±' * figure.signed}{figure.knee:.2g}"
     for share, text in texts.items():
         add(
             svg,

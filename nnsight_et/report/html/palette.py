@@ -1,29 +1,39 @@
-"""The colours of figures as style rules, one set per colour scheme: --s0, ... for series, d0 to d20 and q0 to q10."""
+"""The colours of figures as style rules: --paper, ..., --s0, ... by name, and d0 to d40 and q0 to q20 for scores."""
 
 from __future__ import annotations
 
-from nnsight_et.report import colours
-from nnsight_et.report.colours import Stops, between
+import re
+
+from nnsight_et.report.colours import DARK, LIGHT, Palette, between
 from nnsight_et.report.html.maps import SIGNED, UNSIGNED
+from nnsight_et.report.html.parts import text_of
 
 
 def rules() -> str:
     """Rules for light paper, and for screens that prefer dark."""
-    light = _scheme(colours.SERIES, *colours.SCORES)
-    dark = _scheme(colours.SERIES_ON_DARK, *colours.SCORES_ON_DARK)
-    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n"
+    return f"{_scheme(LIGHT)}\n@media screen and (prefers-color-scheme: dark) {{ {_scheme(DARK)} }}\n"
 
 
 def light(scope: str) -> str:
     """The rules for light paper, below the elements that `scope` selects."""
-    return _scheme(colours.SERIES, *colours.SCORES).replace(":root", "&").join((f"{scope} {{ ", " }"))
+    return f"{scope} {{ {_scheme(LIGHT, '&')} }}"
 
 
-def _scheme(series: Stops, below: Stops, above: Stops) -> str:
-    names = "".join(f"--s{index}:{colour};" for index, colour in enumerate(series))
+def on_paper() -> str:
+    """The style of figures on light paper, every colour spelt out: programs that draw SVG know no variables."""
+    return re.sub(r"var\(--(\w+)\)", lambda name: LIGHT.names[name[1]], text_of("figures.css")) + _fills(LIGHT)
+
+
+def _scheme(palette: Palette, root: str = ":root") -> str:
+    names = "".join(f"--{name}:{colour};" for name, colour in palette.names.items())
+    return f"{root}{{{names}}}{_fills(palette)}"
+
+
+def _fills(palette: Palette) -> str:
+    below, above = palette.scores
     signed = [between(below, step / SIGNED) for step in range(SIGNED)]
     signed += [between(above, step / SIGNED) for step in range(SIGNED + 1)]
     shares = [between(below[::-1], step / UNSIGNED) for step in range(UNSIGNED + 1)]
     fills = [f".d{step}{{fill:{colour}}}" for step, colour in enumerate(signed)]
     fills += [f".q{step}{{fill:{colour}}}" for step, colour in enumerate(shares)]
-    return f":root{{{names}}}{''.join(fills)}"
+    return "".join(fills)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
 from nnsight_et.display.figures import Impact, Point, Scatter
-from nnsight_et.report.html.axes import TOP, Scale, reach, rounded, tick, y_axis
+from nnsight_et.report.html.axes import TOP, Scale, reach, rounded, tick, y_axis, y_grid, y_name
 from nnsight_et.report.html.charts import COLOURS
 from nnsight_et.report.html.svg import WIDTH, add, drawing, mark, point
 
 LEFT, SIDE = 50.0, 270.0
-HALF, LABELLED = 80.0, 60
+HALF, NARROW = 80.0, 9.0
 
 
 def scatter(figure: Scatter, colours: Mapping[str, int]) -> Element:
@@ -48,28 +48,22 @@ def _point(svg: Element, one: Point, scales: tuple[Scale, Scale], colour: int) -
 def impact(figure: Impact, colours: Mapping[str, int]) -> Element:
     """Bars up for the first circuit and down for the second, filled where the head is a member."""
     count = len(figure.heads)
-    width = max(WIDTH, LEFT + 6.0 + count * (9.0 if count <= LABELLED else 5.0))
-    labels = 34.0 if count <= LABELLED else 8.0
-    svg = drawing(width, TOP + 2 * HALF + labels + 4, figure.title, count)
+    width = max(WIDTH, LEFT + 6.0 + count * NARROW)
+    svg = drawing(width, TOP + 2 * HALF + 38, figure.title, count)
     _, high = rounded(0.0, max(figure.values, default=1.0))
     middle, right = TOP + HALF, width - 6
     up, down = Scale(0, high, middle, TOP), Scale(0, high, middle, middle + HALF)
     slot = (right - LEFT) / max(count, 1)
     for scale in (up, down):
-        for value in scale.ticks:
-            place = scale(value)
-            add(svg, "line", x1=LEFT, x2=right, y1=place, y2=place, class_="axis" if value == 0 else "grid")
-            add(svg, "text", tick(value), x=LEFT - 5, y=place + 4, class_="end")
-    turn = f"rotate(-90 11 {middle:.1f})"
-    add(svg, "text", figure.value_name, x=11.0, y=middle, class_="middle name", transform=turn)
+        y_grid(svg, scale, LEFT, right)
+    y_name(svg, figure.value_name, middle)
     for side, scale in enumerate((up, down)):
         for index, value in enumerate(figure.values):
             filled = f"s{colours[figure.names[side]] % COLOURS}" if figure.members[index][side] else "empty"
             made = mark(svg, figure.texts[index])
             x, edge = LEFT + slot * (index + 0.12), min(middle, scale(value))
             add(made, "rect", x=x, width=slot * 0.76, y=edge, height=abs(scale(value) - middle), class_=filled)
-    if count <= LABELLED:
-        for index, head in enumerate(figure.heads):
-            x, y = LEFT + slot * (index + 0.5), middle + HALF + 6
-            add(svg, "text", head, x=x, y=y + 3, class_="end small", transform=f"rotate(-90 {x:.1f} {y:.1f})")
+    for index, head in enumerate(figure.heads):
+        x, y = LEFT + slot * (index + 0.5), middle + HALF + 6
+        add(svg, "text", head, x=x, y=y + 3, class_="end small", transform=f"rotate(-90 {x:.1f} {y:.1f})")
     return svg

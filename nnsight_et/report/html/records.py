@@ -7,9 +7,9 @@ from typing import Any
 
 from nnsight_et.core.errors import ResultError, quantity
 from nnsight_et.display.table import Table
-from nnsight_et.report.html.sections import FOLDED_FROM, Entry, Section, method_of, numbered, untitled
+from nnsight_et.report.html.sections import FOLDED_FROM, Entry, Section, numbered, untitled
 from nnsight_et.report.paper import paper_tables
-from nnsight_et.results.headers import models_of, name_of
+from nnsight_et.results.headers import method_of, models_of, name_of
 from nnsight_et.results.store import ResultHeader
 from nnsight_et.results.study import Missing, Study
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 from nnsight_et.core.errors import ResultError, quantity
 from nnsight_et.display.table import Table
-from nnsight_et.report.figure_data import plates
+from nnsight_et.methods import METHODS
+from nnsight_et.methods.sections import SECTIONS
 from nnsight_et.report.html.drawing import Drawn, drawn
-from nnsight_et.report.results import tables
-from nnsight_et.results.headers import models_of, name_of
+from nnsight_et.report.results import plates, tables
+from nnsight_et.results.headers import method_of, models_of, name_of
 from nnsight_et.results.store import Result, ResultHeader
 from nnsight_et.results.study import Missing, Study
 
 FOLDED_FROM = 25  # rows: a longer table is folded
-TABLE_FIRST = ("faithfulness",)
 
 
 @dataclass(frozen=True)
@@ -48,78 +48,20 @@ class Section:
     """Whether the contents name its entries."""
 
 
-OF_METHODS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
-    (
-        "faithfulness",
-        "Faithfulness",
-        ("faithfulness",),
-        "How much of a model's accuracy its circuit has alone, all other heads mean-ablated (Table 1).",
-    ),
-    (
-        "circuits",
-        "Circuits",
-        ("path_patching", "minimality"),
-        "Which heads matter, found from the logits back by path patching, and what minimality left of them (Figure 1).",
-    ),
-    (
-        "completeness",
-        "Completeness",
-        ("completeness",),
-        "Circuit and model without the same heads: a complete circuit loses what the model loses (Figures A3, A4, A6).",
-    ),
-    (
-        "roles",
-        "What the groups carry",
-        ("dcm", "activation_patching"),
-        "Which heads carry which variable, and whether they do so in every model (Figures 3, A8, A9; Table A11).",
-    ),
-    (
-        "across",
-        "Across models",
-        ("cmap",),
-        "A donor's head activations in a recipient: which step a fine-tuned model does better (Figure 4).",
-    ),
-    (
-        "knockout",
-        "Attention knockout",
-        ("knockout",),
-        "From which layer on a position has what it needs from another (Figures A1, A2).",
-    ),
-    (
-        "overlap",
-        "Overlap of circuits",
-        ("comparison",),
-        "How many heads two circuits share, and how much the others matter (Tables A6, A10; Figures A5, A7).",
-    ),
-    ("attention", "Attention patterns", ("attention_patterns",), "Where the circuit's heads look."),
-    (
-        "attribution",
-        "Attribution",
-        ("attribution",),
-        "A gradient's estimate of every head's effect, beside exact ones.",
-    ),
-)
-
-
 def method_sections(study: Study) -> tuple[tuple[Section, ...], tuple[Missing, ...]]:
     """A section for every kind of experiment there is; and the results that cannot be shown, with the reason."""
     sections, unshown = [], []
-    for anchor, title, methods, lead in OF_METHODS:
+    for section in SECTIONS:
         entries = []
         for result in study.results:
-            if method_of(result.header) in methods:
+            if method_of(result.header) in METHODS and METHODS[method_of(result.header)].section == section:
                 try:
                     entries.append(_entry(result, study))
                 except ResultError as error:
                     unshown.append(Missing(name_of(result.header), method_of(result.header), str(error)))
         if entries:
-            sections.append(Section(anchor, title, lead, tuple(entries), listed=True))
+            sections.append(Section(section.anchor, section.title, section.lead, tuple(entries), listed=True))
     return tuple(sections), tuple(unshown)
-
-
-def method_of(header: ResultHeader) -> str:
-    """The experiment's method."""
-    return str(header.job.get("spec", {}).get("method"))
 
 
 def untitled(table: Table, name: str) -> Table:
@@ -139,8 +81,8 @@ def _entry(result: Result, study: Study) -> Entry:
         title=_title(header),
         facts=_facts(header),
         plates=tuple(drawn(plate) for plate in plates(result, study)),
-        first=short if method in TABLE_FIRST else (),
-        tables=() if method in TABLE_FIRST else short,
+        first=short if METHODS[method].section.tables_first else (),
+        tables=() if METHODS[method].section.tables_first else short,
         folded=tuple(table for table in found if len(table.rows) >= FOLDED_FROM),
         made=spec,
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from nnsight_et.core.errors import ResultError
-from nnsight_et.display.measurement import COLUMNS, Measurement
+from nnsight_et.display.measurement import COLUMNS
+from nnsight_et.report.results import head_rows, metric_rows
 from nnsight_et.report.tidy import examples
-from nnsight_et.report.tidy.heads import HEADS
-from nnsight_et.report.tidy.metrics import METRICS
 from nnsight_et.results.store import Result, ResultHeader
 
 OF_A_HEAD = ("head", "index", "p_adjusted", "kept", "reached")
@@ -43,13 +41,13 @@ def experiments(results: Iterable[Result]) -> Tidy:
 def metrics(results: Iterable[Result]) -> Tidy:
     """One row per value of a whole experiment: accuracies, faithfulness, overlap, counts."""
     kept = [COLUMNS.index(column) for column in METRIC_COLUMNS]
-    rows = (one.to_row() for result in results for one in measured(result, METRICS))
+    rows = (one.to_row() for result in results for one in metric_rows(result))
     return Tidy(METRIC_COLUMNS, [tuple(row[index] for index in kept) for row in rows])
 
 
 def heads(results: Iterable[Result]) -> Tidy:
     """One row per value of a head, such as its patching score in one stage."""
-    return Tidy(COLUMNS, [one.to_row() for result in results for one in measured(result, HEADS)])
+    return Tidy(COLUMNS, [one.to_row() for result in results for one in head_rows(result)])
 
 
 def per_example(results: Iterable[Result]) -> Tidy:
@@ -71,18 +69,6 @@ def kind_of(column: str) -> Kind:
         if column in columns:
             return kind
     return "text"
-
-
-def measured(result: Result, of_method: Mapping[str, Callable[[Result], Iterator[Measurement]]]) -> list[Measurement]:
-    """The values of one result; ResultError if it is not one that its method writes."""
-    name, method = result.header.job.get("name"), str(result.header.job.get("spec", {}).get("method"))
-    if method not in of_method:
-        raise ResultError(f"{name}: no method {method!a}; accepted: {', '.join(of_method)}")
-    try:
-        return list(of_method[method](result))
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        lacking = f"{type(error).__name__}: {error}"
-        raise ResultError(f"{name}: its result is not one of {method} ({lacking})") from None
 
 
 def _experiment(header: ResultHeader) -> tuple:

@@ -1,0 +1,185 @@
+"""The commands of one method each: they build the manifest a user would write, and run it."""
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from .execute import Where, execute
+from .options import (
+    RUNS,
+    Backend,
+    Boxes,
+    CircuitArgument,
+    CircuitPlace,
+    Device,
+    Examples,
+    Fresh,
+    Json,
+    Memory,
+    ModelName,
+    Out,
+    Quiet,
+    Seed,
+    SelfCheck,
+    Settings,
+    circuits,
+    model_lists,
+    model_names,
+    names_of,
+    settings_of,
+    view_of,
+)
+
+if TYPE_CHECKING:
+    from nnsight_et.manifest import Manifest
+    from nnsight_et.manifest.single import Setting
+
+method_commands = typer.Typer()
+Build = Callable[..., "Manifest"]
+
+
+def _shared(
+    *,
+    examples: Examples = None,
+    seed: Seed = 0,
+    boxes: Boxes = 7,
+    settings: Settings = None,
+    fresh: Fresh = False,
+    out: Out = RUNS,
+    backend: Backend = None,
+    device: Device = None,
+    memory: Memory = None,
+    self_check: SelfCheck = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> "tuple[Setting, Where]":
+    """The options that methods share, as what a manifest is built and run with."""
+    from nnsight_et.manifest.single import Setting
+
+    setting = Setting(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
+    return setting, Where(out, fresh=fresh, view=view_of(quiet, as_json))
+
+
+SHARED = inspect.signature(_shared).parameters
+
+
+def _command(name: str, shared: Collection[str] = tuple(SHARED)) -> Callable[[Build], Build]:
+    """Make a command that runs the manifest a function builds of its own options and a setting."""
+
+    def register(build: Build) -> Build:
+        def command(**given: Any) -> None:
+            setting, where = _shared(**{key: given.pop(key) for key in shared})
+            execute(build(setting, **given), where)
+
+        _, *own = inspect.signature(build).parameters.values()
+        command.__signature__ = inspect.Signature([*own, *(SHARED[key] for key in shared)])  # type: ignore[attr-defined]
+        method_commands.command(name, help=build.__doc__)(command)
+        return build
+
+    return register
+
+
+@_command("path-patch")
+def path_patch(
+    setting: "Setting",
+    model: ModelName,
+    stage: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="STAGE", help="{group: NAME, into: logits or GROUP, via: query, at: last, keep: 8, receivers: 4}"
+        ),
+    ] = None,
+) -> "Manifest":
+    """Find a circuit by path patching; without --stage, by the boxes task's four stages."""
+    from nnsight_et.manifest import single
+
+    return single.path_patching(model, stage or (), setting)
+
+
+@_command("evaluate")
+def evaluate(
+    setting: "Setting",
+    circuit: CircuitArgument,
+    models: Annotated[
+        str,
+        typer.Option(metavar="A,B", help="The models to measure, separated by commas.", autocompletion=model_lists),
+    ],
+    minimality: Annotated[bool, typer.Option("--minimality", help="Also which heads add to the circuit.")] = False,
+    completeness: Annotated[bool, typer.Option("--completeness", help="Also how complete the circuit is.")] = False,
+) -> "Manifest":
+    """Measure a circuit on one or several models: its faithfulness, and what else is asked for."""
+    from nnsight_et.manifest import single
+
+    also = [name for name, wanted in (("minimality", minimality), ("completeness", completeness)) if wanted]
+    return single.evaluation(circuit, names_of(models), also, setting)
+
+
+@_command("dcm", [name for name in SHARED if name != "examples"])
+def dcm(
+    setting: "Setting",
+    model: ModelName,
+    circuit: CircuitPlace = None,
+    desiderata: Annotated[
+        Optional[str], typer.Option(metavar="A,B", help="The variables: object, label, position or a variant of it.")
+    ] = None,
+) -> "Manifest":
+    """Find which heads of a circuit carry which variable; the circuit is the shipped one, or found first."""
+    from nnsight_et.manifest import single
+
+    return single.dcm(model, circuit, names_of(desiderata or ""), setting)
+
+
+@_command("cmap")
+def cmap(
+    setting: "Setting",
+    donor: Annotated[
+        str,
+        typer.Option(
+            "--src", metavar="MODEL", help="The donor: its head activations are taken.", autocompletion=model_names
+        ),
+    ],
+    recipient: Annotated[
+        str,
+        typer.Option(
+            "--dst", metavar="MODEL", help="The recipient: they are put into its runs.", autocompletion=model_names
+        ),
+    ],
+    circuit: CircuitPlace = None,
+    roles: Annotated[Optional[str], typer.Option(help="Whose selected heads: published/goat and the like.")] = None,
+) -> "Manifest":
+    """Patch a donor's head activations into a recipient; its circuit is the shipped one, or found first."""
+    from nnsight_et.manifest import single
+
+    return single.cmap(donor, recipient, setting, circuit=circuit, roles=roles)
+
+
+@_command("knockout")
+def knockout(setting: "Setting", model: ModelName) -> "Manifest":
+    """Block attention between named positions, from each layer up."""
+    from nnsight_et.manifest import single
+
+    return single.knockout(model, setting)
+
+
+@_command("compare", ("out", "quiet", "as_json"))
+def compare(
+    setting: "Setting",
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A .json file, a result's folder, or published/llama.", autocompletion=circuits
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="The circuit to compare it with.", autocompletion=circuits)
+    ],
+    scores: Annotated[
+        Optional[str], typer.Option(metavar="PUBLISHED", help="Order the heads by scores: published/goat and the like.")
+    ] = None,
+) -> "Manifest":
+    """Show how two circuits overlap."""
+    from nnsight_et.manifest import single
+
+    return single.comparison(first, second, scores, setting)

@@ -1,0 +1,28 @@
+"""What must hold of results of attribution: of their own scores, and on models whose circuit is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nnsight_et.core.circuit import Head
+from nnsight_et.results.store import Result
+from nnsight_et.zoo.known import Known
+from nnsight_et.zoo.statements import (
+    MATTERS,
+    SCREENED,
+    Statement,
+    same_heads,
+)
+
+
+def statements(known: Known, _: str, result: Result) -> Iterator[Statement]:
+    """At every position the planted heads alone have an effect, and the gradient's estimate ranks them first."""
+    for at in SCREENED:
+        planted = set(known.circuit.at(at))
+        exact, guessed = (result.scores[f"{at}.{name}"] for name in ("exact", "attributed"))
+        yield same_heads(f"exact at {at}", planted, {Head(*h) for h in (exact <= MATTERS).nonzero().tolist()})
+        width = guessed.shape[1]
+        if not planted or known.unread:
+            continue  # nothing to rank; or distractors, whose first-order effect on the norm misleads the estimate
+        first = guessed.abs().flatten().argsort(descending=True, stable=True)[: len(planted)].tolist()
+        yield same_heads(f"estimated at {at}", planted, {Head(*divmod(place, width)) for place in first})

@@ -1,0 +1,78 @@
+"""What results of attribution are shown with: tables, figures, rows of long tables, and the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nnsight_et.display.figures import (
+    Mark,
+    Plate,
+    Point,
+    Scatter,
+)
+from nnsight_et.display.marks import plate
+from nnsight_et.display.measurement import (
+    Measurement,
+    all_heads,
+    number_at,
+    of_experiment,
+    of_row,
+    tensors_of_group,
+)
+from nnsight_et.display.table import (
+    Cell,
+    Table,
+    rows_of,
+    table_of,
+)
+from nnsight_et.results.headers import ResultHeader, models_of
+from nnsight_et.results.store import Result
+from nnsight_et.results.study import Study
+
+
+def tables(header: ResultHeader) -> tuple[Table, ...]:
+    """How well the gradient's estimate agrees with the exact effects."""
+    columns: dict[str, str | Cell] = {key: key for key in ("at", "pearson", "spearman")}
+    columns["top heads found"] = lambda row: f"{round(row['top_found'] * row['top'])} of {row['top']}"
+    return (
+        table_of(
+            header, f"attribution in {models_of(header)}", columns, rows_of(header), "Over all heads at a position."
+        ),
+    )
+
+
+def figures(result: Result, study: Study) -> tuple[Plate, ...]:
+    """A point per head: exact and estimated effect."""
+    panels = []
+    for row in result.header.summary["rows"]:
+        at, points = row["at"], []
+        exact, estimate = (result.scores[f"{at}.{name}"] for name in ("exact", "attributed"))
+        for layer in range(exact.shape[0]):
+            for head in range(exact.shape[1]):
+                x, y = exact[layer, head].item(), estimate[layer, head].item()
+                text = f"L{layer}H{head}: exact {x:+.3f}, estimated {y:+.3f}"
+                points.append(Point(Mark(x, None, text), Mark(y, None, text), text))
+        panels.append(Scatter(f"at {at}", ("exact effect", "estimate"), (("heads", tuple(points)),), shares=False))
+    title = f"Gradient's estimate and exact effects in {models_of(result.header)}"
+    return (
+        plate(result, "attribution", title, "A point per head; on the diagonal the estimate is exact.", tuple(panels)),
+    )
+
+
+def metrics(result: Result) -> Iterator[Measurement]:
+    """Per position: how well the gradient's estimate agrees with the exact effects."""
+    for row in result.header.summary["rows"]:
+        place = replace(of_experiment(result.header), at=row["at"])
+        yield from of_row(place, row, {name: name for name in ("pearson", "spearman", "top_found")})
+
+
+def heads(result: Result) -> Iterator[Measurement]:
+    """Per position and head: the exact effect of patching its output, and the gradient's estimate of it."""
+    for row in result.header.summary["rows"]:
+        tensors = tensors_of_group(result, row["at"])
+        place = replace(of_experiment(result.header), at=row["at"])
+        for head in all_heads(tensors["exact"]):
+            one, values = place.at_head(head), {name: number_at(tensor, head) for name, tensor in tensors.items()}
+            yield one.of("exact_effect", values["exact"], (values["low"], values["high"]))
+            yield one.of("attributed_effect", values["attributed"])

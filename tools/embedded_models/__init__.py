@@ -1,0 +1,1 @@
+"""How the embedded models are made: `python -m tools.embedded_models.make`. Not part of the package."""
