@@ -432,8 +432,7 @@ def test_prompts_are_made_into_tokens_in_one_place_only():
     calls = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        if path.relative_to(PACKAGE).parts[0] not in ("zoo", "models")
-        and re.search(MADE_INTO_TOKENS, path.read_text())
+        if path.relative_to(PACKAGE).parts[0] not in ("zoo", "models") and re.search(MADE_INTO_TOKENS, path.read_text())
     }
     assert calls == {"tasks/encoding.py"}
 
