@@ -22,6 +22,8 @@ BIN    := $(VENV)/bin
 SUM    := $(shell printf '%s' "$(TORCH)" | cksum | cut -d ' ' -f 1)
 READY  := $(VENV)/.ready-$(SUM)
 NDIF   := .ndif/venv
+# One thread: the models are small. Byte code is kept: many processes read the same files.
+TEST   := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
 .PHONY: run test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
@@ -32,10 +34,10 @@ run: $(READY)
 	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/et run experiments.yaml
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(TEST)
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not real_ndif and not real_models and not registry"
+	$(TEST) -m "not real_ndif and not real_models and not registry"
 
 test-real: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/runner/test_real_models.py

@@ -48,7 +48,7 @@ def test_an_unknown_circuit_is_named():
 
 
 def test_reading_the_data_needs_no_torch():
-    code = "import sys; from nnsight_et import published; published.numbers(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from nnsight_et.circuits.published import numbers; numbers(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -31,7 +31,6 @@ from nnsight_et.report.colours import LIGHT
 from nnsight_et.report.html.figure_files import figure_files
 from tests.helpers.commands import et
 
-pytest_plugins = ["study_folder"]
 HOSTILE = "<a & 'b'>"
 
 
