@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from nnsight_et.circuits import published
 from nnsight_et.circuits.circuit_files import OURS, CircuitFile, read_circuit
@@ -47,7 +49,7 @@ class ModelChoice:
     """What the manifest says the model is, without folders of this machine."""
 
 
-Spec = TypeVar("Spec", bound=Experiment, covariant=True)
+Spec = TypeVar("Spec", bound=Experiment, covariant=True, default=Experiment)
 
 
 @dataclass(frozen=True)
