@@ -22,7 +22,8 @@ from nnsight_et.interventions.cmap import (
     recipient_readouts,
     with_heads,
 )
-from nnsight_et.manifest import CMAP, parse
+from nnsight_et.manifest import CMAP as Spec
+from nnsight_et.manifest import parse
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.methods.cmap.experiment import INPUTS, patched_heads
@@ -190,9 +191,9 @@ def test_an_adapter_over_the_recipients_weights_can_give_and_take(folder, adapte
 def test_the_heads_of_each_groups_main_role_are_patched_and_all_of_a_group_without_one(tmp_path, model):
     study = "name: x\nexperiments: {x: {method: cmap, donor: %s, recipient: vicuna, circuit: published/%s%s}}\n"
     context = RunContext(Store(tmp_path), tmp_path, ModelPool("cpu"))
-    (job,) = cast("tuple[Job[CMAP]]", plan(parse(study % (model, model, f", roles: published/{model}"), "x")).jobs)
+    (job,) = cast("tuple[Job[Spec]]", plan(parse(study % (model, model, f", roles: published/{model}"), "x")).jobs)
     assert patched_heads(context, job) == published.cmap_circuit(model)
-    (job,) = cast("tuple[Job[CMAP]]", plan(parse(study % (model, model, ""), "x")).jobs)
+    (job,) = cast("tuple[Job[Spec]]", plan(parse(study % (model, model, ""), "x")).jobs)
     assert patched_heads(context, job) == published.circuit(model)
 
 
