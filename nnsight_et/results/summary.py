@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +13,8 @@ from nnsight_et.results.headers import ResultHeader, method_of, name_of
 
 Interval = list[float | None]
 """Low and high end of a 95% bootstrap interval; null where there is none."""
+Gradient = Literal["autograd", "finite differences"]
+"""How derivatives were taken."""
 
 
 class Record(BaseModel):
@@ -89,6 +92,11 @@ class Summary(Record):
             where = ".".join(str(part) for part in ("summary", *first["loc"]))
             found = f"its result is not one of {method_of(header)} ({where}: {first['msg']})"
             raise ResultError(f"{name_of(header)}: {found}") from None
+
+    @property
+    def gradients(self) -> Set[Gradient]:
+        """How derivatives were taken, by a method that takes some."""
+        return frozenset()
 
 
 class Untyped(Summary):

@@ -19,7 +19,7 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.activation_patching import audit, present
 from nnsight_et.methods.base import Experiment
-from nnsight_et.methods.dcm.experiment import of_each, patched
+from nnsight_et.methods.dcm.experiment import of_each, patched, selected_heads
 from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.summary import Untyped
 
@@ -30,7 +30,7 @@ def check(context: RunContext, job: Job[ActivationPatching]) -> None:
     """Raise TaskError if the data cannot be made, or shipped roles do not fit a model."""
     spec = job.spec
     for choice in job.models:
-        circuit = context.earlier.selected_heads(spec.roles).circuit if is_shipped(spec.roles) else None
+        circuit = selected_heads(context, spec.roles).circuit if is_shipped(spec.roles) else None
         context.models.check_circuit(job, choice, circuit)
         for name in spec.desiderata or ():
             context.data.swapped_pairs(job, choice, name, split=SPLIT, count=1)
@@ -39,7 +39,7 @@ def check(context: RunContext, job: Job[ActivationPatching]) -> None:
 def measure(context: RunContext, job: Job[ActivationPatching]) -> Generator[Progress, None, MethodOutput[Untyped]]:
     """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
     spec = job.spec
-    roles = context.earlier.selected_heads(spec.roles)
+    roles = selected_heads(context, spec.roles)
     rows, scores, digests = [], {}, []
     for choice in job.models:
         context.models.check_circuit(job, choice, roles.circuit)

@@ -34,6 +34,7 @@ from nnsight_et.measuring.predictions import answer_scores, plain_model
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measure, Measurement, Step, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.cmap import audit, present
+from nnsight_et.methods.dcm.experiment import selected_heads
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.results.summary import Untyped
@@ -128,7 +129,7 @@ def patched_heads(context: RunContext, job: Job[CMAP]) -> Circuit:
             raise TaskError(f"{where}: the circuit has no group {name!a}; {accepted(name, names)}")
     if spec.roles is None:
         return circuit
-    roles, groups = context.earlier.selected_heads(spec.roles), []
+    roles, groups = selected_heads(context, spec.roles), []
     for group in circuit.groups:
         desideratum = spec.main_role.get(group.name)
         chosen = roles.heads(group, desideratum) if desideratum else group.heads
