@@ -12,6 +12,18 @@ from nnsight_et.results.store import ResultHeader
 
 FULL = {"model": "goat-tiny", "full": 0.9, "circuit": 0.8, "random_mean": 0.1, "random_std": 0.0, "faithfulness": None}
 
+CIRCUIT = {"schema": 1, "groups": []}
+PATCHED = {
+    "model": "llama",
+    "group": "value_fetcher",
+    "desideratum": "object",
+    "heads": 2,
+    "mean": 0.5,
+    "std": 0.0,
+    "do_nothing": 0.1,
+    "draws": 1,
+}
+
 
 def header(
     method: str, summary: dict, reproduces: list[str], models: tuple[str, ...] = ("llama-tiny",)
@@ -79,13 +91,13 @@ def test_layers_of_another_depth_are_not_compared() -> None:
         ),
         (
             "activation_patching",
-            {"rows": [{"model": "llama", "group": "value_fetcher", "desideratum": "object", "mean": 0.5}]},
+            {"rows": [PATCHED], "circuit": CIRCUIT},
             "Figure 3",
             {("llama/value_fetcher", "object")},
         ),
         (
             "activation_patching",
-            {"rows": [{"model": "llama", "group": "position_transmitter", "desideratum": "no_comma", "mean": 0.5}]},
+            {"rows": [PATCHED | {"group": "position_transmitter", "desideratum": "no_comma"}], "circuit": CIRCUIT},
             "Table A11",
             {("no_comma", "accuracy")},
         ),
