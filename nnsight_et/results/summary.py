@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,7 +11,7 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ResultError
 from nnsight_et.results.headers import ResultHeader, method_of, name_of
 
-Interval = list[float | None]
+Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 """Low and high end of a 95% bootstrap interval; null where there is none."""
 Gradient = Literal["autograd", "finite differences"]
 """How derivatives were taken."""

@@ -58,11 +58,21 @@ SUMMARIES: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
     "dcm": (MASKS, {"circuit": CIRCUIT, "rows": [MASK]}),
     "cmap": (
         {"answer": ANSWERS, "output.predicted": torch.stack([ONE_RIGHT, TWO_RIGHT])},
-        {"rows": [{"patched": "output", "accuracy": 0.25}, {"patched": "query", "accuracy": 0.9}]},
+        {
+            "donor": "m",
+            "recipient": "n",
+            "models": {"m": 1.0, "n": 0.5},
+            "rows": [
+                {"patched": "output", "group": "a", "heads": 2, "accuracy": 0.25},
+                {"patched": "query", "group": "a", "heads": 2, "accuracy": 0.9},
+            ],
+            "random": None,
+            "circuit": CIRCUIT,
+        },
     ),
     "knockout": (
         {"answer": ANSWERS, "last to query_label.predicted": torch.stack([ONE_RIGHT, TWO_RIGHT])},
-        {"rows": [{"blind": "last", "to": "query_label", "accuracy": [0.25, 0.5]}]},
+        {"rows": [{"blind": "last", "to": "query_label", "accuracy": [0.25, 0.5]}], "model": "m"},
     ),
 }
 CHANGES: list[tuple[str, list, Any]] = [

@@ -66,11 +66,11 @@ def test_an_experiment_that_reproduces_nothing_has_no_table() -> None:
 
 def test_layers_of_another_depth_are_not_compared() -> None:
     rows = [{"blind": "last", "to": "random", "accuracy": [0.5] * 7}]
-    (table,) = paper_tables(header("knockout", {"rows": rows}, ["Figure A1"]))
+    (table,) = paper_tables(header("knockout", {"rows": rows, "model": "m"}, ["Figure A1"]))
     assert table.rows == ()
     assert "No number of ours" in table.note
     rows = [{"blind": "last", "to": "random", "accuracy": [0.5] * 33}]
-    (table,) = paper_tables(header("knockout", {"rows": rows}, ["Figure A1"], ("llama",)))
+    (table,) = paper_tables(header("knockout", {"rows": rows, "model": "m"}, ["Figure A1"], ("llama",)))
     assert len(table.rows) == 32
 
 
@@ -108,9 +108,11 @@ def test_layers_of_another_depth_are_not_compared() -> None:
                 "recipient": "llama-tiny",
                 "models": {"goat-tiny": 0.9, "llama-tiny": 0.6},
                 "rows": [
-                    {"patched": "output", "group": "all", "accuracy": 0.8},
-                    {"patched": "query", "group": "value_fetcher", "accuracy": 0.7},
+                    {"patched": "output", "group": "all", "heads": 2, "accuracy": 0.8},
+                    {"patched": "query", "group": "value_fetcher", "heads": 1, "accuracy": 0.7},
                 ],
+                "random": None,
+                "circuit": CIRCUIT,
             },
             "Figure 4",
             {("goat -> llama", "donor"), ("goat -> llama", "recipient"), ("goat -> llama", "all")},
