@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import Set
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,8 +11,10 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ResultError
 from nnsight_et.results.headers import ResultHeader, method_of, name_of
 
-Interval = list[float | None]
+Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 """Low and high end of a 95% bootstrap interval; null where there is none."""
+Gradient = Literal["autograd", "finite differences"]
+"""How derivatives were taken."""
 
 
 class Record(BaseModel):
@@ -89,6 +92,11 @@ class Summary(Record):
             where = ".".join(str(part) for part in ("summary", *first["loc"]))
             found = f"its result is not one of {method_of(header)} ({where}: {first['msg']})"
             raise ResultError(f"{name_of(header)}: {found}") from None
+
+    @property
+    def gradients(self) -> Set[Gradient]:
+        """How derivatives were taken, by a method that takes some."""
+        return frozenset()
 
 
 class Untyped(Summary):
