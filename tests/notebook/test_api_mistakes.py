@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nnsight_et as et
-from nnsight_et.core.errors import NnsightEtError
+from nnsight_et.core.errors import NnsightEtError, TaskError
 
 HEADS = "accepted: a circuit, a group of heads, or a list of heads"
 
@@ -128,7 +128,7 @@ def test_heads_are_accepted_wherever_a_circuit_is(names: dict[str, Any]):
         assert found.rows == same.rows
         assert [row["patched"] for row in found.rows] == ["nothing", "heads at last"]
         assert et.cmap(model, names["other"], pairs, given).rows == et.cmap(model, names["other"], pairs, plain).rows
-    with pytest.raises(et.errors.TaskError, match="train: 3 pairs"):  # the heads are accepted, the pairs are too few
+    with pytest.raises(TaskError, match="train: 3 pairs"):  # the heads are accepted, the pairs are too few
         et.dcm(model, heads, pairs, pairs, pairs)
 
 
