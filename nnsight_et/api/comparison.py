@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit
-from nnsight_et.api.context import run_method
+from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, Row, finding_of
 from nnsight_et.api.paths import PatchingScores
 from nnsight_et.core.errors import TaskError, brief, quantity
@@ -61,7 +61,8 @@ def compare(first: AnyHeads, second: AnyHeads, scores: Mapping[str, PatchingScor
         method="comparison", circuits=("first", "second"), scores=None if scores is None else "path_patching"
     )
     earlier = {"path_patching": _as_result(values)} if scores is not None else {}
-    result = run_method("compare", spec, circuits=circuits, earlier=earlier)
+    with experimenting("compare", spec, circuits=circuits, earlier=earlier) as run:
+        result = run.result()
     summary = result.header.summary
     return Overlap(**finding_of(result, summary["rows"]), impact=tuple(summary.get("impact", ())))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.api.findings import SEED
@@ -18,12 +20,13 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import NnsightEtError
 from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import Experiment, PairsFile
+from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.checks import check_output
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.examples import Data
 from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.measuring.self_check import SelfCheck
-from nnsight_et.measuring.steps import data_digest
+from nnsight_et.measuring.steps import Measurement, data_digest
 from nnsight_et.methods import METHODS
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape
@@ -31,7 +34,7 @@ from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.results.headers import ModelRecord, ResultHeader
 from nnsight_et.results.store import Result, Store, read_result, write_result
 
-Measure = Callable[[RunContext, Job[Any]], Generator[Progress, None, MethodOutput]]
+T = TypeVar("T")
 
 
 class LoadedModels(ModelPool):
@@ -93,7 +96,34 @@ class GivenData(Data):
         return len(self.examples(job, job.models[0], split, 1 << 60))
 
 
-def run_method(
+@dataclass(frozen=True)
+class Experimenting:
+    """A job on models in memory, while its cells are there."""
+
+    context: RunContext
+    job: Job[Any]
+
+    def result(self, notices: Sequence[Notice] = ()) -> Result:
+        """The job done by its method, and read as a manifest's result is."""
+        experiment, folder = METHODS[self.job.spec.method].experiment(), self.context.folder / "result"
+        output = _finish(experiment.measure(self.context, self.job))
+        check_output(self.context, self.job, output, experiment.audit)
+        write_result(folder, Result(_header(self.context, self.job, output, notices), output.scores))
+        return read_result(folder)
+
+    def values(self, measurement: Measurement) -> dict[str, Tensor]:
+        """What is measured, checked, or read where it was measured before: tensors [..., example] by name."""
+        _finish(measure_cells(self.context, [measurement]))
+        return self.context.cells.values(measurement)
+
+    @property
+    def self_check(self) -> dict[str, Any]:
+        """What was checked so far."""
+        return self.context.self_check.to_dict()
+
+
+@contextmanager
+def experimenting(
     name: str,
     spec: Experiment,
     models: Sequence[LoadedModel] = (),
@@ -101,38 +131,31 @@ def run_method(
     *,
     circuits: Mapping[str, Circuit] | None = None,
     earlier: Mapping[str, Result] | None = None,
-    notices: Sequence[Notice] = (),
-    measure: Measure | None = None,
-) -> Result:
-    """The result of an experiment, as a manifest's run would write it; messages call it et.`name`.
+) -> Iterator[Experimenting]:
+    """The job of `spec` on these models and examples, which messages call et.`name`.
 
     examples: by split, for the tokenizer that all models have. circuits and earlier: circuits and results, by the names
-    that `spec` has for them. measure: instead of the method's own, whose summary is then not counted again.
+    that `spec` has for them.
     """
-    given, own = examples or {}, METHODS[spec.method].experiment()
+    given = examples or {}
     job = _job(name, spec, models, given, circuits or {})
-    named = dict(zip((choice.name for choice in job.models), models, strict=True))
+    pool = LoadedModels(dict(zip((choice.name for choice in job.models), models, strict=True)))
     memory = min((model.memory for model in models if model.memory is not None), default=None)
-    checked = all(model.self_check == "on" for model in models)
-    with TemporaryDirectory() as folder, ExitStack() as attention:
-        for model in models:
+    checks = SelfCheck(all(model.self_check == "on" for model in models))
+    with TemporaryDirectory() as place, ExitStack() as attention:
+        for model in models if spec.attention else ():
             attention.enter_context(_attending(model, job.attention))
-        pool, store = LoadedModels(named), Store(Path(folder))
-        context = RunContext(store, Path(folder), pool, memory, self_check=SelfCheck(checked))
+        context = RunContext(Store(Path(place)), Path(place), pool, memory, self_check=checks)
         context.data = GivenData(pool, given)
         context.earlier.results.update(earlier or {})
         try:
-            output = _finish((measure or own.measure)(context, job))
-            check_output(context, job, output, own.audit if measure is None else None)
+            yield Experimenting(context, job)
         except NnsightEtError as error:
             error.args = (str(error).replace(f"experiments.{name}", f"et.{name}"),)
             raise
-        place = Path(folder) / name
-        write_result(place, Result(_header(context, job, output, notices), output.scores))
-        return read_result(place)
 
 
-def _finish(steps: Generator[Progress, None, MethodOutput]) -> MethodOutput:
+def _finish(steps: Generator[Progress, None, T]) -> T:
     while True:
         try:
             next(steps)
@@ -181,7 +204,7 @@ def _attention_of(model: LoadedModel) -> str:
 
 
 @contextmanager
-def _attending(model: LoadedModel, attention: str):
+def _attending(model: LoadedModel, attention: str) -> Iterator[None]:
     """While open, the model attends by that implementation."""
     own, module = _attention_of(model), model.model.nn._module
     if own != attention:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_setting, number, whole_number
 from nnsight_et.api.circuits import ABLATIONS, encoded
-from nnsight_et.api.context import run_method
+from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, finding_of
 from nnsight_et.api.masking import Selection
 from nnsight_et.api.models import LoadedModel
@@ -68,8 +68,8 @@ def minimality(
         threshold=number(threshold, "threshold", -1, 1e6),
         fraction=number(fraction, "fraction", 0, 1),
     )
-    given, told = {"circuit": circuit}, model.told(examples)
-    result = run_method("minimality", spec, [model], {"": examples}, circuits=given, notices=told)
+    with experimenting("minimality", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
+        result = run.result(model.told(examples))
     summary = result.header.summary
     return Selection(**finding_of(result, summary["heads"]), circuit=Circuit.from_dict(summary["circuit"]))
 
@@ -124,6 +124,6 @@ def completeness(
         ablation_examples=len(pairs),
         draws=draws,
     )
-    given, told = {"circuit": circuit}, model.told(examples)
-    result = run_method("completeness", spec, [model], {"": examples}, circuits=given, notices=told)
+    with experimenting("completeness", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
+        result = run.result(model.told(examples))
     return Finding(**finding_of(result, result.header.summary["rows"]))

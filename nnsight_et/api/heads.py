@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
 from nnsight_et.api.circuits import encoded
-from nnsight_et.api.context import run_method
+from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, finding_of
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
@@ -46,8 +46,8 @@ def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> F
     circuit = as_circuit(circuit)
     examples = encoded(model, pairs, circuit)
     spec = AttentionPatterns(method="attention_patterns", circuit="circuit", examples=len(pairs))
-    given, told = {"circuit": circuit}, model.told(examples)
-    result = run_method("attention_patterns", spec, [model], {"": examples}, circuits=given, notices=told)
+    with experimenting("attention_patterns", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
+        result = run.result(model.told(examples))
     return Finding(**finding_of(result, result.header.summary["rows"]))
 
 
@@ -90,5 +90,6 @@ def attribution(model: LoadedModel, pairs: Pairs, at: str | Iterable[str] = "las
         pairs.check_position(position, "at")
     examples = model.fitting(pairs.examples(model.tokenizer))
     spec = Attribution(method="attribution", model=model.name, at=positions, examples=len(pairs))
-    result = run_method("attribution", spec, [model], {"": examples}, notices=model.told(examples))
+    with experimenting("attribution", spec, [model], {"": examples}) as run:
+        result = run.result(model.told(examples))
     return Finding(**finding_of(result, result.header.summary["rows"]))
