@@ -60,7 +60,7 @@ class Finding:
         """The rows as text; intervals stand in brackets behind their numbers."""
         keys = [key for key in dict.fromkeys(key for row in self.rows for key in row) if not key.endswith("_interval")]
         rows = tuple(tuple(_text(row, key) for key in keys) for row in self.rows[:LISTED])
-        numeric = frozenset(key for key in keys if not isinstance(self.rows[0][key], str))
+        numeric = frozenset(key for key in keys if not isinstance(self.rows[0].get(key), str))
         more = f"{len(self.rows) - LISTED} more rows in .rows and .to_dataframe(). " if len(self.rows) > LISTED else ""
         note = " ".join(filter(None, (more + self.note, self.checked)))
         return Table(self.title, tuple(key.replace("_", " ") for key in keys), rows, _spaced(numeric), note)
@@ -99,6 +99,11 @@ def finding_of(result: Result, rows: Sequence[Row]) -> dict[str, Any]:
         "notices": result.header.notices,
         "self_check": result.header.self_check,
     }
+
+
+def unprefixed(scores: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The scores, those with this prefix without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in scores.items()}
 
 
 def of_right(right: Tensor) -> dict[str, Any]:
