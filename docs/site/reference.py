@@ -84,11 +84,8 @@ def notebook_page() -> str:
         "# Notebook API",
         NOTEBOOK_LEAD,
     ]
-    homes = {"Circuit": "circuit", "Head": "circuit", "HeadGroup": "circuit", "open_run": "results"}
     for name in sorted(nnsight_et.api.__all__, key=lambda name: (name[0].isupper(), name.lower())):
-        if name not in homes:
-            homes[name] = getattr(nnsight_et.api, name).__module__.removeprefix("nnsight_et.")
-        said.append(f"::: nnsight_et.{homes[name]}.{name}")
+        said.append(f"::: {getattr(nnsight_et.api, name).__module__}.{name}")
     return "\n\n".join(said) + "\n"
 
 

@@ -4,35 +4,47 @@ Everything here is also an attribute of nnsight_et itself.
 """
 
 from nnsight_et.api.circuits import activation_patch, circuit_of, evaluate
+from nnsight_et.api.comparison import Overlap, compare
+from nnsight_et.api.criteria import completeness, minimality
 from nnsight_et.api.cross import cmap
 from nnsight_et.api.findings import Finding
+from nnsight_et.api.heads import attention_patterns, attribution
 from nnsight_et.api.knockout import knockout
 from nnsight_et.api.masking import Selection, dcm
 from nnsight_et.api.models import LoadedModel, load
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.api.paths import PatchingScores, path_patch, path_patch_mlps
 from nnsight_et.api.runs import open_run
+from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.results.circuit_import import ImportedCircuit, import_circuit
 
 __all__ = [
     "Circuit",
+    "Example",
     "Finding",
     "Head",
     "HeadGroup",
     "ImportedCircuit",
     "LoadedModel",
+    "Overlap",
     "Pairs",
     "PatchingScores",
+    "Prompt",
     "Selection",
     "activation_patch",
+    "attention_patterns",
+    "attribution",
     "circuit_of",
     "cmap",
+    "compare",
+    "completeness",
     "dcm",
     "evaluate",
     "import_circuit",
     "knockout",
     "load",
+    "minimality",
     "open_run",
     "path_patch",
     "path_patch_mlps",

@@ -48,19 +48,26 @@ def whole_number(found: Any, where: str, least: int = 0) -> int:
     return number
 
 
-def as_circuit(found: Any) -> Circuit:
+def number(found: Any, where: str, least: float, most: float) -> float:
+    """The number, of Python or numpy; TaskError if it is none, or not between these."""
+    if isinstance(found, (bool, str)) or not hasattr(found, "__float__") or not least <= float(found) <= most:
+        raise TaskError(f"{where}: {brief(found)}; accepted: a number from {least:g} to {most:g}")
+    return float(found)
+
+
+def as_circuit(found: Any, where: str = "circuit") -> Circuit:
     """The circuit that is meant: one itself, one that was selected or imported, groups, or heads at the last token.
 
     TaskError if it is none, or a group has a head twice.
     """
-    circuit = _as_circuit(found)
+    circuit = _as_circuit(found, where)
     for group in circuit.groups:
         if twice := [head for head, count in Counter(group.heads).items() if count > 1]:
             raise TaskError(f"group {group.name}: {twice[0]} is there twice; accepted: each head once")
     return circuit
 
 
-def _as_circuit(found: Any) -> Circuit:
+def _as_circuit(found: Any, where: str) -> Circuit:
     for own in (found, getattr(found, "circuit", None)):
         if isinstance(own, Circuit):
             return own
@@ -68,16 +75,16 @@ def _as_circuit(found: Any) -> Circuit:
         return Circuit((found,))
     if hasattr(found, "kept"):
         raise TaskError(
-            "circuit: the scores of path patching; accepted: some of their heads, such as scores.group('mine')"
+            f"{where}: the scores of path patching; accepted: some of their heads, such as scores.group('mine')"
         )
     if isinstance(found, (str, Head, Mlp)) or not isinstance(found, Iterable):
         named = f"found {found}" if isinstance(found, (str, Head, Mlp)) else brief(found)
-        raise TaskError(f'circuit: {named}; accepted: a circuit, a group of heads, or a list of heads: ["L9H3", ...]')
+        raise TaskError(f'{where}: {named}; accepted: a circuit, a group of heads, or a list of heads: ["L9H3", ...]')
     some = tuple(found)
     if any(isinstance(one, HeadGroup) for one in some):
         return Circuit(some)
     try:
         heads = tuple(map(as_head, some))
     except TaskError as error:
-        raise TaskError(f"circuit: {error}") from None
+        raise TaskError(f"{where}: {error}") from None
     return Circuit((HeadGroup("heads at last", "last", heads),))

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, product
-from typing import Any, Literal
+from math import nan
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_setting, whole_number
-from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, of_right
+from nnsight_et.api.context import experimenting
+from nnsight_et.api.findings import Finding, accuracy_bars, answers_of, of_right, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.core.batch import Example, padded
+from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.core.errors import TaskError, brief, quantity
-from nnsight_et.core.metrics import faithfulness, is_right
-from nnsight_et.core.statistics import intervals, ratio_interval
-from nnsight_et.interventions.ablation import (
-    Fill,
-    circuit_readouts,
-    mean_outputs,
-    model_readouts,
-    random_circuits,
-)
-from nnsight_et.interventions.activation_patching import patched_readouts
+from nnsight_et.core.metrics import is_right
+from nnsight_et.manifest import ActivationPatching, Faithfulness
 from nnsight_et.measuring.predictions import answer_scores
+from nnsight_et.methods.dcm.experiment import patched
 
 ABLATIONS = ("mean", "zero")
 
@@ -63,47 +57,39 @@ def evaluate(
     check_name(ablation, "ablation", ABLATIONS)
     random, circuit = whole_number(random, "random"), as_circuit(circuit)
     examples = encoded(model, pairs, circuit)
-    answers = answers_of(examples)
-    sets = [circuit, *random_circuits(circuit, model.shape.n_layers, model.shape.n_heads, random, SEED)]
-    fill = _means(model, pairs, examples) if ablation == "mean" else Fill()
-
-    def alone(pair, chunks):
-        return circuit_readouts(model.model, pair.question, fill, sets, model.engine, chunks)
-
-    whole = model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
-    found = model.measured(examples, (), alone)
-    share = Share(model.name, circuit.size, *(is_right(one["predicted"], answers) for one in (found, whole)))
-    scores = {f"model.{name}": tensor for name, tensor in whole.items()}
-    scores |= {f"circuit.{name}": tensor for name, tensor in found.items()}
-    return replace(share.finding(scores | answer_scores(answers)), notices=model.told(examples))
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which prompts the circuit alone and random circuits [circuit, example], and the model [example], answer right."""
-
-    model: str
-    heads: int
-    circuits: Tensor
-    whole: Tensor
-
-    def finding(self, scores: dict[str, Tensor]) -> Finding:
-        """The accuracies as rows; faithfulness and its interval as a score and in the note."""
-        others = self.circuits[1:].double()
-        rows: list[dict[str, Any]] = [
-            {"of": "full model", **of_right(self.whole)},
-            {"of": "circuit", **of_right(self.circuits[0])},
-        ]
-        if len(others):
-            drawn = {"accuracy": others.mean().item(), "accuracy_interval": intervals(others.mean(0), SEED)}
-            rows.append({"of": quantity(len(others), "random circuit"), **drawn})
-        share = faithfulness(rows[1]["accuracy"], rows[0]["accuracy"])
-        low, high = (bound.item() for bound in ratio_interval(self.circuits[0], self.whole, SEED))
-        title = f"Circuit of {quantity(self.heads, 'head')} in {self.model}"
-        tested = quantity(len(self.whole), "pair")
-        note = f"Faithfulness, circuit / full model: {share:.3f} [{low:.3f}, {high:.3f}], on {tested}."
-        figure = accuracy_bars("evaluation", title, rows, "of")
-        return Finding(title, tuple(rows), (figure,), note, scores | {"faithfulness": torch.tensor([share, low, high])})
+    spec = Faithfulness(
+        method="faithfulness",
+        circuit="circuit",
+        models=(model.name,),
+        examples=len(examples),
+        ablation=ablation,
+        ablation_examples=len(examples),
+        random_circuits=random,
+    )
+    with experimenting("evaluate", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
+        result = run.result(model.told(examples))
+    (row,) = result.header.summary["rows"]
+    rows = [
+        {"of": "full model", "accuracy": row["full"], "accuracy_interval": row["full_interval"]},
+        {
+            "of": "circuit",
+            "accuracy": row["circuit"],
+            "accuracy_interval": row["circuit_interval"],
+            "p": row["random_p"],
+        },
+    ]
+    if random:
+        drawn = {"accuracy": row["random_mean"], "accuracy_interval": row["random_interval"]}
+        rows.append({"of": quantity(random, "random circuit"), **drawn})
+    share = [nan if one is None else one for one in (row["faithfulness"], *row["faithfulness_interval"])]
+    title = f"Circuit of {quantity(circuit.size, 'head')} in {model.name}"
+    note = f"Faithfulness, circuit / full model: {share[0]:.3f} [{share[1]:.3f}, {share[2]:.3f}], on "
+    note += f"{quantity(len(examples), 'pair')}."
+    if random:
+        note += " p: how likely a random circuit is at least as accurate."
+    scores = unprefixed(result.scores, f"{model.name}.") | {"faithfulness": torch.tensor(share)}
+    figure = accuracy_bars("evaluation", title, rows, "of")
+    return Finding(title, tuple(rows), (figure,), note, scores, result.header.notices, result.header.self_check)
 
 
 def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
@@ -117,16 +103,18 @@ def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Fin
     examples = encoded(model, pairs, circuit)
     answers = answers_of(examples)
     groups = [group for group in circuit.groups if group.heads]
-    sets = {"nothing": Circuit(())} | {group.name: Circuit((group,)) for group in groups}
+    sets = {group.name: Circuit((group,)) for group in groups}
     if len(groups) > 1:
         sets["all"] = Circuit(tuple(groups))
-
-    def measure(pair, chunks):
-        return patched_readouts(model.model, pair, list(sets.values()), model.engine, chunks)
-
-    found = model.measured(examples, circuit.positions, measure)
-    patched = of_sets(f"Activation patching in {model.name}", sets, found, answers)
-    return replace(patched, notices=model.notices)
+    spec = ActivationPatching(
+        method="activation_patching", roles="circuit", models=(model.name,), examples=len(examples)
+    )
+    with experimenting("activation_patch", spec, [model], {"": examples}) as run:
+        every, drawn = {"": list(sets.values())}, {"": examples}
+        found = run.values(patched(run.context, run.job, run.job.models[0], every, drawn, "patched"))
+    first = {name: tensor.roll(1, 0) for name, tensor in found.items()}  # nothing patched, which it has last
+    shown = of_sets(f"Activation patching in {model.name}", {"nothing": Circuit(())} | sets, first, answers)
+    return replace(shown, notices=model.notices, self_check=run.self_check)
 
 
 def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answers: Tensor) -> Finding:
@@ -155,13 +143,3 @@ def encoded(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> list[Example]
             found = f"pairs[{index}]: {one!r} and {other!r} are one token of the base"
             raise TaskError(f"{found}; accepted: a circuit whose positions are different tokens")
     return examples
-
-
-def _means(model: LoadedModel, pairs: Pairs, examples: Sequence[Example]) -> Fill:
-    prompts = [example.source for example in examples]
-    lengths = {len(prompt.tokens) for example in examples for prompt in (example.base, example.source)}
-    names = None if len(lengths) == 1 else pairs.positions
-    runs = [
-        padded(prompts[first : first + 50], model.pad).to(model.model.device) for first in range(0, len(prompts), 50)
-    ]
-    return Fill(mean_outputs(model.model, runs, names)["z"], names)

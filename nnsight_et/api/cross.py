@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_model, check_setting, whole_number
 from nnsight_et.api.circuits import encoded, of_sets
-from nnsight_et.api.findings import SEED, Finding, accuracy_bars, answers_of, of_right
+from nnsight_et.api.context import experimenting
+from nnsight_et.api.findings import Finding, accuracy_bars, answers_of, of_right, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import TaskError
 from nnsight_et.core.metrics import is_right
-from nnsight_et.interventions.ablation import model_readouts, random_circuits
-from nnsight_et.interventions.cmap import donor_outputs, recipient_readouts, with_heads
+from nnsight_et.manifest import CMAP
+from nnsight_et.measuring.predictions import plain_model
 from nnsight_et.methods.cmap.experiment import Side, check_alike
 
 
@@ -30,32 +31,32 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
         raise TaskError(f"cmap: engine {donor.engine} in the donor, {recipient.engine} in the recipient; accepted: one")
     examples = donor.fitting(encoded(recipient, pairs, circuit))
     groups = [group for group in circuit.groups if group.heads]
-    sets = {group.name: Circuit((group,)) for group in groups} | {"all": Circuit(tuple(groups))}
-    drawn = random_circuits(circuit, recipient.shape.n_layers, recipient.shape.n_heads, random, SEED)
-    sets |= {f"random heads {index + 1}": heads for index, heads in enumerate(drawn)}
-    answers = answers_of(examples)
-
-    def measure(pair, chunks):
-        every = list(sets.values())
-        given = with_heads(donor_outputs(donor.model, pair.base.to(donor.model.device), every), every)
-        return recipient_readouts(recipient.model, pair.question, given, list(sets.values()), recipient.engine, chunks)
-
-    found = recipient.measured(examples, circuit.positions, measure)
-    title = f"{donor.name}'s heads in {recipient.name}"
-    patched = of_sets(title, sets, found, answers)
-    alone, scores = [], dict(patched.scores)
-    for role, model in (("recipient", recipient), ("donor", donor)):
-        own = _plain(model, examples)
-        scores |= {f"{role}.{name}": tensor for name, tensor in own.items()}
-        alone.append({"patched": f"{model.name} alone", "heads": 0, **of_right(is_right(own["predicted"], answers))})
-        alone[-1]["probability"] = own["probability"].double().mean().item()
-    figure = accuracy_bars("cmap", title, patched.rows, "patched", alone)
+    every = Circuit(tuple(groups))
+    sets = {group.name: Circuit((group,)) for group in groups} | {"all": every}
+    sets |= {f"random heads {index + 1}": every for index in range(random)}
+    spec = CMAP(
+        method="cmap",
+        donor=donor.name,
+        recipient=recipient.name,
+        circuit="circuit",
+        examples=len(examples),
+        random_sets=random,
+        inputs=False,
+    )
     known = tuple(dict.fromkeys((*recipient.told(examples), *donor.told(examples))))
-    return Finding(title, (*alone, *patched.rows), (figure,), patched.note, scores, known)
-
-
-def _plain(model: LoadedModel, examples):
-    return model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
+    with experimenting("cmap", spec, [donor, recipient], {"": examples}, circuits={"circuit": circuit}) as run:
+        result = run.result(known)
+        own = [run.values(plain_model(run.context, run.job, one, examples, "alone")) for one in run.job.models]
+    title, answers = f"{donor.name}'s heads in {recipient.name}", answers_of(examples)
+    patched = of_sets(title, sets, unprefixed(result.scores, "output."), answers)
+    alone, scores = [], dict(patched.scores)
+    for role, model, found in (("recipient", recipient, own[1]), ("donor", donor, own[0])):
+        scores |= {f"{role}.{name}": tensor for name, tensor in found.items()}
+        alone.append({"patched": f"{model.name} alone", "heads": 0, **of_right(is_right(found["predicted"], answers))})
+        alone[-1]["probability"] = found["probability"].double().mean().item()
+    figure = accuracy_bars("cmap", title, patched.rows, "patched", alone)
+    rows = (*alone, *patched.rows)
+    return Finding(title, rows, (figure,), patched.note, scores, known, result.header.self_check)
 
 
 def _side(model: LoadedModel) -> Side:

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from nnsight_et.core.batch import right_tokens
+from nnsight_et.core.errors import quantity
 from nnsight_et.core.notices import Notice
 from nnsight_et.core.statistics import intervals
 from nnsight_et.display.figures import Bars, Line, Mark, Plate, Series
 from nnsight_et.display.marks import BARS, mark
 from nnsight_et.display.table import Table, number
 from nnsight_et.report.html.notebook import shown
+from nnsight_et.report.results import plates, tables
+from nnsight_et.results.headers import name_of
+from nnsight_et.results.store import Result
+from nnsight_et.results.study import Study
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,15 +43,27 @@ class Finding:
     scores: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     notices: tuple[Notice, ...] = ()
     """What to know before the numbers are read."""
+    self_check: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Whether it was "on", its "seconds", and its "checks": of each its name, worst difference and tolerance."""
+
+    @property
+    def checked(self) -> str:
+        """How many self-checks passed, in a sentence; empty where nothing was measured."""
+        if not self.self_check:
+            return ""
+        if not self.self_check["on"]:
+            return "Self-check off."
+        return f"{quantity(len(self.self_check['checks']), 'self-check')} passed."
 
     @property
     def table(self) -> Table:
         """The rows as text; intervals stand in brackets behind their numbers."""
         keys = [key for key in dict.fromkeys(key for row in self.rows for key in row) if not key.endswith("_interval")]
         rows = tuple(tuple(_text(row, key) for key in keys) for row in self.rows[:LISTED])
-        numeric = frozenset(key for key in keys if not isinstance(self.rows[0][key], str))
+        numeric = frozenset(key for key in keys if not isinstance(self.rows[0].get(key), str))
         more = f"{len(self.rows) - LISTED} more rows in .rows and .to_dataframe(). " if len(self.rows) > LISTED else ""
-        return Table(self.title, tuple(key.replace("_", " ") for key in keys), rows, _spaced(numeric), more + self.note)
+        note = " ".join(filter(None, (more + self.note, self.checked)))
+        return Table(self.title, tuple(key.replace("_", " ") for key in keys), rows, _spaced(numeric), note)
 
     def to_dataframe(self) -> DataFrame:
         """The rows as a pandas DataFrame, an interval as two columns."""
@@ -67,6 +84,26 @@ class Finding:
 
     def _repr_html_(self) -> str:
         return shown(self.figures, [self.table], self.notices)
+
+
+def finding_of(result: Result, rows: Sequence[Row]) -> dict[str, Any]:
+    """What a Finding has of a result whose table these rows are: all its fields."""
+    (table,) = tables(result.header)
+    title = table.title.removeprefix(f"{name_of(result.header)}: ")
+    return {
+        "title": title,
+        "rows": tuple(rows),
+        "figures": plates(result, Study("notebook", (result,), ())),
+        "note": table.note,
+        "scores": result.scores,
+        "notices": result.header.notices,
+        "self_check": result.header.self_check,
+    }
+
+
+def unprefixed(scores: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The scores, those with this prefix without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in scores.items()}
 
 
 def of_right(right: Tensor) -> dict[str, Any]:

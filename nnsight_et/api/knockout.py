@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from nnsight_et.api.arguments import check_setting
-from nnsight_et.api.findings import Finding, answers_of, of_right
+from nnsight_et.api.context import experimenting
+from nnsight_et.api.findings import Finding, Row, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.errors import TaskError, quantity
-from nnsight_et.core.metrics import is_right
 from nnsight_et.display.figures import Curves, Plate, Series
 from nnsight_et.display.marks import BARS, mark
-from nnsight_et.interventions.knockout import knockout_readouts
-from nnsight_et.measuring.predictions import answer_scores
+from nnsight_et.manifest import Edge, Knockout
 
 
 def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
@@ -22,27 +21,25 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     check_setting(model, pairs)
     for name, where in ((blind, "blind"), (to, "to")):
         pairs.check_position(name, where)
+        if name == "random":
+            raise TaskError(f"{where}: random, which manifests call a token drawn at random; accepted: another name")
     examples = model.fitting(pairs.examples(model.tokenizer))
     for index, example in enumerate(examples):
         if example.base.positions[to] >= example.base.positions[blind]:
             raise TaskError(f"pairs[{index}]: {to!r} is not before {blind!r}; accepted: a position before it")
-    answers, firsts = answers_of(examples), range(model.shape.n_layers + 1)
-
-    def measure(pair, chunks):
-        edge = pair.base.positions[blind], pair.base.positions[to]
-        return knockout_readouts(model.model, pair.question, edge, firsts, model.engine, chunks)
-
-    found = model.measured(examples, (blind,), measure)
-    names = [*(f"L{first}" for first in firsts[:-1]), "none"]
-    rows = tuple(
-        {"first_blocked_layer": name, **of_right(right), "probability": probability.double().mean().item()}
-        for name, right, probability in zip(
-            names, is_right(found["predicted"], answers), found["probability"], strict=True
-        )
+    spec = Knockout(method="knockout", model=model.name, edges=(Edge(blind=blind, to=to),), examples=len(examples))
+    with experimenting("knockout", spec, [model], {"": examples}) as run:
+        result = run.result(model.told(examples))
+    (row,), scores = result.header.summary["rows"], unprefixed(result.scores, f"{blind} to {to}.")
+    names = [*(f"L{layer}" for layer in range(model.shape.n_layers)), "none"]
+    means = scores["probability"].double().mean(-1).tolist()
+    rows: tuple[Row, ...] = tuple(
+        {"first_blocked_layer": name, "accuracy": share, "accuracy_interval": bounds, "probability": mean}
+        for name, share, bounds, mean in zip(names, row["accuracy"], row["accuracy_interval"], means, strict=True)
     )
     title = f"{blind} blind to {to} in {model.name}"
     marks = tuple(mark(row, "accuracy", row["first_blocked_layer"]) for row in rows)
     panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
     note = f"none: nothing is blocked. On {quantity(len(pairs), 'pair')}."
     plates = (Plate("knockout", title, BARS, (panel,)),)
-    return Finding(title, rows, plates, note, found | answer_scores(answers), model.told(examples))
+    return Finding(title, rows, plates, note, scores, result.header.notices, result.header.self_check)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil, inf
-
-import torch
+from math import ceil
+from typing import Any
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
 from nnsight_et.api.circuits import encoded
-from nnsight_et.api.findings import Finding, accuracy_bars, answers_of, of_right
+from nnsight_et.api.context import experimenting
+from nnsight_et.api.findings import Finding, accuracy_bars, answers_of
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.core.batch import Example, Pair, collate
-from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import TaskError, quantity
-from nnsight_et.core.metrics import is_right
-from nnsight_et.engine.budget import chunks
-from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.interventions.dcm import Training, trained_masks
+from nnsight_et.manifest import DCM
 from nnsight_et.measuring.predictions import answer_scores
-
-BATCH = 32  # App. H
+from nnsight_et.methods.dcm.experiment import TEST, TRAIN, VALIDATION, patched
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,67 +39,48 @@ def dcm(
     """
     for pairs, where in ((train, "train"), (validation, "validation"), (test, "test")):
         check_setting(model, pairs, where)
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < inf:
-        raise TaskError(f"sparsity: {sparsity!r}; accepted: a number, 0 or more")
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity <= 1e6:
+        raise TaskError(f"sparsity: {sparsity!r}; accepted: a number, 0 or more, at most 1e6")
     circuit = as_circuit(circuit)
     if model.engine != "default":
         raise TaskError(f"engine: {model.engine} trains no masks; accepted: default")
-    _check_enough(len(train))
-    groups = [group for group in circuit.groups if group.heads]
-    sets = [_batches(model, encoded(model, pairs, circuit)) for pairs in (train, validation)]
-    width = max(batch.base.tokens.shape[1] for batches in sets for batch in batches)
-    size = chunks(model.shape, model.model.dtype.itemsize, width, model.memory)
-    masks = trained_masks(model.model, groups, Training(sparsity=sparsity), sets[0], sets[1], size)
-    chosen = [_selected(group, found["mask"]) for group, found in zip(groups, masks, strict=True)]
-    return _tested(model, groups, chosen, encoded(model, test, circuit))
-
-
-def _check_enough(pairs: int) -> None:
-    """Raise TaskError if no mask can get from 1 to 0.5, where a head is selected, in as many steps of Adam."""
-    training = Training()
-    least = BATCH * (ceil(0.5 / (training.learning_rate * training.epochs)) - 1) + 1
-    if pairs < least:
-        steps = training.epochs * ceil(pairs / BATCH)
-        found = f"{quantity(pairs, 'pair')}, so {quantity(steps, 'step')} of at most {training.learning_rate}"
-        found = f"{found}, too few for a mask to reach 0.5"
-        raise TaskError(f"train: {found}; accepted: {least} pairs or more (the paper has 1000)")
-
-
-def _tested(
-    model: LoadedModel, groups: Sequence[HeadGroup], chosen: Sequence[HeadGroup], examples: Sequence[Example]
-) -> Selection:
-    sets = [*(Circuit((group,)) for group in chosen), Circuit(())]
-    answers = answers_of(examples)
-    found = model.measured(
-        examples,
-        [group.at for group in groups],
-        lambda pair, size: patched_readouts(model.model, pair, sets, model.engine, size),
+    spec = DCM(
+        method="dcm",
+        circuit="circuit",
+        desiderata=("object",),
+        training_examples=len(train),
+        validation_examples=len(validation),
+        test_examples=len(test),
+        sparsity=float(sparsity),
     )
-    right = is_right(found["predicted"], answers)
-    nothing = of_right(right[-1])["accuracy"]
-    rows = tuple(
-        {
-            "group": group.name,
-            "heads": len(group.heads),
-            "selected": [str(head) for head in some.heads],
-            **of_right(one),
-        }
-        | {"do_nothing": nothing}
-        for group, some, one in zip(groups, chosen, right, strict=False)
-    )
+    _check_enough(spec)
+    parts = {TRAIN: train, VALIDATION: validation, TEST: test}
+    examples = {split: encoded(model, pairs, circuit) for split, pairs in parts.items()}
+    with experimenting("dcm", spec, [model], examples, circuits={"circuit": circuit}) as run:
+        result = run.result(model.notices)
+        groups = [group for group in circuit.groups if group.heads]
+        chosen = [_selected(group, row) for group, row in zip(groups, result.header.summary["rows"], strict=True)]
+        sets, drawn = {"object": [Circuit((group,)) for group in chosen]}, {"object": examples[TEST]}
+        found = run.values(patched(run.context, run.job, run.job.models[0], sets, drawn, "test"))
+    keys = ("group", "heads", "selected", "accuracy", "accuracy_interval", "do_nothing")
+    rows = tuple({key: row[key] for key in keys} for row in result.header.summary["rows"])
     title = f"Heads selected by DCM in {model.name}"
-    figure = accuracy_bars("dcm", title, rows, "group", [{"group": "nothing patched", "accuracy": nothing}])
-    tested = quantity(len(examples), "pair")
+    nothing = {"group": "nothing patched", "accuracy": rows[0]["do_nothing"]}
+    figure = accuracy_bars("dcm", title, rows, "group", [nothing])
+    tested = quantity(len(test), "pair")
     note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`."
-    selected, scores = Circuit(tuple(chosen)), found | answer_scores(answers)
-    return Selection(title, rows, (figure,), note, scores, model.notices, circuit=selected)
+    scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check
+    return Selection(title, rows, (figure,), note, scores, model.notices, checks, circuit=Circuit(tuple(chosen)))
 
 
-def _selected(group: HeadGroup, mask: torch.Tensor) -> HeadGroup:
-    heads = tuple(head for head, keep in zip(group.heads, mask.tolist(), strict=True) if keep == 0)
-    return HeadGroup(group.name, group.at, heads)
+def _selected(group: HeadGroup, row: Mapping[str, Any]) -> HeadGroup:
+    return HeadGroup(group.name, group.at, tuple(map(Head.parse, row["selected"])))
 
 
-def _batches(model: LoadedModel, examples: Sequence[Example]) -> list[Pair]:
-    parts = [examples[first : first + BATCH] for first in range(0, len(examples), BATCH)]
-    return [collate(part, model.pad).to(model.model.device) for part in parts]
+def _check_enough(spec: DCM) -> None:
+    """Raise TaskError if no mask can get from 1 to 0.5, where a head is selected, in as many steps of Adam."""
+    if spec.training_examples < spec.least_training:
+        steps = quantity(spec.epochs * ceil(spec.training_examples / spec.batch), "step")
+        found = f"{quantity(spec.training_examples, 'pair')}, so {steps} of at most {spec.learning_rate}"
+        found = f"{found}, too few for a mask to reach 0.5"
+        raise TaskError(f"train: {found}; accepted: {spec.least_training} pairs or more (the paper has 1000)")

@@ -41,7 +41,8 @@ class LoadedModel:
 
     engine: "reference" runs the literal definition over whole prompts, slowly, for checking:
     dataclasses.replace(model, engine="reference"). memory: bytes that one pass may take. probe: "off" looks at no
-    answers before a method measures; `notices` has what is known of the model without them.
+    answers before a method measures; `notices` has what is known of the model without them. self_check: "off" measures
+    no sample of a method's numbers again by the reference engine.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LoadedModel:
     memory: int | None = None
     notices: tuple[Notice, ...] = ()
     probe: Literal["on", "off"] = "on"
+    self_check: Literal["on", "off"] = "on"
     _looked: dict[Any, tuple[Notice, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:

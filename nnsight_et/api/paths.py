@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from nnsight_et.api.arguments import check_setting, whole_number
+from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import SEED, Finding
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
@@ -19,9 +20,11 @@ from nnsight_et.core.statistics import LEVEL
 from nnsight_et.display.circuit_figures import heat_map, shown
 from nnsight_et.display.figures import Plate
 from nnsight_et.engine.paths import End
-from nnsight_et.interventions.path_patching import Path, path_probabilities
+from nnsight_et.interventions.path_patching import Path
+from nnsight_et.manifest import PathPatching, Stage
 from nnsight_et.measuring.missing_scores import without_score
 from nnsight_et.measuring.stage_scores import ranking, stage_scores
+from nnsight_et.methods.path_patching.experiment import patched_paths
 
 SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": "PD"}
 
@@ -108,20 +111,22 @@ def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> Patchin
         kind = "MLP" if path.senders == "mlps" else "head"
         raise TaskError(f"into: no {kind} can reach it: all of it is in layer 0; accepted: what is in later layers")
 
-    def measure(pair, chunks):
-        scored = replace(pair, metric=pairs.metric)
-        return path_probabilities(model.model, scored, path, senders, model.engine, chunks)
-
     examples = model.fitting(pairs.examples(model.tokenizer))
     known = model.told(examples)
-    found = model.measured(examples, (path.at,), measure)
+    stage = Stage(group="found", into="logits", via=path.via, at=path.at, senders=path.senders, keep=keep)
+    spec = PathPatching(
+        method="path_patching", model=model.name, examples=len(examples), metric=pairs.metric, stages=(stage,)
+    )
+    with experimenting("path_patch", spec, [model], {"": examples}) as run:
+        found = run.values(patched_paths(run.context, run.job, path, senders, "found", examples))
     if have := without_score(found, pairs.metric, examples, model.tokenizer):
         accept = 'prompts the model gives some chance, or load(dtype="float64")'
         raise ExperimentError(f"pairs: {have}; accepted: {accept}")
     keep = min(keep, len(senders))
     scores = stage_scores(found, senders, model.shape, keep, SEED, pairs.metric)
     ranked = ranking(scores["score"], senders, pairs.metric)
-    return replace(_finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric), notices=known)
+    scored = _finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric)
+    return replace(scored, notices=known, self_check=run.self_check)
 
 
 def _finding(

@@ -29,7 +29,7 @@ class CellCache:
     def key(self, job: Job, choice: ModelChoice, what: dict[str, Any]) -> str:
         """The name of a cell: a digest of the model, how it runs, and `what` is measured on which data."""
         setting = {"engine": job.engine, "version": ENGINE_VERSION, "dtype": choice.dtype, "attention": job.attention}
-        return digest({"model": self.models.files(choice).fingerprint, **setting, **what})
+        return digest({"model": self.models.fingerprint(choice), **setting, **what})
 
     def keys(self, measurement: Measurement) -> dict[Batch, str]:
         """The names of a measurement's cells, by their batches."""

@@ -79,6 +79,12 @@ class Data:
             prompts = prompts_of(job.task, self.models.tokenizer(choice), sample)
         return self._require_fit(job, choice, prompts)
 
+    def available(self, job: Job, split: str) -> float:
+        """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
+        task = task_of(job.task)
+        with naming_job_in_errors(job):
+            return task.available(job.seed, split) if isinstance(task, (OwnPairs, OwnTask)) else inf
+
     def pair(self, choice: ModelChoice, examples: Sequence[Example], batch: Sequence[int]) -> Pair:
         """Those of the examples that `batch` counts, as one batch."""
         return collate([examples[index] for index in batch], self.models.pad(choice))
@@ -148,13 +154,6 @@ def _prompts(task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample)
 def needs_foils(job: Job) -> bool:
     """Whether the job's metric compares the answer with foils."""
     return isinstance(job.spec, Scored) and METRICS[job.spec.metric].needs_foils
-
-
-def available_examples(job: Job, split: str) -> float:
-    """How many pairs of the job's task a split can have: without end, unless a file or the task ends."""
-    task = task_of(job.task)
-    with naming_job_in_errors(job):
-        return task.available(job.seed, split) if isinstance(task, (OwnPairs, OwnTask)) else inf
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class ChunkSizes:
 
     def fits_upcast(self, choice: ModelChoice) -> bool:
         """Whether the model in fp32 is here, and no larger than the memory budget."""
-        if self.models.on_server:
+        if not self.models.can_upcast:
             return False
         return 4 * self.models.shape(choice).parameters <= (self.memory or DEFAULT_BYTES)
 

@@ -37,6 +37,15 @@ class ModelPool:
             self._files[choice.name] = found(choice.name, choice.spec, weights_too=not self.on_server)
         return self._files[choice.name]
 
+    def fingerprint(self, choice: ModelChoice) -> str:
+        """A digest of the model's files."""
+        return self.files(choice).fingerprint
+
+    @property
+    def can_upcast(self) -> bool:
+        """Whether a model can be had in fp32 as well as in its own dtype: not where a server has it."""
+        return not self.on_server
+
     def shape(self, choice: ModelChoice) -> Shape:
         """The model's sizes, from its configuration."""
         return shape_of(self.files(choice))

@@ -13,7 +13,6 @@ from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.interventions.calls import Call
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import Progress, RunContext
-from nnsight_et.measuring.examples import available_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, whole_prompts
 from nnsight_et.planning.plan import Job, ModelChoice
 
@@ -39,7 +38,7 @@ def select_examples(
 
     ExperimentError if too few of them are.
     """
-    drawn, most = count, min(MAX_OVERSAMPLING * count, available_examples(job, split))
+    drawn, most = count, min(MAX_OVERSAMPLING * count, context.data.available(job, split))
     while True:
         examples = context.data.examples(job, choice, split, drawn)
         if not only_correct:

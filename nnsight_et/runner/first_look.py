@@ -20,7 +20,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import BoxesTask, MadeTask
 from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.context import RunContext
-from nnsight_et.measuring.examples import Sample, available_examples, examples_of, naming_job_in_errors
+from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_errors
 from nnsight_et.measuring.own_pairs import splits
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.measuring.tokens import end_notices
@@ -139,7 +139,7 @@ def _examples(context: RunContext, job: Job, choice: ModelChoice) -> list[Exampl
     many as the job asks of it.
     """
     files, (key, split) = context.models.files(choice), next(splits(job))
-    wanted = min(PROBED, available_examples(job, split))
+    wanted = min(PROBED, context.data.available(job, split))
     if isinstance(job.task, MadeTask):
         wanted = min(wanted, getattr(job.spec, key, 0))
     if wanted < 1:

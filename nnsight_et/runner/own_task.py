@@ -9,7 +9,7 @@ from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.manifest import Comparison, MadeTask
 from nnsight_et.measuring.context import RunContext
-from nnsight_et.measuring.examples import available_examples, task_of
+from nnsight_et.measuring.examples import task_of
 from nnsight_et.measuring.own_pairs import splits
 from nnsight_et.planning.plan import Job, ModelChoice
 
@@ -42,7 +42,7 @@ def _examples(
 ) -> list[Example]:
     """What the job takes of a split for one of its keys; TaskError if there is less, or each time something else."""
     (key, split), where = part, f"experiments.{job.name}.{part[0]}"
-    count, there = getattr(job.spec, key), available_examples(job, split)
+    count, there = getattr(job.spec, key), context.data.available(job, split)
     if count > there:
         accept = f"1 to {there}" if there else "a task that has some of this split"
         raise TaskError(f"{where}: {quantity(count, 'example')}; the task has {there} of {split}; accepted: {accept}")

@@ -311,13 +311,11 @@ def test_what_does_not_fit_is_told(model: et.LoadedModel, pairs: et.Pairs, name:
     assert set(REFUSED) == set(refused(model, pairs))
 
 
-def test_fewest_pairs_that_masks_are_trained_on_can_select():
-    from nnsight_et.api.masking import BATCH, _check_enough
-
-    _check_enough(65)
-    assert 2 * -(-65 // BATCH) * 0.1 >= 0.5 > 2 * -(-64 // BATCH) * 0.1
-    with pytest.raises(TaskError):
-        _check_enough(64)
+def test_fewest_pairs_that_masks_are_trained_on_can_select(model: et.LoadedModel):
+    few = et.Pairs.desideratum("object", 64, boxes=2)
+    with pytest.raises(TaskError, match=r"train: 64 pairs, .* accepted: 65 pairs or more"):
+        et.dcm(model, Circuit((HeadGroup("a", "last", (Head(0, 0),)),)), few, few, few)
+    assert 2 * -(-65 // 32) * 0.1 >= 0.5 > 2 * -(-64 // 32) * 0.1
 
 
 def test_an_answer_without_probability_is_told(model: et.LoadedModel, pairs: et.Pairs):

@@ -67,7 +67,7 @@ def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, 
         senders = _reaching(path, shape)
         if stage.keep > len(senders):
             raise _too_many(job, index, stage, f"{len(senders)} can reach {stage.into}", len(senders))
-        measurement = _probabilities(context, job, path, senders, stage.group, examples)
+        measurement = patched_paths(context, job, path, senders, stage.group, examples)
         yield from measure_cells(context, [measurement])
         probabilities = context.cells.values(measurement)
         check_scored(context, job, f"stages[{index}]", probabilities, examples)
@@ -75,7 +75,7 @@ def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, 
         order = ranking(found["score"], senders, spec.metric)
         kept = ranked[stage.group] = order[: stage.keep]
         if held_out:
-            measurement = _probabilities(context, job, path, sorted(kept), f"{stage.group} held out", held_out)
+            measurement = patched_paths(context, job, path, sorted(kept), f"{stage.group} held out", held_out)
             yield from measure_cells(context, [measurement])
             again = context.cells.values(measurement)
             check_scored(context, job, "held_out_examples", again, held_out)
@@ -103,7 +103,7 @@ def _held_out(context: RunContext, job: Job[PathPatching]) -> Generator[Progress
     return (yield from select_examples(context, job, job.models[0], HELD_OUT_SPLIT, count, only_correct))
 
 
-def _probabilities(
+def patched_paths(
     context: RunContext, job: Job[PathPatching], path: Path, senders: Sequence[Part], name: str, examples: list[Example]
 ) -> Measurement:
     """What path_probabilities finds, {"base": [example], "patched": [sender, example]}."""

@@ -1,0 +1,129 @@
+"""What a circuit must be beside faithful: minimal (App. B) and complete (App. C)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_setting, number, whole_number
+from nnsight_et.api.circuits import ABLATIONS, encoded
+from nnsight_et.api.context import experimenting
+from nnsight_et.api.findings import Finding, finding_of
+from nnsight_et.api.masking import Selection
+from nnsight_et.api.models import LoadedModel
+from nnsight_et.api.pairs import Pairs
+from nnsight_et.core.circuit import Circuit
+from nnsight_et.manifest import Completeness, Minimality
+
+
+def minimality(
+    model: LoadedModel,
+    pairs: Pairs,
+    circuit: AnyHeads,
+    threshold: float = 0.01,
+    fraction: float = 0.3,
+    ablation: Literal["mean", "zero"] = "mean",
+) -> Selection:
+    """What each head adds to a circuit's accuracy, and the circuit of those that add enough (App. B).
+
+    A head v is tried where the heads that make up for it are gone: with K, at most `fraction` of its group, without
+    which the circuit C loses least; it adds F(C \\ K) / F(C \\ (K + v)) - 1, F being the share of prompts answered
+    right. It is kept where that is at least `threshold`. Heads outside the circuit are ablated as `evaluate` does it.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: Prompts that are scored; of the source prompts `ablation="mean"` takes the means.
+        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        threshold: From -1 to 1e6, as a share of the accuracy: 0.01 is one percent of it.
+        fraction: From 0 to 1.
+        ablation: "mean" or "zero".
+
+    Returns:
+        A Selection. `.circuit`: the heads that are kept. `.rows`: one a head, with "without" (K), the accuracies
+        "before" and "after" v is removed as well, and "contribution", "infinite" where "after" is 0. `.scores`:
+        "<group>.pair_accuracy" [head, head], F without two heads of the group, and "<group>.before_after" [head, 2].
+
+    Raises:
+        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        ExperimentError: A self-check failed.
+
+    Example:
+        >>> import nnsight_et as et
+        >>> model = et.load("llama-tiny", device="cpu")
+        >>> found = et.minimality(model, et.Pairs.boxes(8), ["L5H0", "L0H1"])
+        >>> [row["head"] for row in found.rows]
+        ['L5H0', 'L0H1']
+        >>> found.scores["heads at last.pair_accuracy"].shape
+        torch.Size([2, 2])
+    """
+    check_setting(model, pairs)
+    check_name(ablation, "ablation", ABLATIONS)
+    circuit = as_circuit(circuit)
+    examples = encoded(model, pairs, circuit)
+    spec = Minimality(
+        method="minimality",
+        circuit="circuit",
+        examples=len(pairs),
+        ablation=ablation,
+        ablation_examples=len(pairs),
+        threshold=number(threshold, "threshold", -1, 1e6),
+        fraction=number(fraction, "fraction", 0, 1),
+    )
+    with experimenting("minimality", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
+        result = run.result(model.told(examples))
+    summary = result.header.summary
+    return Selection(**finding_of(result, summary["heads"]), circuit=Circuit.from_dict(summary["circuit"]))
+
+
+def completeness(
+    model: LoadedModel,
+    pairs: Pairs,
+    circuit: AnyHeads,
+    draws: int = 20,
+    ablation: Literal["mean", "zero"] = "mean",
+) -> Finding:
+    """Accuracies of the circuit and of the model without the same heads K: in a complete circuit both lose alike
+    (App. C).
+
+    K is each of `draws` random halves of the circuit, and each of its groups. Ablated heads put out what they do in
+    `evaluate`.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: Prompts that are scored; of the source prompts `ablation="mean"` takes the means.
+        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        draws: A whole number from 0.
+        ablation: "mean" or "zero".
+
+    Returns:
+        A Finding. `.rows`: one a set K, with "removed" (its name), "heads" (how many), the accuracies "circuit" and
+        "model" without it, from 0 to 1, and "completeness", how far they lie apart. `.scores`: "circuit.predicted",
+        "circuit.probability", "model.predicted", "model.probability" [K, example].
+
+    Raises:
+        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        ExperimentError: A self-check failed.
+
+    Example:
+        >>> import nnsight_et as et
+        >>> model = et.load("llama-tiny", device="cpu")
+        >>> found = et.completeness(model, et.Pairs.boxes(8), ["L5H0", "L4H1"], draws=2)
+        >>> [row["removed"] for row in found.rows]
+        ['random 1', 'random 2', 'heads at last']
+        >>> found.scores["model.probability"].shape
+        torch.Size([3, 8])
+    """
+    check_setting(model, pairs)
+    check_name(ablation, "ablation", ABLATIONS)
+    circuit, draws = as_circuit(circuit), whole_number(draws, "draws")
+    examples = encoded(model, pairs, circuit)
+    spec = Completeness(
+        method="completeness",
+        circuit="circuit",
+        examples=len(pairs),
+        ablation=ablation,
+        ablation_examples=len(pairs),
+        draws=draws,
+    )
+    with experimenting("completeness", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
+        result = run.result(model.told(examples))
+    return Finding(**finding_of(result, result.header.summary["rows"]))

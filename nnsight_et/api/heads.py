@@ -1,0 +1,95 @@
+"""What single heads do: where they look, and what the gradient says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
+from nnsight_et.api.circuits import encoded
+from nnsight_et.api.context import experimenting
+from nnsight_et.api.findings import Finding, finding_of
+from nnsight_et.api.models import LoadedModel
+from nnsight_et.api.pairs import Pairs
+from nnsight_et.core.errors import TaskError, brief
+from nnsight_et.manifest import AttentionPatterns, Attribution
+
+
+def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
+    """How much each head of a circuit attends from its position to the named positions, on average (§4.1, §5.2).
+
+    Only base prompts run, with eager attention, whatever the model is loaded with.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: The prompts, which name the positions.
+        circuit: A circuit, a group, or a list of heads, which are at the last token.
+
+    Returns:
+        A Finding. `.rows`: one a head, its mean weights by position, and under "first token" and "other"; the weights
+        of all tokens sum to 1. `.scores`: "<position>.weights" [layer, head, position + 2] of all heads of the model,
+        for each position of the circuit.
+
+    Raises:
+        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        ExperimentError: A self-check failed.
+
+    Example:
+        >>> import nnsight_et as et
+        >>> model = et.load("llama-tiny", device="cpu")
+        >>> found = et.attention_patterns(model, et.Pairs.boxes(4), ["L5H0"])
+        >>> found.rows[0]["correct_object"] > 0.5  # it fetches the object
+        True
+        >>> found.scores["last.weights"].shape
+        torch.Size([6, 8, 6])
+    """
+    check_setting(model, pairs)
+    circuit = as_circuit(circuit)
+    examples = encoded(model, pairs, circuit)
+    spec = AttentionPatterns(method="attention_patterns", circuit="circuit", examples=len(pairs))
+    with experimenting("attention_patterns", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
+        result = run.result(model.told(examples))
+    return Finding(**finding_of(result, result.header.summary["rows"]))
+
+
+def attribution(model: LoadedModel, pairs: Pairs, at: str | Iterable[str] = "last") -> Finding:
+    """A cheap screen of all heads, gradient times difference, beside the exact effect of patching each.
+
+    The effect of a head is (p_patched - p) / p of the answer when its output at the position is the source run's.
+
+    Args:
+        model: What `et.load` returns, with the default engine.
+        pairs: Base and source prompts.
+        at: The position, or positions, whose heads are screened.
+
+    Returns:
+        A Finding. `.rows`: one a position, with "pearson" and "spearman", how well estimate and effect agree over all
+        heads, and "top_found", the share of the `top` most negative effects that are among the `top` most negative
+        estimates. `.scores`: "<position>.exact", its interval "<position>.low" and ".high", and
+        "<position>.attributed" [layer, head].
+
+    Raises:
+        TaskError: An argument is not of this kind.
+        ExperimentError: A self-check failed, or the answer has no probability in a base run.
+
+    Example:
+        >>> import nnsight_et as et
+        >>> model = et.load("llama-tiny", device="cpu")
+        >>> found = et.attribution(model, et.Pairs.boxes(4))
+        >>> found.rows[0]["at"], found.rows[0]["top"]
+        ('last', 10)
+        >>> found.scores["last.attributed"].shape
+        torch.Size([6, 8])
+    """
+    check_setting(model, pairs)
+    if not isinstance(at, (str, Iterable)):
+        raise TaskError(f"at: {brief(at)}; accepted: a position's name, or a list of names")
+    positions = (at,) if isinstance(at, str) else tuple(dict.fromkeys(at))
+    if not positions:
+        raise TaskError("at: no position; accepted: one or more")
+    for position in positions:
+        pairs.check_position(position, "at")
+    examples = model.fitting(pairs.examples(model.tokenizer))
+    spec = Attribution(method="attribution", model=model.name, at=positions, examples=len(pairs))
+    with experimenting("attribution", spec, [model], {"": examples}) as run:
+        result = run.result(model.told(examples))
+    return Finding(**finding_of(result, result.header.summary["rows"]))
