@@ -31,7 +31,7 @@ from nnsight_et.models.files import found
 from nnsight_et.models.load import loaded
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
-from nnsight_et.planning.plan import plan
+from nnsight_et.planning.plan import Job, plan
 from nnsight_et.results.store import Store
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers import plain_methods
