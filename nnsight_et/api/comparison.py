@@ -42,7 +42,7 @@ def compare(first: AnyHeads, second: AnyHeads, scores: Mapping[str, PatchingScor
     Raises:
         TaskError: An argument is not of this kind, or a group has no scores, or not those of all its heads.
 
-    Example:
+    Examples:
         >>> import nnsight_et as et
         >>> one = et.HeadGroup("mine", "last", ["L5H0", "L4H1"])
         >>> found = et.compare(one, et.HeadGroup("mine", "last", ["L5H0"]))

@@ -46,7 +46,7 @@ def minimality(
         TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
         ExperimentError: A self-check failed.
 
-    Example:
+    Examples:
         >>> import nnsight_et as et
         >>> model = et.load("llama-tiny", device="cpu")
         >>> found = et.minimality(model, et.Pairs.boxes(8), ["L5H0", "L0H1"])
@@ -103,7 +103,7 @@ def completeness(
         TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
         ExperimentError: A self-check failed.
 
-    Example:
+    Examples:
         >>> import nnsight_et as et
         >>> model = et.load("llama-tiny", device="cpu")
         >>> found = et.completeness(model, et.Pairs.boxes(8), ["L5H0", "L4H1"], draws=2)

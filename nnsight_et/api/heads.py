@@ -33,7 +33,7 @@ def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> F
         TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
         ExperimentError: A self-check failed.
 
-    Example:
+    Examples:
         >>> import nnsight_et as et
         >>> model = et.load("llama-tiny", device="cpu")
         >>> found = et.attention_patterns(model, et.Pairs.boxes(4), ["L5H0"])
@@ -71,7 +71,7 @@ def attribution(model: LoadedModel, pairs: Pairs, at: str | Iterable[str] = "las
         TaskError: An argument is not of this kind.
         ExperimentError: A self-check failed, or the answer has no probability in a base run.
 
-    Example:
+    Examples:
         >>> import nnsight_et as et
         >>> model = et.load("llama-tiny", device="cpu")
         >>> found = et.attribution(model, et.Pairs.boxes(4))
