@@ -32,10 +32,10 @@ run: $(READY)
 	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/et run experiments.yaml
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_ndif and not real_models and not registry"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not real_ndif and not real_models and not registry"
 
 test-real: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/runner/test_real_models.py
@@ -54,7 +54,7 @@ test-lowest test-newest:
 	printf '%s\n' '$(firstword $(TORCH))' > build/$@/torch.txt
 	build/$@/bin/uv pip install --quiet --python build/$@ --resolution $(RESOLUTION) --override build/$@/torch.txt -e '.[dev]'
 	build/$@/bin/uv pip freeze --quiet --python build/$@ | tee build/$@/versions.txt
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/build/$@/bin:$$PATH" build/$@/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/build/$@/bin:$$PATH" build/$@/bin/python -m pytest -n 2
 
 audit:
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/python -m pip install --quiet pip-audit; }

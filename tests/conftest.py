@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 import warnings
@@ -13,14 +14,29 @@ import pytest
 import torch
 from nnsight.schema.config import CONFIG
 from peft import LoraConfig, get_peft_model
+from xdist.scheduler import LoadFileScheduling
 
 from nnsight_et.measuring import model_pool
+from nnsight_et.results.store import Result
+from tests.helpers import methods_study
 from tests.helpers.faulty_loopback import FaultyLoopback
-from tests.helpers.loopback_client import ADAPTERS, NAME, TRUSTED, UNTRUSTED
+from tests.helpers.loopback_client import ADAPTERS, NAME, PLANTED, TRUSTED, UNTRUSTED
+from tests.helpers.methods_study import EVERYTHING, models_in
+from tests.helpers.remote_study import folders
 from tests.helpers.small_study import fresh_study, steps
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 pytest_plugins = ["tests.helpers.every_method", "tests.helpers.study_folder"]
+
+SHARING = tuple(
+    f"tests/{place}"
+    for place in (
+        "remote/", "loopback/", "diagnostics/test_doctor_ndif.py", "models/test_adapters_used.py",
+        "methods/test_jobs.py", "measuring/test_self_check.py", "robustness/test_killed.py",
+        "robustness/test_secrets.py", "robustness/test_together.py",
+    )
+)  # fmt: skip
+LONG = ("tests/workers/", "tests/engine/test_devices.py", "tests/project/test_docs.py", "tests/cli/")
 
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 
@@ -35,6 +51,38 @@ def _warn(logger: logging.Logger, message: object, *args: object, **options: Any
 
 
 logging.Logger.warning = _warn  # type: ignore[method-assign]
+
+
+def shares(nodeid: str) -> bool:
+    """Whether a test needs the server, runs that can be killed, or the study of every method: they are made once."""
+    return nodeid.startswith(SHARING)
+
+
+class Scheduling(LoadFileScheduling):
+    """Of several processes one has all tests that share what takes long to start; the others go by file."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "sharing" if shares(nodeid) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Used with -n."""
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: (not shares(item.nodeid), not item.nodeid.startswith(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported is no garbage: runs, which collect it whenever they change models, need not look there."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -99,11 +147,31 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loopback(deployed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyLoopback]:
-    """A server with a trusted and an untrusted key, which stages results of more than 4000 bytes."""
-    keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted"], ["--inline-bytes=4000"]
+def two_answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of methods_study, with its two models and the circuit; only read."""
+    return models_in(tmp_path_factory.mktemp("answering"))
+
+
+@pytest.fixture(scope="session")
+def all_methods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study of methods_study with every method, run to its end; only read."""
+    root = models_in(tmp_path_factory.mktemp("methods"))
+    methods_study.steps(root, EVERYTHING)
+    return root
+
+
+@pytest.fixture(scope="session")
+def everything(all_methods: Path) -> dict[str, Result]:
+    """Its results."""
+    return methods_study.results(all_methods, EVERYTHING)
+
+
+@pytest.fixture(scope="session")
+def loopback(deployed: Path, two_answering: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyLoopback]:
+    """A server with trusted keys and an untrusted one, which stages results of more than 4000 bytes."""
+    keys, options = [TRUSTED, f"{UNTRUSTED}:untrusted", PLANTED], ["--inline-bytes=4000"]
     models = {name: lora(tmp_path_factory.mktemp("lora"), seed) for seed, name in enumerate(ADAPTERS)}
-    models[NAME] = deployed
+    models |= {NAME: deployed} | folders(two_answering)
     with FaultyLoopback.start(tmp_path_factory.mktemp("state"), models, keys=keys, options=options) as running:
         yield running
 

@@ -15,7 +15,7 @@ import nnsight_et.api
 from nnsight_et.manifest.json_schema import json_schema
 
 MODULES = {
-    "Words": ("circuit", "batch", "metrics", "statistics", "errors"),
+    "Words": ("core.circuit", "core.batch", "core.metrics", "core.statistics", "core.errors"),
     "Tasks": ("tasks.boxes", "tasks.desiderata", "tasks.ioi", "tasks.greater_than", "tasks.marked", "tasks.own_pairs",
         "tasks.own_task", "tasks.encoding"),
     "Models": ("models.load", "models.own", "models.model", "models.named"),
@@ -25,7 +25,7 @@ MODULES = {
         "interventions.dcm", "interventions.cmap", "interventions.knockout", "interventions.attribution",
         "interventions.attention_patterns",
     ),
-    "Runs and results": ("run", "store", "results", "export", "published"),
+    "Runs and results": ("runner.run", "results.store", "api.runs", "report.export", "circuits.published"),
 }  # fmt: skip
 
 

@@ -35,17 +35,16 @@ def test_a_run_ends_with_the_table_and_a_second_one_has_nothing_to_do(written: P
     assert json.loads((result / "result.json").read_text())["job"]["name"] == "found"
 
 
-def test_a_damaged_result_is_made_again_from_its_cells(written: Path):
-    et("run", "study.yaml")
-    before = scores(written.parent)
-    (damaged,) = written.parent.glob("runs/small/*/found/scores.safetensors")
+def test_a_damaged_result_is_made_again_from_its_cells(done: Path):
+    before = scores(done.parent)
+    (damaged,) = done.parent.glob("runs/small/*/found/scores.safetensors")
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    (cell, *_) = sorted(written.parent.glob("runs/store/*/*.safetensors"))
+    (cell, *_) = sorted(done.parent.glob("runs/store/*/*.safetensors"))
     cell.write_bytes(b"")
     assert et("plan", "study.yaml").exit_code == 0
     again = et("run", "study.yaml")
     assert again.exit_code == 0
-    assert scores(written.parent) == before
+    assert scores(done.parent) == before
 
 
 def test_only_what_is_asked_for_runs(written: Path):
@@ -55,20 +54,18 @@ def test_only_what_is_asked_for_runs(written: Path):
     assert set(scores(written.parent)) == {"found", "table1"}
 
 
-def test_fresh_computes_again_and_limit_and_set_are_other_runs(written: Path):
-    et("run", "study.yaml", "--only", "found")
-    before = scores(written.parent)
+def test_fresh_computes_again_and_limit_and_set_are_other_runs(done: Path):
+    before = scores(done.parent)
     fresh = et("run", "study.yaml", "--only", "found", "--fresh")
     assert "Nothing to do" not in fresh.stdout
-    assert scores(written.parent) == before
+    assert scores(done.parent) == before
     et("run", "study.yaml", "--only", "found", "--limit", 2)
     et("run", "study.yaml", "--only", "found", "--set", "engine=reference")
-    assert len(list(written.parent.glob("runs/small/*"))) == 3
+    assert len(list(done.parent.glob("runs/small/*"))) == 3
 
 
-def test_a_run_directory_held_by_another_process_is_refused(written: Path):
-    et("run", "study.yaml", "--only", "found")
-    (folder,) = written.parent.glob("runs/small/*")
+def test_a_run_directory_held_by_another_process_is_refused(done: Path):
+    (folder,) = done.parent.glob("runs/small/*")
     hold = "import sys; from pathlib import Path; from nnsight_et.results.store import Store\n"
     hold += f"with Store(Path()).writing(Path({str(folder)!r})): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -83,14 +80,13 @@ def test_a_run_directory_held_by_another_process_is_refused(written: Path):
         pass
 
 
-def test_single_method_commands_run_the_same_code(written: Path):
-    et("run", "study.yaml", "--only", "found")
+def test_single_method_commands_run_the_same_code(done: Path):
     options: Sequence[object] = ("--seed", 1, "--boxes", 3, "--examples", 5)
     patched = et("path-patch", "--model", "./one", "--stage", STAGE, *options)
     assert patched.exit_code == 0
     assert "value_fetcher" in patched.stdout
-    (alone,) = written.parent.glob("runs/path-patch/*/circuit/scores.safetensors")
-    (whole,) = written.parent.glob("runs/small/*/found/scores.safetensors")
+    (alone,) = done.parent.glob("runs/path-patch/*/circuit/scores.safetensors")
+    (whole,) = done.parent.glob("runs/small/*/found/scores.safetensors")
     name = "value_fetcher.per_example"
     assert load_file(alone)[name].equal(load_file(whole)[name])
 

@@ -58,7 +58,11 @@ def stopped(study: Path, out: Path, how: signal.Signals, after: int) -> subproce
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+    ("how", "code", "word"),
+    [
+        (signal.SIGINT, 130, "Interrupted"),
+        pytest.param(signal.SIGTERM, 143, "Terminated", marks=pytest.mark.slow),  # test_killed.py sends one too
+    ],
 )
 def test_a_run_that_is_interrupted_says_what_is_saved(study: Path, how: signal.Signals, code: int, word: str):
     result = stopped(study, study / "runs", how, after=2)

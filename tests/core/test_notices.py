@@ -34,10 +34,9 @@ def change(monkeypatch: pytest.MonkeyPatch, method: str, **functions: Any) -> No
     monkeypatch.setitem(METHODS, method, replace(METHODS[method], experiment=lambda: changed))
 
 
-@pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def telling(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small study whose methods tell something: of both experiments before they run, of one of them during."""
-    root = fresh_study(tmp_path)
+    fresh_study(root)
     (root / "study.yaml").write_text(f"{STUDY}probe: off\n")
     found = METHODS["path_patching"].experiment()
     check, measure = found.check, found.measure
@@ -56,6 +55,27 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table_check = METHODS["faithfulness"].experiment().check
     change(monkeypatch, "faithfulness", check=lambda work, job: (table_check(work, job), work.tell(job, FIRST))[0])
     return root
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Such a study."""
+    return telling(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that has been run; only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = telling(tmp_path_factory.mktemp("told"), patch)
+        heard_of(root)
+    return root
+
+
+@pytest.fixture
+def done(run_once: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(run_once, tmp_path / "done"))
 
 
 def heard_of(root: Path, **options) -> list[Notice]:
@@ -93,18 +113,16 @@ def test_results_that_are_there_tell_it_again(told: Path, monkeypatch: pytest.Mo
     assert read_header(folder_in(told) / "found").notices == (LATER,)
 
 
-def test_what_is_told_changes_no_number_and_no_identity(told: Path, finished: Path):
-    heard_of(told)
+def test_what_is_told_changes_no_number_and_no_identity(done: Path, finished: Path):
     for name in ("found", "table1"):
-        here, there = folder_in(told) / name, folder_in(finished) / name
+        here, there = folder_in(done) / name, folder_in(finished) / name
         assert (here / "scores.safetensors").read_bytes() == (there / "scores.safetensors").read_bytes()
         one, other = read_header(here), read_header(there)
         assert (one.identity, one.summary, one.job) == (other.identity, other.summary, other.job)
 
 
-def test_a_result_without_notices_says_nothing_of_them_in_its_file(told: Path):
-    heard_of(told)
-    path = folder_in(told) / "table1"
+def test_a_result_without_notices_says_nothing_of_them_in_its_file(done: Path):
+    path = folder_in(done) / "table1"
     assert json.loads((path / "result.json").read_text())["notices"] == [vars(FIRST)]
     result = read_result(path)
     write_result(path, replace(result, header=result.header.model_copy(update={"notices": ()})))
@@ -112,24 +130,22 @@ def test_a_result_without_notices_says_nothing_of_them_in_its_file(told: Path):
     assert read_header(path).notices == ()
 
 
-def test_a_result_whose_notices_are_none_is_refused(told: Path):
-    heard_of(told)
-    path = folder_in(told) / "table1" / "result.json"
+def test_a_result_whose_notices_are_none_is_refused(done: Path):
+    path = folder_in(done) / "table1" / "result.json"
     data = json.loads(path.read_text()) | {"notices": [{"kind": "bos"}]}
     path.write_text(json.dumps(data | {"digest": digest({k: v for k, v in data.items() if k != "digest"})}))
     with pytest.raises(ResultError, match="notices"):
-        read_header(folder_in(told) / "table1")
+        read_header(folder_in(done) / "table1")
 
 
-def test_the_report_has_it_at_the_top_with_the_experiments_it_is_about(told: Path):
-    heard_of(told)
-    study = study_in(folder_in(told))
+def test_the_report_has_it_at_the_top_with_the_experiments_it_is_about(done: Path):
+    study = study_in(folder_in(done))
     html = rendered(study)
     said = f"{FIRST}. In found, table1."
     assert said.replace("<", "&lt;").replace(">", "&gt;") in html
     assert html.index("one: its prompts begin without") < html.index('id="x-found"')
     assert html.count("one: its prompts begin without") == 1
-    opened = open_run(folder_in(told))
+    opened = open_run(folder_in(done))
     assert "one: its prompts begin without" in opened._repr_html_()
     assert opened["found"].notices == (FIRST, LATER)
     assert "something came up" in opened["found"]._repr_html_()

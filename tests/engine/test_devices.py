@@ -33,6 +33,7 @@ from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 
 SPREAD = (FIRST, SECOND, SECOND)
 FEWER = re.sub(r"\b(examples|draws|random_circuits|random_sets): [0-9]+", r"\1: 2", "self_check: off\n" + STUDY + EVERY)
+FEWER = FEWER.replace("batch: 1", "batch: 1, epochs: 1, learning_rate: 0.2, desiderata: [object]")
 FEW = ("Llama 3 (GQA)", "GPT-2")
 
 

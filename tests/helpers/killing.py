@@ -5,6 +5,7 @@ Each run is forked from a process that has imported everything: a start takes th
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -35,19 +36,24 @@ OF_THE_PROCESS = ("seconds", "self_check", "digest")
 """What of a result's header is of the process that finished it: how long it took, and what it checked on its way."""
 
 
-def command(folder: Path, *arguments: str) -> None:
-    """`et` in this process, with what it says in two files of the folder."""
+def command(folder: Path, said: Path, server: tuple[str, str], *arguments: str) -> None:
+    """`et` in this process, with what it says in two files of a folder; `server`: an address and a key, if any."""
     import nnsight_et_cli
+    from nnsight.schema.config import CONFIG
 
     os.chdir(folder)
-    sys.stdout = (folder / "stdout").open("w")
-    sys.stderr = (folder / "stderr").open("w")
+    if any(server):
+        CONFIG.API.HOST, CONFIG.API.APIKEY = server
+    sys.stdout = (said / "stdout").open("w")
+    sys.stderr = (said / "stderr").open("w")
+    gc.freeze()  # what was imported is no garbage to look at
     nnsight_et_cli.app(list(arguments))
 
 
-def started(folder: Path, out: Path) -> BaseProcess:
+def started(folder: Path, out: Path, said: Path | None = None, server: tuple[str, str] = ("", "")) -> BaseProcess:
     """A run that is going."""
-    process = FORKS.Process(target=command, args=(folder, "run", "study.yaml", "--out", str(out)), daemon=True)
+    words = ("run", "study.yaml", "--out", str(out))
+    process = FORKS.Process(target=command, args=(folder, said or folder, server, *words), daemon=True)
     process.start()
     return process
 

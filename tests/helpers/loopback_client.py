@@ -15,6 +15,8 @@ from tests.helpers.tiny_model import tokenizer
 
 NAME, ADAPTERS = "tiny/llama", ("tiny/lora-a", "tiny/lora-b")
 TRUSTED, UNTRUSTED = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+PLANTED = "0a1b2c3d-5ec2-4e75-9a11-0123456789ab"
+"""A key that is looked for wherever a command writes."""
 IDS = torch.tensor([[5, 17, 30, 8, 9, 40], [7, 22, 11, 60, 12, 13]])
 
 

@@ -42,6 +42,40 @@ CIRCUIT = """\
 """
 
 
+EVERYTHING = """\
+  found:
+    method: path_patching
+    model: one
+    examples: 6
+    stages:
+      - {group: value_fetcher, into: logits, at: last, keep: 4, receivers: 2}
+      - {group: position_detector, into: value_fetcher, via: value, at: query_label, keep: 2}
+  table: {method: faithfulness, circuit: found, models: [one, two], examples: 6, ablation_examples: 5}
+  pruned: {method: minimality, circuit: ./circuit.json, model: one, examples: 6, ablation_examples: 5, threshold: -0.5}
+  complete: {method: completeness, circuit: pruned, examples: 6, ablation_examples: 5, draws: 2}
+  overlap: {method: comparison, circuits: [found, pruned]}
+  masks:
+    {method: dcm, circuit: found, desiderata: [object, position], training_examples: 8, validation_examples: 6,
+     test_examples: 7, batch: 4, epochs: 3, learning_rate: 0.4, validate_every: 2}
+  roles:
+    {method: activation_patching, roles: masks, desiderata: [object, no_comma], models: [one, two], examples: 6,
+     draws: 2}
+  across: {method: cmap, donor: two, recipient: one, circuit: found, examples: 6, random_sets: 2}
+  blind: {method: knockout, model: one, examples: 6}
+  looks: {method: attention_patterns, circuit: found, examples: 6}
+  screen: {method: attribution, model: one, examples: 6}
+  mlps:
+    method: path_patching
+    model: one
+    examples: 6
+    stages:
+      - {group: writers, into: logits, at: last, senders: mlps, keep: 2, receivers: 2}
+      - {group: readers, into: writers, via: input, at: last, keep: 3}
+"""
+"""Every method once."""
+UNCHECKED = "self_check=off"
+
+
 def guessing(seed: int) -> Any:
     """A random model in which all tokens but the four objects have the logit 0; the objects' are larger or smaller."""
     module = hf_llama(seed=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from nnsight_et.remote.job import Patience, Waiting
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Progress, Remote, RunOptions, run
+from tests.helpers.loopback_client import TRUSTED
 from tests.helpers.methods_study import manifest
 
-TRUSTED, UNTRUSTED = "11111111-aaaa-4aaa-8aaa-111111111111", "22222222-bbbb-4bbb-8bbb-222222222222"
 QUICK = Patience(first=0.02, most=0.1, unsure=0.6, lost=1.5, silence=6.0)
 NAMES = ("one", "two")
 
@@ -30,6 +30,8 @@ class Remotely:
     root: Path
     address: str
     key: str = TRUSTED
+    only: Sequence[str] = ()
+    """Which experiments there are, if not all."""
     patience: Patience = QUICK
     heard: list[Waiting] = field(default_factory=list)
     jobs: dict[str, int] = field(default_factory=dict)
@@ -61,8 +63,8 @@ class Remotely:
             act, self.on_running = self.on_running, None
             act()
 
-    def results(self, experiments: str, *settings: str) -> dict[str, Result]:
+    def results(self, experiments: str, *settings: str, **options) -> dict[str, Result]:
         """What the experiments find."""
-        self.steps(experiments, *settings)
+        self.steps(experiments, *settings, **options)
         folder = folder_of(self.root / "away", plan(self.manifest(experiments, *settings)))
         return {path.parent.name: read_result(path.parent) for path in folder.glob("*/result.json")}

@@ -96,20 +96,23 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "name", "changed", "study", "message"),
     [
-        ("method_checks", "mean_outputs", lambda found: {"z": found["z"] * 1.01}, TABLE, "self-check 'means'"),
-        ("predictions", "model_readouts", lambda found: found | {"logit": found["logit"].roll(1)}, TABLE,
-         "'reference engine'"),
-        ("cmap", "donor_outputs", lambda found: {name: z + 0.01 for name, z in found.items()},
-         ACROSS, "self-check 'donation', step donor outputs"),
-        ("cmap", "donor_inputs", lambda found: {name: z + 0.01 * ("key" in name) for name, z in found.items()},
-         ACROSS, "self-check 'donation', step donor inputs of value_fetcher"),
-        ("mask_training", "trained_masks", lambda found: [one | {"mask": 1 - one["mask"]} for one in found],
-         MASKS, "'recount'"),
+        ("interventions.method_checks", "mean_outputs",
+         lambda found: {"z": found["z"] * 1.01}, TABLE, "self-check 'means'"),
+        ("measuring.predictions", "model_readouts",
+         lambda found: found | {"logit": found["logit"].roll(1)}, TABLE, "'reference engine'"),
+        ("methods.cmap.experiment", "donor_outputs",
+         lambda found: {name: z + 0.01 for name, z in found.items()}, ACROSS,
+         "self-check 'donation', step donor outputs"),
+        ("methods.cmap.experiment", "donor_inputs",
+         lambda found: {name: z + 0.01 * ("key" in name) for name, z in found.items()}, ACROSS,
+         "self-check 'donation', step donor inputs of value_fetcher"),
+        ("measuring.mask_training", "trained_masks",
+         lambda found: [one | {"mask": 1 - one["mask"]} for one in found], MASKS, "'recount'"),
     ],
 )  # fmt: skip
 def test_a_run_stops_where_one_of_them_differs(tmp_path, monkeypatch, module, name, changed, study, message):
     models_in(tmp_path)
-    place = method_checks if module == "method_checks" else import_module(f"nnsight_et.measuring.{module}")
+    place = import_module(f"nnsight_et.{module}")
     right = getattr(place, name)
     monkeypatch.setattr(place, name, lambda *arguments: changed(right(*arguments)))
     with pytest.raises(ExperimentError, match=message):

@@ -17,9 +17,8 @@ from nnsight_et.measuring.tolerance import difference
 from nnsight_et.models.model import Model
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
-from tests.helpers.methods_study import guessing, manifest, models_in, results, steps
+from tests.helpers.methods_study import UNCHECKED, guessing, manifest, models_in, results, steps
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model, tokenizer
-from tests.methods.test_jobs import EVERYTHING, UNCHECKED
 
 ONE = "  found: {method: path_patching, model: one, examples: 6, stages: [%s]}\n"
 DIRECT = ONE % "{group: a, into: logits, at: last, keep: 2}"
@@ -45,8 +44,8 @@ def root(tmp_path) -> Path:
     return models_in(tmp_path)
 
 
-def test_every_experiment_with_a_model_is_checked_and_its_result_says_how_well(root):
-    for name, result in results(root, EVERYTHING).items():
+def test_every_experiment_with_a_model_is_checked_and_its_result_says_how_well(everything):
+    for name, result in everything.items():
         checks = result.header.self_check["checks"]
         assert result.header.self_check["on"] is True
         if name == "overlap":

@@ -20,40 +20,8 @@ from nnsight_et.results.store import Result
 from nnsight_et.runner.run import run
 from tests.helpers import plain_methods
 from tests.helpers.closeness import assert_same_scores
-from tests.helpers.methods_study import MODELS, SEED, TASK, manifest, models_in, results, steps
+from tests.helpers.methods_study import EVERYTHING, MODELS, SEED, TASK, UNCHECKED, manifest, models_in, results, steps
 from tests.helpers.tiny_model import PAD, tokenizer
-
-EVERYTHING = """\
-  found:
-    method: path_patching
-    model: one
-    examples: 6
-    stages:
-      - {group: value_fetcher, into: logits, at: last, keep: 4, receivers: 2}
-      - {group: position_detector, into: value_fetcher, via: value, at: query_label, keep: 2}
-  table: {method: faithfulness, circuit: found, models: [one, two], examples: 6, ablation_examples: 5}
-  pruned: {method: minimality, circuit: ./circuit.json, model: one, examples: 6, ablation_examples: 5, threshold: -0.5}
-  complete: {method: completeness, circuit: pruned, examples: 6, ablation_examples: 5, draws: 2}
-  overlap: {method: comparison, circuits: [found, pruned]}
-  masks:
-    {method: dcm, circuit: found, desiderata: [object, position], training_examples: 8, validation_examples: 6,
-     test_examples: 7, batch: 4, epochs: 3, learning_rate: 0.4, validate_every: 2}
-  roles:
-    {method: activation_patching, roles: masks, desiderata: [object, no_comma], models: [one, two], examples: 6,
-     draws: 2}
-  across: {method: cmap, donor: two, recipient: one, circuit: found, examples: 6, random_sets: 2}
-  blind: {method: knockout, model: one, examples: 6}
-  looks: {method: attention_patterns, circuit: found, examples: 6}
-  screen: {method: attribution, model: one, examples: 6}
-  mlps:
-    method: path_patching
-    model: one
-    examples: 6
-    stages:
-      - {group: writers, into: logits, at: last, senders: mlps, keep: 2, receivers: 2}
-      - {group: readers, into: writers, via: input, at: last, keep: 3}
-"""
-UNCHECKED = "self_check=off"
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +29,10 @@ def root(tmp_path_factory) -> Path:
     return models_in(tmp_path_factory.mktemp("jobs"))
 
 
-@pytest.fixture(scope="module")
-def everything(root) -> dict[str, Result]:
-    return results(root, EVERYTHING)
-
-
 @pytest.fixture
-def copy(root, everything, tmp_path) -> Path:
+def copy(all_methods, tmp_path) -> Path:
     """The finished study, to change."""
-    return shutil.copytree(root, tmp_path / "jobs")
+    return shutil.copytree(all_methods, tmp_path / "jobs")
 
 
 def rows(result: Result) -> list[dict]:

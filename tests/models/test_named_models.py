@@ -40,9 +40,40 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield outside | {"HF_ENDPOINT": address, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
 
 
-def et(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from nnsight_et_cli import app; app()", *arguments]
+ADAPTED = """
+import torch; from nnsight_et.models.files import found
+from nnsight_et.models.load import loaded; from nnsight_et.models.named import NAMED
+models = {name: loaded(found(name, NAMED[name].spec)) for name in ('llama', 'goat')}
+names = [name for name, _ in models['goat'].nn.named_parameters()]
+print(sum('lora' in name for name in names), sum('base_layer' in name for name in names))
+tokens = torch.arange(6)[None]; places = torch.arange(6)[None]
+def logits(model):
+    with model.trace(tokens, places):
+        found = model.logits().save()
+    return found
+print((logits(models['llama']) - logits(models['goat'])).abs().max().item() > 1e-3)
+"""
+
+
+def python(
+    folder: Path, environment: dict[str, str], *options: str, after: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """`et cmap` from Goat to LLaMA in a Python of its own, which then does more."""
+    script = folder / "script.py"
+    arguments = ["cmap", "--src", "goat", "--dst", "llama", *options]
+    code = f"from nnsight_et_cli import app\napp({arguments}, standalone_mode={not after})\n"
+    script.write_text(code + "print('after')\n" + after)
+    command = [sys.executable, str(script)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def patched(hub: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of such a run, and what the Python that made it found of the adapter afterwards."""
+    folder = tmp_path_factory.mktemp("patched")
+    done = python(folder, hub, "--examples", "3", "--set", "experiments.cmap.random_sets=1", after=ADAPTED)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout.rpartition("after\n")[2]
 
 
 def test_the_named_models_are_those_of_the_paper() -> None:
@@ -51,11 +82,8 @@ def test_the_named_models_are_those_of_the_paper() -> None:
     assert [NAMED[name].spec.path for name in ("llama", "vicuna", "float")] == list(IDS[:3])
 
 
-def test_cmap_from_goat_to_llama_runs_with_the_published_circuit(hub: dict[str, str], tmp_path: Path) -> None:
-    options = ["--src", "goat", "--dst", "llama", "--examples", "3", "--set", "experiments.cmap.random_sets=1"]
-    done = et(["cmap", *options], tmp_path, hub)
-    assert done.returncode == 0, done.stderr
-    (place,) = tmp_path.glob("runs/cmap/*/cmap/result.json")
+def test_cmap_from_goat_to_llama_runs_with_the_published_circuit(patched: tuple[Path, str]) -> None:
+    (place,) = patched[0].glob("runs/cmap/*/cmap/result.json")
     result = json.loads(place.read_text())
     heads = {row["group"]: row["heads"] for row in result["summary"]["rows"] if row["patched"] == "output"}
     published = {"value_fetcher": 56, "position_transmitter": 15, "position_detector": 18, "structure_reader": 39}
@@ -64,29 +92,13 @@ def test_cmap_from_goat_to_llama_runs_with_the_published_circuit(hub: dict[str, 
     assert result["models"][0]["fingerprint"] != result["models"][1]["fingerprint"]
 
 
-def test_the_adapter_is_there_and_not_merged(hub: dict[str, str], tmp_path: Path) -> None:
-    script = (
-        "import torch; from nnsight_et.models.files import found\n"
-        "from nnsight_et.models.load import loaded; from nnsight_et.models.named import NAMED\n"
-        "models = {name: loaded(found(name, NAMED[name].spec)) for name in ('llama', 'goat')}\n"
-        "names = [name for name, _ in models['goat'].nn.named_parameters()]\n"
-        "print(sum('lora' in name for name in names), sum('base_layer' in name for name in names))\n"
-        "tokens = torch.arange(6)[None]; places = torch.arange(6)[None]\n"
-        "def logits(model):\n"
-        "    with model.trace(tokens, places):\n"
-        "        found = model.logits().save()\n"
-        "    return found\n"
-        "print((logits(models['llama']) - logits(models['goat'])).abs().max().item() > 1e-3)\n"
-    )
-    path = tmp_path / "script.py"
-    path.write_text(script)
-    done = subprocess.run([sys.executable, str(path)], env=hub, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split() == ["256", "128", "True"], done.stderr
+def test_the_adapter_is_there_and_not_merged(patched: tuple[Path, str]) -> None:
+    assert patched[1].split() == ["256", "128", "True"]
 
 
 def test_without_weights_and_network_cmap_says_what_to_do(tmp_path: Path) -> None:
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
-    done = et(["cmap", "--src", "goat", "--dst", "llama"], tmp_path, environment)
+    done = python(tmp_path, environment)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     for word in ("huggyllama/llama-7b", "models:", "goat-tiny", "llama-tiny"):

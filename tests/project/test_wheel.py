@@ -67,7 +67,7 @@ def test_what_is_in_it_is_code_data_and_the_embedded_models(wheel: Path):
         "nnsight_et/manifest/shipped/tiny.yaml",
         "nnsight_et/manifest/shipped/paper.yaml",
         "nnsight_et/report/html/templates/page.html.j2",
-        "nnsight_et/published/circuits.json",
+        "nnsight_et/circuits/published/circuits.json",
         *(f"nnsight_et/zoo/embedded/{model}-tiny/model.safetensors" for model in ("llama", "vicuna", "float")),
         "nnsight_et/zoo/embedded/goat-tiny/adapter_model.safetensors",
     ):

@@ -24,9 +24,8 @@ from nnsight_et.remote.job import Patience, RemoteJob
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Remote, RunOptions, run
-from tests.helpers.methods_study import STUDY, results
+from tests.helpers.methods_study import EVERYTHING, STUDY, results
 from tests.helpers.remote_study import Remotely
-from tests.methods.test_jobs import EVERYTHING
 from tests.real_ndif.server import RealNdif
 
 pytestmark = pytest.mark.real_ndif
@@ -113,7 +112,7 @@ def sent() -> Iterator[Counter]:
 def away(trust, here, found_here, ndif_server: RealNdif, tmp_path_factory) -> Remotely:
     ignored = shutil.ignore_patterns("runs")
     root = shutil.copytree(here, tmp_path_factory.mktemp(trust) / "study", ignore=ignored)
-    return Remotely(root, ndif_server.address, "", PATIENCE)
+    return Remotely(root, ndif_server.address, "", patience=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +183,7 @@ def test_an_adapter_runs_over_its_base_and_gives_it_its_activations(trust, ndif_
 def test_a_job_whose_client_was_killed_is_fetched_and_not_sent_again(ndif_server, study_models, sent, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).symlink_to(study_models / name)
-    away = Remotely(tmp_path, ndif_server.address, "", PATIENCE)
+    away = Remotely(tmp_path, ndif_server.address, "", patience=PATIENCE)
     (tmp_path / "methods.yaml").write_text(STUDY + LONG)
     settings = ["backend=ndif", "models.one.ndif=test/one", "models.two.ndif=test/two"]
     command = [*RUN, *(word for setting in settings for word in ("--set", setting))]

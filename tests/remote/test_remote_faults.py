@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import nnsight
@@ -16,9 +14,9 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.remote.failures import Rejected, ServerSilent
 from nnsight_et.results.headers import folder_of
 from tests.helpers.closeness import assert_same_scores
-from tests.helpers.faulty_loopback import FaultyLoopback
-from tests.helpers.methods_study import models_in, results
-from tests.helpers.remote_study import TRUSTED, Remotely, folders
+from tests.helpers.loopback_client import TRUSTED
+from tests.helpers.methods_study import results
+from tests.helpers.remote_study import Remotely
 
 ONE = (
     "  found: {method: path_patching, model: one, examples: 6, stages: [{group: a, into: logits, at: last, keep: 2}]}\n"
@@ -27,32 +25,14 @@ UNCHECKED = "self_check=off"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    return models_in(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def expected(models) -> dict[str, torch.Tensor]:
-    return results(models, ONE, UNCHECKED)["found"].scores
-
-
-@pytest.fixture(scope="module")
-def running(models, tmp_path_factory) -> Iterator[FaultyLoopback]:
-    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), folders(models), keys=[TRUSTED]) as server:
-        yield server
+def expected(two_answering) -> dict[str, torch.Tensor]:
+    return results(two_answering, ONE, UNCHECKED)["found"].scores
 
 
 @pytest.fixture
-def server(running) -> FaultyLoopback:
-    running.wait()
-    running.clear()
-    return running
-
-
-@pytest.fixture
-def away(models, server, tmp_path) -> Remotely:
+def away(two_answering, server, tmp_path) -> Remotely:
     for name in ("one", "two"):
-        (tmp_path / name).symlink_to(models / name)
+        (tmp_path / name).symlink_to(two_answering / name)
     return Remotely(tmp_path, server.address)
 
 
@@ -134,10 +114,10 @@ MASKS = """\
 """
 
 
-def test_a_training_that_takes_too_long_goes_on_in_another_job(away, models, server):
+def test_a_training_that_takes_too_long_goes_on_in_another_job(away, two_answering, server):
     for name in ("circuit.json",):
-        (away.root / name).symlink_to(models / name)
-    expected = results(models, MASKS, UNCHECKED)["masks"]
+        (away.root / name).symlink_to(two_answering / name)
+    expected = results(two_answering, MASKS, UNCHECKED)["masks"]
     before = server.counts()["accepted"]
     server.fault("job", "error", name="time_limit", times=2)
     found = away.results(MASKS, UNCHECKED, "probe=off")["masks"]

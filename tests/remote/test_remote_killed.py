@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_resume import RUN
 from tests.helpers.faulty_loopback import FaultyLoopback
-from tests.helpers.remote_study import TRUSTED
-from tests.helpers.tiny_model import hf_llama, tokenizer
+from tests.helpers.killing import started
+from tests.helpers.loopback_client import TRUSTED
 
 STUDY = """\
 name: far
@@ -29,50 +29,38 @@ experiments:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
+def study(two_answering, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("killed")
-    hf_llama().save_pretrained(root / "one")
-    tokenizer().save_pretrained(root / "one")
+    (root / "one").symlink_to(two_answering / "one")
     (root / "study.yaml").write_text(STUDY)
     return root
 
 
-@pytest.fixture(scope="module")
-def running(study, tmp_path_factory) -> Iterator[FaultyLoopback]:
-    with FaultyLoopback.start(tmp_path_factory.mktemp("state"), {"test/one": study / "one"}, keys=[TRUSTED]) as server:
-        yield server
+def going(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> tuple[BaseProcess, Path]:
+    """A run in a process of its own, and the folder of what it says."""
+    said = Path(tempfile.mkdtemp(dir=study))
+    return started(study, out, said, (server.address, key)), said
 
 
-@pytest.fixture
-def server(running) -> FaultyLoopback:
-    running.wait()
-    running.clear()
-    return running
-
-
-def environment(server: FaultyLoopback, key: str = TRUSTED) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "NDIF_HOST": server.address, "NDIF_API_KEY": key}
-
-
-def finished(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*RUN, str(out)], cwd=study, env=environment(server, key), capture_output=True, text=True, timeout=180
-    )
+def finished(study: Path, out: Path, server: FaultyLoopback, key: str = TRUSTED) -> tuple[int | None, str]:
+    """The exit code and messages of a run to its end."""
+    process, said = going(study, out, server, key)
+    process.join(180)
+    return process.exitcode, (said / "stderr").read_text()
 
 
 def stopped(
     study: Path, out: Path, server: FaultyLoopback, when: Callable[[], bool], how: signal.Signals
-) -> tuple[int, str]:
+) -> tuple[int | None, str]:
     """The exit code and messages of a run that gets a signal as soon as something holds."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*RUN, str(out)], cwd=study, env=environment(server), **streams) as process:
-        until = time.monotonic() + 120
-        while process.poll() is None and not when():
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        process.send_signal(how)
-        _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    process, said = going(study, out, server)
+    until = time.monotonic() + 120
+    while process.is_alive() and not when():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(process.pid or 0, how)
+    process.join(60)
+    return process.exitcode, (said / "stderr").read_text()
 
 
 def waiting_for_ever(server: FaultyLoopback) -> None:
@@ -85,9 +73,11 @@ def scores(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def calm(study, running) -> dict[str, bytes]:
-    done = finished(study, study / "calm", running)
-    assert done.returncode == 0, done.stderr
+def calm(study, loopback) -> dict[str, bytes]:
+    loopback.wait()
+    loopback.clear()
+    code, said = finished(study, study / "calm", loopback)
+    assert code == 0, said
     return scores(study / "calm")
 
 
@@ -119,8 +109,8 @@ def test_wherever_a_run_is_killed_the_next_one_fetches_what_was_sent(study, serv
     code, _ = stopped(study, tmp_path, server, lambda: MOMENTS[moment](tmp_path, server, polls), signal.SIGKILL)
     assert code == -signal.SIGKILL
     server.clear()
-    done = finished(study, tmp_path, server)
-    assert done.returncode == 0, done.stderr
+    code, said = finished(study, tmp_path, server)
+    assert code == 0, said
     assert scores(tmp_path) == calm
     assert server.counts()["accepted"] - before == 2
     assert not jobs(tmp_path)
@@ -134,7 +124,7 @@ def test_an_interrupt_says_what_is_saved_and_the_job_is_found_again(study, serve
     assert code == 130
     assert "Finished work is saved" in said
     assert "Traceback" not in said
-    assert finished(study, tmp_path / "out", server).returncode == 0
+    assert finished(study, tmp_path / "out", server)[0] == 0
     assert (scores(tmp_path / "out"), server.counts()["accepted"] - before) == (calm, 2)
 
 
@@ -150,14 +140,14 @@ def test_a_second_run_in_the_same_folder_is_refused_and_sends_nothing(study, ser
         return True
 
     stopped(study, tmp_path / "out", server, second, signal.SIGCONT)
-    (other,) = refused
-    assert (other.returncode, "is running in it" in other.stderr) == (1, True)
+    ((code, said),) = refused
+    assert (code, "is running in it" in said) == (1, True)
     assert (scores(tmp_path / "out"), server.counts()["accepted"] - before) == (calm, 2)
 
 
 def test_a_wrong_key_is_exit_1_and_the_servers_words_without_the_key(study, server, tmp_path):
-    done = finished(study, tmp_path / "out", server, key="99999999-9999-4999-8999-999999999999")
-    assert done.returncode == 1
-    assert "the server answers 403: Invalid API key" in done.stderr
-    assert "99999999-9999" not in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
+    code, said = finished(study, tmp_path / "out", server, key="99999999-9999-4999-8999-999999999999")
+    assert code == 1
+    assert "the server answers 403: Invalid API key" in said
+    assert not [path for path in study.glob("*/std*") if "99999999-9999" in path.read_text()]
+    assert "Traceback" not in said

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from nnsight_et.results.store import Result
-from tests.helpers.faulty_loopback import FaultyLoopback
-from tests.helpers.methods_study import models_in, results
-from tests.helpers.remote_study import TRUSTED, UNTRUSTED, Remotely, folders
-from tests.methods.test_jobs import EVERYTHING
+from tests.helpers.loopback_client import TRUSTED, UNTRUSTED
+from tests.helpers.methods_study import EVERYTHING, results
+from tests.helpers.remote_study import Remotely
 
 JOBS = {  # a stage, a model, or what the next step depends on is a job; a comparison needs no model
     "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 2, "roles": 2, "across": 2, "blind": 1, "looks": 1,
@@ -38,49 +36,42 @@ METRICS = "".join(
 )
 SENDERS, PER_VALUE, PER_JOB = 12 + 8, 16, 1 << 16
 APPROXIMATED = ("screen",)  # finite differences where there are no gradients
-KEYS = {"trusted": TRUSTED, "untrusted": UNTRUSTED}
+FEW = ("found", "masks", "blind", "screen")
+"""Those in which the two keys differ, and two in which they do not."""
+KEYS = {"trusted": (TRUSTED, ()), "untrusted, few": (UNTRUSTED, FEW), "untrusted": (UNTRUSTED, ())}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name == "untrusted" else ()) for name in KEYS]
+)
+def away(request, two_answering, loopback, tmp_path_factory) -> Remotely:
+    root = shutil.copytree(two_answering, tmp_path_factory.mktemp("away") / "study")
+    return Remotely(root, loopback.address, *KEYS[request.param])
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory) -> Path:
-    return models_in(tmp_path_factory.mktemp("here"))
-
-
-@pytest.fixture(scope="module")
-def found_here(here) -> dict[str, Result]:
-    return results(here, EVERYTHING)
-
-
-@pytest.fixture(scope="module")
-def server(here, tmp_path_factory) -> Iterator[FaultyLoopback]:
-    keys = [TRUSTED, f"{UNTRUSTED}:untrusted"]
-    with FaultyLoopback.start(tmp_path_factory.mktemp("server"), folders(here), keys=keys) as running:
-        yield running
-
-
-@pytest.fixture(scope="module", params=KEYS)
-def away(request, here, server, tmp_path_factory) -> Remotely:
-    root = shutil.copytree(
-        here, tmp_path_factory.mktemp(request.param) / "study", ignore=shutil.ignore_patterns("runs")
-    )
-    return Remotely(root, server.address, KEYS[request.param])
-
-
-@pytest.fixture(scope="module")
-def found_away(away, server) -> dict[str, Result]:
-    accepted = server.counts()["accepted"]
-    for step in away.each(EVERYTHING):
-        now = server.counts()["accepted"]
+def found_away(away, loopback) -> dict[str, Result]:
+    loopback.wait()
+    loopback.clear()
+    accepted = loopback.counts()["accepted"]
+    for step in away.each(EVERYTHING, only=away.only):
+        now = loopback.counts()["accepted"]
         away.jobs[step.experiment] = away.jobs.get(step.experiment, 0) + now - accepted
         accepted = now
-    return away.results(EVERYTHING)
+    return away.results(EVERYTHING, only=away.only)
 
 
-def test_every_number_is_the_one_found_here_to_the_last_bit(away, found_away, found_here):
+@pytest.fixture(scope="module")
+def found_here(everything, found_away) -> dict[str, Result]:
+    """The same experiments."""
+    return {name: everything[name] for name in found_away}
+
+
+def test_every_number_is_the_one_found_here_to_the_last_bit(away, found_away, everything):
     """With as many threads; finite differences are near."""
-    assert set(found_away) == set(found_here)
+    assert set(found_away) == set(away.only or everything)
     for name, result in found_away.items():
-        expected = found_here[name]
+        expected = everything[name]
         assert set(result.scores) == set(expected.scores)
         for key, values in result.scores.items():
             tolerance = 0.0 if away.key == TRUSTED or name not in APPROXIMATED else 2e-3
@@ -89,7 +80,7 @@ def test_every_number_is_the_one_found_here_to_the_last_bit(away, found_away, fo
 
 
 def test_the_heads_found_and_kept_are_the_same_and_results_are_interchangeable(found_away, found_here):
-    for name in ("found", "pruned"):
+    for name in {"found", "pruned"} & set(found_away):
         assert found_away[name].header.summary["circuit"] == found_here[name].header.summary["circuit"]
     for name, result in found_away.items():
         assert result.header.job_id == found_here[name].header.job_id
@@ -111,7 +102,7 @@ def test_the_checks_were_made_on_the_server(found_away, found_here):
 
 
 def test_every_experiment_is_as_few_jobs_as_it_has_dependent_steps(away, found_away):
-    assert away.jobs == JOBS
+    assert away.jobs == {name: JOBS[name] for name in found_away}
 
 
 def test_only_scores_come_home_and_only_prompts_and_code_go_out(away, server):
@@ -124,7 +115,7 @@ def test_only_scores_come_home_and_only_prompts_and_code_go_out(away, server):
     assert all(job["bytes"] <= PER_JOB for job in jobs)
 
 
-def test_metrics_are_measured_there_and_only_their_values_come_home(away, here, server):
+def test_metrics_are_measured_there_and_only_their_values_come_home(away, two_answering, server, tmp_path):
     before = set(server.counts()["jobs"])
     away.steps(METRICS)
     jobs = [job for name, job in server.counts()["jobs"].items() if name not in before]
@@ -132,7 +123,7 @@ def test_metrics_are_measured_there_and_only_their_values_come_home(away, here, 
     assert all(
         job["result"] <= 2 * PER_VALUE * (1 + 12) * 100 for job in jobs
     )  # the logits alone would be 12 times that
-    expected = results(here, METRICS)
+    expected = results(Path(shutil.copytree(two_answering, tmp_path / "here")), METRICS)
     for name, result in away.results(METRICS).items():
         for key, values in result.scores.items():
             assert torch.equal(values.nan_to_num(9.0), expected[name].scores[key].nan_to_num(9.0)), f"{name} {key}"
@@ -140,7 +131,7 @@ def test_metrics_are_measured_there_and_only_their_values_come_home(away, here, 
 
 def test_a_second_run_sends_nothing(away, found_away, server):
     before = server.counts()["accepted"]
-    assert all(step.reused == step.total for step in away.steps(EVERYTHING))
+    assert all(step.reused == step.total for step in away.steps(EVERYTHING, only=away.only))
     assert server.counts()["accepted"] == before
 
 

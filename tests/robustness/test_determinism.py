@@ -15,8 +15,7 @@ import torch
 
 from nnsight_et.results.store import Result
 from tests.cli.test_resume import RUN
-from tests.helpers.methods_study import models_in, results
-from tests.methods.test_jobs import EVERYTHING
+from tests.helpers.methods_study import EVERYTHING, models_in, results
 
 Found = dict[str, tuple[bytes, Any]]
 CLOSE = {"float32": 1e-5, "float64": 1e-6}

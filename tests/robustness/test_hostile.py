@@ -22,8 +22,7 @@ from nnsight_et.manifest.document import read
 from nnsight_et.planning.plan import digest, plan
 from tests.helpers.commands import ROOT
 from tests.helpers.hostile import VALUES, WAIT, bytes_in, damaged, mangled, said, scribbled, within
-from tests.helpers.methods_study import CIRCUIT, STUDY
-from tests.methods.test_jobs import EVERYTHING
+from tests.helpers.methods_study import CIRCUIT, EVERYTHING, STUDY
 
 SHORT, LONG = 300, int(os.environ.get("HOSTILE", "10000"))
 """How many are tried in the default suite, and in the slow tests."""

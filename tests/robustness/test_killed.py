@@ -31,12 +31,10 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Stops:
     return prepared(tmp_path_factory.mktemp("checked"), MANIFEST)
 
 
-def test_a_run_killed_ten_times_terminated_and_interrupted_ends_with_the_same_bytes(tmp_path):
+def test_a_run_that_is_killed_terminated_and_interrupted_ends_with_the_same_bytes(tmp_path):
     stops = prepared(tmp_path, f'self_check: "off"\n{MANIFEST}')  # a start takes longer with it
-    how = [signal.SIGKILL] * 10
-    for place, other in ((3, signal.SIGTERM), (8, signal.SIGINT)):
-        how.insert(place, other)
-    stops.until(how, len(how))
+    kill = signal.SIGKILL
+    stops.until([kill, signal.SIGTERM, kill, signal.SIGINT, kill], 5)
 
 
 @pytest.mark.slow

@@ -11,34 +11,24 @@ import psutil
 import pytest
 from nnsight.schema.config import CONFIG
 
-from tests.helpers.faulty_loopback import FaultyLoopback
 from tests.helpers.hostile import Answer, bytes_in, said
-from tests.helpers.tiny_model import hf_llama, tokenizer
+from tests.helpers.loopback_client import PLANTED
 from tests.remote.test_remote_killed import STUDY as FAR
 
-KEY, WRONG = "0a1b2c3d-5ec2-4e75-9a11-0123456789ab", "77777777-5ec2-4e75-9a11-ba9876543210"
-MALFORMED, TOKEN = "planted-but-no-key", "hf_PlantedHubToken0123456789"
-SECRETS = (KEY, WRONG, MALFORMED, TOKEN)
+WRONG, MALFORMED = "77777777-5ec2-4e75-9a11-ba9876543210", "planted-but-no-key"
+TOKEN = "hf_PlantedHubToken0123456789"
+SECRETS = (PLANTED, WRONG, MALFORMED, TOKEN)
 NEAR = FAR.replace("backend: ndif\n", "")
 MISSING = NEAR.replace("{path: one, ndif: test/one}", "{path: nobody/private-model}")
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
+def study(two_answering, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("secrets")
-    hf_llama().save_pretrained(root / "one")
-    tokenizer().save_pretrained(root / "one")
+    (root / "one").symlink_to(two_answering / "one")
     for name, text in (("far", FAR), ("near", NEAR), ("missing", MISSING)):
         (root / f"{name}.yaml").write_text(text)
     return root
-
-
-@pytest.fixture(scope="module")
-def server(study, tmp_path_factory) -> Iterator[FaultyLoopback]:
-    state = tmp_path_factory.mktemp("state")
-    with FaultyLoopback.start(state, {"test/one": study / "one"}, keys=[KEY]) as running:
-        running.wait()
-        yield running
 
 
 @pytest.fixture
@@ -46,7 +36,7 @@ def planted(study, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(study)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("NDIF_API_KEY", KEY)
+    monkeypatch.setenv("NDIF_API_KEY", PLANTED)
     return study
 
 
@@ -93,7 +83,7 @@ def told(root: Path, *arguments: object) -> Answer:
 
 def test_the_search_finds_what_is_there(study, tmp_path, monkeypatch):
     monkeypatch.chdir(study)
-    (tmp_path / "leak").write_text(f"key={KEY}")
+    (tmp_path / "leak").write_text(f"key={PLANTED}")
     with pytest.raises(AssertionError, match="leak"):
         told(tmp_path, "validate", "near.yaml")
 
@@ -118,7 +108,7 @@ def away(planted, server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
 
 
 def test_a_study_on_a_server_that_takes_the_key(away, server):
-    root, before = away(KEY), server.counts()["accepted"]
+    root, before = away(PLANTED), server.counts()["accepted"]
     answer = told(root, "run", "far.yaml", "--json", "--fresh")
     assert answer.code == 0, answer
     assert server.counts()["accepted"] - before == 2  # the key was used

@@ -30,10 +30,9 @@ from nnsight_et.workers import cluster, pool
 from nnsight_et.workers.pool import Workers, check_workers
 from nnsight_et.workers.worker import Place
 from tests.cli.test_resume import RUN
-from tests.helpers.methods_study import models_in, steps
+from tests.helpers.methods_study import EVERYTHING, models_in, steps
 from tests.helpers.small_study import cells, fresh_study, scores
 from tests.helpers.tiny_model import hf_llama, tokenizer
-from tests.methods.test_jobs import EVERYTHING
 
 with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
