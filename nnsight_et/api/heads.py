@@ -12,6 +12,7 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.errors import TaskError, brief
 from nnsight_et.manifest import AttentionPatterns, Attribution
+from nnsight_et.manifest.own_pairs import TAKEN
 
 
 def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
@@ -44,6 +45,8 @@ def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> F
     """
     check_setting(model, pairs)
     circuit = as_circuit(circuit)
+    for name in {*pairs.positions[:-1]} & {*TAKEN}:
+        raise TaskError(f"pairs: a position is named {name!r}, which rows have too; accepted: another name")
     examples = encoded(model, pairs, circuit)
     spec = AttentionPatterns(method="attention_patterns", circuit="circuit", examples=len(pairs))
     with experimenting("attention_patterns", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
