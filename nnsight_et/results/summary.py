@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,7 +10,7 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ResultError
 from nnsight_et.results.headers import ResultHeader, method_of, name_of
 
-Interval = list[float | None]
+Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 """Low and high end of a 95% bootstrap interval; null where there is none."""
 
 
@@ -40,6 +40,17 @@ class GroupRecord(Record):
     """The named position of its heads."""
     heads: list[str]
     """The names of its heads, such as L9H3, the most important first."""
+
+
+class MlpGroupRecord(Record):
+    """A group of MLPs at a position; they are in no circuit."""
+
+    name: str
+    """The group's name."""
+    at: str
+    """The named position of its MLPs."""
+    mlps: list[str]
+    """The names of its MLPs, such as L9MLP, the most important first."""
 
 
 class CircuitRecord(Record):

@@ -13,11 +13,11 @@ from nnsight_et.core.metrics import patching_score
 from nnsight_et.display.figures import Diagram, HeatMap
 from nnsight_et.manifest import Stage
 from nnsight_et.methods.path_patching.experiment import assembled, mlps
-from nnsight_et.methods.path_patching.present import figures
 from nnsight_et.models.named import NAMED
 from nnsight_et.planning.plan import digest, plan, senders
-from nnsight_et.report.results import head_rows, metric_rows, tables
+from nnsight_et.report.results import head_rows, metric_rows, plates, tables
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import MlpGroupRecord
 from tests.helpers import plain_mlps
 from tests.helpers.closeness import assert_near
 from tests.helpers.methods_study import MODELS, manifest, models_in, pairs, results
@@ -90,7 +90,7 @@ def test_a_head_stays_in_its_group_whatever_mlps_are_kept_of_its_layer():
     ]
     ranked = {"a": [Head(2, 0)], "m": [Mlp(2)]}
     assert assembled(stages, ranked).group("a").heads == (Head(2, 0),)
-    assert mlps(stages, ranked) == [{"name": "m", "at": "last", "mlps": ["L2MLP"]}]
+    assert mlps(stages, ranked) == [MlpGroupRecord(name="m", at="last", mlps=["L2MLP"])]
 
 
 def test_mlps_are_checked_by_the_reference_engine_and_the_engines_on_paths_into_them(found):
@@ -119,7 +119,7 @@ def test_tables_show_mlps_apart_from_the_circuit(found):
 
 
 def test_figures_have_a_map_of_layers_alone_and_boxes_of_mlps(found):
-    drawn, maps = figures(found, Study("mlps", (found,), ()))
+    drawn, maps = plates(found, Study("mlps", (found,), ()))
     heat, last, diagram = maps.panels[1], maps.panels[5], drawn.panels[0]
     assert isinstance(heat, HeatMap)
     assert isinstance(last, HeatMap)
@@ -159,7 +159,7 @@ def test_an_experiment_of_mlps_alone_has_an_empty_circuit_and_is_none(tmp_path):
     one = results(models_in(tmp_path), ONLY_MLPS)["only"]
     assert one.header.summary["circuit"]["groups"] == []
     assert [table.title for table in tables(one.header)] == ["only: MLPs of one", "only: heads beyond chance in one"]
-    drawn, _ = figures(one, Study("mlps", (one,), ()))
+    drawn, _ = plates(one, Study("mlps", (one,), ()))
     assert drawn.title == "Paths of one"
 
 
