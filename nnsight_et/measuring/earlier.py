@@ -1,4 +1,4 @@
-"""What a job uses of the jobs before it: their results, and the circuits and heads these found."""
+"""What a job uses of the jobs before it: their results, and the circuits these found."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ExperimentError
-from nnsight_et.manifest.written import is_shipped
-from nnsight_et.measuring.roles import SelectedHeads
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import Result
 
@@ -36,9 +34,3 @@ class EarlierResults:
         if name in job.circuits:
             return job.circuits[name]
         return Circuit.from_dict(self.results[name].header.summary["circuit"], f"experiment {name}")
-
-    def selected_heads(self, name: str) -> SelectedHeads:
-        """The DCM selections called `name`: shipped ones, or those of an experiment."""
-        if is_shipped(name):
-            return SelectedHeads.shipped(name.partition("/")[2])
-        return SelectedHeads.from_summary(self.results[name].header.summary)

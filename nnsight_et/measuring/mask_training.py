@@ -19,8 +19,10 @@ from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.self_check import Check, calls_of
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import Job, digest
+from nnsight_et.results.summary import Gradient
 
-AUTOGRAD, DIFFERENCES = "autograd", "finite differences"
+AUTOGRAD: Gradient = "autograd"
+DIFFERENCES: Gradient = "finite differences"
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def _training(job: Job[DCM]) -> Training:
     return Training(spec.sparsity, spec.learning_rate, spec.epochs, spec.validate_every)
 
 
-def gradient_of(found: Mapping[str, Tensor]) -> str:
-    """EvalSettings the derivatives of a training were taken."""
+def gradient_of(found: Mapping[str, Tensor]) -> Gradient:
+    """How the derivatives of a training were taken."""
     return AUTOGRAD if bool(found.get("autograd", torch.tensor(True)).all()) else DIFFERENCES
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from nnsight_et.circuits import published
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
@@ -18,14 +17,6 @@ class SelectedHeads:
 
     circuit: Circuit
     selected: Mapping[str, Mapping[str, tuple[Head, ...]]]
-
-    @classmethod
-    def from_summary(cls, summary: Mapping[str, Any]) -> SelectedHeads:
-        """The selections in the summary of a DCM result."""
-        selected: dict[str, dict[str, tuple[Head, ...]]] = {}
-        for row in summary["rows"]:
-            selected.setdefault(row["group"], {})[row["desideratum"]] = tuple(map(Head.parse, row["selected"]))
-        return cls(Circuit.from_dict(summary["circuit"]), selected)
 
     @classmethod
     def shipped(cls, name: str) -> SelectedHeads:

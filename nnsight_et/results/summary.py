@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +13,8 @@ from nnsight_et.results.headers import ResultHeader, method_of, name_of
 
 Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 """Low and high end of a 95% bootstrap interval; null where there is none."""
+Gradient = Literal["autograd", "finite differences"]
+"""How derivatives were taken."""
 
 
 class Record(BaseModel):
@@ -101,18 +104,10 @@ class Summary(Record):
             found = f"its result is not one of {method_of(header)} ({where}: {first['msg']})"
             raise ResultError(f"{name_of(header)}: {found}") from None
 
-
-class Untyped(Summary):
-    """A summary of a method whose keys have no names yet."""
-
-    model_config = ConfigDict(extra="allow")
-
-    def __getitem__(self, key: str) -> Any:
-        return (self.model_extra or {})[key]
-
-    def get(self, key: str, other: Any = None) -> Any:
-        """What stands under `key`; `other` if nothing does."""
-        return (self.model_extra or {}).get(key, other)
+    @property
+    def gradients(self) -> Set[Gradient]:
+        """How derivatives were taken, by a method that takes some."""
+        return frozenset()
 
 
 S = TypeVar("S", bound=Summary)

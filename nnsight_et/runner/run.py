@@ -165,9 +165,7 @@ def _identity(context: RunContext, job: Job, gradient: str) -> str:
 
 def _header(context: RunContext, job: Job, output: MethodOutput, seconds: float) -> ResultHeader:
     smaller = context.executor.backoff.of(job)
-    summary = output.summary.to_dict()
-    kinds = {row.get("gradient", AUTOGRAD) for row in summary.get("rows", ())}
-    identity = _identity(context, job, DIFFERENCES if DIFFERENCES in kinds else AUTOGRAD)
+    identity = _identity(context, job, DIFFERENCES if DIFFERENCES in output.summary.gradients else AUTOGRAD)
     records = []
     for one in job.models:
         files = context.models.files(one)
@@ -183,7 +181,7 @@ def _header(context: RunContext, job: Job, output: MethodOutput, seconds: float)
         | {name: version(name) for name in PACKAGES},
         device=context.models.device,
         seconds=round(seconds, 3),
-        summary=summary | ({SMALLER_CHUNKS: smaller} if smaller else {}) | tokens_of(context, job),
+        summary=output.summary.to_dict() | ({SMALLER_CHUNKS: smaller} if smaller else {}) | tokens_of(context, job),
         self_check=context.self_check.to_dict(),
         notices=tuple(context.notices.get(job.name, ())),
     )

@@ -28,6 +28,14 @@ MASKS = {
     "a.object.masks": torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]),
     "a.object.accuracies": torch.tensor([0.25, 0.5, 0.5]),
 }
+MASK = {
+    "group": "a",
+    "desideratum": "object",
+    "selected": ["L1H0"],
+    "heads": 2,
+    "accuracy": 0.5,
+    "do_nothing": 0.25,
+}
 SUMMARIES: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
     "path_patching": (PATHS, {"stages": [{"group": "a", "kept": [{"head": "L0H1"}, {"head": "L0H0"}]}]}),
     "faithfulness": (
@@ -48,14 +56,24 @@ SUMMARIES: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
         {"answer": ANSWERS, "circuit.predicted": ONE_RIGHT[None], "model.predicted": TWO_RIGHT[None]},
         {"rows": [{"circuit": 0.25, "model": 0.5, "completeness": 0.25}]},
     ),
-    "dcm": (MASKS, {"circuit": CIRCUIT, "rows": [{"group": "a", "desideratum": "object", "selected": ["L1H0"]}]}),
+    "dcm": (MASKS, {"circuit": CIRCUIT, "rows": [MASK]}),
     "cmap": (
         {"answer": ANSWERS, "output.predicted": torch.stack([ONE_RIGHT, TWO_RIGHT])},
-        {"rows": [{"patched": "output", "accuracy": 0.25}, {"patched": "query", "accuracy": 0.9}]},
+        {
+            "donor": "m",
+            "recipient": "n",
+            "models": {"m": 1.0, "n": 0.5},
+            "rows": [
+                {"patched": "output", "group": "a", "heads": 2, "accuracy": 0.25},
+                {"patched": "query", "group": "a", "heads": 2, "accuracy": 0.9},
+            ],
+            "random": None,
+            "circuit": CIRCUIT,
+        },
     ),
     "knockout": (
         {"answer": ANSWERS, "last to query_label.predicted": torch.stack([ONE_RIGHT, TWO_RIGHT])},
-        {"rows": [{"blind": "last", "to": "query_label", "accuracy": [0.25, 0.5]}]},
+        {"rows": [{"blind": "last", "to": "query_label", "accuracy": [0.25, 0.5]}], "model": "m"},
     ),
 }
 CHANGES: list[tuple[str, list, Any]] = [

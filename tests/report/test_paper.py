@@ -13,6 +13,18 @@ from tests.helpers.summaries import summary_of
 
 FULL = {"model": "goat-tiny", "full": 0.9, "circuit": 0.8, "random_mean": 0.1, "random_std": 0.0, "faithfulness": None}
 
+CIRCUIT = {"schema": 1, "groups": []}
+PATCHED = {
+    "model": "llama",
+    "group": "value_fetcher",
+    "desideratum": "object",
+    "heads": 2,
+    "mean": 0.5,
+    "std": 0.0,
+    "do_nothing": 0.1,
+    "draws": 1,
+}
+
 
 def header(
     method: str, summary: dict, reproduces: list[str], models: tuple[str, ...] = ("llama-tiny",)
@@ -56,11 +68,11 @@ def test_an_experiment_that_reproduces_nothing_has_no_table() -> None:
 
 def test_layers_of_another_depth_are_not_compared() -> None:
     rows = [{"blind": "last", "to": "random", "accuracy": [0.5] * 7}]
-    (table,) = paper_tables(header("knockout", {"rows": rows}, ["Figure A1"]))
+    (table,) = paper_tables(header("knockout", {"rows": rows, "model": "m"}, ["Figure A1"]))
     assert table.rows == ()
     assert "No number of ours" in table.note
     rows = [{"blind": "last", "to": "random", "accuracy": [0.5] * 33}]
-    (table,) = paper_tables(header("knockout", {"rows": rows}, ["Figure A1"], ("llama",)))
+    (table,) = paper_tables(header("knockout", {"rows": rows, "model": "m"}, ["Figure A1"], ("llama",)))
     assert len(table.rows) == 32
 
 
@@ -81,13 +93,13 @@ def test_layers_of_another_depth_are_not_compared() -> None:
         ),
         (
             "activation_patching",
-            {"rows": [{"model": "llama", "group": "value_fetcher", "desideratum": "object", "mean": 0.5}]},
+            {"rows": [PATCHED], "circuit": CIRCUIT},
             "Figure 3",
             {("llama/value_fetcher", "object")},
         ),
         (
             "activation_patching",
-            {"rows": [{"model": "llama", "group": "position_transmitter", "desideratum": "no_comma", "mean": 0.5}]},
+            {"rows": [PATCHED | {"group": "position_transmitter", "desideratum": "no_comma"}], "circuit": CIRCUIT},
             "Table A11",
             {("no_comma", "accuracy")},
         ),
@@ -98,9 +110,11 @@ def test_layers_of_another_depth_are_not_compared() -> None:
                 "recipient": "llama-tiny",
                 "models": {"goat-tiny": 0.9, "llama-tiny": 0.6},
                 "rows": [
-                    {"patched": "output", "group": "all", "accuracy": 0.8},
-                    {"patched": "query", "group": "value_fetcher", "accuracy": 0.7},
+                    {"patched": "output", "group": "all", "heads": 2, "accuracy": 0.8},
+                    {"patched": "query", "group": "value_fetcher", "heads": 1, "accuracy": 0.7},
                 ],
+                "random": None,
+                "circuit": CIRCUIT,
             },
             "Figure 4",
             {("goat -> llama", "donor"), ("goat -> llama", "recipient"), ("goat -> llama", "all")},

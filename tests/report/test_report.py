@@ -141,8 +141,8 @@ def test_random_halves_are_one_line_of_the_completeness_table():
 
 def test_accuracies_stand_with_their_intervals():
     row = {"model": "m", "group": "a", "desideratum": "object", "heads": 3, "mean": 0.5, "std": 0.125}
-    row |= {"do_nothing": 0.0, "mean_interval": [0.4, 0.6], "do_nothing_interval": [0.0, 0.0]}
-    (table,) = tables(header("activation_patching", {"rows": [row]}))
+    row |= {"draws": 2, "do_nothing": 0.0, "mean_interval": [0.4, 0.6], "do_nothing_interval": [0.0, 0.0]}
+    (table,) = tables(header("activation_patching", {"rows": [row], "circuit": FOUND["circuit"]}))
     assert table.rows[0][-2:] == ("0.50 ± 0.12 [0.40, 0.60]", "0.00 [0.00, 0.00]")
     assert "95% bootstrap intervals" in table.note
 
@@ -158,7 +158,8 @@ def test_minimality_shows_what_is_kept():
 
 
 def test_knockout_has_a_column_per_first_layer():
-    (table,) = tables(header("knockout", {"rows": [{"blind": "last", "to": "random", "accuracy": [0.1, 0.2, 0.5]}]}))
+    row = {"blind": "last", "to": "random", "accuracy": [0.1, 0.2, 0.5]}
+    (table,) = tables(header("knockout", {"rows": [row], "model": "m"}))
     assert table.columns == ("blind", "to", "L0+", "L1+", "none")
     assert table.rows == (("last", "random", "0.10", "0.20", "0.50"),)
 
@@ -201,7 +202,7 @@ def test_a_table_has_rows_as_long_as_its_columns():
 
 def test_how_many_top_heads_were_found_is_a_count():
     row = {"at": "last", "pearson": 1.0, "spearman": 0.5, "top": 10, "top_found": 0.3}
-    (table,) = tables(header("attribution", {"rows": [row, row | {"top_found": 1.0}]}))
+    (table,) = tables(header("attribution", {"rows": [row, row | {"top_found": 1.0}], "model": "m"}))
     assert [cells[-1] for cells in table.rows] == ["3 of 10", "10 of 10"]
 
 

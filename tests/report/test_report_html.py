@@ -179,10 +179,10 @@ def test_a_summary_that_lacks_its_numbers_is_missing_and_the_rest_is_shown(study
     broken = changed(of(study, "table1"), summary={})
     rest = tuple(result for result in study.results if result.header.job["name"] != "table1")
     parsed = Parsed(rendered(replace(study, results=(*rest, broken))))
-    assert any("its summary is not one of faithfulness" in text for text in parsed.text("td"))
+    assert any("its result is not one of faithfulness" in text for text in parsed.text("td"))
     assert "x-found" in parsed.values("id")
     assert "x-table1" not in parsed.values("id")
-    with pytest.raises(ResultError, match="no figures of faithfulness"):
+    with pytest.raises(ResultError, match=r"not one of faithfulness \(summary.rows: Field required"):
         plates(broken, study)
 
 

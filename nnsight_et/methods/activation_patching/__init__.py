@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnsight_et.manifest import ActivationPatching
+from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import ROLES
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, sets_of_groups, texts_made
-from nnsight_et.results.summary import Untyped
 
 DESIDERATA = ("object", "label", "position")  # what heads are selected for where nothing else is said
 
@@ -23,7 +23,7 @@ def cost(setting: Setting[ActivationPatching]) -> Iterator[Piece]:
         yield "", choice.name, passes_of.patched(setting.rows[choice.name], spec.examples, sources) * spec.draws
 
 
-def _experiment() -> Experiment[ActivationPatching, Untyped]:
+def _experiment() -> Experiment[ActivationPatching, ActivationPatchingSummary]:
     from nnsight_et.methods.activation_patching.experiment import EXPERIMENT
 
     return EXPERIMENT
@@ -32,7 +32,7 @@ def _experiment() -> Experiment[ActivationPatching, Untyped]:
 METHOD = Method(
     name="activation_patching",
     spec=ActivationPatching,
-    summary=Untyped,
+    summary=ActivationPatchingSummary,
     cost=cost,
     section=ROLES,
     experiment=_experiment,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary
 from nnsight_et.results.store import MethodResult
-from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     Statement,
@@ -13,9 +13,9 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[ActivationPatchingSummary]) -> Iterator[Statement]:
     """The selected heads, patched on fresh prompts, give the target of the variable they carry."""
-    for row in result.header.summary["rows"]:
-        name, variable = row["group"], row["desideratum"]
+    for row in result.summary.rows:
+        name, variable = row.group, row.desideratum
         if (name, variable) not in known.guesses:
-            yield near(f"{name}, {variable}", float(known.groups[name].carries == variable), row["mean"])
+            yield near(f"{name}, {variable}", float(known.groups[name].carries == variable), row.mean)

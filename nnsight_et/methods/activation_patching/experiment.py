@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Sequence
 
 import torch
+from torch import Tensor
 
 from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit
@@ -18,10 +18,11 @@ from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.activation_patching import audit, present
+from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.methods.base import Experiment
-from nnsight_et.methods.dcm.experiment import of_each, patched
+from nnsight_et.methods.dcm.experiment import of_each, patched, selected_heads
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord, Interval
 
 SPLIT = "evaluation"
 
@@ -30,16 +31,18 @@ def check(context: RunContext, job: Job[ActivationPatching]) -> None:
     """Raise TaskError if the data cannot be made, or shipped roles do not fit a model."""
     spec = job.spec
     for choice in job.models:
-        circuit = context.earlier.selected_heads(spec.roles).circuit if is_shipped(spec.roles) else None
+        circuit = selected_heads(context, spec.roles).circuit if is_shipped(spec.roles) else None
         context.models.check_circuit(job, choice, circuit)
         for name in spec.desiderata or ():
             context.data.swapped_pairs(job, choice, name, split=SPLIT, count=1)
 
 
-def measure(context: RunContext, job: Job[ActivationPatching]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(
+    context: RunContext, job: Job[ActivationPatching]
+) -> Generator[Progress, None, MethodOutput[ActivationPatchingSummary]]:
     """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
     spec = job.spec
-    roles = context.earlier.selected_heads(spec.roles)
+    roles = selected_heads(context, spec.roles)
     rows, scores, digests = [], {}, []
     for choice in job.models:
         context.models.check_circuit(job, choice, roles.circuit)
@@ -65,27 +68,30 @@ def measure(context: RunContext, job: Job[ActivationPatching]) -> Generator[Prog
             values = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]
             bounds = intervals(torch.cat(right, -1), job.seed)  # of all draws' examples together
             scores[f"{choice.name}.{name}.accuracy"] = values
-            rows += [
-                _row(choice.name, name, heads, values[i], values[-1])
-                | {"mean_interval": bounds[i], "do_nothing_interval": bounds[-1]}
-                for i, heads in enumerate(sets[name])
-            ]
-    return MethodOutput(
-        scores, Untyped.model_validate({"rows": rows, "circuit": roles.circuit.to_dict()}), digest(digests)
-    )
+            rows += _rows(choice.name, name, sets[name], values, bounds)
+    summary = ActivationPatchingSummary(rows=rows, circuit=CircuitRecord.of(roles.circuit))
+    return MethodOutput(scores, summary, digest(digests))
 
 
-def _row(model: str, name: str, heads: Circuit, values: torch.Tensor, nothing: torch.Tensor) -> dict[str, Any]:
-    return {
-        "model": model,
-        "group": heads.groups[0].name,
-        "desideratum": name,
-        "heads": heads.size,
-        "mean": values.mean().item(),
-        "std": values.std(correction=0).item(),
-        "do_nothing": nothing.mean().item(),
-        "draws": len(values),
-    }
+def _rows(
+    model: str, name: str, sets: Sequence[Circuit], values: Tensor, bounds: Sequence[Interval]
+) -> list[PatchedGroup]:
+    """A row per set, from accuracies [set + 1, draw] and their intervals [set + 1]; the last with nothing patched."""
+    return [
+        PatchedGroup(
+            model=model,
+            group=heads.groups[0].name,
+            desideratum=name,
+            heads=heads.size,
+            mean=of_draws.mean().item(),
+            std=of_draws.std(correction=0).item(),
+            mean_interval=interval,
+            do_nothing=values[-1].mean().item(),
+            do_nothing_interval=bounds[-1],
+            draws=len(of_draws),
+        )
+        for heads, of_draws, interval in zip(sets, values[:-1], bounds[:-1], strict=True)
+    ]
 
 
 EXPERIMENT = Experiment(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.core.errors import quantity
@@ -12,47 +12,52 @@ from nnsight_et.display.figures import (
     Plate,
     Series,
 )
-from nnsight_et.display.marks import BARS, drawn, plate, unique
+from nnsight_et.display.marks import BARS, plate, spread_mark
 from nnsight_et.display.measurement import (
     Measurement,
     of_experiment,
-    of_row,
 )
 from nnsight_et.display.paper import PaperNumbers, paper_name
 from nnsight_et.display.table import (
     INTERVALS,
-    Cell,
     Table,
-    rows_of,
+    bounded,
     spread,
     table_of,
-    with_interval,
 )
+from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: ActivationPatchingSummary) -> tuple[Table, ...]:
     """How often the selected heads, patched in each model, give the desideratum's answer."""
-    columns: dict[str, str | Cell] = {key: key for key in ("model", "group", "desideratum", "heads")}
-    columns["accuracy"] = lambda row: spread(row["mean"], row["std"], row.get("mean_interval"))
-    columns["doing nothing"] = with_interval("do_nothing")
+    columns: dict[str, Callable[[PatchedGroup], str | int]] = {
+        "model": lambda row: row.model,
+        "group": lambda row: row.group,
+        "desideratum": lambda row: row.desideratum,
+        "heads": lambda row: row.heads,
+        "accuracy": lambda row: spread(row.mean, row.std, row.mean_interval),
+        "doing nothing": lambda row: bounded(row.do_nothing, row.do_nothing_interval),
+    }
     note = f"Mean and standard deviation over draws of fresh examples (Fig. 3). {INTERVALS}"
-    return (table_of(header, "functionality", columns, rows_of(header), note),)
+    return (table_of(header, "functionality", columns, summary.rows, note),)
 
 
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[ActivationPatchingSummary], study: Study) -> tuple[Plate, ...]:
     """A panel per group: desiderata by models."""
-    rows = result.header.summary["rows"]
-    models, names = unique(rows, "model"), unique(rows, "desideratum")
-    found = {(row["group"], row["model"], row["desideratum"]): row for row in rows}
+    rows = result.summary.rows
+    models = tuple(dict.fromkeys(row.model for row in rows))
+    names = tuple(dict.fromkeys(row.desideratum for row in rows))
+    found = {(row.group, row.model, row.desideratum): row for row in rows}
 
     def bar(group: str, model: str, name: str) -> Mark | None:
         row = found.get((group, model, name))
-        what = f"{model}, {name}, {quantity(row['heads'], 'head')}" if row else ""
-        return row and drawn(row, "mean", "std", "mean_interval", what, "do_nothing")
+        if row is None:
+            return None
+        what = f"{model}, {name}, {quantity(row.heads, 'head')}"
+        return spread_mark(row.mean, row.std, row.mean_interval, what, row.do_nothing)
 
     panels = tuple(
         Bars(
@@ -61,7 +66,7 @@ def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
             tuple(Series(model, tuple(bar(group, model, name) for name in names)) for model in models),
             "accuracy",
         )
-        for group in unique(rows, "group")
+        for group in dict.fromkeys(row.group for row in rows)
     )
     caption = (
         "How often the desideratum's answer is given when each group's selected heads are patched, in every model; "
@@ -70,18 +75,18 @@ def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     return (plate(result, "functionality", "Functionality of the groups across models", caption, panels),)
 
 
-def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[ActivationPatchingSummary]) -> Iterator[Measurement]:
     """Per model, group and desideratum: the selected heads' accuracy, and that of doing nothing."""
-    for row in result.header.summary["rows"]:
-        place = of_experiment(result.header, row["model"])
-        place = replace(place, group=row["group"], desideratum=row["desideratum"])
-        yield from of_row(place, row, {"accuracy": "mean", "do_nothing_accuracy": "do_nothing"})
-        yield place.of("accuracy_std", row["std"])
+    for row in result.summary.rows:
+        place = replace(of_experiment(result.header, row.model), group=row.group, desideratum=row.desideratum)
+        yield place.of("accuracy", row.mean, row.mean_interval)
+        yield place.of("do_nothing_accuracy", row.do_nothing, row.do_nothing_interval)
+        yield place.of("accuracy_std", row.std)
 
 
-def paper_numbers(summary: Untyped) -> PaperNumbers:
+def paper_numbers(summary: ActivationPatchingSummary) -> PaperNumbers:
     """Per model, group and desideratum: the mean accuracy."""
-    for row in summary["rows"]:
-        yield (f"{paper_name(row['model'])}/{row['group']}", row["desideratum"]), row["mean"]
-        if row["group"] == "position_transmitter":  # Table A11 is about this group in llama
-            yield (row["desideratum"], "accuracy"), row["mean"]
+    for row in summary.rows:
+        yield (f"{paper_name(row.model)}/{row.group}", row.desideratum), row.mean
+        if row.group == "position_transmitter":  # Table A11 is about this group in llama
+            yield (row.desideratum, "accuracy"), row.mean

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnsight_et.manifest import AttentionPatterns
+from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import ATTENTION
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[AttentionPatterns]) -> Iterator[Piece]:
@@ -20,7 +20,7 @@ def cost(setting: Setting[AttentionPatterns]) -> Iterator[Piece]:
         yield "", name, passes_of.whole(rows, spec.examples, rows.top)
 
 
-def _experiment() -> Experiment[AttentionPatterns, Untyped]:
+def _experiment() -> Experiment[AttentionPatterns, AttentionPatternsSummary]:
     from nnsight_et.methods.attention_patterns.experiment import EXPERIMENT
 
     return EXPERIMENT
@@ -29,7 +29,7 @@ def _experiment() -> Experiment[AttentionPatterns, Untyped]:
 METHOD = Method(
     name="attention_patterns",
     spec=AttentionPatterns,
-    summary=Untyped,
+    summary=AttentionPatternsSummary,
     cost=cost,
     section=ATTENTION,
     experiment=_experiment,

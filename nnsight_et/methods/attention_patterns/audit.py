@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary
 from nnsight_et.results.store import MethodResult
-from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     LOOKS,
@@ -13,11 +13,11 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[AttentionPatternsSummary]) -> Iterator[Statement]:
     """Every planted head looks where it was built to look."""
     for name, group in known.groups.items():
-        rows = [row for row in result.header.summary["rows"] if row["group"] == name]
-        least = min(row[group.looks_at] for row in rows)
+        rows = [row for row in result.summary.rows if row.group == name]
+        least = min(row.weights[group.looks_at] for row in rows)
         yield Statement(
             f"{name} at {group.looks_at}", f"at least {LOOKS}", f"{least:.2f}", least >= LOOKS, {"least": least}
         )

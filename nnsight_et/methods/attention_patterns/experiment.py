@@ -14,9 +14,10 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, whole_prompts
 from nnsight_et.methods.attention_patterns import audit, present
+from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary, HeadAttention
 from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord
 
 SPLIT = "evaluation"
 
@@ -27,7 +28,9 @@ def check(context: RunContext, job: Job[AttentionPatterns]) -> None:
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[AttentionPatterns]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(
+    context: RunContext, job: Job[AttentionPatterns]
+) -> Generator[Progress, None, MethodOutput[AttentionPatternsSummary]]:
     """All heads at each position of the circuit's groups; the summary has the circuit's own. Attention is eager."""
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job)
@@ -38,19 +41,19 @@ def measure(context: RunContext, job: Job[AttentionPatterns]) -> Generator[Progr
     yield from measure_cells(context, list(measurements.values()))
     for at, measurement in measurements.items():
         found[at] = context.cells.values(measurement)["weights"].double().mean(-1)  # [layer, head, to + 2]
-    columns = (*to, "first token", "other")
+    columns = [*to, "first token", "other"]
     rows = [
-        {"group": group.name, "at": group.at, "head": str(head)}
-        | dict(zip(columns, found[group.at][head].tolist(), strict=True))
+        HeadAttention(
+            group=group.name,
+            at=group.at,
+            head=str(head),
+            **dict(zip(columns, found[group.at][head].tolist(), strict=True)),
+        )
         for group in circuit.groups
         for head in group.heads
     ]
-    summary = {"rows": rows, "columns": columns, "circuit": circuit.to_dict()}
-    return MethodOutput(
-        {f"{at}.weights": weights for at, weights in found.items()},
-        Untyped.model_validate(summary),
-        data_digest(examples),
-    )
+    summary = AttentionPatternsSummary(rows=rows, columns=columns, circuit=CircuitRecord.of(circuit))
+    return MethodOutput({f"{at}.weights": weights for at, weights in found.items()}, summary, data_digest(examples))
 
 
 def _looks(context: RunContext, job: Job[AttentionPatterns], at: str, examples: Sequence[Example]) -> Measurement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.core.circuit import Head
@@ -11,7 +11,7 @@ from nnsight_et.display.figures import (
     HeatMap,
     Plate,
 )
-from nnsight_et.display.marks import plate, unique
+from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import (
     Measurement,
     of_experiment,
@@ -19,43 +19,46 @@ from nnsight_et.display.measurement import (
 from nnsight_et.display.table import (
     Table,
     number,
-    rows_of,
     table_of,
 )
+from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary, HeadAttention
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: AttentionPatternsSummary) -> tuple[Table, ...]:
     """Where each head of the circuit looks from its position."""
-    columns = {key: key for key in ("group", "at", "head", *header.summary["columns"])}
+    columns: dict[str, Callable[[HeadAttention], str | float]] = {
+        "group": lambda row: row.group,
+        "at": lambda row: row.at,
+        "head": lambda row: row.head,
+    }
+    columns |= {to: lambda row, to=to: row.weights[to] for to in summary.columns}
     title = f"attention of the circuit's heads in {models_of(header)}"
-    return (table_of(header, title, columns, rows_of(header), "Mean attention weight from the head's position."),)
+    return (table_of(header, title, columns, summary.rows, "Mean attention weight from the head's position."),)
 
 
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[AttentionPatternsSummary], study: Study) -> tuple[Plate, ...]:
     """A map per group: heads by where they look."""
-    rows, columns = result.header.summary["rows"], tuple(result.header.summary["columns"])
+    rows, columns = result.summary.rows, tuple(result.summary.columns)
     panels = []
-    for group in unique(rows, "group"):
-        mine = [row for row in rows if row["group"] == group]
+    for group in dict.fromkeys(row.group for row in rows):
+        mine = [row for row in rows if row.group == group]
         cells = tuple(
-            tuple(MapCell(row[to], f"{row['head']} to {to}: {number(row[to], 3)}") for to in columns) for row in mine
+            tuple(MapCell(row.weights[to], f"{row.head} to {to}: {number(row.weights[to], 3)}") for to in columns)
+            for row in mine
         )
-        heads = tuple(row["head"] for row in mine)
-        panels.append(
-            HeatMap(f"{group}, at {mine[0]['at']}", heads, columns, cells, 1.0, False, ("head", "attends to"))
-        )
+        heads = tuple(row.head for row in mine)
+        panels.append(HeatMap(f"{group}, at {mine[0].at}", heads, columns, cells, 1.0, False, ("head", "attends to")))
     title = f"Where the circuit's heads look in {models_of(result.header)}"
     return (plate(result, "attention", title, "Mean attention weight from the head's position.", tuple(panels)),)
 
 
-def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def heads(result: MethodResult[AttentionPatternsSummary]) -> Iterator[Measurement]:
     """Per head of the circuit: its mean attention from its position to each place."""
-    for row in result.header.summary["rows"]:
-        place = replace(of_experiment(result.header), group=row["group"], at=row["at"])
-        for column in result.header.summary["columns"]:
-            to = replace(place.at_head(Head.parse(row["head"])), condition=f"to {column}")
-            yield to.of("attention", row[column])
+    for row in result.summary.rows:
+        place = replace(of_experiment(result.header), group=row.group, at=row.at)
+        for column in result.summary.columns:
+            to = replace(place.at_head(Head.parse(row.head)), condition=f"to {column}")
+            yield to.of("attention", row.weights[column])

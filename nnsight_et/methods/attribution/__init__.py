@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnsight_et.manifest import Attribution
+from nnsight_et.methods.attribution.summary import AttributionSummary
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import ATTRIBUTION
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Attribution]) -> Iterator[Piece]:
@@ -20,12 +20,17 @@ def cost(setting: Setting[Attribution]) -> Iterator[Piece]:
         yield "", name, passes_of.every_head(rows, spec.examples, at)
 
 
-def _experiment() -> Experiment[Attribution, Untyped]:
+def _experiment() -> Experiment[Attribution, AttributionSummary]:
     from nnsight_et.methods.attribution.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
 METHOD = Method(
-    name="attribution", spec=Attribution, summary=Untyped, cost=cost, section=ATTRIBUTION, experiment=_experiment
+    name="attribution",
+    spec=Attribution,
+    summary=AttributionSummary,
+    cost=cost,
+    section=ATTRIBUTION,
+    experiment=_experiment,
 )

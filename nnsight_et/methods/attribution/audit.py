@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.methods.attribution.summary import AttributionSummary
 from nnsight_et.results.store import MethodResult
-from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     MATTERS,
@@ -16,7 +16,7 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[AttributionSummary]) -> Iterator[Statement]:
     """At every position the planted heads alone have an effect, and the gradient's estimate ranks them first."""
     for at in SCREENED:
         planted = set(known.circuit.at(at))

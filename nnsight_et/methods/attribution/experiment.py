@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +20,10 @@ from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.attribution import audit, present
+from nnsight_et.methods.attribution.summary import Agreement, AttributionSummary
 from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import Gradient
 
 SPLIT = "discovery"
 
@@ -34,7 +34,7 @@ def check(context: RunContext, job: Job[Attribution]) -> None:
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, None, MethodOutput[AttributionSummary]]:
     """All heads at each of the positions, patched one by one and estimated."""
     spec, choice = job.spec, job.models[0]
     shape = context.models.shape(choice)
@@ -47,11 +47,11 @@ def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, N
         check_scored(context, job, f"at: {at}", found, examples)
         gradient = gradient_of({"autograd": found.pop("autograd")})
         means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
-        rows.append({"at": at} | agreement(means["attributed"], means["exact"]) | {"gradient": gradient})
+        rows.append(agreement(at, means["attributed"], means["exact"], gradient))
         means["low"], means["high"] = bootstrap_interval(found["exact"], job.seed)
         for name, values in means.items():
             scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))
-    return MethodOutput(scores, Untyped.model_validate({"rows": rows, "model": choice.name}), data_digest(examples))
+    return MethodOutput(scores, AttributionSummary(rows=rows, model=choice.name), data_digest(examples))
 
 
 def _effects(context: RunContext, job: Job[Attribution], at: str, examples: Sequence[Example]) -> Measurement:
@@ -68,13 +68,14 @@ def _effects(context: RunContext, job: Job[Attribution], at: str, examples: Sequ
     return Measurement(step, {"attribution": at}, measure, len(heads))
 
 
-def agreement(attributed: Tensor, exact: Tensor, top: int = 10) -> dict[str, Any]:
+def agreement(at: str, attributed: Tensor, exact: Tensor, gradient: Gradient, top: int = 10) -> Agreement:
     """Pearson's and Spearman's correlation of two scores [head], and the share of the exact top heads found."""
     top = min(top, len(exact))
     best = [set(values.argsort(stable=True)[:top].tolist()) for values in (attributed, exact)]
     pearson = torch.corrcoef(torch.stack([attributed, exact]))[0, 1].item()
     spearman = torch.corrcoef(torch.stack([ranks(attributed), ranks(exact)]))[0, 1].item()
-    return {"pearson": pearson, "spearman": spearman, "top": top, "top_found": len(best[0] & best[1]) / top}
+    found = len(best[0] & best[1]) / top
+    return Agreement(at=at, pearson=pearson, spearman=spearman, top=top, top_found=found, gradient=gradient)
 
 
 def ranks(values: Tensor) -> Tensor:

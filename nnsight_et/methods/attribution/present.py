@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.display.figures import (
@@ -17,37 +17,36 @@ from nnsight_et.display.measurement import (
     all_heads,
     number_at,
     of_experiment,
-    of_row,
     tensors_of_group,
 )
 from nnsight_et.display.table import (
-    Cell,
     Table,
-    rows_of,
     table_of,
 )
+from nnsight_et.methods.attribution.summary import Agreement, AttributionSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: AttributionSummary) -> tuple[Table, ...]:
     """How well the gradient's estimate agrees with the exact effects."""
-    columns: dict[str, str | Cell] = {key: key for key in ("at", "pearson", "spearman")}
-    columns["top heads found"] = lambda row: f"{round(row['top_found'] * row['top'])} of {row['top']}"
+    columns: dict[str, Callable[[Agreement], str | float | None]] = {
+        "at": lambda row: row.at,
+        "pearson": lambda row: row.pearson,
+        "spearman": lambda row: row.spearman,
+        "top heads found": lambda row: f"{round(row.top_found * row.top)} of {row.top}",
+    }
     return (
-        table_of(
-            header, f"attribution in {models_of(header)}", columns, rows_of(header), "Over all heads at a position."
-        ),
+        table_of(header, f"attribution in {models_of(header)}", columns, summary.rows, "Over all heads at a position."),
     )
 
 
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[Plate, ...]:
     """A point per head: exact and estimated effect."""
     panels = []
-    for row in result.header.summary["rows"]:
-        at, points = row["at"], []
+    for row in result.summary.rows:
+        at, points = row.at, []
         exact, estimate = (result.scores[f"{at}.{name}"] for name in ("exact", "attributed"))
         for layer in range(exact.shape[0]):
             for head in range(exact.shape[1]):
@@ -61,18 +60,20 @@ def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     )
 
 
-def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[AttributionSummary]) -> Iterator[Measurement]:
     """Per position: how well the gradient's estimate agrees with the exact effects."""
-    for row in result.header.summary["rows"]:
-        place = replace(of_experiment(result.header), at=row["at"])
-        yield from of_row(place, row, {name: name for name in ("pearson", "spearman", "top_found")})
+    for row in result.summary.rows:
+        place = replace(of_experiment(result.header), at=row.at)
+        yield place.of("pearson", row.pearson)
+        yield place.of("spearman", row.spearman)
+        yield place.of("top_found", row.top_found)
 
 
-def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def heads(result: MethodResult[AttributionSummary]) -> Iterator[Measurement]:
     """Per position and head: the exact effect of patching its output, and the gradient's estimate of it."""
-    for row in result.header.summary["rows"]:
-        tensors = tensors_of_group(result, row["at"])
-        place = replace(of_experiment(result.header), at=row["at"])
+    for row in result.summary.rows:
+        tensors = tensors_of_group(result, row.at)
+        place = replace(of_experiment(result.header), at=row.at)
         for head in all_heads(tensors["exact"]):
             one, values = place.at_head(head), {name: number_at(tensor, head) for name, tensor in tensors.items()}
             yield one.of("exact_effect", values["exact"], (values["low"], values["high"]))

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.manifest import CMAP
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.cmap.summary import CMAPSummary
 from nnsight_et.methods.sections import ACROSS
 from nnsight_et.planning.cost import expected
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
-from nnsight_et.results.summary import Untyped
 
 INPUTS = 4  # ways in which a donor's inputs are given: each of three, and all
 
@@ -33,10 +33,10 @@ def cost(setting: Setting[CMAP]) -> Iterator[Piece]:
         yield "", recipient, passes_of.received_inputs(taken, n, group, INPUTS)
 
 
-def _experiment() -> Experiment[CMAP, Untyped]:
+def _experiment() -> Experiment[CMAP, CMAPSummary]:
     from nnsight_et.methods.cmap.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="cmap", spec=CMAP, summary=Untyped, cost=cost, section=ACROSS, experiment=_experiment)
+METHOD = Method(name="cmap", spec=CMAP, summary=CMAPSummary, cost=cost, section=ACROSS, experiment=_experiment)

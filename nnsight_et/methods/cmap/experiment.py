@@ -34,9 +34,11 @@ from nnsight_et.measuring.predictions import answer_scores, plain_model
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measure, Measurement, Step, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.cmap import audit, present
+from nnsight_et.methods.cmap.summary import CMAPSummary, PatchedRecipient, RandomHeads
+from nnsight_et.methods.dcm.experiment import selected_heads
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,7 +79,7 @@ def check(context: RunContext, job: Job[CMAP]) -> None:
     context.data.examples(job, donor, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, MethodOutput[CMAPSummary]]:
     """Both models alone, the recipient with the donor's outputs, as many random heads' outputs, and with its inputs."""
     spec, (donor, recipient) = job.spec, job.models
     circuit = patched_heads(context, job)
@@ -105,16 +107,16 @@ def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, Me
         for inputs, predicted in zip(INPUTS, found["predicted"], strict=True):
             rows.append(_row("+".join(inputs), group.name, Circuit((group,)), predicted, answers, job.seed))
     drawn = is_right(outputs["predicted"][len(named) :], answers).double()
-    summary = {"rows": rows, "random": _spread(drawn, job.seed), "circuit": circuit.to_dict()}
-    summary |= {"donor": donor.name, "recipient": recipient.name} | _own(alone, answers, job.seed)
-    return MethodOutput(scores, Untyped.model_validate(summary), data_digest(examples))
-
-
-def _own(alone: dict[str, dict[str, Tensor]], answers: Tensor, seed: int) -> dict[str, Any]:
-    """Both models' own accuracies and their intervals, by the model's name."""
-    accuracies = {name: accuracy(found["predicted"], answers) for name, found in alone.items()}
-    bounds = {name: intervals(is_right(found["predicted"], answers), seed) for name, found in alone.items()}
-    return {"models": accuracies, "model_intervals": bounds}
+    summary = CMAPSummary(
+        donor=donor.name,
+        recipient=recipient.name,
+        models={name: accuracy(one["predicted"], answers) for name, one in alone.items()},
+        model_intervals={name: intervals(is_right(one["predicted"], answers), job.seed) for name, one in alone.items()},
+        rows=rows,
+        random=_spread(drawn, job.seed),
+        circuit=CircuitRecord.of(circuit),
+    )
+    return MethodOutput(scores, summary, data_digest(examples))
 
 
 def patched_heads(context: RunContext, job: Job[CMAP]) -> Circuit:
@@ -128,7 +130,7 @@ def patched_heads(context: RunContext, job: Job[CMAP]) -> Circuit:
             raise TaskError(f"{where}: the circuit has no group {name!a}; {accepted(name, names)}")
     if spec.roles is None:
         return circuit
-    roles, groups = context.earlier.selected_heads(spec.roles), []
+    roles, groups = selected_heads(context, spec.roles), []
     for group in circuit.groups:
         desideratum = spec.main_role.get(group.name)
         chosen = roles.heads(group, desideratum) if desideratum else group.heads
@@ -243,23 +245,24 @@ def _unpadded(donated: dict[Any, dict[int, Tensor]], before: int) -> dict[Any, d
     return donated | cut
 
 
-def _spread(right: Tensor, seed: int) -> dict[str, Any] | None:
+def _spread(right: Tensor, seed: int) -> RandomHeads | None:
     """Mean and standard deviation of the controls' accuracies, from right [set, example]; None if there are none."""
     if not len(right):
         return None
-    accuracies, of_mean = right.mean(-1), intervals(right.mean(0), seed)
-    return {"mean": accuracies.mean().item(), "std": accuracies.std(correction=0).item(), "mean_interval": of_mean}
+    accuracies, bounds = right.mean(-1), intervals(right.mean(0), seed)
+    mean, std = accuracies.mean().item(), accuracies.std(correction=0).item()
+    return RandomHeads(mean=mean, std=std, mean_interval=bounds)
 
 
-def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:
+def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Tensor, seed: int) -> PatchedRecipient:
     right = is_right(predicted, answers).double()
-    return {
-        "patched": inputs,
-        "group": name,
-        "heads": heads.size,
-        "accuracy": right.mean().item(),
-        "accuracy_interval": intervals(right, seed),
-    }
+    return PatchedRecipient(
+        patched=inputs,
+        group=name,
+        heads=heads.size,
+        accuracy=right.mean().item(),
+        accuracy_interval=intervals(right, seed),
+    )
 
 
 EXPERIMENT = Experiment(

@@ -2,98 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
     Bars,
     Line,
+    Mark,
     Plate,
     Series,
 )
-from nnsight_et.display.marks import BARS, drawn, mark, plate, unique
+from nnsight_et.display.marks import BARS, plate, spread_mark, value_mark
 from nnsight_et.display.measurement import (
     Measurement,
     of_experiment,
-    of_row,
 )
 from nnsight_et.display.paper import PaperNumbers, paper_name
 from nnsight_et.display.table import (
     INTERVALS,
     Table,
+    bounded,
     number,
-    rows_of,
     spread,
     table_of,
-    with_interval,
 )
+from nnsight_et.methods.cmap.summary import CMAPSummary, PatchedRecipient
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: CMAPSummary) -> tuple[Table, ...]:
     """The recipient's accuracy with the donor's activations, beside both models' own."""
-    own = ", ".join(f"{name} alone {number(value)}" for name, value in summary["models"].items())
-    drawn = summary["random"]
-    control = f"; as many random heads {spread(drawn['mean'], drawn['std'])}" if drawn else ""
-    columns = {"patched": "patched", "group": "group", "heads": "heads", "accuracy": with_interval("accuracy")}
+    own = ", ".join(f"{name} alone {number(value)}" for name, value in summary.models.items())
+    drawn = summary.random
+    control = f"; as many random heads {spread(drawn.mean, drawn.std)}" if drawn else ""
+    columns: dict[str, Callable[[PatchedRecipient], str | int]] = {
+        "patched": lambda row: row.patched,
+        "group": lambda row: row.group,
+        "heads": lambda row: row.heads,
+        "accuracy": lambda row: bounded(row.accuracy, row.accuracy_interval),
+    }
     note = f"Accuracy of the recipient; {own}{control} (Fig. 4). {INTERVALS}"
-    title = f"{summary['donor']} into {summary['recipient']}"
-    return (table_of(header, title, columns, rows_of(header), note),)
+    title = f"{summary.donor} into {summary.recipient}"
+    return (table_of(header, title, columns, summary.rows, note),)
 
 
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[CMAPSummary], study: Study) -> tuple[Plate, ...]:
     """The outputs of each group, of all and of random heads; beside it the inputs, where they were patched."""
-    summary = result.header.summary
-    donor, recipient = summary["donor"], summary["recipient"]
-    own = summary["models"]
+    summary = result.summary
+    donor, recipient, own = summary.donor, summary.recipient, summary.models
     lines = tuple(
         Line(f"{name} alone", own[name], f"{name} alone: {number(own[name], 3)}") for name in (donor, recipient)
     )
-    outputs = [row for row in summary["rows"] if row["patched"] == "output"]
-    marks = [mark(row, "accuracy", f"{row['group']}, output of {quantity(row['heads'], 'head')}") for row in outputs]
-    categories = [row["group"] for row in outputs]
-    if summary["random"]:
-        marks.append(drawn(summary["random"], "mean", "std", "mean_interval", "as many random heads"))
+    outputs = [row for row in summary.rows if row.patched == "output"]
+    marks = [_mark(row, f"{row.group}, output of {quantity(row.heads, 'head')}") for row in outputs]
+    categories = [row.group for row in outputs]
+    if drawn := summary.random:
+        marks.append(spread_mark(drawn.mean, drawn.std, drawn.mean_interval, "as many random heads"))
         categories.append("random heads")
     panels = [Bars("outputs", tuple(categories), (Series("outputs", tuple(marks)),), "accuracy", lines)]
-    inputs = [row for row in summary["rows"] if row["patched"] != "output"]
+    inputs = {(row.group, row.patched): row for row in summary.rows if row.patched != "output"}
     if inputs:
-        groups, kinds = unique(inputs, "group"), unique(inputs, "patched")
-        found = {(row["group"], row["patched"]): row for row in inputs}
+        groups = tuple(dict.fromkeys(group for group, _ in inputs))
         series = [
-            Series(kind, tuple(mark(found[group, kind], "accuracy", f"{group}, {kind}") for group in groups))
-            for kind in kinds
+            Series(kind, tuple(_mark(inputs[group, kind], f"{group}, {kind}") for group in groups))
+            for kind in dict.fromkeys(kind for _, kind in inputs)
         ]
         panels.append(Bars("inputs", groups, tuple(series), "accuracy", lines))
     caption = f"Accuracy of {recipient} with {donor}'s activations; dashed: each model alone. {BARS}"
     return (plate(result, "cmap", f"{donor} into {recipient}", caption, tuple(panels)),)
 
 
-def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def _mark(row: PatchedRecipient, what: str) -> Mark | None:
+    return value_mark(row.accuracy, row.accuracy_interval, what)
+
+
+def metrics(result: MethodResult[CMAPSummary]) -> Iterator[Measurement]:
     """Both models' own accuracy, and the recipient's with the donor's activations."""
-    summary = result.header.summary
-    for name, value in summary["models"].items():
+    summary = result.summary
+    for name, value in summary.models.items():
         alone = replace(of_experiment(result.header, name), condition="alone")
-        yield alone.of("accuracy", value, summary.get("model_intervals", {}).get(name))
-    recipient = of_experiment(result.header, summary["recipient"])
-    for row in summary["rows"]:
-        condition = f"{row['patched']} of {summary['donor']}"
-        yield from of_row(replace(recipient, group=row["group"], condition=condition), row, {"accuracy": "accuracy"})
-    if drawn := summary["random"]:
-        place = replace(recipient, condition=f"output of {summary['donor']}, random heads")
-        yield place.of("accuracy", drawn["mean"], drawn.get("mean_interval"))
-        yield place.of("accuracy_std", drawn["std"])
+        yield alone.of("accuracy", value, summary.model_intervals.get(name))
+    recipient = of_experiment(result.header, summary.recipient)
+    for row in summary.rows:
+        place = replace(recipient, group=row.group, condition=f"{row.patched} of {summary.donor}")
+        yield place.of("accuracy", row.accuracy, row.accuracy_interval)
+    if drawn := summary.random:
+        place = replace(recipient, condition=f"output of {summary.donor}, random heads")
+        yield place.of("accuracy", drawn.mean, drawn.mean_interval)
+        yield place.of("accuracy_std", drawn.std)
 
 
-def paper_numbers(summary: Untyped) -> PaperNumbers:
+def paper_numbers(summary: CMAPSummary) -> PaperNumbers:
     """Both models' own accuracy, and the recipient's with a group's outputs."""
-    pair = f"{paper_name(summary['donor'])} -> {paper_name(summary['recipient'])}"
-    for side in ("donor", "recipient"):
-        yield (pair, side), summary["models"][summary[side]]
-    for row in summary["rows"]:
-        if row["patched"] == "output":
-            yield (pair, row["group"]), row["accuracy"]
+    pair = f"{paper_name(summary.donor)} -> {paper_name(summary.recipient)}"
+    yield (pair, "donor"), summary.models[summary.donor]
+    yield (pair, "recipient"), summary.models[summary.recipient]
+    for row in summary.rows:
+        if row.patched == "output":
+            yield (pair, row.group), row.accuracy

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from nnsight_et.manifest import DCM
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.dcm.summary import DCMSummary
 from nnsight_et.methods.sections import ROLES
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, sets_of_groups, texts_made
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[DCM]) -> Iterator[Piece]:
@@ -27,10 +27,10 @@ def cost(setting: Setting[DCM]) -> Iterator[Piece]:
     )
 
 
-def _experiment() -> Experiment[DCM, Untyped]:
+def _experiment() -> Experiment[DCM, DCMSummary]:
     from nnsight_et.methods.dcm.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="dcm", spec=DCM, summary=Untyped, cost=cost, section=ROLES, experiment=_experiment)
+METHOD = Method(name="dcm", spec=DCM, summary=DCMSummary, cost=cost, section=ROLES, experiment=_experiment)

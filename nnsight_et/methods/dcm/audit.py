@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from nnsight_et.core.circuit import Circuit, Head
+from nnsight_et.core.circuit import Head
 from nnsight_et.measuring.audit import NEAR, Scores
+from nnsight_et.methods.dcm.summary import DCMSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
-from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     GUESSED,
@@ -20,30 +20,30 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job, scores: Scores, summary: Untyped) -> list[float]:
+def audit_summary(job: Job, scores: Scores, summary: DCMSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps, circuit = [], Circuit.from_dict(summary["circuit"], job.name)
-    for row in summary["rows"]:
-        name = f"{row['group']}.{row['desideratum']}"
+    gaps, circuit = [], summary.circuit.to_circuit(job.name)
+    for row in summary.rows:
+        name = f"{row.group}.{row.desideratum}"
         mask, tried = scores[f"{name}.mask"].tolist(), scores[f"{name}.masks"].tolist()
         accuracies = scores[f"{name}.accuracies"].tolist()
         good = [one for one, accuracy in zip(tried, accuracies, strict=True) if accuracy >= max(accuracies) - NEAR]
-        heads = circuit.group(row["group"]).heads
+        heads = circuit.group(row.group).heads
         named = [str(head) for head, keep in zip(heads, mask, strict=True) if keep == 0]
-        right = mask in good and sum(mask) == max(map(sum, good)) and named == row["selected"]
+        right = mask in good and sum(mask) == max(map(sum, good)) and named == row.selected
         gaps.append(0.0 if right else inf)
     return gaps
 
 
-def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[DCMSummary]) -> Iterator[Statement]:
     """All heads of a group are selected for the variable it carries, and none for any other."""
-    for row in result.header.summary["rows"]:
-        name, variable = row["group"], row["desideratum"]
+    for row in result.summary.rows:
+        name, variable = row.group, row.desideratum
         what = f"{name}, {variable}"
         if (name, variable) in known.guesses:
-            yield below(f"{what}: guesses", GUESSED, row["accuracy"])
+            yield below(f"{what}: guesses", GUESSED, row.accuracy)
             continue
         carried = known.groups[name].carries == variable
         planted = set(known.circuit.group(name).heads) if carried else set()
-        yield same_heads(what, planted, {Head.parse(head) for head in row["selected"]})
-        yield near(f"{what}: accuracy", float(carried), row["accuracy"])
+        yield same_heads(what, planted, {Head.parse(head) for head in row.selected})
+        yield near(f"{what}: accuracy", float(carried), row.accuracy)

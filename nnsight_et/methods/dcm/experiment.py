@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -14,14 +13,17 @@ from nnsight_et.core.statistics import intervals
 from nnsight_et.interventions.activation_patching import patched_from_each
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import DCM
+from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.mask_training import gradient_of, trained
+from nnsight_et.measuring.roles import SelectedHeads
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.dcm import audit, present
+from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
 from nnsight_et.planning.plan import Job, ModelChoice, digest
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord
 
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
 
@@ -34,12 +36,12 @@ def check(context: RunContext, job: Job[DCM]) -> None:
         context.data.swapped_pairs(job, choice, name, split=TRAIN, count=1)
 
 
-def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, MethodOutput[DCMSummary]]:
     """Train a mask for every group and desideratum, and try the selected heads on fresh examples."""
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
-    rows, scores, digests = [], {}, []
+    scores, digests = {}, []
     groups = [group for group in circuit.groups if group.heads]
     splits = ((spec.training_examples, TRAIN), (spec.validation_examples, VALIDATION), (spec.test_examples, TEST))
     data = {
@@ -47,25 +49,21 @@ def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, Met
         for name in spec.desiderata
     }
     drawn, sets = {name: some[2] for name, some in data.items()}, dict[str, list[Circuit]]()
+    found = dict[str, list[dict[str, Tensor]]]()
     for name, masks, reused in trained(context, job, groups, {name: some[:2] for name, some in data.items()}):
         digests += [data_digest(examples) for examples in data[name]]
         yield context.progress(job, f"{name} masks", len(groups), len(groups), reused)
-        for group, found in zip(groups, masks, strict=True):
-            scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in found.items() if key != "autograd"}
-        sets[name] = [selected(group, found["mask"]) for group, found in zip(groups, masks, strict=True)]
-        ties = [
-            {"tied": tied(group, found), "gradient": gradient_of(found)}
-            for group, found in zip(groups, masks, strict=True)
-        ]
-        rows += _rows(name, groups, sets[name], ties)
+        for group, one in zip(groups, masks, strict=True):
+            scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in one.items() if key != "autograd"}
+        found[name] = masks
+        sets[name] = [selected(group, one["mask"]) for group, one in zip(groups, masks, strict=True)]
     test = patched(context, job, choice, sets, drawn, "test")
     yield from measure_cells(context, [test])
+    rows = []
     for name, readouts in of_each(context.cells.values(test), sets).items():
-        shares = _accuracies(readouts, drawn[name], job.seed)
-        own = [row for row in rows if row["desideratum"] == name]
-        for row, share in zip(own, shares, strict=True):
-            row |= share
-    return MethodOutput(scores, Untyped.model_validate({"rows": rows, "circuit": circuit.to_dict()}), digest(digests))
+        right = is_right(readouts["predicted"], right_tokens(drawn[name])).double()  # [group + 1, example]
+        rows += _rows(name, groups, found[name], right, job.seed)
+    return MethodOutput(scores, DCMSummary(rows=rows, circuit=CircuitRecord.of(circuit)), digest(digests))
 
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:
@@ -123,35 +121,36 @@ def of_each(values: Mapping[str, Tensor], sets: Mapping[str, Sequence[Circuit]])
 
 
 def _rows(
-    name: str, groups: list[HeadGroup], chosen: list[Circuit], more: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """What was selected from each group."""
+    name: str, groups: Sequence[HeadGroup], found: Sequence[Mapping[str, Tensor]], right: Tensor, seed: int
+) -> list[GroupMask]:
+    """A row per group, from its training and from right [group + 1, example], the last with nothing patched."""
+    (*accuracies, nothing), (*bounds, nothing_bounds) = right.mean(-1).tolist(), intervals(right, seed)
     return [
-        {
-            "group": group.name,
-            "desideratum": name,
-            "selected": [str(head) for head in heads_of(heads)],
-            "heads": len(group.heads),
-        }
-        | rest
-        for group, heads, rest in zip(groups, chosen, more, strict=True)
+        GroupMask(
+            group=group.name,
+            desideratum=name,
+            selected=[str(head) for head in selected(group, masks["mask"]).groups[0].heads],
+            heads=len(group.heads),
+            tied=tied(group, masks),
+            gradient=gradient_of(masks),
+            accuracy=accuracy,
+            accuracy_interval=interval,
+            do_nothing=nothing,
+            do_nothing_interval=nothing_bounds,
+        )
+        for group, masks, accuracy, interval in zip(groups, found, accuracies, bounds, strict=True)
     ]
 
 
-def _accuracies(readouts: dict[str, Tensor], examples: Sequence[Example], seed: int) -> list[dict[str, Any]]:
-    """Per set of heads how often it gives the target, and how often doing nothing does."""
-    right = is_right(readouts["predicted"], right_tokens(examples)).double()
-    accuracy, bounds = right.mean(-1).tolist(), intervals(right, seed)
-    nothing = {"do_nothing": accuracy[-1], "do_nothing_interval": bounds[-1]}
-    return [
-        {"accuracy": accuracy[number], "accuracy_interval": bounds[number]} | nothing
-        for number in range(len(accuracy) - 1)
-    ]
-
-
-def heads_of(circuit: Circuit) -> tuple[Head, ...]:
-    """The heads of a circuit of one group."""
-    return circuit.groups[0].heads
+def selected_heads(context: RunContext, name: str) -> SelectedHeads:
+    """The selections called `name`: shipped ones, or those of an experiment."""
+    if is_shipped(name):
+        return SelectedHeads.shipped(name.partition("/")[2])
+    summary = context.earlier.results[name].read(DCMSummary).summary
+    found = dict[str, dict[str, tuple[Head, ...]]]()
+    for row in summary.rows:
+        found.setdefault(row.group, {})[row.desideratum] = tuple(map(Head.parse, row.selected))
+    return SelectedHeads(summary.circuit.to_circuit(), found)
 
 
 EXPERIMENT = Experiment(

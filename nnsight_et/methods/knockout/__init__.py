@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from nnsight_et.manifest import Knockout
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.knockout.summary import KnockoutSummary
 from nnsight_et.methods.sections import KNOCKOUT
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Knockout]) -> Iterator[Piece]:
@@ -20,10 +20,12 @@ def cost(setting: Setting[Knockout]) -> Iterator[Piece]:
         yield "", name, passes_of.knockout(rows, spec.examples, edge.blind)
 
 
-def _experiment() -> Experiment[Knockout, Untyped]:
+def _experiment() -> Experiment[Knockout, KnockoutSummary]:
     from nnsight_et.methods.knockout.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="knockout", spec=Knockout, summary=Untyped, cost=cost, section=KNOCKOUT, experiment=_experiment)
+METHOD = Method(
+    name="knockout", spec=Knockout, summary=KnockoutSummary, cost=cost, section=KNOCKOUT, experiment=_experiment
+)

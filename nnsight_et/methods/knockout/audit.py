@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnsight_et.measuring.audit import Scores, gap, right_answers, share
+from nnsight_et.methods.knockout.summary import KnockoutSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
-from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     CLOSE,
@@ -16,23 +16,21 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job, scores: Scores, summary: Untyped) -> list[float]:
+def audit_summary(job: Job, scores: Scores, summary: KnockoutSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
     gaps = []
-    for row in summary["rows"]:
-        predicted = scores[f"{row['blind']} to {row['to']}.predicted"]
-        gaps += [gap(row["accuracy"][i], share(one, right_answers(scores))) for i, one in enumerate(predicted)]
+    for row in summary.rows:
+        predicted = scores[f"{row.blind} to {row.to}.predicted"]
+        gaps += [gap(row.accuracy[i], share(one, right_answers(scores))) for i, one in enumerate(predicted)]
     return gaps
 
 
-def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[KnockoutSummary]) -> Iterator[Statement]:
     """Blocking a planted head's attention costs the answer up to its layer, and nothing from the next one on."""
-    for row in result.header.summary["rows"]:
-        expected = known.harmless_from(row["blind"], row["to"])
-        costs = [layer for layer, accuracy in enumerate(row["accuracy"]) if accuracy < 1 - CLOSE]
+    for row in result.summary.rows:
+        expected = known.harmless_from(row.blind, row.to)
+        costs = [layer for layer, accuracy in enumerate(row.accuracy) if accuracy < 1 - CLOSE]
         harmless = max(costs, default=-1) + 1
-        lost = all(accuracy < LOST for accuracy in row["accuracy"][:expected])
+        lost = all(accuracy < LOST for accuracy in row.accuracy[:expected])
         found = f"L{harmless}" if lost else f"L{harmless}, with answers before"
-        yield Statement(
-            f"{row['blind']} to {row['to']}: harmless from", f"L{expected}", found, found == f"L{expected}", {}
-        )
+        yield Statement(f"{row.blind} to {row.to}: harmless from", f"L{expected}", found, found == f"L{expected}", {})

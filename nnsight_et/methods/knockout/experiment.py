@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
 
 from nnsight_et.core.batch import Example, right_tokens
 from nnsight_et.core.metrics import is_right
@@ -19,8 +18,8 @@ from nnsight_et.measuring.predictions import answer_scores, select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.knockout import audit, present
+from nnsight_et.methods.knockout.summary import BlockedEdge, KnockoutSummary
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import Untyped
 
 SPLIT = "evaluation"
 
@@ -32,22 +31,22 @@ def check(context: RunContext, job: Job[Knockout]) -> None:
         context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None, MethodOutput[KnockoutSummary]]:
     """Every edge of attention, blocked in all layers from the first, the second, ... up; last, in none."""
     spec, choice = job.spec, job.models[0]
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     answers = right_tokens(examples)
-    firsts, rows = range(context.models.shape(choice).n_layers + 1), list[dict[str, Any]]()
+    firsts, rows = range(context.models.shape(choice).n_layers + 1), list[BlockedEdge]()
     scores = answer_scores(answers)
     measurements = [_blocked(context, job, edge, examples, firsts) for edge in spec.edges]
     yield from measure_cells(context, measurements)
     for edge, measurement in zip(spec.edges, measurements, strict=True):
         found = context.cells.values(measurement)
         right = is_right(found["predicted"], answers).double()  # [first layer, example]
-        of_layers = {"accuracy": right.mean(-1).tolist(), "accuracy_interval": intervals(right, job.seed)}
-        rows.append({"blind": edge.blind, "to": edge.to} | of_layers)
+        accuracy, bounds = right.mean(-1).tolist(), intervals(right, job.seed)
+        rows.append(BlockedEdge(blind=edge.blind, to=edge.to, accuracy=accuracy, accuracy_interval=bounds))
         scores |= {f"{edge.blind} to {edge.to}.{key}": tensor for key, tensor in found.items()}
-    return MethodOutput(scores, Untyped.model_validate({"rows": rows, "model": choice.name}), data_digest(examples))
+    return MethodOutput(scores, KnockoutSummary(rows=rows, model=choice.name), data_digest(examples))
 
 
 def _blocked(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.display.figures import (
@@ -10,52 +10,45 @@ from nnsight_et.display.figures import (
     Plate,
     Series,
 )
-from nnsight_et.display.marks import BARS, mark, plate, unique
+from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import (
     Measurement,
     of_experiment,
 )
 from nnsight_et.display.paper import PaperNumbers
 from nnsight_et.display.table import (
-    Cell,
     Table,
     number,
-    rows_of,
     table_of,
 )
+from nnsight_et.methods.knockout.summary import BlockedEdge, KnockoutSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import Interval
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: KnockoutSummary) -> tuple[Table, ...]:
     """Accuracy when one position is blind to another, from each layer up."""
-    rows = rows_of(header)
-    layers = len(rows[0]["accuracy"]) if rows else 0
-    columns: dict[str, str | Cell] = {"blind": "blind", "to": "to"}
+    rows = summary.rows
+    layers = len(rows[0].accuracy) if rows else 0
+    columns: dict[str, Callable[[BlockedEdge], str]] = {"blind": lambda row: row.blind, "to": lambda row: row.to}
     for layer in range(layers):
-        columns["none" if layer == layers - 1 else f"L{layer}+"] = _entry("accuracy", layer)
+        columns["none" if layer == layers - 1 else f"L{layer}+"] = lambda row, layer=layer: number(row.accuracy[layer])
     return (table_of(header, f"attention knockout in {models_of(header)}", columns, rows, "Accuracy (Fig. A1, A2)."),)
 
 
-def _entry(key: str, index: int) -> Cell:
-    return lambda row: number(row[key][index])
-
-
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[Plate, ...]:
     """A curve per edge: accuracy by the first blocked layer."""
-    rows, panels = result.header.summary["rows"], []
-    for blind in unique(rows, "blind"):
+    rows, panels = result.summary.rows, []
+    for blind in dict.fromkeys(row.blind for row in rows):
         series = []
-        for row in (row for row in rows if row["blind"] == blind):
-            bounds = row.get("accuracy_interval") or [None] * len(row["accuracy"])
+        for row in (row for row in rows if row.blind == blind):
             marks = []
-            for layer, (value, interval) in enumerate(zip(row["accuracy"], bounds, strict=True)):
-                where = "nothing blocked" if layer == len(row["accuracy"]) - 1 else f"layers L{layer} and up"
-                one = {"accuracy": value, "accuracy_interval": interval}
-                marks.append(mark(one, "accuracy", f"{blind} blind to {row['to']}, {where}"))
-            series.append(Series(f"to {row['to']}", tuple(marks)))
+            for layer, (value, interval) in enumerate(_of_layers(row)):
+                where = "nothing blocked" if layer == len(row.accuracy) - 1 else f"layers L{layer} and up"
+                marks.append(value_mark(value, interval, f"{blind} blind to {row.to}, {where}"))
+            series.append(Series(f"to {row.to}", tuple(marks)))
         layers = len(series[0].marks) - 1
         ticks = (*map(str, range(layers)), "none")
         panels.append(Curves(f"{blind} blind to …", ticks, "first blocked layer", tuple(series), "accuracy"))
@@ -64,21 +57,25 @@ def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     return (plate(result, "knockout", title, caption, tuple(panels)),)
 
 
-def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[KnockoutSummary]) -> Iterator[Measurement]:
     """Accuracy by the first layer whose attention is blocked; the layer after the last means none is."""
-    for row in result.header.summary["rows"]:
-        place = replace(of_experiment(result.header), condition=f"{row['blind']} blind to {row['to']}")
-        bounds = row.get("accuracy_interval") or [None] * len(row["accuracy"])
-        for layer, (value, interval) in enumerate(zip(row["accuracy"], bounds, strict=True)):
+    for row in result.summary.rows:
+        place = replace(of_experiment(result.header), condition=f"{row.blind} blind to {row.to}")
+        for layer, (value, interval) in enumerate(_of_layers(row)):
             yield replace(place, layer=layer).of("accuracy", value, interval)
+
+
+def _of_layers(row: BlockedEdge) -> Iterator[tuple[float, Interval | None]]:
+    """The edge's accuracies by first blocked layer, each with its interval if there is one."""
+    return zip(row.accuracy, row.accuracy_interval or [None] * len(row.accuracy), strict=True)
 
 
 PAPER_LAYERS = 32
 
 
-def paper_numbers(summary: Untyped) -> PaperNumbers:
+def paper_numbers(summary: KnockoutSummary) -> PaperNumbers:
     """Per edge and first blocked layer: accuracy, of models as deep as the paper's."""
-    for row in summary["rows"]:
-        if len(row["accuracy"]) == PAPER_LAYERS + 1:
-            for layer, accuracy in enumerate(row["accuracy"]):
-                yield (f"{row['blind']} -> {row['to']}", str(layer)), accuracy
+    for row in summary.rows:
+        if len(row.accuracy) == PAPER_LAYERS + 1:
+            for layer, accuracy in enumerate(row.accuracy):
+                yield (f"{row.blind} -> {row.to}", str(layer)), accuracy

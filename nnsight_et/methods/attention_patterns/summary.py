@@ -1,0 +1,46 @@
+"""What results of attention patterns say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import ConfigDict, model_validator
+
+from nnsight_et.results.summary import CircuitRecord, Record, Summary
+
+
+class HeadAttention(Record):
+    """Where one head looks: beside the keys below, its mean attention weight under the name of every column."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    group: str
+    """The head group's name."""
+    at: str
+    """The named position from which the head looks."""
+    head: str
+    """The head's name, such as L4H1."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """By column: the mean over examples of the attention weight there; all columns together give 1."""
+        return self.__pydantic_extra__
+
+
+class AttentionPatternsSummary(Summary):
+    """Where the circuit's heads look from their positions."""
+
+    rows: list[HeadAttention]
+    """A row per head of each group, in the circuit's order."""
+    columns: list[str]
+    """Where heads can look: the task's named positions, "first token", and "other", which is all remaining tokens."""
+    circuit: CircuitRecord
+    """The circuit whose heads these are."""
+
+    @model_validator(mode="after")
+    def _has_every_weight(self) -> Self:
+        if any(set(row.weights) != set(self.columns) for row in self.rows):
+            raise ValueError("rows: not a weight for every column")
+        return self

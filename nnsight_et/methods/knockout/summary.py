@@ -1,0 +1,43 @@
+"""What results of attention knockout say."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from nnsight_et.results.summary import Interval, Record, Summary
+
+
+class BlockedEdge(Record):
+    """One position that may not attend to another, by the first layer where it may not."""
+
+    blind: str
+    """The named position that does not see."""
+    to: str
+    """The named position that it does not see; random: an earlier token, drawn for each example."""
+    accuracy: list[float]
+    """[first layer]: the model's accuracy when that layer and all above it are blocked; last, when none is."""
+    accuracy_interval: list[Interval] | None = None
+    """[first layer]: the 95% bootstrap intervals of `accuracy`."""
+
+    @model_validator(mode="after")
+    def _has_every_interval(self) -> Self:
+        if self.accuracy_interval is not None and len(self.accuracy_interval) != len(self.accuracy):
+            raise ValueError("accuracy_interval: not as many as accuracies")
+        return self
+
+
+class KnockoutSummary(Summary):
+    """From which layer on a position has what it needs from another."""
+
+    rows: list[BlockedEdge]
+    """A row per edge, in the manifest's order."""
+    model: str
+    """The model's name."""
+
+    @model_validator(mode="after")
+    def _has_every_layer(self) -> Self:
+        if len({len(row.accuracy) for row in self.rows}) > 1:
+            raise ValueError("rows: not of one number of layers")
+        return self
