@@ -208,7 +208,7 @@ def as_large_as_the_papers(result: Result, name: str) -> Result:
         stages.append(result.header.summary["stages"][index % 2] | {"group": f"group_{index}", "into": into})
         for key in ("score", "low", "high", "p", "p_holm"):
             scores[f"group_{index}.{key}"] = result.scores[f"{group}.{key}"].repeat(11, 8)[:32, :32]
-    circuit = {"groups": [{"name": f"group_{index}", "at": "last", "heads": []} for index in range(4)]}
+    circuit = {"schema": 1, "groups": [{"name": f"group_{index}", "at": "last", "heads": []} for index in range(4)]}
     summary = result.header.summary | {"stages": stages, "circuit": circuit}
     return replace(changed(result, summary=summary, job=result.header.job | {"name": name}), scores=scores)
 
