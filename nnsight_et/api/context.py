@@ -227,7 +227,7 @@ def _header(context: RunContext, job: Job[Any], output: MethodOutput, notices: S
         versions={},
         device=context.models.device,
         seconds=0.0,
-        summary=output.summary,
+        summary=output.summary.to_dict(),
         self_check=context.self_check.to_dict(),
         notices=tuple(notices),
     )

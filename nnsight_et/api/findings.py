@@ -13,7 +13,7 @@ from nnsight_et.core.errors import quantity
 from nnsight_et.core.notices import Notice
 from nnsight_et.core.statistics import intervals
 from nnsight_et.display.figures import Bars, Line, Mark, Plate, Series
-from nnsight_et.display.marks import BARS, mark
+from nnsight_et.display.marks import BARS, value_mark
 from nnsight_et.display.table import Table, number
 from nnsight_et.report.html.notebook import shown
 from nnsight_et.report.results import plates, tables
@@ -113,7 +113,9 @@ def of_right(right: Tensor) -> dict[str, Any]:
 
 def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lines: Sequence[Row] = ()) -> Plate:
     """Bars of the rows' accuracies, and dashed lines of others'."""
-    marks: list[Mark | None] = [mark(row, "accuracy", str(row[category])) for row in rows]
+    marks: list[Mark | None] = [
+        value_mark(row["accuracy"], row.get("accuracy_interval"), str(row[category])) for row in rows
+    ]
     dashed = [
         Line(str(row[category]), row["accuracy"], f"{row[category]}: {number(row['accuracy'], 3)}") for row in lines
     ]

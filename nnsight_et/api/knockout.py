@@ -9,7 +9,7 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.display.figures import Curves, Plate, Series
-from nnsight_et.display.marks import BARS, mark
+from nnsight_et.display.marks import BARS, value_mark
 from nnsight_et.manifest import Edge, Knockout
 
 
@@ -38,7 +38,7 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
         for name, share, bounds, mean in zip(names, row["accuracy"], row["accuracy_interval"], means, strict=True)
     )
     title = f"{blind} blind to {to} in {model.name}"
-    marks = tuple(mark(row, "accuracy", row["first_blocked_layer"]) for row in rows)
+    marks = tuple(value_mark(row["accuracy"], row.get("accuracy_interval"), row["first_blocked_layer"]) for row in rows)
     panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
     note = f"none: nothing is blocked. On {quantity(len(pairs), 'pair')}."
     plates = (Plate("knockout", title, BARS, (panel,)),)

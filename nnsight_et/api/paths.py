@@ -17,7 +17,7 @@ from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Part, as_part
 from nnsight_et.core.errors import ExperimentError, TaskError, brief, quantity
 from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric, too_few
 from nnsight_et.core.statistics import LEVEL
-from nnsight_et.display.circuit_figures import heat_map, shown
+from nnsight_et.display.circuit_figures import StageView, heat_map, shown
 from nnsight_et.display.figures import Plate
 from nnsight_et.engine.paths import End
 from nnsight_et.interventions.path_patching import Path
@@ -140,11 +140,9 @@ def _finding(
     end = quantity(len(path.receivers), "MLP" if path.via == "input" else "head") if path.via else "logits"
     name = f"{'MLPs' if path.senders == 'mlps' else 'heads'} at {path.at}"
     rows = tuple(_row(head, scores, head in kept) for head in ranked)
-    stage = {
-        "group": name, "into": end, "via": path.via, "senders": path.senders,
-        "kept": [row for row in rows if row["kept"]],
-        "beyond_chance": [row["head"] for row in rows if row["p_holm"] <= LEVEL],
-    }  # fmt: skip
+    best = {row["head"]: row["score"] for row in rows if row["kept"]}
+    beyond = {row["head"] for row in rows if row["p_holm"] <= LEVEL}
+    stage = StageView(name, end, path.via, path.at, path.senders == "mlps", best, beyond)
     panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()}, metric)
     title = f"Patching scores in {model.name}: {panel.title}"
     plate = Plate("scores", title, shown(metric, [panel]), (replace(panel, title=title),))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -14,24 +14,40 @@ from nnsight_et.display.figures import Arrow, Cell, Diagram, HeatMap, Node, Plat
 from nnsight_et.display.table import signed
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
+from nnsight_et.results.summary import CircuitRecord, GroupRecord, MlpGroupRecord
 
 PALEST, DEEPEST = 10, 1000  # how far below the largest score one that matters may be: in proportion, by logarithm
 
 
-def diagram(
-    stages: Sequence[Mapping[str, Any]], circuit: Mapping[str, Any], mlps: Sequence[Mapping[str, Any]] = ()
-) -> Diagram:
+@dataclass(frozen=True)
+class StageView:
+    """A stage of path patching, or one search of it, as figures show it."""
+
+    group: str
+    """The name of what it found."""
+    into: str
+    via: str | None
+    at: str
+    """The named position of the senders."""
+    of_mlps: bool
+    kept: Mapping[str, float]
+    """What was kept -> its score."""
+    beyond_chance: Collection[str]
+    """What is beyond chance."""
+
+
+def diagram(stages: Sequence[StageView], circuit: CircuitRecord, mlps: Sequence[MlpGroupRecord] = ()) -> Diagram:
     """The circuit's groups, and those of MLPs, from the logits down, and the stages' arrows between them."""
-    scores = {(stage["group"], one["head"]): one["score"] for stage in stages for one in stage["kept"]}
-    order, nodes = [stage["group"] for stage in stages if mlps], []
-    for group in sorted((*circuit["groups"], *mlps), key=lambda one: order.index(one["name"]) if order else 0):
-        name, kind = group["name"], "head" if "heads" in group else "MLP"
-        heads = tuple(group["heads"] if kind == "head" else group["mlps"])
+    scores = {(stage.group, head): score for stage in stages for head, score in stage.kept.items()}
+    order, nodes = [stage.group for stage in stages if mlps], []
+    for group in sorted((*circuit.groups, *mlps), key=lambda one: order.index(one.name) if order else 0):
+        name = group.name
+        kind, heads = ("head", tuple(group.heads)) if isinstance(group, GroupRecord) else ("MLP", tuple(group.mlps))
         listed = ", ".join(f"{head} {scores[name, head]:+.3f}" if (name, head) in scores else head for head in heads)
-        text = f"{name} at {group['at']}: {quantity(len(heads), kind)}{': ' if heads else ''}{listed}"
-        nodes.append(Node(name, group["at"], len(heads), heads, text, kind))
+        text = f"{name} at {group.at}: {quantity(len(heads), kind)}{': ' if heads else ''}{listed}"
+        nodes.append(Node(name, group.at, len(heads), heads, text, kind))
     positions = tuple(reversed(dict.fromkeys(node.at for node in nodes)))
-    arrows = tuple(Arrow(stage["group"], stage["into"], stage["via"]) for stage in stages)
+    arrows = tuple(Arrow(stage.group, stage.into, stage.via) for stage in stages)
     return Diagram("circuit", positions, tuple(nodes), arrows)
 
 
@@ -46,40 +62,33 @@ def shown(metric: Metric, panels: Sequence[HeatMap]) -> str:
 
 
 def heat_map(
-    stage: Mapping[str, Any],
-    scores: Mapping[str, Tensor],
-    metric: Metric = PAPERS,
-    circuit: Mapping[str, Any] | None = None,
+    stage: StageView, scores: Mapping[str, Tensor], metric: Metric = PAPERS, circuit: CircuitRecord | None = None
 ) -> HeatMap:
     """A stage's scores over all layers and heads, or MLPs; the colours end at the strongest score.
 
     circuit: what became of the stages' heads, where it is known.
     """
-    found = {name: scores[key] for name in _OF_A_CELL if (key := f"{stage['group']}.{name}") in scores}
-    kept = {one["head"] for one in stage["kept"]}
-    beyond = set(stage.get("beyond_chance", ()))
-    into, via = stage["into"], stage["via"]
-    end = f"{into} through its {via}" if via else into
+    found = {name: scores[key] for name in _OF_A_CELL if (key := f"{stage.group}.{name}") in scores}
+    end = f"{stage.into} through its {stage.via}" if stage.via else stage.into
     n_layers, n_heads = found["score"].shape
-    of_mlps = stage.get("senders") == "mlps"
     values = {name: tensor.tolist() for name, tensor in found.items()}
     moved = _moved(stage, circuit)
 
     def cell(layer: int, head: int) -> Cell:
-        name = f"L{layer}MLP" if of_mlps else f"L{layer}H{head}"
+        name = f"L{layer}MLP" if stage.of_mlps else f"L{layer}H{head}"
         here = {key: matrix[layer][head] for key, matrix in values.items()}
         if not here.get("reach", True):
             return Cell(0.0, f"{name}: cannot reach {end}; exactly 0, not run", reached=False)
         if math.isnan(here["score"]):
             return Cell(None, f"{name}: not measured")
-        text = _text(name, here, metric) + (f"; kept{moved.get(name, '')}" if name in kept else "")
-        return Cell(here["score"], text, framed=name in kept, dotted=name in beyond)
+        text = _text(name, here, metric) + (f"; kept{moved.get(name, '')}" if name in stage.kept else "")
+        return Cell(here["score"], text, framed=name in stage.kept, dotted=name in stage.beyond_chance)
 
     cells = tuple(tuple(cell(layer, head) for head in range(n_heads)) for layer in range(n_layers))
     limit, knee = _scale([cell for row in cells for cell in row])
-    title = f"{stage['group']} → {into}" + (f" ({via})" if via else "")
+    title = f"{stage.group} → {stage.into}" + (f" ({stage.via})" if stage.via else "")
     negative = METRICS[metric].ranks == "negative"
-    if of_mlps:
+    if stage.of_mlps:
         return HeatMap(title, _numbers(n_layers), ("MLP",), cells, limit, negative, ("layer", ""), knee)
     return HeatMap(title, _numbers(n_layers), _numbers(n_heads), cells, limit, negative, knee=knee)
 
@@ -96,14 +105,14 @@ def _scale(cells: Sequence[Cell]) -> tuple[float, float | None]:
     return limit, weakest if weakest < limit / PALEST else None
 
 
-def _moved(stage: Mapping[str, Any], circuit: Mapping[str, Any] | None) -> dict[str, str]:
+def _moved(stage: StageView, circuit: CircuitRecord | None) -> dict[str, str]:
     """Head -> where it is instead, of kept heads that a later stage keeps at the same position as well."""
-    later = [group for group in circuit["groups"] if group["at"] == stage["at"]] if circuit else []
+    later = [group for group in circuit.groups if group.at == stage.at] if circuit else []
     return {
-        head: f", and in {group['name']}, which is found later"
+        head: f", and in {group.name}, which is found later"
         for group in later
-        for head in group["heads"]
-        if group["name"] != stage["group"]
+        for head in group.heads
+        if group.name != stage.group
     }
 
 
@@ -125,19 +134,17 @@ def _numbers(count: int) -> tuple[str, ...]:
 
 def drawn_circuit(
     result: Result,
-    stages: Sequence[Mapping[str, Any]],
-    circuit: Mapping[str, Any],
+    stages: Sequence[StageView],
+    circuit: CircuitRecord,
     title: str,
-    mlps: Sequence[Mapping[str, Any]] = (),
+    mlps: Sequence[MlpGroupRecord] = (),
 ) -> Plate:
     """A circuit, and the MLPs kept beside it, as one diagram with its caption."""
-    size = sum(len(group["heads"]) for group in circuit["groups"])
-    groups = quantity(len(circuit["groups"]), "group")
+    size = sum(len(group.heads) for group in circuit.groups)
+    groups = quantity(len(circuit.groups), "group")
     caption = f"{quantity(size, 'head')} in {groups}, each at its position. "
     if mlps:
-        caption += (
-            f"Beside them {quantity(sum(len(group['mlps']) for group in mlps), 'MLP')}, which are in no circuit. "
-        )
+        caption += f"Beside them {quantity(sum(len(group.mlps) for group in mlps), 'MLP')}, which are in no circuit. "
     if stages:
         more = ", or which MLPs' input (I)," if mlps else ""
         caption += f"Arrows: whose query (Q), key (K) or value (V){more} the group below reaches."

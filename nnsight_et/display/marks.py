@@ -1,32 +1,18 @@
-"""Rows of a summary -> marks of a figure: a number, its interval, and the text that says both."""
+"""Marks of a figure: a number, its interval, and the text that says both."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from nnsight_et.display.figures import Figure, Mark, Plate
 from nnsight_et.display.table import Bounds, number
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
 
-Row = Mapping[str, Any]
 BARS = "Error bars: 95% bootstrap intervals over prompts."
 
 
 def plate(result: Result, what: str, title: str, caption: str, panels: tuple[Figure, ...]) -> Plate:
     """The experiment's figures of one kind."""
     return Plate(f"{name_of(result.header)}-{what}", title, caption, panels)
-
-
-def mark(row: Row, key: str, what: str, nothing: str = "") -> Mark | None:
-    """The row's `key` with its interval, if it has a number."""
-    return value_mark(row[key], row.get(f"{key}_interval"), what, row.get(nothing))
-
-
-def drawn(row: Row, mean: str, std: str, interval: str, what: str, nothing: str = "") -> Mark | None:
-    """A mean over draws, with the bootstrap's interval, or one standard deviation to each side where there is none."""
-    return spread_mark(row[mean], row[std], row.get(interval), what, row.get(nothing))
 
 
 def spread_mark(
@@ -48,8 +34,3 @@ def value_mark(value: float | None, bounds: Bounds | None, what: str, nothing: f
     text += f" [{number(low, 3)}, {number(high, 3)}]" if low is not None and high is not None else ""
     text += f"; patching nothing {number(nothing, 3)}" if nothing is not None else ""
     return Mark(value, (low, high) if low is not None and high is not None else None, text, nothing)
-
-
-def unique(rows: Sequence[Row], key: str) -> tuple[str, ...]:
-    """The values of the rows' `key`, each once, in their order."""
-    return tuple(dict.fromkeys(str(row[key]) for row in rows))

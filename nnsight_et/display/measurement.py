@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan
 from operator import attrgetter
@@ -105,12 +105,6 @@ def suffix_of_metric(header: ResultHeader) -> str:
     """What the names of values end in: nothing for the paper's metric, for others an _ and its name."""
     metric = metric_of(header)
     return "" if metric == PAPERS else f"_{metric}"
-
-
-def of_row(place: Measurement, row: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Measurement]:
-    """The row's values under our names, each with its interval where the row has one."""
-    for name, key in names.items():
-        yield place.of(name, row[key], row.get(f"{key}_interval"))
 
 
 def no_rows(result: Result) -> Iterator[Measurement]:

@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from nnsight_et.core.errors import ResultError
 from nnsight_et.core.named_metrics import PAPERS, Metric
 from nnsight_et.results.headers import ResultHeader, name_of
 
 Row = Mapping[str, Any]
-Cell = Callable[[Row], str]
 R = TypeVar("R")
 Bounds = Sequence[float | None]
 INTERVALS = "In brackets: 95% bootstrap intervals over prompts."
@@ -61,11 +59,6 @@ def spread(mean: float | None, std: float | None, bounds: Bounds | None = None) 
     return _bounded(f"{number(mean)} ± {number(std)}" if mean is not None else number(None), bounds)
 
 
-def with_interval(key: str) -> Cell:
-    """A column of the rows' `key`, with its interval where the row has one: 0.67 [0.62, 0.71]."""
-    return lambda row: bounded(row[key], row.get(f"{key}_interval"))
-
-
 def bounded(value: Any, bounds: Bounds | None) -> str:
     """A number, with its interval if it has one: 0.67 [0.62, 0.71]."""
     return _bounded(_text(value), bounds)
@@ -88,11 +81,3 @@ def _is_number(text: str) -> bool:
 def signed(value: float, metric: Metric) -> str:
     """A score with its sign: three decimals, or for metrics whose scores can all be small three digits."""
     return f"{value:+.3f}" if metric == PAPERS else f"{value:+.3g}"
-
-
-def rows_of(header: ResultHeader) -> list[Row]:
-    """The rows of a summary; ResultError if it has none."""
-    rows = header.summary["rows"]
-    if not isinstance(rows, list):
-        raise ResultError(f"{name_of(header)}: its summary has no rows")
-    return rows

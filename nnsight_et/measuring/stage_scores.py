@@ -1,10 +1,9 @@
-"""A stage of path patching as tensors over all heads, or MLPs, and as lines of a summary: scores, intervals, tests."""
+"""A stage of path patching as tensors over all heads, or MLPs: scores, intervals, tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import nan
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,30 +12,18 @@ from nnsight_et.core.circuit import Mlp, Part
 from nnsight_et.core.metrics import patching_effect, patching_score
 from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
 from nnsight_et.core.statistics import (
-    LEVEL,
     benjamini_hochberg,
     bootstrap_interval,
-    flips_for,
     holm,
     log_ratios,
     rank_stability,
     sign_flip_p_values,
 )
-from nnsight_et.manifest import Stage
 from nnsight_et.measuring.tolerance import ROUNDING
 from nnsight_et.models.named import Shape
 
 Found = dict[str, Tensor]
 """What path_probabilities finds: base [example] and patched [sender, example], and another metric's values."""
-OF_A_HEAD = ("score", "low", "high", "median", "largest", "log_ratio", "p", "p_holm", "p_bh", "selection_frequency")
-
-
-def what_is_tested(metric: Metric) -> dict[str, Any] | None:
-    """What a stage's p-values are of (docs/statistics.md); None: the metric's effect has no sign to test."""
-    statistic = METRICS[metric].statistic
-    if statistic is None:
-        return None
-    return {"statistic": statistic, "alternative": "below 0", "null": "sign flips", "level": LEVEL}
 
 
 def stage_scores(
@@ -81,39 +68,6 @@ def held_out_scores(
     """held_out_score, held_out_low and held_out_high [layer, head] of the kept heads; NaN for all others."""
     found = _scored(probabilities, seed, metric)
     return {f"held_out_{name}": _over_all(values, kept, shape, nan) for name, values in found.items()}
-
-
-def described(
-    stage: Stage, receivers: Sequence[Part], kept: Sequence[Part], found: dict[str, Tensor], metric: Metric = PAPERS
-) -> dict[str, Any]:
-    """A stage's part of the summary: its kept heads' or MLPs' numbers, and which of all are beyond chance.
-
-    An MLP stands where a head would, by its own name: {"head": "L9MLP"}.
-    """
-    names = [*(name for name in OF_A_HEAD if name in found), *(name for name in found if name.startswith("held_out_"))]
-    tested = int(found["reach"].sum()) if METRICS[metric].statistic else 0
-    heads = [
-        {"head": str(head), "beyond_chance": bool(found["p_holm"][head] <= LEVEL) if tested else None}
-        | {name: found[name][head].item() for name in names}
-        for head in kept
-    ]
-    return {
-        "group": stage.group,
-        "into": stage.into,
-        "via": stage.via,
-        "at": stage.at,
-        "senders": stage.senders,
-        "kv_heads": stage.kv_heads,
-        "receivers": [str(head) for head in receivers],
-        "kept": heads,
-        "tested": tested,
-        "flips": flips_for(tested) if tested else 0,
-        "beyond_chance": _at_level(found, "p_holm", kept),
-        "beyond_chance_bh": _at_level(found, "p_bh", kept),
-        "stability": found["stability"].item(),
-        "base_probability": found["base"].double().mean().item(),
-        "base_probability_1%": found["base"].double().quantile(0.01).item(),
-    } | ({f"base_{metric}": found["base_value"].double().mean().item()} if METRICS[metric].needs_foils else {})
 
 
 def ranking(score: Tensor, senders: Sequence[Part], metric: Metric = PAPERS) -> list[Part]:
@@ -165,9 +119,3 @@ def _over_all(values: Tensor, senders: Sequence[Part], shape: Shape, other: floa
     whole = values.new_full((shape.n_layers * width, *values.shape[1:]), other)
     whole[torch.tensor([sender.layer * width + sender.index for sender in senders])] = values
     return whole.unflatten(0, (shape.n_layers, width))
-
-
-def _at_level(found: dict[str, Tensor], name: str, alike: Sequence[Part]) -> list[str]:
-    """The heads, or what is `alike`, whose adjusted p-value is at most LEVEL, the most negative score first."""
-    heads: list[Part] = [type(alike[0])(*place) for place in (found[name] <= LEVEL).nonzero().tolist()]
-    return [str(head) for head in ranking(found["score"], heads)]

@@ -45,6 +45,17 @@ class GroupRecord(Record):
     """The names of its heads, such as L9H3, the most important first."""
 
 
+class MlpGroupRecord(Record):
+    """A group of MLPs at a position; they are in no circuit."""
+
+    name: str
+    """The group's name."""
+    at: str
+    """The named position of its MLPs."""
+    mlps: list[str]
+    """The names of its MLPs, such as L9MLP, the most important first."""
+
+
 class CircuitRecord(Record):
     """A circuit, as files of circuits hold it."""
 
@@ -97,19 +108,6 @@ class Summary(Record):
     def gradients(self) -> Set[Gradient]:
         """How derivatives were taken, by a method that takes some."""
         return frozenset()
-
-
-class Untyped(Summary):
-    """A summary of a method whose keys have no names yet."""
-
-    model_config = ConfigDict(extra="allow")
-
-    def __getitem__(self, key: str) -> Any:
-        return (self.model_extra or {})[key]
-
-    def get(self, key: str, other: Any = None) -> Any:
-        """What stands under `key`; `other` if nothing does."""
-        return (self.model_extra or {}).get(key, other)
 
 
 S = TypeVar("S", bound=Summary)

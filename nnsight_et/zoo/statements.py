@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import nan
 from typing import NamedTuple
 
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
@@ -48,8 +49,9 @@ def same_heads(what: str, expected: set[Head], found: set[Head]) -> Statement:
     return Statement(what, _names(expected), _names(found), expected == found, numbers)
 
 
-def near(what: str, expected: float, found: float, tolerance: float = CLOSE) -> Statement:
-    """Whether a number is the expected one, give or take the tolerance."""
+def near(what: str, expected: float, found: float | None, tolerance: float = CLOSE) -> Statement:
+    """Whether a number is the expected one, give or take the tolerance; never if there is none."""
+    found = nan if found is None else found
     right = abs(found - expected) <= tolerance  # never true of NaN
     return Statement(what, f"{expected:.2f}", f"{found:.2f}", right, {"value": found})
 

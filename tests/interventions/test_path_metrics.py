@@ -22,7 +22,8 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import Stage
 from nnsight_et.measuring.missing_scores import without_score
-from nnsight_et.measuring.stage_scores import described, ranking, stage_scores
+from nnsight_et.measuring.stage_scores import ranking, stage_scores
+from nnsight_et.methods.path_patching.experiment import stage_record
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.results import plates, tables
@@ -194,15 +195,15 @@ def test_differences_are_tested_by_sign_flips_and_kl_which_has_no_sign_is_not():
     assert found["p"][0, 0] < 2**-12 * 3  # no flip but one of 4096 has a mean as low
     assert found["p"][0, 1] == 1
     stage = Stage(group="a", into="logits", at="last", keep=1)
-    summary = described(stage, (), [Head(0, 0)], found, "logit_difference")
-    assert (summary["beyond_chance"], summary["tested"], summary["base_logit_difference"]) == (["L0H0"], 2, 1.0)
+    record = stage_record(stage, (), [Head(0, 0)], found, "logit_difference")
+    assert (record.beyond_chance, record.tested, record.base_logit_difference) == (["L0H0"], 2, 1.0)
     found = stage_scores(
         values | {"base_value": torch.zeros(12), "patched_value": change + 1}, senders, shape, 1, 0, "kl"
     )
-    summary = described(stage, (), [Head(0, 1)], found, "kl")
+    record = stage_record(stage, (), [Head(0, 1)], found, "kl")
     assert all(found[name].isnan().all() for name in ("p", "p_holm", "p_bh"))
-    assert (summary["beyond_chance"], summary["tested"], summary["flips"]) == ([], 0, 0)
-    assert summary["kept"][0]["beyond_chance"] is None
+    assert (record.beyond_chance, record.tested, record.flips) == ([], 0, 0)
+    assert record.kept[0].beyond_chance is None
 
 
 def test_a_score_that_does_not_exist_is_told():

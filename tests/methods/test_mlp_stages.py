@@ -17,6 +17,7 @@ from nnsight_et.models.named import NAMED
 from nnsight_et.planning.plan import digest, plan, senders
 from nnsight_et.report.results import head_rows, metric_rows, plates, tables
 from nnsight_et.results.study import Study
+from nnsight_et.results.summary import MlpGroupRecord
 from tests.helpers import plain_mlps
 from tests.helpers.closeness import assert_near
 from tests.helpers.methods_study import MODELS, manifest, models_in, pairs, results
@@ -89,7 +90,7 @@ def test_a_head_stays_in_its_group_whatever_mlps_are_kept_of_its_layer():
     ]
     ranked = {"a": [Head(2, 0)], "m": [Mlp(2)]}
     assert assembled(stages, ranked).group("a").heads == (Head(2, 0),)
-    assert mlps(stages, ranked) == [{"name": "m", "at": "last", "mlps": ["L2MLP"]}]
+    assert mlps(stages, ranked) == [MlpGroupRecord(name="m", at="last", mlps=["L2MLP"])]
 
 
 def test_mlps_are_checked_by_the_reference_engine_and_the_engines_on_paths_into_them(found):

@@ -12,6 +12,7 @@ import torch
 
 from nnsight_et.manifest import Minimality, PathPatching, Stage
 from nnsight_et.methods import METHODS
+from tests.helpers.summaries import summary_of
 
 ANSWERS = torch.tensor([1, 2, 3, 4])
 TWO_RIGHT, ONE_RIGHT = torch.tensor([1, 2, 0, 0]), torch.tensor([1, 0, 0, 0])
@@ -99,7 +100,7 @@ def audit_summary(job, scores, summary):
     """The largest gap that the method's own audit finds."""
     audit = METHODS[job.spec.method].experiment().audit
     assert audit is not None
-    return max(audit(job, scores, METHODS[job.spec.method].summary.model_validate(summary)), default=0.0)
+    return max(audit(job, scores, summary_of(job.spec.method, summary)), default=0.0)
 
 
 def job(method: str, metric: Any = "probability_ratio") -> Any:

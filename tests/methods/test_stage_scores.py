@@ -13,8 +13,9 @@ from nnsight_et.core.circuit import Head
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.core.metrics import patching_ratio
 from nnsight_et.manifest import Stage, load
-from nnsight_et.measuring.stage_scores import described, stage_scores, tied
+from nnsight_et.measuring.stage_scores import stage_scores, tied
 from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.path_patching.experiment import stage_record
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.results import tables
@@ -60,10 +61,10 @@ def test_a_head_beyond_chance_is_told_from_a_kept_one():
     probabilities = {"base": base, "patched": (base.log() + log(2) * effects).exp()}
     found = stage_scores(probabilities, senders, Shape(3, 2, 2, 4, 8, 16, 50), 2, seed=0)
     stage = Stage(group="a", into="logits", at="last", keep=2)
-    summary = described(stage, (), [Head(1, 1), Head(0, 0)], found)
-    assert [one["beyond_chance"] for one in summary["kept"]] == [True, False]
-    assert summary["beyond_chance"] == summary["beyond_chance_bh"] == ["L1H1"]
-    assert (summary["tested"], summary["flips"]) == (4, 10_000)
+    record = stage_record(stage, (), [Head(1, 1), Head(0, 0)], found)
+    assert [one.beyond_chance for one in record.kept] == [True, False]
+    assert record.beyond_chance == record.beyond_chance_bh == ["L1H1"]
+    assert (record.tested, record.flips) == (4, 10_000)
     assert found["p"][:2].flatten().tolist()[2:] == [1, 1 / 10_001]
     assert 0.01 < found["p"][0, 1] < 0.9
     assert found["p"][0, 0] == 1

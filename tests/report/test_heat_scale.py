@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnsight_et.display.circuit_figures import heat_map, shown
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.display.circuit_figures import StageView, heat_map, shown
 from nnsight_et.display.figures import HeatMap
 from nnsight_et.report.html.maps import colour
 from nnsight_et.report.html.maps import heat_map as as_svg
+from nnsight_et.results.summary import CircuitRecord
 
 LIGHT = "d20"  # the colour of 0
 
@@ -19,10 +21,9 @@ def stage(strong: float, weak: float, beyond: list[str]) -> HeatMap:
         "a.score": torch.tensor([[strong, weak], [weak / 50, 0.0]]),
         "a.reach": torch.tensor([[True, True], [True, False]]),
     }
-    kept = [{"head": "L0H0", "score": strong}]
-    found = {"group": "a", "into": "logits", "via": None, "at": "last", "kept": kept, "beyond_chance": beyond}
-    circuit = {"groups": [{"name": "a", "at": "last", "heads": []}, {"name": "b", "at": "last", "heads": ["L0H0"]}]}
-    return heat_map(found, scores, circuit=circuit)
+    found = StageView("a", "logits", None, "last", False, {"L0H0": strong}, beyond)
+    circuit = Circuit((HeadGroup("a", "last", ()), HeadGroup("b", "last", (Head(0, 0),))))
+    return heat_map(found, scores, circuit=CircuitRecord.of(circuit))
 
 
 def colours(figure: HeatMap) -> list[str]:

@@ -9,6 +9,7 @@ from nnsight_et.manifest import parse
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.paper import paper_tables
 from nnsight_et.results.store import ResultHeader
+from tests.helpers.summaries import summary_of
 
 FULL = {"model": "goat-tiny", "full": 0.9, "circuit": 0.8, "random_mean": 0.1, "random_std": 0.0, "faithfulness": None}
 
@@ -28,6 +29,7 @@ PATCHED = {
 def header(
     method: str, summary: dict, reproduces: list[str], models: tuple[str, ...] = ("llama-tiny",)
 ) -> ResultHeader:
+    """The header of a result whose summary has these keys, and what else it must have."""
     return ResultHeader(
         job={"name": "mine", "spec": {"method": method, "reproduces": reproduces}},
         job_id="0",
@@ -37,7 +39,7 @@ def header(
         versions={},
         device="cpu",
         seconds=1,
-        summary=summary,
+        summary=summary_of(method, summary).to_dict(),
         self_check={"on": True, "checks": []},
     )
 

@@ -13,9 +13,15 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import models_table, plan_table
 from nnsight_et.report.results import tables
 from nnsight_et.results.store import ResultHeader
+from tests.helpers.summaries import summary_of
 
 
 def header(method: str, summary: dict) -> ResultHeader:
+    """The header of a result whose summary has these keys, and what else it must have."""
+    return plain_header(method, summary_of(method, summary).to_dict())
+
+
+def plain_header(method: str, summary: dict) -> ResultHeader:
     return ResultHeader(
         job={"name": "mine", "spec": {"method": method}},
         job_id="0",
@@ -166,7 +172,7 @@ def test_every_method_has_its_tables():
 def test_a_summary_that_lacks_its_numbers_is_a_result_error(method: str):
     for summary in ({}, {"rows": [{}]}, {"rows": 3}):
         with pytest.raises(ResultError, match="mine: "):
-            tables(header(method, summary))
+            tables(plain_header(method, summary))
 
 
 def test_a_plan_is_shown_in_order_with_what_is_done():
@@ -207,10 +213,10 @@ def test_a_p_that_is_not_the_least_has_no_mark_and_the_note_names_the_least():
 
 
 def test_a_minimal_circuit_says_what_ties_and_infinite_mean():
-    head = {"group": "a", "head": "L4H1", "contribution": "infinite", "kept": True, "tied": True}
+    head = {"group": "a", "head": "L4H1", "contribution": "infinite", "kept": True, "tied": ["L4H0"]}
     (table,) = tables(header("minimality", {"heads": [head]}))
     assert "Tie: more heads make up equally for these than may be removed with them" in table.note
     assert "Infinite: without the head the circuit answers nothing right." in table.note
-    (plain,) = tables(header("minimality", {"heads": [head | {"contribution": 0.5, "tied": False}]}))
+    (plain,) = tables(header("minimality", {"heads": [head | {"contribution": 0.5, "tied": []}]}))
     assert "Tie" not in plain.note
     assert "Infinite" not in plain.note

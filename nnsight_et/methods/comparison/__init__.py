@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from nnsight_et.manifest import Comparison
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.comparison.summary import ComparisonSummary
 from nnsight_et.methods.sections import OVERLAP
 from nnsight_et.planning.cost.pieces import Piece, Setting
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Comparison]) -> Iterator[Piece]:
@@ -16,10 +16,12 @@ def cost(setting: Setting[Comparison]) -> Iterator[Piece]:
     yield from ()
 
 
-def _experiment() -> Experiment[Comparison, Untyped]:
+def _experiment() -> Experiment[Comparison, ComparisonSummary]:
     from nnsight_et.methods.comparison.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
-METHOD = Method(name="comparison", spec=Comparison, summary=Untyped, cost=cost, section=OVERLAP, experiment=_experiment)
+METHOD = Method(
+    name="comparison", spec=Comparison, summary=ComparisonSummary, cost=cost, section=OVERLAP, experiment=_experiment
+)

@@ -13,27 +13,37 @@ from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.comparison import audit, present
+from nnsight_et.methods.comparison.summary import ComparisonSummary, ImpactRecord, OverlapRow
+from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord
 
 
 def check(context: RunContext, job: Job[Comparison]) -> None:
     """Nothing can be wrong that the manifest does not show."""
 
 
-def measure(context: RunContext, job: Job[Comparison]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(context: RunContext, job: Job[Comparison]) -> Generator[Progress, None, MethodOutput[ComparisonSummary]]:
     """Overlap per group; with scores of the second circuit's model, the union of the heads by |score|."""
     spec = job.spec
     first, second = (context.earlier.named_circuit(job, name) for name in spec.circuits)
-    rows = [
-        one._asdict() | {"precision": one.precision, "recall": one.recall} for one in circuit_overlap(first, second)
-    ]
-    summary: dict[str, Any] = {"rows": rows, "first": first.to_dict(), "second": second.to_dict()}
+    overlaps = circuit_overlap(first, second)
+    rows = [OverlapRow(**one._asdict(), precision=one.precision, recall=one.recall) for one in overlaps]
+    summary = ComparisonSummary(rows=rows, first=CircuitRecord.of(first), second=CircuitRecord.of(second))
     if spec.scores is not None:
         impacts = causal_impact(first, second, _scores(context, spec.scores, first, second))
-        summary["impact"] = [one._asdict() | {"head": str(one.head)} for one in impacts]
+        found = [
+            ImpactRecord(
+                head=str(one.head),
+                score=one.score,
+                in_pretrained=one.in_pretrained,
+                in_finetuned=one.in_finetuned,
+            )
+            for one in impacts
+        ]
+        summary = summary.model_copy(update={"impact": found})
     yield context.progress(job, "comparison", 1, 1, 0)
-    return MethodOutput({}, Untyped.model_validate(summary), digest([first.to_dict(), second.to_dict()]))
+    return MethodOutput({}, summary, digest([first.to_dict(), second.to_dict()]))
 
 
 def _scores(context: RunContext, name: str, first: Circuit, second: Circuit) -> Mapping[str, Any]:
@@ -41,7 +51,7 @@ def _scores(context: RunContext, name: str, first: Circuit, second: Circuit) -> 
     if is_shipped(name):
         return published.scores(name.partition("/")[2])
     found = context.earlier.results[name]
-    of_heads = {stage["group"] for stage in found.header.summary["stages"] if stage.get("senders", "heads") == "heads"}
+    of_heads = {stage.group for stage in found.read(PathPatchingSummary).summary.stages if not stage.of_mlps}
     return {group: found.scores[f"{group}.score"] for group in _groups(first, second) if group in of_heads}
 
 

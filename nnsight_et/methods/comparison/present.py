@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.display.figures import (
@@ -14,42 +15,47 @@ from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import (
     Measurement,
     of_experiment,
-    of_row,
 )
 from nnsight_et.display.paper import PaperNumbers
 from nnsight_et.display.table import (
     Table,
     number,
-    rows_of,
     table_of,
 )
+from nnsight_et.methods.comparison.summary import ComparisonSummary, OverlapRow
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: ComparisonSummary) -> tuple[Table, ...]:
     """How two circuits overlap, group by group."""
-    columns = {key: key for key in ("group", "first", "second", "shared", "precision", "recall")}
+    columns: dict[str, Callable[[OverlapRow], Any]] = {
+        "group": lambda row: row.group,
+        "first": lambda row: row.first,
+        "second": lambda row: row.second,
+        "shared": lambda row: row.shared,
+        "precision": lambda row: row.precision,
+        "recall": lambda row: row.recall,
+    }
     note = (
         "Precision: the share of the first circuit's heads that the second has; recall: the other way (Tables A6, A10)."
     )
-    return (table_of(header, "overlap", columns, rows_of(header), note),)
+    return (table_of(header, "overlap", columns, summary.rows, note),)
 
 
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[ComparisonSummary], study: Study) -> tuple[Plate, ...]:
     """All heads of both circuits by how much they matter, if that is known."""
-    heads = result.header.summary.get("impact")
+    heads = result.summary.impact
     if not heads:
         return ()
     names = tuple(result.header.job["spec"]["circuits"])
-    members = tuple((head["in_finetuned"], head["in_pretrained"]) for head in heads)
+    members = tuple((head.in_finetuned, head.in_pretrained) for head in heads)
     texts = tuple(
-        f"{head['head']}: |score| {number(head['score'], 3)}; {_membership(names, member)}"
+        f"{head.head}: |score| {number(head.score, 3)}; {_membership(names, member)}"
         for head, member in zip(heads, members, strict=True)
     )
-    values, labels = tuple(head["score"] for head in heads), tuple(head["head"] for head in heads)
+    values, labels = tuple(head.score for head in heads), tuple(head.head for head in heads)
     panel = Impact("causal impact", (names[1], names[0]), labels, values, members, texts)
     caption = (
         f"All heads of both circuits by their |patching score| in {result.header.job['spec']['scores']}, in the same "
@@ -63,23 +69,28 @@ def _membership(names: Sequence[str], member: tuple[bool, bool]) -> str:
     return f"in {' and '.join(inside)}" if inside else "in neither"
 
 
-def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[ComparisonSummary]) -> Iterator[Measurement]:
     """Per group: the circuits' sizes and their overlap."""
-    for row in result.header.summary["rows"]:
-        place = replace(of_experiment(result.header), group=row["group"])
-        yield from of_row(place, row, {name: name for name in ("first", "second", "shared", "precision", "recall")})
+    for row in result.summary.rows:
+        place = replace(of_experiment(result.header), group=row.group)
+        yield place.of("first", row.first)
+        yield place.of("second", row.second)
+        yield place.of("shared", row.shared)
+        yield place.of("precision", row.precision)
+        yield place.of("recall", row.recall)
 
 
-def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def heads(result: MethodResult[ComparisonSummary]) -> Iterator[Measurement]:
     """Per head: the patching score it is ordered by, as its size."""
-    for row in result.header.summary.get("impact") or ():
-        names = [name for name in ("pretrained", "finetuned") if row[f"in_{name}"]]
+    for row in result.summary.impact:
+        names = [*["pretrained"] * row.in_pretrained, *["finetuned"] * row.in_finetuned]
         place = replace(of_experiment(result.header), condition=f"in {' and '.join(names)}")
-        yield place.at_head(Head.parse(row["head"])).of("causal_impact", row["score"])
+        yield place.at_head(Head.parse(row.head)).of("causal_impact", row.score)
 
 
-def paper_numbers(summary: Untyped) -> PaperNumbers:
+def paper_numbers(summary: ComparisonSummary) -> PaperNumbers:
     """Per group: the overlap."""
-    for row in summary["rows"]:
-        for column, key in {"intersection": "shared", "precision": "precision", "recall": "recall"}.items():
-            yield (row["group"], column), row[key]
+    for row in summary.rows:
+        yield (row.group, "intersection"), row.shared
+        yield (row.group, "precision"), row.precision
+        yield (row.group, "recall"), row.recall

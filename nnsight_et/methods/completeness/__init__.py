@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from nnsight_et.manifest import Completeness
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.completeness.summary import CompletenessSummary
 from nnsight_et.methods.sections import COMPLETENESS
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Completeness]) -> Iterator[Piece]:
@@ -22,12 +22,17 @@ def cost(setting: Setting[Completeness]) -> Iterator[Piece]:
     yield "", name, passes_of.without(rows, spec.examples, sets, circuit.positions)
 
 
-def _experiment() -> Experiment[Completeness, Untyped]:
+def _experiment() -> Experiment[Completeness, CompletenessSummary]:
     from nnsight_et.methods.completeness.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
 METHOD = Method(
-    name="completeness", spec=Completeness, summary=Untyped, cost=cost, section=COMPLETENESS, experiment=_experiment
+    name="completeness",
+    spec=Completeness,
+    summary=CompletenessSummary,
+    cost=cost,
+    section=COMPLETENESS,
+    experiment=_experiment,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +21,16 @@ from nnsight_et.measuring.predictions import answer_scores, select_examples
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.completeness import audit, present
+from nnsight_et.methods.completeness.summary import (
+    AccuracySpread,
+    CompletenessRow,
+    CompletenessSummary,
+    NoHalves,
+    RandomHalves,
+    Spread,
+)
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord
 
 SPLIT = "evaluation"
 
@@ -34,7 +41,9 @@ def check(context: RunContext, job: Job[Completeness]) -> None:
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Completeness]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(
+    context: RunContext, job: Job[Completeness]
+) -> Generator[Progress, None, MethodOutput[CompletenessSummary]]:
     """Random halves of the circuit, then each of its groups: a point of the scatter, and a line of the table."""
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job)
@@ -52,13 +61,14 @@ def measure(context: RunContext, job: Job[Completeness]) -> Generator[Progress, 
     right = torch.stack([is_right(readouts["predicted"], answers).double() for readouts in (alone, remainder)])
     names = [*(f"random {i + 1}" for i in range(spec.draws)), *(group.name for group in circuit.groups)]
     rows = [
-        {"removed": name, "heads": heads.size} | _row(right[:, index], job.seed)
+        _row(name, heads.size, right[:, index], job.seed)
         for index, (name, heads) in enumerate(zip(names, sets, strict=True))
     ]
-    summary = {"rows": rows, "random": _spread(right[:, : spec.draws], job.seed), "circuit": circuit.to_dict()}
+    halves = _random_halves(right[:, : spec.draws], job.seed) if spec.draws else NoHalves()
+    summary = CompletenessSummary(rows=rows, random=halves, circuit=CircuitRecord.of(circuit))
     scores = {f"circuit.{name}": values for name, values in alone.items()}
     scores |= {f"model.{name}": values for name, values in remainder.items()} | answer_scores(answers)
-    return MethodOutput(scores, Untyped.model_validate(summary), data_digest(examples))
+    return MethodOutput(scores, summary, data_digest(examples))
 
 
 def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:
@@ -76,32 +86,35 @@ def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:
     return halves
 
 
-def _row(right: Tensor, seed: int) -> dict[str, Any]:
+def _row(name: str, heads: int, right: Tensor, seed: int) -> CompletenessRow:
     """A set's numbers and their intervals, from right [circuit and model, example]."""
     circuit, model = right.mean(-1).tolist()
     low, high = intervals(right[1] - right[0], seed)
-    return {
-        "circuit": circuit,
-        "circuit_interval": intervals(right[0], seed),
-        "model": model,
-        "model_interval": intervals(right[1], seed),
-        "completeness": completeness(circuit, model),
-        "completeness_interval": [max(0.0, low, -high), max(abs(low), abs(high))],
-    }
+    return CompletenessRow(
+        removed=name,
+        heads=heads,
+        circuit=circuit,
+        circuit_interval=intervals(right[0], seed),
+        model=model,
+        model_interval=intervals(right[1], seed),
+        completeness=completeness(circuit, model),
+        completeness_interval=[max(0.0, low, -high), max(abs(low), abs(high))],
+    )
 
 
-def _spread(right: Tensor, seed: int) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation over the random sets, from right [circuit and model, set, example]; none without."""
-    if not right.shape[1]:
-        return {}
-    in_circuit, in_model = right.mean(-1)
-    of = {"model": in_model, "circuit": in_circuit, "completeness": (in_model - in_circuit).abs()}
-    found: dict[str, dict[str, Any]] = {
-        name: {"mean": values.mean().item(), "std": values.std(correction=0).item()} for name, values in of.items()
-    }
-    for name, values in zip(("circuit", "model"), right.mean(1), strict=True):
-        found[name]["mean_interval"] = intervals(values, seed)
-    return found
+def _random_halves(right: Tensor, seed: int) -> RandomHalves:
+    """Mean and standard deviation over the random sets, from right [circuit and model, set, example]."""
+    circuit, model = right.mean(-1)
+    of_circuit, of_model = (intervals(one, seed) for one in right.mean(1))
+    return RandomHalves(
+        model=AccuracySpread(mean_interval=of_model, **_spread(model)),
+        circuit=AccuracySpread(mean_interval=of_circuit, **_spread(circuit)),
+        completeness=Spread(**_spread((model - circuit).abs())),
+    )
+
+
+def _spread(values: Tensor) -> dict[str, float]:
+    return {"mean": values.mean().item(), "std": values.std(correction=0).item()}
 
 
 EXPERIMENT = Experiment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
@@ -11,50 +12,67 @@ from nnsight_et.display.figures import (
     Point,
     Scatter,
 )
-from nnsight_et.display.marks import BARS, mark, plate
+from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import (
     Measurement,
     of_experiment,
-    of_row,
 )
 from nnsight_et.display.paper import PaperNumbers
 from nnsight_et.display.table import (
     INTERVALS,
     Table,
-    rows_of,
+    bounded,
     spread,
     table_of,
-    with_interval,
 )
+from nnsight_et.methods.completeness.summary import CompletenessRow, CompletenessSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: CompletenessSummary) -> tuple[Table, ...]:
     """Circuit and model without the same heads; the random draws as their mean and deviation."""
-    rows = [row for row in rows_of(header) if not str(row["removed"]).startswith("random ")]
-    if drawn := header.summary["random"]:
-        mean = {key: spread(values["mean"], values["std"]) for key, values in drawn.items()}
-        rows.insert(0, {"removed": "random halves", "heads": "–"} | mean)
-    columns = {"removed": "removed", "heads": "heads"} | {
-        name: with_interval(key)
-        for name, key in {"model": "model", "circuit": "circuit", "difference": "completeness"}.items()
+    rows: list[dict[str, Any]] = []
+    if drawn := summary.halves:
+        mean = {"model": drawn.model, "circuit": drawn.circuit, "completeness": drawn.completeness}
+        spreads = {name: spread(one.mean, one.std) for name, one in mean.items()}
+        rows.append({"removed": "random halves", "heads": "–"} | spreads)
+    rows += [
+        {
+            "removed": row.removed,
+            "heads": row.heads,
+            "model": bounded(row.model, row.model_interval),
+            "circuit": bounded(row.circuit, row.circuit_interval),
+            "completeness": bounded(row.completeness, row.completeness_interval),
+        }
+        for row in summary.rows
+        if not _is_half(row)
+    ]
+    columns = {
+        "removed": "removed",
+        "heads": "heads",
+        "model": "model",
+        "circuit": "circuit",
+        "difference": "completeness",
     }
     note = f"Accuracy without the removed heads; in a complete circuit both lose alike (App. C). {INTERVALS}"
     return (table_of(header, f"completeness on {models_of(header)}", columns, rows, note),)
 
 
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def _is_half(row: CompletenessRow) -> bool:
+    return row.removed.startswith("random ")
+
+
+def figures(result: MethodResult[CompletenessSummary], study: Study) -> tuple[Plate, ...]:
     """A point per set of removed heads: circuit and model."""
-    rows = result.header.summary["rows"]
     kinds: dict[str, list[Point]] = {}
-    for row in rows:
-        kind = "random halves" if str(row["removed"]).startswith("random ") else row["removed"]
-        circuit, model = (mark(row, key, key) for key in ("circuit", "model"))
+    for row in result.summary.rows:
+        kind = "random halves" if _is_half(row) else row.removed
+        circuit = value_mark(row.circuit, row.circuit_interval, "circuit")
+        model = value_mark(row.model, row.model_interval, "model")
         if circuit and model:
-            text = f"without {row['removed']} ({quantity(row['heads'], 'head')}): {circuit.text}; {model.text}"
+            text = f"without {row.removed} ({quantity(row.heads, 'head')}): {circuit.text}; {model.text}"
             kinds.setdefault(kind, []).append(Point(circuit, model, text))
     found = tuple((kind, tuple(points)) for kind, points in kinds.items())
     panel = Scatter("completeness", ("circuit without K", "model without K"), found)
@@ -63,25 +81,30 @@ def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
     return (plate(result, "completeness", title, caption, (panel,)),)
 
 
-def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[CompletenessSummary]) -> Iterator[Measurement]:
     """Per set of removed heads, and on average over the random halves: what the model and the circuit keep."""
-    names = {"accuracy": "model", "circuit_accuracy": "circuit", "completeness": "completeness"}
-    for row in result.header.summary["rows"]:
-        place = replace(of_experiment(result.header), condition=f"without {row['removed']}")
-        yield from of_row(place, row, names)
-    place = replace(of_experiment(result.header), condition="without random halves")
-    drawn = result.header.summary["random"]
-    for name, key in names.items() if drawn else ():
-        yield place.of(name, drawn[key]["mean"], drawn[key].get("mean_interval"))
-        yield place.of(f"{name}_std", drawn[key]["std"])
+    for row in result.summary.rows:
+        place = replace(of_experiment(result.header), condition=f"without {row.removed}")
+        yield place.of("accuracy", row.model, row.model_interval)
+        yield place.of("circuit_accuracy", row.circuit, row.circuit_interval)
+        yield place.of("completeness", row.completeness, row.completeness_interval)
+    if drawn := result.summary.halves:
+        place = replace(of_experiment(result.header), condition="without random halves")
+        yield place.of("accuracy", drawn.model.mean, drawn.model.mean_interval)
+        yield place.of("accuracy_std", drawn.model.std)
+        yield place.of("circuit_accuracy", drawn.circuit.mean, drawn.circuit.mean_interval)
+        yield place.of("circuit_accuracy_std", drawn.circuit.std)
+        yield place.of("completeness", drawn.completeness.mean)
+        yield place.of("completeness_std", drawn.completeness.std)
 
 
-def paper_numbers(summary: Untyped) -> PaperNumbers:
+def paper_numbers(summary: CompletenessSummary) -> PaperNumbers:
     """Per set of removed heads, and of random halves: both accuracies and their difference."""
-    names = {"full_model": "model", "circuit": "circuit", "completeness": "completeness"}
-    for row in summary["rows"]:
-        for column, key in names.items():
-            yield (row["removed"], column), row[key]
-    for column, key in names.items():
-        if summary["random"]:
-            yield ("random", column), summary["random"][key]["mean"]
+    for row in summary.rows:
+        yield (row.removed, "full_model"), row.model
+        yield (row.removed, "circuit"), row.circuit
+        yield (row.removed, "completeness"), row.completeness
+    if drawn := summary.halves:
+        yield ("random", "full_model"), drawn.model.mean
+        yield ("random", "circuit"), drawn.circuit.mean
+        yield ("random", "completeness"), drawn.completeness.mean

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from nnsight_et.manifest import Faithfulness
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.methods.sections import FAITHFULNESS
 from nnsight_et.planning.cost import methods as passes_of
 from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Faithfulness]) -> Iterator[Piece]:
@@ -26,12 +26,17 @@ def cost(setting: Setting[Faithfulness]) -> Iterator[Piece]:
         yield circuits_alone(setting, choice.name, 1 + spec.random_circuits)
 
 
-def _experiment() -> Experiment[Faithfulness, Untyped]:
+def _experiment() -> Experiment[Faithfulness, FaithfulnessSummary]:
     from nnsight_et.methods.faithfulness.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
 METHOD = Method(
-    name="faithfulness", spec=Faithfulness, summary=Untyped, cost=cost, section=FAITHFULNESS, experiment=_experiment
+    name="faithfulness",
+    spec=Faithfulness,
+    summary=FaithfulnessSummary,
+    cost=cost,
+    section=FAITHFULNESS,
+    experiment=_experiment,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 from torch import Tensor
 
@@ -20,8 +19,9 @@ from nnsight_et.measuring.predictions import answer_scores, plain_model, select_
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.faithfulness import audit, present
+from nnsight_et.methods.faithfulness.summary import FaithfulnessRow, FaithfulnessSummary
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord
 
 SPLIT = "evaluation"
 
@@ -33,7 +33,9 @@ def check(context: RunContext, job: Job[Faithfulness]) -> None:
         context.data.examples(job, choice, SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Faithfulness]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(
+    context: RunContext, job: Job[Faithfulness]
+) -> Generator[Progress, None, MethodOutput[FaithfulnessSummary]]:
     """Measure model after model; each sees the same prompts, circuits and random circuits."""
     spec = job.spec
     circuit = context.earlier.circuit(job, empty=True)
@@ -55,30 +57,30 @@ def measure(context: RunContext, job: Job[Faithfulness]) -> Generator[Progress, 
         scores |= {f"{choice.name}.circuit.{name}": tensor for name, tensor in alone.items()}
         scores |= {f"{choice.name}.{name}": tensor for name, tensor in answer_scores(answers).items()}
         digests.append(data_digest(examples))
-    return MethodOutput(scores, Untyped.model_validate({"rows": rows, "circuit": circuit.to_dict()}), digest(digests))
+    return MethodOutput(scores, FaithfulnessSummary(rows=rows, circuit=CircuitRecord.of(circuit)), digest(digests))
 
 
-def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) -> dict[str, Any]:
+def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) -> FaithfulnessRow:
     """A model's line of Table 1; the 95% intervals are bootstraps over examples."""
     right, right_whole = is_right(alone, answers), is_right(whole, answers)  # [circuit, example] and [example]
     others = right[1:].double().mean(-1)
     low, high = ratio_interval(right[0], right_whole, seed)
     full, circuit = accuracy(whole, answers), accuracy(alone[0], answers)
-    return {
-        "model": name,
-        "full": full,
-        "full_interval": intervals(right_whole, seed),
-        "circuit": circuit,
-        "circuit_interval": intervals(right[0], seed),
-        "random_mean": others.mean().item() if len(others) else float("nan"),
-        "random_std": others.std(correction=0).item() if len(others) else float("nan"),
-        "random_interval": intervals(right[1:].double().mean(0), seed),
-        "random_circuits": len(others),
-        "random_p": random_circuit_p_value(circuit, others),
-        "faithfulness": faithfulness(circuit, full),
-        "faithfulness_interval": [low.item(), high.item()],
-        "examples": len(answers),
-    }
+    return FaithfulnessRow(
+        model=name,
+        full=full,
+        full_interval=intervals(right_whole, seed),
+        circuit=circuit,
+        circuit_interval=intervals(right[0], seed),
+        random_mean=others.mean().item() if len(others) else float("nan"),
+        random_std=others.std(correction=0).item() if len(others) else float("nan"),
+        random_interval=intervals(right[1:].double().mean(0), seed),
+        random_circuits=len(others),
+        random_p=random_circuit_p_value(circuit, others),
+        faithfulness=faithfulness(circuit, full),
+        faithfulness_interval=[low.item(), high.item()],
+        examples=len(answers),
+    )
 
 
 EXPERIMENT = Experiment(

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from nnsight_et.manifest import Minimality
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.minimality.summary import MinimalitySummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[Minimality]) -> Iterator[Piece]:
@@ -22,12 +22,12 @@ def cost(setting: Setting[Minimality]) -> Iterator[Piece]:
         yield circuits_alone(setting, name, 2 * heads)
 
 
-def _experiment() -> Experiment[Minimality, Untyped]:
+def _experiment() -> Experiment[Minimality, MinimalitySummary]:
     from nnsight_et.methods.minimality.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
 METHOD = Method(
-    name="minimality", spec=Minimality, summary=Untyped, cost=cost, section=CIRCUITS, experiment=_experiment
+    name="minimality", spec=Minimality, summary=MinimalitySummary, cost=cost, section=CIRCUITS, experiment=_experiment
 )

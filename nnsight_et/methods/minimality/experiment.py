@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.minimality import audit, present
+from nnsight_et.methods.minimality.summary import HeadRecord, MinimalitySummary
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord, Interval
 
 SPLIT = "pruning"
 
@@ -31,7 +32,7 @@ def check(context: RunContext, job: Job[Minimality]) -> None:
     context.data.examples(job, job.models[0], SPLIT, 1)
 
 
-def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, None, MethodOutput[MinimalitySummary]]:
     """Group by group: all pairs of its heads, then every head with and without its own K, and put back."""
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job, empty=True)
@@ -50,11 +51,12 @@ def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, No
         kept = [is_kept(before, after, spec.threshold) for before, after in values.tolist()]
         groups.append(HeadGroup(group.name, group.at, _where(group.heads, kept)))
         ties = [greedy_ties(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
-        found = _rows(group, removed[group], right[group], kept, job.seed)
-        rows += [row | {"tied": _names(group, tied)} for row, tied in zip(found, ties, strict=True)]
+        rows += _rows(group, removed[group], right[group], kept, ties, job.seed)
         scores |= {f"{group.name}.pair_accuracy": pairs[group], f"{group.name}.before_after": values}
-    summary = {"circuit": Circuit(tuple(groups)).to_dict(), "candidate": circuit.to_dict(), "heads": rows}
-    return MethodOutput(scores, Untyped.model_validate(summary), data_digest(examples))
+    summary = MinimalitySummary(
+        circuit=CircuitRecord.of(Circuit(tuple(groups))), candidate=CircuitRecord.of(circuit), heads=rows
+    )
+    return MethodOutput(scores, summary, data_digest(examples))
 
 
 def _pair_accuracies(setup: AblationSetup, circuit: Circuit) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
@@ -108,32 +110,38 @@ def _names(group: HeadGroup, numbers: tuple[int, ...]) -> list[str]:
 
 
 def _rows(
-    group: HeadGroup, removed: list[tuple[int, ...]], right: Tensor, kept: list[bool], seed: int
-) -> list[dict[str, Any]]:
+    group: HeadGroup,
+    removed: list[tuple[int, ...]],
+    right: Tensor,
+    kept: list[bool],
+    ties: list[tuple[int, ...]],
+    seed: int,
+) -> list[HeadRecord]:
     """The group's heads with their numbers and intervals, from right [head, 2, example]."""
     return [
-        {
-            "group": group.name,
-            "head": str(head),
-            "without": _names(group, removed[number]),
-            "before": before,
-            "after": after,
-            "contribution": _finite(contribution(before, after)),
-            "kept": kept[number],
-        }
-        | _bounds(right[number], seed)
+        HeadRecord(
+            group=group.name,
+            head=str(head),
+            without=_names(group, removed[number]),
+            before=before,
+            after=after,
+            contribution=_finite(contribution(before, after)),
+            kept=kept[number],
+            tied=_names(group, ties[number]),
+            **_bounds(right[number], seed),
+        )
         for number, (head, (before, after)) in enumerate(zip(group.heads, right.mean(-1).tolist(), strict=True))
     ]
 
 
-def _bounds(right: Tensor, seed: int) -> dict[str, list[float]]:
+def _bounds(right: Tensor, seed: int) -> dict[str, Interval]:
     """Intervals of a head's before, after and contribution, from right [2, example]."""
     (before, after), (low, high) = intervals(right, seed), ratio_interval(right[0], right[1], seed)
     contribution = [low.item() - 1, high.item() - 1]
     return {"before_interval": before, "after_interval": after, "contribution_interval": contribution}
 
 
-def _finite(value: float) -> float | str:
+def _finite(value: float) -> float | Literal["infinite"]:
     """JSON has no infinity: a head that all of the accuracy hangs on is written as text."""
     return "infinite" if value == float("inf") else value
 

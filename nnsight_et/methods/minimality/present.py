@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
+from typing import Literal
 
 from nnsight_et.core.circuit import Head
-from nnsight_et.display.circuit_figures import drawn_circuit
+from nnsight_et.display.circuit_figures import StageView, drawn_circuit
 from nnsight_et.display.figures import (
     Plate,
 )
@@ -17,59 +18,72 @@ from nnsight_et.display.measurement import (
 )
 from nnsight_et.display.table import (
     Table,
+    number,
     several,
     table_of,
 )
-from nnsight_et.results.headers import ResultHeader, models_of
+from nnsight_et.methods.minimality.summary import HeadRecord, MinimalitySummary
+from nnsight_et.methods.path_patching.present import view_of
+from nnsight_et.methods.path_patching.summary import PathPatchingSummary
+from nnsight_et.results.headers import ResultHeader, method_of, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...]:
     """What is left of each group, with what each head adds."""
     rows = []
-    for group in dict.fromkeys(row["group"] for row in header.summary["heads"]):
-        tried = [row for row in header.summary["heads"] if row["group"] == group]
-        kept = [f"{row['head']} {_share(row['contribution'])}" for row in tried if row["kept"]]
+    for group, tried in _by_group(summary).items():
+        kept = [f"{row.head} {_share(row.contribution)}" for row in tried if row.kept]
         rows.append({"group": group, "tried": len(tried), "kept": len(kept), "heads": ", ".join(kept)})
     columns = {"group": "group", "heads tried": "tried", "kept": "kept", "head and what it adds": "heads"}
     note = "What a head adds: accuracy with it over accuracy without it, minus 1, as a share (App. B)."
-    if ties := [row["head"] for row in header.summary["heads"] if row.get("tied")]:
+    if ties := [row.head for row in summary.heads if row.tied]:
         note += " Tie: more heads make up equally for these than may be removed with them, so which were removed is "
         note += f"partly arbitrary: {several(ties)}."
-    if any(row["contribution"] == "infinite" for row in header.summary["heads"]):
+    if any(row.contribution == "infinite" for row in summary.heads):
         note += " Infinite: without the head the circuit answers nothing right."
     return (table_of(header, f"minimal circuit of {models_of(header)}", columns, rows, note),)
 
 
-def _share(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:+.3f}"
+def _by_group(summary: MinimalitySummary) -> dict[str, list[HeadRecord]]:
+    """Group -> its heads, in their order."""
+    found: dict[str, list[HeadRecord]] = {}
+    for row in summary.heads:
+        found.setdefault(row.group, []).append(row)
+    return found
 
 
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def _share(value: float | Literal["infinite"] | None) -> str:
+    return number(None) if value is None else value if isinstance(value, str) else f"{value:+.3f}"
+
+
+def figures(result: MethodResult[MinimalitySummary], study: Study) -> tuple[Plate, ...]:
     """The circuit that is left; its arrows are known where the study has the experiment that found it."""
     header = result.header
     found = study.result(str(header.job["spec"].get("circuit")))
-    stages = found.header.summary.get("stages", ()) if found else ()
-    return (drawn_circuit(result, stages, header.summary["circuit"], f"Minimal circuit of {models_of(header)}"),)
+    stages: list[StageView] = []
+    if found is not None and method_of(found.header) == "path_patching":
+        stages = [view_of(stage) for stage in PathPatchingSummary.read(found.header).stages]
+    return (drawn_circuit(result, stages, result.summary.circuit, f"Minimal circuit of {models_of(header)}"),)
 
 
-def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[MinimalitySummary]) -> Iterator[Measurement]:
     """Per group: how many heads were tried and kept."""
-    rows = result.header.summary["heads"]
-    for group in dict.fromkeys(row["group"] for row in rows):
+    for group, tried in _by_group(result.summary).items():
         place = replace(of_experiment(result.header), group=group)
-        tried = [row for row in rows if row["group"] == group]
         yield place.of("tried", len(tried))
-        yield place.of("kept", sum(row["kept"] for row in tried))
+        yield place.of("kept", sum(row.kept for row in tried))
 
 
-def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def heads(result: MethodResult[MinimalitySummary]) -> Iterator[Measurement]:
     """Per head of the candidate circuit: accuracy with and without it, and what it adds."""
-    positions = {group["name"]: group["at"] for group in result.header.summary["candidate"]["groups"]}
-    for row in result.header.summary["heads"]:
-        place = replace(of_experiment(result.header), group=row["group"], at=positions[row["group"]], kept=row["kept"])
-        for name in ("contribution", "before", "after"):
-            value = inf if row[name] == "infinite" else row[name]
-            yield place.at_head(Head.parse(row["head"])).of(name, value, row.get(f"{name}_interval"))
+    positions = {group.name: group.at for group in result.summary.candidate.groups}
+    for row in result.summary.heads:
+        place = replace(of_experiment(result.header), group=row.group, at=positions[row.group], kept=row.kept)
+        head = place.at_head(Head.parse(row.head))
+        yield head.of(
+            "contribution", inf if row.contribution == "infinite" else row.contribution, row.contribution_interval
+        )
+        yield head.of("before", row.before, row.before_interval)
+        yield head.of("after", row.after, row.after_interval)

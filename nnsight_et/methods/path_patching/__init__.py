@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import PathPatching
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost import expected
 from nnsight_et.planning.cost.passes import path_patching, total
 from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
-from nnsight_et.results.summary import Untyped
 
 
 def cost(setting: Setting[PathPatching]) -> Iterator[Piece]:
@@ -31,12 +31,17 @@ def cost(setting: Setting[PathPatching]) -> Iterator[Piece]:
                 yield "", name, total(path_patching(rows.sizes, one, path, senders) for one in prompts)
 
 
-def _experiment() -> Experiment[PathPatching, Untyped]:
+def _experiment() -> Experiment[PathPatching, PathPatchingSummary]:
     from nnsight_et.methods.path_patching.experiment import EXPERIMENT
 
     return EXPERIMENT
 
 
 METHOD = Method(
-    name="path_patching", spec=PathPatching, summary=Untyped, cost=cost, section=CIRCUITS, experiment=_experiment
+    name="path_patching",
+    spec=PathPatching,
+    summary=PathPatchingSummary,
+    cost=cost,
+    section=CIRCUITS,
+    experiment=_experiment,
 )

@@ -9,9 +9,9 @@ from nnsight_et.core.circuit import Head
 from nnsight_et.manifest import PathPatching
 from nnsight_et.measuring.audit import LOST as LOST_RATIO
 from nnsight_et.measuring.audit import Scores, gap
+from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
-from nnsight_et.results.summary import Untyped
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import (
     MATTERS,
@@ -21,11 +21,11 @@ from nnsight_et.zoo.statements import (
 )
 
 
-def audit_summary(job: Job[PathPatching], scores: Scores, summary: Untyped) -> list[float]:
+def audit_summary(job: Job[PathPatching], scores: Scores, summary: PathPatchingSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
     gaps, first = [], -1 if job.spec.metric == "kl" else 1
-    for stage in summary["stages"]:
-        group = stage["group"]
+    for stage in summary.stages:
+        group = stage.group
         reach, found = scores[f"{group}.reach"].tolist(), scores[f"{group}.score"].tolist()
         logs = scores[f"{group}.log_ratio"].tolist() if job.spec.metric == "probability_ratio" else None
         ranked = []
@@ -38,14 +38,13 @@ def audit_summary(job: Job[PathPatching], scores: Scores, summary: Untyped) -> l
                 gaps.append(gap(found[layer][head], sum(each) / len(each)))
                 if logs is not None and min(each) > LOST_RATIO:
                     gaps.append(gap(logs[layer][head], sum(map(log1p, each)) / len(each)))
-        of_mlps = stage.get("senders") == "mlps"
-        best = sorted(ranked)[: len(stage["kept"])]
-        lowest = [f"L{layer}MLP" if of_mlps else f"L{layer}H{head}" for _, layer, head in best]
-        gaps.append(0.0 if lowest == [head["head"] for head in stage["kept"]] else inf)
+        best = sorted(ranked)[: len(stage.kept)]
+        lowest = [f"L{layer}MLP" if stage.of_mlps else f"L{layer}H{head}" for _, layer, head in best]
+        gaps.append(0.0 if lowest == [one.head for one in stage.kept] else inf)
     return gaps
 
 
-def statements(known: Known, _: str, result: MethodResult[Untyped]) -> Iterator[Statement]:
+def statements(known: Known, _: str, result: MethodResult[PathPatchingSummary]) -> Iterator[Statement]:
     """Every stage finds its planted heads and no other; distractors score nothing."""
     loudest = 0.0
     for group in known.circuit.groups:

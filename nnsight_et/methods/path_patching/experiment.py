@@ -11,7 +11,8 @@ from torch import Tensor
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Part
 from nnsight_et.core.errors import TaskError, quantity
-from nnsight_et.core.named_metrics import PAPERS
+from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.core.statistics import LEVEL, flips_for
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import PathPatching, Stage
@@ -20,20 +21,14 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
-from nnsight_et.measuring.stage_scores import (
-    described,
-    held_out_scores,
-    ranking,
-    stage_scores,
-    tied,
-    what_is_tested,
-)
+from nnsight_et.measuring.stage_scores import held_out_scores, ranking, stage_scores, tied
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.path_patching import audit, present
+from nnsight_et.methods.path_patching.summary import KeptHead, PathPatchingSummary, SignTest, StageRecord
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import Untyped
+from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord
 
 SPLIT = "discovery"
 HELD_OUT_SPLIT = "evaluation"
@@ -52,7 +47,9 @@ def check(context: RunContext, job: Job[PathPatching]) -> None:
         check_foils(job, context.data.examples(job, choice, split, 1))
 
 
-def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, MethodOutput[Untyped]]:
+def measure(
+    context: RunContext, job: Job[PathPatching]
+) -> Generator[Progress, None, MethodOutput[PathPatchingSummary]]:
     """Run the stages in order; each one's receivers are the best heads of the stage it patches into."""
     spec, choice = job.spec, job.models[0]
     shape = context.models.shape(choice)
@@ -60,7 +57,7 @@ def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, 
     held_out = yield from _held_out(context, job)
     ranked: dict[str, Sequence[Part]] = {}
     scores: dict[str, Tensor] = {}
-    stages: list[dict[str, Any]] = []
+    stages: list[StageRecord] = []
     for index, stage in enumerate(spec.stages):
         receivers = tuple(ranked[stage.into][: _receivers(spec, stage)]) if stage.via else ()
         path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
@@ -81,17 +78,23 @@ def measure(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, 
             check_scored(context, job, "held_out_examples", again, held_out)
             found |= held_out_scores(again, sorted(kept), shape, job.seed, spec.metric)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
-        ties = {"tied": tied(found["score"], order, stage.keep, choice.dtype), "tied_receivers": []}
+        ties, tied_receivers = tied(found["score"], order, stage.keep, choice.dtype), list[str]()
         if stage.via:
             best = ranked[stage.into]
-            ties["tied_receivers"] = tied(scores[f"{stage.into}.score"], best, len(receivers), choice.dtype)
-        stages.append(described(stage, receivers, kept, found, spec.metric) | ties)
-    summary = {"circuit": assembled(spec.stages, ranked).to_dict(), "mlps": mlps(spec.stages, ranked)}
-    summary |= {"stages": stages, "test": what_is_tested(spec.metric)}
-    summary |= {"examples": len(examples), "held_out_examples": len(held_out)}
-    summary["query_heads_per_kv_head"] = shape.n_heads // shape.n_kv_heads
+            tied_receivers = tied(scores[f"{stage.into}.score"], best, len(receivers), choice.dtype)
+        record = stage_record(stage, receivers, kept, found, spec.metric)
+        stages.append(record.model_copy(update={"tied": ties, "tied_receivers": tied_receivers}))
+    summary = PathPatchingSummary(
+        circuit=CircuitRecord.of(assembled(spec.stages, ranked)),
+        mlps=mlps(spec.stages, ranked),
+        stages=stages,
+        test=_sign_test(spec.metric),
+        examples=len(examples),
+        held_out_examples=len(held_out),
+        query_heads_per_kv_head=shape.n_heads // shape.n_kv_heads,
+    )
     data = [data_digest(sample) for sample in (examples, held_out) if sample]
-    return MethodOutput(scores, Untyped.model_validate(summary), data[0] if len(data) == 1 else digest(data))
+    return MethodOutput(scores, summary, data[0] if len(data) == 1 else digest(data))
 
 
 def _held_out(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, list[Example]]:
@@ -135,10 +138,66 @@ def assembled(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> 
     )
 
 
-def mlps(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> list[dict[str, Any]]:
-    """The kept MLPs, a group for each stage that keeps some: {"name", "at", "mlps": ["L9MLP", ...]}."""
+def mlps(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> list[MlpGroupRecord]:
+    """The kept MLPs, a group for each stage that keeps some."""
     of_mlps = [stage for stage in stages if stage.senders == "mlps"]
-    return [{"name": one.group, "at": one.at, "mlps": [str(mlp) for mlp in ranked[one.group]]} for one in of_mlps]
+    return [MlpGroupRecord(name=one.group, at=one.at, mlps=list(map(str, ranked[one.group]))) for one in of_mlps]
+
+
+def stage_record(
+    stage: Stage,
+    receivers: Sequence[Part],
+    kept: Sequence[Part],
+    found: Mapping[str, Tensor],
+    metric: Metric = PAPERS,
+) -> StageRecord:
+    """A stage's part of the summary: its kept heads' or MLPs' numbers, and which of all are beyond chance; no ties."""
+    tested = int(found["reach"].sum()) if METRICS[metric].statistic else 0
+    names = [name for name in KeptHead.model_fields if name in found]
+    heads = [
+        KeptHead(
+            head=str(head),
+            beyond_chance=bool(found["p_holm"][head] <= LEVEL) if tested else None,
+            **{name: found[name][head].item() for name in names},
+        )
+        for head in kept
+    ]
+    base = found["base"].double()
+    of_metric = {f"base_{metric}": found["base_value"].double().mean().item()} if METRICS[metric].needs_foils else {}
+    return StageRecord(
+        group=stage.group,
+        into=stage.into,
+        via=stage.via,
+        at=stage.at,
+        senders=stage.senders,
+        kv_heads=stage.kv_heads,
+        receivers=list(map(str, receivers)),
+        kept=heads,
+        tested=tested,
+        flips=flips_for(tested) if tested else 0,
+        beyond_chance=_at_level(found, "p_holm", kept),
+        beyond_chance_bh=_at_level(found, "p_bh", kept),
+        stability=found["stability"].item(),
+        base_probability=base.mean().item(),
+        base_probability_1_percent=base.quantile(0.01).item(),
+        tied=[],
+        tied_receivers=[],
+        **of_metric,
+    )
+
+
+def _at_level(found: Mapping[str, Tensor], name: str, alike: Sequence[Part]) -> list[str]:
+    """The heads, or what is `alike`, whose adjusted p-value is at most LEVEL, the most negative score first."""
+    heads: list[Part] = [type(alike[0])(*place) for place in (found[name] <= LEVEL).nonzero().tolist()]
+    return [str(head) for head in ranking(found["score"], heads)]
+
+
+def _sign_test(metric: Metric) -> SignTest | None:
+    """What a stage's p-values are of; None: the metric's effect has no sign to test."""
+    statistic = METRICS[metric].statistic
+    if statistic is None:
+        return None
+    return SignTest(statistic=statistic, alternative="below 0", null="sign flips", level=LEVEL)
 
 
 def _reaching(path: Path, shape: Shape) -> list[Part]:

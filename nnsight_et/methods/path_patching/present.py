@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric, too_few
-from nnsight_et.display.circuit_figures import drawn_circuit, heat_map, shown
+from nnsight_et.display.circuit_figures import StageView, drawn_circuit, heat_map, shown
 from nnsight_et.display.figures import (
     Plate,
 )
@@ -27,10 +27,10 @@ from nnsight_et.display.table import (
     signed,
     table_of,
 )
+from nnsight_et.methods.path_patching.summary import KeptHead, PathPatchingSummary, SignTest, StageRecord
 from nnsight_et.results.headers import ResultHeader, metric_of, models_of, name_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Untyped
 
 
 def score_note(metric: Metric) -> str:
@@ -43,29 +43,24 @@ def score_note(metric: Metric) -> str:
 STABLE = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
 
 
-def tables(header: ResultHeader, summary: Untyped) -> tuple[Table, ...]:
+def tables(header: ResultHeader, summary: PathPatchingSummary) -> tuple[Table, ...]:
     """The circuit, kept MLPs, what is beyond chance, and where the kept were measured again, both their scores."""
-    of_mlps = [stage for stage in header.summary["stages"] if are_mlps(stage)]
-    tables = [_circuit(header)] if len(of_mlps) < len(header.summary["stages"]) else []
+    of_mlps = [stage for stage in summary.stages if stage.of_mlps]
+    tables = [_circuit(header, summary)] if len(of_mlps) < len(summary.stages) else []
     if of_mlps:
-        tables.append(_mlps(header, of_mlps))
-    if header.summary["test"]:
-        tables.append(_beyond_chance(header))
-    return (*tables, _held_out(header)) if header.summary["held_out_examples"] else tuple(tables)
+        tables.append(_mlps(header, summary, of_mlps))
+    if summary.test:
+        tables.append(_beyond_chance(header, summary, summary.test))
+    return (*tables, _held_out(header, summary)) if summary.held_out_examples else tuple(tables)
 
 
-def are_mlps(stage: Mapping[str, Any]) -> bool:
-    """Whether a stage patched MLPs; results of before there were any say nothing of it."""
-    return stage.get("senders") == "mlps"
-
-
-def _circuit(header: ResultHeader) -> Table:
+def _circuit(header: ResultHeader, summary: PathPatchingSummary) -> Table:
     """Per group its heads and their scores. A head that left a group for a later one is not in it."""
-    members = {group["name"]: group["heads"] for group in header.summary["circuit"]["groups"]}
+    members = {group.name: group.heads for group in summary.circuit.groups}
     rows, metric = [], metric_of(header)
-    for stage in header.summary["stages"]:
-        if not are_mlps(stage):
-            rows.append(_row(stage, [one for one in stage["kept"] if one["head"] in members[stage["group"]]], metric))
+    for stage in summary.stages:
+        if not stage.of_mlps:
+            rows.append(_row(stage, [one for one in stage.kept if one.head in members[stage.group]], metric))
     columns = {
         "group": "group",
         "at": "at",
@@ -74,11 +69,11 @@ def _circuit(header: ResultHeader) -> Table:
         "stability": "stability",
         "head and score": "heads",
     }
-    note = " ".join([*_scored(header, columns), STABLE, *_sharing(header), *_ties(header)])
+    note = " ".join([*_scored(header, summary, columns), STABLE, *_sharing(summary), *_ties(summary)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
 
-def _mlps(header: ResultHeader, stages: Sequence[Mapping[str, Any]]) -> Table:
+def _mlps(header: ResultHeader, summary: PathPatchingSummary, stages: Sequence[StageRecord]) -> Table:
     """Per stage that patched MLPs those it kept, with their scores."""
     columns = {
         "group": "group",
@@ -89,153 +84,168 @@ def _mlps(header: ResultHeader, stages: Sequence[Mapping[str, Any]]) -> Table:
         "MLP and score": "heads",
     }
     about = "All an MLP adds to the residual at the position is the source's. MLPs belong to no circuit."
-    rows = [_row(stage, stage["kept"], metric_of(header)) for stage in stages]
-    note = " ".join([about, *_scored(header, columns)])
+    rows = [_row(stage, stage.kept, metric_of(header)) for stage in stages]
+    note = " ".join([about, *_scored(header, summary, columns)])
     return table_of(header, f"MLPs of {models_of(header)}", columns, rows, note)
 
 
-def _scored(header: ResultHeader, columns: dict[str, str]) -> Iterator[str]:
+def _scored(header: ResultHeader, summary: PathPatchingSummary, columns: dict[str, str]) -> Iterator[str]:
     """What scores and stars are; where nothing was tested there are none, and no column of it."""
     yield score_note(metric_of(header))
-    if header.summary["test"]:
+    if summary.test:
         yield "*: beyond chance."
     else:
         del columns["beyond chance"]
 
 
-def _row(stage: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, Any]:
-    beyond = [bool(one["beyond_chance"]) for one in kept]
-    scores = [signed(one["score"], metric) for one in kept]
-    named = [f"{one['head']} {score}{'*' * star}" for one, score, star in zip(kept, scores, beyond, strict=True)]
-    found = {"count": len(kept), "beyond": sum(beyond), "heads": ", ".join(named)}
-    return {key: stage[key] for key in ("group", "at", "stability")} | found
+def _row(stage: StageRecord, kept: Sequence[KeptHead], metric: Metric) -> dict[str, Any]:
+    named = [f"{one.head} {signed(one.score, metric)}{'*' if one.beyond_chance else ''}" for one in kept]
+    return {
+        "group": stage.group,
+        "at": stage.at,
+        "stability": stage.stability,
+        "count": len(kept),
+        "beyond": sum(bool(one.beyond_chance) for one in kept),
+        "heads": ", ".join(named),
+    }
 
 
-def _sharing(header: ResultHeader) -> Iterator[str]:
+def _sharing(summary: PathPatchingSummary) -> Iterator[str]:
     """What was patched where query heads share keys and values, a sentence for each kind of stage there is."""
-    sharing = header.summary["query_heads_per_kv_head"]
+    sharing = summary.query_heads_per_kv_head
     if sharing == 1:
         return
-    sharing = sharing or "(not recorded how many)"
     texts = {
         "shared": f"a receiver's key or value is that of its {sharing} query heads together",
         "expanded": f"of the {sharing} query heads that share a key or value the receivers alone see it patched",
     }
-    stages = [stage for stage in header.summary["stages"] if stage["via"] in ("key", "value")]
+    stages = [stage for stage in summary.stages if stage.via in ("key", "value")]
     for kind, text in texts.items():
-        groups = [stage["group"] for stage in stages if stage["kv_heads"] == kind]
+        groups = [stage.group for stage in stages if stage.kv_heads == kind]
         if groups:
             yield f"{', '.join(groups)}: {text}."
 
 
-def _ties(header: ResultHeader) -> Iterator[str]:
+def _ties(summary: PathPatchingSummary) -> Iterator[str]:
     """The heads that only rounding kept out of a stage, or out of its receivers, a sentence for each."""
-    for stage in header.summary["stages"]:
-        if stage.get("tied"):
-            yield f"Tied with the last kept head of {stage['group']}, to within rounding: {several(stage['tied'])}."
-        if stage.get("tied_receivers"):
-            tied = several(stage["tied_receivers"])
-            yield f"Tied with the last receiver in {stage['into']}, to within rounding: {tied}."
+    for stage in summary.stages:
+        if stage.tied:
+            yield f"Tied with the last kept head of {stage.group}, to within rounding: {several(stage.tied)}."
+        if stage.tied_receivers:
+            tied = several(stage.tied_receivers)
+            yield f"Tied with the last receiver in {stage.into}, to within rounding: {tied}."
 
 
-def _beyond_chance(header: ResultHeader) -> Table:
+def _beyond_chance(header: ResultHeader, summary: PathPatchingSummary, test: SignTest) -> Table:
     """Per stage how many of the tested heads are beyond chance, and which of them were not kept."""
-    rows = []
-    for stage in header.summary["stages"]:
-        kept = {one["head"] for one in stage["kept"]}
-        others = [head for head in stage["beyond_chance"] if head not in kept]
-        counts = {"holm": len(stage["beyond_chance"]), "bh": len(stage["beyond_chance_bh"])}
-        rows.append({"group": stage["group"], "tested": stage["tested"], "others": " ".join(others) or "–"} | counts)
-    both = any(are_mlps(stage) for stage in header.summary["stages"])
-    columns = {
-        "group": "group",
-        "heads or MLPs tested" if both else "heads tested": "tested",
-        "beyond chance": "holm",
-        "by Benjamini-Hochberg": "bh",
-        "beyond chance, not kept": "others",
+    both = any(stage.of_mlps for stage in summary.stages)
+    columns: dict[str, Callable[[StageRecord], Any]] = {
+        "group": lambda stage: stage.group,
+        "heads or MLPs tested" if both else "heads tested": lambda stage: stage.tested,
+        "beyond chance": lambda stage: len(stage.beyond_chance),
+        "by Benjamini-Hochberg": lambda stage: len(stage.beyond_chance_bh),
+        "beyond chance, not kept": _not_kept,
     }
-    test = header.summary["test"]
     note = (
-        f"Beyond chance: {test['statistic']} is {test['alternative']}, by {test['null']} over the examples, one-sided; "
-        f"p at most {test['level']} after Holm's correction over all that the stage tested."
+        f"Beyond chance: {test.statistic} is {test.alternative}, by {test.null} over the examples, one-sided; "
+        f"p at most {test.level} after Holm's correction over all that the stage tested."
     )
-    most = max((stage["tested"] for stage in header.summary["stages"]), default=0)
-    note = f"{note} {too_few(header.summary['examples'], most, test['level'])}".strip()
-    return table_of(header, f"heads beyond chance in {models_of(header)}", columns, rows, note)
+    most = max((stage.tested for stage in summary.stages), default=0)
+    note = f"{note} {too_few(summary.examples, most, test.level)}".strip()
+    return table_of(header, f"heads beyond chance in {models_of(header)}", columns, summary.stages, note)
 
 
-def _held_out(header: ResultHeader) -> Table:
+def _not_kept(stage: StageRecord) -> str:
+    kept = {one.head for one in stage.kept}
+    return " ".join(head for head in stage.beyond_chance if head not in kept) or "–"
+
+
+def _held_out(header: ResultHeader, summary: PathPatchingSummary) -> Table:
     """The kept heads' scores where they were selected and on examples that had no say in it."""
     metric = metric_of(header)
+    kept = [(stage.group, one, again) for stage in summary.stages for one in stage.kept if (again := one.held_out)]
     rows = [
         {
-            "group": stage["group"],
-            "head": one["head"],
-            "selected": _score(one, "", metric),
-            "held_out": _score(one, "held_out_", metric),
-            "shift": signed(one["held_out_score"] - one["score"], metric),
+            "group": group,
+            "head": one.head,
+            "selected": _score((one.score, one.low, one.high), metric),
+            "held_out": _score(again, metric),
+            "shift": signed(again[0] - one.score, metric),
         }
-        for stage in header.summary["stages"]
-        for one in stage["kept"]
+        for group, one, again in kept
     ]
     columns = {"group": "group", "head": "head", "selected": "selected", "held out": "held_out", "difference": "shift"}
-    kept = [one for stage in header.summary["stages"] for one in stage["kept"]]
     note = (
-        f"Scores with 95% bootstrap intervals: on the {header.summary['examples']} examples that selected the heads, "
-        f"and on {header.summary['held_out_examples']} of another split. Mean: {_mean(kept, 'score', metric)} and "
-        f"{_mean(kept, 'held_out_score', metric)}."
+        f"Scores with 95% bootstrap intervals: on the {summary.examples} examples that selected the heads, and on "
+        f"{summary.held_out_examples} of another split. Mean: {_mean([one.score for _, one, _ in kept], metric)} and "
+        f"{_mean([again[0] for *_, again in kept], metric)}."
     )
     return table_of(header, f"kept heads of {models_of(header)} on held-out examples", columns, rows, note)
 
 
-def _score(head: Mapping[str, Any], prefix: str, metric: Metric) -> str:
-    score, low, high = (signed(head[f"{prefix}{name}"], metric) for name in ("score", "low", "high"))
+def _score(found: tuple[float, float, float], metric: Metric) -> str:
+    score, low, high = (signed(one, metric) for one in found)
     return f"{score} [{low}, {high}]"
 
 
-def _mean(heads: Sequence[Mapping[str, Any]], key: str, metric: Metric) -> str:
-    mean = sum(head[key] for head in heads) / len(heads)
+def _mean(scores: Sequence[float], metric: Metric) -> str:
+    mean = sum(scores) / len(scores)
     return number(mean, 3) if metric == PAPERS else signed(mean, metric)
 
 
-def figures(result: MethodResult[Untyped], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[PathPatchingSummary], study: Study) -> tuple[Plate, ...]:
     """The circuit, and a heat map per stage."""
-    header = result.header
-    stages = header.summary["stages"]
-    metric = metric_of(header)
-    circuit, mlps = header.summary["circuit"], header.summary.get("mlps", ())
-    panels = tuple(heat_map(stage, result.scores, metric, circuit) for stage in stages)
-    title = f"{'Circuit' if circuit['groups'] else 'Paths'} of {models_of(header)}"
+    header, summary, metric = result.header, result.summary, metric_of(result.header)
+    stages = [view_of(stage) for stage in summary.stages]
+    panels = tuple(heat_map(stage, result.scores, metric, summary.circuit) for stage in stages)
+    title = f"{'Circuit' if summary.circuit.groups else 'Paths'} of {models_of(header)}"
     scores = f"Patching scores in {models_of(header)}, stage by stage"
     return (
-        drawn_circuit(result, stages, circuit, title, mlps),
+        drawn_circuit(result, stages, summary.circuit, title, summary.mlps),
         Plate(f"{name_of(header)}-scores", scores, shown(metric, panels), panels),
     )
 
 
-def metrics(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def view_of(stage: StageRecord) -> StageView:
+    """The stage as figures show it."""
+    return StageView(
+        group=stage.group,
+        into=stage.into,
+        via=stage.via,
+        at=stage.at,
+        of_mlps=stage.of_mlps,
+        kept={one.head: one.score for one in stage.kept},
+        beyond_chance=frozenset(stage.beyond_chance),
+    )
+
+
+def metrics(result: MethodResult[PathPatchingSummary]) -> Iterator[Measurement]:
     """Per stage: how many heads were tested, kept and beyond chance, how stable the kept are, p_base and LD or PD."""
-    for stage in result.header.summary["stages"]:
-        place = replace(of_experiment(result.header), group=stage["group"], at=stage["at"])
-        for name in ("tested", "stability", "base_probability", f"base_{metric_of(result.header)}"):
-            if name in stage:
-                yield place.of(name, stage[name])
-        for name in ("kept", "beyond_chance"):
-            yield place.of(name, len(stage[name]))
+    for stage in result.summary.stages:
+        place = replace(of_experiment(result.header), group=stage.group, at=stage.at)
+        yield place.of("tested", stage.tested)
+        yield place.of("stability", stage.stability)
+        yield place.of("base_probability", stage.base_probability)
+        if stage.base_logit_difference is not None:
+            yield place.of("base_logit_difference", stage.base_logit_difference)
+        if stage.base_probability_difference is not None:
+            yield place.of("base_probability_difference", stage.base_probability_difference)
+        yield place.of("kept", len(stage.kept))
+        yield place.of("beyond_chance", len(stage.beyond_chance))
 
 
-def heads(result: MethodResult[Untyped]) -> Iterator[Measurement]:
+def heads(result: MethodResult[PathPatchingSummary]) -> Iterator[Measurement]:
     """Per stage and head, or MLP: the patching score with interval and p-value, and what else there is of its effect.
 
     What is of another metric than the paper's has it in its name: patching_score_kl.
     """
     suffix = suffix_of_metric(result.header)
-    for stage in result.header.summary["stages"]:
-        tensors = tensors_of_group(result, stage["group"])
-        condition = f"into {stage['into']}" + (f" via {stage['via']}" if stage["via"] else "")
-        place = replace(of_experiment(result.header), group=stage["group"], at=stage["at"], condition=condition)
-        kept = {one["head"] for one in stage["kept"]}
-        all_parts = all_mlps if stage.get("senders") == "mlps" else all_heads
+    for stage in result.summary.stages:
+        tensors = tensors_of_group(result, stage.group)
+        condition = f"into {stage.into}" + (f" via {stage.via}" if stage.via else "")
+        place = replace(of_experiment(result.header), group=stage.group, at=stage.at, condition=condition)
+        kept = {one.head for one in stage.kept}
+        all_parts = all_mlps if stage.of_mlps else all_heads
         for head in all_parts(tensors["score"]):
             reached = bool(tensors["reach"][head])
             one = replace(place.at_head(head), kept=str(head) in kept, reached=reached)

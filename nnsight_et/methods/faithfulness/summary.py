@@ -1,0 +1,45 @@
+"""What the summary of faithfulness says."""
+
+from __future__ import annotations
+
+from nnsight_et.results.summary import CircuitRecord, Interval, Record, Summary
+
+
+class FaithfulnessRow(Record):
+    """A model's line of Table 1. Accuracies are from 0 to 1; intervals are 95% bootstraps over examples."""
+
+    model: str
+    """The model's name."""
+    full: float
+    """Accuracy of the whole model."""
+    full_interval: Interval
+    """Interval of `full`."""
+    circuit: float
+    """Accuracy of the circuit alone, all other heads ablated."""
+    circuit_interval: Interval
+    """Interval of `circuit`."""
+    random_mean: float | None
+    """Mean accuracy of random circuits of its size; null where none was drawn."""
+    random_std: float | None
+    """Standard deviation over the random circuits."""
+    random_interval: Interval
+    """Interval of `random_mean`."""
+    random_circuits: int
+    """How many random circuits were drawn."""
+    random_p: float | None
+    """(1 + random circuits at least as accurate as the circuit) / (1 + random circuits)."""
+    faithfulness: float | None
+    """circuit / full; null where the model answers nothing right."""
+    faithfulness_interval: Interval
+    """Interval of `faithfulness`."""
+    examples: int
+    """How many prompts were answered."""
+
+
+class FaithfulnessSummary(Summary):
+    """What the circuit alone can do, model by model."""
+
+    rows: list[FaithfulnessRow]
+    """A row per model."""
+    circuit: CircuitRecord
+    """The circuit that was tried."""

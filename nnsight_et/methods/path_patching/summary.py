@@ -1,0 +1,132 @@
+"""What the summary of path patching says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord, Record, Summary
+
+ONE_PERCENT = "base_probability_1%"  # a key that is no name
+
+
+class SignTest(Record):
+    """What p-values are of (docs/statistics.md)."""
+
+    statistic: str
+    """The mean whose sign is tested."""
+    alternative: str
+    """What it is where a head matters."""
+    null: str
+    """What the p-values come from."""
+    level: float
+    """The largest adjusted p-value of a head beyond chance."""
+
+
+class KeptHead(Record):
+    """A head that a stage kept, or an MLP. Scores are in the unit of the metric's effect."""
+
+    head: str
+    """Its name, such as L9H3; of an MLP, L9MLP."""
+    beyond_chance: bool | None
+    """Whether `p_holm` is at most the test's level; null where nothing was tested."""
+    score: float
+    """Mean effect over the examples."""
+    low: float
+    """Low end of the score's 95% bootstrap interval."""
+    high: float
+    """High end of it."""
+    median: float
+    """Median effect over the examples."""
+    largest: float
+    """Largest effect on one example."""
+    log_ratio: float | None = None
+    """Mean log(p_patched / p_base), which is what is tested; of the paper's metric alone."""
+    p: float | None
+    """One-sided p-value; null where nothing was tested."""
+    p_holm: float | None
+    """The same after Holm's correction over all that the stage tested."""
+    p_bh: float | None
+    """The same after Benjamini and Hochberg's."""
+    selection_frequency: float
+    """Share of resamples of the examples that would keep it, from 0 to 1."""
+    held_out_score: float | None = None
+    """Mean effect over the held-out examples, if there are any."""
+    held_out_low: float | None = None
+    """Low end of that score's 95% bootstrap interval."""
+    held_out_high: float | None = None
+    """High end of it."""
+
+    @property
+    def held_out(self) -> tuple[float, float, float] | None:
+        """The held-out score and its interval, if there is one."""
+        score, low, high = self.held_out_score, self.held_out_low, self.held_out_high
+        return None if score is None or low is None or high is None else (score, low, high)
+
+
+class StageRecord(Record):
+    """What a stage patched and what it found."""
+
+    group: str
+    """The name of what it found."""
+    into: str
+    """Where its paths end: logits, or the group of an earlier stage."""
+    via: Literal["query", "key", "value", "input"] | None
+    """Which input of the receivers changed; null for logits."""
+    at: str
+    """The named position of the senders."""
+    senders: Literal["heads", "mlps"] = "heads"
+    """What was patched."""
+    kv_heads: Literal["shared", "expanded"]
+    """Who saw it where query heads share keys and values: all of them, or the receivers alone."""
+    receivers: list[str]
+    """The heads or MLPs of `into` that were patched into."""
+    kept: list[KeptHead]
+    """What the stage kept, that which matters most first."""
+    tested: int
+    """How many heads or MLPs were tested; 0 where the metric's effect has no sign to test."""
+    flips: int
+    """How many sign flips each p-value is from."""
+    beyond_chance: list[str]
+    """All heads or MLPs whose p-value after Holm's correction is at most the test's level."""
+    beyond_chance_bh: list[str]
+    """The same after Benjamini and Hochberg's."""
+    stability: float
+    """Mean Jaccard index of the kept with those that resampled examples would keep, from 0 to 1."""
+    base_probability: float
+    """The answer's probability in the base run, on average over the examples."""
+    base_probability_1_percent: float = Field(validation_alias=ONE_PERCENT, serialization_alias=ONE_PERCENT)
+    """Its first percentile."""
+    base_logit_difference: float | None = None
+    """The answer's logit minus the foils' mean logit in the base run, on average; of that metric alone."""
+    base_probability_difference: float | None = None
+    """The right tokens' probability minus the foils' in the base run, on average; of that metric alone."""
+    tied: list[str]
+    """What was not kept though its score is that of the last one kept, to within rounding."""
+    tied_receivers: list[str]
+    """What is no receiver though its score is that of the last receiver, to within rounding."""
+
+    @property
+    def of_mlps(self) -> bool:
+        """Whether it patched MLPs."""
+        return self.senders == "mlps"
+
+
+class PathPatchingSummary(Summary):
+    """The circuit that was found, and how."""
+
+    circuit: CircuitRecord
+    """The kept heads; one that a later stage kept at the same position is not in the earlier group."""
+    mlps: list[MlpGroupRecord] = Field(default_factory=list)
+    """The kept MLPs, a group for each stage that keeps some."""
+    stages: list[StageRecord]
+    """The stages, from the logits back."""
+    test: SignTest | None
+    """What was tested; null where the metric's effect has no sign to test."""
+    examples: int
+    """How many examples selected the heads."""
+    held_out_examples: int
+    """On how many of another split the kept were measured again."""
+    query_heads_per_kv_head: int
+    """How many query heads share a key and value head."""
