@@ -127,7 +127,7 @@ def _headers(study: Study) -> list[ResultHeader]:
 def _paper_tables(header: ResultHeader) -> tuple[Table, ...]:
     try:
         return paper_tables(header)
-    except (KeyError, IndexError, TypeError, AttributeError, ResultError):
+    except ResultError:
         return ()
 
 
