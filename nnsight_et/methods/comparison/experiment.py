@@ -14,7 +14,6 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.comparison import audit, present
 from nnsight_et.methods.comparison.summary import ComparisonSummary, ImpactRecord, OverlapRow
-from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.summary import CircuitRecord
 
@@ -51,7 +50,7 @@ def _scores(context: RunContext, name: str, first: Circuit, second: Circuit) -> 
     if is_shipped(name):
         return published.scores(name.partition("/")[2])
     found = context.earlier.results[name]
-    of_heads = {stage.group for stage in found.read(PathPatchingSummary).summary.stages if not stage.of_mlps}
+    of_heads = {stage["group"] for stage in found.header.summary["stages"] if stage.get("senders") != "mlps"}
     return {group: found.scores[f"{group}.score"] for group in _groups(first, second) if group in of_heads}
 
 
