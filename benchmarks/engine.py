@@ -29,9 +29,9 @@ from benchmarks.setting import (
 from nnsight_et.core.batch import Pair, collate
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.ablation import Fill, circuit_readouts
+from nnsight_et.interventions.ablation import AblationValues, circuit_readouts
 from nnsight_et.interventions.cmap import donor_outputs, recipient_readouts, with_heads
-from nnsight_et.interventions.dcm import masked_readout, prepared
+from nnsight_et.interventions.dcm import masked_readout, prepare_batches
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model
@@ -119,8 +119,10 @@ def _other_methods(module: LlamaForCausalLM, model: Model, size: Size, rounds: i
     donated = with_heads(donor_outputs(donor, whole.base, sets), sets)
     work: dict[str, Callable[[], Any]] = {
         "plain forward": lambda: _forward(module, whole),
-        "one circuit": lambda: circuit_readouts(model, whole.question, Fill(), every[:1], "default", Chunks()),
-        "circuits": lambda: circuit_readouts(model, whole.question, Fill(), every, "default", Chunks()),
+        "one circuit": lambda: circuit_readouts(
+            model, whole.question, AblationValues(), every[:1], "default", Chunks()
+        ),
+        "circuits": lambda: circuit_readouts(model, whole.question, AblationValues(), every, "default", Chunks()),
         "donor": lambda: donor_outputs(donor, whole.base, sets),
         "recipient": lambda: recipient_readouts(model, whole.question, donated, sets, "default", Chunks()),
         "knockout": lambda: knockout_readouts(model, whole.question, edge, range(size.layers + 1), "default", Chunks()),
@@ -165,7 +167,7 @@ def _dcm(module: Any, model: Model, size: Size, rounds: int) -> float:
         logits[row, last, whole.answer].mean().backward()
 
     with model.session():
-        (batch,) = prepared(model, [group], whole)
+        (batch,) = prepare_batches(model, [group], whole)
 
         def step() -> None:
             masked_readout(model, group, batch, mask(), Chunks()).logit.mean().backward()

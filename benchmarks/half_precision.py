@@ -21,11 +21,11 @@ from transformers import AutoModelForCausalLM
 from benchmarks.setting import prompts, tokenizer, written
 from nnsight_et.circuits import published
 from nnsight_et.core.batch import Example, collate
-from nnsight_et.core.circuit import Part, Via
+from nnsight_et.core.circuit import Component, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.measuring.steps import batches
-from nnsight_et.models.load import wrapped
+from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import EMBEDDED
 
@@ -48,7 +48,7 @@ def paths(name: str = "llama-tiny") -> dict[str, Path]:
 
 def log_ratio(model: Model, some: Sequence[Example], path: Path, engine: str) -> Tensor:
     """[sender, example] in float64: log of p_patched / p_base."""
-    senders: list[Part] = path.reaching(model.n_layers, model.n_heads)
+    senders: list[Component] = path.reaching(model.n_layers, model.n_heads)
     sizes = [(len(one.base.tokens) - one.base.positions[path.at], len(one.base.tokens)) for one in some]
     parts, order = [], []
     for batch in batches(sizes, 50):
@@ -72,7 +72,7 @@ def embedded(dtype: torch.dtype, device: str) -> Model:
     """The embedded model in that dtype."""
     module: Any = AutoModelForCausalLM.from_pretrained(EMBEDDED / "llama-tiny", dtype=dtype, attn_implementation="sdpa")
     nn = TransformersModel(module.to(device), task="text-generation", tokenizer=tokenizer())
-    return wrapped(nn, "llama-tiny")
+    return wrap_model(nn, "llama-tiny")
 
 
 def main(given: Sequence[str] | None = None) -> None:

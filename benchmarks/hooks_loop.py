@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Run
-from nnsight_et.core.circuit import Part
+from nnsight_et.core.batch import Pair, PromptBatch
+from nnsight_et.core.circuit import Component
 
 SENDERS = 8  # side by side in one batch
 
 
 def path_probabilities(
-    module: Any, pair: Pair, at: str, senders: Sequence[Part], ends: tuple[str, Sequence[Part]]
+    module: Any, pair: Pair, at: str, senders: Sequence[Component], ends: tuple[str, Sequence[Component]]
 ) -> Tensor:
     """[sender, batch]: the answer's probability with the path from each sender to the ends (projection, heads) patched.
 
@@ -29,7 +29,7 @@ def path_probabilities(
     return torch.cat(found)
 
 
-def _some(module: Any, pair: Pair, at: str, senders: Sequence[Part], setting: Any) -> Tensor:
+def _some(module: Any, pair: Pair, at: str, senders: Sequence[Component], setting: Any) -> Tensor:
     (via, receivers), base, source = setting
     position, batch, copies = pair.base.positions[at], len(pair.answer), len(senders)
     row = torch.arange(batch)
@@ -79,7 +79,7 @@ def _some(module: Any, pair: Pair, at: str, senders: Sequence[Part], setting: An
     return probability.unflatten(0, (copies, batch))
 
 
-def _head_outputs(module: Any, run: Run) -> list[Tensor]:
+def _head_outputs(module: Any, run: PromptBatch) -> list[Tensor]:
     kept: list[Tensor] = []
     outs = [layer.self_attn.o_proj for layer in module.model.layers]
     with _removed([out.register_forward_pre_hook(lambda _, args: kept.append(args[0])) for out in outs]):
@@ -87,7 +87,7 @@ def _head_outputs(module: Any, run: Run) -> list[Tensor]:
     return [z.unflatten(-1, (-1, module.config.head_dim)) for z in kept]
 
 
-def _run(module: Any, run: Run, copies: int) -> Tensor:
+def _run(module: Any, run: PromptBatch, copies: int) -> Tensor:
     """[copies * batch, vocabulary]: logits at the last position."""
     with torch.no_grad():
         logits = module(

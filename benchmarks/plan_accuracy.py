@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.allocated import Allocated
 from benchmarks.setting import written
-from nnsight_et.diagnostics.calibration import calibrated
+from nnsight_et.diagnostics.calibration import calibrate_models
 from nnsight_et.diagnostics.costs import estimates
 from nnsight_et.manifest import Manifest, load
 from nnsight_et.planning.cost.pieces import Estimate
@@ -35,7 +35,7 @@ def expected(manifest: Manifest, jobs: Plan, rounds: int) -> dict[str, tuple[Est
     """Experiment -> its estimate, and its seconds by the median of several calibrations."""
     found = []
     for _ in range(rounds):
-        measured = calibrated(manifest, jobs)
+        measured = calibrate_models(manifest, jobs)
         checked = manifest.self_check == "on"
         found.append(estimates(jobs, measured.rows, {}, measured.speeds, checked))
     return {name: (one, median(each[name].seconds or 0.0 for each in found)) for name, one in found[-1].items()}
@@ -96,7 +96,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Predict, run, print, and write results/plan_accuracy.json; a Markdown table for docs/performance.md last."""
     options = _options(given)
     manifest = load(options.manifest, options.set)
-    manifest = manifest.limited(options.limit) if options.limit else manifest
+    manifest = manifest.with_limit(options.limit) if options.limit else manifest
     jobs = plan(manifest)
     predicted = expected(manifest, jobs, options.rounds)
     with TemporaryDirectory() as place:

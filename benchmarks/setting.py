@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from nnsight_et.core.batch import Example, Pair, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
-from nnsight_et.models.load import wrapped
+from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.tasks.boxes import Boxes
@@ -68,7 +68,7 @@ def llama(size: Size, seed: int = 0) -> LlamaForCausalLM:
 
 def traced(module: LlamaForCausalLM) -> Model:
     """The same model under nnsight."""
-    return wrapped(TransformersModel(module, task="text-generation", tokenizer=tokenizer()), "benchmark")
+    return wrap_model(TransformersModel(module, task="text-generation", tokenizer=tokenizer()), "benchmark")
 
 
 def examples(size: Size) -> list[Example]:

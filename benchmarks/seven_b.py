@@ -35,11 +35,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from benchmarks.setting import timed, tokenizer, written
 from nnsight_et.circuits import published
 from nnsight_et.core.batch import Example, Prompt, collate
-from nnsight_et.core.circuit import Head, Part
+from nnsight_et.core.circuit import Component, Head
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.measuring.steps import batches
-from nnsight_et.models.load import wrapped
+from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import LLAMA_7B, Shape
 from nnsight_et.planning.cost.passes import Count, Prompts, Sizes, path_patching, total
@@ -79,7 +79,7 @@ def model_of(shape: Shape, device: str, seed: int = 0) -> Model:
     torch.manual_seed(seed)
     with torch.device(device):
         module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    return wrapped(TransformersModel(module, task="text-generation", tokenizer=tokenizer()), "seven_b")
+    return wrap_model(TransformersModel(module, task="text-generation", tokenizer=tokenizer()), "seven_b")
 
 
 def prompts(count: int, boxes: int, vocabulary: int, seed: int = 0) -> list[Example]:
@@ -150,7 +150,9 @@ def _batches(examples: Sequence[Example], at: str, most: int) -> list[list[Examp
     return [[examples[index] for index in batch] for batch in batches(sizes, most)]
 
 
-def _run(model: Model, path: Path, senders: Sequence[Part], some: Sequence[Sequence[Example]], sizes: Chunks) -> None:
+def _run(
+    model: Model, path: Path, senders: Sequence[Component], some: Sequence[Sequence[Example]], sizes: Chunks
+) -> None:
     for batch in some:
         found = path_probabilities(model, collate(batch).to(model.device), path, senders, "default", sizes)
         if found["patched"].shape != (len(senders), len(batch)) or not found["patched"].isfinite().all():

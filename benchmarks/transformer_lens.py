@@ -31,7 +31,7 @@ from torch import Tensor
 from benchmarks.engine import paths
 from benchmarks.setting import SIZES, Size, examples, llama, medians, named, tokenizer, traced, written
 from nnsight_et.core.batch import Pair, collate
-from nnsight_et.core.circuit import Head, Part
+from nnsight_et.core.circuit import Component, Head
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model
@@ -48,7 +48,7 @@ def bridged(size: Size) -> Any:
     return TransformerBridge.boot_transformers("benchmark", hf_model=llama(size), tokenizer=tokenizer(), device="cpu")
 
 
-def stage(bridge: Any, pair: Pair, path: Path, senders: Sequence[Part]) -> Tensor:
+def stage(bridge: Any, pair: Pair, path: Path, senders: Sequence[Component]) -> Tensor:
     """[sender, batch]: the answer's probability with the path from each sender at the last token patched."""
     base, source = (_head_outputs(bridge, run.tokens) for run in (pair.base, pair.source))
     parts = [senders[first : first + SENDERS] for first in range(0, len(senders), SENDERS)]
@@ -62,7 +62,7 @@ def _head_outputs(bridge: Any, tokens: Tensor) -> list[Tensor]:
 
 
 def _some(
-    bridge: Any, pair: Pair, path: Path, senders: Sequence[Part], outputs: tuple[list[Tensor], list[Tensor]]
+    bridge: Any, pair: Pair, path: Path, senders: Sequence[Component], outputs: tuple[list[Tensor], list[Tensor]]
 ) -> Tensor:
     tokens, batch = pair.base.tokens.repeat(len(senders), 1), len(pair.answer)
     frozen = [z.repeat(len(senders), 1, 1) for z in outputs[0]]
@@ -157,11 +157,11 @@ def main(given: Sequence[str] | None = None) -> None:
     console.print(f"Written to {place}")
 
 
-def _engine(model: Model, pair: Pair, path: Path, senders: Sequence[Part]) -> Callable[[], Any]:
+def _engine(model: Model, pair: Pair, path: Path, senders: Sequence[Component]) -> Callable[[], Any]:
     return lambda: path_probabilities(model, pair, path, senders, "default", Chunks())
 
 
-def _disagreement(model: Model, bridge: Any, pair: Pair, path: Path, senders: Sequence[Part]) -> float:
+def _disagreement(model: Model, bridge: Any, pair: Pair, path: Path, senders: Sequence[Component]) -> float:
     """The largest relative difference of the patched probabilities, as TransformerLens and the engine find them."""
     ours = path_probabilities(model, pair, path, senders, "default", Chunks())["patched"]
     return (stage(bridge, pair, path, senders) / ours - 1).abs().max().item()

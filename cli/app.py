@@ -12,7 +12,7 @@ from nnsight_et.core.errors import quantity
 
 from .circuit import circuit
 from .diff import diff_and_export
-from .execute import Where, execute
+from .execute import RunTarget, execute
 from .method_commands import method_commands
 from .models import check_models, models
 from .options import (
@@ -33,7 +33,7 @@ from .options import (
     view_of,
 )
 from .plan_view import show_plan
-from .report import formats_of, found, show_missing, show_notices, write_figures, write_page
+from .report import find_study, formats_of, show_missing, show_notices, write_figures, write_page
 from .selfcheck import selfcheck_commands
 from .setup import setup
 from .shell import Shell, reading
@@ -78,8 +78,8 @@ def run(
     from nnsight_et.manifest import load
 
     read = load(manifest, settings_of(settings, backend, device, memory, self_check))
-    where = Where(out, tuple(only or ()), fresh, view_of(quiet, as_json), workers)
-    execute(read.limited(limit) if limit else read, where)
+    where = RunTarget(out, tuple(only or ()), fresh, view_of(quiet, as_json), workers)
+    execute(read.with_limit(limit) if limit else read, where)
 
 
 @app.command()
@@ -99,7 +99,7 @@ def plan(
     from nnsight_et.planning.plan import plan as planned
 
     read = load(manifest, settings_of(settings, None, device, memory, None))
-    jobs = planned(read.limited(limit) if limit else read)
+    jobs = planned(read.with_limit(limit) if limit else read)
     check_models(read)
     show_plan(read, jobs, out, calibrate)
 
@@ -117,7 +117,7 @@ def report(
 ) -> None:
     """Write report.html from the results there are, without running anything."""
     wanted = formats_of(formats) if figures else ()
-    study, folder = found(source, settings or (), out, limit)
+    study, folder = find_study(source, settings or (), out, limit)
     with reading(folder):
         show_notices(study)
         typer.echo(f"Report: {write_page(study, folder)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from nnsight_et.circuits.circuit_files import read_circuit
-from nnsight_et.core.errors import ManifestError, accepted, quantity
+from nnsight_et.core.errors import ManifestError, accepted_names, quantity
 from nnsight_et.display.table import Table
 from nnsight_et.results.disk import write_file
 
@@ -39,7 +39,7 @@ def show_circuit(place: CircuitArgument) -> None:
         from nnsight_et.circuits import published
 
         if place not in SHIPPED:
-            raise ManifestError(f"no shipped circuit {place!a}; {accepted(place, SHIPPED)}")
+            raise ManifestError(f"no shipped circuit {place!a}; {accepted_names(place, SHIPPED)}")
         _show(published.circuit(place.partition("/")[2]), place, ())
         return
     found = read_circuit(Path(place), "circuit")
@@ -89,7 +89,7 @@ def export(
     with reading(run):
         opened = open_run(run)
         if experiment not in opened.experiments:
-            raise ManifestError(f"{run}: no result named {experiment!a}; {accepted(experiment, opened)}")
+            raise ManifestError(f"{run}: no result named {experiment!a}; {accepted_names(experiment, opened)}")
         found = opened[experiment].circuit
     _write(found, to, ())
 

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from nnsight_et.core.errors import NnsightEtError, UnsupportedModel
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 
-from .plan_view import finished, time_scale
+from .plan_view import find_finished, time_scale
 from .progress import StatusLine, View, follow, is_live, write_object
 from .render import output, show
 from .report import report_of
@@ -35,7 +35,7 @@ SIMULATED = (
 
 
 @dataclass(frozen=True)
-class Where:
+class RunTarget:
     """The folder results go to, which experiments to run, whether to compute all of it again, what to show,
     and the workers that share in it."""
 
@@ -46,14 +46,14 @@ class Where:
     workers: str | None = None
 
 
-def execute(manifest: Manifest, where: Where) -> None:
+def execute(manifest: Manifest, where: RunTarget) -> None:
     """Run the manifest's experiments, showing progress, then their tables and where the results are."""
     from nnsight_et.planning.plan import plan
 
     jobs = plan(manifest)
-    names = [job.name for job in jobs.chosen(where.only)]
+    names = [job.name for job in jobs.selected_jobs(where.only)]
     with interruptible(where.out / jobs.name / jobs.digest):  # what folder_of says, before its import takes time
-        folder, done = finished(jobs, where.out)
+        folder, done = find_finished(jobs, where.out)
         computed = _run(manifest, where, jobs, folder)
         report = report_of(jobs, folder)
         if where.view == "json":
@@ -68,7 +68,7 @@ def execute(manifest: Manifest, where: Where) -> None:
                 print("Nothing to do: every result was there; no forward pass was run.")
 
 
-def _run(manifest: Manifest, where: Where, jobs: Plan, folder: Path) -> int:
+def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path) -> int:
     """Run the experiments, showing progress; how many cells were measured."""
     from nnsight_et.results.headers import read_header
     from nnsight_et.runner.run import Remote, RunOptions, run
@@ -77,7 +77,7 @@ def _run(manifest: Manifest, where: Where, jobs: Plan, folder: Path) -> int:
         header = read_header(folder / name)
         return header.seconds, len(header.self_check.get("checks", ()))
 
-    chosen, console = jobs.chosen(where.only), Console(stderr=True)
+    chosen, console = jobs.selected_jobs(where.only), Console(stderr=True)
     status = StatusLine(where.view, is_live(console, where.view))
     info = RunInfo(tuple(job.name for job in chosen), outcome, time_scale(manifest, jobs, where.out))
     try:
@@ -121,13 +121,13 @@ def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
     from nnsight_et.report.paper import paper_tables
     from nnsight_et.report.results import tables
     from nnsight_et.results.headers import read_header
-    from nnsight_et.results.study import told
+    from nnsight_et.results.study import notice_text
 
     console = output()
     for name in names:
         header = read_header(folder / name)
         for notice in header.notices:
-            typer.echo(f"Notice: {told(notice, [name])}")
+            typer.echo(f"Notice: {notice_text(notice, [name])}")
         for table in (*tables(header), *paper_tables(header)):
             show(console, table)
     for line in (f"Results: {folder}", f"Report: {report}"):
@@ -150,4 +150,4 @@ def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:
 
 def _stand_ins(models: Iterable[str]) -> str:
     """The embedded models that stand for those of `models` that are too large to embed; empty if there are none."""
-    return ", ".join(f"{name}-tiny for {name}" for name in dict.fromkeys(models) if f"{name}-tiny" in NAMED)
+    return ", ".join(f"{name}-tiny for {name}" for name in dict.fromkeys(models) if f"{name}-tiny" in KNOWN_MODELS)

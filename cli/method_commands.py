@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .execute import Where, execute
+from .execute import RunTarget, execute
 from .options import (
     RUNS,
     Backend,
@@ -40,7 +40,7 @@ method_commands = typer.Typer()
 Build = Callable[..., "Manifest"]
 
 
-def _shared(
+def _shared_options(
     *,
     examples: Examples = None,
     seed: Seed = 0,
@@ -54,15 +54,15 @@ def _shared(
     self_check: SelfCheck = None,
     quiet: Quiet = False,
     as_json: Json = False,
-) -> "tuple[Setting, Where]":
+) -> "tuple[Setting, RunTarget]":
     """The options that methods share, as what a manifest is built and run with."""
     from nnsight_et.manifest.single import Setting
 
     setting = Setting(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
-    return setting, Where(out, fresh=fresh, view=view_of(quiet, as_json))
+    return setting, RunTarget(out, fresh=fresh, view=view_of(quiet, as_json))
 
 
-SHARED = inspect.signature(_shared).parameters
+SHARED = inspect.signature(_shared_options).parameters
 
 
 def _command(name: str, shared: Collection[str] = tuple(SHARED)) -> Callable[[Build], Build]:
@@ -70,7 +70,7 @@ def _command(name: str, shared: Collection[str] = tuple(SHARED)) -> Callable[[Bu
 
     def register(build: Build) -> Build:
         def command(**given: Any) -> None:
-            setting, where = _shared(**{key: given.pop(key) for key in shared})
+            setting, where = _shared_options(**{key: given.pop(key) for key in shared})
             execute(build(setting, **given), where)
 
         _, *own = inspect.signature(build).parameters.values()

@@ -20,7 +20,7 @@ models = typer.Typer(invoke_without_command=True)
 
 
 @models.callback()
-def listed(context: typer.Context) -> None:
+def list_models(context: typer.Context) -> None:
     """List the models known by name; `et models inspect NAME` says what one is made of."""
     from nnsight_et.report.overview import models_table
 
@@ -61,11 +61,11 @@ def inspect(
     """
     if settings and manifest is None:
         raise ManifestError("--set: there is no manifest to set it in; accepted: --manifest FILE")
-    from nnsight_et.diagnostics.inspection import inspected
+    from nnsight_et.diagnostics.inspection import inspect_model
     from nnsight_et.manifest import load
 
     read = load(manifest, settings or ()) if manifest else None
-    found = inspected(name, read)
+    found = inspect_model(name, read)
     sites = tuple((site.what, site.where, site.module, site.width) for site in found.sites)
     where = "*: every layer. What is read and replaced has the same meaning in every model: docs/architectures.md."
     for notice in found.notices:

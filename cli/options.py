@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 
 from .progress import View
 
@@ -17,7 +17,7 @@ RUNS = Path("runs")
 
 def model_names(incomplete: str) -> list[str]:
     """The models known by name that begin so."""
-    return [name for name in NAMED if name.startswith(incomplete)]
+    return [name for name in KNOWN_MODELS if name.startswith(incomplete)]
 
 
 def model_lists(incomplete: str) -> list[str]:

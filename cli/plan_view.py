@@ -24,12 +24,12 @@ def show_plan(manifest: Manifest, jobs: Plan, out: Path, calibrate: bool) -> Non
     from nnsight_et.diagnostics.costs import estimates
     from nnsight_et.report.overview import plan_table
 
-    folder, done = finished(jobs, out)
+    folder, done = find_finished(jobs, out)
     speeds, unknown = None, {}
     if calibrate:
-        from nnsight_et.diagnostics.calibration import calibrated
+        from nnsight_et.diagnostics.calibration import calibrate_models
 
-        measured = calibrated(manifest, jobs)
+        measured = calibrate_models(manifest, jobs)
         rows, speeds = measured.rows, measured.speeds
     else:
         rows, unknown = _rows(manifest, jobs)
@@ -46,7 +46,7 @@ def time_scale(manifest: Manifest, jobs: Plan, out: Path) -> Callable[[Mapping[s
 
     @cache
     def work() -> dict[str, tuple[str, float]]:
-        return work_of(jobs, _rows(manifest, jobs)[0], _circuits(*finished(jobs, out)))
+        return work_of(jobs, _rows(manifest, jobs)[0], _circuits(*find_finished(jobs, out)))
 
     return lambda took: expected_seconds(work(), took)
 
@@ -64,7 +64,7 @@ def _rows(manifest: Manifest, jobs: Plan) -> tuple[Mapping, Mapping[str, str]]:
     return sizing.rows, sizing.unknown
 
 
-def finished(jobs: Plan, out: Path) -> tuple[Path, set[str]]:
+def find_finished(jobs: Plan, out: Path) -> tuple[Path, set[str]]:
     """The folder of a plan's results under `out`, and the names of the jobs whose results are there."""
     from nnsight_et.results.headers import folder_of, read_header
 

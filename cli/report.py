@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nnsight_et.core.errors import ManifestError, ResultError, accepted, quantity
+from nnsight_et.core.errors import ManifestError, ResultError, accepted_names, quantity
 from nnsight_et.display.table import Table
 from nnsight_et.results.disk import write_file
 
@@ -26,9 +26,9 @@ SHOWN = 3  # other runs
 
 def write_page(study: Study, folder: Path) -> Path:
     """Put the study's report.html into its folder; its path."""
-    from nnsight_et.report.html import REPORT, rendered
+    from nnsight_et.report.html import REPORT, report_html
 
-    write_file(folder / REPORT, rendered(study).encode())
+    write_file(folder / REPORT, report_html(study).encode())
     return folder / REPORT
 
 
@@ -39,7 +39,7 @@ def report_of(plan: Plan, folder: Path) -> Path:
     return write_page(study_of(plan, folder), folder)
 
 
-def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -> tuple[Study, Path]:
+def find_study(source: Path, settings: Sequence[str], out: Path, limit: int | None) -> tuple[Study, Path]:
     """The study a manifest or a run's folder names, and its folder; ManifestError if it has no result."""
     from nnsight_et.manifest import load
     from nnsight_et.planning.plan import plan
@@ -50,7 +50,7 @@ def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -
         with reading(source):
             return study_in(source), source
     manifest = load(source, settings)
-    jobs = plan(manifest.limited(limit) if limit else manifest)
+    jobs = plan(manifest.with_limit(limit) if limit else manifest)
     folder = folder_of(out, jobs)
     study = study_of(jobs, folder)
     if not study.results:
@@ -58,7 +58,7 @@ def found(source: Path, settings: Sequence[str], out: Path, limit: int | None) -
         count = quantity(len(study.missing), "experiment")
         where = f"{folder}: none of {count} can be shown ({first.experiment}: {first.why})"
         accept = "a manifest with a finished experiment, after `et run`"
-        if others := [_named(manifest, one, limit) for one in runs_beside(folder)]:
+        if others := [_folder_and_limit(manifest, one, limit) for one in runs_beside(folder)]:
             accept = f"{', or '.join(others)}"
         raise ManifestError(f"{where}; accepted: {accept}")
     return study, folder
@@ -72,7 +72,7 @@ def runs_beside(folder: Path) -> list[Path]:
     return sorted((one for one in newest if one != folder), key=lambda one: -newest[one])[:SHOWN]
 
 
-def _named(manifest: Manifest, folder: Path, limit: int | None) -> str:
+def _folder_and_limit(manifest: Manifest, folder: Path, limit: int | None) -> str:
     """A run's folder, and the --limit it was made with, where that is all that is different."""
     from nnsight_et.planning.plan import plan
     from nnsight_et.results.headers import read_header
@@ -87,7 +87,7 @@ def _named(manifest: Manifest, folder: Path, limit: int | None) -> str:
             continue
         numbers |= {value for key, value in spec.items() if key.endswith("examples") and type(value) is int}
     for number in sorted(numbers):
-        if number and plan(manifest.limited(number)).digest == folder.name:
+        if number and plan(manifest.with_limit(number)).digest == folder.name:
             return f"the run with --limit {number} ({folder})"
     return str(folder)
 
@@ -99,7 +99,7 @@ def formats_of(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in FORMATS:
-            raise ManifestError(f"--formats: no format {name!a}; {accepted(name, FORMATS)}")
+            raise ManifestError(f"--formats: no format {name!a}; {accepted_names(name, FORMATS)}")
     if not names:
         raise ManifestError(f"--formats: none is named; accepted: {', '.join(FORMATS)}")
     if set(names) != {"svg"} and find_spec("vl_convert") is None:
@@ -124,10 +124,10 @@ def write_figures(study: Study, folder: Path, formats: Sequence[str]) -> int:
 
 def show_notices(study: Study) -> None:
     """Print what is to be known before the report is read; nothing if there is nothing."""
-    from nnsight_et.results.study import told
+    from nnsight_et.results.study import notice_text
 
     for notice, names in study.notices.items():
-        typer.echo(f"Notice: {told(notice, names)}")
+        typer.echo(f"Notice: {notice_text(notice, names)}")
 
 
 def show_missing(study: Study) -> None:

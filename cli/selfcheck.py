@@ -31,7 +31,7 @@ def selfcheck() -> None:
     """Check this installation: every method, on small models whose circuit is known."""
     from nnsight_et.truth import Benchmark, by_method, quick_trials
 
-    benchmark = _measured(Benchmark(quick_trials()))
+    benchmark = _run_benchmark(Benchmark(quick_trials()))
     show(output(), by_method(benchmark))
     _leave(benchmark)
 
@@ -43,7 +43,7 @@ def benchmark_truth(seeds: Seeds = 1, out: File = None) -> None:
         raise ManifestError(f"--out {out}: not a file in a folder that exists; accepted: such as truth.json")
     from nnsight_et.truth import Benchmark, by_method, heads, whole_trials, write_json
 
-    benchmark = _measured(Benchmark(whole_trials(range(seeds))))
+    benchmark = _run_benchmark(Benchmark(whole_trials(range(seeds))))
     if out is not None:
         write_json(benchmark, out)
     show(output(), heads(benchmark))
@@ -51,7 +51,7 @@ def benchmark_truth(seeds: Seeds = 1, out: File = None) -> None:
     _leave(benchmark)
 
 
-def _measured(benchmark: Benchmark) -> Benchmark:
+def _run_benchmark(benchmark: Benchmark) -> Benchmark:
     """The benchmark, run in a folder that is gone afterwards: nothing of an earlier run is taken for a finding."""
     try:
         with TemporaryDirectory(prefix="nnsight-et-") as folder:

@@ -16,7 +16,7 @@ from .options import RUNS, Out, model_names, names_of
 from .render import output, show
 
 if TYPE_CHECKING:
-    from nnsight_et.manifest.template import Wishes
+    from nnsight_et.manifest.template import InitOptions
 
 setup = typer.Typer()
 
@@ -40,7 +40,7 @@ def init(
     Nothing that is there is overwritten.
     """
     from nnsight_et.manifest.json_schema import FILE
-    from nnsight_et.manifest.template import Wishes, study_name
+    from nnsight_et.manifest.template import InitOptions, study_name
 
     if path.exists():
         raise ManifestError(f"{path}: a file is there already; accepted: the name of a new one")
@@ -48,9 +48,9 @@ def init(
     given |= {"methods": methods and names_of(methods)}
     given = {key: value for key, value in given.items() if value is not None}
     if not given and sys.stdin.isatty():
-        given = _asked()
-    wishes = Wishes(**given, name=study_name(path.stem))
-    text, takes = _fitted(wishes, path)
+        given = _ask_options()
+    wishes = InitOptions(**given, name=study_name(path.stem))
+    text, takes = _fit_manifest(wishes, path)
     _write_schema(path.parent / FILE)
     write_file(path, text.encode())
     typer.echo(f"{path} is written, and {path.parent / FILE} for editors. Next: et plan {path}, then et run {path}")
@@ -58,13 +58,13 @@ def init(
         typer.echo(takes)
 
 
-def _fitted(wishes: Wishes, path: Path) -> tuple[str, str]:
+def _fit_manifest(wishes: InitOptions, path: Path) -> tuple[str, str]:
     """The manifest's text, and how long a run of it takes, of models that are not known by name."""
-    from nnsight_et.manifest.template import written
-    from nnsight_et.models.named import NAMED
+    from nnsight_et.manifest.template import render_manifest
+    from nnsight_et.models.named import KNOWN_MODELS
 
-    if all(model in NAMED for model in (wishes.pretrained, wishes.finetuned) if model):
-        return written(wishes), ""
+    if all(model in KNOWN_MODELS for model in (wishes.pretrained, wishes.finetuned) if model):
+        return render_manifest(wishes), ""
     from nnsight_et.diagnostics.sizing import fit_study
 
     study = fit_study(wishes, path.parent)
@@ -75,13 +75,13 @@ def _fitted(wishes: Wishes, path: Path) -> tuple[str, str]:
     return study.text, f"A run takes about {quantity(minutes, 'minute')} on this machine ({rough})."
 
 
-def _asked() -> dict:
+def _ask_options() -> dict:
     """What a person at the terminal wishes for."""
-    from nnsight_et.manifest.template import DEFAULT_METHODS, METHODS, TASKS, Wishes
+    from nnsight_et.manifest.template import DEFAULT_METHODS, METHODS, TASKS, InitOptions
 
     typer.echo(f"Models known by name: {', '.join(model_names(''))}; or a folder, or a hub id.")
-    task = typer.prompt(f"Task, one of {', '.join(TASKS)}", default=Wishes.task)
-    model = typer.prompt("Model", default=Wishes(task=task).pretrained)
+    task = typer.prompt(f"Task, one of {', '.join(TASKS)}", default=InitOptions.task)
+    model = typer.prompt("Model", default=InitOptions(task=task).pretrained)
     finetuned = typer.prompt("A finetuned model of it (empty: none)", default="", show_default=False)
     boxes = typer.prompt("Boxes in a prompt", default=7, type=int) if task == "boxes" else None
     typer.echo(f"Methods: {', '.join(METHODS)}")

@@ -105,7 +105,7 @@ def interruptible(folder: Path) -> Iterator[None]:
 
     earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _raised_again():
+        with _reraising_interrupts():
             yield
     except KeyboardInterrupt as stopped:
         word, code = ("Terminated", TERMINATED) if isinstance(stopped, Terminated) else ("Interrupted", INTERRUPTED)
@@ -119,11 +119,11 @@ def interruptible(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _raised_again() -> Iterator[None]:
+def _reraising_interrupts() -> Iterator[None]:
     """An interruption that came inside a finaliser, where Python prints what is raised and goes on, comes once more."""
     printed, timers = sys.unraisablehook, []
 
-    def ignored(what: sys.UnraisableHookArgs) -> None:
+    def raise_later(what: sys.UnraisableHookArgs) -> None:
         if not isinstance(what.exc_value, KeyboardInterrupt):
             printed(what)
             return
@@ -131,7 +131,7 @@ def _raised_again() -> Iterator[None]:
         timers.append(threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, number)))
         timers[-1].start()
 
-    sys.unraisablehook = ignored
+    sys.unraisablehook = raise_later
     try:
         yield
     finally:

@@ -14,14 +14,14 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nnsight_et as et
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 
 try:
     from IPython.display import display
 except ImportError:
     display = print
 
-spec = NAMED["float-tiny"].spec
+spec = KNOWN_MODELS["float-tiny"].spec
 module = AutoModelForCausalLM.from_pretrained(spec.path)
 tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer)
 model = et.load(module, tokenizer)

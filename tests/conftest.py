@@ -134,7 +134,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args, **_options):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(model_pool, "loaded", refuse)
+    monkeypatch.setattr(model_pool, "load_model", refuse)
 
 
 @pytest.fixture(scope="session")

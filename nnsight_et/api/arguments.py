@@ -10,7 +10,7 @@ from typing import Any
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, as_head
-from nnsight_et.core.errors import TaskError, accepted, brief
+from nnsight_et.core.errors import TaskError, accepted_names, brief
 from nnsight_et.results.circuit_import import ImportedCircuit
 
 AnyHeads = Circuit | ImportedCircuit | HeadGroup | Sequence[HeadGroup] | Sequence[Head | str]
@@ -34,7 +34,7 @@ def check_model(model: object, where: str) -> None:
 def check_name(found: object, where: str, names: Sequence[str]) -> None:
     """Raise TaskError unless it is one of the names."""
     if found not in names:
-        raise TaskError(f"{where}: {found!r}; {accepted(str(found), names)}")
+        raise TaskError(f"{where}: {found!r}; {accepted_names(str(found), names)}")
 
 
 def whole_number(found: Any, where: str, least: int = 0) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_setting, whole_number
 from nnsight_et.api.context import experimenting
-from nnsight_et.api.findings import Finding, accuracy_bars, answers_of, of_right, unprefixed
+from nnsight_et.api.findings import Finding, accuracy_bars, accuracy_with_interval, answers_of, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.batch import Example
@@ -21,7 +21,7 @@ from nnsight_et.core.errors import TaskError, brief, quantity
 from nnsight_et.core.metrics import is_right
 from nnsight_et.manifest import ActivationPatching, Faithfulness
 from nnsight_et.measuring.predictions import answer_scores
-from nnsight_et.methods.dcm.experiment import patched
+from nnsight_et.methods.dcm.experiment import patching_measurement
 
 ABLATIONS = ("mean", "zero")
 
@@ -37,7 +37,7 @@ def circuit_of(*groups: HeadGroup) -> Circuit:
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
         raise TaskError(f"groups: two have the same name among {', '.join(names)}; accepted: names of their own")
-    return Circuit.assembled(groups)
+    return Circuit.from_stages(groups)
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     check_setting(model, pairs)
     check_name(ablation, "ablation", ABLATIONS)
     random, circuit = whole_number(random, "random"), as_circuit(circuit)
-    examples = encoded(model, pairs, circuit)
+    examples = encode_pairs(model, pairs, circuit)
     spec = Faithfulness(
         method="faithfulness",
         circuit="circuit",
@@ -67,7 +67,7 @@ def evaluate(
         random_circuits=random,
     )
     with experimenting("evaluate", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
-        result = run.result(model.told(examples))
+        result = run.result(model.collect_notices(examples))
     (row,) = result.header.summary["rows"]
     rows = [
         {"of": "full model", "accuracy": row["full"], "accuracy_interval": row["full_interval"]},
@@ -100,7 +100,7 @@ def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Fin
     """
     check_setting(model, pairs)
     circuit = as_circuit(circuit)
-    examples = encoded(model, pairs, circuit)
+    examples = encode_pairs(model, pairs, circuit)
     answers = answers_of(examples)
     groups = [group for group in circuit.groups if group.heads]
     sets = {group.name: Circuit((group,)) for group in groups}
@@ -111,7 +111,7 @@ def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Fin
     )
     with experimenting("activation_patch", spec, [model], {"": examples}) as run:
         every, drawn = {"": list(sets.values())}, {"": examples}
-        found = run.values(patched(run.context, run.job, run.job.models[0], every, drawn, "patched"))
+        found = run.values(patching_measurement(run.context, run.job, run.job.models[0], every, drawn, "patched"))
     first = {name: tensor.roll(1, 0) for name, tensor in found.items()}  # nothing patched, which it has last
     shown = of_sets(f"Activation patching in {model.name}", {"nothing": Circuit(())} | sets, first, answers)
     return replace(shown, notices=model.notices, self_check=run.self_check)
@@ -120,7 +120,12 @@ def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Fin
 def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answers: Tensor) -> Finding:
     """A row per set of heads: how many there are, how often the answer is given, and its mean probability."""
     rows = tuple(
-        {"patched": name, "heads": heads.size, **of_right(right), "probability": probability.double().mean().item()}
+        {
+            "patched": name,
+            "heads": heads.size,
+            **accuracy_with_interval(right),
+            "probability": probability.double().mean().item(),
+        }
         for (name, heads), right, probability in zip(
             sets.items(), is_right(found["predicted"], answers), found["probability"], strict=True
         )
@@ -130,14 +135,14 @@ def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answ
     return Finding(title, rows, (figure,), note, found | answer_scores(answers))
 
 
-def encoded(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> list[Example]:
+def encode_pairs(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> list[Example]:
     """The pairs for the model's tokenizer; TaskError if the circuit has no heads, or does not fit model or prompts."""
     if not circuit.size:
         raise TaskError("circuit: it has no heads; accepted: one that has some")
     circuit.check_fits(model.shape.n_layers, model.shape.n_heads, f"circuit: {model.name}")
     for position in circuit.positions:
         pairs.check_position(position, "circuit")
-    examples = model.fitting(pairs.examples(model.tokenizer))
+    examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     for index, (one, other) in product(range(len(examples)), combinations(circuit.positions, 2)):
         if examples[index].base.positions[one] == examples[index].base.positions[other]:
             found = f"pairs[{index}]: {one!r} and {other!r} are one token of the base"

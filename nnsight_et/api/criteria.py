@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_setting, number, whole_number
-from nnsight_et.api.circuits import ABLATIONS, encoded
+from nnsight_et.api.circuits import ABLATIONS, encode_pairs
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, finding_of
 from nnsight_et.api.masking import Selection
@@ -58,7 +58,7 @@ def minimality(
     check_setting(model, pairs)
     check_name(ablation, "ablation", ABLATIONS)
     circuit = as_circuit(circuit)
-    examples = encoded(model, pairs, circuit)
+    examples = encode_pairs(model, pairs, circuit)
     spec = Minimality(
         method="minimality",
         circuit="circuit",
@@ -69,7 +69,7 @@ def minimality(
         fraction=number(fraction, "fraction", 0, 1),
     )
     with experimenting("minimality", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
-        result = run.result(model.told(examples))
+        result = run.result(model.collect_notices(examples))
     summary = result.header.summary
     return Selection(**finding_of(result, summary["heads"]), circuit=Circuit.from_dict(summary["circuit"]))
 
@@ -115,7 +115,7 @@ def completeness(
     check_setting(model, pairs)
     check_name(ablation, "ablation", ABLATIONS)
     circuit, draws = as_circuit(circuit), whole_number(draws, "draws")
-    examples = encoded(model, pairs, circuit)
+    examples = encode_pairs(model, pairs, circuit)
     spec = Completeness(
         method="completeness",
         circuit="circuit",
@@ -125,5 +125,5 @@ def completeness(
         draws=draws,
     )
     with experimenting("completeness", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
-        result = run.result(model.told(examples))
+        result = run.result(model.collect_notices(examples))
     return Finding(**finding_of(result, result.header.summary["rows"]))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_model, check_setting, whole_number
-from nnsight_et.api.circuits import encoded, of_sets
+from nnsight_et.api.circuits import encode_pairs, of_sets
 from nnsight_et.api.context import experimenting
-from nnsight_et.api.findings import Finding, accuracy_bars, answers_of, of_right, unprefixed
+from nnsight_et.api.findings import Finding, accuracy_bars, accuracy_with_interval, answers_of, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.circuit import Circuit
@@ -29,7 +29,7 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
     check_alike("cmap", _side(donor), _side(recipient))
     if donor.engine != recipient.engine:
         raise TaskError(f"cmap: engine {donor.engine} in the donor, {recipient.engine} in the recipient; accepted: one")
-    examples = donor.fitting(encoded(recipient, pairs, circuit))
+    examples = donor.require_pairs_fit(encode_pairs(recipient, pairs, circuit))
     groups = [group for group in circuit.groups if group.heads]
     every = Circuit(tuple(groups))
     sets = {group.name: Circuit((group,)) for group in groups} | {"all": every}
@@ -43,7 +43,7 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
         random_sets=random,
         inputs=False,
     )
-    known = tuple(dict.fromkeys((*recipient.told(examples), *donor.told(examples))))
+    known = tuple(dict.fromkeys((*recipient.collect_notices(examples), *donor.collect_notices(examples))))
     with experimenting("cmap", spec, [donor, recipient], {"": examples}, circuits={"circuit": circuit}) as run:
         result = run.result(known)
         own = [run.values(plain_model(run.context, run.job, one, examples, "alone")) for one in run.job.models]
@@ -52,7 +52,13 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
     alone, scores = [], dict(patched.scores)
     for role, model, found in (("recipient", recipient, own[1]), ("donor", donor, own[0])):
         scores |= {f"{role}.{name}": tensor for name, tensor in found.items()}
-        alone.append({"patched": f"{model.name} alone", "heads": 0, **of_right(is_right(found["predicted"], answers))})
+        alone.append(
+            {
+                "patched": f"{model.name} alone",
+                "heads": 0,
+                **accuracy_with_interval(is_right(found["predicted"], answers)),
+            }
+        )
         alone[-1]["probability"] = found["probability"].double().mean().item()
     figure = accuracy_bars("cmap", title, patched.rows, "patched", alone)
     rows = (*alone, *patched.rows)

@@ -12,10 +12,10 @@ from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.errors import quantity
 from nnsight_et.core.notices import Notice
 from nnsight_et.core.statistics import intervals
-from nnsight_et.display.figures import Bars, Line, Mark, Plate, Series
+from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Line, Series
 from nnsight_et.display.marks import BARS, value_mark
 from nnsight_et.display.table import Table, number
-from nnsight_et.report.html.notebook import shown
+from nnsight_et.report.html.notebook import notebook_html
 from nnsight_et.report.results import plates, tables
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
@@ -38,7 +38,7 @@ class Finding:
 
     title: str
     rows: tuple[Row, ...]
-    figures: tuple[Plate, ...] = field(default=(), repr=False)
+    figures: tuple[FigureGroup, ...] = field(default=(), repr=False)
     note: str = ""
     scores: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     notices: tuple[Notice, ...] = ()
@@ -63,7 +63,7 @@ class Finding:
         numeric = frozenset(key for key in keys if not isinstance(self.rows[0].get(key), str))
         more = f"{len(self.rows) - LISTED} more rows in .rows and .to_dataframe(). " if len(self.rows) > LISTED else ""
         note = " ".join(filter(None, (more + self.note, self.checked)))
-        return Table(self.title, tuple(key.replace("_", " ") for key in keys), rows, _spaced(numeric), note)
+        return Table(self.title, tuple(key.replace("_", " ") for key in keys), rows, _words(numeric), note)
 
     def to_dataframe(self) -> DataFrame:
         """The rows as a pandas DataFrame, an interval as two columns."""
@@ -83,7 +83,7 @@ class Finding:
         return "\n".join([table.title, *(line.rstrip() for line in aligned), *below])
 
     def _repr_html_(self) -> str:
-        return shown(self.figures, [self.table], self.notices)
+        return notebook_html(self.figures, [self.table], self.notices)
 
 
 def finding_of(result: Result, rows: Sequence[Row]) -> dict[str, Any]:
@@ -106,14 +106,14 @@ def unprefixed(scores: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in scores.items()}
 
 
-def of_right(right: Tensor) -> dict[str, Any]:
+def accuracy_with_interval(right: Tensor) -> dict[str, Any]:
     """Accuracy and its interval of right [example]: a part of a row."""
     return {"accuracy": right.double().mean().item(), "accuracy_interval": intervals(right, SEED)}
 
 
-def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lines: Sequence[Row] = ()) -> Plate:
+def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lines: Sequence[Row] = ()) -> FigureGroup:
     """Bars of the rows' accuracies, and dashed lines of others'."""
-    marks: list[Mark | None] = [
+    marks: list[DataPoint | None] = [
         value_mark(row["accuracy"], row.get("accuracy_interval"), str(row[category])) for row in rows
     ]
     dashed = [
@@ -122,7 +122,7 @@ def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lin
     panel = Bars(
         title, tuple(str(row[category]) for row in rows), (Series("accuracy", tuple(marks)),), "accuracy", tuple(dashed)
     )
-    return Plate(name, title, BARS, (panel,))
+    return FigureGroup(name, title, BARS, (panel,))
 
 
 def answers_of(examples: Sequence[Any]) -> Tensor:
@@ -142,7 +142,7 @@ def _text(row: Row, key: str) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)
 
 
-def _spaced(names: frozenset[str]) -> frozenset[str]:
+def _words(names: frozenset[str]) -> frozenset[str]:
     return frozenset(name.replace("_", " ") for name in names)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
-from nnsight_et.api.circuits import encoded
+from nnsight_et.api.circuits import encode_pairs
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, finding_of
 from nnsight_et.api.models import LoadedModel
@@ -47,10 +47,10 @@ def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> F
     circuit = as_circuit(circuit)
     for name in {*pairs.positions[:-1]} & {*TAKEN}:
         raise TaskError(f"pairs: a position is named {name!r}, which rows have too; accepted: another name")
-    examples = encoded(model, pairs, circuit)
+    examples = encode_pairs(model, pairs, circuit)
     spec = AttentionPatterns(method="attention_patterns", circuit="circuit", examples=len(pairs))
     with experimenting("attention_patterns", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
-        result = run.result(model.told(examples))
+        result = run.result(model.collect_notices(examples))
     return Finding(**finding_of(result, result.header.summary["rows"]))
 
 
@@ -91,8 +91,8 @@ def attribution(model: LoadedModel, pairs: Pairs, at: str | Iterable[str] = "las
         raise TaskError("at: no position; accepted: one or more")
     for position in positions:
         pairs.check_position(position, "at")
-    examples = model.fitting(pairs.examples(model.tokenizer))
+    examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     spec = Attribution(method="attribution", model=model.name, at=positions, examples=len(pairs))
     with experimenting("attribution", spec, [model], {"": examples}) as run:
-        result = run.result(model.told(examples))
+        result = run.result(model.collect_notices(examples))
     return Finding(**finding_of(result, result.header.summary["rows"]))

@@ -8,7 +8,7 @@ from nnsight_et.api.findings import Finding, Row, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.errors import TaskError, quantity
-from nnsight_et.display.figures import Curves, Plate, Series
+from nnsight_et.display.figures import Curves, FigureGroup, Series
 from nnsight_et.display.marks import BARS, value_mark
 from nnsight_et.manifest import Edge, Knockout
 
@@ -23,13 +23,13 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
         pairs.check_position(name, where)
         if name == "random":
             raise TaskError(f"{where}: random, which manifests call a token drawn at random; accepted: another name")
-    examples = model.fitting(pairs.examples(model.tokenizer))
+    examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     for index, example in enumerate(examples):
         if example.base.positions[to] >= example.base.positions[blind]:
             raise TaskError(f"pairs[{index}]: {to!r} is not before {blind!r}; accepted: a position before it")
     spec = Knockout(method="knockout", model=model.name, edges=(Edge(blind=blind, to=to),), examples=len(examples))
     with experimenting("knockout", spec, [model], {"": examples}) as run:
-        result = run.result(model.told(examples))
+        result = run.result(model.collect_notices(examples))
     (row,), scores = result.header.summary["rows"], unprefixed(result.scores, f"{blind} to {to}.")
     names = [*(f"L{layer}" for layer in range(model.shape.n_layers)), "none"]
     means = scores["probability"].double().mean(-1).tolist()
@@ -41,5 +41,5 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     marks = tuple(value_mark(row["accuracy"], row.get("accuracy_interval"), row["first_blocked_layer"]) for row in rows)
     panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
     note = f"none: nothing is blocked. On {quantity(len(pairs), 'pair')}."
-    plates = (Plate("knockout", title, BARS, (panel,)),)
+    plates = (FigureGroup("knockout", title, BARS, (panel,)),)
     return Finding(title, rows, plates, note, scores, result.header.notices, result.header.self_check)

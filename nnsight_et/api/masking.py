@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
-from nnsight_et.api.circuits import encoded
+from nnsight_et.api.circuits import encode_pairs
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, accuracy_bars, answers_of
 from nnsight_et.api.models import LoadedModel
@@ -17,7 +17,7 @@ from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.manifest import DCM
 from nnsight_et.measuring.predictions import answer_scores
-from nnsight_et.methods.dcm.experiment import TEST, TRAIN, VALIDATION, patched
+from nnsight_et.methods.dcm.experiment import TEST, TRAIN, VALIDATION, patching_measurement
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,13 +55,13 @@ def dcm(
     )
     _check_enough(spec)
     parts = {TRAIN: train, VALIDATION: validation, TEST: test}
-    examples = {split: encoded(model, pairs, circuit) for split, pairs in parts.items()}
+    examples = {split: encode_pairs(model, pairs, circuit) for split, pairs in parts.items()}
     with experimenting("dcm", spec, [model], examples, circuits={"circuit": circuit}) as run:
         result = run.result(model.notices)
         groups = [group for group in circuit.groups if group.heads]
-        chosen = [_selected(group, row) for group, row in zip(groups, result.header.summary["rows"], strict=True)]
+        chosen = [_selected_heads(group, row) for group, row in zip(groups, result.header.summary["rows"], strict=True)]
         sets, drawn = {"object": [Circuit((group,)) for group in chosen]}, {"object": examples[TEST]}
-        found = run.values(patched(run.context, run.job, run.job.models[0], sets, drawn, "test"))
+        found = run.values(patching_measurement(run.context, run.job, run.job.models[0], sets, drawn, "test"))
     keys = ("group", "heads", "selected", "accuracy", "accuracy_interval", "do_nothing")
     rows = tuple({key: row[key] for key in keys} for row in result.header.summary["rows"])
     title = f"Heads selected by DCM in {model.name}"
@@ -73,7 +73,7 @@ def dcm(
     return Selection(title, rows, (figure,), note, scores, model.notices, checks, circuit=Circuit(tuple(chosen)))
 
 
-def _selected(group: HeadGroup, row: Mapping[str, Any]) -> HeadGroup:
+def _selected_heads(group: HeadGroup, row: Mapping[str, Any]) -> HeadGroup:
     return HeadGroup(group.name, group.at, tuple(map(Head.parse, row["selected"])))
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nnsight_et.core.batch import Example, Pair, check_lengths, check_tokens, collate, padded
-from nnsight_et.core.errors import ManifestError, UnsupportedModel, accepted, brief, quantity
+from nnsight_et.core.batch import Example, Pair, check_lengths, check_tokens, collate, padded_batch
+from nnsight_et.core.errors import ManifestError, UnsupportedModel, accepted_names, brief, quantity
 from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.answers import plain_answers
@@ -21,11 +21,11 @@ from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right
 from nnsight_et.measuring.steps import batches
 from nnsight_et.measuring.tokens import end_notices
 from nnsight_et.models.bos import bos_notices, set_bos
-from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded, shape_from, tokenizer_of
+from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import NAMED, ModelSpec, Shape
-from nnsight_et.models.own import ATTENTION, of_module
+from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
+from nnsight_et.models.own import ATTENTION, from_module
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,7 +58,7 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
-            raise ManifestError(f"engine: {self.engine!r}; {accepted(str(self.engine), ENGINES)}")
+            raise ManifestError(f"engine: {self.engine!r}; {accepted_names(str(self.engine), ENGINES)}")
         if self.memory is not None and (not isinstance(self.memory, int) or self.memory < 1):
             raise ManifestError(f"memory: {self.memory!r}; accepted: how many bytes a pass may take, such as 4 << 30")
 
@@ -67,7 +67,9 @@ class LoadedModel:
         known = "".join(f"\n{notice}" for notice in self.notices)
         return f"<{self.name}: {sizes}, {self.model.dtype} on {self.model.device}>{known}"
 
-    def measured(self, examples: Sequence[Example], positions: Sequence[str], measure: Measure) -> dict[str, Tensor]:
+    def measure_batches(
+        self, examples: Sequence[Example], positions: Sequence[str], measure: Measure
+    ) -> dict[str, Tensor]:
         """By name [..., example]: what `measure` makes of batches, put together in the order of the examples.
 
         The prompts of a batch have as many tokens from the first of `positions` on; without positions, any number.
@@ -82,7 +84,7 @@ class LoadedModel:
         back = torch.tensor(order).argsort()
         return {name: torch.cat([part[name] for part in parts], -1)[..., back] for name in parts[0]}
 
-    def told(self, examples: Sequence[Example]) -> tuple[Notice, ...]:
+    def collect_notices(self, examples: Sequence[Example]) -> tuple[Notice, ...]:
         """What to know before numbers measured on these examples are read: of the model, and of what it answers.
 
         The first PROBED of them, or as many as memory has room for, are answered once, whatever is measured on them.
@@ -95,12 +97,12 @@ class LoadedModel:
         key = tuple((one.base.tokens, one.answer, one.also_right, one.foils) for one in some)
         if key not in self._looked:
             choice = choice_of(some, self.shape.vocabulary)
-            run = padded([one.base for one in some], self.pad).to(self.model.device)
+            run = padded_batch([one.base for one in some], self.pad).to(self.model.device)
             found = plain_answers(self.model, run, choice.tokens.to(self.model.device))
             self._looked[key] = tuple(chance_notices(self.name, choice, right_answers(some, choice, **found)))
         return self.notices + self._looked[key]
 
-    def fitting(self, examples: list[Example]) -> list[Example]:
+    def require_pairs_fit(self, examples: list[Example]) -> list[Example]:
         """The same examples; TaskError if the model has no positions or rows for a prompt's tokens."""
         most = self.model.parts.longest(self.model.nn.config.get_text_config())
         check_lengths(examples, most, "pairs", self.name)
@@ -148,12 +150,12 @@ def load(
         )
     model = str(model)
     _check_known(model)
-    known = NAMED[model].spec if model in NAMED else ModelSpec(model)
+    known = KNOWN_MODELS[model].spec if model in KNOWN_MODELS else ModelSpec(model)
     places = (one if one is None else str(one) for one in (adapter or known.adapter, tokenizer or known.tokenizer))
     spec = ModelSpec(known.path, next(places), tokenizer=next(places), gguf=gguf, bos=bos)
     kind, where = _dtype("float32" if dtype is None else dtype), _device(device)
-    files = found(model, spec)
-    nn = loaded(files, kind, where, _one_of("sdpa" if attention is None else attention, ATTENTION, "attention"))
+    files = download_files(model, spec)
+    nn = load_model(files, kind, where, _one_of("sdpa" if attention is None else attention, ATTENTION, "attention"))
     return _with_notices(LoadedModel(model, nn, tokenizer_of(files), shape_from(nn.nn.config, model)))
 
 
@@ -165,13 +167,15 @@ def _with_notices(model: LoadedModel) -> LoadedModel:
 
 def _check_known(model: str) -> None:
     """Raise UnsupportedModel with the nearest names if it is none, and can be neither a folder nor a hub id."""
-    if model not in NAMED and "/" not in model and not Path(model).is_dir():
-        raise UnsupportedModel(f"model: no model named {model!r}; {accepted(model, NAMED)}, a folder, or a hub id")
+    if model not in KNOWN_MODELS and "/" not in model and not Path(model).is_dir():
+        raise UnsupportedModel(
+            f"model: no model named {model!r}; {accepted_names(model, KNOWN_MODELS)}, a folder, or a hub id"
+        )
 
 
 def _one_of(found: str, names: Sequence[str], where: str) -> str:
     if found not in names:
-        raise ManifestError(f"{where}: {found!r}; {accepted(str(found), names)}")
+        raise ManifestError(f"{where}: {found!r}; {accepted_names(str(found), names)}")
     return found
 
 
@@ -230,7 +234,7 @@ def _in_memory(
     if tokenizer is None or isinstance(tokenizer, (str, Path)):
         raise ManifestError("tokenizer: a model in memory needs its own; accepted: et.load(model, tokenizer)")
     name = str(getattr(module, "name_or_path", "") or type(module).__name__)
-    nn = of_module(module, tokenizer, name)
+    nn = from_module(module, tokenizer, name)
     if bos is not None:
         tokenizer = deepcopy(tokenizer)
         set_bos(tokenizer, bos, name, nn.nn.config)

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 from nnsight_et.api.findings import Finding
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.core.batch import Example, right_tokens
-from nnsight_et.core.errors import TaskError, accepted, brief, quantity
+from nnsight_et.core.errors import TaskError, accepted_names, brief, quantity
 from nnsight_et.core.metrics import is_right
-from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.interventions.ablation import model_readouts
-from nnsight_et.tasks.answers import as_scored, roles, told
+from nnsight_et.tasks.answers import quoted_answer, roles, token_description
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum_pairs
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens
@@ -47,7 +47,7 @@ class Pairs:
     """
 
     texts: tuple[MarkedPair, ...]
-    metric: Metric = PAPERS
+    metric: Metric = DEFAULT_METRIC
     """What path patching scores them by; `scored_by` gives them another."""
 
     def __post_init__(self) -> None:
@@ -148,14 +148,14 @@ class Pairs:
         rows = []
         for index, example in enumerate(self.examples(model.tokenizer)):
             for role, tokens in roles(example):
-                rows += [{"pair": index, "as": role, **told(token, model.tokenizer)} for token in tokens]
+                rows += [{"pair": index, "as": role, **token_description(token, model.tokenizer)} for token in tokens]
         return Finding(f"Tokens that are scored, of {model.name}", tuple(rows), notices=model.notices)
 
     def answered_by(self, model: LoadedModel) -> Pairs:
         """Those whose answer the model gives; TaskError if there is none."""
         if not isinstance(model, LoadedModel):
             raise TaskError(f"model: {brief(model)}; accepted: what et.load(...) returns")
-        found = predicted(model, model.fitting(self.examples(model.tokenizer)))
+        found = predict_answers(model, model.require_pairs_fit(self.examples(model.tokenizer)))
         kept = [pair for pair, right in zip(self.texts, found, strict=True) if right]
         if not kept:
             raise TaskError(f"pairs: {model.name} answers none of {len(self)}; accepted: prompts that it answers")
@@ -167,7 +167,7 @@ class Pairs:
         TaskError naming a pair without a foil, if the metric compares the answer with foils.
         """
         if not isinstance(metric, str) or metric not in METRICS:
-            raise TaskError(f"metric: {metric!r}; {accepted(str(metric), METRICS)}")
+            raise TaskError(f"metric: {metric!r}; {accepted_names(str(metric), METRICS)}")
         for index, pair in enumerate(self.texts):
             if METRICS[metric].needs_foils and not pair.foils:
                 raise TaskError(f"pairs[{index}]: no {FOIL}, which {metric} compares with; accepted: one in every pair")
@@ -179,7 +179,7 @@ class Pairs:
             accept = f"a position's name: {', '.join(self.positions)}; {{{{name|text}}}} in the prompts makes one"
             raise TaskError(f"{where}: {name!r}; accepted: {accept}")
         if name not in self.positions:
-            raise TaskError(f"{where}: no position {name!r}; {accepted(name, self.positions)}")
+            raise TaskError(f"{where}: no position {name!r}; {accepted_names(name, self.positions)}")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -195,15 +195,13 @@ class Pairs:
 
     def __repr__(self) -> str:
         count, more = quantity(len(self), "pair"), ", ..." if len(self) > 1 else ""
-        first = self.texts[0]
-        return (
-            f"<{count} at {', '.join(self.positions)}: {first.base.text!r} -> {as_scored(first.answer, first)}{more}>"
-        )
+        first, places = self.texts[0], ", ".join(self.positions)
+        return f"<{count} at {places}: {first.base.text!r} -> {quoted_answer(first.answer, first)}{more}>"
 
     def _repr_html_(self) -> str:
         named = (
             ("base", "source", "answer"),
-            *((_html(p.base), _html(p.source), escape(as_scored(p.answer, p))) for p in self.texts),
+            *((_html(p.base), _html(p.source), escape(quoted_answer(p.answer, p))) for p in self.texts),
         )
         rows = "".join(f"<tr>{''.join(f'<td {LEFT}>{cell}</td>' for cell in row)}</tr>" for row in named[: SHOWN + 1])
         more = f"<p>and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
@@ -231,9 +229,11 @@ def _three(entry: Any, index: int) -> dict[str, Any]:
     return dict(zip(KEYS, entry, strict=True))
 
 
-def predicted(model: LoadedModel, examples: Sequence[Example]) -> list[bool]:
+def predict_answers(model: LoadedModel, examples: Sequence[Example]) -> list[bool]:
     """Whether the model answers each base prompt with its answer, or a token that is right as well."""
-    found = model.measured(examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine))
+    found = model.measure_batches(
+        examples, (), lambda pair, _: model_readouts(model.model, pair.question, model.engine)
+    )
     return is_right(found["predicted"], right_tokens(examples)).tolist()
 
 

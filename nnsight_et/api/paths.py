@@ -13,12 +13,12 @@ from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import SEED, Finding
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Part, as_part, part
+from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp, as_part, part
 from nnsight_et.core.errors import ExperimentError, TaskError, brief, quantity
-from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric, too_few
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric, too_few
 from nnsight_et.core.statistics import LEVEL
-from nnsight_et.display.circuit_figures import StageView, heat_map, shown
-from nnsight_et.display.figures import Plate
+from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
+from nnsight_et.display.figures import FigureGroup
 from nnsight_et.engine.paths import End
 from nnsight_et.interventions.path_patching import Path
 from nnsight_et.manifest import PathPatching, Stage
@@ -37,7 +37,7 @@ class PatchingScores(Finding):
     """
 
     path: Path = field(default_factory=lambda: Path("last"))
-    kept: tuple[Part, ...] = ()
+    kept: tuple[Component, ...] = ()
     """The `keep` heads or MLPs that matter most, in that order."""
 
     @property
@@ -45,7 +45,7 @@ class PatchingScores(Finding):
         """[layer, head], of MLPs [layer, 1]: the scores; exactly 0 where the end of the path cannot be reached."""
         return self.scores["score"]
 
-    def top(self, count: int = 10) -> tuple[Part, ...]:
+    def top(self, count: int = 10) -> tuple[Component, ...]:
         """The `count` that matter most, or all if there are fewer; `path_patch(..., into=...)` takes them."""
         count = whole_number(count, "count", 1)
         return tuple(part(row["head"]) for row in self.rows[:count])
@@ -64,7 +64,7 @@ def path_patch(
     model: LoadedModel,
     pairs: Pairs,
     at: str = "last",
-    into: str | HeadGroup | Iterable[Part | str] = "logits",
+    into: str | HeadGroup | Iterable[Component | str] = "logits",
     via: End | None = None,
     keep: int = 10,
 ) -> PatchingScores:
@@ -78,14 +78,14 @@ def path_patch(
     score does not exist.
     """
     _check(model, pairs, at, into)
-    return _patched(model, pairs, Path(at, via, _receivers(model, into, via)), keep)
+    return _measure_scores(model, pairs, Path(at, via, _receivers(model, into, via)), keep)
 
 
 def path_patch_mlps(
     model: LoadedModel,
     pairs: Pairs,
     at: str = "last",
-    into: str | HeadGroup | Iterable[Part | str] = "logits",
+    into: str | HeadGroup | Iterable[Component | str] = "logits",
     via: End | None = None,
     keep: int = 3,
 ) -> PatchingScores:
@@ -94,7 +94,7 @@ def path_patch_mlps(
     As receivers of `path_patch` its MLPs are reached via "input".
     """
     _check(model, pairs, at, into)
-    return _patched(model, pairs, Path(at, via, _receivers(model, into, via), senders="mlps"), keep)
+    return _measure_scores(model, pairs, Path(at, via, _receivers(model, into, via), senders="mlps"), keep)
 
 
 def _check(model: LoadedModel, pairs: Pairs, at: str, into: object) -> None:
@@ -104,15 +104,15 @@ def _check(model: LoadedModel, pairs: Pairs, at: str, into: object) -> None:
         raise TaskError(f"at: {at!r}, but the logits are read at last; accepted: last, or into= heads there")
 
 
-def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> PatchingScores:
+def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> PatchingScores:
     keep = whole_number(keep, "keep", 1)
     senders = path.reaching(model.shape.n_layers, model.shape.n_heads, model.shape.parallel)
     if not senders:
         kind = "MLP" if path.senders == "mlps" else "head"
         raise TaskError(f"into: no {kind} can reach it: all of it is in layer 0; accepted: what is in later layers")
 
-    examples = model.fitting(pairs.examples(model.tokenizer))
-    known = model.told(examples)
+    examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
+    known = model.collect_notices(examples)
     stage = Stage(group="found", into="logits", via=path.via, at=path.at, senders=path.senders, keep=keep)
     spec = PathPatching(
         method="path_patching", model=model.name, examples=len(examples), metric=pairs.metric, stages=(stage,)
@@ -132,8 +132,8 @@ def _patched(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> Patchin
 def _finding(
     model: LoadedModel,
     path: Path,
-    kept: tuple[Part, ...],
-    ranked: list[Part],
+    kept: tuple[Component, ...],
+    ranked: list[Component],
     scores: dict[str, Tensor],
     metric: Metric,
 ) -> PatchingScores:
@@ -145,9 +145,9 @@ def _finding(
     stage = StageView(name, end, path.via, path.at, path.senders == "mlps", best, beyond)
     panel = heat_map(stage, {f"{name}.{key}": tensor for key, tensor in scores.items()}, metric)
     title = f"Patching scores in {model.name}: {panel.title}"
-    plate = Plate("scores", title, shown(metric, [panel]), (replace(panel, title=title),))
+    plate = FigureGroup("scores", title, colour_legend(metric, [panel]), (replace(panel, title=title),))
     base = scores["base"].double()
-    effect = "(p_patched - p) / p" if metric == PAPERS else METRICS[metric].effect
+    effect = "(p_patched - p) / p" if metric == DEFAULT_METRIC else METRICS[metric].effect
     note = f"Mean of {effect} over {quantity(len(base), 'pair')}; in the base run p is {base.mean():.3f} on average."
     if "base_value" in scores and metric in SHORT:
         note += f" {SHORT[metric]} is {scores['base_value'].double().mean():.3f} there."
@@ -155,13 +155,13 @@ def _finding(
     return PatchingScores(title, rows, (plate,), f"{note} {few}".strip(), scores, path=path, kept=kept)
 
 
-def _row(head: Part, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:
+def _row(head: Component, scores: dict[str, Tensor], kept: bool) -> dict[str, Any]:
     found = {name: scores[name][head].item() for name in ("score", "low", "high", "median", "p", "p_holm")}
     interval = [found.pop("low"), found.pop("high")]
     return {"head": str(head), "score": found.pop("score"), "score_interval": interval, **found, "kept": kept}
 
 
-def _receivers(model: LoadedModel, into: Any, via: End | None) -> tuple[Part, ...]:
+def _receivers(model: LoadedModel, into: Any, via: End | None) -> tuple[Component, ...]:
     if isinstance(into, str) and into == "logits":
         if via is not None:
             raise TaskError(f"via: {via!r}, and into is the logits; accepted: via with heads or MLPs")
@@ -182,7 +182,7 @@ def _receivers(model: LoadedModel, into: Any, via: End | None) -> tuple[Part, ..
     return found
 
 
-def _parts(into: Any) -> tuple[Part, ...]:
+def _parts(into: Any) -> tuple[Component, ...]:
     """The heads or MLPs that are meant: one, several, or those of a group."""
     if isinstance(into, HeadGroup):
         return into.heads

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from nnsight_et.core.circuit import Circuit
-from nnsight_et.core.errors import ManifestError, ResultError, accepted, brief
+from nnsight_et.core.errors import ManifestError, ResultError, accepted_names, brief
 from nnsight_et.core.notices import Notice
 from nnsight_et.display.table import Table
-from nnsight_et.report.html.notebook import shown
+from nnsight_et.report.html.notebook import notebook_html
 from nnsight_et.report.html.page import limits, tiles
 from nnsight_et.report.results import plates, tables
 from nnsight_et.report.tidy.tables import TABLES, kind_of
@@ -82,7 +82,7 @@ class ExperimentResult:
 
     def _repr_html_(self) -> str:
         """Its figures and tables, as notebooks show them."""
-        return shown(plates(self.result, self.study), tables(self.header), self.notices)
+        return notebook_html(plates(self.result, self.study), tables(self.header), self.notices)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Run:
     def __getitem__(self, name: str) -> ExperimentResult:
         result = self.study.result(name)
         if result is None:
-            raise KeyError(f"no result named {name!r}; {accepted(name, self.experiments)}")
+            raise KeyError(f"no result named {name!r}; {accepted_names(name, self.experiments)}")
         return ExperimentResult(result, self.study)
 
     def __iter__(self) -> Iterator[str]:
@@ -124,7 +124,7 @@ class Run:
         )
         headline = tuple((tile.value, tile.name, tile.more) for tile in tiles(self.study))
         known = "\n".join(limit.text for limit in limits(self.study, 0))
-        return shown(
+        return notebook_html(
             (),
             [
                 Table(f"run of {self.study.name}", ("", "", ""), headline, note=known),
@@ -155,7 +155,7 @@ def open_run(folder: str | Path) -> Run:
 
 def _dataframe(results: Iterable[Result], table: str) -> DataFrame:
     if table not in TABLES:
-        raise ValueError(f"no table {table!r}; {accepted(table, TABLES)}")
+        raise ValueError(f"no table {table!r}; {accepted_names(table, TABLES)}")
     try:
         import pandas
     except ImportError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.errors import TaskError
-from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 
 Side = Literal["left", "right"]
 NO_TOKEN = -1
@@ -76,7 +76,7 @@ def check_tokens(some: Iterable[Prompt | Example], rows: int, where: str, model:
 
 
 @dataclass(frozen=True)
-class Run:
+class PromptBatch:
     """A batch of prompts: tokens and mask [batch, seq]; positions: name -> [batch] indices into seq."""
 
     tokens: Tensor
@@ -97,10 +97,10 @@ class Run:
         """[batch, seq]: each token's place in its own prompt; 0 on left padding."""
         return (self.mask.cumsum(-1) - 1).clamp(min=0)
 
-    def to(self, device: torch.device | str) -> Run:
+    def to(self, device: torch.device | str) -> PromptBatch:
         """The same batch on `device`."""
         moved = {name: index.to(device) for name, index in self.positions.items()}
-        return Run(self.tokens.to(device), self.mask.to(device), moved)
+        return PromptBatch(self.tokens.to(device), self.mask.to(device), moved)
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ class Pair:
     also_right and foils [batch, n], NO_TOKEN where a row has fewer; None where no example has any.
     """
 
-    base: Run
-    source: Run
+    base: PromptBatch
+    source: PromptBatch
     answer: Tensor
     also_right: Tensor | None = None
     foils: Tensor | None = None
-    metric: Metric = PAPERS
+    metric: Metric = DEFAULT_METRIC
 
     def __post_init__(self) -> None:
         if not len(self.base.tokens) == len(self.source.tokens) == len(self.answer):
@@ -136,7 +136,7 @@ class Pair:
 
     def to(self, device: torch.device | str) -> Pair:
         """The same batch on `device`."""
-        moved = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, (Run, Tensor))}
+        moved = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, (PromptBatch, Tensor))}
         return replace(self, **moved)
 
 
@@ -144,7 +144,7 @@ class Pair:
 class Question:
     """A batch of prompts and the token [batch] that answers each, or that an intervention should make the answer."""
 
-    run: Run
+    run: PromptBatch
     answer: Tensor
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ class Question:
         return Question(self.run.to(device), self.answer.to(device))
 
 
-def padded(prompts: Sequence[Prompt], pad: int = 0, side: Side = "left") -> Run:
+def padded_batch(prompts: Sequence[Prompt], pad: int = 0, side: Side = "left") -> PromptBatch:
     """The prompts as one batch, padded on `side` to the longest; every prompt names the same positions."""
     width = max(len(prompt.tokens) for prompt in prompts)
     tokens = torch.full((len(prompts), width), pad)
@@ -171,13 +171,13 @@ def padded(prompts: Sequence[Prompt], pad: int = 0, side: Side = "left") -> Run:
         name: torch.tensor([prompt.positions[name] + offset for prompt, offset in zip(prompts, offsets, strict=True)])
         for name in prompts[0].positions
     }
-    return Run(tokens, mask, positions)
+    return PromptBatch(tokens, mask, positions)
 
 
 def collate(examples: Sequence[Example], pad: int = 0, side: Side = "left") -> Pair:
     """The examples as one padded batch of pairs."""
-    base = padded([example.base for example in examples], pad, side)
-    source = padded([example.source for example in examples], pad, side)
+    base = padded_batch([example.base for example in examples], pad, side)
+    source = padded_batch([example.source for example in examples], pad, side)
     also_right, foils = (_tokens([getattr(one, name) for one in examples]) for name in ("also_right", "foils"))
     return Pair(base, source, torch.tensor([example.answer for example in examples]), also_right, foils)
 

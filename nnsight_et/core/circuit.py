@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from nnsight_et.core.errors import TaskError, accepted, brief
+from nnsight_et.core.errors import TaskError, accepted_names, brief
 
 SCHEMA = 1
 _NAME = re.compile(r"L([0-9]{1,6})H([0-9]{1,6})")
@@ -55,18 +55,18 @@ class Mlp(NamedTuple):
         return cls(int(match[1]))
 
 
-Part = Head | Mlp
+Component = Head | Mlp
 """What a path can begin or end in."""
 Via = Literal["query", "key", "value"]
 """An input of a head."""
 
 
-def part(name: str) -> Part:
+def part(name: str) -> Component:
     """The head or MLP called `name`, such as L9H3 or L9MLP; TaskError if it is the name of neither."""
     return Mlp.parse(name) if isinstance(name, str) and name.endswith("MLP") else Head.parse(name)
 
 
-def as_part(one: object) -> Part:
+def as_part(one: object) -> Component:
     """The head or MLP that `one` is or names, or whose layer and index it is; TaskError if it is none."""
     if isinstance(one, str):
         return part(one)
@@ -145,10 +145,12 @@ class Circuit:
         for group in self.groups:
             if group.name == name:
                 return group
-        raise TaskError(f"the circuit has no group {name!r}; {accepted(name, (group.name for group in self.groups))}")
+        raise TaskError(
+            f"the circuit has no group {name!r}; {accepted_names(name, (group.name for group in self.groups))}"
+        )
 
     @classmethod
-    def assembled(cls, groups: Iterable[HeadGroup]) -> Circuit:
+    def from_stages(cls, groups: Iterable[HeadGroup]) -> Circuit:
         """The groups as stages found them: a head that a later one has at its position leaves the earlier (§4.1)."""
         found = tuple(groups)
         kept = []
@@ -222,10 +224,10 @@ def _group(entry: object, where: str) -> HeadGroup:
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
     if len(set(parsed)) < len(parsed):
-        raise TaskError(f"{where}: the head {_repeated(parsed)} is there twice")
+        raise TaskError(f"{where}: the head {_repeated_head(parsed)} is there twice")
     return HeadGroup(name, at, parsed)
 
 
-def _repeated(heads: Iterable[Head]) -> Head:
+def _repeated_head(heads: Iterable[Head]) -> Head:
     seen: set[Head] = set()
     return next(head for head in heads if head in seen or seen.add(head))

@@ -46,7 +46,7 @@ class ResultError(NnsightEtError):
     exit_code = 1
 
 
-def accepted(found: str, names: Iterable[str]) -> str:
+def accepted_names(found: str, names: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the closest one if there is one, and all that are accepted."""
     known = list(names)
     close = get_close_matches(found, known, n=1)

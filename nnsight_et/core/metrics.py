@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nnsight_et.core.batch import NO_TOKEN
 from nnsight_et.core.circuit import Circuit, Head
-from nnsight_et.core.errors import TaskError, accepted
-from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.core.errors import TaskError, accepted_names
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 
 Matrix = Tensor | Sequence[Sequence[float]]
 TIE_DIGITS = 9
@@ -24,7 +24,7 @@ def patching_ratio(patched: Tensor, base: Tensor) -> Tensor:
     return (patched - base) / base
 
 
-def told_apart(probability: Tensor) -> Tensor:
+def clamp_to_normal(probability: Tensor) -> Tensor:
     """The same in float64; 0, and whatever else lies below the smallest normal number of its dtype, counts as that.
 
     Below it digits are lost, down to the last one.
@@ -32,15 +32,15 @@ def told_apart(probability: Tensor) -> Tensor:
     return probability.clamp(min=torch.finfo(probability.dtype).tiny).double()
 
 
-def patching_effect(patched: Tensor, base: Tensor, metric: Metric = PAPERS) -> Tensor:
+def patching_effect(patched: Tensor, base: Tensor, metric: Metric = DEFAULT_METRIC) -> Tensor:
     """[sender, batch]: how the metric's value of each example changes: its ratio for the paper's, else a difference.
 
     patched [sender, batch] and base [batch] are the probabilities of the answer, or the values of another metric.
     """
-    return patching_ratio(patched, base) if metric == PAPERS else patched - base
+    return patching_ratio(patched, base) if metric == DEFAULT_METRIC else patched - base
 
 
-def patching_score(patched: Tensor, base: Tensor, metric: Metric = PAPERS) -> Tensor:
+def patching_score(patched: Tensor, base: Tensor, metric: Metric = DEFAULT_METRIC) -> Tensor:
     """[sender]: mean over examples of the effect; for the paper's metric of (p_patched - p_base) / p_base (§4.1).
 
     That is a mean of ratios, as in the paper, not a ratio of means. Negative: the head mattered; for kl: above 0.
@@ -112,17 +112,17 @@ def greedy_set(accuracy: Matrix, head: int, fraction: float) -> tuple[int, ...]:
     accuracy [head, head]: F(C \\ {v, w}), on the diagonal F(C \\ {w}). The others are ranked by how much is lost when
     v goes as well, F(C \\ {w}) - F(C \\ {v, w}); K is the first ceil(fraction * group size) of those that lose at all.
     """
-    loss, others, most = _ranked(accuracy, head, fraction)
+    loss, others, most = _rank_heads(accuracy, head, fraction)
     return tuple(w for w in others[:most] if loss[w] > 0)
 
 
 def greedy_ties(accuracy: Matrix, head: int, fraction: float) -> tuple[int, ...]:
     """The heads that are not in greedy_set, but make up for `head` just as much as the last one that is."""
-    loss, others, most = _ranked(accuracy, head, fraction)
+    loss, others, most = _rank_heads(accuracy, head, fraction)
     return tuple(w for w in others[most:] if most and loss[w] == loss[others[most - 1]] > 0)
 
 
-def _ranked(accuracy: Matrix, head: int, fraction: float) -> tuple[list[float], list[int], int]:
+def _rank_heads(accuracy: Matrix, head: int, fraction: float) -> tuple[list[float], list[int], int]:
     """By head what is lost when `head` goes as well, the others by that, and how many of them K has at most."""
     loss = [round(float(accuracy[w][w]) - float(accuracy[head][w]), TIE_DIGITS) for w in range(len(accuracy))]
     others = [w for w in sorted(range(len(accuracy)), key=lambda w: -loss[w]) if w != head]
@@ -197,7 +197,7 @@ def causal_impact(pretrained: Circuit, finetuned: Circuit, scores: Mapping[str, 
         members.append({head for group in circuit.groups for head in group.heads})
         for group in circuit.groups:
             if group.name not in scores:
-                raise TaskError(f"no scores of group {group.name!r}; {accepted(group.name, scores)}")
+                raise TaskError(f"no scores of group {group.name!r}; {accepted_names(group.name, scores)}")
             for head in group.heads:
                 score = abs(float(scores[group.name][head.layer][head.index]))
                 largest[head] = max(score, largest.get(head, 0.0))

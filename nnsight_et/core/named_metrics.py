@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Metric = Literal["probability_ratio", "logit_difference", "probability_difference", "kl"]
-PAPERS: Metric = "probability_ratio"
+DEFAULT_METRIC: Metric = "probability_ratio"
 """The paper's, and the one where none is named."""
 
 

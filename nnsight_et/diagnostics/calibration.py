@@ -9,20 +9,20 @@ from statistics import median
 
 import torch
 
-from nnsight_et.core.batch import Example, Pair, Question, Run, collate
+from nnsight_et.core.batch import Example, Pair, PromptBatch, Question, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.diagnostics.costs import BYTES, Speeds, sized
-from nnsight_et.diagnostics.sizing import choices, laid_out, sample
-from nnsight_et.interventions.ablation import Fill, circuit_readouts, model_readouts
+from nnsight_et.diagnostics.costs import BYTES, Speeds, rows_with_chunks
+from nnsight_et.diagnostics.sizing import choices, prompt_layouts, sample
+from nnsight_et.interventions.ablation import AblationValues, circuit_readouts, model_readouts
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import DCM, Manifest
 from nnsight_et.measuring.memory import capacity
-from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded, shape_of, tokenizer_of
+from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import methods
@@ -47,7 +47,7 @@ class Calibration:
     speeds: dict[str, Speeds]
 
 
-def calibrated(manifest: Manifest, plan: Plan) -> Calibration:
+def calibrate_models(manifest: Manifest, plan: Plan) -> Calibration:
     """Measure every model of the plan; models of one shape and dtype share what the first of them takes.
 
     Reads weights, and raises what reading them raises; ManifestError for a run on a server.
@@ -58,20 +58,20 @@ def calibrated(manifest: Manifest, plan: Plan) -> Calibration:
     rows, speeds = dict[str, Rows](), dict[str, Speeds]()
     known = dict[tuple[Shape, str], str]()
     for job, choice in choices(plan):
-        files = found(choice.name, choice.spec)
+        files = download_files(choice.name, choice.spec)
         same = known.setdefault((shape_of(files), choice.dtype), choice.name)
         if same != choice.name:
             rows[choice.name], speeds[choice.name] = rows[same], speeds[same]
             continue
         start = time.perf_counter()
-        model = loaded(files, choice.dtype, device, job.attention)
+        model = load_model(files, choice.dtype, device, job.attention)
         loading, tokenizer = time.perf_counter() - start, tokenizer_of(files)
         start = time.perf_counter()
         examples = sample(job, tokenizer)
         texts = (time.perf_counter() - start) / (2 * len(examples))
         shape = shape_of(files)
         budget = manifest.memory_bytes or capacity(device, shape.parameters * BYTES[choice.dtype])
-        rows[choice.name] = sized(shape, choice.dtype, laid_out(examples), budget)
+        rows[choice.name] = rows_with_chunks(shape, choice.dtype, prompt_layouts(examples), budget)
         measured = speeds_of(model, rows[choice.name], examples)
         speeds[choice.name] = replace(measured, texts=texts, loading=loading)
     return Calibration(rows, speeds)
@@ -85,7 +85,7 @@ def speeds_of(model: Model, rows: Rows, examples: Sequence[Example]) -> Speeds:
     pair = collate(batch).to(model.device)
     alone = Rows(rows.sizes, (replace(prompts, count=len(batch), batches=1),))
     speeds = Speeds()
-    for kind, run, count in _timed(model, pair, alone):
+    for kind, run, count in _time_passes(model, pair, alone):
         run()
         took = median(_seconds(run, model) for _ in range(ROUNDS))
         left = took - speeds.of(replace(count, **{kind: 0.0}))
@@ -97,11 +97,11 @@ def speeds_of(model: Model, rows: Rows, examples: Sequence[Example]) -> Speeds:
     return replace(speeds, checks=checks, sample=SAMPLE * exact)
 
 
-def _timed(model: Model, pair: Pair, rows: Rows) -> Iterator[Timed]:
+def _time_passes(model: Model, pair: Pair, rows: Rows) -> Iterator[Timed]:
     """What tells each speed, in an order in which every one needs only those before it."""
     chunks, (prompts,), count = rows.sizes.chunks, rows.prompts, len(pair.answer)
     token = torch.zeros(1, 1, dtype=torch.long)
-    one = Question(Run(token, torch.ones_like(token), {"last": token[0]}), token[0])
+    one = Question(PromptBatch(token, torch.ones_like(token), {"last": token[0]}), token[0])
     yield "passes", lambda: model_readouts(model, one.to(model.device), "default"), Count(passes=1)
     yield "whole", lambda: model_readouts(model, pair.question, "default"), methods.plain(rows, count)
     first = min(prompts.places, key=lambda name: prompts.places[name])
@@ -109,12 +109,12 @@ def _timed(model: Model, pair: Pair, rows: Rows) -> Iterator[Timed]:
     circuits = [Circuit(tuple(HeadGroup(at, at, (Head(0, 0),)) for at in names))] * VARIANTS
     sets = _sets(rows) * (VARIANTS // 2)
 
-    def again() -> None:
-        circuit_readouts(model, pair.question, Fill(), circuits, "default", chunks)
+    def repeat_patching() -> None:
+        circuit_readouts(model, pair.question, AblationValues(), circuits, "default", chunks)
         patched_readouts(model, pair, sets, "default", chunks)
 
-    both = methods.alone(rows, count, VARIANTS, names) + methods.patched(rows, count, [sets])
-    yield "again", again, both
+    both = methods.circuit_work(rows, count, VARIANTS, names) + methods.patching_work(rows, count, [sets])
+    yield "again", repeat_patching, both
     senders = [Head(0, index) for index in range(model.n_heads)]
     path = Path("last")
     direct = path_patching(rows.sizes, prompts, path, senders)

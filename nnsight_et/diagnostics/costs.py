@@ -15,7 +15,7 @@ from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import expected
 from nnsight_et.planning.cost.methods import Rows, plain
 from nnsight_et.planning.cost.passes import Count, Prompts, Sizes, total
-from nnsight_et.planning.cost.pieces import Estimate, Piece, Setting
+from nnsight_et.planning.cost.pieces import CostSetting, Estimate, Piece
 from nnsight_et.planning.plan import Plan
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -88,7 +88,7 @@ def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit], pr
             if name not in looked:
                 counts[name] = plain(rows[name], PROBED)
                 looked.add(name)
-        for what, name, count in _pieces(Setting(job, rows, circuits)):
+        for what, name, count in _pieces(CostSetting(job, rows, circuits)):
             if not what or what not in made:
                 counts[name] = counts.get(name, Count()) + count
                 measurements += bool(count.passes)
@@ -97,7 +97,7 @@ def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit], pr
     return costs
 
 
-def _pieces(setting: Setting[Any]) -> Iterator[Piece]:
+def _pieces(setting: CostSetting[Any]) -> Iterator[Piece]:
     """The measurements of a job, in order."""
     spec = setting.job.spec
     if getattr(spec, "only_correct", False):
@@ -153,11 +153,11 @@ def rows_of(plan: Plan, memory: int | None) -> dict[str, Rows]:
     for job in plan.jobs:
         for choice in job.models:
             if isinstance(job.task, BoxesTask) and choice.shape is not None:
-                rows[choice.name] = sized(choice.shape, choice.dtype, boxes_prompts(job.task), memory)
+                rows[choice.name] = rows_with_chunks(choice.shape, choice.dtype, boxes_prompts(job.task), memory)
     return rows
 
 
-def sized(shape: Shape, dtype: str, prompts: tuple[Prompts, ...], memory: int | None) -> Rows:
+def rows_with_chunks(shape: Shape, dtype: str, prompts: tuple[Prompts, ...], memory: int | None) -> Rows:
     """A model's prompts, and the chunk sizes a run chooses for them."""
     longest = max(one.tokens for one in prompts)
     return Rows(Sizes(shape, chunks(shape, BYTES[dtype], longest, memory)), prompts)

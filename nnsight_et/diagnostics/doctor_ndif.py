@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from packaging.version import InvalidVersion, Version
 
-from nnsight_et.diagnostics.doctor import Finding
-from nnsight_et.models.named import NAMED, is_hub_id
+from nnsight_et.diagnostics.doctor import Diagnosis
+from nnsight_et.models.named import KNOWN_MODELS, is_hub_id
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Rejected, RemoteFailure, Retryable
@@ -25,28 +25,28 @@ Entries = Sequence[Mapping[str, Any]]
 
 def known_models() -> list[ModelChoice]:
     """The models known by name that a server can have: not the embedded ones."""
-    named = {name: one for name, one in NAMED.items() if is_hub_id(one.spec.path)}
+    named = {name: one for name, one in KNOWN_MODELS.items() if is_hub_id(one.spec.path)}
     return [ModelChoice(name, one.spec, "", one.shape, {}) for name, one in named.items()]
 
 
-def server_findings(models: Sequence[ModelChoice]) -> list[Finding]:
+def server_findings(models: Sequence[ModelChoice]) -> list[Diagnosis]:
     """What is to be known of nnsight's configured server before these models run there; a dtype "" is any."""
     try:
         client = Client()
     except Rejected as failure:
-        return [Finding("server", str(failure), "mend", "mend NDIF_HOST, or HOST in " + str(configuration()))]
+        return [Diagnosis("server", str(failure), "mend", "mend NDIF_HOST, or HOST in " + str(configuration()))]
     return list(_findings(client, models))
 
 
-def _findings(client: Client, models: Sequence[ModelChoice]) -> Iterator[Finding]:
+def _findings(client: Client, models: Sequence[ModelChoice]) -> Iterator[Diagnosis]:
     where, start = f"{client.host} ({origin('HOST')})", time.monotonic()
     try:
         client.read("/connected")
     except RemoteFailure as failure:
-        yield Finding("server", f"{where}: {_said(client, failure)}", "mend", _way_out(failure))
+        yield Diagnosis("server", f"{where}: {_failure_text(client, failure)}", "mend", _way_out(failure))
         return
-    yield Finding("server", f"{where} answers in {1000 * (time.monotonic() - start):.0f} ms")
-    looks: dict[str, Callable[[], Iterator[Finding]]] = {
+    yield Diagnosis("server", f"{where} answers in {1000 * (time.monotonic() - start):.0f} ms")
+    looks: dict[str, Callable[[], Iterator[Diagnosis]]] = {
         "key": lambda: _key(client),
         "server's versions": lambda: _versions(client),
         "server's models": lambda: _models(client, models),
@@ -57,7 +57,7 @@ def _findings(client: Client, models: Sequence[ModelChoice]) -> Iterator[Finding
         except RemoteFailure as failure:
             state: Literal["note", "mend"] = "mend" if isinstance(failure, Retryable) else "note"
             do = LATER if state == "mend" else "this server does not tell; a run may work"
-            yield Finding(subject, _said(client, failure), state, do)
+            yield Diagnosis(subject, _failure_text(client, failure), state, do)
 
 
 def _way_out(failure: RemoteFailure) -> str:
@@ -68,11 +68,11 @@ def _way_out(failure: RemoteFailure) -> str:
     return f"is it up, and the address right? NDIF_HOST, or HOST in {configuration()}"
 
 
-def _said(client: Client, failure: RemoteFailure) -> str:
+def _failure_text(client: Client, failure: RemoteFailure) -> str:
     return str(failure).removeprefix(client.host).removeprefix(": ").partition("; accepted")[0]
 
 
-def _key(client: Client) -> Iterator[Finding]:
+def _key(client: Client) -> Iterator[Diagnosis]:
     """Who the key's owner is, if the server says so; else whether the server takes jobs with it, and without any."""
     where = origin("APIKEY")
     try:
@@ -86,31 +86,31 @@ def _key(client: Client) -> Iterator[Finding]:
             said = refused.removeprefix(f"{client.host}: ").partition("; accepted")[0]
             ask = "https://login.ndif.us gives one" if "ndif.us" in client.host else "ask who runs the server"
             do = f"NDIF_API_KEY, or APIKEY in {configuration()}; {ask}"
-            yield Finding("key", f"from {where}: {said}" if where else f"none; {said}", "mend", do)
+            yield Diagnosis("key", f"from {where}: {said}" if where else f"none; {said}", "mend", do)
             return
         if not where or Client(client.host, "").refusal() is None:
-            yield Finding("key", "not needed: this server checks none")
-            yield Finding("trust", "trusted: every job is, where keys are not checked")
+            yield Diagnosis("key", "not needed: this server checks none")
+            yield Diagnosis("trust", "trusted: every job is, where keys are not checked")
             return
-    yield Finding("key", f"valid (from {where})")
+    yield Diagnosis("key", f"valid (from {where})")
     if "trusted" in tags:
-        yield Finding("trust", "trusted: jobs run beside the weights, with gradients")
+        yield Diagnosis("trust", "trusted: jobs run beside the weights, with gradients")
         return
     do = "every method works; DCM and attribution take finite differences, and each job some seconds to start"
     found = "not told by this server; if untrusted," if who is None else "untrusted:"
-    yield Finding("trust", f"{found} jobs see activations, not weights or gradients", "note", do)
+    yield Diagnosis("trust", f"{found} jobs see activations, not weights or gradients", "note", do)
 
 
-def _versions(client: Client) -> Iterator[Finding]:
+def _versions(client: Client) -> Iterator[Diagnosis]:
     there = _mapping(client.read("/env"))
     packages = _mapping(there.get("packages"))
     pairs = {name: (version(name), packages.get(name)) for name in ("nnsight", "transformers", "torch")}
     pairs["python"] = (platform.python_version(), str(there.get("python_version") or "").partition(" ")[0])
     for name, (own, other) in pairs.items():
-        yield _compared(name, own, str(other or ""))
+        yield _compare_versions(name, own, str(other or ""))
     if {"nnsight_et", "nnsight-et"} & packages.keys():
         do = "remove it there: jobs bring the code of this machine"
-        yield Finding("server's nnsight_et", "installed on the server", "note", do)
+        yield Diagnosis("server's nnsight_et", "installed on the server", "note", do)
 
 
 DIFFERENT = {
@@ -121,15 +121,15 @@ DIFFERENT = {
 }
 
 
-def _compared(name: str, own: str, other: str) -> Finding:
+def _compare_versions(name: str, own: str, other: str) -> Diagnosis:
     """How a version here and the server's go together; those of one minor release do."""
     subject = f"server's {name}"
     if not other:
-        return Finding(subject, f"not told; {own} here", "note", "compare it with who runs the server")
+        return Diagnosis(subject, f"not told; {own} here", "note", "compare it with who runs the server")
     if _minor(own) == _minor(other):
-        return Finding(subject, other if own == other else f"{other}; {own} here")
+        return Diagnosis(subject, other if own == other else f"{other}; {own} here")
     state = "mend" if name == "nnsight" else "note"
-    return Finding(subject, f"{other}; {own} here", state, DIFFERENT[name].format(other.partition("+")[0]))
+    return Diagnosis(subject, f"{other}; {own} here", state, DIFFERENT[name].format(other.partition("+")[0]))
 
 
 def _minor(text: str) -> tuple[int, ...] | str:
@@ -139,18 +139,20 @@ def _minor(text: str) -> tuple[int, ...] | str:
         return text
 
 
-def _models(client: Client, models: Sequence[ModelChoice]) -> Iterator[Finding]:
+def _models(client: Client, models: Sequence[ModelChoice]) -> Iterator[Diagnosis]:
     deployments = _mapping(_mapping(client.read("/status")).get("deployments"))
     entries = [_identity(key) | _mapping(entry) for key, entry in deployments.items()]
     for choice in models:
-        name, adapter = choice.spec.served
+        name, adapter = choice.spec.server_names
         named = next((one for one in (name, adapter) if one and not is_hub_id(one)), None)
         if named:
             key = "ndif" if named == name else "ndif_adapter"
             do = f"models: {{{choice.name}: {{..., {key}: org/name}}}} in the manifest"
-            yield Finding(choice.name, f"{named} is no name on a server", "mend", do)
+            yield Diagnosis(choice.name, f"{named} is no name on a server", "mend", do)
             continue
-        yield _deployed(choice, [one for one in entries if _is(one, choice)], f"; {adapter} over it" if adapter else "")
+        yield _look_up_deployment(
+            choice, [one for one in entries if _is(one, choice)], f"; {adapter} over it" if adapter else ""
+        )
 
 
 def _identity(key: str) -> dict[str, Any]:
@@ -164,27 +166,27 @@ def _identity(key: str) -> dict[str, Any]:
 def _is(entry: Mapping[str, Any], choice: ModelChoice) -> bool:
     """Whether a deployment is of this model, as a run asks for it."""
     revision = (entry.get("revision") or "main") == (choice.spec.revision or "main")
-    return entry.get("repo_id") == choice.spec.served[0] and entry.get("task") in (None, TASK) and revision
+    return entry.get("repo_id") == choice.spec.server_names[0] and entry.get("task") in (None, TASK) and revision
 
 
-def _deployed(choice: ModelChoice, entries: Entries, adapter: str) -> Finding:
+def _look_up_deployment(choice: ModelChoice, entries: Entries, adapter: str) -> Diagnosis:
     """What a server says of one model, by the best of its copies."""
-    name = choice.spec.served[0]
+    name = choice.spec.server_names[0]
     for entry in entries:
         if entry.get("application_state") == "RUNNING" and entry.get("deployment_level") in (None, "HOT"):
             dtype = str(entry.get("dtype") or "").removeprefix("torch.")
             found = f"{name} is deployed and hot{f', {dtype}' if dtype else ''}{adapter}"
             if dtype and choice.dtype and dtype != choice.dtype:
                 do = f"dtype: {dtype} in the manifest, or deploy it in {choice.dtype}"
-                return Finding(choice.name, f"{found}; the manifest says {choice.dtype}", "mend", do)
-            return Finding(choice.name, found)
+                return Diagnosis(choice.name, f"{found}; the manifest says {choice.dtype}", "mend", do)
+            return Diagnosis(choice.name, found)
     deploy = f"a server of your own: ndif deploy {name} --task {TASK}; else ask who runs it"
     if entries:
         states = ", ".join(dict.fromkeys(_condition(entry) for entry in entries))
         do = f"the first job waits until it is loaded; {deploy}"
-        return Finding(choice.name, f"{name} is not hot: {states}{adapter}", "note", do)
+        return Diagnosis(choice.name, f"{name} is not hot: {states}{adapter}", "note", do)
     do = f"the first job may have it deployed, or be refused; {deploy}"
-    return Finding(choice.name, f"{name} is not deployed{adapter}", "note", do)
+    return Diagnosis(choice.name, f"{name} is not deployed{adapter}", "note", do)
 
 
 def _condition(entry: Mapping[str, Any]) -> str:

@@ -24,12 +24,12 @@ from nnsight_et.models.adapters import attach_adapter, has_weights
 from nnsight_et.models.architecture import Architecture, Projection
 from nnsight_et.models.bos_here import BosFound, bos_here
 from nnsight_et.models.families import architecture
-from nnsight_et.models.files import Files, described
-from nnsight_et.models.gguf_file import told
+from nnsight_et.models.files import Files, describe_files
+from nnsight_et.models.gguf_file import quantization_note
 from nnsight_et.models.load import configuration, outline, tokenizer_of
-from nnsight_et.models.named import NAMED, ModelSpec, Shape
+from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
 from nnsight_et.planning.plan import model_choice
-from nnsight_et.tasks.encoding import left_off
+from nnsight_et.tasks.encoding import trailing_tokens
 from nnsight_et.tasks.own_pairs import OwnPairs
 
 if TYPE_CHECKING:
@@ -77,19 +77,19 @@ class Use:
     dtypes: tuple[str, ...]
 
 
-def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
+def inspect_model(name: str, manifest: Manifest | None = None) -> Inspection:
     """The model known by that name, or in that folder, or with that hub id; or what it is in the manifest.
 
     Its prompts are the manifest's, or those of the boxes task. UnsupportedModel if there is no configuration, or none
     whose models can be run exactly, or an adapter that cannot be or does not fit; ManifestError if the manifest's
     file of pairs cannot be read.
     """
-    spec, use = NAMED[name].spec if name in NAMED else _spec_at(name), Use(BoxesTask(), 0, None, DTYPES)
+    spec, use = KNOWN_MODELS[name].spec if name in KNOWN_MODELS else _spec_at(name), Use(BoxesTask(), 0, None, DTYPES)
     if manifest is not None:
         choice = model_choice(manifest, name)
         spec = choice.spec
         use = Use(manifest.task_data(), manifest.seed, manifest.memory_bytes, (choice.dtype,))
-    files = described(name, spec)
+    files = describe_files(name, spec)
     config = configuration(files)
     parts, module = architecture(config, name), outline(files)
     adapter = list(_adapter(spec, files, module))
@@ -98,7 +98,7 @@ def inspected(name: str, manifest: Manifest | None = None) -> Inspection:
     facts = [("architecture", f"{config.model_type} ({type(module).__name__})"), *_sizes(shape)]
     facts += [("sliding window", _windows(parts.windows(text))), ("parameters", f"{weights:,}")]
     if files.gguf:
-        facts.append(("weights", told(name, files.gguf)))
+        facts.append(("weights", quantization_note(name, files.gguf)))
     facts += adapter
     task, longest = _task(files, use)
     positions = ("positions", _positions(parts.longest(text), getattr(text, "max_position_embeddings", None), longest))
@@ -226,7 +226,7 @@ def _task(files: Files, use: Use) -> tuple[list[Row], int]:
     base = examples[0].base
     begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id == base.tokens[0]
     first = f"the first is {tokenizer.bos_token}" if begins else "the first is of the text"
-    ending = left_off(tokenizer)
+    ending = trailing_tokens(tokenizer)
     first += f", without the {ending} that the tokenizer puts at the end" if ending else ""
     at = ", ".join(f"{position} {base.positions[position]}" for position in base.positions)
     shortest, longest = min(one.length for one in examples), max(one.length for one in examples)

@@ -13,11 +13,11 @@ import torch
 
 from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import NnsightEtError
-from nnsight_et.diagnostics.costs import estimates, rows_of, sized
+from nnsight_et.diagnostics.costs import estimates, rows_of, rows_with_chunks
 from nnsight_et.manifest import parse
-from nnsight_et.manifest.template import Wishes, written
+from nnsight_et.manifest.template import InitOptions, render_manifest
 from nnsight_et.measuring.examples import task_of
-from nnsight_et.models.files import described
+from nnsight_et.models.files import describe_files
 from nnsight_et.models.load import shape_of, tokenizer_of
 from nnsight_et.planning.cost.methods import Rows
 from nnsight_et.planning.cost.passes import Prompts
@@ -27,7 +27,7 @@ from nnsight_et.runner.run import device_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPLIT, MOST = "evaluation", 50  # prompts that are looked at
+SPLIT, MAX_OVERSAMPLING = "evaluation", 50  # prompts that are looked at
 MINUTES = 15  # that a first study may take
 SHARE = 0.3  # what passes get of the speed of large products of matrices
 
@@ -57,9 +57,9 @@ def read_rows(jobs: Plan, known: Mapping[str, Rows], memory: int | None) -> Sizi
 
 
 def _rows(job: Job, choice: ModelChoice, memory: int | None) -> Rows:
-    files = described(choice.name, choice.spec, here=True)
+    files = describe_files(choice.name, choice.spec, here=True)
     shape = choice.shape or shape_of(files)
-    return sized(shape, choice.dtype, laid_out(sample(job, tokenizer_of(files))), memory)
+    return rows_with_chunks(shape, choice.dtype, prompt_layouts(sample(job, tokenizer_of(files))), memory)
 
 
 def choices(jobs: Plan) -> Iterator[tuple[Job, ModelChoice]]:
@@ -76,11 +76,11 @@ def sample(job: Job, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """A batch of the job's examples, or as many as a file has."""
     task = task_of(job.task)
     available = getattr(task, "available", None)
-    count = min(MOST, available(job.seed, SPLIT)) if available else MOST
+    count = min(MAX_OVERSAMPLING, available(job.seed, SPLIT)) if available else MAX_OVERSAMPLING
     return list(task.examples(tokenizer, count, job.seed, SPLIT))
 
 
-def laid_out(examples: Sequence[Example]) -> tuple[Prompts, ...]:
+def prompt_layouts(examples: Sequence[Example]) -> tuple[Prompts, ...]:
     """How the examples' base prompts are laid out, alike ones together."""
     alike = Counter((len(one.base.tokens), tuple(sorted(one.base.positions.items()))) for one in examples)
     return tuple(Prompts(count, tokens, dict(places)) for (tokens, places), count in sorted(alike.items()))
@@ -95,12 +95,12 @@ class FittedStudy:
     unknown: str = ""
 
 
-def fit_study(wishes: Wishes, folder: Path, speed: float | None = None) -> FittedStudy:
+def fit_study(wishes: InitOptions, folder: Path, speed: float | None = None) -> FittedStudy:
     """The manifest that is wished for, with fewer examples where a run with the usual ones takes more than MINUTES.
 
     folder: where its relative paths start. speed: floating-point operations a second; measured on this machine if None.
     """
-    usual = written(wishes)
+    usual = render_manifest(wishes)
     flops, unknown = _cost(usual, folder)
     if unknown:
         return FittedStudy(usual, unknown=unknown)
@@ -108,7 +108,7 @@ def fit_study(wishes: Wishes, folder: Path, speed: float | None = None) -> Fitte
     minutes = flops / speed / 60
     if minutes <= MINUTES:
         return FittedStudy(usual, minutes)
-    text = written(replace(wishes, share=MINUTES / minutes))
+    text = render_manifest(replace(wishes, share=MINUTES / minutes))
     return FittedStudy(text, _cost(text, folder)[0] / speed / 60)
 
 

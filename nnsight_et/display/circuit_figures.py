@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nnsight_et.core.errors import quantity
-from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
-from nnsight_et.display.figures import Arrow, Cell, Diagram, HeatMap, Node, Plate
-from nnsight_et.display.table import signed
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
+from nnsight_et.display.figures import Arrow, Cell, Diagram, FigureGroup, HeatMap, Node
+from nnsight_et.display.table import signed_score
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
 from nnsight_et.results.summary import CircuitRecord, GroupRecord, MlpGroupRecord
@@ -51,7 +51,7 @@ def diagram(stages: Sequence[StageView], circuit: CircuitRecord, mlps: Sequence[
     return Diagram("circuit", positions, tuple(nodes), arrows)
 
 
-def shown(metric: Metric, panels: Sequence[HeatMap]) -> str:
+def colour_legend(metric: Metric, panels: Sequence[HeatMap]) -> str:
     """What the colours and marks of a metric's heat maps mean."""
     found = METRICS[metric]
     matter = "Blue: negative, the head mattered." if found.ranks == "negative" else "Blue: large, the head mattered."
@@ -62,7 +62,10 @@ def shown(metric: Metric, panels: Sequence[HeatMap]) -> str:
 
 
 def heat_map(
-    stage: StageView, scores: Mapping[str, Tensor], metric: Metric = PAPERS, circuit: CircuitRecord | None = None
+    stage: StageView,
+    scores: Mapping[str, Tensor],
+    metric: Metric = DEFAULT_METRIC,
+    circuit: CircuitRecord | None = None,
 ) -> HeatMap:
     """A stage's scores over all layers and heads, or MLPs; the colours end at the strongest score.
 
@@ -72,7 +75,7 @@ def heat_map(
     end = f"{stage.into} through its {stage.via}" if stage.via else stage.into
     n_layers, n_heads = found["score"].shape
     values = {name: tensor.tolist() for name, tensor in found.items()}
-    moved = _moved(stage, circuit)
+    moved = _moved_heads(stage, circuit)
 
     def cell(layer: int, head: int) -> Cell:
         name = f"L{layer}MLP" if stage.of_mlps else f"L{layer}H{head}"
@@ -105,7 +108,7 @@ def _scale(cells: Sequence[Cell]) -> tuple[float, float | None]:
     return limit, weakest if weakest < limit / PALEST else None
 
 
-def _moved(stage: StageView, circuit: CircuitRecord | None) -> dict[str, str]:
+def _moved_heads(stage: StageView, circuit: CircuitRecord | None) -> dict[str, str]:
     """Head -> where it is instead, of kept heads that a later stage keeps at the same position as well."""
     later = [group for group in circuit.groups if group.at == stage.at] if circuit else []
     return {
@@ -120,9 +123,9 @@ _OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach")
 
 
 def _text(name: str, here: Mapping[str, float], metric: Metric) -> str:
-    text = f"{name}: {signed(here['score'], metric)}"
+    text = f"{name}: {signed_score(here['score'], metric)}"
     if "low" in here:
-        text += f" [{signed(here['low'], metric)}, {signed(here['high'], metric)}]"
+        text += f" [{signed_score(here['low'], metric)}, {signed_score(here['high'], metric)}]"
     if not math.isnan(here.get("p", math.nan)):
         text += f"; p {here['p']:.2g}, Holm {here['p_holm']:.2g}"
     return text
@@ -138,7 +141,7 @@ def drawn_circuit(
     circuit: CircuitRecord,
     title: str,
     mlps: Sequence[MlpGroupRecord] = (),
-) -> Plate:
+) -> FigureGroup:
     """A circuit, and the MLPs kept beside it, as one diagram with its caption."""
     size = sum(len(group.heads) for group in circuit.groups)
     groups = quantity(len(circuit.groups), "group")
@@ -148,4 +151,4 @@ def drawn_circuit(
     if stages:
         more = ", or which MLPs' input (I)," if mlps else ""
         caption += f"Arrows: whose query (Q), key (K) or value (V){more} the group below reaches."
-    return Plate(f"{name_of(result.header)}-circuit", title, caption.strip(), (diagram(stages, circuit, mlps),))
+    return FigureGroup(f"{name_of(result.header)}-circuit", title, caption.strip(), (diagram(stages, circuit, mlps),))

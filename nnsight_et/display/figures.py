@@ -9,7 +9,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Mark:
+class DataPoint:
     """A number in a figure: its interval where there is one, and the text that says all about it."""
 
     value: float
@@ -101,7 +101,7 @@ class Series:
     """Marks of one name, one per category of the figure; None where there is no number."""
 
     name: str
-    marks: tuple[Mark | None, ...]
+    marks: tuple[DataPoint | None, ...]
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ class Curves:
 class Point:
     """A point of a scatter plot."""
 
-    x: Mark
-    y: Mark
+    x: DataPoint
+    y: DataPoint
     text: str
 
 
@@ -156,7 +156,7 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class Impact:
+class ImpactPlot:
     """Heads of two circuits by causal impact (Fig. A5, A7): above the first name's members, below the second's."""
 
     title: str
@@ -168,11 +168,11 @@ class Impact:
     value_name: str = "|patching score|"
 
 
-Figure = HeatMap | Diagram | Bars | Curves | Scatter | Impact
+Figure = HeatMap | Diagram | Bars | Curves | Scatter | ImpactPlot
 
 
 @dataclass(frozen=True)
-class Plate:
+class FigureGroup:
     """Figures that are read together: the panels of one figure of the paper, and the words under them."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnsight_et.display.figures import Figure, Mark, Plate
+from nnsight_et.display.figures import DataPoint, Figure, FigureGroup
 from nnsight_et.display.table import Bounds, number
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
@@ -10,14 +10,14 @@ from nnsight_et.results.store import Result
 BARS = "Error bars: 95% bootstrap intervals over prompts."
 
 
-def plate(result: Result, what: str, title: str, caption: str, panels: tuple[Figure, ...]) -> Plate:
+def plate(result: Result, what: str, title: str, caption: str, panels: tuple[Figure, ...]) -> FigureGroup:
     """The experiment's figures of one kind."""
-    return Plate(f"{name_of(result.header)}-{what}", title, caption, panels)
+    return FigureGroup(f"{name_of(result.header)}-{what}", title, caption, panels)
 
 
 def spread_mark(
     mean: float | None, std: float | None, bounds: Bounds | None, what: str, nothing: float | None = None
-) -> Mark | None:
+) -> DataPoint | None:
     """A mean over draws, with the bootstrap's interval, or one standard deviation to each side where there is none."""
     if mean is not None and std is not None and bounds is None:
         bounds = [mean - std, mean + std]
@@ -25,7 +25,7 @@ def spread_mark(
     return value_mark(mean, bounds, what, nothing)
 
 
-def value_mark(value: float | None, bounds: Bounds | None, what: str, nothing: float | None = None) -> Mark | None:
+def value_mark(value: float | None, bounds: Bounds | None, what: str, nothing: float | None = None) -> DataPoint | None:
     """A number with its interval, if it has one, and that of patching nothing; None where there is no number."""
     if value is None:
         return None
@@ -33,4 +33,4 @@ def value_mark(value: float | None, bounds: Bounds | None, what: str, nothing: f
     text = f"{what}: {number(value, 3)}"
     text += f" [{number(low, 3)}, {number(high, 3)}]" if low is not None and high is not None else ""
     text += f"; patching nothing {number(nothing, 3)}" if nothing is not None else ""
-    return Mark(value, (low, high) if low is not None and high is not None else None, text, nothing)
+    return DataPoint(value, (low, high) if low is not None and high is not None else None, text, nothing)

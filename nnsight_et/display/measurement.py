@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from nnsight_et.core.circuit import Head, Mlp, Part
-from nnsight_et.core.named_metrics import PAPERS
+from nnsight_et.core.circuit import Component, Head, Mlp
+from nnsight_et.core.named_metrics import DEFAULT_METRIC
 from nnsight_et.results.headers import metric_of
 from nnsight_et.results.store import Result, ResultHeader
 
 
 @dataclass(frozen=True)
-class Measurement:
+class TidyRow:
     """A value of an experiment; text is empty and numbers are None where they say nothing of it."""
 
     experiment: str
@@ -46,14 +46,14 @@ class Measurement:
     reached: bool | None = None
     """Whether the head can reach the end of the path at all; if not, its score is exactly 0."""
 
-    def at_head(self, head: Part) -> Measurement:
+    def at_head(self, head: Component) -> TidyRow:
         """The same of one head, or of an MLP, which has no index."""
         index = None if isinstance(head, Mlp) else head.index
         return replace(self, head=str(head), layer=head.layer, index=index)
 
     def of(
         self, metric: str, value: float | None, bounds: Sequence[float | None] | None = None, p: float | None = None
-    ) -> Measurement:
+    ) -> TidyRow:
         """The same with a metric's value, and its interval and p-value if there are any."""
         low, high = bounds or (None, None)
         return replace(self, metric=metric, value=value, low=low, high=high, p=p)
@@ -63,18 +63,18 @@ class Measurement:
         return _FIELDS(self)
 
 
-COLUMNS = tuple(field.name for field in fields(Measurement))
+COLUMNS = tuple(field.name for field in fields(TidyRow))
 _FIELDS = attrgetter(*COLUMNS)
 IDENTITY = COLUMNS[: COLUMNS.index("value")]
 """The columns that say what a value is of."""
 
 
-def of_experiment(header: ResultHeader, model: str | None = None) -> Measurement:
+def of_experiment(header: ResultHeader, model: str | None = None) -> TidyRow:
     """What all values of a result share; the model is its only one where none is named."""
     names = list(dict.fromkeys(record.name for record in header.models))
     if model is None:
         model = names[0] if len(names) == 1 else ""
-    return Measurement(str(header.job["name"]), str(header.job["spec"]["method"]), model)
+    return TidyRow(str(header.job["name"]), str(header.job["spec"]["method"]), model)
 
 
 def tensors_of_group(result: Result, group: str) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ def all_mlps(values: Tensor) -> Iterator[Mlp]:
     return (Mlp(layer) for layer in range(len(values)))
 
 
-def number_at(values: Tensor, head: Part) -> Any:
+def number_at(values: Tensor, head: Component) -> Any:
     """The number of a head or an MLP; None for NaN."""
     value = values[head].item()
     return None if isinstance(value, float) and isnan(value) else value
@@ -104,9 +104,9 @@ def number_at(values: Tensor, head: Part) -> Any:
 def suffix_of_metric(header: ResultHeader) -> str:
     """What the names of values end in: nothing for the paper's metric, for others an _ and its name."""
     metric = metric_of(header)
-    return "" if metric == PAPERS else f"_{metric}"
+    return "" if metric == DEFAULT_METRIC else f"_{metric}"
 
 
-def no_rows(result: Result) -> Iterator[Measurement]:
+def no_rows(result: Result) -> Iterator[TidyRow]:
     """For methods that have no values of this kind."""
     yield from ()

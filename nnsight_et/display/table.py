@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.results.headers import ResultHeader, name_of
 
 Row = Mapping[str, Any]
@@ -56,15 +56,15 @@ def several(names: Sequence[str], most: int = 8) -> str:
 
 def spread(mean: float | None, std: float | None, bounds: Bounds | None = None) -> str:
     """A mean, its standard deviation, and its interval if there is one; a dash where there is no number."""
-    return _bounded(f"{number(mean)} ± {number(std)}" if mean is not None else number(None), bounds)
+    return _with_bounds(f"{number(mean)} ± {number(std)}" if mean is not None else number(None), bounds)
 
 
 def bounded(value: Any, bounds: Bounds | None) -> str:
     """A number, with its interval if it has one: 0.67 [0.62, 0.71]."""
-    return _bounded(_text(value), bounds)
+    return _with_bounds(_text(value), bounds)
 
 
-def _bounded(text: str, bounds: Bounds | None) -> str:
+def _with_bounds(text: str, bounds: Bounds | None) -> str:
     if bounds is None or None in bounds:
         return text
     return f"{text} [{number(bounds[0])}, {number(bounds[1])}]"
@@ -78,6 +78,6 @@ def _is_number(text: str) -> bool:
     return text[:1].isdigit() or text[:1] in "+-–"
 
 
-def signed(value: float, metric: Metric) -> str:
+def signed_score(value: float, metric: Metric) -> str:
     """A score with its sign: three decimals, or for metrics whose scores can all be small three digits."""
-    return f"{value:+.3f}" if metric == PAPERS else f"{value:+.3g}"
+    return f"{value:+.3f}" if metric == DEFAULT_METRIC else f"{value:+.3g}"

@@ -23,7 +23,7 @@ class Chunks:
         """How many variants of `examples` prompts with `live` recomputed tokens each go through in one pass."""
         return max(1, self.tokens // (examples * live))
 
-    def laid(self, variants: int, examples: int, live: int, copies: int = 1) -> list[tuple[int, int, int]]:
+    def plan_passes(self, variants: int, examples: int, live: int, copies: int = 1) -> list[tuple[int, int, int]]:
         """How variants, each `copies` times, go through the model: of each pass (variants, rows, branches).
 
         Branches stand side by side in a row; rows times branches may be a few more than the variants.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from nnsight_et.core.batch import Run
+from nnsight_et.core.batch import PromptBatch
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.models.model import Model
 
@@ -29,7 +29,7 @@ class TokenCapture:
 class Capture:
     """A base run. `live` [batch, m] are the tokens a suffix pass recomputes; the others are seen through `cache`."""
 
-    run: Run
+    run: PromptBatch
     live: Tensor
     entering: dict[int, Tensor]  # layer -> [batch, m, d]: residual entering it at the live tokens
     cache: list[tuple[Tensor, Tensor]]  # per layer keys and values [batch, kv head, seq, d_head] of all tokens
@@ -37,32 +37,32 @@ class Capture:
     logits: Tensor  # [batch, vocabulary]: the run's own, at `last`
     token: TokenCapture | None
 
-    def narrowed(self, live: Tensor) -> Capture:
+    def with_live(self, live: Tensor) -> Capture:
         """The same run with fewer live tokens [batch, fewer]: those in between are now seen through the cache."""
         slot = (self.live[:, :, None] == live[:, None]).long().argmax(1)
         row = torch.arange(len(live), device=live.device)[:, None]
         entering = {layer: residual[row, slot] for layer, residual in self.entering.items()}
         return replace(self, live=live, entering=entering, visible=_visible(self.run, live))
 
-    def slot(self, position: Tensor) -> Tensor:
+    def live_index(self, position: Tensor) -> Tensor:
         """[batch]: where the token at `position` [batch] stands among the live ones."""
         return (self.live == position[:, None]).long().argmax(-1)
 
 
-def suffix_of(run: Run, position: Tensor) -> Tensor:
+def suffix_of(run: PromptBatch, position: Tensor) -> Tensor:
     """[batch, m]: the tokens from the smallest of `position` [batch] to the end."""
     start, end = int(position.min()), run.tokens.shape[1]
     return torch.arange(start, end, device=run.tokens.device).expand(len(run.tokens), -1)
 
 
-def live_at(run: Run, positions: Sequence[str]) -> Tensor:
+def live_at(run: PromptBatch, positions: Sequence[str]) -> Tensor:
     """[batch, m]: the tokens at the named positions, in the order of the prompt."""
     return torch.stack([run.positions[name] for name in positions], 1).sort(1).values
 
 
-def captured(
+def capture_run(
     model: Model,
-    run: Run,
+    run: PromptBatch,
     live: Tensor,
     layers: Iterable[int],
     at: Tensor | None = None,
@@ -91,7 +91,7 @@ def captured(
                 attention.append(model.attention(layer)[row, at[:, None]])
         model.narrow_unembedding(row, run.positions["last"][:, None])
         logits = model.logits()[:, 0]
-        cache = model.cached()
+        cache = model.cached_keys_and_values()
     if any(keys.shape[2] != run.tokens.shape[1] for keys, _ in cache):
         found = sorted({keys.shape[2] for keys, _ in cache})
         raise ExperimentError(f"capture: keys of {found} tokens in the cache; accepted: of all {run.tokens.shape[1]}")
@@ -102,7 +102,7 @@ def captured(
     return Capture(run, live, entering, cache, _visible(run, live), logits, token)
 
 
-def _visible(run: Run, live: Tensor) -> Tensor:
+def _visible(run: PromptBatch, live: Tensor) -> Tensor:
     """[batch, m, c]: which of the tokens up to the last fixed one each live token attends to."""
     columns = torch.arange(run.tokens.shape[1], device=live.device)
     fixed = run.mask.bool() & ~(live[:, :, None] == columns).any(1)
@@ -112,7 +112,7 @@ def _visible(run: Run, live: Tensor) -> Tensor:
 
 def cache_with(
     model: Model,
-    run: Run,
+    run: PromptBatch,
     heads: Mapping[int, tuple[Tensor, Tensor]],
     keys: Mapping[int, Tensor],
     values: Mapping[int, Tensor],
@@ -129,11 +129,11 @@ def cache_with(
                 current[:, : given.shape[1], index] = given.to(model.device, current.dtype)
                 model.write_projection(layer, via, current)
         model.skip_unembedding(model.residual(model.n_layers))
-        cache = model.cached()
+        cache = model.cached_keys_and_values()
     return cache
 
 
-def head_outputs(model: Model, run: Run, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:
+def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:
     """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops above the last wanted layer."""
     layers = {name: frozenset(found) for name, found in wanted.items()}
     if not layers:
@@ -153,7 +153,7 @@ def head_outputs(model: Model, run: Run, wanted: Mapping[str, Iterable[int]]) ->
     return outputs
 
 
-def mlp_outputs(model: Model, run: Run, at: str, wanted: Iterable[int]) -> dict[int, Tensor]:
+def mlp_outputs(model: Model, run: PromptBatch, at: str, wanted: Iterable[int]) -> dict[int, Tensor]:
     """Layer -> what its MLP adds [batch, d] at the position, of one plain run, which stops above the last."""
     layers, outputs = frozenset(wanted), dict[int, Tensor]()
     row = torch.arange(len(run.tokens), device=model.device)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nnsight_et.core.circuit import Mlp, Part
+from nnsight_et.core.circuit import Component, Mlp
 from nnsight_et.engine.capture import TokenCapture
 from nnsight_et.engine.paths import End, KvHeads
-from nnsight_et.engine.readout import Asked, Readout, readout
+from nnsight_et.engine.readout import Readout, ReadoutSpec, readout
 from nnsight_et.models.model import Model
 
 
@@ -31,7 +31,7 @@ class Receivers:
         return replace(self, heads={layer: heads for layer, heads in self.heads.items() if layer >= start})
 
     @classmethod
-    def of(cls, model: Model, receivers: Sequence[Part], via: End, kv_heads: KvHeads = "shared") -> Receivers:
+    def of(cls, model: Model, receivers: Sequence[Component], via: End, kv_heads: KvHeads = "shared") -> Receivers:
         """The inputs of query heads, of which under GQA several can share one key or value; or, via input, of MLPs."""
         if via == "input":
             only = torch.zeros(1, dtype=torch.long, device=model.device)
@@ -58,7 +58,7 @@ class Senders:
     donated: Mapping[int, Tensor]  # layer -> z [batch, head, d_head], or MLP's output [batch, d], in the source run
 
     @classmethod
-    def of(cls, model: Model, senders: Sequence[Part], donated: Mapping[int, Tensor]) -> Senders:
+    def of(cls, model: Model, senders: Sequence[Component], donated: Mapping[int, Tensor]) -> Senders:
         """These senders, and what their layers donate."""
         layers = tuple(sender.layer for sender in senders)
         if isinstance(senders[0], Mlp):
@@ -93,7 +93,7 @@ def to_receivers(model: Model, token: TokenCapture, senders: Senders, receivers:
     return values
 
 
-def to_logits(model: Model, token: TokenCapture, senders: Senders, asked: Tensor | Asked) -> Readout:
+def to_logits(model: Model, token: TokenCapture, senders: Senders, spec: Tensor | ReadoutSpec) -> Readout:
     """[sender, batch]: the logits' readout when one of the senders donates and every attention is frozen."""
     size = (len(senders.layers), len(token.tokens))
     with model.trace(token.tokens.repeat(size[0], 1), token.position_ids.repeat(size[0], 1)):
@@ -101,7 +101,7 @@ def to_logits(model: Model, token: TokenCapture, senders: Senders, asked: Tensor
         for here in range(senders.layers[0], model.n_layers):
             model.skip_attention(here, _frozen_attention(model, token, here, senders))
             _donate_mlps(model, here, senders, size)
-        outcome = readout(model.logits()[:, 0].unflatten(0, size), asked)
+        outcome = readout(model.logits()[:, 0].unflatten(0, size), spec)
     return outcome
 
 

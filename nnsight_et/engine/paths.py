@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from nnsight_et.core.circuit import Head, Mlp, Part, Via
+from nnsight_et.core.circuit import Component, Head, Mlp, Via
 
 KvHeads = Literal["shared", "expanded"]
 Kind = Literal["heads", "mlps"]
@@ -29,7 +29,7 @@ class Path:
 
     at: str
     via: End | None = None
-    receivers: tuple[Part, ...] = ()
+    receivers: tuple[Component, ...] = ()
     kv_heads: KvHeads = "shared"
     senders: Kind = "heads"
 
@@ -41,7 +41,7 @@ class Path:
         beside = self.senders == "heads" and self.via == "input" and not parallel
         return layer <= end if beside else layer < end
 
-    def reaching(self, n_layers: int, n_heads: int, parallel: bool = False) -> list[Part]:
+    def reaching(self, n_layers: int, n_heads: int, parallel: bool = False) -> list[Component]:
         """The senders that can reach the end of the path, row-major: all, or those that reach the last receiver."""
         last = max((receiver.layer for receiver in self.receivers), default=n_layers)
         layers = [layer for layer in range(n_layers) if self.reaches(layer, last, parallel)]
@@ -54,7 +54,9 @@ class Path:
         ends = sorted({receiver.layer for receiver in self.receivers})
         return {layer: next(end for end in ends if self.reaches(layer, end, parallel)) for layer in layers if ends}
 
-    def passes(self, senders: Sequence[Part], starts: Mapping[int, int], most: int) -> Iterator[Sequence[Part]]:
+    def passes(
+        self, senders: Sequence[Component], starts: Mapping[int, int], most: int
+    ) -> Iterator[Sequence[Component]]:
         """The senders of each pass, at most `most`: heads of one layer, or MLPs whose path meets the same layer first.
 
         Senders are in ascending order.

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.batch import Pair, PromptBatch
 from nnsight_et.core.metrics import kl_divergence, logit_difference, probability_difference
-from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.models.model import Model
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadoutSpec:
     """What else than the answer [batch] is read: a metric's value, beside other tokens or the base run's logits.
 
     right and foils [batch, n], NO_TOKEN where a row has fewer; base [batch, vocabulary], on the model's device.
@@ -28,9 +28,13 @@ class Asked:
     base: Tensor
 
     @classmethod
-    def of(cls, pair: Pair, base: Tensor) -> Tensor | Asked:
+    def of(cls, pair: Pair, base: Tensor) -> Tensor | ReadoutSpec:
         """What is read for the pair's metric, its base run having the logits `base`: for the paper's the answer."""
-        return pair.answer if pair.metric == PAPERS else cls(pair.answer, pair.metric, pair.right, pair.foils, base)
+        return (
+            pair.answer
+            if pair.metric == DEFAULT_METRIC
+            else cls(pair.answer, pair.metric, pair.right, pair.foils, base)
+        )
 
 
 @dataclass(frozen=True)
@@ -63,27 +67,27 @@ class Readout:
         }
 
 
-def readout(logits: Tensor, asked: Tensor | Asked) -> Readout:
+def readout(logits: Tensor, spec: Tensor | ReadoutSpec) -> Readout:
     """The readout of logits [..., batch, vocabulary] for answer [batch]; softmax over all tokens, in fp32 at least."""
-    answer = asked.answer if isinstance(asked, Asked) else asked
+    answer = spec.answer if isinstance(spec, ReadoutSpec) else spec
     wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     index = answer.expand(wide.shape[:-1])[..., None]
     probability = wide.softmax(-1).gather(-1, index)[..., 0]
-    value = _value(wide, asked) if isinstance(asked, Asked) else None
+    value = _value(wide, spec) if isinstance(spec, ReadoutSpec) else None
     return Readout(probability, wide.gather(-1, index)[..., 0], wide.argmax(-1), value)
 
 
-def _value(wide: Tensor, asked: Asked) -> Tensor:
+def _value(wide: Tensor, spec: ReadoutSpec) -> Tensor:
     """[..., batch]: what the metric makes of logits [..., batch, vocabulary]."""
-    if asked.metric == "kl":
-        return kl_divergence(asked.base.to(wide.dtype), wide)
-    assert asked.foils is not None, "pairs without foils are refused before"
-    if asked.metric == "logit_difference":
-        return logit_difference(wide, asked.answer, asked.foils)
-    return probability_difference(wide, asked.right, asked.foils)
+    if spec.metric == "kl":
+        return kl_divergence(spec.base.to(wide.dtype), wide)
+    assert spec.foils is not None, "pairs without foils are refused before"
+    if spec.metric == "logit_difference":
+        return logit_difference(wide, spec.answer, spec.foils)
+    return probability_difference(wide, spec.right, spec.foils)
 
 
-def plain(model: Model, run: Run, answer: Tensor) -> Readout:
+def plain(model: Model, run: PromptBatch, answer: Tensor) -> Readout:
     """[batch]: the readout of a run nothing is done to."""
     row = torch.arange(len(run.tokens), device=model.device)[:, None]
     with model.trace(run.tokens, run.position_ids, run.mask):
@@ -92,16 +96,16 @@ def plain(model: Model, run: Run, answer: Tensor) -> Readout:
     return readout(logits, answer)
 
 
-def joined(parts: list[Readout]) -> Readout:
+def joined_readouts(parts: list[Readout]) -> Readout:
     """Readouts of consecutive variants as one."""
-    return _together(parts, torch.cat)
+    return _combined_readout(parts, torch.cat)
 
 
-def stacked(parts: list[Readout]) -> Readout:
+def stacked_readouts(parts: list[Readout]) -> Readout:
     """Readouts [batch] of single variants as one [variant, batch]."""
-    return _together(parts, torch.stack)
+    return _combined_readout(parts, torch.stack)
 
 
-def _together(parts: list[Readout], put: Callable[[list[Tensor]], Tensor]) -> Readout:
+def _combined_readout(parts: list[Readout], put: Callable[[list[Tensor]], Tensor]) -> Readout:
     columns = ([getattr(part, name) for part in parts] for name in ("probability", "logit", "predicted", "value"))
     return Readout(*(put(column) if column[0] is not None else None for column in columns))  # type: ignore[arg-type]

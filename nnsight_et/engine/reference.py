@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import NO_TOKEN, Pair, Run
-from nnsight_et.core.circuit import Head, Mlp, Part
+from nnsight_et.core.batch import NO_TOKEN, Pair, PromptBatch
+from nnsight_et.core.circuit import Component, Head, Mlp
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Asked, Readout
+from nnsight_et.engine.readout import Readout, ReadoutSpec
 from nnsight_et.models.model import Model
 
 
@@ -36,7 +36,7 @@ class Replacement:
 NONE: Mapping[int, Replacement] = {}
 
 
-def head_outputs(model: Model, run: Run) -> list[Tensor]:
+def head_outputs(model: Model, run: PromptBatch) -> list[Tensor]:
     """Per layer z [batch, seq, head, d_head] of a plain run."""
     with model.trace(run.tokens, run.position_ids, run.mask):
         z = []
@@ -45,7 +45,7 @@ def head_outputs(model: Model, run: Run) -> list[Tensor]:
     return z
 
 
-def mlp_outputs(model: Model, run: Run) -> list[Tensor]:
+def mlp_outputs(model: Model, run: PromptBatch) -> list[Tensor]:
     """Per layer what its MLP adds [batch, seq, d] in a plain run."""
     with model.trace(run.tokens, run.position_ids, run.mask):
         outputs = []
@@ -54,11 +54,11 @@ def mlp_outputs(model: Model, run: Run) -> list[Tensor]:
     return outputs
 
 
-def replaced(
+def run_with_replacements(
     model: Model,
-    run: Run,
+    run: PromptBatch,
     replacements: dict[int, Replacement],
-    asked: Tensor | Asked,
+    spec: Tensor | ReadoutSpec,
     mlps: Mapping[int, Replacement] = NONE,
 ) -> Readout:
     """[batch]: the readout of a run in which head outputs of some layers are replaced; later layers see it.
@@ -72,23 +72,23 @@ def replaced(
                 model.write_z(layer, replacements[layer].of(model.z(layer)))
             if layer in mlps:
                 model.write_mlp(layer, mlps[layer].of(model.mlp(layer, len(row))))
-        outcome = scored(model.logits()[row, run.positions["last"]], asked)
+        outcome = reference_readout(model.logits()[row, run.positions["last"]], spec)
     return outcome
 
 
-def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part]) -> tuple[Readout, list[Readout]]:
+def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Component]) -> tuple[Readout, list[Readout]]:
     """The base run's readout [batch], and one per sender when only the path from it to its end donates (§4.1)."""
     base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
     source_mlp = mlp_outputs(model, pair.source) if path.senders == "mlps" else []
     logits = last_logits(model, pair.base)
-    asked = Asked.of(pair, logits)
-    clean = scored(logits, asked)
+    asked = ReadoutSpec.of(pair, logits)
+    clean = reference_readout(logits, asked)
     patched = []
     for sender in senders:
         frozen = frozen_but(pair, path.at, None if isinstance(sender, Mlp) else sender, base_z, source_z)
         mlps = {sender.layer: donating(pair, path.at, source_mlp[sender.layer])} if isinstance(sender, Mlp) else NONE
         if path.via is None:
-            patched.append(replaced(model, pair.base, frozen, asked, mlps))
+            patched.append(run_with_replacements(model, pair.base, frozen, asked, mlps))
         else:
             inputs = receiver_inputs(model, pair.base, frozen, path, mlps)
             if path.via == "input":
@@ -99,7 +99,7 @@ def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part]) 
     return clean, patched
 
 
-def last_logits(model: Model, run: Run) -> Tensor:
+def last_logits(model: Model, run: PromptBatch) -> Tensor:
     """[batch, vocabulary]: the logits at `last` of a plain run."""
     row = torch.arange(len(run.tokens), device=model.device)
     with model.trace(run.tokens, run.position_ids, run.mask):
@@ -138,7 +138,7 @@ def donating(pair: Pair, at: str, source_mlp: Tensor) -> Replacement:
 
 
 def receiver_inputs(
-    model: Model, run: Run, frozen: dict[int, Replacement], path: Path, mlps: Mapping[int, Replacement] = NONE
+    model: Model, run: PromptBatch, frozen: dict[int, Replacement], path: Path, mlps: Mapping[int, Replacement] = NONE
 ) -> dict[int, Tensor]:
     """Receiver layer -> its queries, keys or values [batch, seq, head, d_head] in the frozen run (run 1).
 
@@ -158,7 +158,9 @@ def receiver_inputs(
     return inputs
 
 
-def with_mlp_inputs(model: Model, run: Run, path: Path, inputs: dict[int, Tensor], asked: Tensor | Asked) -> Readout:
+def with_mlp_inputs(
+    model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Tensor | ReadoutSpec
+) -> Readout:
     """[batch]: run 2 of MLPs: the base run with what enters all of them at the position replaced at once."""
     position = run.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
@@ -167,11 +169,13 @@ def with_mlp_inputs(model: Model, run: Run, path: Path, inputs: dict[int, Tensor
             current = model.mlp_input(layer, len(row)).clone()
             current[row, position] = inputs[layer][row, position]
             model.write_mlp_input(layer, current)
-        outcome = scored(model.logits()[row, run.positions["last"]], asked)
+        outcome = reference_readout(model.logits()[row, run.positions["last"]], spec)
     return outcome
 
 
-def with_inputs(model: Model, run: Run, path: Path, inputs: dict[int, Tensor], asked: Tensor | Asked) -> Readout:
+def with_inputs(
+    model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Tensor | ReadoutSpec
+) -> Readout:
     """[batch]: the base run with all receivers' inputs at the position replaced at once, nothing frozen (run 2)."""
     position = run.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
@@ -184,12 +188,12 @@ def with_inputs(model: Model, run: Run, path: Path, inputs: dict[int, Tensor], a
                     index = model.receiver(receiver.index, path.via)
                     current[row, position, index] = inputs[layer][row, position, index]
             model.write_projection(layer, path.via, current)
-        outcome = scored(model.logits()[row, run.positions["last"]], asked)
+        outcome = reference_readout(model.logits()[row, run.positions["last"]], spec)
     return outcome
 
 
 def with_inputs_of_their_own(
-    model: Model, run: Run, path: Path, inputs: dict[int, Tensor], asked: Tensor | Asked
+    model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Tensor | ReadoutSpec
 ) -> Readout:
     """[batch]: run 2 if no query head but the receivers sees the replaced keys or values.
 
@@ -210,11 +214,13 @@ def with_inputs_of_their_own(
             outputs = z[:batch].clone()
             outputs[:, :, mine] = z[batch:, :, mine]
             model.write_z(layer, outputs.repeat(2, 1, 1, 1))
-        outcome = scored(model.logits()[row, run.positions["last"]], asked)
+        outcome = reference_readout(model.logits()[row, run.positions["last"]], spec)
     return outcome
 
 
-def blocked(model: Model, run: Run, first: int, blind: Tensor, to: Tensor, answer: Tensor) -> Readout:
+def run_with_blocked_attention(
+    model: Model, run: PromptBatch, first: int, blind: Tensor, to: Tensor, answer: Tensor
+) -> Readout:
     """[batch]: the run in which no head of layers >= first at `blind` [batch] attends to `to` [batch] (App. A)."""
     row = torch.arange(len(run.tokens), device=model.device)
     order = torch.arange(run.tokens.shape[1], device=model.device)
@@ -228,38 +234,38 @@ def blocked(model: Model, run: Run, first: int, blind: Tensor, to: Tensor, answe
         model.narrow_windows(masks[0], run.position_ids, run.position_ids)
         for layer in range(first, model.n_layers):
             model.write_attention_mask(layer, masks[1], run.position_ids)
-        outcome = scored(model.logits()[row, run.positions["last"]], answer)
+        outcome = reference_readout(model.logits()[row, run.positions["last"]], answer)
     return outcome
 
 
-def scored(logits: Tensor, asked: Tensor | Asked) -> Readout:
+def reference_readout(logits: Tensor, spec: Tensor | ReadoutSpec) -> Readout:
     """The readout of logits [batch, vocabulary], by code of its own: p = exp(logit - log sum exp), in float64."""
-    answer = asked.answer if isinstance(asked, Asked) else asked
+    answer = spec.answer if isinstance(spec, ReadoutSpec) else spec
     wide = logits.double()
     largest = wide.max(-1)
     logit = wide[torch.arange(len(wide), device=wide.device), answer]
     normaliser = largest.values + (wide - largest.values[:, None]).exp().sum(-1).log()
     kept = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
-    value = value_of(wide, asked).to(kept) if isinstance(asked, Asked) else None
+    value = value_of(wide, spec).to(kept) if isinstance(spec, ReadoutSpec) else None
     return Readout((logit - normaliser).exp().to(kept), logit.to(kept), largest.indices, value)
 
 
-def value_of(wide: Tensor, asked: Asked) -> Tensor:
+def value_of(wide: Tensor, spec: ReadoutSpec) -> Tensor:
     """[batch]: the metric's value of logits [batch, vocabulary] in float64, prompt by prompt, from its definition."""
     values = []
     for row, logits in enumerate(wide):
         log_q = logits - logits.logsumexp(-1)
         right, foils = (
             [] if tokens is None else [token for token in tokens[row].tolist() if token != NO_TOKEN]
-            for tokens in (asked.right, asked.foils)
+            for tokens in (spec.right, spec.foils)
         )
-        if asked.metric == "kl":
-            clean = asked.base[row].double()
+        if spec.metric == "kl":
+            clean = spec.base[row].double()
             log_p = clean - clean.logsumexp(-1)
             terms = log_p.exp() * (log_p - log_q)
             values.append(terms.masked_fill(log_p == -torch.inf, 0.0).sum())
-        elif asked.metric == "logit_difference":
-            values.append(logits[asked.answer[row]] - torch.stack([logits[token] for token in foils]).mean())
+        elif spec.metric == "logit_difference":
+            values.append(logits[spec.answer[row]] - torch.stack([logits[token] for token in foils]).mean())
         else:
             values.append(sum(log_q[token].exp() for token in right) - sum(log_q[token].exp() for token in foils))
     return torch.stack(values)

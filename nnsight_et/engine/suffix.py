@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture
-from nnsight_et.engine.readout import Asked, Readout, joined, readout
+from nnsight_et.engine.readout import Readout, ReadoutSpec, joined_readouts, readout
 from nnsight_et.models.model import Model
 
 Site = Literal["query", "key", "value", "z", "mlp"]
@@ -35,18 +35,18 @@ class Edit:
 
     layer: int
     site: Site
-    slot: Tensor  # [batch], among the live tokens
+    live_index: Tensor  # [batch], among the live tokens
     heads: Tensor  # [k]
     values: Tensor
     keep: Tensor | None = None
-    seen_by: Tensor | None = None
+    visible_to_heads: Tensor | None = None
 
     @property
     def variants(self) -> int:
         """How many variants it has; one if it is the same in all."""
         return max(len(self.values), 1 if self.keep is None else len(self.keep))
 
-    def chosen(self, variants: Tensor) -> Edit:
+    def for_variants(self, variants: Tensor) -> Edit:
         """The same edit for some of the variants."""
         values = self.values if len(self.values) == 1 else self.values[variants]
         keep = self.keep if self.keep is None or len(self.keep) == 1 else self.keep[variants]
@@ -83,7 +83,7 @@ class Layout:
 
 
 def suffix(
-    model: Model, capture: Capture, start: int, edits: Sequence[Edit], asked: Tensor | Asked, chunks: Chunks
+    model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Tensor | ReadoutSpec, chunks: Chunks
 ) -> Readout:
     """[variant, batch]: the readout of every variant of the captured run, recomputed from layer `start` up.
 
@@ -91,25 +91,25 @@ def suffix(
     """
     variants = max((edit.variants for edit in edits), default=1)
     batch, live = capture.live.shape
-    copies = 2 if any(edit.seen_by is not None for edit in edits) else 1
+    copies = 2 if any(edit.visible_to_heads is not None for edit in edits) else 1
     parts, first = list[Readout](), 0
-    for count, rows, branches in chunks.laid(variants, batch, live, copies):
+    for count, rows, branches in chunks.plan_passes(variants, batch, live, copies):
         layout = Layout(rows, branches, batch, live, copies)
         padded = torch.arange(rows * branches, device=model.device).clamp(max=count - 1) + first
-        here = [edit.chosen(padded) for edit in edits]
-        outcome = _pass(model, capture, start, here, asked, layout)
+        here = [edit.for_variants(padded) for edit in edits]
+        outcome = _pass(model, capture, start, here, spec, layout)
         parts.append(outcome.variants(slice(count)))
         first += count
-    return joined(parts)
+    return joined_readouts(parts)
 
 
 def _pass(
-    model: Model, capture: Capture, start: int, edits: Sequence[Edit], asked: Tensor | Asked, layout: Layout
+    model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Tensor | ReadoutSpec, layout: Layout
 ) -> Readout:
     row = torch.arange(layout.batch, device=model.device)[:, None]
     tokens = layout.spread(capture.run.tokens[row, capture.live])
     places = layout.spread(capture.run.position_ids[row, capture.live])
-    last = layout.spread(capture.slot(capture.run.positions["last"])[:, None])
+    last = layout.spread(capture.live_index(capture.run.positions["last"])[:, None])
     last = last + torch.arange(layout.branches, device=model.device) * layout.live  # [size, branches]
     first_copy = torch.arange(layout.rows * layout.batch, device=model.device)[:, None]
     fixed = capture.run.position_ids[:, : capture.visible.shape[-1]]
@@ -125,22 +125,22 @@ def _pass(
             for edit in here:
                 _apply(model, edit, layout)
                 applied += 1
-                if edit.seen_by is not None:
+                if edit.visible_to_heads is not None:
                     assert len(here) == 1, "what some heads alone see is a layer's only edit"
-                    _join(model, layer, edit.seen_by)
+                    _join(model, layer, edit.visible_to_heads)
         if applied != len(edits):
             raise ExperimentError(f"suffix from layer {start}: {applied} of {len(edits)} edits applied; accepted: all")
         model.narrow_unembedding(first_copy, last[: len(first_copy)])
         logits = model.logits().unflatten(0, (layout.rows, layout.batch)).transpose(1, 2).flatten(0, 1)
-        outcome = readout(logits, asked)  # [variant, batch]
+        outcome = readout(logits, spec)  # [variant, batch]
     return outcome
 
 
 def _apply(model: Model, edit: Edit, layout: Layout) -> None:
     """Inside a trace: write one edit into every variant."""
     whole = _read(model, edit, layout.size).clone()
-    view = layout.by_variant(whole)[0 if edit.seen_by is None else 1 :]
-    row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.slot[:, None]
+    view = layout.by_variant(whole)[0 if edit.visible_to_heads is None else 1 :]
+    row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.live_index[:, None]
     shape = (layout.rows, layout.branches, layout.batch, len(edit.heads), whole.shape[-1])
     values = edit.values.expand(layout.rows * layout.branches, -1, -1, -1).reshape(shape).to(whole.dtype)
     if edit.keep is not None:

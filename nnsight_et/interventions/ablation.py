@@ -10,19 +10,19 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Question, Run
+from nnsight_et.core.batch import PromptBatch, Question
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import Capture, captured, live_at, suffix_of
-from nnsight_et.engine.readout import Readout, plain, stacked
+from nnsight_et.engine.capture import Capture, capture_run, live_at, suffix_of
+from nnsight_et.engine.readout import Readout, plain, stacked_readouts
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 
 @dataclass(frozen=True)
-class Fill:
+class AblationValues:
     """What an ablated head outputs instead: zero, its mean over other prompts, or its output in another prompt.
 
     means [layer, slot, head, d_head] with a slot per absolute position; or, with names, one per named position and a
@@ -32,11 +32,11 @@ class Fill:
 
     means: Tensor | None = None
     names: tuple[str, ...] | None = None
-    resampled: Run | None = None
-    runs: tuple[Run, ...] = ()
+    resampled: PromptBatch | None = None
+    runs: tuple[PromptBatch, ...] = ()
     _taken: list[Tensor] = field(default_factory=list, compare=False)
 
-    def outputs(self, model: Model, run: Run) -> list[Tensor]:
+    def outputs(self, model: Model, run: PromptBatch) -> list[Tensor]:
         """Per layer [batch, seq, head, d_head]: what each token of the run has if the head is ablated there."""
         if self.resampled is not None:
             return reference.head_outputs(model, self.resampled.to(model.device))
@@ -54,7 +54,7 @@ class Fill:
         return self._taken[0]
 
 
-def slots(run: Run, names: tuple[str, ...] | None) -> Tensor:
+def slots(run: PromptBatch, names: tuple[str, ...] | None) -> Tensor:
     """[batch, seq]: the slot of a mean that each token belongs to."""
     if names is None:
         return run.position_ids
@@ -65,14 +65,14 @@ def slots(run: Run, names: tuple[str, ...] | None) -> Tensor:
     return named
 
 
-def mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | None) -> dict[str, Tensor]:
+def mean_outputs(model: Model, runs: Sequence[PromptBatch], names: tuple[str, ...] | None) -> dict[str, Tensor]:
     """{"z": [layer, slot, head, d_head]}: head outputs averaged in float64 over the tokens of plain runs (§4.2)."""
     with model.session():
         z = nnsight.save(_mean_outputs(model, runs, names))
     return check_numbers(model, {"z": z}, runs)
 
 
-def _mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | None) -> Tensor:
+def _mean_outputs(model: Model, runs: Sequence[PromptBatch], names: tuple[str, ...] | None) -> Tensor:
     count = max(run.tokens.shape[1] for run in runs) if names is None else len(names) + 1
     total = torch.zeros(model.n_layers, count, model.n_heads, model.d_head, dtype=torch.float64, device=model.device)
     tokens = torch.zeros(count, dtype=torch.float64, device=model.device)
@@ -89,20 +89,20 @@ def _mean_outputs(model: Model, runs: Sequence[Run], names: tuple[str, ...] | No
 
 
 def circuit_readouts(
-    model: Model, question: Question, fill: Fill, circuits: Sequence[Circuit], engine: str, chunks: Chunks
+    model: Model, question: Question, fill: AblationValues, circuits: Sequence[Circuit], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
     """Readouts, by name, of each circuit alone: tensors [circuit, batch]. Their accuracy is F(C) (§4.2).
 
     Alone: at the positions of the circuits' groups heads outside the circuit are ablated, elsewhere all heads.
     """
     with model.session():
-        alone = _reference_alone if engine == "reference" else _alone
+        alone = _reference_circuit_readout if engine == "reference" else _circuit_readout
         outcome = nnsight.save(alone(model, question, fill, circuits, chunks).numbers())
     return check_numbers(model, outcome, _all_runs(question, fill))
 
 
 def remainder_readouts(
-    model: Model, question: Question, fill: Fill, knocked: Sequence[Circuit], engine: str, chunks: Chunks
+    model: Model, question: Question, fill: AblationValues, knocked: Sequence[Circuit], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
     """Readouts, by name, of the model without each of the sets of heads: tensors [set, batch]: F(M \\ K) (App. C).
 
@@ -118,64 +118,79 @@ def model_readouts(model: Model, question: Question, engine: str) -> dict[str, T
     """Readouts, by name, of the run nothing is done to: tensors [batch]."""
     with model.session():
         run, answer = question.run, question.answer
-        found = reference.replaced(model, run, {}, answer) if engine == "reference" else plain(model, run, answer)
+        found = (
+            reference.run_with_replacements(model, run, {}, answer)
+            if engine == "reference"
+            else plain(model, run, answer)
+        )
         outcome = nnsight.save(found.numbers())
     return check_numbers(model, outcome, [question.run])
 
 
-def _all_runs(question: Question, fill: Fill) -> list[Run]:
+def _all_runs(question: Question, fill: AblationValues) -> list[PromptBatch]:
     return [question.run, *fill.runs, *([] if fill.resampled is None else [fill.resampled])]
 
 
-def _alone(model: Model, question: Question, fill: Fill, circuits: Sequence[Circuit], chunks: Chunks) -> Readout:
+def _circuit_readout(
+    model: Model, question: Question, fill: AblationValues, circuits: Sequence[Circuit], chunks: Chunks
+) -> Readout:
     run, names = question.run, positions_of(circuits)
     background = fill.outputs(model, run)
-    capture = captured(model, run, live_at(run, names), [0], background=background)
+    capture = capture_run(model, run, live_at(run, names), [0], background=background)
     keep = {name: members(model, circuits, name) for name in names}
     edits = _ablations(model, run, capture, background, keep)
     return suffix(model, capture, 0, edits, question.answer, chunks)
 
 
-def _remainder(model: Model, question: Question, fill: Fill, knocked: Sequence[Circuit], chunks: Chunks) -> Readout:
+def _remainder(
+    model: Model, question: Question, fill: AblationValues, knocked: Sequence[Circuit], chunks: Chunks
+) -> Readout:
     run, names = question.run, positions_of(knocked)
     keep = {name: ~members(model, knocked, name) for name in names}
     first = torch.stack([run.positions[name] for name in names]).min(0).values
-    capture = captured(model, run, suffix_of(run, first), [0])
+    capture = capture_run(model, run, suffix_of(run, first), [0])
     edits = _ablations(model, run, capture, fill.outputs(model, run), keep)
     return suffix(model, capture, 0, edits, question.answer, chunks)
 
 
 def _ablations(
-    model: Model, run: Run, capture: Capture, background: Sequence[Tensor], keep: dict[str, Tensor]
+    model: Model, run: PromptBatch, capture: Capture, background: Sequence[Tensor], keep: dict[str, Tensor]
 ) -> list[Edit]:
     """Edits that give heads the background's outputs at each named position, but for those it keeps there."""
     row, heads = torch.arange(len(run.tokens), device=model.device), torch.arange(model.n_heads, device=model.device)
     return [
-        Edit(layer, "z", capture.slot(position), heads, background[layer][row, position][None], keep[name][:, layer])
+        Edit(
+            layer,
+            "z",
+            capture.live_index(position),
+            heads,
+            background[layer][row, position][None],
+            keep[name][:, layer],
+        )
         for name, position in ((name, run.positions[name]) for name in keep)
         for layer in range(model.n_layers)
     ]
 
 
-def _reference_alone(
-    model: Model, question: Question, fill: Fill, circuits: Sequence[Circuit], chunks: Chunks
+def _reference_circuit_readout(
+    model: Model, question: Question, fill: AblationValues, circuits: Sequence[Circuit], chunks: Chunks
 ) -> Readout:
     names = positions_of(circuits)
     everywhere = [
         [(name, ~members(model, [circuit], name)[0]) for name in names] for circuit in circuits
     ]  # fmt: skip
-    return _reference_ablated(model, question, fill, everywhere, elsewhere=True)
+    return _reference_ablation(model, question, fill, everywhere, elsewhere=True)
 
 
 def _reference_remainder(
-    model: Model, question: Question, fill: Fill, knocked: Sequence[Circuit], chunks: Chunks
+    model: Model, question: Question, fill: AblationValues, knocked: Sequence[Circuit], chunks: Chunks
 ) -> Readout:
     there = [[(name, members(model, [heads], name)[0]) for name in heads.positions] for heads in knocked]
-    return _reference_ablated(model, question, fill, there, elsewhere=False)
+    return _reference_ablation(model, question, fill, there, elsewhere=False)
 
 
-def _reference_ablated(
-    model: Model, question: Question, fill: Fill, sets: list[list[tuple[str, Tensor]]], elsewhere: bool
+def _reference_ablation(
+    model: Model, question: Question, fill: AblationValues, sets: list[list[tuple[str, Tensor]]], elsewhere: bool
 ) -> Readout:
     """[set, batch]: whole runs with the heads [layer, head] of each set ablated at its positions, and all elsewhere."""
     run = question.run
@@ -189,8 +204,8 @@ def _reference_ablated(
             for name, ablated in heads:
                 where[row, run.positions[name]] = ablated[layer]
             replacements[layer] = reference.Replacement(background[layer], where)
-        readouts.append(reference.replaced(model, run, replacements, question.answer))
-    return stacked(readouts)
+        readouts.append(reference.run_with_replacements(model, run, replacements, question.answer))
+    return stacked_readouts(readouts)
 
 
 def positions_of(circuits: Sequence[Circuit]) -> tuple[str, ...]:

@@ -9,12 +9,12 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Question, Run
+from nnsight_et.core.batch import Pair, PromptBatch, Question
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import Capture, captured, head_outputs, suffix_of
-from nnsight_et.engine.readout import Readout, joined, plain, readout, stacked
+from nnsight_et.engine.capture import Capture, capture_run, head_outputs, suffix_of
+from nnsight_et.engine.readout import Readout, joined_readouts, plain, readout, stacked_readouts
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
@@ -31,12 +31,12 @@ def patched_readouts(
     Each run has its own positions; nothing is frozen. An empty set changes nothing.
     """
     source = Question(pair.source, pair.answer)
-    return patched_from_each(model, pair.base, [source], [(0, heads) for heads in sets], engine, chunks)
+    return patched_readouts_by_source(model, pair.base, [source], [(0, heads) for heads in sets], engine, chunks)
 
 
-def patched_from_each(
+def patched_readouts_by_source(
     model: Model,
-    base: Run,
+    base: PromptBatch,
     sources: Sequence[Question],
     sets: Sequence[tuple[int, Circuit]],
     engine: str,
@@ -53,7 +53,7 @@ def patched_from_each(
 
 def _from_each(
     model: Model,
-    base: Run,
+    base: PromptBatch,
     sources: Sequence[Question],
     sets: Sequence[tuple[int, Circuit]],
     engine: str,
@@ -63,14 +63,14 @@ def _from_each(
         (sources[number], [heads for _, heads in some]) for number, some in groupby(sets, key=lambda one: one[0])
     ]
     exact, parts = engine == "reference", []
-    whole = None if exact else _captured(model, base, [heads for _, heads in of_each])
+    whole = None if exact else _capture_run(model, base, [heads for _, heads in of_each])
     for source, some in of_each:
         question, donated = Question(base, source.answer), head_outputs(model, source.run, layers_of(some))
         if whole is None:
             parts.append(with_donation(model, question, donated, some, engine, chunks))
         else:
-            parts.append(_recomputed(model, whole, source.answer, donated, some, chunks))
-    return joined(parts)
+            parts.append(_recompute_sets(model, whole, source.answer, donated, some, chunks))
+    return joined_readouts(parts)
 
 
 def layers_of(sets: Sequence[Circuit]) -> dict[str, set[int]]:
@@ -86,40 +86,42 @@ def with_donation(
 ) -> Readout:
     """[set, batch]: the readout of the run when each set's heads have the donated outputs. Opens traces."""
     if engine == "reference":
-        return stacked([_reference_with(model, question, donated, heads) for heads in sets])
+        return stacked_readouts([_reference_with(model, question, donated, heads) for heads in sets])
     if not donated:
-        return stacked([plain(model, question.run, question.answer)] * len(sets))
-    whole = _captured(model, question.run, [sets])
-    return _recomputed(model, whole, question.answer, donated, sets, chunks)
+        return stacked_readouts([plain(model, question.run, question.answer)] * len(sets))
+    whole = _capture_run(model, question.run, [sets])
+    return _recompute_sets(model, whole, question.answer, donated, sets, chunks)
 
 
-def _captured(model: Model, run: Run, parts: Sequence[Sequence[Circuit]]) -> Capture:
+def _capture_run(model: Model, run: PromptBatch, parts: Sequence[Sequence[Circuit]]) -> Capture:
     """The run, with what recomputing any of the sets of any of the parts needs; without heads, its last token's."""
     names = [name for sets in parts for name in layers_of(sets)] or ["last"]
     first = torch.stack([run.positions[name] for name in names]).min(0).values
-    return captured(model, run, suffix_of(run, first), [start for sets in parts for start, _, _ in _alike(run, sets)])
+    return capture_run(
+        model, run, suffix_of(run, first), [start for sets in parts for start, _, _ in _alike(run, sets)]
+    )
 
 
-def _recomputed(
+def _recompute_sets(
     model: Model, whole: Capture, answer: Tensor, donated: Donation, sets: Sequence[Circuit], chunks: Chunks
 ) -> Readout:
     """[set, batch]: the readout of a captured run when each set's heads have the donated outputs. Opens traces."""
     run = whole.run
-    parts: list[Readout] = [stacked([readout(whole.logits, answer)])] * len(sets)
+    parts: list[Readout] = [stacked_readouts([readout(whole.logits, answer)])] * len(sets)
     for start, live, alike in _alike(run, sets):
-        capture, edits, some = whole.narrowed(live), [], [sets[i] for i in alike]
+        capture, edits, some = whole.with_live(live), [], [sets[i] for i in alike]
         for name, layers in layers_of(some).items():
-            slot, heads = capture.slot(run.positions[name]), torch.arange(model.n_heads, device=model.device)
+            slot, heads = capture.live_index(run.positions[name]), torch.arange(model.n_heads, device=model.device)
             for layer in layers:
                 values = donated[name][layer][None]
-                edits.append(Edit(layer, "z", slot, heads, values, ~_taken(model, some, name, layer)))
+                edits.append(Edit(layer, "z", slot, heads, values, ~_has_head(model, some, name, layer)))
         found = suffix(model, capture, start, edits, answer, chunks)
         for i, one in zip(alike, found.split(), strict=True):
             parts[i] = one
-    return joined(parts)
+    return joined_readouts(parts)
 
 
-def _alike(run: Run, sets: Sequence[Circuit]) -> Iterator[tuple[int, Tensor, list[int]]]:
+def _alike(run: PromptBatch, sets: Sequence[Circuit]) -> Iterator[tuple[int, Tensor, list[int]]]:
     """The sets that have heads, by where recomputing begins: (lowest layer, live tokens [batch, m], their indices)."""
     parts: dict[int, list[int]] = {}
     for i, heads in enumerate(sets):
@@ -131,7 +133,7 @@ def _alike(run: Run, sets: Sequence[Circuit]) -> Iterator[tuple[int, Tensor, lis
         yield start, suffix_of(run, torch.tensor([first], device=run.tokens.device)), alike
 
 
-def _taken(model: Model, sets: Sequence[Circuit], name: str, layer: int) -> Tensor:
+def _has_head(model: Model, sets: Sequence[Circuit], name: str, layer: int) -> Tensor:
     """[set, head]: whether each set has the head of `layer` at the position called `name`."""
     taken = [[(layer, index) in heads.at(name) for index in range(model.n_heads)] for heads in sets]
     return torch.tensor(taken, device=model.device)
@@ -149,4 +151,4 @@ def _reference_with(model: Model, question: Question, donated: Donation, heads: 
                 values[row, run.positions[name], index] = donated[name][layer][:, index]
                 where[row, run.positions[name], index] = True
         replacements[layer] = reference.Replacement(values, where)
-    return reference.replaced(model, run, replacements, question.answer)
+    return reference.run_with_replacements(model, run, replacements, question.answer)

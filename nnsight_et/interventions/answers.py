@@ -6,11 +6,11 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import NO_TOKEN, Run
+from nnsight_et.core.batch import NO_TOKEN, PromptBatch
 from nnsight_et.models.model import Model
 
 
-def plain_answers(model: Model, run: Run, candidates: Tensor) -> dict[str, Tensor]:
+def plain_answers(model: Model, run: PromptBatch, candidates: Tensor) -> dict[str, Tensor]:
     """Tokens [batch] with the largest logit: "predicted" of all, "chosen" of candidates [batch, n], NO_TOKEN apart."""
     row = torch.arange(len(run.tokens), device=model.device)[:, None]
     with model.session():

@@ -6,13 +6,13 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Run
+from nnsight_et.core.batch import PromptBatch
 from nnsight_et.engine import reference
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 
-def attention_from(model: Model, run: Run, at: str, to: tuple[str, ...], engine: str) -> dict[str, Tensor]:
+def attention_from(model: Model, run: PromptBatch, at: str, to: tuple[str, ...], engine: str) -> dict[str, Tensor]:
     """{"weights": [layer, head, to + 2, batch]}: how much each head at `at` attends to each named position.
 
     After the named positions come the first token, and all other tokens together: that axis sums to 1.
@@ -24,7 +24,7 @@ def attention_from(model: Model, run: Run, at: str, to: tuple[str, ...], engine:
     return check_numbers(model, {"weights": weights}, [run])
 
 
-def _are_shown(model: Model, run: Run) -> bool:
+def _are_shown(model: Model, run: PromptBatch) -> bool:
     """Whether the model gives its attention weights: not where a server runs it with another implementation."""
     with model.trace(run.tokens[:1], run.position_ids[:1]):
         shown = model.attention_weights(0) is not None
@@ -34,7 +34,7 @@ def _are_shown(model: Model, run: Run) -> bool:
     return shown
 
 
-def _attention_from(model: Model, run: Run, at: str, to: tuple[str, ...]) -> Tensor:
+def _attention_from(model: Model, run: PromptBatch, at: str, to: tuple[str, ...]) -> Tensor:
     row = torch.arange(len(run.tokens), device=model.device)
     columns = [run.positions[name] for name in to] + [run.mask.argmax(-1)]
     layers = []
@@ -48,7 +48,7 @@ def _attention_from(model: Model, run: Run, at: str, to: tuple[str, ...]) -> Ten
     return torch.stack(layers).cpu()
 
 
-def _reference_attention_from(model: Model, run: Run, at: str, to: tuple[str, ...]) -> Tensor:
+def _reference_attention_from(model: Model, run: PromptBatch, at: str, to: tuple[str, ...]) -> Tensor:
     """The same without the model's own word for it: with values 1 at some tokens and 0 elsewhere, z is the weight."""
     row = torch.arange(len(run.tokens), device=model.device)
     columns = torch.arange(run.tokens.shape[1], device=model.device)

@@ -14,7 +14,7 @@ from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.readout import readout
 from nnsight_et.interventions.activation_patching import with_donation
-from nnsight_et.interventions.dcm import STEPS, Prepared, masked_readout, prepared
+from nnsight_et.interventions.dcm import STEPS, Prepared, masked_readout, prepare_batches
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
@@ -41,16 +41,19 @@ def head_effects(
 
 def _head_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
     group = HeadGroup(at, at, tuple(heads))
-    (batch,) = prepared(model, [group], pair)
+    (batch,) = prepare_batches(model, [group], pair)
     alone = [Circuit((HeadGroup(str(head), at, (head,)),)) for head in heads]
     exact = with_donation(model, pair.question, {at: batch.donated}, alone, "default", chunks).probability
     base = readout(batch.capture.logits, pair.answer).probability
-    found = {"attributed": _attributed(model, group, batch, base, chunks), "exact": ((exact - base) / base).cpu()}
+    found = {
+        "attributed": _compute_attribution(model, group, batch, base, chunks),
+        "exact": ((exact - base) / base).cpu(),
+    }
     return found | {"base": base.cpu()}
 
 
-def _attributed(model: Model, group: HeadGroup, batch: Prepared, base: Tensor, chunks: Chunks) -> Tensor:
-    """[head, batch]: -d(p / p_base)/dm at m = 1, where z = m * z_base + (1 - m) * z_source; see dcm.slopes."""
+def _compute_attribution(model: Model, group: HeadGroup, batch: Prepared, base: Tensor, chunks: Chunks) -> Tensor:
+    """[head, batch]: -d(p / p_base)/dm at m = 1, where z = m * z_base + (1 - m) * z_source; see dcm.mask_gradient."""
     columns, count = [], len(group.heads)
     if not model.gradients:
         step = STEPS[model.dtype]
@@ -66,28 +69,28 @@ def _attributed(model: Model, group: HeadGroup, batch: Prepared, base: Tensor, c
 
 
 def _reference_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
-    base = reference.replaced(model, pair.base, {}, pair.answer).probability
+    base = reference.run_with_replacements(model, pair.base, {}, pair.answer).probability
     z = reference.head_outputs(model, pair.base), reference.head_outputs(model, pair.source)
     exact, slopes = [], []
     for head in heads:
-        exact.append(_moved(model, pair, at, head, z, torch.ones_like(base)) / base - 1)
+        exact.append(_interpolated_probability(model, pair, at, head, z, torch.ones_like(base)) / base - 1)
         slopes.append(_slope(model, pair, at, head, z) / base)
     return {"attributed": torch.stack(slopes).cpu(), "exact": torch.stack(exact).cpu(), "base": base.cpu()}
 
 
 def _slope(model: Model, pair: Pair, at: str, head: Head, z: tuple[list[Tensor], list[Tensor]]) -> Tensor:
-    """[batch]: the derivative, at no share, of the probability by the share of the way; see dcm.slopes."""
+    """[batch]: the derivative, at no share, of the probability by the share of the way; see dcm.mask_gradient."""
     share = torch.zeros(len(pair.answer), dtype=torch.float64, device=model.device)
     if model.gradients:
         share.requires_grad_()
-        (slope,) = torch.autograd.grad(_moved(model, pair, at, head, z, share).sum(), share)
+        (slope,) = torch.autograd.grad(_interpolated_probability(model, pair, at, head, z, share).sum(), share)
         return slope
     step = STEPS[model.dtype]
-    up, down = (_moved(model, pair, at, head, z, share + sign * step) for sign in (1, -1))
+    up, down = (_interpolated_probability(model, pair, at, head, z, share + sign * step) for sign in (1, -1))
     return (up - down) / (2 * step)
 
 
-def _moved(
+def _interpolated_probability(
     model: Model, pair: Pair, at: str, head: Head, z: tuple[list[Tensor], list[Tensor]], share: Tensor
 ) -> Tensor:
     """[batch]: the probability with the head a share [batch] of the way from its output in the base to the source's."""
@@ -98,4 +101,4 @@ def _moved(
     values[row, position, head.index] = own + share[:, None].to(own.dtype) * (other - own)
     where[row, position, head.index] = True
     replacement = {head.layer: reference.Replacement(values, where)}
-    return reference.replaced(model, pair.base, replacement, pair.answer).probability
+    return reference.run_with_replacements(model, pair.base, replacement, pair.answer).probability

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Question, Run
+from nnsight_et.core.batch import Pair, PromptBatch, Question
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.models.load import part_gaps
 from nnsight_et.models.model import Model
@@ -26,7 +26,7 @@ class Call:
     name: str = ""
     """What tells it from all others of a run."""
 
-    def halved(self) -> Call | None:
+    def with_half_chunks(self) -> Call | None:
         """The same with half as much going through the model at once; None if it is little already."""
         sizes = [argument for argument in self.arguments if isinstance(argument, Chunks)]
         if not sizes or sizes[0].tokens <= LEAST_TOKENS:
@@ -57,7 +57,7 @@ def resolve_placement(model: Model) -> Model:
         dtype, device = entering.dtype, entering.device
         layers = []
         for layer in range(model.n_layers):
-            layers.append(model.written(layer).device)
+            layers.append(model.attention_output(layer).device)
         model.skip_unembedding(model.residual(model.n_layers))
     gradients = not model.part(model.parts.embeddings[0]).weight.is_meta
     spread = tuple(layers) if set(layers) != {device} else ()
@@ -66,7 +66,7 @@ def resolve_placement(model: Model) -> Model:
 
 def to_device(value: Any, device: torch.device) -> Any:
     """The value with all tensors in it on `device`."""
-    if isinstance(value, (Tensor, Run, Pair, Question)):
+    if isinstance(value, (Tensor, PromptBatch, Pair, Question)):
         return value.to(device)
     if isinstance(value, dict):
         return {key: to_device(one, device) for key, one in value.items()}

@@ -13,12 +13,12 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Question, Run
+from nnsight_et.core.batch import PromptBatch, Question
 from nnsight_et.core.circuit import Circuit, HeadGroup, Via
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import Capture, cache_with, captured, head_outputs, suffix_of
-from nnsight_et.engine.readout import Readout, joined, stacked
+from nnsight_et.engine.capture import Capture, cache_with, capture_run, head_outputs, suffix_of
+from nnsight_et.engine.readout import Readout, joined_readouts, stacked_readouts
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.activation_patching import Donation, with_donation
 from nnsight_et.models.finite import check_numbers
@@ -33,7 +33,7 @@ CACHED: tuple[Literal["key", "value"], ...] = ("key", "value")
 VIAS: tuple[Via, ...] = ("query", *CACHED)
 
 
-def donor_outputs(model: Model, run: Run, sets: Sequence[Circuit]) -> dict[str, Tensor]:
+def donor_outputs(model: Model, run: PromptBatch, sets: Sequence[Circuit]) -> dict[str, Tensor]:
     """By "position layer": the donor's outputs [batch, k, d_head] of the heads that the sets name there, on the CPU."""
     heads = named_heads(sets)
     with model.session():
@@ -94,7 +94,7 @@ def _of_all(model: Model, heads: list[int], outputs: Tensor) -> Tensor:
     return whole
 
 
-def donor_inputs(model: Model, run: Run, group: HeadGroup) -> dict[str, Tensor]:
+def donor_inputs(model: Model, run: PromptBatch, group: HeadGroup) -> dict[str, Tensor]:
     """By "via layer": the donor's queries of the group's heads at its position, their keys and values before it."""
     with model.session():
         inputs = _inputs(model, run, group)
@@ -121,7 +121,7 @@ def recipient_input_readouts(
     return check_numbers(model, outcome, [question.run])
 
 
-def _inputs(model: Model, run: Run, group: HeadGroup) -> Inputs:
+def _inputs(model: Model, run: PromptBatch, group: HeadGroup) -> Inputs:
     at, layers = run.positions[group.at], sorted({head.layer for head in group.heads})
     assert bool((at == at[0]).all()), "a batch's positions stand at one place"
     row, before = torch.arange(len(run.tokens), device=model.device), int(at[0])
@@ -144,7 +144,7 @@ def _with_inputs(
     run, at = question.run, question.run.positions[group.at]
     start = min(head.layer for head in group.heads)
     assert bool((at == at[0]).all()), "a batch's positions stand at one place, so that all before them is in the cache"
-    own = captured(model, run, suffix_of(run, at), [start])
+    own = capture_run(model, run, suffix_of(run, at), [start])
     places = {
         layer: (_heads_in(model, group, layer, "key"), _heads_in(model, group, layer, "value"))
         for layer in donated["key"]
@@ -155,17 +155,17 @@ def _with_inputs(
         capture, edits = own, []
         for via in inputs:
             if via == "query":
-                edits = _query_edits(model, donated["query"], group, own.slot(at))
+                edits = _query_edits(model, donated["query"], group, own.live_index(at))
             else:
                 capture = _with_cache(model, capture, cache, group, via)
         readouts.append(suffix(model, capture, start, edits, question.answer, chunks))
-    return joined(readouts)
+    return joined_readouts(readouts)
 
 
 def _reference_with_inputs(
     model: Model, question: Question, given: tuple[HeadGroup, Inputs], sets: Sequence[tuple[Via, ...]], chunks: Chunks
 ) -> Readout:
-    return stacked([_reference_run(model, question, given, inputs) for inputs in sets])
+    return stacked_readouts([_reference_run(model, question, given, inputs) for inputs in sets])
 
 
 def _reference_run(
@@ -189,7 +189,7 @@ def _reference_run(
                     current[:, : values.shape[1], heads] = values
                 model.write_projection(layer, via, current)
             model.write_z(layer, torch.where(before, own[layer], model.z(layer)))
-        outcome = reference.scored(model.logits()[row, run.positions["last"]], question.answer)
+        outcome = reference.reference_readout(model.logits()[row, run.positions["last"]], question.answer)
     return outcome
 
 

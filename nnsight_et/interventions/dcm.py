@@ -14,7 +14,7 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.core.metrics import is_right
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import Capture, captured, head_outputs, suffix_of
+from nnsight_et.engine.capture import Capture, capture_run, head_outputs, suffix_of
 from nnsight_et.engine.readout import Readout
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.activation_patching import layers_of
@@ -64,9 +64,12 @@ def trained_masks(
     by itself; they share the plain runs.
     """
     with model.session():
-        trainer, untouched = _Trainer(model, groups, training, train, chunks), [untrained(group) for group in groups]
-        states = trainer.continued(untouched, steps_of(training, train))
-        outcome = nnsight.save(_chosen(model, groups, states, validation, chunks))
+        trainer, untouched = (
+            _Trainer(model, groups, training, train, chunks),
+            [initial_state(group) for group in groups],
+        )
+        states = trainer.resume(untouched, steps_of(training, train))
+        outcome = nnsight.save(_select_masks(model, groups, states, validation, chunks))
     return [check_numbers(model, one, (*train, *validation)) for one in outcome]
 
 
@@ -75,7 +78,7 @@ State = dict[str, Tensor]
 the "step" [] it is at, and the rounded "masks" [validation, head] so far."""
 
 
-def untrained(group: HeadGroup) -> State:
+def initial_state(group: HeadGroup) -> State:
     """A training before its first step."""
     size = len(group.heads)
     moments = {name: torch.zeros(size, dtype=torch.float64) for name in ("average", "square")}
@@ -83,27 +86,27 @@ def untrained(group: HeadGroup) -> State:
     return {"mask": mask, "step": torch.tensor(0), "masks": masks} | moments
 
 
-def continued(
+def resume_training(
     model: Model,
     groups: Sequence[HeadGroup],
     training: Training,
     train: Sequence[Pair],
-    course: tuple[Sequence[State], int],
+    progress: tuple[Sequence[State], int],
     chunks: Chunks,
 ) -> list[State]:
     """The trainings, from these states until so many steps have been made: what trained_masks does, in parts."""
-    states, until = course
+    states, until = progress
     with model.session():
-        outcome = nnsight.save(_Trainer(model, groups, training, train, chunks).continued(states, until))
+        outcome = nnsight.save(_Trainer(model, groups, training, train, chunks).resume(states, until))
     return [check_numbers(model, one, train) for one in outcome]
 
 
-def chosen(
+def select_masks(
     model: Model, groups: Sequence[HeadGroup], states: Sequence[State], validation: Sequence[Pair], chunks: Chunks
 ) -> list[dict[str, Tensor]]:
     """What trained_masks returns, of trainings that are at their end."""
     with model.session():
-        outcome = nnsight.save(_chosen(model, groups, states, validation, chunks))
+        outcome = nnsight.save(_select_masks(model, groups, states, validation, chunks))
     return [check_numbers(model, one, validation) for one in outcome]
 
 
@@ -122,16 +125,18 @@ def masked_readout(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor
     return suffix(model, batch.capture, batch.start, edits, batch.answer, chunks)
 
 
-def prepared(model: Model, groups: Sequence[HeadGroup], pair: Pair) -> list[Prepared]:
+def prepare_batches(model: Model, groups: Sequence[HeadGroup], pair: Pair) -> list[Prepared]:
     """The batch for each group: one base run and one source run serve them all. Opens traces."""
     base, starts = pair.base, [min(head.layer for head in group.heads) for group in groups]
     donated = head_outputs(model, pair.source, layers_of([Circuit(tuple(groups))]))
     first = torch.stack([base.positions[group.at] for group in groups]).min(0).values
-    whole = captured(model, base, suffix_of(base, first), starts)
+    whole = capture_run(model, base, suffix_of(base, first), starts)
     ready = []
     for group, start in zip(groups, starts, strict=True):
-        capture = whole.narrowed(suffix_of(base, base.positions[group.at]))
-        ready.append(Prepared(capture, start, pair.answer, capture.slot(base.positions[group.at]), donated[group.at]))
+        capture = whole.with_live(suffix_of(base, base.positions[group.at]))
+        ready.append(
+            Prepared(capture, start, pair.answer, capture.live_index(base.positions[group.at]), donated[group.at])
+        )
     return ready
 
 
@@ -146,11 +151,11 @@ class _Trainer:
     chunks: Chunks
     kept: dict[int, list[Prepared]] = field(default_factory=dict)
 
-    def continued(self, states: Sequence[State], until: int) -> list[State]:
+    def resume(self, states: Sequence[State], until: int) -> list[State]:
         """Every group's training after its first `until` steps; in fp32 at least."""
-        return [self._continued(index, state, until) for index, state in enumerate(states)]
+        return [self._resume_group(index, state, until) for index, state in enumerate(states)]
 
-    def _continued(self, index: int, state: State, until: int) -> State:
+    def _resume_group(self, index: int, state: State, until: int) -> State:
         model, group, training = self.model, self.groups[index], self.training
         wide = torch.float32 if model.dtype in (torch.float16, torch.bfloat16) else model.dtype
         mask = state["mask"].to(model.device, wide).clone().requires_grad_()
@@ -165,24 +170,24 @@ class _Trainer:
                 masks.append(mask.detach().clamp(0, 1).round())
             with torch.no_grad():
                 mask.clamp_(0, 1)
-            batch = self._prepared(step % len(self.pairs))[index]
-            mask.grad = -training.sparsity - slopes(model, group, batch, mask, self.chunks)
+            batch = self._prepare_batches(step % len(self.pairs))[index]
+            mask.grad = -training.sparsity - mask_gradient(model, group, batch, mask, self.chunks)
             optimizer.step()
         moments = optimizer.state[mask]
         ended = {"mask": mask, "average": moments["exp_avg"], "square": moments["exp_avg_sq"]}
         ended |= {"step": torch.tensor(until), "masks": torch.stack(masks) if masks else state["masks"]}
         return {name: tensor.detach().cpu() for name, tensor in ended.items()}
 
-    def _prepared(self, index: int) -> list[Prepared]:
+    def _prepare_batches(self, index: int) -> list[Prepared]:
         if index in self.kept:
             return self.kept[index]
-        ready = prepared(self.model, self.groups, self.pairs[index])
+        ready = prepare_batches(self.model, self.groups, self.pairs[index])
         if (index + 1) * len(self.pairs[0].answer) <= self.chunks.kept:
             self.kept[index] = ready
         return ready
 
 
-def slopes(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks: Chunks) -> Tensor:
+def mask_gradient(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks: Chunks) -> Tensor:
     """[head]: the derivative of the mean logit of the target by the mask [head]. Opens traces.
 
     By autograd; where gradients do not pass through the model by central differences, each head's mask moved up and
@@ -205,7 +210,7 @@ def slopes(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks
     return ((up - down) / (2 * step)).to(mask.dtype)
 
 
-def _chosen(
+def _select_masks(
     model: Model,
     groups: Sequence[HeadGroup],
     states: Sequence[State],
@@ -217,7 +222,7 @@ def _chosen(
     tried = [found.to(model.device).unique(dim=0, return_inverse=True) for found in masks]
     right = [torch.zeros(len(different), dtype=torch.float64, device=model.device) for different, _ in tried]
     for pair in validation:
-        for i, (group, batch) in enumerate(zip(groups, prepared(model, groups, pair), strict=True)):
+        for i, (group, batch) in enumerate(zip(groups, prepare_batches(model, groups, pair), strict=True)):
             found = masked_readout(model, group, batch, tried[i][0], chunks)
             right[i] += is_right(found.predicted, pair.right).double().where(found.logit.isfinite(), torch.nan).sum(-1)
     count, outcomes = sum(len(pair.answer) for pair in validation), []

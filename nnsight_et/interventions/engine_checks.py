@@ -6,15 +6,15 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Run
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Part, Via
-from nnsight_et.core.metrics import told_apart
+from nnsight_et.core.batch import Pair, PromptBatch
+from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp, Via
+from nnsight_et.core.metrics import clamp_to_normal
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import captured, suffix_of
+from nnsight_et.engine.capture import capture_run, suffix_of
 from nnsight_et.engine.readout import plain, readout
 from nnsight_et.engine.suffix import suffix
-from nnsight_et.interventions.ablation import Fill
+from nnsight_et.interventions.ablation import AblationValues
 from nnsight_et.interventions.activation_patching import patched_readouts, with_donation
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model
@@ -80,27 +80,27 @@ def _disagreements(model: Model, pair: Pair, layer: int) -> dict[str, float]:
     receivers, found = (Head(layer, min(1, model.n_heads - 1)), Head(model.n_layers - 1, model.n_heads - 1)), {}
     for via, name in VIAS:
         path = Path("last", via, tuple(dict.fromkeys(receivers)))
-        found[f"paths into {name}"] = _apart(model, pair, path, Head(0, 0))
+        found[f"paths into {name}"] = _engine_gap(model, pair, path, Head(0, 0))
     mlps = tuple(dict.fromkeys((Mlp(layer), Mlp(model.n_layers - 1))))
-    found["paths into MLPs"] = _apart(model, pair, Path("last", "input", mlps, senders="mlps"), Mlp(0))
+    found["paths into MLPs"] = _engine_gap(model, pair, Path("last", "input", mlps, senders="mlps"), Mlp(0))
     return found
 
 
-def _apart(model: Model, pair: Pair, path: Path, sender: Part) -> float:
+def _engine_gap(model: Model, pair: Pair, path: Path, sender: Component) -> float:
     """How far the engines are apart, in logarithms, on the path from one sender."""
     one, other = (
         path_probabilities(model, pair, path, [sender], engine, Chunks())["patched"]
         for engine in ("default", "reference")
     )
-    return (told_apart(one).log() - told_apart(other).log()).abs().max().item()
+    return (clamp_to_normal(one).log() - clamp_to_normal(other).log()).abs().max().item()
 
 
 def _change(found: dict[str, Tensor]) -> float:
-    ratio = told_apart(found["patched"]) / told_apart(found["base"])
+    ratio = clamp_to_normal(found["patched"]) / clamp_to_normal(found["base"])
     return (ratio - 1).abs().max().item()
 
 
-def _writes(model: Model, run: Run, layer: int) -> Tensor:
+def _writes(model: Model, run: PromptBatch, layer: int) -> Tensor:
     """[]: how far the sum of all heads' writes is from the attention's output, and what z adds from what it adds.
 
     The sum relative to its terms, channel by channel: real models have channels thousands of times as large as others.
@@ -114,7 +114,7 @@ def _writes(model: Model, run: Run, layer: int) -> Tensor:
         written = (model.write_of(layer, alone) - nothing).sum(0) + nothing
         terms = model.size_of_write(layer, z)
         added = model.attention_of(layer, z)
-        whole, attention = model.written(layer)[row, last], model.attention(layer)[row, last]
+        whole, attention = model.attention_output(layer)[row, last], model.attention(layer)[row, last]
         cancelled = (_rms(terms) / _rms(whole)).clamp(min=1)  # a norm behind it, if there is one, keeps this share
         error = relative(written - whole, terms)
         error = torch.maximum(error, relative(added - attention, cancelled * _rms(attention)))
@@ -124,8 +124,8 @@ def _writes(model: Model, run: Run, layer: int) -> Tensor:
 
 def _padding(model: Model, pair: Pair) -> Tensor:
     """[]: how far padded prompts' logits are from the same prompts' alone."""
-    wide = _padded(pair.base)
-    capture = captured(model, wide, suffix_of(wide, wide.positions["last"] - 1), [0])
+    wide = _more_padding(pair.base)
+    capture = capture_run(model, wide, suffix_of(wide, wide.positions["last"] - 1), [0])
     again = suffix(model, capture, 0, [], pair.answer, Chunks())
     alone = [_logit(model, pair, index) for index in range(len(pair.answer))]
     return torch.maximum(
@@ -141,14 +141,16 @@ def _logit(model: Model, pair: Pair, index: int) -> Tensor:
     return readout(logits, pair.answer[index : index + 1]).logit
 
 
-def _padded(run: Run) -> Run:
+def _more_padding(run: PromptBatch) -> PromptBatch:
     """The same prompts with more padding on the left."""
     before = run.tokens.new_zeros(len(run.tokens), PADDING)
     positions = {name: position + PADDING for name, position in run.positions.items()}
-    return Run(torch.cat([before, run.tokens], 1), torch.cat([torch.zeros_like(before), run.mask], 1), positions)
+    return PromptBatch(
+        torch.cat([before, run.tokens], 1), torch.cat([torch.zeros_like(before), run.mask], 1), positions
+    )
 
 
-def _heads_of(model: Model, run: Run, layer: int, via: Via) -> Tensor:
+def _heads_of(model: Model, run: PromptBatch, layer: int, via: Via) -> Tensor:
     """[]: how far heads that share no projection with one changed head move; infinite if its own ones do not."""
     last = run.positions["last"]
     row = torch.arange(len(last), device=model.device)
@@ -197,7 +199,7 @@ def _sources(model: Model, pair: Pair) -> float:
     return gap(found, expected["logit"]).item()
 
 
-def _fill(model: Model, run: Run) -> float:
+def _fill(model: Model, run: PromptBatch) -> float:
     """0 if means numbered by layer and slot come out at their layer and position; infinite if not."""
     count, names = run.tokens.shape[1], tuple(run.positions)
     numbers = torch.arange(model.n_layers * count, dtype=torch.float32).unflatten(0, (-1, count))[..., None, None]
@@ -206,14 +208,14 @@ def _fill(model: Model, run: Run) -> float:
         (numbers, None, last.tolist()),
         (numbers[:, : len(names) + 1], names, [names.index("last")] * len(last)),
     ):
-        for layer, outputs in enumerate(Fill(means, chosen).outputs(model, run)):
+        for layer, outputs in enumerate(AblationValues(means, chosen).outputs(model, run)):
             for row, (place, expected) in enumerate(zip(run.positions["last"].tolist(), slot, strict=True)):
                 if outputs[row, place].item() != means[layer, expected].item():
                     return float("inf")
     return 0.0
 
 
-def _adapter(model: Model, run: Run, layer: int) -> Tensor | None:
+def _adapter(model: Model, run: PromptBatch, layer: int) -> Tensor | None:
     """[]: how far the layer's adapted modules are from base and LoRA together; None if none has plain LoRA."""
     paths = [*(model.parts.projection(via).path for via, _ in VIAS), model.parts.attention_out]
     owned = {path: model.part(path, layer)._module for path in paths}
@@ -240,7 +242,7 @@ def _is_plain_lora(module: torch.nn.Module) -> bool:
     return modules and not (module.lora_variant or module.merged or hasattr(module, "parameter_name"))
 
 
-def _at_last(model: Model, run: Run) -> Tensor:
+def _at_last(model: Model, run: PromptBatch) -> Tensor:
     """[batch, d]: what enters the first layer at `last`: the token, and its place if places are learned."""
     row = torch.arange(len(run.tokens), device=model.device)
     with model.trace(run.tokens, run.position_ids, run.mask):

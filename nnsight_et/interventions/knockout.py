@@ -13,8 +13,8 @@ from torch import Tensor
 from nnsight_et.core.batch import Question
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import captured, suffix_of
-from nnsight_et.engine.readout import Readout, joined, readout, stacked
+from nnsight_et.engine.capture import capture_run, suffix_of
+from nnsight_et.engine.readout import Readout, joined_readouts, readout, stacked_readouts
 from nnsight_et.engine.suffix import suffix
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
@@ -31,28 +31,32 @@ def knockout_readouts(
     The edge is (blind, to), positions [batch], to before blind. A first layer past the last one blocks nothing.
     """
     with model.session():
-        blocked = _reference_blocked if engine == "reference" else _blocked
+        blocked = _reference_blocked_readout if engine == "reference" else _blocked_readout
         outcome = nnsight.save(blocked(model, question, edge, firsts, chunks).numbers())
     return check_numbers(model, outcome, [question.run])
 
 
-def _blocked(model: Model, question: Question, edge: Edge, firsts: Sequence[int], chunks: Chunks) -> Readout:
+def _blocked_readout(model: Model, question: Question, edge: Edge, firsts: Sequence[int], chunks: Chunks) -> Readout:
     blind, to = edge
     below = [first for first in firsts if first < model.n_layers]
-    whole = captured(model, question.run, suffix_of(question.run, blind), below)
+    whole = capture_run(model, question.run, suffix_of(question.run, blind), below)
     row = torch.arange(len(blind), device=model.device)
     assert bool((to < whole.visible.shape[-1]).all()), "blind positions of a batch stand at one place"
     visible = whole.visible.clone()
-    visible[row, whole.slot(blind), to] = False
+    visible[row, whole.live_index(blind), to] = False
     blocked = replace(whole, visible=visible)
-    plain = stacked([readout(whole.logits, question.answer)])
-    return joined(
+    plain = stacked_readouts([readout(whole.logits, question.answer)])
+    return joined_readouts(
         [suffix(model, blocked, first, [], question.answer, chunks) if first in below else plain for first in firsts]
     )
 
 
-def _reference_blocked(model: Model, question: Question, edge: Edge, firsts: Sequence[int], chunks: Chunks) -> Readout:
-    return stacked([reference.blocked(model, question.run, first, *edge, question.answer) for first in firsts])
+def _reference_blocked_readout(
+    model: Model, question: Question, edge: Edge, firsts: Sequence[int], chunks: Chunks
+) -> Readout:
+    return stacked_readouts(
+        [reference.run_with_blocked_attention(model, question.run, first, *edge, question.answer) for first in firsts]
+    )
 
 
 def random_targets(

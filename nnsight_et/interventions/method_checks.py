@@ -8,7 +8,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.batch import Pair, PromptBatch
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Via
 from nnsight_et.core.metrics import accuracy
 from nnsight_et.engine import reference
@@ -26,12 +26,14 @@ CLEAR = 0.1  # gradients smaller than this share of the largest have no clear si
 VIAS: tuple[Via, ...] = ("query", "key", "value")
 
 
-def taken_means_error(model: Model, together: Run, alone: Sequence[Run], names: tuple[str, ...] | None) -> float:
+def taken_means_error(
+    model: Model, together: PromptBatch, alone: Sequence[PromptBatch], names: tuple[str, ...] | None
+) -> float:
     """How far the means over prompts run `together` are from those of the same prompts run one by one."""
     return means_error(model, alone, names, mean_outputs(model, [together], names)["z"])
 
 
-def means_error(model: Model, alone: Sequence[Run], names: tuple[str, ...] | None, means: Tensor) -> float:
+def means_error(model: Model, alone: Sequence[PromptBatch], names: tuple[str, ...] | None, means: Tensor) -> float:
     """How far means [layer, slot, head, d_head] are from those of these prompts, each run by itself, token by token."""
     sums: dict[tuple[int, int], list[Tensor]] = {}
     for run in alone:
@@ -46,7 +48,7 @@ def means_error(model: Model, alone: Sequence[Run], names: tuple[str, ...] | Non
     return torch.stack(gaps).max().item()
 
 
-def donated_values(model: Model, run: Run, given: Sequence[Circuit] | HeadGroup) -> dict[str, Tensor]:
+def donated_values(model: Model, run: PromptBatch, given: Sequence[Circuit] | HeadGroup) -> dict[str, Tensor]:
     """What a donor gives in a run of one prompt, read off whole forward passes: by "place layer", without a batch.
 
     Of sets of heads a place is a position, for outputs [k, d_head]. Of a group it is "query", for [k, d_head] at its
@@ -58,7 +60,7 @@ def donated_values(model: Model, run: Run, given: Sequence[Circuit] | HeadGroup)
     return values
 
 
-def _outputs_of(model: Model, run: Run, sets: Sequence[Circuit]) -> dict[str, Tensor]:
+def _outputs_of(model: Model, run: PromptBatch, sets: Sequence[Circuit]) -> dict[str, Tensor]:
     z, found = reference.head_outputs(model, run), {}
     for group in (group for heads in sets for group in heads.groups):
         for layer in {head.layer for head in group.heads}:
@@ -67,7 +69,7 @@ def _outputs_of(model: Model, run: Run, sets: Sequence[Circuit]) -> dict[str, Te
     return found
 
 
-def _inputs_of(model: Model, run: Run, group: HeadGroup) -> dict[str, Tensor]:
+def _inputs_of(model: Model, run: PromptBatch, group: HeadGroup) -> dict[str, Tensor]:
     inputs = _projections(model, run)
     return {
         f"{via} {layer}": _of_group(model, run, group, (layer, via), inputs[layer][via])
@@ -76,7 +78,7 @@ def _inputs_of(model: Model, run: Run, group: HeadGroup) -> dict[str, Tensor]:
     }
 
 
-def _projections(model: Model, run: Run) -> list[dict[Via, Tensor]]:
+def _projections(model: Model, run: PromptBatch) -> list[dict[Via, Tensor]]:
     with model.trace(run.tokens, run.position_ids, run.mask):
         found = []
         for layer in range(model.n_layers):
@@ -84,7 +86,7 @@ def _projections(model: Model, run: Run) -> list[dict[Via, Tensor]]:
     return found
 
 
-def _of_group(model: Model, run: Run, group: HeadGroup, where: tuple[int, str], values: Tensor) -> Tensor:
+def _of_group(model: Model, run: PromptBatch, group: HeadGroup, where: tuple[int, str], values: Tensor) -> Tensor:
     layer, via = where
     each = 1 if via == "query" else model.n_heads // model.n_kv_heads
     heads = sorted({head.index // each for head in group.heads if head.layer == layer})
@@ -138,6 +140,8 @@ def _logit_slope(model: Model, pair: Pair, at: str, head: Head) -> Tensor:
             values = base.clone()
             values[row, pair.base.positions[at], head.index] = own + share * (other - own)
             replaced = {head.layer: reference.Replacement(values, where)}
-            logits.append(reference.replaced(model, pair.base, replaced, pair.answer).logit.double().mean())
+            logits.append(
+                reference.run_with_replacements(model, pair.base, replaced, pair.answer).logit.double().mean()
+            )
         slope = nnsight.save(((logits[1] - logits[0]) / (2 * SHARE)).detach().cpu())
     return slope

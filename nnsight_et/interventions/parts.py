@@ -12,21 +12,29 @@ from torch import Tensor
 from nnsight_et.core.batch import Pair
 from nnsight_et.core.circuit import HeadGroup
 from nnsight_et.interventions.ablation import circuit_readouts, remainder_readouts
-from nnsight_et.interventions.activation_patching import patched_from_each
+from nnsight_et.interventions.activation_patching import patched_readouts_by_source
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.cmap import recipient_input_readouts, recipient_readouts
-from nnsight_et.interventions.dcm import State, Training, chosen, continued, steps_of, trained_masks, untrained
+from nnsight_et.interventions.dcm import (
+    State,
+    Training,
+    initial_state,
+    resume_training,
+    select_masks,
+    steps_of,
+    trained_masks,
+)
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
 
-Run = Callable[[Call], Any]
+RunCall = Callable[[Call], Any]
 """Does a call, wherever the model is."""
-VARIANTS: dict[Callable[..., Any], int] = {
+VARIANT_ARGUMENT: dict[Callable[..., Any], int] = {
     path_probabilities: 2,
     circuit_readouts: 2,
     remainder_readouts: 2,
-    patched_from_each: 2,
+    patched_readouts_by_source: 2,
     knockout_readouts: 2,
     recipient_readouts: 2,
     recipient_input_readouts: 2,
@@ -35,13 +43,13 @@ VARIANTS: dict[Callable[..., Any], int] = {
 """Which argument of an intervention lists its variants: they need nothing of each other."""
 
 
-def in_parts(call: Call, run: Run) -> Any:
+def split_call(call: Call, run: RunCall) -> Any:
     """What the call finds, from shorter ones; None if it cannot be made shorter."""
     if call.function is trained_masks:
-        return _trained_in_parts(call, run, *call.arguments)
-    if call.function is continued:
-        return _continued_in_parts(call, run, *call.arguments)
-    number = VARIANTS.get(call.function)
+        return _train_in_parts(call, run, *call.arguments)
+    if call.function is resume_training:
+        return _resume_in_parts(call, run, *call.arguments)
+    number = VARIANT_ARGUMENT.get(call.function)
     if number is None or len(call.arguments[number]) < 2:
         return None
     variants = call.arguments[number]
@@ -54,27 +62,27 @@ def in_parts(call: Call, run: Run) -> Any:
     return {name: torch.cat([one[name], other[name]]) if one[name].ndim == 2 else one[name] for name in one}
 
 
-def _trained_in_parts(
+def _train_in_parts(
     call: Call,
-    run: Run,
+    run: RunCall,
     groups: Sequence[HeadGroup],
     training: Training,
     train: Sequence[Pair],
     *rest: Any,
 ) -> list[dict[str, Tensor]] | None:
     validation, chunks = rest
-    course = ([untrained(group) for group in groups], steps_of(training, train))
-    whole = Call(continued, (groups, training, train, course, chunks), f"{call.name} steps")
-    states = _continued_in_parts(whole, run, *whole.arguments)
-    return states and run(Call(chosen, (groups, states, validation, chunks), f"{call.name} choice"))
+    course = ([initial_state(group) for group in groups], steps_of(training, train))
+    whole = Call(resume_training, (groups, training, train, course, chunks), f"{call.name} steps")
+    states = _resume_in_parts(whole, run, *whole.arguments)
+    return states and run(Call(select_masks, (groups, states, validation, chunks), f"{call.name} choice"))
 
 
-def _continued_in_parts(call: Call, run: Run, groups: Sequence[HeadGroup], *rest: Any) -> list[State] | None:
+def _resume_in_parts(call: Call, run: RunCall, groups: Sequence[HeadGroup], *rest: Any) -> list[State] | None:
     training, train, (states, until), chunks = rest
     made = int(states[0]["step"])
     if until - made < 2:
         return None
     for goal in ((made + until) // 2, until):
         arguments = (groups, training, train, (states, goal), chunks)
-        states = run(Call(continued, arguments, f"{call.name} to {goal}"))
+        states = run(Call(resume_training, arguments, f"{call.name} to {goal}"))
     return states

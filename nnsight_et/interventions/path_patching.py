@@ -7,21 +7,21 @@ from collections.abc import Sequence
 import nnsight
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Run
-from nnsight_et.core.circuit import Part
+from nnsight_et.core.batch import Pair, PromptBatch
+from nnsight_et.core.circuit import Component
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import captured, head_outputs, mlp_outputs, suffix_of
+from nnsight_et.engine.capture import capture_run, head_outputs, mlp_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Asked, Readout, joined, readout, stacked
+from nnsight_et.engine.readout import Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
 
 def path_probabilities(
-    model: Model, pair: Pair, path: Path, senders: Sequence[Part], engine: str, chunks: Chunks
+    model: Model, pair: Pair, path: Path, senders: Sequence[Component], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
     """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
 
@@ -36,35 +36,35 @@ def path_probabilities(
     return check_numbers(model, outcome, [pair])
 
 
-def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks) -> dict[str, Tensor]:
+def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Component], chunks: Chunks) -> dict[str, Tensor]:
     at = pair.base.positions[path.at]
     receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
     layers = sorted({sender.layer for sender in senders})
     starts = path.starts(layers, model.parallel)
-    capture = captured(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
+    capture = capture_run(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
     assert capture.token is not None
-    asked = Asked.of(pair, capture.logits)
+    asked = ReadoutSpec.of(pair, capture.logits)
     step = chunks.variants(len(pair.answer), capture.live.shape[1])
-    donated = _donated(model, pair.source, path, layers)
+    donated = _donated_outputs(model, pair.source, path, layers)
     parts: list[Readout] = []
     for some in path.passes(senders, starts, step):
-        model.reached(some[0].layer)
+        model.report_layer(some[0].layer)
         here = one_token.Senders.of(model, some, donated)
         if receivers is None:
             parts.append(one_token.to_logits(model, capture.token, here, asked))
             continue
         start = starts[some[0].layer]
         inputs = one_token.to_receivers(model, capture.token, here, receivers.above(start))
-        slot, site = capture.slot(at), "mlp" if receivers.via == "input" else receivers.via
+        slot, site = capture.live_index(at), "mlp" if receivers.via == "input" else receivers.via
         edits = [
-            Edit(end, site, slot, receivers.heads[end], values, seen_by=receivers.seen_by.get(end))
+            Edit(end, site, slot, receivers.heads[end], values, visible_to_heads=receivers.seen_by.get(end))
             for end, values in inputs.items()
         ]
         parts.append(suffix(model, capture, start, edits, asked, chunks))
-    return _numbers(readout(capture.logits, asked), joined(parts))
+    return _numbers(readout(capture.logits, asked), joined_readouts(parts))
 
 
-def _donated(model: Model, source: Run, path: Path, layers: Sequence[int]) -> dict[int, Tensor]:
+def _donated_outputs(model: Model, source: PromptBatch, path: Path, layers: Sequence[int]) -> dict[int, Tensor]:
     """Layer -> what its heads [batch, head, d_head], or its MLP [batch, d], give in the source run."""
     if path.senders == "mlps":
         return mlp_outputs(model, source, path.at, layers)
@@ -72,10 +72,10 @@ def _donated(model: Model, source: Run, path: Path, layers: Sequence[int]) -> di
 
 
 def _reference_effects(
-    model: Model, pair: Pair, path: Path, senders: Sequence[Part], chunks: Chunks
+    model: Model, pair: Pair, path: Path, senders: Sequence[Component], chunks: Chunks
 ) -> dict[str, Tensor]:
     base, patched = reference.path_effects(model, pair, path, senders)
-    return _numbers(base, stacked(patched))
+    return _numbers(base, stacked_readouts(patched))
 
 
 def _numbers(base: Readout, patched: Readout) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 from descriptions import REFUSAL, STATUS
-from dispatch import Dispatcher, Job
+from dispatch import Dispatcher, ServerJob
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -31,13 +31,13 @@ class Endpoints:
     def routes(self) -> list[BaseRoute]:
         """Every path."""
         return [
-            Route("/connected", self.connected, methods=["GET", "HEAD"]),
+            Route("/connected", self.report_connected, methods=["GET", "HEAD"]),
             Route("/request", self.request, methods=["POST"]),
             Route("/response/{id}", self.response),
             Route("/results/{id}.pt", self.result),
         ]
 
-    async def connected(self, _: Request) -> Response:
+    async def report_connected(self, _: Request) -> Response:
         """Jobs can run."""
         return self.not_yet() or JSONResponse({"status": "connected"})
 
@@ -59,9 +59,9 @@ class Endpoints:
     def unwelcome(self, request: Request, content: bytes) -> Response | None:
         """The answer to a request that is no job; here all are."""
 
-    def job(self, request: Request, envelope: dict[str, Any], content: bytes) -> Job:
+    def job(self, request: Request, envelope: dict[str, Any], content: bytes) -> ServerJob:
         """The job that a request asks for."""
-        return Job(**{name: envelope[name] for name in ("model_key", "compress", "env", "id")}, blob=content)
+        return ServerJob(**{name: envelope[name] for name in ("model_key", "compress", "env", "id")}, blob=content)
 
     async def response(self, request: Request) -> Response:
         """The latest status of a job."""

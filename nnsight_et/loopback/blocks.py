@@ -82,7 +82,7 @@ def rebuilt(blob: bytes, objects: dict, compress: bool, unpickler: type | None =
         raise Unreadable(descriptions.JOB_ERROR["payload"].format(error=text)) from error
 
 
-def executed(tracer: Any) -> bytes:
+def execute_block(tracer: Any) -> bytes:
     """The values a block marked as saved, as torch.save writes them."""
     import torch
     from nnsight.tracing.tracer import _saves, dec, inc

@@ -15,7 +15,7 @@ Frame = dict[str, Any]
 
 
 @dataclass
-class Job:
+class ServerJob:
     """One request, and what has happened to it."""
 
     model_key: str
@@ -31,7 +31,7 @@ class Job:
         return {"id": self.id, "status": status, "description": description, "data": None, "meta": None} | more
 
 
-J = TypeVar("J", bound=Job)
+J = TypeVar("J", bound=ServerJob)
 
 
 class Dispatcher(Generic[J]):
@@ -63,19 +63,19 @@ class Dispatcher(Generic[J]):
     async def handle(self, job: J) -> None:
         """Take a job from the queue to its end."""
         try:
-            if await self.deployed(job):
+            if await self.load_deployment(job):
                 self.tell(job, job.frame("DISPATCHED", STATUS["DISPATCHED"]))
                 await self.run(job)
         except (EOFError, OSError):
-            await self.stopped(job, JOB_ERROR["replica_restarted"])
+            await self.end_job(job, JOB_ERROR["replica_restarted"])
 
-    async def stopped(self, job: J, text: str) -> None:
+    async def end_job(self, job: J, text: str) -> None:
         """End a job whose process is of no use any more."""
         self.end(job, job.frame("ERROR", text))
         await asyncio.to_thread(self.process.end)
         await asyncio.to_thread(self.process.start)
 
-    async def deployed(self, job: J) -> bool:
+    async def load_deployment(self, job: J) -> bool:
         """Whether the job's model is in memory, loaded now if need be; if it cannot be, the job has failed."""
         if job.model_key in self.process.loaded:
             return True
@@ -92,14 +92,14 @@ class Dispatcher(Generic[J]):
     async def run(self, job: J) -> None:
         """Run it; its result is staged for download."""
         self.tell(job, job.frame("RUNNING", STATUS["RUNNING"]))
-        kind, found = await self.carried_out(job)
+        kind, found = await self.run_job(job)
         if kind == "failed":
             self.end(job, job.frame("ERROR", found))
             return
         job.result = found
         self.end(job, job.frame("COMPLETED", STATUS["COMPLETED"], data=f"{self.address}/results/{job.id}.pt"))
 
-    async def carried_out(self, job: J) -> tuple[str, Any]:
+    async def run_job(self, job: J) -> tuple[str, Any]:
         """("done", its result) or ("failed", why)."""
         return await self.process.ask("run", Order(job.model_key, job.env, job.compress, job.blob))
 

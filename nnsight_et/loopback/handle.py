@@ -60,9 +60,9 @@ class Loopback:
 
     def wait(self) -> None:
         """Wait until jobs can run."""
-        self._until(self._connected)
+        self._until(self._is_connected)
 
-    def _connected(self) -> bool:
+    def _is_connected(self) -> bool:
         try:
             with OPENER.open(f"{self.address}/connected", timeout=30):
                 return True

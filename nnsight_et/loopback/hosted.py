@@ -27,11 +27,11 @@ class Hosted:
     def load(self, key: str) -> dict[str, Any]:
         """Load a model if it is not loaded yet; facts about it."""
         if key not in self.models:
-            self.models[key] = self.made(key, dispatch=True, dtype="float32", device="cpu")
+            self.models[key] = self.load_model(key, dispatch=True, dtype="float32", device="cpu")
             self.models[key]._module.requires_grad_(False)
         return {}
 
-    def made(self, key: str, **how: Any) -> Any:
+    def load_model(self, key: str, **how: Any) -> Any:
         """The model of a key, from its folder; UnknownModel without one."""
         from nnsight.modeling.mixins.remotable import Remotable
         from transformers import AutoTokenizer

@@ -10,11 +10,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import descriptions
-from blocks import Unreadable, executed, failure, own_sources, prepare, rebuilt
+from blocks import Unreadable, execute_block, failure, own_sources, prepare, rebuilt
 from hosted import Hosted, Order, UnknownModel
 
 
-class Worker:
+class WorkerLoop:
     """The loop of the process."""
 
     def __init__(self, pipe: Connection, hosted: Hosted) -> None:
@@ -43,7 +43,7 @@ class Worker:
         model = self.hosted.models[order.key]
         try:
             model._remoteable_set_env(self.hosted.environment(order.env))
-            return "done", compressed(order, self.saved(order, model, *more))
+            return "done", compressed_result(order, self.run_block(order, model, *more))
         except Unreadable as text:
             return "failed", str(text)
         except Exception as error:  # noqa: BLE001 - the block is the client's
@@ -51,13 +51,13 @@ class Worker:
         finally:
             model.interleaver.cancel()
 
-    def saved(self, order: Order, model: Any) -> bytes:
+    def run_block(self, order: Order, model: Any) -> bytes:
         """The saved values of a block."""
         with own_sources():
-            return executed(rebuilt(order.blob, model._remoteable_persistent_objects(), order.compress))
+            return execute_block(rebuilt(order.blob, model._remoteable_persistent_objects(), order.compress))
 
 
-def compressed(order: Order, result: bytes) -> bytes:
+def compressed_result(order: Order, result: bytes) -> bytes:
     """A result as the request wants it."""
     if not order.compress:
         return result
@@ -69,4 +69,4 @@ def compressed(order: Order, result: bytes) -> bytes:
 def main(pipe: Connection, folders: dict[str, str], absent: str) -> None:
     """Start the process."""
     prepare(absent)
-    Worker(pipe, Hosted(folders)).serve()
+    WorkerLoop(pipe, Hosted(folders)).serve()

@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.manifest.written import Written
+from nnsight_et.manifest.written import SpecModel
 
 FEWEST_NAMES = 5
 S1_POSITIONS = ("s1", "s1_plus_1")
 
 
-class IOITask(Written):
+class IOITask(SpecModel):
     """Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" -> "Mary".
 
     Wang et al. 2022. Positions: io (the answer), s1 and s2 (the subject), s1_plus_1 (the token after s1), last.
@@ -39,13 +39,13 @@ class IOITask(Written):
         """What is computed on, as plain data."""
         return self.model_dump(mode="json") | {"version": self.version}
 
-    def unordered(self, one: str, other: str) -> bool:
+    def is_unordered(self, one: str, other: str) -> bool:
         """Whether now one and now the other of two positions comes first."""
         pair = {one, other}
         return self.order == "mixed" and "io" in pair and not pair.isdisjoint(S1_POSITIONS)
 
 
-class GreaterThanTask(Written):
+class GreaterThanTask(SpecModel):
     """Greater-than: "The war lasted from the year 1732 to the year 17" -> any two digits above 32 (Hanna et al. 2023).
 
     Positions: start_year (its last two digits), last.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
 from nnsight_et.circuits import published
-from nnsight_et.core.errors import accepted
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.built_in_tasks import IOITask
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import METHODS, Experiment
@@ -16,8 +16,8 @@ from nnsight_et.manifest.methods.knockout import Knockout
 from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.own_task import UnusableTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
-from nnsight_et.manifest.written import Surroundings, is_shipped
-from nnsight_et.models.named import NAMED
+from nnsight_et.manifest.written import ValidationContext, is_shipped
+from nnsight_et.models.named import KNOWN_MODELS
 
 
 def problems(manifest: Manifest) -> Iterator[Problem]:
@@ -34,7 +34,7 @@ def problems(manifest: Manifest) -> Iterator[Problem]:
             yield Problem(("experiments", name, *path), text)
         for index, table in enumerate(experiment.reproduces):
             if table not in published.tables():
-                text = f"the paper has no numbers for {table!a}; {accepted(table, published.tables())}"
+                text = f"the paper has no numbers for {table!a}; {accepted_names(table, published.tables())}"
                 yield Problem(("experiments", name, "reproduces", index), text)
         for path, model in experiment.model_names.items():
             yield from _model_problems(manifest, ("experiments", name, *path), model)
@@ -46,9 +46,9 @@ def looks_like_place(model: str) -> bool:
     return "/" in model
 
 
-def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> Surroundings:
+def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> ValidationContext:
     others = {other: experiment for other, experiment in manifest.experiments.items() if other != name}
-    return Surroundings(
+    return ValidationContext(
         positions=positions,
         circuits=tuple(other for other, experiment in others.items() if experiment.finds_circuit),
         roles={other: experiment.desiderata for other, experiment in others.items() if isinstance(experiment, DCM)},
@@ -57,11 +57,11 @@ def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> 
             other for other, one in others.items() if isinstance(one, PathPatching) and not one.finds_circuit
         ),
         experiments=tuple(manifest.experiments),
-        shapes={model: named.shape for model, named in NAMED.items() if model not in manifest.models},
+        shapes={model: named.shape for model, named in KNOWN_MODELS.items() if model not in manifest.models},
     )
 
 
-def _experiment_problems(manifest: Manifest, experiment: Experiment, known: Surroundings) -> Iterator[Problem]:
+def _experiment_problems(manifest: Manifest, experiment: Experiment, known: ValidationContext) -> Iterator[Problem]:
     """What the method finds wrong; first what only the boxes task has, and of the keys that ask for it nothing else."""
     task, refused = manifest.task, list[Problem]()
     if not isinstance(task, BoxesTask):
@@ -111,12 +111,12 @@ def _order_problems(experiment: Experiment, task: IOITask) -> Iterator[Problem]:
         places = {stage.group: stage.at for stage in experiment.stages}
         for index, stage in enumerate(experiment.stages):
             into = places.get(stage.into, stage.at)
-            if task.unordered(stage.at, into):
+            if task.is_unordered(stage.at, into):
                 text = f"senders at {stage.at}, receivers at {into}: with order: mixed either comes first; {accept}"
                 yield Problem(("stages", index, "at"), text)
     if isinstance(experiment, Knockout):
         for index, edge in enumerate(experiment.edges):
-            if task.unordered(edge.blind, edge.to):
+            if task.is_unordered(edge.blind, edge.to):
                 text = f"from {edge.blind} to {edge.to}: with order: mixed either comes first; {accept}"
                 yield Problem(("edges", index, "to"), text)
 
@@ -142,9 +142,11 @@ def _words_problems(key: str, words: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _model_problems(manifest: Manifest, path: KeyPath, model: str) -> Iterator[Problem]:
-    names = (*manifest.models, *(name for name in NAMED if name not in manifest.models))
+    names = (*manifest.models, *(name for name in KNOWN_MODELS if name not in manifest.models))
     if model not in names and not looks_like_place(model):
-        yield Problem(path, f"no model named {model!a}; {accepted(model, names)}, a folder with a / in it, or a hub id")
+        yield Problem(
+            path, f"no model named {model!a}; {accepted_names(model, names)}, a folder with a / in it, or a hub id"
+        )
     elif model != model.strip() or not model.isprintable():
         yield Problem(path, f"no model can be called {model[:60]!a}; accepted: a folder, or a hub id such as org/name")
 

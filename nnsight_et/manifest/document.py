@@ -44,7 +44,7 @@ class Problem(NamedTuple):
     text: str
 
 
-def dotted(path: KeyPath) -> str:
+def dotted_path(path: KeyPath) -> str:
     """The path as written in messages and in --set: experiments.circuit.stages.1.at."""
     return ".".join(str(part) if _PLAIN_KEY.fullmatch(str(part)) else ascii(part) for part in path)
 
@@ -79,7 +79,7 @@ class Document:
 
     def _line(self, problem: Problem) -> str:
         place = self._place(problem.path)
-        name = self._option(problem.path) if place == self.where else dotted(problem.path)
+        name = self._option(problem.path) if place == self.where else dotted_path(problem.path)
         if place.startswith("--") and not place.startswith("--set "):
             name = ""  # the option says it
         return ": ".join(part for part in (place, name, problem.text) if part)
@@ -90,7 +90,7 @@ class Document:
             if path[:end] in self.options:
                 inner = [part for part in path[end:] if isinstance(part, str)]
                 return ".".join([self.options[path[:end]], *inner])
-        return dotted(path)
+        return dotted_path(path)
 
     def _place(self, path: KeyPath) -> str:
         while path and path not in self.places:
@@ -145,7 +145,7 @@ class _Reader:
         return self.result
 
     def error(self, line: int | None, text: str, path: KeyPath = ()) -> ManifestError:
-        named = f"{dotted(path)}: " if path else ""
+        named = f"{dotted_path(path)}: " if path else ""
         return ManifestError(f"{self._place(line)}: {named}{text}")
 
     def _place(self, line: int | None) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nnsight_et.core.errors import ManifestError, accepted
+from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest import checks, messages
-from nnsight_et.manifest.document import SIZE_LIMIT, Document, KeyPath, dotted, read
+from nnsight_et.manifest.document import SIZE_LIMIT, Document, KeyPath, dotted_path, read
 from nnsight_et.manifest.schema import Manifest
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "shipped").glob("*.yaml"))}
@@ -51,7 +51,7 @@ def parse(
     manifest = manifest.in_folder(folder or Path())
     if problems := tuple(checks.problems(manifest)):
         raise document.error(problems)
-    return manifest.written_at(document.places)
+    return manifest.with_places(document.places)
 
 
 def _text(path: Path) -> str:
@@ -63,7 +63,7 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: not text in UTF-8 (byte {error.start}); accepted: a YAML file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        known = f"{accepted(str(path), SHIPPED)}, or a manifest's file"
+        known = f"{accepted_names(str(path), SHIPPED)}, or a manifest's file"
         raise ManifestError(f"{path}: cannot be read ({reason}); {known}") from None
 
 
@@ -93,7 +93,9 @@ def _path(document: Document, key: str, where: str) -> KeyPath:
     if isinstance(here, list):
         return (*path, _step(here, last, path, where))
     if not isinstance(here, dict):
-        raise ManifestError(f"{where}: {dotted(path)} is neither a mapping nor a list; accepted: {dotted(path)}=value")
+        raise ManifestError(
+            f"{where}: {dotted_path(path)} is neither a mapping nor a list; accepted: {dotted_path(path)}=value"
+        )
     return (*path, last)
 
 
@@ -104,6 +106,8 @@ def _step(here: object, part: str, path: KeyPath, where: str) -> str | int:
     if isinstance(here, list):
         if part.isdecimal() and len(part) < 10 and int(part) < len(here):
             return int(part)
-        raise ManifestError(f"{where}: no entry {part} in {dotted(path)}; accepted: 0 to {len(here) - 1}")
+        raise ManifestError(f"{where}: no entry {part} in {dotted_path(path)}; accepted: 0 to {len(here) - 1}")
     keys = here if isinstance(here, dict) else ()
-    raise ManifestError(f"{where}: no key '{part}' in {dotted(path) or 'the manifest'}; {accepted(part, keys)}")
+    raise ManifestError(
+        f"{where}: no key '{part}' in {dotted_path(path) or 'the manifest'}; {accepted_names(part, keys)}"
+    )

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nnsight_et.core.errors import accepted
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.schema import TASKS, Manifest
-from nnsight_et.manifest.written import Written
+from nnsight_et.manifest.written import SpecModel
 
 NAMES = "1 to 64 letters, digits, _ and -, the first a letter or a digit"
 _INPUT_SHOULD = re.compile(r"^(Input|String|Tuple|Dictionary|Value) should (be|have|match) ")
@@ -31,16 +31,16 @@ def problems(error: ValidationError, data: Any) -> Iterator[Problem]:
             yield Problem(path, "missing; it is required")
         elif kind == "extra_forbidden":
             key, fields = str(path[-1]), _class_at(details["loc"][:-1]).model_fields
-            yield Problem(path, f"no key {key!a} here; {accepted(key, fields)}")
+            yield Problem(path, f"no key {key!a} here; {accepted_names(key, fields)}")
         elif path == ("task",) and kind.startswith("union_tag"):
             yield _no_task(details["input"])
         elif kind == "union_tag_not_found":
             yield Problem((*path, "method"), f"missing; accepted: {', '.join(METHODS)}")
         elif kind == "union_tag_invalid":
             tag = str(details.get("ctx", {}).get("tag"))
-            yield Problem((*path, "method"), f"no method {tag[:60]!a}; {accepted(tag, METHODS)}")
+            yield Problem((*path, "method"), f"no method {tag[:60]!a}; {accepted_names(tag, METHODS)}")
         elif path == ("memory",) and kind == "string_type":
-            yield Problem(path, f"found {_shown(details['input'])}; accepted: a size with its unit, such as 4GiB")
+            yield Problem(path, f"found {_shown_value(details['input'])}; accepted: a size with its unit, such as 4GiB")
         else:
             yield Problem(path, _sentence(details))
 
@@ -48,17 +48,19 @@ def problems(error: ValidationError, data: Any) -> Iterator[Problem]:
 def _no_task(found: Any) -> Problem:
     kind = found.get("kind") if isinstance(found, dict) else None
     if not isinstance(kind, str):
-        return Problem(("task",), f"found {_shown(found)}; accepted: a mapping whose kind is one of {', '.join(TASKS)}")
-    return Problem(("task", "kind"), f"found {_shown(kind)}; {accepted(kind[:60], TASKS)}")
+        return Problem(
+            ("task",), f"found {_shown_value(found)}; accepted: a mapping whose kind is one of {', '.join(TASKS)}"
+        )
+    return Problem(("task", "kind"), f"found {_shown_value(kind)}; {accepted_names(kind[:60], TASKS)}")
 
 
 def _sentence(details: ErrorDetails) -> str:
-    kind, found, message = details["type"], _shown(details["input"]), details["msg"]
+    kind, found, message = details["type"], _shown_value(details["input"]), details["msg"]
     if kind in ("boxes", "positions", "name", "memory"):
         return message
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", details.get("ctx", {}).get("expected", ""))
-        return f"found {found}; {accepted(str(details['input'])[:60], names)}"
+        return f"found {found}; {accepted_names(str(details['input'])[:60], names)}"
     if kind == "string_pattern_mismatch":
         pattern = details.get("ctx", {}).get("pattern", "")
         if pattern.endswith(r":[A-Za-z_]\w*$"):
@@ -75,7 +77,7 @@ def _verb(match: re.Match[str]) -> str:
     return "" if match[2] == "be" else f"{match[2]} "
 
 
-def _shown(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
     return "nothing" if value is None else ascii(value)[:60]
@@ -99,7 +101,7 @@ def _holds(data: object, part: str | int) -> bool:
     return isinstance(data, dict) and part in data
 
 
-def _class_at(location: tuple[str | int, ...]) -> type[Written]:
+def _class_at(location: tuple[str | int, ...]) -> type[SpecModel]:
     """The manifest's class that a location points at."""
     here: Any = Manifest
     for part in location:
@@ -108,7 +110,7 @@ def _class_at(location: tuple[str | int, ...]) -> type[Written]:
 
 
 def _member(kind: Any, part: str | int) -> Any:
-    if isinstance(kind, type) and issubclass(kind, Written):
+    if isinstance(kind, type) and issubclass(kind, SpecModel):
         kind = kind.model_fields[str(part)].annotation
         return _without_none(kind)
     origin, arguments = get_origin(kind), get_args(kind)

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.manifest.written import Written
+from nnsight_et.manifest.written import SpecModel
 
 FILE_LIMIT = 1 << 26  # bytes
 TAKEN = ("last", "random", "group", "at", "head", "other")  # what manifests and results call something else
@@ -20,7 +20,7 @@ TAKEN = ("last", "random", "group", "at", "head", "other")  # what manifests and
 PositionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
-class PairsTask(Written):
+class PairsTask(SpecModel):
     """Pairs of prompts of your own: lines of JSON with base, source and answer, positions marked as {{name|text}}."""
 
     kind: Literal["pairs"]
@@ -35,7 +35,7 @@ class PairsTask(Written):
 
     @field_validator("positions")
     @classmethod
-    def named_once(cls, positions: tuple[str, ...]) -> tuple[str, ...]:
+    def check_unique_names(cls, positions: tuple[str, ...]) -> tuple[str, ...]:
         """Each name is there once, and none means something else."""
         for index, name in enumerate(positions):
             if name in TAKEN or name in positions[:index]:

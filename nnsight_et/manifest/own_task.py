@@ -22,10 +22,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from nnsight_et.core.errors import ManifestError, TaskError, accepted
+from nnsight_et.core.errors import ManifestError, TaskError, accepted_names
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.own_pairs import TAKEN
-from nnsight_et.manifest.written import Written
+from nnsight_et.manifest.written import SpecModel
 
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 POSITION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -34,7 +34,7 @@ LIBRARIES = (PACKAGE, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "p
 _from_folder: set[str] = set()
 
 
-class PythonTask(Written):
+class PythonTask(SpecModel):
     """Examples made by a class of your own; what it must have is in docs/howto/own_tasks.md."""
 
     kind: Annotated[str, Field(pattern=PATTERN, max_length=300)]
@@ -73,19 +73,19 @@ class MadeTask:
 
     def examples(self, tokenizer: Any, count: int, seed: int, split: str) -> list[Any]:
         """What the object gives, as it is; TaskError with the user's line if it raises."""
-        return self._called(lambda: list(self.made.examples(tokenizer, count, seed, split)), f"examples of {split}")
+        return self._call(lambda: list(self.made.examples(tokenizer, count, seed, split)), f"examples of {split}")
 
     def available(self, seed: int, split: str) -> Any:
         """How many examples the object says that a split can have; None if it does not say."""
         counted = getattr(self.made, "available", None)
-        return None if counted is None else self._called(lambda: counted(seed, split), f"available of {split}")
+        return None if counted is None else self._call(lambda: counted(seed, split), f"available of {split}")
 
-    def _called(self, call: Callable[[], Any], what: str) -> Any:
+    def _call(self, call: Callable[[], Any], what: str) -> Any:
         with importable(self.folder):
             try:
                 return call()
             except (Exception, SystemExit) as error:
-                raise TaskError(f"task {self.kind}: {what}: {raised(error)}") from error
+                raise TaskError(f"task {self.kind}: {what}: {error_text(error)}") from error
 
 
 class UnusableTask(ManifestError):
@@ -96,12 +96,12 @@ class UnusableTask(ManifestError):
         self.problem = Problem(path, text)
 
 
-def made_task(task: PythonTask, folder: Path) -> MadeTask:
+def make_task(task: PythonTask, folder: Path) -> MadeTask:
     """The task's object, for a manifest in `folder`; UnusableTask if there is none that can be used."""
     name, _, class_name = task.kind.partition(":")
     with importable(folder):
         module = _module(name, folder)
-        made, found, version = _made(module, class_name, task.options)
+        made, found, version = _make_object(module, class_name, task.options)
     positions = _positions(found, class_name)
     if not isinstance(version, (str, int, type(None))):
         raise UnusableTask(("task", "kind"), f"{class_name}.version is {version!r:.60}; accepted: text or a number")
@@ -122,18 +122,18 @@ def importable(folder: Path) -> Iterator[None]:
             sys.path.remove(entry)
 
 
-def raised(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What was raised, and the last line of the user's code that it came through."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[0] != "<"]
-    others = [frame for frame in frames if not _within(frame.filename, (PACKAGE,))]
-    own = [frame for frame in others if not _within(frame.filename, LIBRARIES)] or others
+    others = [frame for frame in frames if not _is_within(frame.filename, (PACKAGE,))]
+    own = [frame for frame in others if not _is_within(frame.filename, LIBRARIES)] or others
     place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f" ({Path(error.filename).name}:{error.lineno})"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
 
 
-def _within(file: str, folders: Iterable[Path]) -> bool:
+def _is_within(file: str, folders: Iterable[Path]) -> bool:
     return any(Path(file).is_relative_to(folder) for folder in folders)
 
 
@@ -148,11 +148,11 @@ def _module(name: str, folder: Path) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):
-            raise UnusableTask(("task", "kind"), f"importing {name}: {raised(error)}") from error
+            raise UnusableTask(("task", "kind"), f"importing {name}: {error_text(error)}") from error
         text = f"no module {error.name!r}; accepted: one in the manifest's folder, or that Python can import"
         raise UnusableTask(("task", "kind"), text) from error
     except (Exception, SystemExit) as error:
-        raise UnusableTask(("task", "kind"), f"importing {name}: {raised(error)}") from error
+        raise UnusableTask(("task", "kind"), f"importing {name}: {error_text(error)}") from error
     finally:
         _from_folder.update(_new_ones(name.partition(".")[0], folder.resolve(), before))
 
@@ -162,23 +162,23 @@ def _new_ones(top: str, folder: Path, before: set[str]) -> Iterator[str]:
     for name, module in sys.modules.items():
         file = getattr(module, "__file__", None)
         new = name not in before and name.partition(".")[0] == top
-        if new and file and _within(file, (folder,)) and not _within(file, LIBRARIES):
+        if new and file and _is_within(file, (folder,)) and not _is_within(file, LIBRARIES):
             yield name
 
 
-def _made(module: ModuleType, class_name: str, options: dict[str, Any]) -> tuple[Any, Any, Any]:
+def _make_object(module: ModuleType, class_name: str, options: dict[str, Any]) -> tuple[Any, Any, Any]:
     """The class's object, and its positions and version as they are; UnusableTask if it cannot be made or used."""
     made = getattr(module, class_name, None)
     if not isinstance(made, type):
         found = [key for key, value in vars(module).items() if isinstance(value, type) and key[0] != "_"]
-        text = f"no class {class_name!r} in {module.__name__}; {accepted(class_name, found)}"
+        text = f"no class {class_name!r} in {module.__name__}; {accepted_names(class_name, found)}"
         raise UnusableTask(("task", "kind"), text)
     try:
         one = made(**deepcopy(options))
         found = one, getattr(one, "positions", None), getattr(one, "version", None)
     except (Exception, SystemExit) as error:
         written = ", ".join(f"{key}={value!r:.40}" for key, value in options.items())
-        text = f"{class_name}({written}): {raised(error)}"
+        text = f"{class_name}({written}): {error_text(error)}"
         raise UnusableTask(("task", "options") if options else ("task", "kind"), text) from error
     if not callable(getattr(one, "examples", None)):
         text = f"{class_name} has no method examples; accepted: examples(tokenizer, count, seed, split)"

@@ -11,11 +11,11 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from nnsight_et.manifest.built_in_tasks import GreaterThanTask, IOITask
-from nnsight_et.manifest.document import KeyPath, dotted
+from nnsight_et.manifest.document import KeyPath, dotted_path
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.own_pairs import PairsFile, PairsTask, read_pairs_file
-from nnsight_et.manifest.own_task import MadeTask, PythonTask, made_task
-from nnsight_et.manifest.written import Count, Name, Written
+from nnsight_et.manifest.own_task import MadeTask, PythonTask, make_task
+from nnsight_et.manifest.written import Count, Name, SpecModel
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 PROBED = 40
@@ -27,7 +27,7 @@ _MEMORY = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?(MiB|GiB)")
 HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)]
 
 
-class OwnModel(Written):
+class OwnModel(SpecModel):
     """A model under a name of your own, or a built-in name with files of your own."""
 
     path: Annotated[str, Field(min_length=1)]
@@ -52,7 +52,7 @@ class OwnModel(Written):
     """`add`: every text begins with the BOS, once; `none`: without it. Absent: as the tokenizer does it."""
 
 
-class BoxesTask(Written):
+class BoxesTask(SpecModel):
     """The paper's entity tracking task: which object is in the box that is asked for (§3)."""
 
     all_positions: ClassVar[tuple[str, ...]] = ("correct_object", "previous_query_label", "query_label", "last")
@@ -112,7 +112,7 @@ Task = Annotated[
 ]
 
 
-class Manifest(Written):
+class Manifest(SpecModel):
     """Everything that is to be computed, and from what."""
 
     name: Name
@@ -154,7 +154,7 @@ class Manifest(Written):
         moved._folder, moved._made = folder, None
         return moved
 
-    def written_at(self, places: dict[KeyPath, str]) -> Manifest:
+    def with_places(self, places: dict[KeyPath, str]) -> Manifest:
         """The same manifest, which knows where its parts are written."""
         moved = self.model_copy()
         moved._places = places
@@ -162,27 +162,27 @@ class Manifest(Written):
 
     def place(self, *path: str | int) -> str:
         """Where a part is written, for messages: study.yaml:3: task.file."""
-        return ": ".join(filter(None, (self._places.get(path), dotted(path))))
+        return ": ".join(filter(None, (self._places.get(path), dotted_path(path))))
 
     def task_data(self) -> TaskData:
         """The task, its file read or its class imported where it has one; ManifestError if that cannot be done."""
         if isinstance(self.task, PythonTask):
-            return self.made_task(self.task)
+            return self.make_task(self.task)
         if isinstance(self.task, PairsTask):
             return read_pairs_file(self.task, self.folder, self.place("task", "file"))
         return self.task
 
-    def made_task(self, task: PythonTask) -> MadeTask:
+    def make_task(self, task: PythonTask) -> MadeTask:
         """The object of the manifest's Python task, made once; UnusableTask if it cannot be."""
         if self._made is None:
-            self._made = made_task(task, self.folder)
+            self._made = make_task(task, self.folder)
         return self._made
 
     @property
     def positions(self) -> tuple[str, ...]:
         """The task's named positions, in the order of a prompt; UnusableTask if its class cannot be imported."""
         task = self.task
-        return self.made_task(task).all_positions if isinstance(task, PythonTask) else task.all_positions
+        return self.make_task(task).all_positions if isinstance(task, PythonTask) else task.all_positions
 
     @property
     def memory_bytes(self) -> int | None:
@@ -210,10 +210,10 @@ class Manifest(Written):
             raise PydanticCustomError("memory", "found {found}; accepted: an amount such as 512MiB or 4GiB", found)
         return memory
 
-    def limited(self, examples: int) -> Manifest:
+    def with_limit(self, examples: int) -> Manifest:
         """The same manifest with at most `examples` examples everywhere, for a quick look.
 
         Mask trainings keep as many as they need to select a head.
         """
-        experiments = {name: experiment.limited(examples) for name, experiment in self.experiments.items()}
+        experiments = {name: experiment.with_limit(examples) for name, experiment in self.experiments.items()}
         return self.model_copy(update={"experiments": experiments})

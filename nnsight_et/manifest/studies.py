@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnsight_et.core.named_metrics import Metric
-from nnsight_et.models.named import LLAMA_7B, NAMED
+from nnsight_et.models.named import KNOWN_MODELS, LLAMA_7B
 
 Stages = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
-class Study:
+class StarterStudy:
     """A built-in task, and the experiments its paper suggests."""
 
     about: str
@@ -34,8 +34,8 @@ class Study:
 PAPER_SIZES = ((58, 20), (10, 5), (25, 10), (5, None))
 SMALL_SIZES = ((8, 4), (6, 3), (6, 3), (4, None))
 GPT2 = ("gpt2", "openai-community/gpt2")
-STUDIES: dict[str, Study] = {
-    "ioi": Study(
+STUDIES: dict[str, StarterStudy] = {
+    "ioi": StarterStudy(
         about="indirect object identification (Wang et al. 2022). All prompts of templates: 1 have one length: ablated "
         "heads\n# output their mean at the same token. With up to 8 lengths differ: it is that at the named position.",
         task="{kind: ioi, order: mixed, templates: 1}",
@@ -50,7 +50,7 @@ STUDIES: dict[str, Study] = {
         screened=("s2", "last"),
         metric="logit_difference",
     ),
-    "greater_than": Study(
+    "greater_than": StarterStudy(
         about="greater-than (Hanna et al. 2023)",
         task="{kind: greater_than}",
         model=GPT2,
@@ -70,7 +70,7 @@ def stages_of(kind: str, model: str) -> list[dict[str, Any]]:
     """The stages that come with a task, as a manifest writes them; none where it has none. Of boxes those of §4.1."""
     if kind != "boxes":
         return list(STUDIES[kind].stages) if kind in STUDIES else []
-    large = model in NAMED and NAMED[model].shape == LLAMA_7B
+    large = model in KNOWN_MODELS and KNOWN_MODELS[model].shape == LLAMA_7B
     stages: list[dict[str, Any]] = [
         {"group": "value_fetcher", "into": "logits", "at": "last"},
         {"group": "position_transmitter", "into": "value_fetcher", "via": "query", "at": "last"},

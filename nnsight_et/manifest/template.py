@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import dedent, indent
 
-from nnsight_et.core.errors import ManifestError, accepted
+from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.json_schema import MODELINE
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.methods.path_patching import PathPatching
-from nnsight_et.manifest.studies import STUDIES, Study, stages_of
+from nnsight_et.manifest.studies import STUDIES, StarterStudy, stages_of
 
 DEFAULT_METHODS = ("path_patching", "minimality", "faithfulness")
 TASKS = ("boxes", *STUDIES)
@@ -32,7 +32,7 @@ _PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9._/-]*")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class InitOptions:
     """What the study is to be of."""
 
     model: str | None = None
@@ -56,7 +56,7 @@ class Wishes:
         return min(usual, max(FEWEST, int(usual * self.share) // 10 * 10))
 
     @property
-    def study(self) -> Study | None:
+    def study(self) -> StarterStudy | None:
         """What is known of the task, unless it is the boxes."""
         return STUDIES.get(self.task)
 
@@ -78,7 +78,7 @@ class Wishes:
         return f"[{', '.join(_text(model) for model in (self.pretrained, self.finetuned) if model)}]"
 
 
-def written(wishes: Wishes) -> str:
+def render_manifest(wishes: InitOptions) -> str:
     """The text of a manifest, with the experiments the methods need; ManifestError if it would not be accepted."""
     _check(wishes)
     lines = [
@@ -100,16 +100,16 @@ def written(wishes: Wishes) -> str:
     return text
 
 
-def _check(wishes: Wishes) -> None:
+def _check(wishes: InitOptions) -> None:
     """Raise ManifestError naming the option that cannot be met."""
     if wishes.task not in TASKS:
-        raise ManifestError(f"--task: no task {wishes.task!a}; {accepted(wishes.task, TASKS)}")
+        raise ManifestError(f"--task: no task {wishes.task!a}; {accepted_names(wishes.task, TASKS)}")
     if wishes.study and wishes.boxes is not None:
         raise ManifestError(f"--boxes {wishes.boxes}: the task {wishes.task} has none; accepted: with --task boxes")
     usable = [method for method, spec in METHODS.items() if not (wishes.study and spec.needs_desiderata)]
     for method in wishes.methods:
         if method not in METHODS:
-            raise ManifestError(f"--methods: no method {method!a}; {accepted(method, usable)}")
+            raise ManifestError(f"--methods: no method {method!a}; {accepted_names(method, usable)}")
         if method not in usable:
             found = f"it needs the desiderata of the boxes task; accepted for {wishes.task}: {', '.join(usable)}"
             raise ManifestError(f"--methods {method}: {found}")
@@ -119,7 +119,7 @@ def _check(wishes: Wishes) -> None:
         raise ManifestError(f"--methods: none is named; accepted: {', '.join(usable)}")
 
 
-def _task(wishes: Wishes) -> list[str]:
+def _task(wishes: InitOptions) -> list[str]:
     """The lines of the task, and of the models that have names of their own."""
     study = wishes.study
     lines = [f"# {study.about}", f"task: {study.task}"] if study else []
@@ -134,7 +134,7 @@ def _task(wishes: Wishes) -> list[str]:
     ]
 
 
-def _experiments(wishes: Wishes) -> Iterator[str]:
+def _experiments(wishes: InitOptions) -> Iterator[str]:
     """The methods that are wished for and those they need, those that find circuits first."""
     wanted, more = set[str](), set(wishes.methods)
     while more:
@@ -151,7 +151,7 @@ def _experiments(wishes: Wishes) -> Iterator[str]:
             yield _filled(same, wishes, wishes.finetuned)
 
 
-def _filled(template: str, wishes: Wishes, model: str) -> str:
+def _filled(template: str, wishes: InitOptions, model: str) -> str:
     """An experiment's text: names and numbers in their places; without lines that the task has nothing for."""
     study = wishes.study
     stages = [_mapping(stage) for stage in stages_of(wishes.task, model)]
@@ -185,7 +185,7 @@ def _mapping(fields: Mapping[str, object]) -> str:
 def study_name(stem: str) -> str:
     """A study's name made of a file's: letters, digits, _ and -."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:64]
-    return name if name and name.lower() != "store" else Wishes.name
+    return name if name and name.lower() != "store" else InitOptions.name
 
 
 def _text(value: str) -> str:

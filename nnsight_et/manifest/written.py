@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nnsight_et.core.errors import accepted
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import KeyPath
 from nnsight_et.models.named import Shape
 
@@ -17,13 +17,13 @@ Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 
-class Written(BaseModel):
+class SpecModel(BaseModel):
     """Base of everything a manifest is made of: no unknown keys, no changes, a docstring under each field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Method(Written):
+class Method(SpecModel):
     """Base of every method: what any experiment may say of itself.
 
     A key means the same in all of them: model, models, donor and recipient name models; circuit, circuits, roles and
@@ -50,24 +50,24 @@ class Method(Written):
     @property
     def model_names(self) -> dict[KeyPath, str]:
         """Where this experiment names a model -> the name."""
-        return self._named("model", "models", "donor", "recipient")
+        return self._named_keys("model", "models", "donor", "recipient")
 
     @property
     def circuit_names(self) -> tuple[str, ...]:
         """The circuits this experiment uses, as it names them."""
-        return tuple(self._named("circuit", "circuits").values())
+        return tuple(self._named_keys("circuit", "circuits").values())
 
     @property
     def result_names(self) -> dict[KeyPath, str]:
         """Where this experiment names another's result, a file or what is shipped -> the name."""
-        return self._named("circuit", "circuits", "roles", "scores")
+        return self._named_keys("circuit", "circuits", "roles", "scores")
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The experiments whose results this one uses."""
         return tuple(dict.fromkeys(name for name in self.result_names.values() if not is_file(name)))
 
-    def _named(self, *keys: str) -> dict[KeyPath, str]:
+    def _named_keys(self, *keys: str) -> dict[KeyPath, str]:
         """What stands under these keys, one name or several, where the method has them."""
         found: dict[KeyPath, str] = {}
         for key in keys:
@@ -83,14 +83,14 @@ class Method(Written):
         """
         return self.model_dump(mode="json", exclude=exclude)
 
-    def limited(self, examples: int) -> Self:
+    def with_limit(self, examples: int) -> Self:
         """The same with at most so many examples everywhere."""
         keys = [key for key in type(self).model_fields if key.endswith("examples")]
         return self.model_copy(update={key: examples for key in keys if getattr(self, key) > examples})
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ValidationContext:
     """What an experiment's own checks may look at."""
 
     positions: tuple[str, ...]
@@ -124,9 +124,9 @@ def is_shipped(name: str) -> bool:
     return name.startswith(("published/", "embedded/"))
 
 
-def no_circuit(name: str, known: Surroundings) -> str:
+def no_circuit(name: str, known: ValidationContext) -> str:
     """The message about a `circuit:` that names no experiment that finds one."""
-    tail = accepted(name, known.circuits)
+    tail = accepted_names(name, known.circuits)
     if name in known.only_mlps:
         return f"experiment {name!r} keeps MLPs alone, which belong to no circuit; {tail}"
     if name in known.experiments:

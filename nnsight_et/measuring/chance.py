@@ -38,15 +38,15 @@ def choice_of(examples: Sequence[Example], vocabulary: int, named: str = "the an
     if all(one.foils for one in examples):
         rows = [(*one.foils, *some) for one, some in zip(examples, right, strict=True)]
         chance = fmean(len(some) / len(row) for some, row in zip(right, rows, strict=True))
-        return Choice(_filled(rows), chance, named)
+        return Choice(_padded_rows(rows), chance, named)
     answers = dict.fromkeys(one.answer for one in examples)
     if len(answers) == 1:
-        return Choice(_filled([(one.answer,) for one in examples]), 1 / vocabulary, "all tokens")
+        return Choice(_padded_rows([(one.answer,) for one in examples]), 1 / vocabulary, "all tokens")
     rows = [(*(token for token in (*answers, *one.foils) if token not in some), *some)
             for one, some in zip(examples, right, strict=True)]  # fmt: skip
     often = Counter(token for some in right for token in set(some))
     chance = max(often[token] for token in answers) / len(examples)
-    return Choice(_filled(rows), chance, f"the {len(answers)} answers of these prompts")
+    return Choice(_padded_rows(rows), chance, f"the {len(answers)} answers of these prompts")
 
 
 def right_answers(examples: Sequence[Example], choice: Choice, predicted: Tensor, chosen: Tensor) -> dict[str, int]:
@@ -73,6 +73,6 @@ def chance_notices(name: str, choice: Choice, counts: dict[str, int]) -> list[No
     return [Notice("chance", name, f"{found}. {tail}")]
 
 
-def _filled(rows: Sequence[Sequence[int]]) -> Tensor:
+def _padded_rows(rows: Sequence[Sequence[int]]) -> Tensor:
     width = max(map(len, rows))
     return torch.tensor([[*[NO_TOKEN] * (width - len(row)), *row] for row in rows])

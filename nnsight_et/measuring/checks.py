@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Example, Prompt, Run, padded
+from nnsight_et.core.batch import Example, Prompt, PromptBatch, padded_batch
 from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
@@ -73,7 +73,9 @@ def _sample(context: RunContext, measurement: Measurement, at_once: bool) -> Che
     state, step = context.self_check, measurement.step
     draw = random.Random(f"{step.job.seed}/self-check/{step.name}")
     batch = draw.choice(step.batches)
-    variants = _drawn(measurement.variants, draw) if at_once else _variants(context.cells.values(measurement), draw)
+    variants = (
+        _drawn_indices(measurement.variants, draw) if at_once else _variants(context.cells.values(measurement), draw)
+    )
     examples = 1 if state.cells >= LEAST else max(EXAMPLES, LEAST // len(variants))
     some = tuple(sorted(draw.sample(batch, min(examples, len(batch)))))
     settings, dtype = EvalSettings("reference", variants), step.choice.dtype
@@ -84,8 +86,8 @@ def _sample(context: RunContext, measurement: Measurement, at_once: bool) -> Che
         found = context.cells.values(measurement)
         found = {name: tensor[..., list(some)] for name, tensor in found.items()}
         found = {name: tensor[list(variants)] if tensor.ndim == 2 else tensor for name, tensor in found.items()}
-        expected = [_together(alone[i : i + len(some)]) for i in range(0, len(alone), len(some))]
-        worst, tolerance = _compared(found, expected, dtype, context.models.shape(step.choice).n_layers)
+        expected = [_joined_values(alone[i : i + len(some)]) for i in range(0, len(alone), len(some))]
+        worst, tolerance = _largest_gaps(found, expected, dtype, context.models.shape(step.choice).n_layers)
         there = context.models.in_memory
         other = there is not None and there[::2] != step.model[::2]  # in fp32 it may be now
         state.add(step.job, "model", float(other), 0.0, step=step.name)
@@ -96,11 +98,11 @@ def _sample(context: RunContext, measurement: Measurement, at_once: bool) -> Che
     return Check(calls, verify, tuple(measurement.measure((index,), in_fp32) for index in some) if upcast else ())
 
 
-def _together(alone: Sequence[Values]) -> dict[str, Tensor]:
+def _joined_values(alone: Sequence[Values]) -> dict[str, Tensor]:
     return {name: torch.cat([one[name] for one in alone], -1) for name in alone[0]}
 
 
-def _drawn(count: int, draw: random.Random) -> tuple[int, ...]:
+def _drawn_indices(count: int, draw: random.Random) -> tuple[int, ...]:
     return tuple(sorted(draw.sample(range(count), min(VARIANTS, count))))
 
 
@@ -115,7 +117,7 @@ def _variants(values: Values, draw: random.Random) -> tuple[int, ...]:
     return (0,)
 
 
-def _compared(found: Values, expected: Sequence[Values], dtype: str, n_layers: int) -> tuple[float, float]:
+def _largest_gaps(found: Values, expected: Sequence[Values], dtype: str, n_layers: int) -> tuple[float, float]:
     """How far `found` lies from what the reference engine gives, or gives in fp32 too, and how far it may."""
     if dtype in TOLERANCE:
         return difference(found, expected[0]), TOLERANCE[dtype]
@@ -133,7 +135,7 @@ def means_check(
     choice: ModelChoice,
     prompts: Sequence[Prompt],
     names: tuple[str, ...] | None,
-    together: Callable[[Batch], Run],
+    together: Callable[[Batch], PromptBatch],
 ) -> list[Check]:
     """The means over two of the prompts, which `together` makes a batch of, against each of them run alone."""
     state = context.self_check
@@ -141,7 +143,7 @@ def means_check(
         return []
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
     some = tuple(dict.fromkeys((order[0], order[-1])))
-    alone = [padded([prompts[index]]) for index in some]
+    alone = [padded_batch([prompts[index]]) for index in some]
     call = Call(taken_means_error, (together(some), alone, names))
     return [Check((call,), lambda found: state.add(job, "means", found[0], tolerance_of(choice.dtype)))]
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from nnsight_et.core.batch import Example, Pair, Prompt, Run, padded, right_tokens
+from nnsight_et.core.batch import Example, Pair, Prompt, PromptBatch, padded_batch, right_tokens
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import TaskError
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import (
-    Fill,
+    AblationValues,
     circuit_readouts,
     mean_outputs,
     positions_of,
@@ -44,7 +44,7 @@ class AblationSetup:
     prompts: list[Prompt]
     """Those that ablated heads' outputs come from."""
     ablation: Ablation
-    _common: Fill | None = None
+    _common: AblationValues | None = None
 
     @property
     def answers(self) -> Tensor:
@@ -67,17 +67,17 @@ class AblationSetup:
         mean = self.ablation == "mean"
         return [self.ablation, data_digest(self.prompts) if mean else None, self.names if mean else None]
 
-    def fill(self, pair: Pair) -> Fill:
+    def fill(self, pair: Pair) -> AblationValues:
         """The fill of one batch. Means are taken and stored for the first; on a server, in each job that needs them."""
         if self.ablation == "zero":
-            return Fill()
+            return AblationValues()
         if self.ablation == "resample":
-            return Fill(resampled=pair.source)
+            return AblationValues(resampled=pair.source)
         if self._common is None:
             if self.context.models.on_server:
-                self._common = Fill(runs=self._runs(self._order()), names=self.names)
+                self._common = AblationValues(runs=self._runs(self._order()), names=self.names)
             else:
-                self._common = Fill(self._means(), self.names)
+                self._common = AblationValues(self._means(), self.names)
         return self._common
 
     def checks(self) -> tuple[Check, ...]:
@@ -88,9 +88,9 @@ class AblationSetup:
         chunks = self.context.chunk_sizes.of(self.choice, self.prompts)
         return tuple(batches([(0, len(prompt.tokens)) for prompt in self.prompts], chunks.examples))
 
-    def _runs(self, order: Sequence[Batch]) -> tuple[Run, ...]:
+    def _runs(self, order: Sequence[Batch]) -> tuple[PromptBatch, ...]:
         pad = self.context.models.pad(self.choice)
-        return tuple(padded([self.prompts[i] for i in batch], pad) for batch in order)
+        return tuple(padded_batch([self.prompts[i] for i in batch], pad) for batch in order)
 
     def _means(self) -> Tensor:
         """[layer, slot, head, d_head]: the model's means over the prompts, measured once and stored."""
@@ -105,10 +105,10 @@ class AblationSetup:
         return cell["z"]
 
     def _means_check(self) -> tuple[Check, ...]:
-        def together(some: Batch) -> Run:
+        def joined_run(some: Batch) -> PromptBatch:
             return self._runs([some])[0]
 
-        return tuple(means_check(self.context, self.job, self.choice, self.prompts, self.names, together))
+        return tuple(means_check(self.context, self.job, self.choice, self.prompts, self.names, joined_run))
 
 
 def set_up_ablation(

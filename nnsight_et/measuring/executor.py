@@ -14,7 +14,7 @@ from nnsight_et.measuring.model_pool import Key, ModelPool
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.remote.server import Server, check_place
 from nnsight_et.workers.pool import Workers
-from nnsight_et.workers.worker import Place
+from nnsight_et.workers.worker import LoadSpec
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Executor:
             models = (self.models.load(job, choice) for _ in repeat(None))
             attempts = map(run_call, sent, models)
         else:
-            place = Place(self.models.files(choice), choice.dtype, self.models.device, job.attention)
+            place = LoadSpec(self.models.files(choice), choice.dtype, self.models.device, job.attention)
             attempts = self.workers.results(place, run_call, sent)
         return map(partial(self.backoff.accept, job, choice), calls, attempts)
 

@@ -40,7 +40,7 @@ class _Masks:
         return [group for group, cell in self.cells.items() if cell is None]
 
 
-def trained(
+def train_masks(
     context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data: Mapping[str, Sequence[list[Example]]]
 ) -> Iterator[tuple[str, list[dict[str, Tensor]], int]]:
     """By desideratum what the training of each group found, and how many of them came from the store.
@@ -69,7 +69,7 @@ def _masks(context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data
     for group in groups:
         what = {"group": Circuit((group,)).to_dict(), "training": vars(_training(job)), "batch": spec.batch}
         keys[group] = context.cells.key(job, job.models[0], {"dcm": what, "data": digests})
-    cells = {group: _stored(context, key) for group, key in keys.items()}
+    cells = {group: _read_training(context, key) for group, key in keys.items()}
     missing = [group for group, cell in cells.items() if cell is None]
     return _Masks(keys, cells, training_check(context, job, missing, data[0]) if missing else [], data)
 
@@ -99,7 +99,7 @@ def _key(key: str, gradient: str) -> str:
     return key if gradient == AUTOGRAD else digest([key, gradient])
 
 
-def _stored(context: RunContext, key: str) -> dict[str, Tensor] | None:
+def _read_training(context: RunContext, key: str) -> dict[str, Tensor] | None:
     """A training by autograd; for work on a server also one by finite differences."""
     found = context.cells.find(key)
     return context.cells.find(_key(key, DIFFERENCES)) if found is None and context.models.on_server else found

@@ -68,7 +68,7 @@ class ChunkSizes:
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedCall:
     """A call that ran out of memory, in the words of who had none: how much was asked for, if they say it."""
 
     asked: str
@@ -93,7 +93,7 @@ class OutOfMemoryBackoff:
         """The call with no more tokens at once than memory was found to have room for."""
         name = f"{choice.name}/{choice.dtype}"
         most = self._rows[name]["tokens"] if name in self._rows else None
-        while most is not None and (_tokens(call) or 0) > most and (less := call.halved()):
+        while most is not None and (_tokens(call) or 0) > most and (less := call.with_half_chunks()):
             call = less
         return call
 
@@ -104,7 +104,7 @@ class OutOfMemoryBackoff:
         run chooses its chunk sizes anew.
         """
         found, sizes = attempts
-        if isinstance(found, Failed):
+        if isinstance(found, FailedCall):
             self.chunk_sizes.forget(choice)
             raise ExperimentError(_message(job, choice, sizes, found))
         tokens = sizes[-1]
@@ -146,9 +146,9 @@ def run_call(call: Call, model: Model) -> Attempts:
         gc.collect()  # the traceback, which had the pass's tensors, is gone by now
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        less = call.halved()
+        less = call.with_half_chunks()
         if less is None:
-            return Failed(_asked(text)), sizes
+            return FailedCall(_requested_text(text)), sizes
         call = less
 
 
@@ -164,7 +164,7 @@ def capacity(device: str, weights: int) -> int:
     return max(DEFAULT_BYTES, int(SHARE * (smallest - weights / len(places))))
 
 
-def _asked(text: str) -> str:
+def _requested_text(text: str) -> str:
     found = ASKED.search(text)
     if found is None:
         return ""
@@ -178,7 +178,7 @@ def _tokens(call: Call) -> int | None:
     return sizes[0] if sizes else None
 
 
-def _message(job: Job, choice: ModelChoice, tried: Sequence[int | None], found: Failed) -> str:
+def _message(job: Job, choice: ModelChoice, tried: Sequence[int | None], found: FailedCall) -> str:
     sizes = ", ".join(str(tokens) for tokens in tried if tokens is not None)
     with_sizes = f", with {sizes} tokens in one pass" if sizes else ""
     where = f"experiments.{job.name}: {choice.name} in {choice.dtype}"

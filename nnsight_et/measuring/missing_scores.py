@@ -10,11 +10,11 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import ExperimentError, quantity
-from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.stage_scores import effects
 from nnsight_et.planning.plan import Job
-from nnsight_et.tasks.answers import told
+from nnsight_et.tasks.answers import token_description
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,11 +32,11 @@ def without_score(
 
     The paper's are shares of the probability in the base run, which may be 0, or too small for its dtype.
     """
-    if metric == PAPERS:
+    if metric == DEFAULT_METRIC:
         base = probabilities["base"]
-        return _told(~(base >= torch.finfo(base.dtype).tiny), _too_small(base.dtype), examples, tokenizer)
+        return _missing_text(~(base >= torch.finfo(base.dtype).tiny), _too_small(base.dtype), examples, tokenizer)
     lacking = ~effects(dict(probabilities), metric).isfinite().all(0)
-    return _told(lacking, f"{metric} is not finite", examples, tokenizer)
+    return _missing_text(lacking, f"{metric} is not finite", examples, tokenizer)
 
 
 def without_share(
@@ -44,7 +44,7 @@ def without_share(
 ) -> str | None:
     """The same of shares [head, example] of that probability alone."""
     lacking = torch.stack([~one.isfinite().all(0) for one in shares]).any(0)
-    return _told(lacking, _too_small(shares[0].dtype), examples, tokenizer)
+    return _missing_text(lacking, _too_small(shares[0].dtype), examples, tokenizer)
 
 
 def check_scored(
@@ -56,7 +56,7 @@ def check_scored(
     """
     tokenizer = context.models.tokenizer(job.models[0])
     if "base" in found:
-        wrong = without_score(found, getattr(job.spec, "metric", PAPERS), examples, tokenizer)
+        wrong = without_score(found, getattr(job.spec, "metric", DEFAULT_METRIC), examples, tokenizer)
     else:
         wrong = without_share([found["exact"], found["attributed"]], examples, tokenizer)
     if wrong:
@@ -69,10 +69,12 @@ def _too_small(dtype: torch.dtype) -> str:
     return f"the answer's probability in the base run is 0 or below {least}"
 
 
-def _told(lacking: Tensor, what: str, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _missing_text(
+    lacking: Tensor, what: str, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+) -> str | None:
     if not lacking.any():
         return None
     first = examples[int(lacking.nonzero()[0])]
-    prompt, answer = str(tokenizer.decode(list(first.base.tokens))), told(first.answer, tokenizer)["text"]
+    prompt, answer = str(tokenizer.decode(list(first.base.tokens))), token_description(first.answer, tokenizer)["text"]
     shown = repr(prompt if len(prompt) <= SHOWN else f"...{prompt[-SHOWN:]}")
     return f"{what}, in {int(lacking.sum())} of {quantity(len(lacking), 'prompt')}, such as {answer} after {shown}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nnsight_et.core.circuit import Circuit
-from nnsight_et.models.files import Files, found
-from nnsight_et.models.load import distant, loaded, shape_of, tokenizer_of
+from nnsight_et.models.files import Files, download_files
+from nnsight_et.models.load import distant, load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
@@ -34,7 +34,7 @@ class ModelPool:
     def files(self, choice: ModelChoice) -> Files:
         """The model's files and fingerprint."""
         if choice.name not in self._files:
-            self._files[choice.name] = found(choice.name, choice.spec, weights_too=not self.on_server)
+            self._files[choice.name] = download_files(choice.name, choice.spec, weights_too=not self.on_server)
         return self._files[choice.name]
 
     def fingerprint(self, choice: ModelChoice) -> str:
@@ -70,7 +70,7 @@ class ModelPool:
             if self.on_server:
                 model = distant(files, choice.spec, choice.dtype, job.attention)
             else:
-                model = replace(loaded(files, choice.dtype, self.device, job.attention), on_layer=self.on_layer)
+                model = replace(load_model(files, choice.dtype, self.device, job.attention), on_layer=self.on_layer)
             self._in_memory = (key, model)
         return self._in_memory[1]
 

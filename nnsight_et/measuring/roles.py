@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nnsight_et.circuits import published
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
-from nnsight_et.core.errors import TaskError, accepted
+from nnsight_et.core.errors import TaskError, accepted_names
 from nnsight_et.tasks.desiderata_variants import VARIANTS
 
 
@@ -19,7 +19,7 @@ class SelectedHeads:
     selected: Mapping[str, Mapping[str, tuple[Head, ...]]]
 
     @classmethod
-    def shipped(cls, name: str) -> SelectedHeads:
+    def from_shipped(cls, name: str) -> SelectedHeads:
         """The selections in the shipped circuit of a model: the paper's, or an embedded model's."""
         return cls(published.circuit(name), published.selections(name))
 
@@ -33,7 +33,7 @@ class SelectedHeads:
         chosen = self.selected.get(group.name, {})
         name = "position" if desideratum in VARIANTS and desideratum not in chosen else desideratum
         if name not in chosen:
-            raise TaskError(f"no heads of {group.name} were selected for {name}; {accepted(name, chosen)}")
+            raise TaskError(f"no heads of {group.name} were selected for {name}; {accepted_names(name, chosen)}")
         return chosen[name]
 
     def sets(self, desideratum: str) -> list[Circuit]:

@@ -8,9 +8,9 @@ from math import nan
 import torch
 from torch import Tensor
 
-from nnsight_et.core.circuit import Mlp, Part
+from nnsight_et.core.circuit import Component, Mlp
 from nnsight_et.core.metrics import patching_effect, patching_score
-from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import (
     benjamini_hochberg,
     bootstrap_interval,
@@ -27,7 +27,12 @@ Found = dict[str, Tensor]
 
 
 def stage_scores(
-    probabilities: Found, senders: Sequence[Part], shape: Shape, keep: int, seed: int, metric: Metric = PAPERS
+    probabilities: Found,
+    senders: Sequence[Component],
+    shape: Shape,
+    keep: int,
+    seed: int,
+    metric: Metric = DEFAULT_METRIC,
 ) -> dict[str, Tensor]:
     """A stage's tensors by name, [layer, head, ...]; heads that cannot reach the end of the path score exactly 0.
 
@@ -38,16 +43,16 @@ def stage_scores(
     them stability [], a mean Jaccard index. base [example], the answer's probability in the base run, and base_value,
     another metric's; reach, which heads were run.
     """
-    effect, tested = effects(probabilities, metric), _tested(probabilities, metric)
+    effect, tested = effects(probabilities, metric), _tested_values(probabilities, metric)
     p_values = torch.full((len(effect),), nan).double() if tested is None else sign_flip_p_values(tested, seed)
     stability, frequency = rank_stability(METRICS[metric].direction * effect, keep, seed)
-    of_senders = _scored(probabilities, seed, metric) | {
+    of_senders = _score_intervals(probabilities, seed, metric) | {
         "median": effect.median(-1).values,
         "largest": effect.max(-1).values,
         "selection_frequency": frequency,
         "per_example": effect.to(probabilities["patched"].dtype),
     }
-    if tested is not None and metric == PAPERS:
+    if tested is not None and metric == DEFAULT_METRIC:
         of_senders["log_ratio"] = tested.mean(-1)
     tests = {"p": p_values, "p_holm": holm(p_values), "p_bh": benjamini_hochberg(p_values)}
     found = {name: _over_all(values, senders, shape, 0) for name, values in of_senders.items()}
@@ -63,14 +68,14 @@ def effects(probabilities: Found, metric: Metric) -> Tensor:
 
 
 def held_out_scores(
-    probabilities: Found, kept: Sequence[Part], shape: Shape, seed: int, metric: Metric = PAPERS
+    probabilities: Found, kept: Sequence[Component], shape: Shape, seed: int, metric: Metric = DEFAULT_METRIC
 ) -> dict[str, Tensor]:
     """held_out_score, held_out_low and held_out_high [layer, head] of the kept heads; NaN for all others."""
-    found = _scored(probabilities, seed, metric)
+    found = _score_intervals(probabilities, seed, metric)
     return {f"held_out_{name}": _over_all(values, kept, shape, nan) for name, values in found.items()}
 
 
-def ranking(score: Tensor, senders: Sequence[Part], metric: Metric = PAPERS) -> list[Part]:
+def ranking(score: Tensor, senders: Sequence[Component], metric: Metric = DEFAULT_METRIC) -> list[Component]:
     """The senders by score [layer, head], that which matters most first: the most negative, for kl the largest.
 
     Ties in row-major order.
@@ -79,7 +84,7 @@ def ranking(score: Tensor, senders: Sequence[Part], metric: Metric = PAPERS) -> 
     return sorted(senders, key=lambda head: (direction * score[head].item(), head))
 
 
-def tied(score: Tensor, ranked: Sequence[Part], count: int, dtype: str) -> list[str]:
+def tied_heads(score: Tensor, ranked: Sequence[Component], count: int, dtype: str) -> list[str]:
     """The heads after the first `count` whose score is that of the last of these to within rounding.
 
     Which of them is among the first is chance: another size of the batches may choose another.
@@ -93,27 +98,27 @@ def tied(score: Tensor, ranked: Sequence[Part], count: int, dtype: str) -> list[
 
 def _values(probabilities: Found, metric: Metric) -> tuple[Tensor, Tensor]:
     """Of the patched runs [sender, example] and the base run [example]: what the metric compares, in float64."""
-    name = "" if metric == PAPERS else "_value"
+    name = "" if metric == DEFAULT_METRIC else "_value"
     return probabilities[f"patched{name}"].double(), probabilities[f"base{name}"].double()
 
 
-def _scored(probabilities: Found, seed: int, metric: Metric) -> dict[str, Tensor]:
+def _score_intervals(probabilities: Found, seed: int, metric: Metric) -> dict[str, Tensor]:
     """score, low and high [sender]."""
     low, high = bootstrap_interval(effects(probabilities, metric), seed)
     return {"score": patching_score(*_values(probabilities, metric), metric), "low": low, "high": high}
 
 
-def _tested(probabilities: Found, metric: Metric) -> Tensor | None:
+def _tested_values(probabilities: Found, metric: Metric) -> Tensor | None:
     """[sender, example]: what is tested to be below 0, symmetric about 0 if base and patched run are exchangeable.
 
     None: the effect is never below 0, so there is nothing to test.
     """
-    if metric == PAPERS:
+    if metric == DEFAULT_METRIC:
         return log_ratios(probabilities["patched"], probabilities["base"])
     return effects(probabilities, metric) if METRICS[metric].statistic else None
 
 
-def _over_all(values: Tensor, senders: Sequence[Part], shape: Shape, other: float) -> Tensor:
+def _over_all(values: Tensor, senders: Sequence[Component], shape: Shape, other: float) -> Tensor:
     """[layer, head, ...]: values [sender, ...] where the senders are, `other` elsewhere; of MLPs one a layer."""
     width = 1 if isinstance(senders[0], Mlp) else shape.n_heads
     whole = values.new_full((shape.n_layers * width, *values.shape[1:]), other)

@@ -8,8 +8,8 @@ from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import MadeTask, PairsFile
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.planning.plan import Job
-from nnsight_et.tasks.answers import told
-from nnsight_et.tasks.encoding import left_off
+from nnsight_et.tasks.answers import token_description
+from nnsight_et.tasks.encoding import trailing_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +25,11 @@ def tokens_of(context: RunContext, job: Job) -> dict[str, Any]:
             context.models.tokenizer(choice),
             context.data.scored.get((job.name, choice.name), {}),
         )
-        said = {role: [told(one, tokenizer) for one in sorted(tokens)] for role, tokens in scored.items() if tokens}
+        said = {
+            role: [token_description(one, tokenizer) for one in sorted(tokens)]
+            for role, tokens in scored.items()
+            if tokens
+        }
         if said:
             found[choice.name] = said
     return {TOKENS: found} if found else {}
@@ -33,6 +37,6 @@ def tokens_of(context: RunContext, job: Job) -> dict[str, Any]:
 
 def end_notices(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Notice]:
     """What to know first of a model whose tokenizer puts something behind every text: that prompts are without it."""
-    ending = left_off(tokenizer)
+    ending = trailing_tokens(tokenizer)
     found = f"its tokenizer puts {ending} behind every text; prompts are made without it"
     return [Notice("end", name, found)] if ending else []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.core.metrics import told_apart
+from nnsight_et.core.metrics import clamp_to_normal
 
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
 """How far the engines may lie apart: in log probabilities, and in other numbers relative to the larger of 1 and them.
@@ -46,7 +46,7 @@ def difference(
             worst = worst if torch.equal(one, other) else float("inf")
             continue
         if name in LOGARITHMIC:
-            gap = told_apart(one).log() - told_apart(other).log()
+            gap = clamp_to_normal(one).log() - clamp_to_normal(other).log()
         else:
             gap = (one.double() - other.double()) / other.double().abs().clamp(min=1)
         gap = gap[gap.isfinite()]

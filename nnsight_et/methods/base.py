@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nnsight_et.manifest import Experiment as Spec
 from nnsight_et.methods.sections import Section
-from nnsight_et.planning.cost.pieces import Piece, Setting
+from nnsight_et.planning.cost.pieces import CostSetting, Piece
 from nnsight_et.results.summary import S
 
 if TYPE_CHECKING:  # what these name imports torch
     from torch import Tensor
 
-    from nnsight_et.display.figures import Plate
-    from nnsight_et.display.measurement import Measurement
+    from nnsight_et.display.figures import FigureGroup
+    from nnsight_et.display.measurement import TidyRow
     from nnsight_et.display.paper import PaperNumbers
     from nnsight_et.display.table import Table
     from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
@@ -46,10 +46,10 @@ class Experiment(Generic[M, S]):
     """How far the summary's numbers are from what the scores say, counted by formulas of its own; None where a
     summary says nothing that scores could."""
     tables: Callable[[ResultHeader, S], tuple[Table, ...]]
-    figures: Callable[[MethodResult[S], Study], tuple[Plate, ...]]
-    metrics: Callable[[MethodResult[S]], Iterator[Measurement]]
+    figures: Callable[[MethodResult[S], Study], tuple[FigureGroup, ...]]
+    metrics: Callable[[MethodResult[S]], Iterator[TidyRow]]
     """Rows of the long table of whole experiments."""
-    heads: Callable[[MethodResult[S]], Iterator[Measurement]]
+    heads: Callable[[MethodResult[S]], Iterator[TidyRow]]
     """Rows of the long table of heads."""
     paper: Callable[[S], PaperNumbers] | None
     """Its numbers under the names that the paper's tables and figures have for them; None if the paper has none."""
@@ -66,7 +66,7 @@ class Method(Generic[M, S]):
     """What a manifest says of it."""
     summary: type[S]
     """What its results say, key by key."""
-    cost: Callable[[Setting[M]], Iterator[Piece]]
+    cost: Callable[[CostSetting[M]], Iterator[Piece]]
     """What its jobs measure, and what that costs."""
     section: Section
     """Where the report shows it."""

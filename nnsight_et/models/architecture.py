@@ -29,7 +29,7 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Need:
+class Requirement:
     """What a configuration must say for a model to be of its architecture: `key` is `value`, or what `same_as` is."""
 
     key: str
@@ -37,13 +37,13 @@ class Need:
     value: Any = None
     same_as: str | None = None
 
-    def met(self, config: Any) -> bool:
+    def is_met(self, config: Any) -> bool:
         """Whether it does; a configuration without the key does, and None is as good as False."""
-        wanted = self.wanted(config)
+        wanted = self.accepted_value(config)
         found = getattr(config, self.key, wanted)
         return found == wanted or not (found or wanted)
 
-    def wanted(self, config: Any) -> Any:
+    def accepted_value(self, config: Any) -> Any:
         """The value of `key` that is accepted."""
         return getattr(config, self.same_as) if self.same_as else self.value
 
@@ -80,7 +80,7 @@ class Architecture:
     implementations: tuple[str, ...] = ("sdpa", "eager")  # of attention
     d_mlp: str = "intermediate_size"  # its name in the configuration, where None means 4 d_model
     experts: Experts | None = None
-    needs: tuple[Need, ...] = ()
+    needs: tuple[Requirement, ...] = ()
     notes: tuple[str, ...] = ()  # what a reader of its results should know
 
     @property

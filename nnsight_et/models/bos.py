@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from nnsight_et.core.batch import Prompt, Run, padded
+from nnsight_et.core.batch import Prompt, PromptBatch, padded_batch
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.core.notices import Notice
 from nnsight_et.models.families import architecture
@@ -47,7 +47,7 @@ def bos_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int 
     return found if type(found) is int and found in added and added[found].special and found not in other else None
 
 
-def apart_by_bos(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Run | None:
+def bos_comparison_run(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> PromptBatch | None:
     """The plain text [2, seq], behind BOS and as prompts begin; None where there is nothing to compare.
 
     That is without a BOS, where prompts begin with it, for a tokenizer that does not know the text's words, and for a
@@ -62,7 +62,7 @@ def apart_by_bos(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -
     if max(bos, *tokens) >= text.vocab_size or (most is not None and len(tokens) >= most):
         return None
     pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else bos
-    return padded(
+    return padded_batch(
         [Prompt((bos, *tokens), {"last": len(tokens)}), Prompt(tuple(tokens), {"last": len(tokens) - 1})], pad
     )
 
@@ -74,7 +74,7 @@ def _as_prompts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return made[: ends[-1]] if own and ends else made
 
 
-def text_losses(model: Model, run: Run) -> Tensor:
+def text_losses(model: Model, run: PromptBatch) -> Tensor:
     """[2]: the mean loss of the text's tokens but the first, in nats, behind BOS and without it."""
     with model.session():
         with model.trace(run.tokens, run.position_ids, run.mask):
@@ -102,7 +102,7 @@ def notices_of_losses(
 def bos_notices(name: str, tokenizer: PreTrainedTokenizerBase, model: Model) -> list[Notice]:
     """The same of a model in memory; nothing is run where there is nothing to compare."""
     config = model.nn.config
-    run = apart_by_bos(tokenizer, config)
+    run = bos_comparison_run(tokenizer, config)
     if run is None:
         return []
     return notices_of_losses(name, tokenizer, config, text_losses(model, run.to(model.device)).tolist())

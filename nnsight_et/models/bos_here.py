@@ -9,9 +9,9 @@ import torch
 
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.core.notices import Notice
-from nnsight_et.models.bos import apart_by_bos, bos_notices, bos_of, leading
+from nnsight_et.models.bos import bos_comparison_run, bos_notices, bos_of, leading
 from nnsight_et.models.files import WEIGHTS, Files
-from nnsight_et.models.load import configuration, loaded, shape_of, tokenizer_of
+from nnsight_et.models.load import configuration, load_model, shape_of, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def bos_here(files: Files, dtype: str) -> BosFound:
     if leading(tokenizer, bos):
         return BosFound(f"texts begin with {token}")
     without = f"texts begin without {token}"
-    if apart_by_bos(tokenizer, config) is None:
+    if bos_comparison_run(tokenizer, config) is None:
         return BosFound(f"{without}; not compared, the tokenizer does not know plain English")
     if files.gguf is None and not any(True for pattern in WEIGHTS for _ in files.weights.glob(pattern)):
         return BosFound(f"{without}; whether the model needs it is compared in a run: its weights are not here")
@@ -43,7 +43,7 @@ def bos_here(files: Files, dtype: str) -> BosFound:
     if needed > psutil.virtual_memory().available:
         return BosFound(f"{without}; whether the model needs it is compared in a run: too large for the memory here")
     try:
-        found = tuple(bos_notices(files.name, tokenizer, loaded(files, dtype)))
+        found = tuple(bos_notices(files.name, tokenizer, load_model(files, dtype)))
     except UnsupportedModel as error:
         return BosFound(f"{without}; not compared: {error}")
     return BosFound(without if found else f"{without}, and the model is as good without it", found)

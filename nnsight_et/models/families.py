@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.architecture import Architecture, Experts, Need, Projection
+from nnsight_et.models.architecture import Architecture, Experts, Projection, Requirement
 
 LLAMA = Architecture(
     embeddings=("model.embed_tokens",),
@@ -30,7 +30,7 @@ GEMMA2 = replace(
     mlp_norm="post_feedforward_layernorm",
     masks="by layer type",
     implementations=("eager",),
-    needs=(Need("use_bidirectional_attention", "its tokens see later ones", False),),
+    needs=(Requirement("use_bidirectional_attention", "its tokens see later ones", False),),
     notes=(POST_NORMS, WINDOWS, "scores and logits are soft-capped by the model itself"),
 )
 GEMMA3 = replace(
@@ -65,7 +65,7 @@ GPT2 = Architecture(
     unembedding="lm_head",
     d_mlp="n_inner",
     position_table=True,
-    needs=(Need("add_cross_attention", "it also attends to an encoder", False),),
+    needs=(Requirement("add_cross_attention", "it also attends to an encoder", False),),
 )
 NEOX = Architecture(
     embeddings=("gpt_neox.embed_in",),
@@ -106,8 +106,8 @@ OPT = replace(
     d_mlp="ffn_dim",
     position_table=True,
     needs=(
-        Need("do_layer_norm_before", "its residual passes through norms (opt-350m; the other sizes work)", True),
-        Need("word_embed_proj_dim", "its embedding has another width than its layers", same_as="hidden_size"),
+        Requirement("do_layer_norm_before", "its residual passes through norms (opt-350m; the other sizes work)", True),
+        Requirement("word_embed_proj_dim", "its embedding has another width than its layers", same_as="hidden_size"),
     ),
     notes=("queries are read before they are scaled",),
 )
@@ -131,7 +131,7 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
         experts=Experts("num_experts", "moe_intermediate_size"),
         notes=(HEAD_NORMS, ROUTED, WINDOWS),
     ),
-    "gemma": replace(LLAMA, needs=(Need("use_bidirectional_attention", "its tokens see later ones", False),)),
+    "gemma": replace(LLAMA, needs=(Requirement("use_bidirectional_attention", "its tokens see later ones", False),)),
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gemma3": GEMMA3_IMAGES,
@@ -189,8 +189,8 @@ def architecture(config: Any, where: str) -> Architecture:
         raise UnsupportedModel(f"{where}: architecture '{kind}' is not known; accepted: {', '.join(FAMILIES)}")
     parts, text = FAMILIES[kind], config.get_text_config()
     for need in parts.needs:
-        if not need.met(text):
+        if not need.is_met(text):
             found = f"{need.key} is {getattr(text, need.key)!r}, so {need.why}"
-            wanted = f"{need.key} {need.wanted(text)!r}"
+            wanted = f"{need.key} {need.accepted_value(text)!r}"
             raise UnsupportedModel(f"{where}: architecture '{kind}': {found}; accepted: {wanted}")
     return parts

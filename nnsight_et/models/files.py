@@ -46,14 +46,14 @@ class Files:
     """Whether texts begin with BOS, where the tokenizer is not to decide."""
 
 
-def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
+def download_files(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     """The model's files, fetched from the hub if they are not here; UnsupportedModel if there are none.
 
     Unless `weights_too`, the hub is only asked for what says how the model is made, and weights need not be here: the
     fingerprint is then of that, of the weights in folders of this machine, and of the hub's commits.
     """
     if spec.gguf:
-        return _found_gguf(name, spec, weights_too)
+        return _download_gguf(name, spec, weights_too)
     wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
     weights = _folder(name, spec.path, spec.revision, wanted)
     _check_files(name, weights, "config.json", weights_too)
@@ -65,19 +65,19 @@ def found(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
     for place, folder in ((spec.path, weights), (spec.adapter, adapter)):
         if place and folder and not weights_too and not Path(place).expanduser().is_dir():
             digest.update(f"{place}@{folder.name}:".encode())
-    _add(digest, name, _matching(weights, FILES) | _indexed(weights))
+    _add(digest, name, _matching(weights, FILES) | _indexed_files(weights))
     _add(digest, name, _matching(adapter, FILES) if adapter else ())
     _add(digest, name, _matching(tokenizer, FILES) | _vocabulary(tokenizer))
     return Files(name, weights, adapter, tokenizer, digest.hexdigest(), bos=spec.bos)
 
 
-def described(name: str, spec: ModelSpec, here: bool = False) -> Files:
+def describe_files(name: str, spec: ModelSpec, here: bool = False) -> Files:
     """The model's folders without a look at its weights, so without a fingerprint; from the hub no weights are fetched.
 
     If they are to be `here` already, nothing is. UnsupportedModel if it has no configuration.
     """
     if spec.gguf:
-        return _described_gguf(name, spec)
+        return _describe_gguf(name, spec)
     weights = _folder(name, spec.path, spec.revision, FETCHED, here)
     _check_config(name, weights, "config.json")
     check_not_quantized(name, weights)
@@ -111,7 +111,7 @@ def check_no_gguf(name: str, spec: ModelSpec) -> None:
         raise UnsupportedModel(f"{found}; accepted: backend: local, or a model in Hugging Face format")
 
 
-def _found_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
+def _download_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
     """The files of a model whose weights are in a GGUF file: of that folder, only this file and a tokenizer count."""
     if not weights_too:
         check_no_gguf(name, spec)
@@ -127,7 +127,7 @@ def _found_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
     return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file, spec.bos)
 
 
-def _described_gguf(name: str, spec: ModelSpec) -> Files:
+def _describe_gguf(name: str, spec: ModelSpec) -> Files:
     """Those files, without a fingerprint; UnsupportedModel if they are on the hub alone, for it tells all."""
     assert spec.gguf
     folder = Path(spec.path).expanduser()
@@ -177,7 +177,7 @@ def _tokenizing(folder: Path) -> set[Path]:
     return _matching(folder, DESCRIBING) | _vocabulary(folder)
 
 
-def _indexed(folder: Path) -> set[Path]:
+def _indexed_files(folder: Path) -> set[Path]:
     """Files of weights that an index names, whatever they are called."""
     paths = set()
     for index in INDEXES:

@@ -8,7 +8,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.batch import Pair, PromptBatch
 from nnsight_et.core.errors import ExperimentError, UnsupportedModel
 from nnsight_et.models.model import Model
 
@@ -21,7 +21,7 @@ ACCEPTED = {
 }
 
 
-def check_numbers(model: Model, found: Mapping[str, Tensor], given: Iterable[Run | Pair]) -> dict[str, Tensor]:
+def check_numbers(model: Model, found: Mapping[str, Tensor], given: Iterable[PromptBatch | Pair]) -> dict[str, Tensor]:
     """What an intervention found; ExperimentError if one of its numbers is not finite, naming where that begins.
 
     given: the runs it is of. A prompt with NaN or +inf among its logits has no probabilities. Logits of other tokens
@@ -32,22 +32,24 @@ def check_numbers(model: Model, found: Mapping[str, Tensor], given: Iterable[Run
         return dict(found)
     dtype = str(model.dtype).removeprefix("torch.")
     for run in _runs(given):
-        place = first_lost(model, run)
+        place = find_nonfinite(model, run)
         if place:
-            raise ExperimentError(f"{model.name} in {dtype}: {place}; accepted: {accepted_by(model.dtype)}")
+            raise ExperimentError(f"{model.name} in {dtype}: {place}; accepted: {accepted_dtypes(model.dtype)}")
     where = f"{wrong[0]} is NaN or infinite, and nothing in the plain runs is"
-    raise ExperimentError(f"{model.name} in {dtype}: {where}; accepted: {accepted_by(model.dtype)}")
+    raise ExperimentError(f"{model.name} in {dtype}: {where}; accepted: {accepted_dtypes(model.dtype)}")
 
 
 def try_prompt(model: Model, tokens: Sequence[int]) -> None:
     """Run one prompt; UnsupportedModel naming where its numbers overflow, if they do."""
-    run = Run(
+    run = PromptBatch(
         torch.tensor([tokens]), torch.ones(1, len(tokens), dtype=torch.long), {"last": torch.tensor([len(tokens) - 1])}
     )
-    place = first_lost(model, run)
+    place = find_nonfinite(model, run)
     if place:
         dtype = str(model.dtype).removeprefix("torch.")
-        raise UnsupportedModel(f"{model.name}: in {dtype} a prompt gives {place}; accepted: {accepted_by(model.dtype)}")
+        raise UnsupportedModel(
+            f"{model.name}: in {dtype} a prompt gives {place}; accepted: {accepted_dtypes(model.dtype)}"
+        )
 
 
 def are_finite(tensor: Tensor) -> bool:
@@ -55,16 +57,16 @@ def are_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
-def accepted_by(dtype: torch.dtype) -> str:
+def accepted_dtypes(dtype: torch.dtype) -> str:
     """What to choose instead of a dtype whose numbers are not finite."""
     return ACCEPTED.get(dtype, "weights that give finite numbers")
 
 
-def first_lost(model: Model, run: Run) -> str:
+def find_nonfinite(model: Model, run: PromptBatch) -> str:
     """Where the numbers of a plain run stop being finite: part, token, prompt; empty if they all are. Opens a trace."""
     run = run.to(model.device)
     with model.session():
-        lost = nnsight.save(_lost(model, run).cpu())
+        lost = nnsight.save(_nonfinite_sites(model, run).cpu())
     mask, places = run.mask.bool().cpu(), run.position_ids.cpu()
     for site, tokens in enumerate(lost):
         rows = (tokens & mask).nonzero().tolist() or tokens.nonzero().tolist()
@@ -86,7 +88,7 @@ def _name(model: Model, site: int) -> str:
     return f"{PARTS[part]} of layer {layer}" if site else "embeddings"
 
 
-def _lost(model: Model, run: Run) -> Tensor:
+def _nonfinite_sites(model: Model, run: PromptBatch) -> Tensor:
     """[site, batch, seq]: whether the token has NaN or infinity: in embeddings, the parts of each layer, and logits.
 
     In logits, which are looked at after the last token, -inf is none.
@@ -109,6 +111,6 @@ def _lost(model: Model, run: Run) -> Tensor:
     return ~torch.stack(lost)
 
 
-def _runs(given: Iterable[Run | Pair]) -> Iterable[Run]:
+def _runs(given: Iterable[PromptBatch | Pair]) -> Iterable[PromptBatch]:
     for one in given:
         yield from (one.base, one.source) if isinstance(one, Pair) else (one,)

@@ -86,7 +86,7 @@ def _header(path: Path, _changed: int, _size: int) -> Header:
     return Header(values, sizes, kind, tuple(divisors))
 
 
-def told(name: str, path: Path) -> str:
+def quantization_note(name: str, path: Path) -> str:
     """What the weights were before they were read, for reports."""
     kind = header(name, path).kind
     return f"GGUF {kind}" if kind in ("F32", "F16", "BF16") else f"GGUF {kind}, dequantised"

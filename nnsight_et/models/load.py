@@ -33,12 +33,12 @@ from nnsight_et.models.bos import set_bos
 from nnsight_et.models.failures import Reading
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
-from nnsight_et.models.finite import accepted_by, try_prompt
+from nnsight_et.models.finite import accepted_dtypes, try_prompt
 from nnsight_et.models.gguf_file import check_all_read, dequantising, read_configuration, without_bars
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.rotary import rotate_each_prompt, unchanging_length
-from nnsight_et.models.tokenizing import check_tokenizing, padded, read_tokenizer
+from nnsight_et.models.tokenizing import check_tokenizing, read_tokenizer, with_padding_token
 from nnsight_et.models.weights import check_parameters, stored_tensors
 
 SENTENCE = "When Mary and John went to the store, John gave a drink to Mary."
@@ -118,7 +118,7 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
         )
     if files.bos:
         set_bos(tokenizer, files.bos, files.name, configuration(files))
-    return padded(tokenizer, files.name, _rows(files.weights, files.gguf))
+    return with_padding_token(tokenizer, files.name, _rows(files.weights, files.gguf))
 
 
 @cache
@@ -138,7 +138,7 @@ def _check_generation(files: Files) -> None:
         raise UnsupportedModel(f"{files.name}: {path} is no JSON object; accepted: one, or no such file")
 
 
-def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Model:
+def load_model(files: Files, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Model:
     """The model in memory, its weights frozen and its parts checked.
 
     UnsupportedModel if its files cannot be read, lack a parameter, it has no such attention, or its parts do not add
@@ -176,7 +176,7 @@ def loaded(files: Files, dtype: str = "float32", device: str = "cpu", attention:
     if has_adapter(module) != (files.adapter is not None):
         raise UnsupportedModel(f"{files.name}: its adapter is not in the model, or one is that was not asked for")
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
-    return wrapped(nn, files.name)
+    return wrap_model(nn, files.name)
 
 
 def _prepare(files: Files, attention: str) -> None:
@@ -196,7 +196,7 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
 
     UnsupportedModel if the server cannot know it by name, or its configuration cannot be read.
     """
-    name, adapter = spec.served
+    name, adapter = spec.server_names
     for key, place in (("ndif", name), ("ndif_adapter", adapter)):
         if place and not is_hub_id(place):
             raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
@@ -221,7 +221,7 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
     return _model(nn, files.name, getattr(torch, dtype), torch.device("cpu"))
 
 
-def wrapped(nn: TransformersModel, name: str) -> Model:
+def wrap_model(nn: TransformersModel, name: str) -> Model:
     """An nnsight model already in memory as a Model, frozen and checked."""
     nn.requires_grad_(False)
     nn.eval()
@@ -274,7 +274,7 @@ def check_gap(worst: float, dtype: torch.dtype, name: str) -> None:
     """Raise UnsupportedModel if the largest of part_gaps is more than rounding."""
     if not isfinite(worst):
         found = f"{name}: two tokens give NaN or infinity in {str(dtype).removeprefix('torch.')}"
-        raise UnsupportedModel(f"{found}; accepted: {accepted_by(dtype)}")
+        raise UnsupportedModel(f"{found}; accepted: {accepted_dtypes(dtype)}")
     limit = 64 * torch.finfo(dtype).eps
     if not worst <= limit:
         raise UnsupportedModel(
@@ -303,7 +303,7 @@ def part_gaps(model: Model) -> Tensor:
             nothing = model.write_of(layer, torch.zeros_like(z))
             writes = (model.write_of(layer, z * alone) - nothing).sum(0, keepdim=True) + nothing
             terms = model.size_of_write(layer, z[0])[None]
-            written = model.written(layer)
+            written = model.attention_output(layer)
             attention = model.attention(layer)
             mlp = model.mlp(layer, len(tokens))
             leaving = model.residual(layer + 1)

@@ -47,16 +47,16 @@ class Model:
     spread: tuple[torch.device, ...] = ()
     """Per layer where its weights are, if they are on several devices."""
 
-    def reached(self, layer: int) -> None:
+    def report_layer(self, layer: int) -> None:
         """An intervention has come to its senders of `layer`."""
         if self.on_layer is not None:
             self.on_layer(layer)
 
-    def _here(self, tensor: Tensor) -> Tensor:
+    def _to_main(self, tensor: Tensor) -> Tensor:
         """The tensor of some layer where all is worked out."""
         return tensor.to(self.device) if self.spread else tensor
 
-    def _there(self, layer: int, tensor: Tensor) -> Tensor:
+    def _to_layer(self, layer: int, tensor: Tensor) -> Tensor:
         """The tensor where the layer is."""
         return tensor.to(self.spread[layer]) if self.spread else tensor
 
@@ -84,7 +84,7 @@ class Model:
         if windows:
             decoder = self.part(self.parts.decoder)
             args, kwargs = decoder.inputs
-            narrow: Any = narrowed(mask, position_ids, keys, windows[0])
+            narrow: Any = narrowed_mask(mask, position_ids, keys, windows[0])
             if self.parts.masks == "by layer type":
                 narrow = {"full_attention": mask, "sliding_attention": narrow}
             decoder.inputs = (args, {**kwargs, "attention_mask": narrow})
@@ -108,7 +108,7 @@ class Model:
             outputs = [self.part(path).output for path in self.parts.embeddings]
             return outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
         output = self.layer(layer - 1).output
-        return self._here(output[0] if self._layer_gives_tuple else output)
+        return self._to_main(output[0] if self._layer_gives_tuple else output)
 
     def layer(self, layer: int) -> Any:
         """The module of a whole layer."""
@@ -116,16 +116,16 @@ class Model:
 
     def z(self, layer: int) -> Tensor:
         """[batch, seq, head, d_head]: inside a trace, head outputs before the output projection."""
-        entering = self._here(self.part(self.parts.attention_out, layer).input)
+        entering = self._to_main(self.part(self.parts.attention_out, layer).input)
         return entering.unflatten(-1, (self.n_heads, self.d_head))
 
     def write_z(self, layer: int, z: Tensor) -> None:
         """Inside a trace: make z [batch, seq, head, d_head] the head outputs of `layer`."""
-        self.part(self.parts.attention_out, layer).input = self._there(layer, z.flatten(-2))
+        self.part(self.parts.attention_out, layer).input = self._to_layer(layer, z.flatten(-2))
 
     def write_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's real output projection makes of z [..., head, d_head]."""
-        return self._here(self.part(self.parts.attention_out, layer)(self._there(layer, z.flatten(-2))))
+        return self._to_main(self.part(self.parts.attention_out, layer)(self._to_layer(layer, z.flatten(-2))))
 
     def size_of_write(self, layer: int, z: Tensor) -> Tensor:
         """[n, d]: inside a trace, how large the terms are that write_of adds up for z [n, head, d_head].
@@ -138,23 +138,23 @@ class Model:
         drawn = (self.write_of(layer, z * signs) - nothing).float()
         return drawn.square().mean(0).sqrt() + self.n_heads * nothing.float().abs()
 
-    def written(self, layer: int) -> Tensor:
+    def attention_output(self, layer: int) -> Tensor:
         """[batch, seq, d]: inside a trace, the output of the layer's attention: what its heads write, added up."""
-        return self._here(self.part(self.parts.attention, layer).output[0])
+        return self._to_main(self.part(self.parts.attention, layer).output[0])
 
     def attention_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's attention adds to the residual if z is [..., head, d_head]."""
         written, norm = self.write_of(layer, z), self.parts.attention_norm
-        return self._here(self.part(norm, layer)(self._there(layer, written))) if norm else written
+        return self._to_main(self.part(norm, layer)(self._to_layer(layer, written))) if norm else written
 
     def attention(self, layer: int) -> Tensor:
         """[batch, seq, d]: inside a trace, what the layer's attention adds to the residual."""
         norm = self.parts.attention_norm
-        return self._here(self.part(norm, layer).output) if norm else self.written(layer)
+        return self._to_main(self.part(norm, layer).output) if norm else self.attention_output(layer)
 
     def mlp(self, layer: int, batch: int) -> Tensor:
         """[batch, seq, d]: inside a trace of `batch` prompts, what the MLP, with all experts, adds to the residual."""
-        output = self._here(self.part(self.parts.mlp_norm or self.parts.mlp, layer).output)
+        output = self._to_main(self.part(self.parts.mlp_norm or self.parts.mlp, layer).output)
         return output.unflatten(0, (batch, -1)) if self.parts.mlp_sees == "tokens" else output
 
     def write_mlp(self, layer: int, output: Tensor) -> None:
@@ -167,7 +167,7 @@ class Model:
         Of each token it says all that the MLP knows: its output there is a function of it. In OPT, whose MLP is no
         module, what enters its second matrix.
         """
-        entering = self._here(self.part(self.parts.mlp, layer).input)
+        entering = self._to_main(self.part(self.parts.mlp, layer).input)
         return entering.unflatten(0, (batch, -1)) if self.parts.mlp_sees == "tokens" else entering
 
     def write_mlp_input(self, layer: int, entering: Tensor) -> None:
@@ -176,12 +176,12 @@ class Model:
 
     def _for_mlp(self, layer: int, given: Tensor) -> Tensor:
         """[batch, seq, ...], or [batch * seq, ...] where it sees tokens: as the layer's MLP has it."""
-        given = self._there(layer, given)
+        given = self._to_layer(layer, given)
         return given.flatten(0, 1) if self.parts.mlp_sees == "tokens" else given
 
     def projection(self, layer: int, via: Via) -> Tensor:
         """[batch, seq, head, d_head]: inside a trace, the queries, keys or values before RoPE."""
-        return self._by_head(self._here(self.part(self.parts.projection(via).site, layer).output), via)
+        return self._by_head(self._to_main(self.part(self.parts.projection(via).site, layer).output), via)
 
     def write_projection(self, layer: int, via: Via, values: Tensor) -> None:
         """Inside a trace: make values [batch, seq, head, d_head] the queries, keys or values of `layer`."""
@@ -190,7 +190,7 @@ class Model:
         whole = values.flatten(-2) if projection.packed == "alone" else module.output.clone()
         if projection.packed != "alone":
             self._by_head(whole, via).copy_(values)
-        module.output = self._there(layer, whole)
+        module.output = self._to_layer(layer, whole)
 
     def projection_of_input(self, layer: int, via: Via) -> Tensor:
         """[batch, seq, head, d_head]: inside a trace whose attention will be skipped, what it would have projected."""
@@ -198,7 +198,7 @@ class Model:
         output = self.part(projection.path, layer)(normed)
         if projection.norm:
             output = self.part(projection.norm, layer)(output)
-        return self._by_head(self._here(output), via)
+        return self._by_head(self._to_main(output), via)
 
     def _by_head(self, output: Tensor, via: Via) -> Tensor:
         """[..., head, d_head]: a view of the queries, keys or values in the output [..., width] of their module."""
@@ -217,17 +217,17 @@ class Model:
         """
         attention, window = self.part(self.parts.attention, layer), self.windows[layer]
         args, kwargs = attention.inputs
-        narrow = mask if window is None else narrowed(mask, position_ids, position_ids, window)
-        attention.inputs = (args, {**kwargs, "attention_mask": self._there(layer, narrow)})
+        narrow = mask if window is None else narrowed_mask(mask, position_ids, position_ids, window)
+        attention.inputs = (args, {**kwargs, "attention_mask": self._to_layer(layer, narrow)})
 
     def attention_weights(self, layer: int) -> Tensor:
         """[batch, head, seq, keys]: inside a trace of a model loaded with eager attention, who attends to what."""
         weights = self.part(self.parts.attention, layer).output[1]  # None if it is not eager
-        return weights if weights is None else self._here(weights)  # type: ignore[return-value]
+        return weights if weights is None else self._to_main(weights)  # type: ignore[return-value]
 
     def skip_attention(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's attention, let it add output [batch, seq, d]."""
-        output = self._there(layer, output)
+        output = self._to_layer(layer, output)
         self.part(self.parts.attention, layer).skip((output, None))
         if self.parts.attention_norm:
             self.part(self.parts.attention_norm, layer).skip(output)
@@ -236,12 +236,12 @@ class Model:
         """Inside a trace: do not run the layer's MLP, let it add output [batch, seq, d]."""
         self.part(self.parts.mlp, layer).skip(self._for_mlp(layer, output))
         if self.parts.mlp_norm:
-            self.part(self.parts.mlp_norm, layer).skip(self._there(layer, output))
+            self.part(self.parts.mlp_norm, layer).skip(self._to_layer(layer, output))
 
     def skip_layers(self, layers: Sequence[int], residual: Tensor) -> None:
         """Inside a trace: do not run these layers; the residual [batch, seq, d] leaves each of them."""
         for layer in layers:
-            leaving = self._there(layer, residual)
+            leaving = self._to_layer(layer, residual)
             self.layer(layer).skip((leaving, None) if self._layer_gives_tuple else leaving)
 
     @property
@@ -260,9 +260,9 @@ class Model:
 
     def logits(self) -> Tensor:
         """[batch, seq, vocabulary]: inside a trace, the model's logits."""
-        return self._here(self.nn.output.logits)
+        return self._to_main(self.nn.output.logits)
 
-    def cached(self) -> list[tuple[Tensor, Tensor]]:
+    def cached_keys_and_values(self) -> list[tuple[Tensor, Tensor]]:
         """Per layer, where it is, keys and values [batch, kv head, seq, d_head]: at the end of a trace with a cache."""
         return [(layer.keys, layer.values) for layer in getattr(self.nn.output, _cache_word()).layers]
 
@@ -277,7 +277,7 @@ def _is_5_24() -> bool:
     return "cache" in CausalLMOutputWithPast.__dataclass_fields__
 
 
-def narrowed(mask: Tensor, position_ids: Tensor, keys: Tensor, window: int) -> Tensor:
+def narrowed_mask(mask: Tensor, position_ids: Tensor, keys: Tensor, window: int) -> Tensor:
     """[batch, 1, seq, keys]: the mask without what lies `window` tokens back or further."""
     back = position_ids[:, :, None] - keys[:, None]  # [batch, seq, keys]
     return mask.masked_fill((back >= window)[:, None], torch.finfo(mask.dtype).min)

@@ -46,7 +46,7 @@ class ModelSpec:
     bos: Literal["add", "none"] | None = None  # whether texts begin with BOS, where the tokenizer is not to decide
 
     @property
-    def served(self) -> tuple[str, str | None]:
+    def server_names(self) -> tuple[str, str | None]:
         """The names an NDIF server has for the model and its adapter."""
         return self.ndif or self.path, self.ndif_adapter or self.adapter
 
@@ -69,19 +69,21 @@ LLAMA_7B = Shape(n_layers=32, n_heads=32, n_kv_heads=32, d_head=128, d_model=409
 TINY = Shape(n_layers=6, n_heads=8, n_kv_heads=8, d_head=32, d_model=128, d_mlp=256, vocabulary=283)
 
 
-def _embedded(folder: str, adapter: str | None = None) -> ModelSpec:
+def _embedded_spec(folder: str, adapter: str | None = None) -> ModelSpec:
     return ModelSpec(str(EMBEDDED / folder), adapter and str(EMBEDDED / adapter), tokenizer=str(EMBEDDED / "tokenizer"))
 
 
-NAMED: dict[str, NamedModel] = {
+KNOWN_MODELS: dict[str, NamedModel] = {
     "llama": NamedModel(ModelSpec("huggyllama/llama-7b"), LLAMA_7B, "LLaMA-7B, pretrained"),
     "vicuna": NamedModel(ModelSpec("AlekseyKorshuk/vicuna-7b"), LLAMA_7B, "LLaMA-7B finetuned on conversations"),
     "goat": NamedModel(
         ModelSpec("huggyllama/llama-7b", adapter="tiedong/goat-lora-7b"), LLAMA_7B, "LLaMA-7B + LoRA on arithmetic"
     ),
     "float": NamedModel(ModelSpec("nikhil07prakash/float-7b"), LLAMA_7B, "LLaMA-7B finetuned on arithmetic"),
-    "llama-tiny": NamedModel(_embedded("llama-tiny"), TINY, "embedded stand-in for llama"),
-    "vicuna-tiny": NamedModel(_embedded("vicuna-tiny"), TINY, "embedded, finetuned on rephrased prompts"),
-    "goat-tiny": NamedModel(_embedded("llama-tiny", "goat-tiny"), TINY, "llama-tiny + LoRA on arithmetic and boxes"),
-    "float-tiny": NamedModel(_embedded("float-tiny"), TINY, "embedded, finetuned on arithmetic and boxes"),
+    "llama-tiny": NamedModel(_embedded_spec("llama-tiny"), TINY, "embedded stand-in for llama"),
+    "vicuna-tiny": NamedModel(_embedded_spec("vicuna-tiny"), TINY, "embedded, finetuned on rephrased prompts"),
+    "goat-tiny": NamedModel(
+        _embedded_spec("llama-tiny", "goat-tiny"), TINY, "llama-tiny + LoRA on arithmetic and boxes"
+    ),
+    "float-tiny": NamedModel(_embedded_spec("float-tiny"), TINY, "embedded, finetuned on arithmetic and boxes"),
 }

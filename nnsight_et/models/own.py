@@ -10,16 +10,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nnsight_et.core.errors import UnsupportedModel, brief, quantity
 from nnsight_et.models.adapters import base_of
 from nnsight_et.models.families import architecture
-from nnsight_et.models.load import wrapped
+from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
 from nnsight_et.models.stored import quantization_of
-from nnsight_et.models.tokenizing import padded
+from nnsight_et.models.tokenizing import with_padding_token
 
 ATTENTION = ("sdpa", "eager")
 PACKED = "torch.ao.nn"  # whose modules hold what torch has quantized, and no parameters
 
 
-def of_module(
+def from_module(
     module: PreTrainedModel | PeftModel | PeftMixedModel, tokenizer: PreTrainedTokenizerBase, name: str
 ) -> Model:
     """The module under nnsight, frozen and in eval mode from now on, its parts checked.
@@ -40,9 +40,9 @@ def of_module(
     if attention not in ATTENTION:
         found = f"attn_implementation is {attention!r}"
         raise UnsupportedModel(f"{name}: {found}; accepted: {' or '.join(ATTENTION)}, when the model is loaded")
-    padded(tokenizer, name, module.config.get_text_config().vocab_size)
+    with_padding_token(tokenizer, name, module.config.get_text_config().vocab_size)
     nnsight.register("nnsight_et")
-    return wrapped(TransformersModel(module, task="text-generation", tokenizer=tokenizer), name)
+    return wrap_model(TransformersModel(module, task="text-generation", tokenizer=tokenizer), name)
 
 
 def _check_module(module: PreTrainedModel, name: str) -> None:
@@ -57,12 +57,12 @@ def _check_module(module: PreTrainedModel, name: str) -> None:
     if empty:
         found = f"{quantity(len(empty), 'parameter')} without numbers (on the meta device), such as {empty[0]}"
         raise UnsupportedModel(f"{name}: {found}; accepted: a model that is in memory as a whole")
-    if strange := _quantized(module):
+    if strange := _quantization_text(module):
         accept = "the same model in float32, bfloat16, float16 or float64"
         raise UnsupportedModel(f"{name}: its weights are quantized ({strange}); accepted: {accept}")
 
 
-def _quantized(module: PreTrainedModel) -> str:
+def _quantization_text(module: PreTrainedModel) -> str:
     """What shows that some of the parameters are no plain numbers; nothing if they all are."""
     if stored := quantization_of(module.config.to_dict()):
         return ": ".join(stored)

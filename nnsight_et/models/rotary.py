@@ -22,7 +22,7 @@ def rotate_each_prompt(model: nn.Module) -> None:
     """
     for module in model.modules():
         if any(kinds_of(module).values()) and not hasattr(module, MARK):
-            module.register_forward_hook(_rotated_alone, with_kwargs=True)
+            module.register_forward_hook(_rotate_alone, with_kwargs=True)
             setattr(module, MARK, True)
 
 
@@ -45,7 +45,7 @@ def kinds_of(module: nn.Module) -> dict[str | None, bool]:
     return {layers: isinstance(kind, str) and any(name in kind for name in KINDS) for layers, kind in kinds.items()}
 
 
-def _rotated_alone(module: Any, given: tuple[Any, ...], named: dict[str, Any], together: Any) -> Any:
+def _rotate_alone(module: Any, given: tuple[Any, ...], named: dict[str, Any], together: Any) -> Any:
     """A forward hook: cosines and sines [batch, seq, d], prompts of one length at a time."""
     hidden, places, layers = _arguments(*given, **named)
     lengths = places.amax(-1)

@@ -34,7 +34,7 @@ def check_tokenizing(files: Files) -> None:
         raise UnsupportedModel(f"{found}; accepted: after pip install sentencepiece; or one with tokenizer.json")
 
 
-def padded(tokenizer: PreTrainedTokenizerBase, name: str, rows: int) -> PreTrainedTokenizerBase:
+def with_padding_token(tokenizer: PreTrainedTokenizerBase, name: str, rows: int) -> PreTrainedTokenizerBase:
     """The tokenizer, with a padding token that is among the `rows` of the model's embedding.
 
     It is its own, or else another special one: any other would no longer be read as a part of texts. UnsupportedModel

@@ -32,7 +32,7 @@ ACCEPTED = "accepted: weights for all that config.json describes, and no others"
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file: its shape, and what its numbers are."""
 
     shape: tuple[int, ...]
@@ -41,12 +41,12 @@ class Stored:
     """Whether they are floating-point numbers that mean what they say."""
 
 
-def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> dict[str, Stored]:
+def stored_tensors(name: str, folder: Path, config: PretrainedConfig) -> dict[str, StoredTensor]:
     """The tensors in the files that transformers reads of the folder; UnsupportedModel if a .bin file holds others.
 
     It raises LOADING_ERRORS where a file cannot be read.
     """
-    stored = dict[str, Stored]()
+    stored = dict[str, StoredTensor]()
     for path in _files(name, folder, getattr(config, "transformers_weights", None)):
         stored |= dict(_in_bin(name, path) if path.suffix == ".bin" else _in_safetensors(path))
     return stored
@@ -73,21 +73,21 @@ def _shards(name: str, index: Path) -> list[Path]:
     return shards
 
 
-def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
+def _in_safetensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a dict
             part = file.get_slice(name)
-            yield name, Stored(tuple(part.get_shape()), part.get_dtype(), part.get_dtype() in PLAIN)
+            yield name, StoredTensor(tuple(part.get_shape()), part.get_dtype(), part.get_dtype() in PLAIN)
 
 
-def _in_bin(name: str, path: Path) -> Iterator[tuple[str, Stored]]:
+def _in_bin(name: str, path: Path) -> Iterator[tuple[str, StoredTensor]]:
     content: Any = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
     odd = [f"{key}: {type(value).__name__}" for key, value in _entries(content) if not isinstance(value, Tensor)]
     if odd:
         found = f"{name}: {path} holds more than tensors by name ({', '.join(odd)[:100]})"
         raise UnsupportedModel(f"{found}; accepted: what torch.save(model.state_dict(), FILE) writes")
     for key, value in _entries(content):
-        yield key, Stored(tuple(value.shape), str(value.dtype).removeprefix("torch."), value.is_floating_point())
+        yield key, StoredTensor(tuple(value.shape), str(value.dtype).removeprefix("torch."), value.is_floating_point())
 
 
 def _entries(content: Any) -> Iterable[tuple[str, Any]]:
@@ -95,7 +95,7 @@ def _entries(content: Any) -> Iterable[tuple[str, Any]]:
 
 
 def check_parameters(
-    name: str, stored: Mapping[str, Stored], module: PreTrainedModel, report: Mapping[str, Any]
+    name: str, stored: Mapping[str, StoredTensor], module: PreTrainedModel, report: Mapping[str, Any]
 ) -> None:
     """Raise UnsupportedModel unless the files hold what the model has: each parameter, of its size, and no other.
 
@@ -121,7 +121,7 @@ def check_parameters(
         raise UnsupportedModel(f"{found}; accepted: floating-point weights")
 
 
-def _surplus(stored: Mapping[str, Stored], module: PreTrainedModel, report: Mapping[str, Any]) -> list[str]:
+def _surplus(stored: Mapping[str, StoredTensor], module: PreTrainedModel, report: Mapping[str, Any]) -> list[str]:
     ignored = [re.compile(pattern) for pattern in getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()]
     own, prefix = module.state_dict().keys(), module.base_model_prefix
     placed = {key for key in stored if key in own or f"{prefix}.{key}" in own}  # saved without its head: no prefix
@@ -130,7 +130,7 @@ def _surplus(stored: Mapping[str, Stored], module: PreTrainedModel, report: Mapp
     return sorted(key for key in keys if not _is_computed(key, stored.get(key)))
 
 
-def _is_computed(key: str, stored: Stored | None) -> bool:
+def _is_computed(key: str, stored: StoredTensor | None) -> bool:
     """Whether a tensor is made from the configuration, so that a file need not hold it and nothing is lost with it."""
     if COMPUTED.search(key):
         return True
@@ -139,7 +139,7 @@ def _is_computed(key: str, stored: Stored | None) -> bool:
     return stored.shape in ((), (1,)) or (len(stored.shape) == 4 and stored.shape[:2] == (1, 1))
 
 
-def _hint(stored: Mapping[str, Stored], surplus: list[str]) -> str:
+def _hint(stored: Mapping[str, StoredTensor], surplus: list[str]) -> str:
     """What the names of a file's tensors say of how it was written."""
     for prefix, writer in WRAPPERS.items():
         if stored and all(key.startswith(prefix) for key in stored):

@@ -19,11 +19,11 @@ from typing_extensions import TypeVar
 from nnsight_et.circuits import published
 from nnsight_et.circuits.circuit_files import OURS, CircuitFile, read_circuit
 from nnsight_et.core.circuit import Circuit
-from nnsight_et.core.errors import ManifestError, accepted
+from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest import Experiment, Manifest, OwnModel, PathPatching, TaskData
 from nnsight_et.manifest.methods.shared import OnCircuit
 from nnsight_et.manifest.written import is_file, is_shipped
-from nnsight_et.models.named import NAMED, ModelSpec, Shape
+from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
 
 SCHEMA = 2  # of what is digested: a change of meaning without a change of text raises it
 NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits", "roles", "scores", "reproduces"}
@@ -131,12 +131,14 @@ class Plan:
         """The job called `name`."""
         return next(job for job in self.jobs if job.name == name)
 
-    def chosen(self, only: Sequence[str]) -> tuple[Job, ...]:
+    def selected_jobs(self, only: Sequence[str]) -> tuple[Job, ...]:
         """The jobs named in `only` and all they need, in order; every job if `only` is empty."""
         names = [job.name for job in self.jobs]
         for name in only:
             if name not in names:
-                raise ManifestError(f"--only {ascii(name)[1:-1]}: no experiment has this name; {accepted(name, names)}")
+                raise ManifestError(
+                    f"--only {ascii(name)[1:-1]}: no experiment has this name; {accepted_names(name, names)}"
+                )
         wanted = set(only or names)
         for job in reversed(self.jobs):
             if job.name in wanted:
@@ -200,8 +202,8 @@ def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: TaskData) ->
 def model_choice(manifest: Manifest, name: str) -> ModelChoice:
     """What `name` stands for in the manifest: one of its models, one known by name, a folder or a hub id."""
     own = manifest.models.get(name)
-    if own is None and name in NAMED:
-        named = NAMED[name]
+    if own is None and name in KNOWN_MODELS:
+        named = KNOWN_MODELS[name]
         return ModelChoice(name, named.spec, manifest.dtype, named.shape, {"name": name, "dtype": manifest.dtype})
     written = own or OwnModel(path=name)
     dtype = written.dtype or manifest.dtype
@@ -252,7 +254,7 @@ def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) ->
         where = f"experiments.{name}: {written}"
         for group in found.circuit.groups:
             if group.at not in manifest.positions:
-                tail = accepted(group.at, manifest.positions)
+                tail = accepted_names(group.at, manifest.positions)
                 raise ManifestError(f"{where}: group {group.name} is at {group.at!r}; {tail}")
         for choice in models:
             if choice.shape:

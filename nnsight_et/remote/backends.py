@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnsight_et.loopback.handle import Loopback
-from nnsight_et.models.files import check_no_gguf, found
+from nnsight_et.models.files import check_no_gguf, download_files
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.remote.client import Client
@@ -37,10 +37,10 @@ def name_on_server(backend: str, jobs: Sequence[Job]) -> list[Job]:
     """The jobs with a name for every model on the server that `backend` means."""
     if backend != "simulate":
         return list(jobs)
-    return [replace(job, models=tuple(replace(one, spec=_named(one)) for one in job.models)) for job in jobs]
+    return [replace(job, models=tuple(replace(one, spec=_model_spec(one)) for one in job.models)) for job in jobs]
 
 
-def _named(choice: ModelChoice) -> ModelSpec:
+def _model_spec(choice: ModelChoice) -> ModelSpec:
     name = "here/" + re.sub(r"[^\w.-]+", "-", choice.name).strip("-.")
     return replace(choice.spec, ndif=name, ndif_adapter=f"{name}-adapter" if choice.spec.adapter else None)
 
@@ -54,7 +54,7 @@ def _folders(jobs: Sequence[Job], root: Path) -> dict[str, Path]:
         if name is None or name in folders:
             continue
         check_no_gguf(choice.name, choice.spec)
-        files = found(choice.name, choice.spec)
+        files = download_files(choice.name, choice.spec)
         folders[name] = root / name
         folders[name].mkdir(parents=True)
         for folder in (files.tokenizer, files.weights):

@@ -15,12 +15,12 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.models.model import Model
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import JobLost, Rejected, Retryable, ServerSilent, TooLarge, failure_from_description
-from nnsight_et.remote.journal import Entry, Journal
+from nnsight_et.remote.journal import Journal, JournalEntry
 from nnsight_et.remote.request import pack, unpack
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for what, in seconds, and how often to try."""
 
     first: float = 0.2  # between two questions after a job, at first
@@ -53,7 +53,7 @@ class Connection:
     client: Client
     journal: Journal
     on_wait: Callable[[Waiting], None] = say_nothing
-    patience: Patience = field(default_factory=Patience)
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 class RemoteJob:
@@ -96,14 +96,14 @@ class RemoteJob:
             raise
         return found | {"found": [found["found"][entry.names.index(name)] for name in names]}
 
-    def _new(self, names: Sequence[str]) -> Entry:
+    def _new(self, names: Sequence[str]) -> JournalEntry:
         """A new job, journaled; it is not sent yet."""
         name = uuid4().hex
-        entry = Entry(name, name, self.client.host, self.experiment, tuple(names), "sending")
+        entry = JournalEntry(name, name, self.client.host, self.experiment, tuple(names), "sending")
         self.journal.write(entry)
         return entry
 
-    def _fetch(self, entry: Entry, doubtful: bool) -> bytes:
+    def _fetch(self, entry: JournalEntry, doubtful: bool) -> bytes:
         """The job's result, which is then in the journal too."""
         if entry.state == "sending":
             entry = self._send(entry, doubtful)
@@ -111,7 +111,7 @@ class RemoteJob:
         self.journal.keep(entry, archive)
         return archive
 
-    def _send(self, entry: Entry, doubtful: bool) -> Entry:
+    def _send(self, entry: JournalEntry, doubtful: bool) -> JournalEntry:
         """The entry of a job that the server has; if it is doubtful whether it has, that is asked before it is sent."""
         blob, heard, trial = b"", time.monotonic(), 0
         while not (doubtful and self._has(entry)):
@@ -129,7 +129,7 @@ class RemoteJob:
                 raise
         return self.journal.accept(entry, entry.id)
 
-    def _has(self, entry: Entry) -> bool:
+    def _has(self, entry: JournalEntry) -> bool:
         """Whether the server has the job: it says so at once, or not for a while, or it does not have it."""
         heard = asked = time.monotonic()
         trial = 0
@@ -145,7 +145,7 @@ class RemoteJob:
             self._rest(trial, failure, "SENT?")
         return False
 
-    def _download(self, entry: Entry) -> bytes:
+    def _download(self, entry: JournalEntry) -> bytes:
         """The result of a job that the server has; JobLost if it cannot be had whole."""
         trial = 0
         while True:
@@ -158,7 +158,7 @@ class RemoteJob:
                     raise JobLost(f"{self.where}: {failure}") from None
                 self._rest(trial, failure, "DOWNLOADING")
 
-    def _wait_for_end(self, entry: Entry) -> ResponseModel:
+    def _wait_for_end(self, entry: JournalEntry) -> ResponseModel:
         """The server's last word on a job: COMPLETED; a RemoteFailure for any other end."""
         heard = known = time.monotonic()
         trial = 0

@@ -16,7 +16,7 @@ DIGEST = 16  # bytes in front of a result
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """A job: its id, the names of the calls it carries, and whether the server has said that it has it."""
 
     id: str
@@ -34,36 +34,36 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: JournalEntry) -> None:
         """Put the entry, or its new state, on disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / f"{entry.file}{SUFFIX}", asdict(entry))
 
-    def accept(self, entry: Entry, id: str) -> Entry:
+    def accept(self, entry: JournalEntry, id: str) -> JournalEntry:
         """The entry of a job that the server has, under the id that it gives it."""
         known = replace(entry, id=id, state="accepted")
         self.write(known)
         return known
 
-    def find(self, host: str, names: Iterable[str]) -> Entry | None:
+    def find(self, host: str, names: Iterable[str]) -> JournalEntry | None:
         """The job at `host` that carries all these calls, if there is one."""
         wanted = set(names)
         return next((one for one in self.entries() if one.host == host and wanted <= set(one.names)), None)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[JournalEntry]:
         """All jobs; a file that is damaged or another's is none."""
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             found = read_json(path)
-            if found is not None and found.keys() == {one.name for one in fields(Entry)}:
-                entry = Entry(**found)
+            if found is not None and found.keys() == {one.name for one in fields(JournalEntry)}:
+                entry = JournalEntry(**found)
                 if path.name == f"{entry.file}{SUFFIX}":
                     yield replace(entry, names=tuple(entry.names))
 
-    def keep(self, entry: Entry, result: bytes) -> None:
+    def keep(self, entry: JournalEntry, result: bytes) -> None:
         """Put the job's result on disk, behind its digest."""
         write_file(self.folder / entry.file, _digest(result) + result)
 
-    def result(self, entry: Entry) -> bytes | None:
+    def result(self, entry: JournalEntry) -> bytes | None:
         """The job's result, if it has come home whole."""
         path = self.folder / entry.file
         content = path.read_bytes() if path.is_file() else b""
@@ -80,7 +80,7 @@ class Journal:
             path.unlink()
         return damaged
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: JournalEntry) -> None:
         """Forget a job."""
         for path in (self.folder / entry.file, self.folder / f"{entry.file}{SUFFIX}"):
             path.unlink(missing_ok=True)

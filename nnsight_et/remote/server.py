@@ -10,12 +10,12 @@ import torch
 
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.interventions.calls import Call
-from nnsight_et.interventions.parts import in_parts
+from nnsight_et.interventions.parts import split_call
 from nnsight_et.models.load import check_gap
 from nnsight_et.models.model import Model
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.failures import TooLarge
-from nnsight_et.remote.job import Connection, Patience, RemoteJob, Waiting, say_nothing
+from nnsight_et.remote.job import Connection, RemoteJob, RetryPolicy, Waiting, say_nothing
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Remote:
     """How a run uses a server: who is told what it waits for, how long it does; and which, if not nnsight's own."""
 
     on_wait: Callable[[Waiting], None] = say_nothing
-    patience: Patience = field(default_factory=Patience)
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
     host: str | None = None
     key: str | None = field(default=None, repr=False)
 
@@ -54,7 +54,7 @@ class Server(Connection):
             halves = [self.results(model, some, experiment) for some in (calls[:middle], calls[middle:])]
             return {"found": [one for half in halves for one in half["found"]], "place": halves[0]["place"]}
         if not failure.too_long:
-            less = calls[0].halved()
+            less = calls[0].with_half_chunks()
             return None if less is None else self.results(model, [less], experiment)
         places = []
 
@@ -63,7 +63,7 @@ class Server(Connection):
             places.append(done["place"])
             return done["found"][0]
 
-        found = in_parts(calls[0], run)
+        found = split_call(calls[0], run)
         return None if found is None else {"found": [found], "place": places[0]}
 
 

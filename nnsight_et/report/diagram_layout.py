@@ -16,7 +16,7 @@ Corner = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeBox:
     """Where a box is: its column and row, its middle, and its half sizes."""
 
     column: int
@@ -28,28 +28,28 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Layout:
+class DiagramLayout:
     """The places of the groups and of the logits, by name, and the size of the whole."""
 
-    places: dict[str, Place]
+    places: dict[str, NodeBox]
     column: float
     height: float
 
 
-def layout(figure: Diagram) -> Layout:
+def layout(figure: Diagram) -> DiagramLayout:
     """Each group in a row of its own, so that no two boxes overlap; the logits above the first group."""
     column = WIDTH / max(len(figure.positions), 1)
     half = min(column / 2 - 6, 80.0)
     first = figure.positions.index(figure.nodes[0].at) if figure.nodes else 0
-    places = {LOGITS: Place(first, 0, column * (first + 0.5), FIRST + PILL / 2, 30.0, PILL / 2)}
+    places = {LOGITS: NodeBox(first, 0, column * (first + 0.5), FIRST + PILL / 2, 30.0, PILL / 2)}
     for row, node in enumerate(figure.nodes):
         index = figure.positions.index(node.at)
         y = FIRST + PILL + GAP + row * (BOX + GAP) + BOX / 2
-        places[node.name] = Place(index, row + 1, column * (index + 0.5), y, half, BOX / 2)
-    return Layout(places, column, FIRST + PILL + len(figure.nodes) * (BOX + GAP) + FOOT + 8)
+        places[node.name] = NodeBox(index, row + 1, column * (index + 0.5), y, half, BOX / 2)
+    return DiagramLayout(places, column, FIRST + PILL + len(figure.nodes) * (BOX + GAP) + FOOT + 8)
 
 
-def route(source: Place, target: Place) -> tuple[Sequence[Corner], Corner]:
+def route(source: NodeBox, target: NodeBox) -> tuple[Sequence[Corner], Corner]:
     """An arrow's corners, and where its letter is.
 
     Straight up to the next box of the same column; round the boxes between; up and across to another column.
@@ -78,6 +78,6 @@ def first_heads(node: Node, room: int) -> str:
     return ""
 
 
-def counted(node: Node) -> str:
+def head_count(node: Node) -> str:
     """How many heads, or MLPs, the group has, in words."""
     return f"{node.count or 'no'} {node.kind}{'s' * (node.count != 1)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf, isnan
 from typing import Any
 
-from nnsight_et.display.measurement import IDENTITY, Measurement
+from nnsight_et.display.measurement import IDENTITY, TidyRow
 from nnsight_et.report.results import head_rows, metric_rows
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
@@ -35,11 +35,11 @@ class ValueChange:
     """A value in both; `a` or `b` is None where only the other has it."""
 
     experiment: str
-    a: Measurement | None
-    b: Measurement | None
+    a: TidyRow | None
+    b: TidyRow | None
 
     @property
-    def one(self) -> Measurement:
+    def one(self) -> TidyRow:
         """The measurement of either, for what it is of."""
         found = self.a or self.b
         assert found is not None
@@ -59,15 +59,15 @@ class ValueChange:
 
     @property
     def _values(self) -> tuple[float | None, float | None]:
-        a, b = (side.value if side is not None and _there(side.value) else None for side in (self.a, self.b))
+        a, b = (side.value if side is not None and _has_value(side.value) else None for side in (self.a, self.b))
         return a, b
 
     @property
     def overlap(self) -> bool | None:
         """Whether the intervals of both overlap; None where there are not two."""
         sides = [side for side in (self.a, self.b) if side is not None]
-        lows = [side.low for side in sides if side.low is not None and _there(side.low)]
-        highs = [side.high for side in sides if side.high is not None and _there(side.high)]
+        lows = [side.low for side in sides if side.low is not None and _has_value(side.low)]
+        highs = [side.high for side in sides if side.high is not None and _has_value(side.high)]
         return max(lows) <= min(highs) if len(lows) == len(highs) == 2 else None
 
 
@@ -149,7 +149,7 @@ def _changes(pairs: Sequence[Pair]) -> Iterator[Change]:
     found: dict[tuple[str, str, str | None, str | None], list[str]] = {}
     compared = {name for name, _, _ in pairs}
     for name, one, other in pairs:
-        sides = [_made_of(result, compared) for result in (one, other)]
+        sides = [_ingredients(result, compared) for result in (one, other)]
         for key in dict.fromkeys([*sides[0], *sides[1]]):
             values = [side.get(key) for side in sides]
             if values[0] != values[1]:
@@ -159,7 +159,7 @@ def _changes(pairs: Sequence[Pair]) -> Iterator[Change]:
         yield Change(part, key, a, b, tuple(names))
 
 
-def _made_of(result: Result, compared: set[str]) -> dict[tuple[str, str], str]:
+def _ingredients(result: Result, compared: set[str]) -> dict[tuple[str, str], str]:
     """(part, key) -> text, of everything a result was made from."""
     header = result.header
     job = {key: value for key, value in header.job.items() if key not in ("name", "needs", "models")}
@@ -184,7 +184,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, "none" if value is None else str(value)
 
 
-def _values(name: str, a: Result, b: Result, rows_of: Callable[[Result], list[Measurement]]) -> Iterator[ValueChange]:
+def _values(name: str, a: Result, b: Result, rows_of: Callable[[Result], list[TidyRow]]) -> Iterator[ValueChange]:
     """Every value of both, those of A first; where each has one model, whatever the model."""
     one_model = all(len({record.name for record in result.header.models}) <= 1 for result in (a, b))
     sides = []
@@ -194,7 +194,7 @@ def _values(name: str, a: Result, b: Result, rows_of: Callable[[Result], list[Me
         yield ValueChange(name, sides[0].get(key), sides[1].get(key))
 
 
-def _identity(one: Measurement, one_model: bool) -> tuple:
+def _identity(one: TidyRow, one_model: bool) -> tuple:
     anonymous = replace(one, experiment="", model="" if one_model else one.model)
     return anonymous.to_row()[: len(IDENTITY)]
 
@@ -212,9 +212,9 @@ def _members(heads: Sequence[ValueChange]) -> Iterator[Members]:
         yield Members(*place, *(tuple(head for head in order if head in some) for some in (both, only_a, only_b)))
 
 
-def _keeps(one: Measurement | None) -> bool:
+def _keeps(one: TidyRow | None) -> bool:
     return one is not None and bool(one.kept)
 
 
-def _there(value: float | None) -> bool:
+def _has_value(value: float | None) -> bool:
     return value is not None and not isnan(value)

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from nnsight_et.core.errors import quantity
-from nnsight_et.display.measurement import Measurement
+from nnsight_et.display.measurement import TidyRow
 from nnsight_et.display.table import Table
 from nnsight_et.report.difference import Difference, ValueChange
 
@@ -46,7 +46,7 @@ def _plain(change: ValueChange) -> dict[str, Any]:
     return where | sides | {"difference": _finite(change.difference), "intervals_overlap": change.overlap}
 
 
-def _side(one: Measurement | None) -> dict[str, Any] | None:
+def _side(one: TidyRow | None) -> dict[str, Any] | None:
     if one is None:
         return None
     names = ("value", "low", "high", "p", "p_adjusted")
@@ -66,13 +66,19 @@ def _only(found: Difference) -> Table:
 
 def _changes(found: Difference) -> Table:
     rows = tuple(
-        (change.part, change.key, change.a or ABSENT, change.b or ABSENT, _named(change.experiments, found.compared))
+        (
+            change.part,
+            change.key,
+            change.a or ABSENT,
+            change.b or ABSENT,
+            _experiment_names(change.experiments, found.compared),
+        )
         for change in found.changes
     )
     return Table("how they were made", ("what", "key", "A", "B", "experiments"), rows)
 
 
-def _named(names: Sequence[str], compared: Sequence[str]) -> str:
+def _experiment_names(names: Sequence[str], compared: Sequence[str]) -> str:
     return f"all {len(names)}" if len(names) == len(compared) > 1 else ", ".join(names)
 
 
@@ -137,10 +143,10 @@ def _parts(change: ValueChange) -> Iterator[str]:
 
 def _both(change: ValueChange) -> tuple[str, str, str]:
     gap = change.difference
-    return _shown(change.a), _shown(change.b), ABSENT if gap is None else f"{gap:+.4g}"
+    return _value_text(change.a), _value_text(change.b), ABSENT if gap is None else f"{gap:+.4g}"
 
 
-def _shown(one: Measurement | None) -> str:
+def _value_text(one: TidyRow | None) -> str:
     if one is None or one.value is None:
         return ABSENT
     bounds = "" if one.low is None or one.high is None else f" [{one.low:.3g}, {one.high:.3g}]"

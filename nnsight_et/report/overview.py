@@ -8,14 +8,14 @@ from pathlib import Path
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.table import Table, number
 from nnsight_et.manifest import Faithfulness, PathPatching
-from nnsight_et.models.named import EMBEDDED, NAMED, NamedModel, Shape
+from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS, NamedModel, Shape
 from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import Job, Plan, senders
 
 
 def models_table() -> Table:
     """The models with a name of their own."""
-    rows = tuple((name, *_sizes(named), _origin(named), named.description) for name, named in NAMED.items())
+    rows = tuple((name, *_sizes(named), _origin(named), named.description) for name, named in KNOWN_MODELS.items())
     columns = ("name", "layers", "heads", "d_model", "from", "what it is")
     note = "Other models: a folder, a hub id, or an entry under models: in a manifest."
     return Table("models known by name", columns, rows, frozenset(columns[1:4]), note)

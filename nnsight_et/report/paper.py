@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from nnsight_et.circuits import published
 from nnsight_et.display.table import Table, number
 from nnsight_et.methods import METHODS
-from nnsight_et.models.named import EMBEDDED, NAMED
+from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import ResultHeader
 
@@ -39,7 +39,7 @@ def _note(header: ResultHeader, comparable: bool) -> str:
     if not comparable:
         return "No number of ours stands for one of the paper's: other models or layers."
     models = [record.name for record in header.models]
-    tiny = [name for name in models if name in NAMED and NAMED[name].spec.path.startswith(str(EMBEDDED))]
+    tiny = [name for name in models if name in KNOWN_MODELS and KNOWN_MODELS[name].spec.path.startswith(str(EMBEDDED))]
     if tiny:
         return (
             f"Ours are small embedded models ({', '.join(tiny)}) made for this package, in place of the paper's 7B "

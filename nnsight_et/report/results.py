@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nnsight_et.core.errors import ResultError
-from nnsight_et.display.figures import Plate
-from nnsight_et.display.measurement import Measurement
+from nnsight_et.display.figures import FigureGroup
+from nnsight_et.display.measurement import TidyRow
 from nnsight_et.display.table import Table
 from nnsight_et.methods import METHODS
 from nnsight_et.methods.base import AnyExperiment, AnyMethod
@@ -24,18 +24,18 @@ def tables(header: ResultHeader) -> tuple[Table, ...]:
     return _made(header, lambda: method.experiment().tables(header, method.summary.read(header)))
 
 
-def plates(result: Result, study: Study) -> tuple[Plate, ...]:
+def plates(result: Result, study: Study) -> tuple[FigureGroup, ...]:
     """The figures of one result; ResultError if its summary or scores are not what its method writes."""
     figures = _read(result, lambda one, read: one.figures(read, study))
     return tuple(plate for plate in figures if plate.panels)
 
 
-def metric_rows(result: Result) -> list[Measurement]:
+def metric_rows(result: Result) -> list[TidyRow]:
     """The values of a whole experiment; ResultError if the result is not one that its method writes."""
     return _read(result, lambda one, read: list(one.metrics(read)))
 
 
-def head_rows(result: Result) -> list[Measurement]:
+def head_rows(result: Result) -> list[TidyRow]:
     """The values of an experiment's heads; ResultError if the result is not one that its method writes."""
     return _read(result, lambda one, read: list(one.heads(read)))
 

@@ -44,7 +44,7 @@ def import_circuit(
     A head whose score is 0 is never kept; one that a later group keeps at the same position leaves the earlier one
     (§4.1). ManifestError or TaskError naming the file or the option that does not fit.
     """
-    paths, names, places, numbers = _paths(files), _listed(group), _listed(at), _numbers(keep)
+    paths, names, places, numbers = _paths(files), _as_tuple(group), _as_tuple(at), _numbers(keep)
     if not paths:
         raise ManifestError("files: none; accepted: a circuit, or one or more matrices of scores")
     if not numbers:
@@ -56,11 +56,11 @@ def import_circuit(
         raise TaskError(f"matrices of different shapes: {shapes}; accepted: all of one model, [layer, head]")
     groups, notes = [], [f"{len(found)} matri{'x' if len(found) == 1 else 'ces'} of scores {_shape(found[0])}"]
     for matrix, number in zip(found, _for_each(numbers, [one.group for one in found], "keep"), strict=True):
-        kept, told = _kept(matrix, number, largest)
+        kept, told = _strongest_heads(matrix, number, largest)
         groups.append(kept)
         notes += told
-    circuit = Circuit.assembled(groups)
-    return ImportedCircuit(circuit, (*notes, *_moved(groups, circuit)))
+    circuit = Circuit.from_stages(groups)
+    return ImportedCircuit(circuit, (*notes, *_moved_heads(groups, circuit)))
 
 
 def _paths(files: Any) -> list[Path]:
@@ -88,7 +88,7 @@ def _whole(paths: list[Path], names: tuple[str, ...], places: tuple[str, ...], l
         raise ManifestError(f"{found}: no keep; accepted: with matrices of scores how many heads each group keeps")
     groups, form = read_groups(paths[0], "circuit")
     found = [one.name for one in groups]
-    given = _checked(names, found, "group") or found
+    given = _require_one_per_group(names, found, "group") or found
     at = _for_each(places, found, "at") if places else [one.at for one in groups]
     renamed = [HeadGroup(name, place, one.heads) for name, place, one in zip(given, at, groups, strict=True)]
     return ImportedCircuit(of_groups(renamed, str(paths[0])), (f"read as {form}",))
@@ -96,9 +96,9 @@ def _whole(paths: list[Path], names: tuple[str, ...], places: tuple[str, ...], l
 
 def _groups(found: Sequence[ScoreMatrix], names: Sequence[str], places: Sequence[str]) -> list[ScoreMatrix]:
     """The matrices under their groups' names, at their positions."""
-    given = _checked(names, [one.group for one in found], "group") or [one.group for one in found]
+    given = _require_one_per_group(names, [one.group for one in found], "group") or [one.group for one in found]
     known = [KNOWN.get(name, (name, None)) for name in given]
-    ours = [_named(name) for name, _ in known]
+    ours = [_group_name(name) for name, _ in known]
     if len(set(ours)) < len(ours):
         raise ManifestError(f"group: a name is there twice among {', '.join(ours)}; accepted: one for each matrix")
     if not places:
@@ -109,10 +109,10 @@ def _groups(found: Sequence[ScoreMatrix], names: Sequence[str], places: Sequence
 
 def _for_each(given: Sequence[T], groups: Sequence[str], option: str) -> list[T]:
     """A value for each group: its own, or the only one there is."""
-    return [given[0]] * len(groups) if len(given) == 1 else _checked(given, groups, option)
+    return [given[0]] * len(groups) if len(given) == 1 else _require_one_per_group(given, groups, option)
 
 
-def _checked(given: Sequence[T], groups: Sequence[str], option: str) -> list[T]:
+def _require_one_per_group(given: Sequence[T], groups: Sequence[str], option: str) -> list[T]:
     """The values, one for each group; ManifestError if there are some, and more or fewer."""
     if given and len(given) != len(groups):
         found = f"{option}: {len(given)} given, groups {', '.join(groups)[:200]!a}"
@@ -120,7 +120,7 @@ def _checked(given: Sequence[T], groups: Sequence[str], option: str) -> list[T]:
     return list(given)
 
 
-def _kept(matrix: ScoreMatrix, keep: int, largest: bool) -> tuple[HeadGroup, list[str]]:
+def _strongest_heads(matrix: ScoreMatrix, keep: int, largest: bool) -> tuple[HeadGroup, list[str]]:
     """The group of the `keep` strongest heads, and what is odd about them; ties in row-major order."""
     layers, heads = matrix.scores.shape
     sign = -1.0 if largest else 1.0
@@ -142,7 +142,7 @@ def _kept(matrix: ScoreMatrix, keep: int, largest: bool) -> tuple[HeadGroup, lis
     return HeadGroup(matrix.group, matrix.at, tuple(kept)), notes
 
 
-def _moved(groups: Sequence[HeadGroup], circuit: Circuit) -> list[str]:
+def _moved_heads(groups: Sequence[HeadGroup], circuit: Circuit) -> list[str]:
     """Which heads left a group because a later one keeps them at the same position."""
     gone = [
         (one.name, [head for head in one.heads if head not in now.heads])
@@ -161,7 +161,7 @@ def _shape(matrix: ScoreMatrix) -> str:
     return f"of {quantity(layers, 'layer')} x {quantity(heads, 'head')}"
 
 
-def _named(name: str) -> str:
+def _group_name(name: str) -> str:
     if not GROUP_NAME.fullmatch(name):
         raise ManifestError(f"group: {name[:80]!a}; accepted: a name of letters, digits, - and _")
     return name
@@ -174,5 +174,5 @@ def _place(at: str, group: str) -> str:
     return at
 
 
-def _listed(given: Sequence[str] | str) -> tuple[str, ...]:
+def _as_tuple(given: Sequence[str] | str) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)

@@ -30,11 +30,11 @@ ABANDONED = 86400.0  # seconds without a change: so long no file is being writte
 
 def write_file(path: Path, content: bytes) -> None:
     """Put `content` at `path`, all of it or nothing."""
-    with _explained(path):
+    with _naming_path_in_errors(path):
         _make(path.parent)
-        temporary = _beside(path)
+        temporary = _temporary_path(path)
         try:
-            _write_flushed(temporary, content)
+            _write_and_flush(temporary, content)
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -43,13 +43,13 @@ def write_file(path: Path, content: bytes) -> None:
 
 def write_folder(path: Path, files: dict[str, bytes]) -> None:
     """Put a folder with `files` at `path`, all of it or nothing, in place of what is there."""
-    with _explained(path):
+    with _naming_path_in_errors(path):
         _make(path.parent)
-        temporary, earlier = _beside(path), _beside(path)
+        temporary, earlier = _temporary_path(path), _temporary_path(path)
         try:
             temporary.mkdir()
             for name, content in files.items():
-                _write_flushed(temporary / name, content)
+                _write_and_flush(temporary / name, content)
             _flush_folder(temporary)
             if path.exists():
                 path.rename(earlier)
@@ -94,7 +94,7 @@ def sweep(folder: Path) -> None:
 @contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; ResultError naming the holder if another process has it."""
-    with _explained(folder):
+    with _naming_path_in_errors(folder):
         _make(folder)
         lock = FileLock(folder / LOCK)
         try:
@@ -122,7 +122,7 @@ def _holder(folder: Path) -> str:
     return f"process {pid} on {ascii(host)[1:-1]}"
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.parent / f"{TEMPORARY}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
@@ -159,14 +159,14 @@ def _make(folder: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, a folder with all that is in it, or nothing."""
-    with _explained(path):
+    with _naming_path_in_errors(path):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def _write_flushed(path: Path, content: bytes) -> None:
+def _write_and_flush(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -185,7 +185,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _naming_path_in_errors(path: Path) -> Iterator[None]:
     """A disk's refusal as a ResultError that names the path."""
     try:
         yield

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnsight_et.core.errors import ResultError
-from nnsight_et.core.named_metrics import PAPERS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.core.notices import Notice
 from nnsight_et.planning.plan import Plan, digest
 
@@ -109,7 +109,7 @@ def models_of(header: ResultHeader) -> str:
 
 def metric_of(header: ResultHeader) -> Metric:
     """What the scores of a result are of; a job that does not say has the paper's metric."""
-    return header.job.get("spec", {}).get("metric", PAPERS)
+    return header.job.get("spec", {}).get("metric", DEFAULT_METRIC)
 
 
 def method_of(header: ResultHeader) -> str:

@@ -72,7 +72,9 @@ def _of_result(folder: Path) -> Iterator[ScoreMatrix]:
         for group, at in stages:
             yield ScoreMatrix(group, at, _matrix(result.scores[f"{group}.score"], f"{folder}: {group}"))
     except (LookupError, TypeError, AttributeError) as error:
-        raise ResultError(f"{folder}: its result is not one of path_patching ({_told(error)}); run it again") from None
+        raise ResultError(
+            f"{folder}: its result is not one of path_patching ({_first_line(error)}); run it again"
+        ) from None
 
 
 def _of_numpy(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
@@ -85,7 +87,7 @@ def _of_numpy(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
             raise ValueError(f"{found.dtype} {found.shape}")
         values = torch.from_numpy(numpy.array(found, dtype=numpy.float64))
     except (*DAMAGED, UserWarning) as error:
-        raise TaskError(f"{path}: no array of numbers ({_told(error)}); {ACCEPTED}") from None
+        raise TaskError(f"{path}: no array of numbers ({_first_line(error)}); {ACCEPTED}") from None
     return (ScoreMatrix(path.stem, None, _matrix(values, str(path))),)
 
 
@@ -98,7 +100,7 @@ def _of_torch(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
             raise ValueError(f"{size} bytes in it")
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except DAMAGED as error:
-        raise TaskError(f"{path}: no tensors of torch.save alone ({_told(error)}); {ACCEPTED}") from None
+        raise TaskError(f"{path}: no tensors of torch.save alone ({_first_line(error)}); {ACCEPTED}") from None
     return _of_tensors(found if isinstance(found, Mapping) else {path.stem: found}, path)
 
 
@@ -107,7 +109,7 @@ def _of_safetensors(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except DAMAGED as error:
-        raise TaskError(f"{path}: not safetensors ({_told(error)}); {ACCEPTED}") from None
+        raise TaskError(f"{path}: not safetensors ({_first_line(error)}); {ACCEPTED}") from None
     return _of_tensors(found, path)
 
 
@@ -127,7 +129,7 @@ def _of_csv(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
     try:
         rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(f"{path}: no CSV ({_told(error)}); {ACCEPTED}") from None
+        raise TaskError(f"{path}: no CSV ({_first_line(error)}); {ACCEPTED}") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if LAYER in header:
         return tuple(_tidy(header, rows[1:], path))
@@ -159,10 +161,12 @@ def _tidy(header: list[str], rows: list[list[str]], path: Path) -> Iterator[Scor
         found = "no row with a patching_score" if not groups else "a group of several experiments, models or positions"
         raise TaskError(f"{path}: {found}; accepted: the scores of one experiment")
     for (group, at, *_), scores in groups.items():
-        yield ScoreMatrix(group or path.stem, at or None, _filled(scores, f"{path}: {group}" if group else str(path)))
+        yield ScoreMatrix(
+            group or path.stem, at or None, _score_matrix(scores, f"{path}: {group}" if group else str(path))
+        )
 
 
-def _filled(scores: Mapping[tuple[int, int], float], where: str) -> Tensor:
+def _score_matrix(scores: Mapping[tuple[int, int], float], where: str) -> Tensor:
     """[layer, head]; TaskError if a head up to the largest layer and index has no score."""
     layers, heads = (1 + max(place[axis] for place in scores) for axis in (0, 1))
     if layers * heads != len(scores):
@@ -202,7 +206,7 @@ def _index(text: str, where: str) -> int:
     return int(text)
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """The first line of another package's error."""
     lines = ascii(str(error).split("\n")[0])[1:-1]
     return lines[:120] or type(error).__name__

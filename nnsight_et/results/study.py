@@ -46,7 +46,7 @@ class Study:
         return found
 
 
-def told(notice: Notice, experiments: Sequence[str]) -> str:
+def notice_text(notice: Notice, experiments: Sequence[str]) -> str:
     """The notice and the experiments it is about, as people read it."""
     return f"{notice}. In {', '.join(experiments)}."
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nnsight_et.core.batch import Example, padded
+from nnsight_et.core.batch import Example, padded_batch
 from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import DEFAULT_BYTES, chunks
 from nnsight_et.interventions.answers import plain_answers
@@ -24,7 +24,7 @@ from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_err
 from nnsight_et.measuring.own_pairs import splits
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.measuring.tokens import end_notices
-from nnsight_et.models.bos import TEXT, apart_by_bos, notices_of_losses, text_losses
+from nnsight_et.models.bos import TEXT, bos_comparison_run, notices_of_losses, text_losses
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
 from nnsight_et.planning.plan import Job, ModelChoice
 
@@ -94,7 +94,7 @@ def _bos(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look]:
     """A plain text behind BOS and without it, if prompts begin without one that there is."""
     files = context.models.files(choice)
     tokenizer, config = tokenizer_of(files), configuration(files)
-    run = apart_by_bos(tokenizer, config)
+    run = bos_comparison_run(tokenizer, config)
     if run is not None:
         key = context.cells.key(job, choice, {"text": TEXT, "tokens": run.tokens.tolist()})
         yield Look(
@@ -122,14 +122,14 @@ def _chance(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look
 
     def calls() -> Iterator[Call]:
         for part in parts:
-            run = padded([one.base for one in examples[part]], pad)
+            run = padded_batch([one.base for one in examples[part]], pad)
             yield Call(plain_answers, (run, answers.tokens[part]), f"{key} {part.start}")
 
-    def counted(found: list[Any]) -> dict[str, Any]:
+    def count_right(found: list[Any]) -> dict[str, Any]:
         predicted, chosen = (torch.cat([one[name] for one in found]) for name in ("predicted", "chosen"))
         return right_answers(examples, answers, predicted, chosen)
 
-    yield Look(key, list(calls()), counted, lambda found: chance_notices(choice.name, answers, found))
+    yield Look(key, list(calls()), count_right, lambda found: chance_notices(choice.name, answers, found))
 
 
 def _examples(context: RunContext, job: Job, choice: ModelChoice) -> list[Example]:

@@ -24,7 +24,7 @@ from nnsight_et.measuring.self_check import SelfCheck
 from nnsight_et.measuring.tokens import tokens_of
 from nnsight_et.methods import METHODS
 from nnsight_et.models.files import Files
-from nnsight_et.models.gguf_file import told
+from nnsight_et.models.gguf_file import quantization_note
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, Plan, digest
 from nnsight_et.remote.backends import name_on_server, open_server
@@ -71,7 +71,7 @@ def run(
     """
     options = options or RunOptions()
     check_workers(options.workers, plan.backend, plan.device)
-    jobs = name_on_server(plan.backend, plan.chosen(only))
+    jobs = name_on_server(plan.backend, plan.selected_jobs(only))
     store, folder = Store(root), folder_of(root, plan)
     device = device_of(plan.device, on_cluster(options.workers)) if plan.backend == "local" else plan.backend
     serve = open_server(plan.backend, jobs, folder, options.remote)
@@ -195,7 +195,7 @@ def _gradients(context: RunContext) -> tuple[str, ...]:
 def _source(files: Files, spec: ModelSpec) -> str:
     """A hub id as it is; of a folder its name, not where this machine has it; of a GGUF file how its weights were."""
     place = Path(spec.path).name if Path(spec.path).is_dir() else spec.path
-    return f"{place}/{spec.gguf}: {told(files.name, files.gguf)}" if files.gguf else place
+    return f"{place}/{spec.gguf}: {quantization_note(files.name, files.gguf)}" if files.gguf else place
 
 
 def device_of(wanted: str, elsewhere: bool = False) -> str:

@@ -24,22 +24,22 @@ def next_token(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: P
     same token of both.
     """
 
-    def known(word: str) -> bool:
+    def is_known(word: str) -> bool:
         before, whole = (encode(some, tokenizer).ids for some in ("the", f"the {word}"))
         return len(whole) == len(before) + 1 and not is_unknown(whole[-1], word, tokenizer)
 
-    space = _space(text, pair, known)
+    space = _space(text, pair, is_known)
     if space is None:
         tokens = _either(text, key, pair, base, tokenizer)
     else:
         tokens = _following(text, key, pair, base, tokenizer, space=space)
     if len(tokens) != 1 or is_unknown(tokens[0], text, tokenizer):
-        found = _listed(tokens, tokenizer)
+        found = _token_list(tokens, tokenizer)
         raise TaskError(f"{key}: {text!r} is not one token (found {found}); accepted: a single token")
     return tokens[0]
 
 
-def as_scored(text: str, pair: MarkedPair) -> str:
+def quoted_answer(text: str, pair: MarkedPair) -> str:
     """The answer, or another text that may follow the base, in quotes with the space it is scored with."""
     space = _space(text, pair)
     if space is None:
@@ -62,7 +62,7 @@ def _either(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreT
     apart, together = (_following(text, key, pair, base, tokenizer, space=space) for space in (True, False))
     if apart == together:
         return apart
-    one, other = (_listed(tokens, tokenizer) for tokens in (apart, together))
+    one, other = (_token_list(tokens, tokenizer) for tokens in (apart, together))
     if 1 not in (len(apart), len(together)):
         found = f"{text!r} is not one token (found {one} with a space before it, {other} without)"
         raise TaskError(f"{key}: {found}; accepted: a single token")
@@ -103,7 +103,7 @@ def _gap(text: str, pair: MarkedPair, space: bool) -> str:
     return " " if space and not text[0].isspace() and not pair.base.text[-1].isspace() else ""
 
 
-def _listed(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> str:
+def _token_list(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> str:
     return ", ".join(map(repr, tokenizer.convert_ids_to_tokens(list(tokens)))) or "none"
 
 
@@ -112,7 +112,7 @@ def roles(example: Example) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return ("answer", (example.answer,)), ("also right", example.also_right), ("foil", example.foils)
 
 
-def told(token: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, str | int]:
+def token_description(token: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, str | int]:
     """A token as people read it: its text behind another token, in quotes, what the vocabulary calls it, and its id."""
     behind = str(tokenizer.decode([token, token]))[len(str(tokenizer.decode([token]))) :]
     return {"text": repr(behind), "token": str(tokenizer.convert_ids_to_tokens(token)), "id": token}

@@ -14,8 +14,8 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from nnsight_et.core.batch import Example, Prompt
-from nnsight_et.core.errors import TaskError, accepted, quantity
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
+from nnsight_et.core.errors import TaskError, accepted_names, quantity
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +103,7 @@ class Boxes:
     def context(self, draw: random.Random, split: str, apart_from: Context | None = None) -> Context:
         """A context of `split` that shares no object and no label with `apart_from`."""
         if split not in SPLITS:
-            raise TaskError(f"no split {split!r}; {accepted(split, SPLITS)}")
+            raise TaskError(f"no split {split!r}; {accepted_names(split, SPLITS)}")
         objects = _without(self.objects, apart_from.objects if apart_from else ())
         labels = _without(LABELS, apart_from.labels if apart_from else ())
         while True:
@@ -118,7 +118,7 @@ class Boxes:
         answer; its own previous_query_label is one of its labels, drawn once per example.
         """
         self.check_tokens(tokenizer)
-        return [_encoded(pair, tokenizer, self.foils) for pair in self.pairs(count, seed, split)]
+        return [_encoded_example(pair, tokenizer, self.foils) for pair in self.pairs(count, seed, split)]
 
     def pairs(self, count: int, seed: int, split: str) -> list[MarkedPair]:
         """The texts of the examples of the same count, seed and split."""
@@ -131,20 +131,20 @@ class Boxes:
         self.check_tokens(tokenizer)
         draw = random.Random(f"{seed}/{split}/prompts")
         contexts = self.contexts(draw, split)
-        return [encoded(self._unanswerable(next(contexts), draw), tokenizer) for _ in range(count)]
+        return [encoded_prompt(self._unanswerable(next(contexts), draw), tokenizer) for _ in range(count)]
 
     def check_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise TaskError unless every object and every label is a single token."""
         for words, segment in ((self.objects, "The {} is in Box A"), (LABELS, "The book is in Box {}")):
             for word in words:
                 start = segment.index("{}")
-                encoded(MarkedText(segment.format(word), {"task": (start, start + len(word))}), tokenizer)
+                encoded_prompt(MarkedText(segment.format(word), {"task": (start, start + len(word))}), tokenizer)
 
     def label_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """The token of every letter a box can have."""
         start = len("The book is in Box ")
         prompts = [
-            encoded(MarkedText(f"The book is in Box {label}", {"label": (start, start + 1)}), tokenizer)
+            encoded_prompt(MarkedText(f"The book is in Box {label}", {"label": (start, start + 1)}), tokenizer)
             for label in LABELS
         ]
         return [prompt.tokens[prompt.positions["label"]] for prompt in prompts]
@@ -161,11 +161,11 @@ class Boxes:
         return context.query(label, draw.randrange(self.boxes))
 
 
-def _encoded(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, foils: bool) -> Example:
-    base = encoded(pair.base, tokenizer)
+def _encoded_example(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, foils: bool) -> Example:
+    base = encoded_prompt(pair.base, tokenizer)
     answer = base.tokens[base.positions["correct_object"]]
     others = _others(pair, tokenizer) if foils else ()
-    return Example(base, encoded(pair.source, tokenizer), answer, foils=others)
+    return Example(base, encoded_prompt(pair.source, tokenizer), answer, foils=others)
 
 
 def _others(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ def _others(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> tuple[int, 
     text = pair.base.text
     starts = {word: text.index(f"he {word} is in Box ") + len("he ") for word in pair.foils}  # The book, the car
     spans = {word: (start, start + len(word)) for word, start in starts.items()}
-    prompt = encoded(MarkedText(text, spans), tokenizer)
+    prompt = encoded_prompt(MarkedText(text, spans), tokenizer)
     return tuple(prompt.tokens[prompt.positions[word]] for word in pair.foils)
 
 

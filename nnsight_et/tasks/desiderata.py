@@ -13,10 +13,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from nnsight_et.core.batch import Example
-from nnsight_et.core.errors import TaskError, accepted
+from nnsight_et.core.errors import TaskError, accepted_names
 from nnsight_et.tasks.boxes import LABELS, Boxes, Context
-from nnsight_et.tasks.desiderata_variants import PLAIN, VARIANTS, Variant, longer, written
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
+from nnsight_et.tasks.desiderata_variants import PLAIN, VARIANTS, Variant, longer, variant_prompt
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,9 +54,9 @@ def desideratum(
     task.check_tokens(tokenizer)
     examples = []
     for base, swap in _swaps(task, name, count, seed, split):
-        target = encoded(swap.target, tokenizer)
+        target = encoded_prompt(swap.target, tokenizer)
         answer = target.tokens[target.positions["correct_object"]]
-        examples.append(Example(encoded(base, tokenizer), encoded(swap.source, tokenizer), answer))
+        examples.append(Example(encoded_prompt(base, tokenizer), encoded_prompt(swap.source, tokenizer), answer))
     return examples
 
 
@@ -71,7 +71,7 @@ def desideratum_pairs(task: Boxes, name: str, count: int, seed: int, split: str)
 def _swaps(task: Boxes, name: str, count: int, seed: int, split: str) -> Iterator[tuple[MarkedText, Swap]]:
     """Base texts, each with its swap."""
     if name not in DESIDERATA:
-        raise TaskError(f"no desideratum {name!r}; {accepted(name, DESIDERATA)}")
+        raise TaskError(f"no desideratum {name!r}; {accepted_names(name, DESIDERATA)}")
     bases = task.contexts(random.Random(f"{seed}/{split}/desiderata"), split)
     for number, base in enumerate(islice(bases, count)):
         draw = random.Random(f"{seed}/{split}/desiderata/{number}")
@@ -89,7 +89,7 @@ def _swap(task: Boxes, name: str, scene: Scene, draw: random.Random) -> Swap:
 
 def _object_swap(scene: Scene, draw: random.Random) -> Swap:
     """The source asks for any of its boxes; the target is its own answer."""
-    source = written(scene.source, draw.randrange(len(scene.source.objects)))
+    source = variant_prompt(scene.source, draw.randrange(len(scene.source.objects)))
     return Swap(source, source)
 
 
@@ -111,16 +111,16 @@ def _position_swap(task: Boxes, scene: Scene, variant: Variant, draw: random.Ran
     asked = draw.choice(list(targets))
     target = scene.base.query(scene.base.labels[targets[asked]], targets[asked])
     if variant.added is None:
-        return Swap(written(scene.source, asked, variant), target)
-    source = longer(scene.source, *_unused(task, scene, draw), variant.added)
-    return Swap(written(source, asked + (variant.added == "start"), variant), target)
+        return Swap(variant_prompt(scene.source, asked, variant), target)
+    source = longer(scene.source, *_draw_unused(task, scene, draw), variant.added)
+    return Swap(variant_prompt(source, asked + (variant.added == "start"), variant), target)
 
 
 def _other_segments(scene: Scene) -> list[int]:
     return [segment for segment in range(len(scene.base.objects)) if segment != scene.queried]
 
 
-def _unused(task: Boxes, scene: Scene, draw: random.Random) -> tuple[str, str]:
+def _draw_unused(task: Boxes, scene: Scene, draw: random.Random) -> tuple[str, str]:
     """An object and a label that are neither in the base nor in the source."""
     objects = [thing for thing in task.objects if thing not in scene.base.objects + scene.source.objects]
     labels = [label for label in LABELS if label not in scene.base.labels + scene.source.labels]

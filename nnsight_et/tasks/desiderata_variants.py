@@ -44,7 +44,7 @@ VARIANTS = {
 """The 11 variants by name, in the order of Tables A11 to A13."""
 
 
-def written(context: Context, segment: int, variant: Variant = PLAIN) -> MarkedText:
+def variant_prompt(context: Context, segment: int, variant: Variant = PLAIN) -> MarkedText:
     """The prompt that asks for the box of `segment`, written the variant's way; PLAIN gives Context.query's prompt."""
     text, spans = variant.before, {}
     for place, (thing, label) in enumerate(zip(context.objects, context.labels, strict=True)):

@@ -74,7 +74,7 @@ def _ids(made: BatchEncoding) -> tuple[int, ...]:
     return tuple(made["input_ids"])  # type: ignore[arg-type]
 
 
-def left_off(tokenizer: PreTrainedTokenizerBase) -> str:
+def trailing_tokens(tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokens that the tokenizer would put behind every text, and that prompts are made without; "" if none."""
     return " ".join(tokenizer.convert_ids_to_tokens(list(encode(SOME_TEXT, tokenizer).appended)))
 
@@ -84,7 +84,7 @@ def check_ends(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase, wher
     made, own = encode(SOME_TEXT, tokenizer), encode(SOME_TEXT, tokenizer, "text")
     front = made.ids[: len(made.ids) - len(own.ids)]
     if made.appended and tokens[-len(made.appended) :] == made.appended:
-        found = f"the tokens end with {left_off(tokenizer)}, which the tokenizer puts behind every text"
+        found = f"the tokens end with {trailing_tokens(tokenizer)}, which the tokenizer puts behind every text"
         raise TaskError(f"{where}: {found}; accepted: a prompt without it")
     if front and tokens[: len(front) + 1] == (*front, front[-1]):
         doubled = tokenizer.convert_ids_to_tokens(front[-1])
@@ -96,7 +96,7 @@ def is_unknown(token: int, text: str, tokenizer: PreTrainedTokenizerBase) -> boo
     return token == tokenizer.unk_token_id and text.strip() != tokenizer.unk_token
 
 
-def encoded(
+def encoded_prompt(
     marked: MarkedText,
     tokenizer: PreTrainedTokenizerBase,
     single: bool = True,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError
-from nnsight_et.tasks.encoding import MarkedText, encode, encoded
+from nnsight_et.tasks.encoding import MarkedText, encode, encoded_prompt
 from nnsight_et.tasks.ioi import single_tokens
 from nnsight_et.tasks.marked import known_prompt
 from nnsight_et.tasks.splits import without_repeats
@@ -45,10 +45,10 @@ class Period:
     @property
     def text(self) -> str:
         """The prompt."""
-        return self.marked.text
+        return self.marked_text.text
 
     @property
-    def marked(self) -> MarkedText:
+    def marked_text(self) -> MarkedText:
         """The prompt with its start year's last two digits marked."""
         before = f"The {self.noun} lasted from the year {self.century}"
         text = f"{before}{self.start:02} to the year {self.century}"
@@ -77,10 +77,10 @@ class GreaterThan:
         if not nouns:
             raise TaskError(f"{WHERE}: no noun is a single token of this tokenizer; accepted: one of English words")
         century = next(iter(years.starts))
-        known_prompt(Period(nouns[0], century, years.starts[century][0]).marked, tokenizer)
+        known_prompt(Period(nouns[0], century, years.starts[century][0]).marked_text, tokenizer)
         draw = random.Random(f"{seed}/{split}/greater_than")
         periods = without_repeats(lambda: _period(nouns, years, draw), split, WHERE)
-        return [_encoded(period, years, tokenizer) for period in islice(periods, count)]
+        return [_encoded_example(period, years, tokenizer) for period in islice(periods, count)]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
         """The source prompts of those examples: what mean ablation averages over."""
@@ -125,9 +125,9 @@ def _period(nouns: tuple[str, ...], years: Years, draw: random.Random) -> Period
     return Period(draw.choice(nouns), century, draw.choice(years.starts[century]))
 
 
-def _encoded(period: Period, years: Years, tokenizer: PreTrainedTokenizerBase) -> Example:
+def _encoded_example(period: Period, years: Years, tokenizer: PreTrainedTokenizerBase) -> Example:
     source = Period(period.noun, period.century, SOURCE_START)
-    base, other = encoded(period.marked, tokenizer), encoded(source.marked, tokenizer)
+    base, other = encoded_prompt(period.marked_text, tokenizer), encoded_prompt(source.marked_text, tokenizer)
     answer, *also_right = (token for year, token in years.tokens.items() if year > period.start)
     foils = tuple(token for year, token in years.tokens.items() if year <= period.start)
     return Example(base, other, answer, tuple(also_right), foils)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded_prompt
 from nnsight_et.tasks.marked import known_prompt, marked_text
 from nnsight_et.tasks.splits import without_repeats
 
@@ -66,7 +66,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Scene:
+class IOIScene:
     """A template, two names in the order of the alphabet, a place and a thing: all but who gives to whom."""
 
     template: str
@@ -100,7 +100,7 @@ class IOI:
 
         TaskError if the tokenizer makes several tokens of an own name, or of too many of the words there are.
         """
-        return [_encoded(pair, tokenizer) for pair in self.pairs(self.words(tokenizer), count, seed, split)]
+        return [_encoded_example(pair, tokenizer) for pair in self.pairs(self.words(tokenizer), count, seed, split)]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
         """The source prompts of those examples: what mean ablation averages over, as in Wang et al."""
@@ -116,7 +116,7 @@ class IOI:
         """The words that are single tokens; TaskError if an own name is not, or too few are."""
         names = self.names or single_tokens(NAMES, "Then, {} was there", tokenizer)
         for name in self.names or ():
-            encoded(MarkedText(f"Then, {name} was there", {"task.names": (6, 6 + len(name))}), tokenizer)
+            encoded_prompt(MarkedText(f"Then, {name} was there", {"task.names": (6, 6 + len(name))}), tokenizer)
         places = single_tokens(PLACES, "It was at the {} there", tokenizer)
         things = single_tokens(THINGS, "It was a {} there", tokenizer)
         for what, found, every, fewest in (
@@ -126,23 +126,23 @@ class IOI:
                 some = f"{len(found)} of {len(every)} {what} are single tokens of this tokenizer"
                 raise TaskError(f"{WHERE}: {some}; accepted: at least {fewest}")
         for template in TEMPLATES[: self.templates]:
-            text = Scene(template, (names[0], names[1]), places[0], things[0]).text
+            text = IOIScene(template, (names[0], names[1]), places[0], things[0]).text
             known_prompt(MarkedText(text, {}), tokenizer)
         return Words(names, places, things)
 
-    def _scene(self, words: Words, draw: random.Random) -> Scene:
+    def _scene(self, words: Words, draw: random.Random) -> IOIScene:
         first, second = sorted(draw.sample(words.names, 2))
         template = draw.choice(TEMPLATES[: self.templates])
-        return Scene(template, (first, second), draw.choice(words.places), draw.choice(words.things))
+        return IOIScene(template, (first, second), draw.choice(words.places), draw.choice(words.things))
 
-    def _pair(self, scene: Scene, words: Words, draw: random.Random) -> MarkedPair:
+    def _pair(self, scene: IOIScene, words: Words, draw: random.Random) -> MarkedPair:
         io, s = draw.sample(scene.names, 2)
         others = draw.sample([name for name in words.names if name not in scene.names], 3)
         order = draw.choice(("ABBA", "BABA")) if self.order == "mixed" else self.order
         roles = (("io", io), ("s1", s)) if order == "ABBA" else (("s1", s), ("io", io))
-        base = _marked(scene, (*roles, ("s2", s)))
+        base = _marked_scene(scene, (*roles, ("s2", s)))
         places = (roles[0][0], roles[1][0], "s2")
-        return MarkedPair(base, _marked(scene, tuple(zip(places, others, strict=True))), io)
+        return MarkedPair(base, _marked_scene(scene, tuple(zip(places, others, strict=True))), io)
 
 
 def single_tokens(words: Sequence[str], sentence: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -150,20 +150,20 @@ def single_tokens(words: Sequence[str], sentence: str, tokenizer: PreTrainedToke
     kept, start = [], sentence.index("{}")
     for word in words:
         try:
-            encoded(MarkedText(sentence.format(word), {"word": (start, start + len(word))}), tokenizer)
+            encoded_prompt(MarkedText(sentence.format(word), {"word": (start, start + len(word))}), tokenizer)
         except TaskError:
             continue
         kept.append(word)
     return tuple(kept)
 
 
-def _marked(scene: Scene, named: Sequence[tuple[str, str]]) -> MarkedText:
+def _marked_scene(scene: IOIScene, named: Sequence[tuple[str, str]]) -> MarkedText:
     """The scene's prompt with three names, each marked as a position."""
     return marked_text(scene.prompt(*(f"{{{{{position}|{name}}}}}" for position, name in named)), WHERE)
 
 
-def _encoded(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
-    base, source = (_with_next(encoded(text, tokenizer)) for text in (pair.base, pair.source))
+def _encoded_example(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
+    base, source = (_with_next(encoded_prompt(text, tokenizer)) for text in (pair.base, pair.source))
     answer, subject = (base.tokens[base.positions[name]] for name in ("io", "s2"))
     return Example(base, source, answer, foils=(subject,))
 

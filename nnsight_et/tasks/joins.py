@@ -57,14 +57,14 @@ def space_before(answer: str, base: str, source: str, known: Callable[[str], boo
     last, first = base[-1], answer[0]
     if last.isspace() or first.isspace():
         return False
-    if (written := _written(answer, base, source)) is not None:
+    if (written := _texts_have_space(answer, base, source)) is not None:
         return written
-    if _beside_wide(last, first) or _opens(base) or _closes(answer, base):
-        return None if _spaced(last, first, base + "\n" + source) else False
+    if _touches_wide(last, first) or _opens(base) or _closes(answer, base):
+        return None if _is_spaced_in_texts(last, first, base + "\n" + source) else False
     return True if _after_word(answer, base, known) else None
 
 
-def _written(answer: str, base: str, source: str) -> bool | None:
+def _texts_have_space(answer: str, base: str, source: str) -> bool | None:
     """Whether the texts have a space between what the prompt ends with and the answer; None if they do not say it.
 
     It ends with two words of a line, or with a line of one. A line that is a label alone, such as `A:`, may have any
@@ -85,7 +85,7 @@ def _written(answer: str, base: str, source: str) -> bool | None:
 def _after_word(answer: str, base: str, known: Callable[[str], bool]) -> bool:
     """Whether the prompt ends with a whole word of a sentence, and the answer is another one."""
     end = SENTENCE.search(base)
-    if end is None or not answer[0].isalnum() or _unspaced(answer[0]):
+    if end is None or not answer[0].isalnum() or _is_unspaced(answer[0]):
         return False
     before, word = end[1], end[2]
     first = word.istitle() and (before is None or before in ".!?")
@@ -119,10 +119,12 @@ def _closes(answer: str, base: str) -> bool:
     return answer in (".", ",") or CONTRACTION.fullmatch(answer) is not None
 
 
-def _spaced(last: str, first: str, texts: str) -> bool:
+def _is_spaced_in_texts(last: str, first: str, texts: str) -> bool:
     """Whether the texts have a space where such characters meet, which is no place for one."""
-    if _unspaced(last) and _unspaced(first):
-        return any(_unspaced(one[1]) and _unspaced(one[2]) for one in re.finditer(r"(\S)[ \u3000](?=(\S))", texts))
+    if _is_unspaced(last) and _is_unspaced(first):
+        return any(
+            _is_unspaced(one[1]) and _is_unspaced(one[2]) for one in re.finditer(r"(\S)[ \u3000](?=(\S))", texts)
+        )
     mark, space = re.escape(first), r"[^\S\n]"
     if last in QUOTES:  # one that closes has a space behind it
         return re.search(rf"(?<![^\s(\[]){last}{space}", texts) is not None
@@ -131,15 +133,15 @@ def _spaced(last: str, first: str, texts: str) -> bool:
     return re.search(rf"{re.escape(last)}{space}", texts) is not None
 
 
-def _beside_wide(last: str, first: str) -> bool:
+def _touches_wide(last: str, first: str) -> bool:
     """Whether both characters are of scripts without spaces, or one is a punctuation mark of theirs."""
     wide = any(
         unicodedata.east_asian_width(one) in "WF" and unicodedata.category(one)[0] == "P" for one in last + first
     )
-    return wide or (_unspaced(last) and _unspaced(first))
+    return wide or (_is_unspaced(last) and _is_unspaced(first))
 
 
-def _unspaced(character: str) -> bool:
+def _is_unspaced(character: str) -> bool:
     return unicodedata.name(character, "").startswith(UNSPACED)
 
 

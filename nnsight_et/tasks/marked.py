@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.tasks.answers import next_token
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, encode, encoded, is_unknown
+from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, encode, encoded_prompt, is_unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -145,7 +145,7 @@ def pairs_in(text: str, name: str, defaults: Mapping[str, str] | None = None) ->
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
             found = _other_form(text, lines[0][1]) if not pairs else ""
-            raise TaskError(f"{where}: {found or f'not JSON ({error})'}; accepted: {_accepted()}") from None
+            raise TaskError(f"{where}: {found or f'not JSON ({error})'}; accepted: {_accepted_text()}") from None
         pairs.append((where, _pair_in(entry, where, defaults or {})))
     return pairs
 
@@ -204,7 +204,7 @@ def _mark(inside: str, place: str) -> tuple[str, str]:
 def _pair_in(entry: object, where: str, defaults: Mapping[str, str]) -> MarkedPair:
     if not isinstance(entry, dict) or not are_keys(entry) or not all(isinstance(entry[key], str) for key in KEYS):
         found = f"the keys {', '.join(map(repr, entry))}" if isinstance(entry, dict) else _content(entry)
-        raise TaskError(f"{where}: {found}; accepted: {_accepted()}")
+        raise TaskError(f"{where}: {found}; accepted: {_accepted_text()}")
     return pair_of({**defaults, **entry}, where)
 
 
@@ -217,7 +217,7 @@ def _form() -> str:
     return '{"base": "...", "source": "...", "answer": "..."}'
 
 
-def _accepted() -> str:
+def _accepted_text() -> str:
     keys = f"texts under {', '.join(KEYS)}, as in {_form()}"
     return f"one JSON object a line, {keys}; with them, if wanted, {', '.join(MORE)}"
 
@@ -231,7 +231,7 @@ def known_prompt(
         word = marked.text[start:end]
         if start < end and is_unknown(token, word, tokenizer):
             raise TaskError(f"this tokenizer does not know {word!r}; accepted: words it knows")
-    return encoded(marked, tokenizer, single=False, special_tokens=special_tokens)
+    return encoded_prompt(marked, tokenizer, single=False, special_tokens=special_tokens)
 
 
 def _check_apart(pair: MarkedPair, answer: int, also_right: Sequence[int], foils: Sequence[int]) -> None:

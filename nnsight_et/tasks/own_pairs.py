@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from nnsight_et.core.batch import Example, Prompt
-from nnsight_et.core.errors import TaskError, accepted, quantity
+from nnsight_et.core.errors import TaskError, accepted_names, quantity
 from nnsight_et.tasks.encoding import MarkedPair
 from nnsight_et.tasks.marked import FOIL, encoded_pair, pairs_in
 
@@ -45,7 +45,7 @@ class OwnPairs:
             for position in marked:
                 if position not in positions:
                     text = f"position {position!r} is marked, and task.positions does not list it"
-                    raise TaskError(f"{where}: {text}; {accepted(position, positions)}")
+                    raise TaskError(f"{where}: {text}; {accepted_names(position, positions)}")
             for position in positions:
                 if position not in marked:
                     text = f"no position {position!r}, which task.positions lists; accepted: the same in all pairs"
@@ -61,7 +61,7 @@ class OwnPairs:
         part = self._part(seed, split)
         if len(part) < count:
             raise TaskError(f"split {split}: {quantity(count, 'pair')} of {len(part)}; accepted: 1 to {len(part)}")
-        return [self._encoded(where, pair, tokenizer) for where, pair in part[:count]]
+        return [self._encoded_example(where, pair, tokenizer) for where, pair in part[:count]]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
         """The base prompts of those examples."""
@@ -69,7 +69,7 @@ class OwnPairs:
 
     def longest(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, Example]:
         """The pair with the longest prompt, and its line; TaskError naming a line that does not fit the tokenizer."""
-        encoded = [(where, self._encoded(where, pair, tokenizer)) for where, pair in self.pairs]
+        encoded = [(where, self._encoded_example(where, pair, tokenizer)) for where, pair in self.pairs]
         return max(encoded, key=lambda one: one[1].length)
 
     def check_foils(self, reason: str) -> None:
@@ -79,7 +79,7 @@ class OwnPairs:
                 accept = f'a {FOIL}, such as "{FOIL}": "...", in every pair, or a metric without foils'
                 raise TaskError(f"{where}: no {FOIL}, and {reason}; accepted: {accept}")
 
-    def _encoded(self, where: str, pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
+    def _encoded_example(self, where: str, pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
         """The pair as tokens; TaskError unless its positions are different tokens, in the base in the listed order."""
         example = encoded_pair(pair, tokenizer, where)
         for side, prompt in (("base", example.base), ("source", example.source)):

@@ -19,7 +19,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nnsight_et.core.batch import Example, Prompt
-from nnsight_et.core.errors import TaskError, accepted
+from nnsight_et.core.errors import TaskError, accepted_names
 from nnsight_et.tasks.answers import next_token
 from nnsight_et.tasks.encoding import check_ends
 from nnsight_et.tasks.marked import KEYS, SPACE, SPECIAL, encoded_pair, marked_pair, tokens_as
@@ -52,7 +52,7 @@ class Task(Protocol):
         ...
 
 
-class Given(Protocol):
+class TaskObject(Protocol):
     """A task's object as a manifest has made it: what it gives is not checked, what it raises is told."""
 
     @property
@@ -78,7 +78,7 @@ class Given(Protocol):
 class OwnTask:
     """A user's task; everything it gives is checked."""
 
-    given: Given
+    given: TaskObject
 
     @property
     def name(self) -> str:
@@ -97,22 +97,25 @@ class OwnTask:
     def examples(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Example]:
         """`count` examples; TaskError naming the one that cannot be used, or what the task raised."""
         if split not in SPLITS:
-            raise TaskError(f"no split {split!r}; {accepted(split, SPLITS)}")
+            raise TaskError(f"no split {split!r}; {accepted_names(split, SPLITS)}")
         given, where = self.given.examples(tokenizer, count, seed, split), f"{self.name}: examples of {split}"
         if len(given) != count:
             raise TaskError(f"{where}: found {len(given)}; accepted: the {count} that were asked for")
         names = (*self.given.positions, "last")
-        return [checked(one, names, tokenizer, f"{where}: example {index}") for index, one in enumerate(given, start=1)]
+        return [
+            checked_example(one, names, tokenizer, f"{where}: example {index}")
+            for index, one in enumerate(given, start=1)
+        ]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
         """The source prompts of those examples: what mean ablation averages over."""
         return [example.source for example in self.examples(tokenizer, count, seed, split)]
 
 
-def checked(given: Any, names: Sequence[str], tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
+def checked_example(given: Any, names: Sequence[str], tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
     """What a task gave, as an example with these positions; TaskError naming `where` if it is none."""
     if isinstance(given, Mapping):
-        example = _encoded(given, tokenizer, where)
+        example = _encoded_example(given, tokenizer, where)
     elif isinstance(given, Example):
         example = given
     else:
@@ -128,11 +131,11 @@ def checked(given: Any, names: Sequence[str], tokenizer: PreTrainedTokenizerBase
     return example
 
 
-def _encoded(given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
+def _encoded_example(given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
     """The example that texts are, each further answer a token that may follow the base prompt."""
     for key in given:
         if key not in ENTRY:
-            raise TaskError(f"{where}: no key {key!a} here; {accepted(str(key), ENTRY)}")
+            raise TaskError(f"{where}: no key {key!a} here; {accepted_names(str(key), ENTRY)}")
     for key in KEYS:
         if not isinstance(given.get(key), str):
             raise TaskError(f"{where}: {key}: found {given.get(key)!r:.60}; accepted: a text")

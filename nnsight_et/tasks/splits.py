@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from hashlib import blake2b
 from typing import Protocol, TypeVar
 
-from nnsight_et.core.errors import TaskError, accepted, quantity
+from nnsight_et.core.errors import TaskError, accepted_names, quantity
 
 SPLITS = ("discovery", "pruning", "evaluation", "ablation")
 """What finds heads, what prunes them, what measures them, and what says what ablated heads output."""
@@ -33,7 +33,7 @@ def split_of(text: str) -> str:
 def without_repeats(draw: Callable[[], Drawn], split: str, where: str) -> Iterator[Drawn]:
     """What `draw` gives of `split`, none twice; TaskError naming `where` when no more are found."""
     if split not in SPLITS:
-        raise TaskError(f"no split {split!r}; {accepted(split, SPLITS)}")
+        raise TaskError(f"no split {split!r}; {accepted_names(split, SPLITS)}")
     seen: set[Drawn] = set()
     while True:
         for _ in range(TRIES):

@@ -12,7 +12,7 @@ from nnsight_et.truth.study import Trial
 
 
 @dataclass(frozen=True)
-class Check:
+class TruthCheck:
     """A statement of truth about a model, and what one method on one engine found."""
 
     model: str
@@ -26,10 +26,10 @@ class Check:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def checks(trial: Trial, results: Mapping[str, Result]) -> list[Check]:
+def checks(trial: Trial, results: Mapping[str, Result]) -> list[TruthCheck]:
     """Every statement of truth about the trial's model beside what its results say."""
     return [
-        Check(trial.known.name, trial.seed, trial.engine, method_of(result.header), *found)
+        TruthCheck(trial.known.name, trial.seed, trial.engine, method_of(result.header), *found)
         for name, result in results.items()
         for method in (METHODS[method_of(result.header)],)
         for found in method.experiment().statements(trial.known, name, result.read(method.summary))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnsight_et.manifest import Manifest, parse
-from nnsight_et.zoo.known import KNOWN, POSITION, Known, made, store
+from nnsight_et.zoo.known import KNOWN, POSITION, Known, make_model, store
 from nnsight_et.zoo.statements import SCREENED, fewer
 
 EXTRA = 2  # heads a stage keeps beyond the planted ones, for minimality to drop
@@ -52,12 +52,12 @@ def whole_trials(seeds: Iterable[int]) -> tuple[Trial, ...]:
     )
 
 
-def written(trial: Trial, folder: Path) -> Manifest:
+def write_trial(trial: Trial, folder: Path) -> Manifest:
     """The trial's manifest, its models and circuits written to `folder`."""
     known = trial.known
-    store(made(known, trial.seed), folder / "planted")
+    store(make_model(known, trial.seed), folder / "planted")
     for group in trial.silenced:
-        store(made(known, trial.seed, silenced=group), folder / f"without-{group}")
+        store(make_model(known, trial.seed, silenced=group), folder / f"without-{group}")
     (folder / "truth.json").write_text(known.circuit.to_json())
     (folder / "fewer.json").write_text(fewer(known.circuit).to_json())
     names = ("planted", *(f"without-{group}" for group in trial.silenced))

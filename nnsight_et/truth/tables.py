@@ -11,7 +11,7 @@ from pathlib import Path
 from nnsight_et import __version__
 from nnsight_et.display.table import Table, number
 from nnsight_et.results.disk import write_file
-from nnsight_et.truth.checks import Check
+from nnsight_et.truth.checks import TruthCheck
 from nnsight_et.truth.trials import Benchmark
 from nnsight_et.zoo.statements import CLOSE, MATTERS
 
@@ -73,15 +73,15 @@ def write_json(benchmark: Benchmark, place: Path) -> None:
     write_file(place, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _plain(check: Check) -> dict:
+def _plain(check: TruthCheck) -> dict:
     numbers = {name: None if math.isnan(value) else value for name, value in check.numbers.items()}
     return asdict(check) | {"numbers": numbers}
 
 
-def _right(checks: Iterable[Check]) -> str:
+def _right(checks: Iterable[TruthCheck]) -> str:
     right = [check.right for check in checks]
     return f"{sum(right)} of {len(right)}" if right else "–"
 
 
-def _worst(checks: Iterable[Check], what: str) -> str:
+def _worst(checks: Iterable[TruthCheck], what: str) -> str:
     return number(min((check.numbers[what] for check in checks if what in check.numbers), default=None))

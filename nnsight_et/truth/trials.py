@@ -11,8 +11,8 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Progress, run
-from nnsight_et.truth.checks import Check, checks
-from nnsight_et.truth.study import Trial, written
+from nnsight_et.truth.checks import TruthCheck, checks
+from nnsight_et.truth.study import Trial, write_trial
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Benchmark:
     """Trials, and what came of those that are done."""
 
     trials: Sequence[Trial]
-    checks: list[Check] = field(default_factory=list)
+    checks: list[TruthCheck] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     """How long each trial took, the making of its models included."""
 
@@ -30,7 +30,7 @@ class Benchmark:
             started = monotonic()
             place = folder / f"{number}-{trial.known.name}"
             place.mkdir()
-            jobs = plan(written(trial, place))
+            jobs = plan(write_trial(trial, place))
             for step in run(jobs, place / "runs"):
                 yield Progress(f"{trial.known.name} {trial.engine}: {step.experiment}", *_rest(step))
             found = folder_of(place / "runs", jobs)
@@ -39,7 +39,7 @@ class Benchmark:
             self.seconds.append(monotonic() - started)
 
     @property
-    def wrong(self) -> list[Check]:
+    def wrong(self) -> list[TruthCheck]:
         """The checks in which what was found is not what was expected."""
         return [check for check in self.checks if not check.right]
 

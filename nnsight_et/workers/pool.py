@@ -15,7 +15,7 @@ import torch
 from nnsight_et.core.errors import ExperimentError, ManifestError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.workers.cluster import ADDRESS, cluster
-from nnsight_et.workers.worker import Attempt, Place, Raised, Worker
+from nnsight_et.workers.worker import Attempt, LoadSpec, RaisedError, Worker
 
 INSTALL = "pip install 'nnsight-et[ray]'"
 TRIES = 4  # of a call whose worker dies
@@ -31,7 +31,7 @@ class Workers:
         self._going: list[list[Any]] = []  # per worker what it was sent and has not done
         self._held = ExitStack()
 
-    def results(self, place: Place, attempt: Attempt, calls: Iterable[Call]) -> Iterator[Any]:
+    def results(self, place: LoadSpec, attempt: Attempt, calls: Iterable[Call]) -> Iterator[Any]:
         """What `attempt` gives of each call, in their order.
 
         A call whose worker dies is carried out again by a new one. An error of a call is raised in its place;
@@ -50,7 +50,7 @@ class Workers:
         self._actors, self._going = [], []
         self._held.close()
 
-    def _send(self, place: Place, attempt: Attempt, call: Call) -> Any:
+    def _send(self, place: LoadSpec, attempt: Attempt, call: Call) -> Any:
         """A reference to what the least busy worker will find."""
         import ray
 
@@ -134,6 +134,6 @@ def _outcome(reference: Any) -> Any:
             f"--workers: {TRIES} workers in a row died at one call ({said}); accepted: fewer workers, or a smaller "
             "memory:, where memory ran out"
         ) from None
-    if isinstance(found, Raised):
+    if isinstance(found, RaisedError):
         raise found.error()
     return found

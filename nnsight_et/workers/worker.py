@@ -12,7 +12,7 @@ import torch
 from nnsight_et.core.errors import NnsightEtError
 from nnsight_et.interventions.calls import Call, to_device
 from nnsight_et.models.files import Files
-from nnsight_et.models.load import loaded
+from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
 
 Attempt = Callable[[Call, Model], Any]
@@ -20,7 +20,7 @@ Attempt = Callable[[Call, Model], Any]
 
 
 @dataclass(frozen=True)
-class Place:
+class LoadSpec:
     """A model as a worker loads it: its files are at the same path on every machine."""
 
     files: Files
@@ -30,11 +30,11 @@ class Place:
 
     def model(self) -> Model:
         """The model in memory; UnsupportedModel if it cannot be loaded."""
-        return loaded(self.files, self.dtype, self.device, self.attention)
+        return load_model(self.files, self.dtype, self.device, self.attention)
 
 
 @dataclass(frozen=True)
-class Raised:
+class RaisedError:
     """An error of a call, as the run is to raise it: without the frames it came through, which do not travel."""
 
     kind: type[NnsightEtError]
@@ -54,10 +54,10 @@ class Worker:
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)  # other numbers of threads give other last bits
-        self._place: Place | None = None
+        self._place: LoadSpec | None = None
         self._model: Model | None = None
 
-    def outcome(self, place: Place, attempt: Attempt, call: Call) -> Any:
+    def outcome(self, place: LoadSpec, attempt: Attempt, call: Call) -> Any:
         """What the attempt gives, its tensors on the CPU; or Raised."""
         try:
             if self._model is None or self._place != place:
@@ -66,4 +66,4 @@ class Worker:
                 self._model, self._place = place.model(), place
             return to_device(attempt(call, self._model), torch.device("cpu"))
         except NnsightEtError as error:
-            return Raised(type(error), str(error), tuple(getattr(error, "__notes__", ())))
+            return RaisedError(type(error), str(error), tuple(getattr(error, "__notes__", ())))

@@ -102,7 +102,7 @@ BY_CHANCE = frozenset({("structure_reader", "label")})
 """For `label` the source's D stands at any label: one time in seven it gives the target's segment."""
 
 
-def placed(text: str) -> tuple[PlantedHead, ...]:
+def parse_heads(text: str) -> tuple[PlantedHead, ...]:
     """Planted heads written as "head role strength; ..." with the sharpness of attention at the end if it is not 1."""
     heads = []
     for entry in text.split(";"):
@@ -115,7 +115,7 @@ POSITION = Known(
     "position",
     (
         *LAYER_0,
-        *placed(
+        *parse_heads(
             """L1H0 structure_reader 1; L2H0 position_detector 1; L3H0 position_transmitter 1;
             L4H0 value_fetcher .5; L4H1 value_fetcher .5"""
         ),
@@ -127,7 +127,7 @@ GROUPED = Known(
     "grouped",
     (
         *LAYER_0,
-        *placed(
+        *parse_heads(
             """L1H6 structure_reader 1; L2H3 position_detector 1; L3H0 position_transmitter .7;
             L3H1 position_transmitter .7; L4H2 value_fetcher .5; L4H5 value_fetcher .5"""
         ),
@@ -140,7 +140,7 @@ LABEL = Known(
     "label",
     (
         *LAYER_0,
-        *placed(
+        *parse_heads(
             """L1H2 object_binder 1; L1H5 object_binder 1; L2H4 label_transmitter 1;
             L3H1 label_fetcher .5; L3H6 label_fetcher .5"""
         ),
@@ -149,12 +149,12 @@ LABEL = Known(
     n_layers=4,
     contrast=5.0,
 )
-DISTRACTORS = placed("L0H0 echo-0 1; L0H5 echo-2 1; L2H0 sink-0 1; L3H6 sink-1 1; L4H3 sink-2 1")
+DISTRACTORS = parse_heads("L0H0 echo-0 1; L0H5 echo-2 1; L2H0 sink-0 1; L3H6 sink-1 1; L4H3 sink-2 1")
 CROWDED = Known(
     "crowded",
     (
         *(PlantedHead(Head(1, one.head.index), one.role) for one in LAYER_0),
-        *placed(
+        *parse_heads(
             """L2H3 structure_reader 1; L3H2 position_detector 1 1.5; L4H1 position_transmitter .75;
             L4H5 position_transmitter .75; L5H0 value_fetcher .5 2; L5H7 value_fetcher .5 2"""
         ),
@@ -171,7 +171,7 @@ CROWDED = Known(
 KNOWN = (POSITION, GROUPED, LABEL, CROWDED)
 
 
-def made(known: Known, seed: int, silenced: str | None = None) -> LlamaForCausalLM:
+def make_model(known: Known, seed: int, silenced: str | None = None) -> LlamaForCausalLM:
     """The model. With `silenced`, a group that does not know where to look: its heads' keys are 0."""
     model = blank_model(known.n_layers, D_MLP, known.n_kv_heads)
     embeddings = cached_embeddings(seed)

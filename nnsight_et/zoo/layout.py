@@ -22,7 +22,7 @@ SCALE = math.sqrt(D_MODEL) / math.hypot(CONSTANT, 2.0)
 """What RMSNorm multiplies the residual stream by, nearly."""
 
 
-class Layout(NamedTuple):
+class ResidualLayout(NamedTuple):
     """The residual stream's parts; four of them hold the ordinal of a segment, one per step that hands it on."""
 
     constant: slice = slice(0, 1)
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
     """Written by B, read at the last token: the segment whose object is asked for."""
 
 
-LAYOUT = Layout()
+LAYOUT = ResidualLayout()
 
 
 def codes(count: int, dims: int, seed: int) -> Tensor:

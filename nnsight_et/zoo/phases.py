@@ -43,7 +43,7 @@ def segment_phases(first: int, length: int, n_tokens: int) -> Tensor:
         miss = torch.nn.functional.binary_cross_entropy_with_logits(margin, goal, weight)
         return miss + 1e-6 * phases.square().sum()
 
-    return fitted(loss)
+    return fit_phases(loss)
 
 
 @lru_cache
@@ -55,10 +55,10 @@ def distance_phases(distance: int, n_tokens: int) -> Tensor:
         scores = waves(torch.arange(n_tokens)) @ (phases * fast)
         return -scores.log_softmax(0)[distance] + 3e-5 * phases.square().sum()
 
-    return fitted(loss) * fast
+    return fit_phases(loss) * fast
 
 
-def fitted(loss) -> Tensor:
+def fit_phases(loss) -> Tensor:
     """[2 * pair]: the minimum of a convex function of the phases."""
     phases = torch.zeros(2 * PAIRS, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([phases], max_iter=500, line_search_fn="strong_wolfe")

@@ -12,7 +12,7 @@ from nnsight_et.circuits import published
 from nnsight_et.core.circuit import Head
 from nnsight_et.core.metrics import causal_impact, circuit_overlap, completeness, greedy_set, is_kept
 from nnsight_et.manifest import Stage
-from nnsight_et.methods.path_patching.experiment import assembled, ranking
+from nnsight_et.methods.path_patching.experiment import assembled_circuit, ranking
 from tests.helpers.published_results import AT, DESIDERATA, GROUPS, heads, shared, value
 
 KEEP = {"llama": (58, 10, 25, 5), "goat": (101, 30, 50, 40), "float": (102, 30, 50, 40)}
@@ -33,7 +33,7 @@ def test_the_best_scores_without_overlaps_are_the_candidates(name):
         stages.append(Stage(group=group, into="logits", at=at, keep=keep))
         score = torch.tensor(published.scores(name)[group], dtype=torch.float64)
         ranked[group] = ranking(score, every)[:keep]
-    candidates = assembled(tuple(stages), ranked)
+    candidates = assembled_circuit(tuple(stages), ranked)
     assert tuple(len(group.heads) for group in candidates.groups) == LEFT[name]
     for group in GROUPS:
         assert candidates.group(GROUPS[group]).heads == heads(stored[group]["heads"])

@@ -13,7 +13,7 @@ from nnsight_et_cli.shell import EXAMPLES
 from typer.testing import CliRunner
 
 from nnsight_et.manifest.load import SHIPPED
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 from tests.helpers.commands import et
 
 SHELL = typer.main.get_command(app)
@@ -78,7 +78,7 @@ def test_models_manifests_and_circuits_are_completed(tmp_path: Path, monkeypatch
     assert completed("et evaluate embedded/g") == ["embedded/goat-tiny"]
     assert completed("et doc") == ["doctor"]
     assert complete.manifests("") == [*SHIPPED, "deep/", "tell.yaml"]
-    assert complete.model_names("") == list(NAMED)
+    assert complete.model_names("") == list(KNOWN_MODELS)
     assert complete.model_lists("goat,llama-t") == ["goat,llama-tiny"]
     assert complete.model_lists("goat,go") == ["goat,goat-tiny"]
 

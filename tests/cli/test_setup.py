@@ -18,7 +18,7 @@ from nnsight_et.manifest import BoxesTask, load, parse
 from nnsight_et.manifest.document import read
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.json_schema import MODELINE, json_schema, schema_text
-from nnsight_et.manifest.template import TWO_MODELS, Wishes, written
+from nnsight_et.manifest.template import TWO_MODELS, InitOptions, render_manifest
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.planning.plan import plan
 from tests.helpers.commands import EVERY, ROOT, STUDY, et, python
@@ -35,7 +35,7 @@ def test_what_init_writes_is_accepted_whatever_is_wished_for(model: str, tmp_pat
     for methods, finetuned in product(wished, (None, "goat-tiny" if tiny else "./tuned")):
         if finetuned is None and not set(TWO_MODELS).isdisjoint(methods):
             continue
-        text = written(Wishes(model, finetuned, 5, methods))
+        text = render_manifest(InitOptions(model, finetuned, 5, methods))
         manifest = parse(text, "written")
         assert set(methods) <= {spec.method for spec in manifest.experiments.values()}
         assert manifest.task == BoxesTask(boxes=5)
@@ -46,7 +46,7 @@ def test_what_init_writes_is_accepted_whatever_is_wished_for(model: str, tmp_pat
 
 def test_names_that_yaml_would_take_for_something_else_are_quoted():
     for name in ("./null", "./true", "a/1e3", "x/y: z", "./it's", "org/#1", "12/3", "~/a"):
-        text = written(Wishes(model=name, methods=("knockout",)))
+        text = render_manifest(InitOptions(model=name, methods=("knockout",)))
         assert parse(text, "written").experiments["blind"].model_names == {("model",): name}
 
 
@@ -61,9 +61,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_first_study_of_a_folder_has_the_examples_that_fit_the_machine(folder: Path):
-    wishes = Wishes(model=str(folder), boxes=3)
+    wishes = InitOptions(model=str(folder), boxes=3)
     usual = fit_study(wishes, folder.parent, speed=1e15)
-    assert usual.text == written(wishes)
+    assert usual.text == render_manifest(wishes)
     assert usual.minutes is not None
     flops = usual.minutes * 60 * 1e15
     slow = fit_study(wishes, folder.parent, speed=flops / (60 * 60))  # an hour, which is four times too long
@@ -84,24 +84,24 @@ def test_init_says_how_long_a_run_takes_or_why_that_is_not_known(folder: Path, m
 
 
 def test_only_what_is_needed_is_written():
-    found = parse(written(Wishes(methods=("knockout", "attribution"))), "written").experiments
+    found = parse(render_manifest(InitOptions(methods=("knockout", "attribution"))), "written").experiments
     assert set(found) == {"blind", "screen"}
-    found = parse(written(Wishes(methods=("activation_patching",))), "written").experiments
+    found = parse(render_manifest(InitOptions(methods=("activation_patching",))), "written").experiments
     assert set(found) == {"circuit", "roles", "functions"}
-    found = parse(written(Wishes(finetuned="goat-tiny", methods=("cmap",))), "written").experiments
+    found = parse(render_manifest(InitOptions(finetuned="goat-tiny", methods=("cmap",))), "written").experiments
     assert set(found) == {"finetuned_circuit", "across"}
 
 
 def test_wishes_that_cannot_be_met_are_refused():
     for wishes, part in (
-        (Wishes(methods=("faithfullness",)), "did you mean 'faithfulness'"),
-        (Wishes(methods=("cmap",)), "--finetuned MODEL"),
-        (Wishes(methods=()), "none is named"),
-        (Wishes(model="lama-tiny"), "did you mean 'llama-tiny'"),
-        (Wishes(boxes=13), "2 to 12"),
+        (InitOptions(methods=("faithfullness",)), "did you mean 'faithfulness'"),
+        (InitOptions(methods=("cmap",)), "--finetuned MODEL"),
+        (InitOptions(methods=()), "none is named"),
+        (InitOptions(model="lama-tiny"), "did you mean 'llama-tiny'"),
+        (InitOptions(boxes=13), "2 to 12"),
     ):
         with pytest.raises(ManifestError, match=part):
-            written(wishes)
+            render_manifest(wishes)
 
 
 def test_init_writes_a_manifest_and_its_schema_and_overwrites_nothing(tmp_path: Path):
@@ -186,10 +186,10 @@ def test_files_from_the_hub_are_found_where_it_keeps_them(tmp_path: Path, monkey
     monkeypatch.setattr(
         doctor.huggingface_hub, "try_to_load_from_cache", lambda place, name: cached(place, name, cache_dir=tmp_path)
     )
-    assert not doctor._here("org/one")  # no weights yet
+    assert not doctor._find_weights("org/one")  # no weights yet
     (snapshot / "model.safetensors").write_bytes(b"")
-    assert doctor._here("org/one")
-    assert not doctor._here("org/two")
+    assert doctor._find_weights("org/one")
+    assert not doctor._find_weights("org/two")
 
 
 def test_what_must_be_mended_is_told_with_the_command_and_exit_code_2(tmp_path: Path, monkeypatch):
@@ -204,7 +204,7 @@ def test_what_must_be_mended_is_told_with_the_command_and_exit_code_2(tmp_path: 
 def test_little_room_and_folders_that_cannot_be_written_are_told(tmp_path: Path, monkeypatch):
     assert doctor._disk(tmp_path / "a" / "b").state in ("ok", "note")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": doctor.GIB})())
-    assert doctor._disk(tmp_path) == doctor.Finding(
+    assert doctor._disk(tmp_path) == doctor.Diagnosis(
         "results", "1 GiB free", "note", "--out DIR: a folder on a larger disk"
     )
     monkeypatch.setattr(doctor.os, "access", lambda folder, mode: False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnsight_et.core.batch import Example, Pair, Prompt, Run, check_tokens, collate, padded
+from nnsight_et.core.batch import Example, Pair, Prompt, PromptBatch, check_tokens, collate, padded_batch
 from nnsight_et.core.errors import TaskError
 
 SHORT = Prompt((5, 6, 7), {"last": 2, "label": 1})
@@ -13,7 +13,7 @@ LONG = Prompt((8, 9, 10, 11, 12), {"last": 4, "label": 0})
 
 
 def test_left_padding_moves_tokens_and_positions_to_the_right():
-    run = padded([SHORT, LONG], pad=1, side="left")
+    run = padded_batch([SHORT, LONG], pad=1, side="left")
     assert run.tokens.tolist() == [[1, 1, 5, 6, 7], [8, 9, 10, 11, 12]]
     assert run.mask.tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
     assert run.positions["last"].tolist() == [4, 4]
@@ -22,7 +22,7 @@ def test_left_padding_moves_tokens_and_positions_to_the_right():
 
 
 def test_right_padding_leaves_them_where_they_are():
-    run = padded([SHORT, LONG], pad=1, side="right")
+    run = padded_batch([SHORT, LONG], pad=1, side="right")
     assert run.tokens.tolist() == [[5, 6, 7, 1, 1], [8, 9, 10, 11, 12]]
     assert run.mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert run.positions["last"].tolist() == [2, 4]
@@ -32,7 +32,7 @@ def test_right_padding_leaves_them_where_they_are():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_position_names_the_same_token_whatever_the_padding(side):
-    run, row = padded([SHORT, LONG], side=side), torch.arange(2)
+    run, row = padded_batch([SHORT, LONG], side=side), torch.arange(2)
     assert run.tokens[row, run.positions["label"]].tolist() == [6, 8]
     assert run.tokens[row, run.positions["last"]].tolist() == [7, 12]
 
@@ -66,18 +66,18 @@ def test_a_prompt_and_no_prompts_are_checked_too():
 def test_shapes_that_do_not_fit_are_refused():
     tokens, mask = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.long)
     with pytest.raises(ValueError, match=r"not \[batch, seq\]"):
-        Run(tokens, mask[:, :2], {})
+        PromptBatch(tokens, mask[:, :2], {})
     with pytest.raises(ValueError, match=r"not \[batch, seq\]"):
-        Run(tokens[0], mask[0], {})
+        PromptBatch(tokens[0], mask[0], {})
     with pytest.raises(ValueError, match=r"position last: \(3,\), not \[batch\]"):
-        Run(tokens, mask, {"last": torch.zeros(3, dtype=torch.long)})
-    run = Run(tokens, mask, {})
+        PromptBatch(tokens, mask, {"last": torch.zeros(3, dtype=torch.long)})
+    run = PromptBatch(tokens, mask, {})
     with pytest.raises(ValueError, match="differ in batch size"):
         Pair(run, run, torch.zeros(3, dtype=torch.long))
 
 
 def test_a_position_on_padding_is_refused():
     tokens, mask = torch.zeros(2, 3, dtype=torch.long), torch.tensor([[0, 1, 1], [1, 1, 1]])
-    Run(tokens, mask, {"last": torch.tensor([1, 0])})
+    PromptBatch(tokens, mask, {"last": torch.tensor([1, 0])})
     with pytest.raises(ValueError, match="position last lies on padding"):
-        Run(tokens, mask, {"last": torch.tensor([0, 0])})
+        PromptBatch(tokens, mask, {"last": torch.tensor([0, 0])})

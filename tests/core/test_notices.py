@@ -16,7 +16,7 @@ from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import load
 from nnsight_et.methods import METHODS
 from nnsight_et.planning.plan import digest, plan
-from nnsight_et.report.html import rendered
+from nnsight_et.report.html import report_html
 from nnsight_et.results.headers import read_header
 from nnsight_et.results.store import read_result, write_result
 from nnsight_et.results.study import study_in
@@ -140,7 +140,7 @@ def test_a_result_whose_notices_are_none_is_refused(done: Path):
 
 def test_the_report_has_it_at_the_top_with_the_experiments_it_is_about(done: Path):
     study = study_in(folder_in(done))
-    html = rendered(study)
+    html = report_html(study)
     said = f"{FIRST}. In found, table1."
     assert said.replace("<", "&lt;").replace(">", "&gt;") in html
     assert html.index("one: its prompts begin without") < html.index('id="x-found"')

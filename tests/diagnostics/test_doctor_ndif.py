@@ -12,7 +12,7 @@ import pytest
 from nnsight.schema.config import CONFIG
 
 from nnsight_et.diagnostics import doctor_ndif
-from nnsight_et.diagnostics.doctor import Finding
+from nnsight_et.diagnostics.doctor import Diagnosis
 from nnsight_et.diagnostics.doctor_ndif import known_models, server_findings
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import ModelChoice
@@ -41,7 +41,7 @@ def configured(server: FaultyLoopback, monkeypatch: pytest.MonkeyPatch) -> Calla
     return configure
 
 
-def by_subject(*models: ModelChoice) -> dict[str, Finding]:
+def by_subject(*models: ModelChoice) -> dict[str, Diagnosis]:
     return {one.subject: one for one in server_findings(models)}
 
 

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from transformers import BloomConfig
 
-from nnsight_et.diagnostics.inspection import inspected
+from nnsight_et.diagnostics.inspection import inspect_model
 from nnsight_et.models.families import FAMILIES
 from tests.helpers.architectures import ARCHITECTURES, WINDOW, configuration, hf_model
 from tests.helpers.commands import et
@@ -61,7 +61,7 @@ def test_a_model_known_by_name_is_described():
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architectures_parts_are_where_it_says(name, tmp_path):
     configuration(name).save_pretrained(tmp_path)
-    found = inspected(str(tmp_path))
+    found = inspect_model(str(tmp_path))
     facts, module = dict(found.facts), hf_model(name)
     kind = ARCHITECTURES[name][0]
     tied = configuration(name).get_text_config().tie_word_embeddings
@@ -81,7 +81,7 @@ def test_every_architectures_parts_are_where_it_says(name, tmp_path):
 def test_what_differs_between_architectures_is_told(tmp_path):
     def told(name: str) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
         configuration(name).save_pretrained(tmp_path / name)
-        found = inspected(str(tmp_path / name))
+        found = inspect_model(str(tmp_path / name))
         return dict(found.facts), {site.what: site.where for site in found.sites}, dict(found.support)
 
     _, gpt2, _ = told("GPT-2")

@@ -20,8 +20,8 @@ from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.manifest import load
 from nnsight_et.measuring import model_pool
 from nnsight_et.models.families import FAMILIES
-from nnsight_et.models.files import Files, found
-from nnsight_et.models.load import loaded
+from nnsight_et.models.files import Files, download_files
+from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
@@ -95,11 +95,11 @@ def scores_on(
     used = []
 
     def elsewhere(files: Files, dtype: str, device: str, attention: str) -> Model:
-        model = on(loaded(files, dtype, device, attention).nn._module, devices, attention)
+        model = on(load_model(files, dtype, device, attention).nn._module, devices, attention)
         used.append(model.spread)
         return model
 
-    monkeypatch.setattr(model_pool, "loaded", elsewhere)
+    monkeypatch.setattr(model_pool, "load_model", elsewhere)
     with apart():
         list(run(plan(load(path)), root, only=only))
     assert used
@@ -116,7 +116,7 @@ def test_balanced_is_what_transformers_is_asked_for(folder, monkeypatch):
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
     for device in ("balanced", "cpu"):
-        loaded(found("mine", ModelSpec(str(folder))), device=device)
+        load_model(download_files("mine", ModelSpec(str(folder))), device=device)
     assert asked == ["balanced", None]
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from nnsight_et.core.circuit import Head
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks, chunks
-from nnsight_et.engine.capture import captured, head_outputs, live_at, suffix_of
+from nnsight_et.engine.capture import capture_run, head_outputs, live_at, suffix_of
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout, plain, readout
 from nnsight_et.engine.suffix import Edit, suffix
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 from tests.helpers import plain_hooks
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 
@@ -42,7 +42,7 @@ def assert_same_readout(found: Readout, expected: Readout) -> None:
 
 def by_suffix(model, pair, live: Tensor, start: int, edits=(), sizes: Chunks | None = None) -> Readout:
     with model.session():
-        capture = captured(model, pair.base, live, [start])
+        capture = capture_run(model, pair.base, live, [start])
         outcome = nnsight.save(suffix(model, capture, start, edits, pair.answer, sizes or Chunks()).numbers())
     return Readout(**outcome)
 
@@ -71,7 +71,9 @@ def test_a_suffix_pass_without_edits_repeats_the_plain_run_from_every_layer(mode
 def test_the_captured_logits_are_those_of_the_plain_run(model):
     pair = few_pairs()
     with model.session():
-        logits = nnsight.save(captured(model, pair.base, suffix_of(pair.base, pair.base.positions["last"]), []).logits)
+        logits = nnsight.save(
+            capture_run(model, pair.base, suffix_of(pair.base, pair.base.positions["last"]), []).logits
+        )
     expected = plain_hooks.run_model(model.nn._module, pair.base.tokens, pair.base.mask)[:, -1]
     torch.testing.assert_close(logits, expected, **CLOSE)
 
@@ -112,7 +114,7 @@ def test_branches_rows_and_single_passes_give_the_same_variants(model, sizes):
     found = by_suffix(model, pair, live, 1, edits, sizes)
     assert found.probability.shape == (count, 3)
     alone = [
-        by_suffix(model, pair, live, 1, [edit.chosen(torch.tensor([i])) for edit in edits]).probability[0]
+        by_suffix(model, pair, live, 1, [edit.for_variants(torch.tensor([i])) for edit in edits]).probability[0]
         for i in range(count)
     ]
     torch.testing.assert_close(found.probability, torch.stack(alone), **CLOSE)
@@ -156,8 +158,8 @@ def test_a_narrowed_run_is_one_captured_with_fewer_live_tokens(model, fewer):
     pair, kept = few_pairs(), []
     live = LIVE[fewer](pair.base)
     with model.session():
-        whole = captured(model, pair.base, LIVE["suffix"](pair.base), [1, 2])
-        for capture in (whole.narrowed(live), captured(model, pair.base, live, [1, 2])):
+        whole = capture_run(model, pair.base, LIVE["suffix"](pair.base), [1, 2])
+        for capture in (whole.with_live(live), capture_run(model, pair.base, live, [1, 2])):
             kept.append([capture.live, capture.visible, capture.entering[1], capture.entering[2]])
         kept = nnsight.save(kept)
     for one, other in zip(*kept, strict=True):
@@ -185,11 +187,11 @@ def test_a_suffix_pass_with_patched_heads_agrees_with_plain_hooks(model):
     run, at = pair.base, "query_label"
     live = suffix_of(run, run.positions[at])
     with model.session():
-        capture = captured(model, run, live, [0])
+        capture = capture_run(model, run, live, [0])
         donated = head_outputs(model, pair.source, {at: [0, 1]})[at]
         edits = [
-            Edit(0, "z", capture.slot(run.positions[at]), torch.tensor([3]), donated[0][None, :, 3:]),
-            Edit(1, "z", capture.slot(run.positions[at]), torch.tensor([1, 2]), donated[1][None, :, 1:3]),
+            Edit(0, "z", capture.live_index(run.positions[at]), torch.tensor([3]), donated[0][None, :, 3:]),
+            Edit(1, "z", capture.live_index(run.positions[at]), torch.tensor([1, 2]), donated[1][None, :, 1:3]),
         ]
         found = nnsight.save(suffix(model, capture, 0, edits, pair.answer, Chunks()).numbers())
     logits = plain_hooks.activation_patched_logits(model.nn._module, pair, heads, at)
@@ -214,7 +216,7 @@ def test_the_one_token_pass_gives_receivers_what_the_frozen_run_gives_them(model
     with model.session():
         ends = Receivers.of(model, receivers, via)
         live = suffix_of(pair.base, pair.base.positions[at])
-        capture = captured(model, pair.base, live, [1], pair.base.positions[at])
+        capture = capture_run(model, pair.base, live, [1], pair.base.positions[at])
         donated = head_outputs(model, pair.source, {at: [0]})[at][0]
         assert capture.token
         senders = one_token.Senders((0, 0, 0), torch.tensor([0, 2, 3]), {0: donated})
@@ -256,7 +258,7 @@ def test_a_readout_of_16_bit_logits_is_taken_in_fp32():
 
 
 def test_chunk_sizes_follow_the_memory_budget():
-    shape = NAMED["llama-tiny"].shape
+    shape = KNOWN_MODELS["llama-tiny"].shape
     small, large = chunks(shape, 4, 54, 32 << 20), chunks(shape, 4, 54, 64 << 20)
     assert 1 < small.examples < large.examples <= 50
     assert 1 < small.tokens < large.tokens
@@ -269,9 +271,9 @@ def test_chunk_sizes_follow_the_memory_budget():
 
 def test_chunk_sizes_by_hand():
     """Per token: passing 4 (3 256 + 8 128 + 4 256) + 10 283 = 14094, kept 4 6 (2 256 + 128 + 256) = 21504."""
-    found = chunks(NAMED["llama-tiny"].shape, 4, 10, 32 << 20)
+    found = chunks(KNOWN_MODELS["llama-tiny"].shape, 4, 10, 32 << 20)
     assert found == Chunks(examples=(8 << 20) // 355980, tokens=(16 << 20) // 14094, kept=(8 << 20) // 215040)
-    assert chunks(NAMED["llama-tiny"].shape, 4, 10, 1 << 40) == Chunks(examples=50, tokens=1 << 16, kept=1 << 12)
+    assert chunks(KNOWN_MODELS["llama-tiny"].shape, 4, 10, 1 << 40) == Chunks(examples=50, tokens=1 << 16, kept=1 << 12)
 
 
 def test_at_least_one_variant_goes_through_in_a_pass():

@@ -15,7 +15,7 @@ from nnsight_et.core.errors import ExperimentError, UnsupportedModel
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.ablation import (
-    Fill,
+    AblationValues,
     circuit_readouts,
     mean_outputs,
     model_readouts,
@@ -33,11 +33,11 @@ from nnsight_et.interventions.cmap import (
     recipient_readouts,
     with_heads,
 )
-from nnsight_et.interventions.dcm import Training, continued, steps_of, trained_masks, untrained
+from nnsight_et.interventions.dcm import Training, initial_state, resume_training, steps_of, trained_masks
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.measuring import model_pool
-from nnsight_et.models.finite import check_numbers, first_lost
+from nnsight_et.models.finite import check_numbers, find_nonfinite
 from nnsight_et.models.model import Model
 from nnsight_et.remote.failures import failure_from_description
 from tests.helpers.architecture_table import SENDERS, SET
@@ -91,11 +91,11 @@ def paths(path: PatchedPath) -> Callable:
 
 
 def alone(model: Model, pair: Pair, engine: str):
-    return circuit_readouts(model, pair.question, Fill(), [SET], engine, Chunks())
+    return circuit_readouts(model, pair.question, AblationValues(), [SET], engine, Chunks())
 
 
 def without(model: Model, pair: Pair, engine: str):
-    return remainder_readouts(model, pair.question, Fill(), [SET], engine, Chunks())
+    return remainder_readouts(model, pair.question, AblationValues(), [SET], engine, Chunks())
 
 
 def attributed(model: Model, pair: Pair, engine: str):
@@ -120,8 +120,8 @@ OF_NO_ENGINE: dict[str, Callable] = {
     "donor's outputs": lambda model, pair: donor_outputs(model, pair.base, [SET]),
     "donor's inputs": lambda model, pair: donor_inputs(model, few_pairs((2, 2)).base, SET.groups[0]),
     "masks": lambda model, pair: trained_masks(model, SET.groups, Training(epochs=1), [pair], [pair], Chunks()),
-    "masks in parts": lambda model, pair: continued(
-        model, SET.groups, Training(), [pair], ([untrained(group) for group in SET.groups], 1), Chunks()
+    "masks in parts": lambda model, pair: resume_training(
+        model, SET.groups, Training(), [pair], ([initial_state(group) for group in SET.groups], 1), Chunks()
     ),
 }
 
@@ -180,10 +180,10 @@ def test_a_place_has_the_name_of_its_position(pair):
     last[1, :-1][last[1, :-1] == last[1, -1]] = 3
     run = type(pair.base)(last, pair.base.mask, pair.base.positions)
     length = int(pair.base.mask[1].sum())
-    assert first_lost(model, run) == ""
+    assert find_nonfinite(model, run) == ""
     half = tiny_model(overflowing("apple"))
     expected = f"NaN or infinity, first in the residual of layer 1, at token {length - 1} (last) of prompt 2 of 2"
-    assert first_lost(half, run) == expected
+    assert find_nonfinite(half, run) == expected
 
 
 def test_words_that_a_vocabulary_only_has_room_for_may_be_minus_infinity(pair):
@@ -278,5 +278,5 @@ def test_a_run_tries_its_float16_models_before_any_experiment(study):
 def test_a_run_whose_models_have_been_tried_goes_on_and_tries_them_once(study, monkeypatch):
     arguments = ("run", "study.yaml", "--self-check", "off", "--only", "one")
     assert command(*arguments).exit_code == 0
-    monkeypatch.setattr(model_pool, "loaded", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(model_pool, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     assert command(*arguments).exit_code == 0

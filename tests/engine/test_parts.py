@@ -12,7 +12,7 @@ from nnsight_et.core.circuit import Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.interventions.parts import VARIANTS, in_parts
+from nnsight_et.interventions.parts import VARIANT_ARGUMENT, split_call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from tests.helpers.closeness import assert_near
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
@@ -33,7 +33,7 @@ def parts_of(model: Any, call: Call) -> tuple[Any, list[str]]:
         names.append(part.name)
         return part.function(model, *part.arguments)
 
-    return in_parts(call, run), names
+    return split_call(call, run), names
 
 
 def test_half_the_senders_and_the_other_half_are_all_senders(model):
@@ -69,6 +69,6 @@ def test_one_step_and_one_sender_have_no_parts(model):
 
 
 def test_the_argument_that_is_halved_lists_the_variants():
-    for function, number in VARIANTS.items():
+    for function, number in VARIANT_ARGUMENT.items():
         name = list(inspect.signature(function).parameters)[number + 1]
         assert name in ("senders", "circuits", "knocked", "sets", "firsts", "heads"), function

@@ -59,12 +59,12 @@ class Faulty:
         if rule and what == "drop" and where == "request":
             self.abort(scope)
             return
-        answer = self.replaced(rule, path.rpartition("/")[2]) if rule else None
-        answer = answer or await self.answered(scope, receive)
+        answer = self.replacement_answer(rule, path.rpartition("/")[2]) if rule else None
+        answer = answer or await self.request_answer(scope, receive)
         if what == "drop_after":
             self.abort(scope)
             return
-        await self.sent(answer, rule, send)
+        await self.send_answer(answer, rule, send)
         if what == "drop":
             self.abort(scope)
 
@@ -78,7 +78,7 @@ class Faulty:
         ends = {"response": "/response/{id}", "download": "/results/{id}"}
         self.requests[f"{method} {ends.get(where, path)}"] += 1
 
-    async def answered(self, scope: Any, receive: Any) -> Answer:
+    async def request_answer(self, scope: Any, receive: Any) -> Answer:
         """What the endpoint answers."""
         answer = Answer(500, [], b"")
 
@@ -91,7 +91,7 @@ class Faulty:
         await self.inner(scope, receive, keep)
         return answer
 
-    def replaced(self, rule: Rule, name: str) -> Answer | None:
+    def replacement_answer(self, rule: Rule, name: str) -> Answer | None:
         """An answer that the endpoint is not asked for."""
         if rule.what == "status":
             code, detail = rule.refusal()
@@ -107,7 +107,7 @@ class Faulty:
             return Answer.of(code, {"detail": detail.format(id=name)})
         return Answer.of(403, EXPIRED_URL) if rule.what == "expired" else None
 
-    async def sent(self, answer: Answer, rule: Rule | None, send: Any) -> None:
+    async def send_answer(self, answer: Answer, rule: Rule | None, send: Any) -> None:
         """Send an answer, whole and at once unless the rule says otherwise."""
         what, body = (rule.what if rule else ""), answer.body
         skew = rule.seconds if rule and what == "skew" else 0.0

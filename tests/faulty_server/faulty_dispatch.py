@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from descriptions import STATUS
-from dispatch import Dispatcher, Frame, Job
+from dispatch import Dispatcher, Frame, ServerJob
 from faults import Faults, Rule
 from faulty_worker import SentOrder, SplitProcess
 from texts import JOB_ERROR
@@ -22,7 +22,7 @@ class TimeUp(Exception):
 
 
 @dataclass
-class SentJob(Job):
+class SentJob(ServerJob):
     """A request with its session, whose key sent it, and what has happened to it."""
 
     session_id: str = ""
@@ -102,7 +102,7 @@ class FaultyDispatcher(Dispatcher[SentJob]):
         try:
             await super().handle(job)
         except TimeUp as up:
-            await self.stopped(job, JOB_ERROR["time_limit"].format(limit=up))
+            await self.end_job(job, JOB_ERROR["time_limit"].format(limit=up))
 
     async def run(self, job: SentJob) -> None:
         """Run it; or start it, and then its model is lost and it runs again, or it ends as a rule says."""
@@ -121,7 +121,7 @@ class FaultyDispatcher(Dispatcher[SentJob]):
         found = {"limit": self.time_limit, "reason": rule.detail, "error": rule.detail, "path": rule.detail}
         self.end(job, job.frame("ERROR", text.format(**found) if rule.name else text))
 
-    async def carried_out(self, job: SentJob) -> tuple[str, Any]:
+    async def run_job(self, job: SentJob) -> tuple[str, Any]:
         """Run it in its process, in one of its own if it is not trusted, and tell what it prints."""
         rule = self.rule
         if rule and rule.what == "running":

@@ -8,7 +8,7 @@ from typing import Any
 
 from hosted import Hosted, Order
 from processes import Process
-from worker import Worker
+from worker import WorkerLoop
 
 
 @dataclass
@@ -65,7 +65,7 @@ class DescribedHosted(Hosted):
         return {"config": module.config.to_json_string(), "n_params": n_params, "size_bytes": size}
 
 
-class SplitWorker(Worker):
+class SplitWorker(WorkerLoop):
     """The loop of the process."""
 
     def drop(self, key: str) -> tuple:
@@ -92,15 +92,15 @@ class SplitWorker(Worker):
         message = ResponseModel(id=order.id, status=Status.COMPLETED, description=told, data=found)
         return kind, (message.pickle(),), len(found)
 
-    def saved(self, order: Order, model: Any, block: Connection | None) -> bytes:
+    def run_block(self, order: Order, model: Any, block: Connection | None) -> bytes:
         """The saved values of a block, here or in the process at the other end of `block`."""
-        from logged import printed_as_log
+        from logged import log_prints
         from split_model import serve
 
         if block is not None:
             return serve(model, block, self.log)
-        with printed_as_log(self.log):
-            return super().saved(order, model)
+        with log_prints(self.log):
+            return super().run_block(order, model)
 
     def log(self, line: str) -> None:
         """Tell the client a line."""

@@ -32,7 +32,7 @@ class _Lines(io.TextIOBase):
 
 
 @contextmanager
-def printed_as_log(say: Say) -> Iterator[None]:
+def log_prints(say: Say) -> Iterator[None]:
     """What is printed inside goes to the client."""
     lines = _Lines(say)
     with redirect_stdout(lines), redirect_stderr(lines):

@@ -11,10 +11,10 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
-from blocks import Unreadable, executed, own_sources, prepare, rebuilt
+from blocks import Unreadable, execute_block, own_sources, prepare, rebuilt
 from greenlet import getcurrent
 from hosted import Hosted
-from logged import failure_apart, printed_as_log
+from logged import failure_apart, log_prints
 from nnsight.intervention.barrier import Barrier
 from nnsight.intervention.envoy import Envoy
 from nnsight.intervention.interleaver import EarlyStopException, Event, Interleaver, Mediator, OutOfOrderError, Pending
@@ -95,7 +95,7 @@ def _interleave(envoy: Any, method: Any, *_: Any, batcher: Any = None, **options
         workers.cancel()
 
 
-def _refused(name: str) -> Any:
+def _refuse(name: str) -> Any:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"this loopback server's untrusted mode has no {name}")
 
@@ -106,9 +106,9 @@ def _redirect() -> None:
     """Make nnsight in this process ask the model at the other end."""
     changes = {
         Mediator: {"event": classmethod(_park)},
-        Envoy: {"interleave": _interleave, "__call__": _call, "source": property(_refused(".source"))},
-        InterleavingTracer: {"iter": property(_refused("tracer.iter")), "cache": _refused("tracer.cache")},
-        Barrier: {"__call__": _refused("tracer.barrier")},
+        Envoy: {"interleave": _interleave, "__call__": _call, "source": property(_refuse(".source"))},
+        InterleavingTracer: {"iter": property(_refuse("tracer.iter")), "cache": _refuse("tracer.cache")},
+        Barrier: {"__call__": _refuse("tracer.barrier")},
     }
     for kind, members in changes.items():
         for name, member in members.items():
@@ -130,16 +130,16 @@ def _unpickler(workers: _Workers) -> type:
 
 def _block(wire: _Wire, hosted: Hosted, order: Any) -> tuple:
     """("end", its saved values) or ("failed", a description)."""
-    model = hosted.made(order.key)
+    model = hosted.load_model(order.key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an adapter's weights have no place in a model without
         model._remoteable_set_env(hosted.environment(order.env))
     _redirect()
     unpickler = _unpickler(_Workers(wire))
     try:
-        with own_sources(), printed_as_log(lambda line: wire.send("log", line)):
+        with own_sources(), log_prints(lambda line: wire.send("log", line)):
             tracer = rebuilt(order.blob, model._remoteable_persistent_objects(), order.compress, unpickler)
-            return "end", executed(tracer)
+            return "end", execute_block(tracer)
     except Unreadable as sentence:
         return "failed", str(sentence)
     except Exception as error:  # noqa: BLE001 - the block is the client's

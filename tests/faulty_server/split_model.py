@@ -65,12 +65,12 @@ class Proxy(Mediator):
         """Let the worker go on with `values`; where it waits next, None when it has finished."""
         if self.later is not None:
             (park,), self.later = self.later, None
-            return self.settled(park)
+            return self.run_called_modules(park)
         read = self.pending
         self.wire.send("resume", self.number, values)
         park, returned = self.answer()
         if returned is None or read is None:
-            return self.settled(park)
+            return self.run_called_modules(park)
         self.later = (park,)
         return Pending(Event.SWAP, read.provider, read.iteration, returned[0])
 
@@ -83,7 +83,7 @@ class Proxy(Mediator):
             raise RuntimeError(f"the block's process is out of step with the model: it sent '{kind}'")
         return rest[1], rest[2]
 
-    def settled(self, park: Pending | None) -> Pending | None:
+    def run_called_modules(self, park: Pending | None) -> Pending | None:
         """The first place in the forward that the worker waits for, once the modules it calls itself have run."""
         while park is not None and park.event == "call":
             arguments, keywords = park.value
@@ -103,7 +103,7 @@ def forward(wire: Wire, model: Any, message: list[Any]) -> None:
     name, parks, rows, invokes, options = message
     proxies = [Proxy(number, wire, model, group) for number, group in enumerate(rows)]
     for proxy, park in zip(proxies, parks, strict=True):
-        proxy.pending = proxy.settled(park)
+        proxy.pending = proxy.run_called_modules(park)
     interleaver, result = model.interleaver, None
     batcher = model._batcher_class(model, options)
     for arguments, keywords in invokes:

@@ -17,7 +17,7 @@ from torch import Tensor
 from nnsight_et.core.batch import Pair
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs
+from nnsight_et.interventions.ablation import AblationValues, circuit_readouts, mean_outputs
 from nnsight_et.interventions.cmap import (
     by_place,
     donor_inputs,
@@ -26,7 +26,7 @@ from nnsight_et.interventions.cmap import (
     recipient_readouts,
     with_heads,
 )
-from nnsight_et.interventions.dcm import masked_readout, prepared
+from nnsight_et.interventions.dcm import masked_readout, prepare_batches
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
@@ -88,7 +88,7 @@ def ablation_difference(name: str) -> tuple[float, float]:
                 which[torch.arange(len(slot)), run.positions[at], index] = False
         replaced[layer] = (which, torch.stack(by_slot)[slot])
     expected = plain_methods.probabilities(plain_hooks.replaced_logits(module, run, replaced), pair.answer)
-    fill = Fill(mean_outputs(model, [run], names)["z"], names)
+    fill = AblationValues(mean_outputs(model, [run], names)["z"], names)
     found = [circuit_readouts(model, pair.question, fill, [SET], engine, Chunks())["probability"] for engine in ENGINES]
     return max(apart(one[0], expected) for one in found), apart(expected, unpatched(name, pair))
 
@@ -102,7 +102,7 @@ def dcm_difference(name: str) -> tuple[float, float]:
     expected = logits[torch.arange(len(pair.answer)), pair.answer]
     (slope,) = torch.autograd.grad(expected.sum(), mask)
     with model.session():
-        (batch,) = prepared(model, [group], pair)
+        (batch,) = prepare_batches(model, [group], pair)
         logit = masked_readout(model, group, batch, mask[None], Chunks()).logit[0]
         (gradient,) = torch.autograd.grad(logit.sum(), mask)
         outcome = nnsight.save([logit.detach(), gradient])

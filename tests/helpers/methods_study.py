@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Run, collate, padded
+from nnsight_et.core.batch import Pair, PromptBatch, collate, padded_batch
 from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.planning.plan import plan
@@ -134,8 +134,8 @@ def swaps(name: str, count: int, split: str, draw: int = 0) -> Pair:
     return collate(desideratum(TASK, name, tokenizer(), count, 1000 * SEED + draw, split), PAD)
 
 
-def ablation_prompts(count: int) -> Run:
-    return padded(TASK.prompts(tokenizer(), count, SEED, "ablation"), PAD)
+def ablation_prompts(count: int) -> PromptBatch:
+    return padded_batch(TASK.prompts(tokenizer(), count, SEED, "ablation"), PAD)
 
 
 def accuracy_of(logits: Tensor, answer: Tensor) -> float:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnsight_et.planning.plan import plan
-from nnsight_et.remote.job import Patience, Waiting
+from nnsight_et.remote.job import RetryPolicy, Waiting
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Progress, Remote, RunOptions, run
 from tests.helpers.loopback_client import TRUSTED
 from tests.helpers.methods_study import manifest
 
-QUICK = Patience(first=0.02, most=0.1, unsure=0.6, lost=1.5, silence=6.0)
+QUICK = RetryPolicy(first=0.02, most=0.1, unsure=0.6, lost=1.5, silence=6.0)
 NAMES = ("one", "two")
 
 
@@ -32,7 +32,7 @@ class Remotely:
     key: str = TRUSTED
     only: Sequence[str] = ()
     """Which experiments there are, if not all."""
-    patience: Patience = QUICK
+    patience: RetryPolicy = QUICK
     heard: list[Waiting] = field(default_factory=list)
     jobs: dict[str, int] = field(default_factory=dict)
     """How many of them an experiment was."""

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nnsight_et.core.batch import Example, Pair, Side, collate
-from nnsight_et.models.load import wrapped
+from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, Boxes
 
@@ -55,7 +55,7 @@ def tiny_model(module, attention: str = "sdpa") -> Model:
     """The module under nnsight, as the package's Model."""
     module.set_attn_implementation(attention)
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer())
-    return wrapped(nn, "tiny")
+    return wrap_model(nn, "tiny")
 
 
 def few_examples(boxes: Sequence[int], seed: int = 0) -> list[Example]:

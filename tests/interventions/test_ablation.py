@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.core.batch import Pair, Prompt, Question, Run, Side, padded
+from nnsight_et.core.batch import Pair, Prompt, PromptBatch, Question, Side, padded_batch
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import (
-    Fill,
+    AblationValues,
     circuit_readouts,
     mean_outputs,
     model_readouts,
@@ -47,14 +47,14 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def others() -> Run:
+def others() -> PromptBatch:
     """Prompts of one length that means are taken over."""
-    return padded(Boxes(3).prompts(tokenizer(), 5, 0, "ablation"), PAD)
+    return padded_batch(Boxes(3).prompts(tokenizer(), 5, 0, "ablation"), PAD)
 
 
 @pytest.fixture(scope="module")
-def means(model, others) -> Fill:
-    return Fill(mean_outputs(model, [others], None)["z"], None)
+def means(model, others) -> AblationValues:
+    return AblationValues(mean_outputs(model, [others], None)["z"], None)
 
 
 def question(boxes=(3, 3, 3), side: Side = "left") -> Question:
@@ -70,7 +70,7 @@ def test_means_per_position_are_those_of_plain_hooks(model, others, means):
 
 def test_means_do_not_depend_on_how_prompts_are_batched(model, others, means):
     prompts = Boxes(3).prompts(tokenizer(), 5, 0, "ablation")
-    runs = [padded(prompts[:1], PAD), padded(prompts[1:], PAD)]
+    runs = [padded_batch(prompts[:1], PAD), padded_batch(prompts[1:], PAD)]
     torch.testing.assert_close(mean_outputs(model, runs, None)["z"], means.means, **CLOSE)
 
 
@@ -79,8 +79,8 @@ def test_means_per_named_position_are_worked_out_by_hand(model, side):
     """Two prompts of 3 and 5 tokens: one mean for each name, one for the 1 + 3 other tokens; padding counts nowhere."""
     short = Prompt((0, 20, 30), {"label": 1, "last": 2})
     long = Prompt((0, 40, 50, 60, 70), {"label": 3, "last": 4})
-    by_name = mean_outputs(model, [padded([short, long], PAD, side)], ("label", "last"))["z"]
-    one, two = (plain_hooks.head_outputs(model.nn._module, padded([prompt])) for prompt in (short, long))
+    by_name = mean_outputs(model, [padded_batch([short, long], PAD, side)], ("label", "last"))["z"]
+    one, two = (plain_hooks.head_outputs(model.nn._module, padded_batch([prompt])) for prompt in (short, long))
     for layer in range(model.n_layers):
         z, other = one[layer][0], two[layer][0]
         torch.testing.assert_close(by_name[layer, 0], (z[1] + other[3]) / 2, **CLOSE)
@@ -91,7 +91,7 @@ def test_means_per_named_position_are_worked_out_by_hand(model, side):
 def test_slots_are_absolute_positions_or_names():
     short = Prompt((7, 8, 9), {"label": 1, "last": 2})
     long = Prompt((7, 8, 9, 10), {"label": 0, "last": 3})
-    run = padded([short, long])
+    run = padded_batch([short, long])
     assert slots(run, None).tolist() == [[0, 0, 1, 2], [0, 1, 2, 3]]
     assert slots(run, ("last", "label")).tolist() == [[2, 2, 1, 0], [1, 2, 2, 0]]
 
@@ -119,8 +119,8 @@ def test_a_circuit_alone_agrees_with_plain_hooks(model, means, engine):
 
 def test_in_fp32_the_engines_agree_to_1e_5():
     model = tiny_model(hf_llama(kv_heads=1))
-    others = padded(Boxes(3).prompts(tokenizer(), 5, 0, "ablation"), PAD)
-    means = Fill(mean_outputs(model, [others], None)["z"], None)
+    others = padded_batch(Boxes(3).prompts(tokenizer(), 5, 0, "ablation"), PAD)
+    means = AblationValues(mean_outputs(model, [others], None)["z"], None)
     found = [
         circuit_readouts(model, question(), means, [CIRCUIT, everything()], engine, Chunks())
         for engine in ("default", "reference")
@@ -133,8 +133,8 @@ def test_in_fp32_the_engines_agree_to_1e_5():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_ragged_prompts_with_named_means_agree_in_both_engines_and_with_plain_hooks(model, side):
-    others = [padded(Boxes(boxes).prompts(tokenizer(), 4, 0, "ablation"), PAD, side) for boxes in (2, 4)]
-    means = Fill(mean_outputs(model, others, NAMES)["z"], NAMES)
+    others = [padded_batch(Boxes(boxes).prompts(tokenizer(), 4, 0, "ablation"), PAD, side) for boxes in (2, 4)]
+    means = AblationValues(mean_outputs(model, others, NAMES)["z"], NAMES)
     asked = question((2, 4, 3), side)
     assert means.means is not None
     found = [
@@ -171,16 +171,18 @@ def test_all_heads_at_the_vital_positions_are_not_the_whole_model(model, means, 
     alone = circuit_readouts(model, asked, means, [everything()], engine, Chunks())["probability"][0]
     assert ((alone - whole).abs() > 1e-6).all()
     one = Question(
-        Run(asked.run.tokens[:1], asked.run.mask[:1], {name: at[:1] for name, at in asked.run.positions.items()}),
+        PromptBatch(
+            asked.run.tokens[:1], asked.run.mask[:1], {name: at[:1] for name, at in asked.run.positions.items()}
+        ),
         asked.answer[:1],
     )
-    own = Fill(mean_outputs(model, [one.run], None)["z"], None)
+    own = AblationValues(mean_outputs(model, [one.run], None)["z"], None)
     for circuit in (everything(), CIRCUIT):
         same = circuit_readouts(model, one, own, [circuit], engine, Chunks())["probability"][0]
         torch.testing.assert_close(same, whole[:1], **CLOSE)
 
 
-def without_by_hooks(model, run: Run, values: list, knocked: Circuit):
+def without_by_hooks(model, run: PromptBatch, values: list, knocked: Circuit):
     """[batch, vocabulary]: logits when only the knocked heads, at their positions, output `values` per layer."""
     replaced, row = {}, torch.arange(len(run.tokens))
     for layer, value in enumerate(values):
@@ -196,8 +198,8 @@ def without_by_hooks(model, run: Run, values: list, knocked: Circuit):
 @pytest.mark.parametrize("kind", ["mean", "zero", "resampled"])
 def test_a_model_without_a_circuit_agrees_with_plain_hooks(model, means, kind, engine):
     asked, other = question(), question().run
-    other = Run(other.tokens.flip(0), other.mask, other.positions)
-    fill = {"mean": means, "zero": Fill(), "resampled": Fill(resampled=other)}[kind]
+    other = PromptBatch(other.tokens.flip(0), other.mask, other.positions)
+    fill = {"mean": means, "zero": AblationValues(), "resampled": AblationValues(resampled=other)}[kind]
     values = {
         "mean": list(means.means),
         "zero": [torch.zeros(model.n_heads, model.d_head, dtype=torch.float64)] * model.n_layers,

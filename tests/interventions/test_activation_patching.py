@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.core.batch import Pair, Question, Run
+from nnsight_et.core.batch import Pair, PromptBatch, Question
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.activation_patching import layers_of, patched_from_each, patched_readouts
+from nnsight_et.interventions.activation_patching import layers_of, patched_readouts, patched_readouts_by_source
 from tests.helpers import plain_methods
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 
@@ -47,9 +47,11 @@ def null(pair: Pair) -> Pair:
     return Pair(pair.base, pair.base, pair.answer)
 
 
-def turned(run: Run) -> Run:
+def turned(run: PromptBatch) -> PromptBatch:
     """The same prompts in the opposite order."""
-    return Run(run.tokens.flip(0), run.mask.flip(0), {name: index.flip(0) for name, index in run.positions.items()})
+    return PromptBatch(
+        run.tokens.flip(0), run.mask.flip(0), {name: index.flip(0) for name, index in run.positions.items()}
+    )
 
 
 def patched(model, pair: Pair, sets=SETS, engine: str = "default", chunks: Chunks | None = None):
@@ -85,7 +87,7 @@ def test_in_fp32_both_engines_agree_with_plain_hooks_to_1e_5(kv_heads, engine):
 def test_a_source_equal_to_the_base_changes_nothing():
     model, pair = tiny_model(hf_llama()), few_pairs()
     logits = plain_methods.plain_logits(model.nn._module, pair.base)
-    plain = reference.scored(logits, pair.answer).probability
+    plain = reference.reference_readout(logits, pair.answer).probability
     exact = patched(model, null(pair), engine="reference")
     assert torch.equal(exact["probability"], plain.expand(len(SETS), -1))
     assert torch.equal(exact["logit"], logits[torch.arange(3), pair.answer].expand(len(SETS), -1))
@@ -98,7 +100,7 @@ def test_a_source_equal_to_the_base_changes_nothing():
 def test_no_heads_change_nothing_beside_others_and_alone():
     model, pair = tiny_model(hf_llama()), few_pairs()
     logits = plain_methods.plain_logits(model.nn._module, pair.base)
-    plain = reference.scored(logits, pair.answer).probability
+    plain = reference.reference_readout(logits, pair.answer).probability
     for sets in ([EMPTY], [heads(last="")], SETS[2:]):
         assert torch.equal(patched(model, pair, sets, "reference")["probability"][-1], plain)
         assert (patched(model, pair, sets)["probability"][-1] / plain - 1).abs().max() <= 1e-5
@@ -120,7 +122,7 @@ def test_a_heads_position_counts(model, engine):
     """The same head at another position, or from another position of the source, is another intervention."""
     pair = few_pairs()
     moved = pair.source.positions | {"last": pair.source.positions["query_label"]}
-    elsewhere = Pair(pair.base, Run(pair.source.tokens, pair.source.mask, moved), pair.answer)
+    elsewhere = Pair(pair.base, PromptBatch(pair.source.tokens, pair.source.mask, moved), pair.answer)
     here, other = (heads(last="L1H2"), heads(query_label="L1H2"))
     found = patched(model, pair, [here, other], engine)["probability"]
     assert (found[0] - found[1]).abs().max() > 1e-5
@@ -158,7 +160,7 @@ def test_several_sources_of_one_base_run_are_what_each_of_them_is_alone(model, e
     other = Pair(pair.base, turned(pair.source), pair.answer.flip(0))
     pairs, mine = [pair, other], [(0, SETS[1]), (0, EMPTY), (1, SETS[0]), (1, SETS[2]), (1, EMPTY)]
     sources = [Question(one.source, one.answer) for one in pairs]
-    together = patched_from_each(model, pair.base, sources, mine, engine, Chunks())
+    together = patched_readouts_by_source(model, pair.base, sources, mine, engine, Chunks())
     for row, (number, chosen) in enumerate(mine):
         alone = patched(model, pairs[number], [chosen], engine)
         for name in alone:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Prompt, Question, Side, collate, padded
+from nnsight_et.core.batch import Prompt, Question, Side, collate, padded_batch
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
@@ -115,7 +115,7 @@ def test_past_the_last_layer_nothing_is_blocked():
 def test_a_token_that_sees_only_itself_outputs_its_own_value_by_hand(engine):
     """Two tokens and one layer: blind to the first, the second's heads output its value, whatever the scores are."""
     module = hf_llama(layers=1, kv_heads=2, dtype=torch.float64)
-    run = padded([Prompt((0, 30), {"first": 0, "last": 1}), Prompt((0, 40), {"first": 0, "last": 1})])
+    run = padded_batch([Prompt((0, 30), {"first": 0, "last": 1}), Prompt((0, 40), {"first": 0, "last": 1})])
     question = Question(run, torch.tensor([50, 60]))
     layer, entering = module.model.layers[0], module.model.embed_tokens(run.tokens[:, 1])
     value = layer.self_attn.v_proj(layer.input_layernorm(entering)).unflatten(-1, (2, -1))

@@ -29,7 +29,7 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.report.results import plates, tables
 from nnsight_et.report.tidy.tables import heads, metrics
 from nnsight_et.results.study import Study
-from nnsight_et.tasks.answers import told
+from nnsight_et.tasks.answers import token_description
 from nnsight_et.tasks.boxes import Boxes
 from tests.engine.test_work_counts import counted
 from tests.helpers import plain_hooks
@@ -210,7 +210,7 @@ def test_a_score_that_does_not_exist_is_told():
     examples, words = few_examples((2, 2)), tokenizer()
     given = (examples, words)
     prompt = repr(words.decode(list(examples[1].base.tokens)))
-    which = f"in 1 of 2 prompts, such as {told(examples[1].answer, words)['text']} after {prompt}"
+    which = f"in 1 of 2 prompts, such as {token_description(examples[1].answer, words)['text']} after {prompt}"
     for base in (0.0, 1e-44):
         values = {"base": torch.tensor([0.5, base]), "patched": torch.ones(1, 2)}
         low = "the answer's probability in the base run is 0 or below 1.2e-38 in float32"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.batch import Pair, PromptBatch
 from nnsight_et.core.circuit import Head
 from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
@@ -110,11 +110,11 @@ def test_batches_of_one_agree_with_the_padded_batch(path):
 def one_row(pair: Pair, row: int) -> Pair:
     """That example without its padding."""
 
-    def alone(run: Run) -> Run:
+    def alone(run: PromptBatch) -> PromptBatch:
         real = run.mask[row].bool()
         shift = int(real.long().argmax())
         positions = {name: index[row : row + 1] - shift for name, index in run.positions.items()}
-        return Run(run.tokens[row, real][None], run.mask[row, real][None], positions)
+        return PromptBatch(run.tokens[row, real][None], run.mask[row, real][None], positions)
 
     return Pair(alone(pair.base), alone(pair.source), pair.answer[row : row + 1])
 

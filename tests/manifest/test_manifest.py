@@ -6,7 +6,7 @@ import pytest
 
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import DCM, Faithfulness, PathPatching, load, parse
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 
 TEXT = """\
 name: study
@@ -28,7 +28,7 @@ experiments:
 """
 
 
-TINY = NAMED["llama-tiny"].shape
+TINY = KNOWN_MODELS["llama-tiny"].shape
 ALL = TINY.n_layers * TINY.n_heads
 
 
@@ -194,9 +194,9 @@ def test_own_models_and_places_are_accepted_without_being_looked_at():
 
 
 def test_a_quick_look_caps_examples_and_nothing_else():
-    limited = parse(TEXT, "e.yaml").limited(20)
+    limited = parse(TEXT, "e.yaml").with_limit(20)
     assert [limited.experiments[name].model_dump()["examples"] for name in ("circuit", "table1")] == [20, 20]
-    assert parse(TEXT, "e.yaml").limited(1000) == parse(TEXT, "e.yaml")
+    assert parse(TEXT, "e.yaml").with_limit(1000) == parse(TEXT, "e.yaml")
 
 
 TRAINING = """\
@@ -206,7 +206,7 @@ experiments: {m: {method: dcm, circuit: published/llama, training_examples: 65}}
 
 
 def trained(text: str, most: int = 1000) -> DCM:
-    spec = parse(text, "x").limited(most).experiments["m"]
+    spec = parse(text, "x").with_limit(most).experiments["m"]
     assert isinstance(spec, DCM)
     return spec
 

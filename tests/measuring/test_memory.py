@@ -69,7 +69,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
     """Every model that is loaded from now on runs on the device."""
-    whole = model_pool.loaded
+    whole = model_pool.load_model
 
     def loaded(*args, **options):
         model = whole(*args, **options)
@@ -77,7 +77,7 @@ def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
             layer.mlp.down_proj.register_forward_pre_hook(device.check)
         return model
 
-    monkeypatch.setattr(model_pool, "loaded", loaded)
+    monkeypatch.setattr(model_pool, "load_model", loaded)
     return device
 
 

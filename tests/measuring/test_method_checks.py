@@ -8,14 +8,14 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from nnsight_et.core.batch import padded
+from nnsight_et.core.batch import padded_batch
 from nnsight_et.core.circuit import Head, HeadGroup
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions import ablation, cmap, dcm, method_checks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.method_checks import donated_values, means_error, training_errors
-from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded
+from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
 from tests.helpers import plain_methods
@@ -36,8 +36,8 @@ ACROSS = "  x: {method: cmap, donor: two, recipient: one, circuit: ./circuit.jso
 @pytest.mark.parametrize("names", [None, NAMES])
 def test_means_of_padded_prompts_are_those_of_each_prompt_alone(names):
     model, prompts = tiny_model(hf_llama()), [example.base for example in few_examples((2, 3, 2))]
-    alone = [padded([prompt]) for prompt in prompts]
-    means = ablation.mean_outputs(model, [padded(prompts, PAD)], names)["z"]
+    alone = [padded_batch([prompt]) for prompt in prompts]
+    means = ablation.mean_outputs(model, [padded_batch(prompts, PAD)], names)["z"]
     assert means_error(model, alone, names, means) < 1e-5
     assert means_error(model, alone[:2], names, means) > 0.01
     assert means_error(model, alone, names, means.roll(1, 0)) > 0.01
@@ -46,9 +46,9 @@ def test_means_of_padded_prompts_are_those_of_each_prompt_alone(names):
 
 def test_what_a_donor_gives_in_a_batch_is_what_it_gives_in_a_run_of_one_prompt():
     model, examples = tiny_model(hf_llama()), few_examples((3, 3, 3))
-    given = cmap.donor_inputs(model, padded([example.base for example in examples], PAD), GROUP)
+    given = cmap.donor_inputs(model, padded_batch([example.base for example in examples], PAD), GROUP)
     inputs = {name: values[1] for name, values in given.items()}
-    expected = donated_values(model, padded([examples[1].base]), GROUP)
+    expected = donated_values(model, padded_batch([examples[1].base]), GROUP)
     assert set(expected) == {f"{via} {layer}" for via in ("query", "key", "value") for layer in (0, 1)}
     for name, values in inputs.items():
         assert_near(values, expected[name], size=1)
@@ -77,7 +77,7 @@ def test_a_step_of_training_goes_where_finite_differences_say(at, monkeypatch):
 
 
 def test_an_adapter_that_is_loaded_and_does_nothing_is_seen(folder, adapter):
-    model = loaded(found("tiny", ModelSpec(str(folder), str(adapter))))
+    model = load_model(download_files("tiny", ModelSpec(str(folder), str(adapter))))
     assert engine_errors(model, few_pairs())["adapter"] < 1e-5
     for module in model.nn._module.modules():
         if isinstance(module, BaseTunerLayer):
@@ -87,9 +87,11 @@ def test_an_adapter_that_is_loaded_and_does_nothing_is_seen(folder, adapter):
 
 
 def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
-    model, pair, right = tiny_model(hf_llama()), few_pairs(), ablation.Fill.outputs
+    model, pair, right = tiny_model(hf_llama()), few_pairs(), ablation.AblationValues.outputs
     assert engine_errors(model, pair)["fill"] == 0
-    monkeypatch.setattr(ablation.Fill, "outputs", lambda *arguments: [*right(*arguments)[1:], right(*arguments)[0]])
+    monkeypatch.setattr(
+        ablation.AblationValues, "outputs", lambda *arguments: [*right(*arguments)[1:], right(*arguments)[0]]
+    )
     assert engine_errors(model, pair)["fill"] == float("inf")
 
 

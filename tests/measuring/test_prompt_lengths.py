@@ -52,7 +52,7 @@ def study(folder: Path, name: str, positions: int, method: str = "attribution", 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prompt_longer_than_the_table_is_told_before_a_weight_is_read(method, tmp_path, monkeypatch):
-    monkeypatch.setattr(model_pool, "loaded", None)
+    monkeypatch.setattr(model_pool, "load_model", None)
     path = study(tmp_path, "GPT-2", 25, method)
     found = et("run", path, "--out", tmp_path / "runs")
     assert found.exit_code == 2
@@ -73,7 +73,7 @@ def test_rotations_have_no_end(tmp_path):
 
 
 def test_a_file_of_pairs_is_refused_at_its_longest_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_pool, "loaded", None)
+    monkeypatch.setattr(model_pool, "load_model", None)
     pair = {"base": "The book is in Box A", "source": "The car is in Box B", "answer": "is"}
     source = pair | {"source": f"The car is in Box B{', the book is in Box C' * 2}"}  # 7 + 2 * 7 tokens
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [pair, pair, source] + [pair] * 9)))

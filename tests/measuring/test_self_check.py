@@ -12,7 +12,7 @@ from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine import suffix
 from nnsight_et.interventions import ablation, engine_checks, path_patching
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
-from nnsight_et.measuring.checks import _compared
+from nnsight_et.measuring.checks import _largest_gaps
 from nnsight_et.measuring.tolerance import difference
 from nnsight_et.models.model import Model
 from nnsight_et.planning.plan import plan
@@ -87,7 +87,9 @@ def test_an_edit_that_is_not_applied_stops_the_run(monkeypatch):
     monkeypatch.setattr(suffix, "SITES", ("query", "key", "value"))
     path = path_patching.Path("last", "query", (Head(2, 0),))
     with pytest.raises(ExperimentError, match="0 of 3 edits applied"):
-        ablation.remainder_readouts(model, pair.question, ablation.Fill(), [all_heads()], "default", suffix.Chunks())
+        ablation.remainder_readouts(
+            model, pair.question, ablation.AblationValues(), [all_heads()], "default", suffix.Chunks()
+        )
     assert path_patching.path_probabilities(model, pair, path, [Head(0, 0)], "default", suffix.Chunks())
 
 
@@ -236,6 +238,6 @@ def test_in_half_precision_a_sample_that_is_right_by_chance_leaves_room_for_roun
     lucky, epsilon = [exact, exact], torch.finfo(torch.bfloat16).eps
     for apart, passes in ((0.1, True), (0.3, False)):
         found = {"effect": exact["effect"] + apart}
-        worst, tolerance = _compared(found, lucky, "bfloat16", n_layers=18)
+        worst, tolerance = _largest_gaps(found, lucky, "bfloat16", n_layers=18)
         assert tolerance == pytest.approx(4 * 6 * epsilon + epsilon)
         assert (worst <= tolerance) is passes

@@ -27,8 +27,8 @@ from nnsight_et.manifest import parse
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.methods.cmap.experiment import INPUTS, patched_heads
-from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded
+from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, plan
@@ -175,7 +175,7 @@ def test_models_that_differ_in_the_last_layers_queries_meet_when_these_are_donat
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_adapter_over_the_recipients_weights_can_give_and_take(folder, adapter, engine):
     """Every projection that runs is the real one, adapter included: the output projection's too."""
-    base, lora = (loaded(found("mine", ModelSpec(str(folder), one))) for one in (None, str(adapter)))
+    base, lora = (load_model(download_files("mine", ModelSpec(str(folder), one))) for one in (None, str(adapter)))
     modules = hf_llama(), PeftModel.from_pretrained(hf_llama(), adapter).get_base_model().eval()
     question = asked()
     for models, plain in (((lora, base), modules[::-1]), ((base, lora), modules)):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.core.batch import padded
+from nnsight_et.core.batch import padded_batch
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, remainder_readouts
+from nnsight_et.interventions.ablation import AblationValues, circuit_readouts, mean_outputs, remainder_readouts
 from nnsight_et.methods.completeness.experiment import random_halves
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers import plain_hooks, plain_methods
@@ -43,9 +43,9 @@ HALF = Circuit(
 SETS = [HALF, *(Circuit((group,)) for group in circuit().groups), EMPTY]
 
 
-def means_of(model, boxes: int = 3) -> Fill:
-    others = padded(Boxes(boxes).prompts(tokenizer(), 5, 0, "ablation"), PAD)
-    return Fill(mean_outputs(model, [others], None)["z"], None)
+def means_of(model, boxes: int = 3) -> AblationValues:
+    others = padded_batch(Boxes(boxes).prompts(tokenizer(), 5, 0, "ablation"), PAD)
+    return AblationValues(mean_outputs(model, [others], None)["z"], None)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -71,7 +71,7 @@ def test_without_any_head_fewer_circuit_and_model_are_themselves():
     model, pair = tiny_model(hf_llama()), few_pairs((3, 3, 3))
     fill, question = means_of(model), pair.question
     logits = plain_methods.plain_logits(model.nn._module, pair.base)
-    plain = reference.scored(logits, pair.answer).probability
+    plain = reference.reference_readout(logits, pair.answer).probability
     assert circuit().without(EMPTY) == circuit()
     exact = remainder_readouts(model, question, fill, [EMPTY], "reference", Chunks())
     assert torch.equal(exact["probability"][0], plain)

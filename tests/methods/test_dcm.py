@@ -13,8 +13,8 @@ from nnsight_et.core.batch import Pair
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.interventions.dcm import Training, masked_readout, prepared, trained_masks
-from nnsight_et.methods.dcm.experiment import tied
+from nnsight_et.interventions.dcm import Training, masked_readout, prepare_batches, trained_masks
+from nnsight_et.methods.dcm.experiment import tied_sets
 from tests.helpers import plain_methods
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 
@@ -42,7 +42,7 @@ def trained(
 
 def masked(model, group: HeadGroup, pair: Pair, masks: Tensor, chunks: Chunks | None = None) -> dict[str, Tensor]:
     with model.session():
-        (batch,) = prepared(model, [group], pair)
+        (batch,) = prepare_batches(model, [group], pair)
         found = nnsight.save(masked_readout(model, group, batch, masks, chunks or Chunks()).numbers())
     return found
 
@@ -51,7 +51,7 @@ def slope(model, group: HeadGroup, pair: Pair, values: Tensor) -> Tensor:
     """[head]: the gradient of the mean target logit."""
     with model.session():
         mask = values.clone().requires_grad_()
-        (batch,) = prepared(model, [group], pair)
+        (batch,) = prepare_batches(model, [group], pair)
         logit = masked_readout(model, group, batch, mask[None], Chunks()).logit
         found = nnsight.save(torch.autograd.grad(logit.mean(), mask)[0])
     return found
@@ -246,8 +246,8 @@ def test_other_masks_that_did_just_as_well_are_named_once():
     masks = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 0, 1], [0, 0, 1], [1, 1, 0]]).float()
     group = HeadGroup("a", "last", (Head(0, 1), Head(2, 0), Head(2, 3)))
     shares = torch.tensor([0.5, 0.75, 0.75, 0.75, 0.75, 0.25]).double()
-    assert tied(group, {"masks": masks, "mask": masks[1], "accuracies": shares}) == [["L2H0"]]
-    assert tied(group, {"masks": masks, "mask": masks[0], "accuracies": shares}) == []
+    assert tied_sets(group, {"masks": masks, "mask": masks[1], "accuracies": shares}) == [["L2H0"]]
+    assert tied_sets(group, {"masks": masks, "mask": masks[0], "accuracies": shares}) == []
 
 
 def test_a_better_mask_with_more_heads_beats_a_worse_one_with_fewer(model):

@@ -12,8 +12,8 @@ from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.core.metrics import patching_score
 from nnsight_et.display.figures import Diagram, HeatMap
 from nnsight_et.manifest import Stage
-from nnsight_et.methods.path_patching.experiment import assembled, mlps
-from nnsight_et.models.named import NAMED
+from nnsight_et.methods.path_patching.experiment import assembled_circuit, mlps
+from nnsight_et.models.named import KNOWN_MODELS
 from nnsight_et.planning.plan import digest, plan, senders
 from nnsight_et.report.results import head_rows, metric_rows, plates, tables
 from nnsight_et.results.study import Study
@@ -89,7 +89,7 @@ def test_a_head_stays_in_its_group_whatever_mlps_are_kept_of_its_layer():
         Stage(group="m", into="logits", at="last", senders="mlps", keep=1),
     ]
     ranked = {"a": [Head(2, 0)], "m": [Mlp(2)]}
-    assert assembled(stages, ranked).group("a").heads == (Head(2, 0),)
+    assert assembled_circuit(stages, ranked).group("a").heads == (Head(2, 0),)
     assert mlps(stages, ranked) == [MlpGroupRecord(name="m", at="last", mlps=["L2MLP"])]
 
 
@@ -218,7 +218,7 @@ def test_what_no_path_can_be_is_refused_with_what_can(stage, told):
     assert f"found.stages.2.{told}" in str(error.value)
 
 
-LAYERS = NAMED["llama-tiny"].shape.n_layers
+LAYERS = KNOWN_MODELS["llama-tiny"].shape.n_layers
 HEADS_FIRST = "{group: a, into: logits, at: last, keep: 1, receivers: 1}"
 MLPS_FIRST = "{group: a, into: logits, at: last, senders: mlps, keep: 1, receivers: 1}"
 MOST = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnsight_et.core.errors import TaskError
-from nnsight_et.interventions.activation_patching import patched_from_each
+from nnsight_et.interventions.activation_patching import patched_readouts_by_source
 from nnsight_et.interventions.dcm import trained_masks
 from nnsight_et.measuring import mask_training
 from nnsight_et.measuring.executor import Executor
@@ -112,5 +112,5 @@ def test_trainings_and_draws_that_need_nothing_of_each_other_are_asked_for_toget
     monkeypatch.setattr(Executor, "results", recorded)
     results(models_in(tmp_path), DECREED)
     assert [stream.count(trained_masks) for _, stream in streams if trained_masks in stream] == [2]  # desiderata
-    drawn = [stream.count(patched_from_each) for name, stream in streams if name == "roles"]
+    drawn = [stream.count(patched_readouts_by_source) for name, stream in streams if name == "roles"]
     assert drawn.count(2 * 2) == len(MODELS)  # two draws of two batches; fewer are checks

@@ -13,7 +13,7 @@ from nnsight_et.core.circuit import Head
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.core.metrics import patching_ratio
 from nnsight_et.manifest import Stage, load
-from nnsight_et.measuring.stage_scores import stage_scores, tied
+from nnsight_et.measuring.stage_scores import stage_scores, tied_heads
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.path_patching.experiment import stage_record
 from nnsight_et.models.named import Shape
@@ -75,19 +75,19 @@ def test_a_head_beyond_chance_is_told_from_a_kept_one():
 def test_heads_at_the_cut_within_rounding_are_ties():
     score = torch.tensor([[-0.9, -0.5, -0.5 + 9e-6], [-0.5 + 1.1e-5, -0.4, -0.5 - 5e-6]], dtype=torch.float64)
     ranked = [Head(0, 0), Head(1, 2), Head(0, 1), Head(0, 2), Head(1, 0), Head(1, 1)]
-    assert tied(score, ranked, 3, "float32") == ["L0H2"]
-    assert tied(score, ranked, 2, "float32") == ["L0H1"]
+    assert tied_heads(score, ranked, 3, "float32") == ["L0H2"]
+    assert tied_heads(score, ranked, 2, "float32") == ["L0H1"]
     assert (
-        tied(score, ranked, 1, "float32")
-        == tied(score, ranked, 4, "float64")
-        == tied(score, ranked, 6, "float32")
+        tied_heads(score, ranked, 1, "float32")
+        == tied_heads(score, ranked, 4, "float64")
+        == tied_heads(score, ranked, 6, "float32")
         == []
     )
-    assert tied(score, ranked, 4, "float32") == ["L1H0"]
-    assert tied(score, ranked, 0, "float32") == []
-    assert tied(score, ranked, 3, "bfloat16") == ["L0H2", "L1H0"]
-    assert tied(1000 * score, ranked, 3, "float32") == []  # 0.009 of 500
-    assert tied(1000 * score, ranked, 3, "float64") == []
+    assert tied_heads(score, ranked, 4, "float32") == ["L1H0"]
+    assert tied_heads(score, ranked, 0, "float32") == []
+    assert tied_heads(score, ranked, 3, "bfloat16") == ["L0H2", "L1H0"]
+    assert tied_heads(1000 * score, ranked, 3, "float32") == []  # 0.009 of 500
+    assert tied_heads(1000 * score, ranked, 3, "float64") == []
 
 
 def test_two_heads_that_are_alike_are_a_tie_in_result_and_report(tmp_path):

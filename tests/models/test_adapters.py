@@ -20,8 +20,8 @@ from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.models.adapters import _weights as read_weights
-from nnsight_et.models.files import described, found
-from nnsight_et.models.load import loaded
+from nnsight_et.models.files import describe_files, download_files
+from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
 from tests.helpers import plain_hooks
@@ -68,7 +68,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def read(base: Path, adapter: Path, dtype: str = "float32", **how: Any) -> Model:
-    return loaded(found("mine", ModelSpec(str(base), str(adapter), **how)), dtype)
+    return load_model(download_files("mine", ModelSpec(str(base), str(adapter), **how)), dtype)
 
 
 def refusal(base: Path, adapter: Path, **how: Any) -> str:
@@ -137,8 +137,8 @@ def test_in_other_architectures_too(kind, tmp_path):
         base_folder(tmp_path / "base", hf_model(name)),
         saved(trained(config, hf_model(name)), tmp_path / "a"),
     )
-    files = found("mine", ModelSpec(str(base), str(folder)))
-    model, module = loaded(files, attention="eager"), read_by_peft(hf_model(name), folder)
+    files = download_files("mine", ModelSpec(str(base), str(folder)))
+    model, module = load_model(files, attention="eager"), read_by_peft(hf_model(name), folder)
     check_values(model, module, hf_model(name))
     check_paths(model, module.get_base_model())
 
@@ -348,9 +348,9 @@ def test_no_damage_to_a_bin_file_of_weights_ends_in_an_error_of_a_library(zipped
 def test_an_adapter_that_is_a_pointer_is_called_one_wherever_it_is_looked_at(file, bases, tmp_path):
     folder = saved(trained(lora(), hf_llama()), tmp_path)
     spec = ModelSpec(str(bases["plain"]), str(folder))
-    described("mine", spec)
+    describe_files("mine", spec)
     (folder / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4\n")
-    for look in (described, found):
+    for look in (describe_files, download_files):
         with pytest.raises(
             UnsupportedModel, match=f"mine: .*{file} is a Git LFS pointer, not the file itself; accepted"
         ):
@@ -377,7 +377,7 @@ def test_an_adapters_folder_given_as_a_model_says_so(bases, tmp_path):
     with pytest.raises(
         UnsupportedModel, match=r"holds an adapter \(made for some-org/its-base\), not a model.*adapter:"
     ):
-        found("mine", ModelSpec(str(folder)))
+        download_files("mine", ModelSpec(str(folder)))
     shutil.copy(bases["plain"] / "config.json", folder)  # transformers would put the adapter in without a word
     with pytest.raises(UnsupportedModel, match="holds a model and an adapter over it"):
-        found("mine", ModelSpec(str(folder)))
+        download_files("mine", ModelSpec(str(folder)))

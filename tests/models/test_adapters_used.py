@@ -15,13 +15,13 @@ import nnsight_et as et
 from nnsight_et.core.circuit import Head
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.diagnostics.doctor import findings
-from nnsight_et.diagnostics.inspection import inspected
+from nnsight_et.diagnostics.inspection import inspect_model
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.models.adapters import check_fit
-from nnsight_et.models.files import found
+from nnsight_et.models.files import download_files
 from nnsight_et.models.load import distant, outline
 from nnsight_et.models.named import ModelSpec
 from tests.helpers import plain_hooks
@@ -64,7 +64,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def facts_of(study: str = "study.yaml") -> dict[str, str]:
     from nnsight_et.manifest import load
 
-    return dict(inspected("mine", load(Path(study), ())).facts)
+    return dict(inspect_model("mine", load(Path(study), ())).facts)
 
 
 def test_inspect_says_of_which_kind_an_adapter_is_and_what_it_adds(folders):
@@ -202,7 +202,7 @@ def test_a_refused_kind_in_memory_is_refused_by_its_name(kind):
 
 def served(folders: Path) -> Any:
     spec = ModelSpec(str(folders / "base"), str(folders / "adapter"), ndif="org/base", ndif_adapter="org/adapter")
-    return distant(found("mine", spec, weights_too=False), spec)
+    return distant(download_files("mine", spec, weights_too=False), spec)
 
 
 ON_SERVERS = {
@@ -234,7 +234,7 @@ def test_what_does_not_fit_is_said_before_anything_is_sent_if_its_weights_are_he
     wider.resize_token_embeddings(125, mean_resizing=False)
     saved(trained(lora(modules_to_save=["embed_tokens", "lm_head"]), wider), adapter)
     with pytest.raises(UnsupportedModel, match="its adapter has 125 words, its base 122; accepted on a server"):
-        check_fit(outline(found("mine", ModelSpec(str(folders / "base")))), adapter, "mine")
+        check_fit(outline(download_files("mine", ModelSpec(str(folders / "base")))), adapter, "mine")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from nnsight import TransformersModel
 from peft import LoraConfig, get_peft_model
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, OPTConfig
 
-from nnsight_et.core.batch import Run
+from nnsight_et.core.batch import PromptBatch
 from nnsight_et.core.circuit import Head
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.engine.budget import Chunks
@@ -19,8 +19,8 @@ from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.models.families import FAMILIES
-from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded, shape_from, wrapped
+from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model, shape_from, wrap_model
 from nnsight_et.models.named import ModelSpec
 from tests.helpers import architecture_table, plain_hooks
 from tests.helpers.architecture_table import COLUMNS, ENGINES, SENDERS, made, measured
@@ -114,7 +114,7 @@ def test_a_token_sees_itself_and_one_less_than_the_window_before_it(back, seen):
     tokens = torch.arange(20)[None] + 3
     changed = tokens.clone()
     changed[0, 19 - back] = 50
-    runs = [Run(one, torch.ones_like(one), {}) for one in (tokens, changed)]
+    runs = [PromptBatch(one, torch.ones_like(one), {}) for one in (tokens, changed)]
     before, after = (plain_hooks.head_outputs(module, run)[0][0, 19] for run in runs)
     assert torch.equal(before, after) != seen
 
@@ -147,7 +147,7 @@ def test_a_folder_with_it_is_loaded(name, tmp_path: Path):
     module.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     kind = module.config.model_type
-    model = loaded(found("mine", ModelSpec(str(tmp_path))), attention=FAMILIES[kind].implementations[0])
+    model = load_model(download_files("mine", ModelSpec(str(tmp_path))), attention=FAMILIES[kind].implementations[0])
     pair = few_pairs((2, 2))
     base = path_probabilities(model, pair, PatchedPath("last"), SENDERS[:1], "default", Chunks())["base"]
     logits = plain_hooks.run_model(made(name)[0], pair.base.tokens, pair.base.mask)[:, -1]
@@ -159,7 +159,7 @@ def test_attention_that_a_model_does_not_have_is_refused_before_weights_are_read
     hf_model(name).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(UnsupportedModel, match=r"has no sdpa attention; accepted: attention eager"):
-        loaded(found("mine", ModelSpec(str(tmp_path))), attention="sdpa")
+        load_model(download_files("mine", ModelSpec(str(tmp_path))), attention="sdpa")
 
 
 FUSED = {
@@ -181,7 +181,7 @@ def test_an_adapter_on_projections_that_are_packed_or_normed_is_part_of_what_run
         if "lora_" in key:
             torch.nn.init.normal_(parameter, std=0.2)
     adapted.save_pretrained(str(tmp_path / "adapter"))
-    model = loaded(found("mine", ModelSpec(str(tmp_path / "model"), str(tmp_path / "adapter"))))
+    model = load_model(download_files("mine", ModelSpec(str(tmp_path / "model"), str(tmp_path / "adapter"))))
     errors = engine_errors(model, few_pairs((2, 3)))
     assert "adapter" in errors
     assert max(errors.values()) < 1e-5
@@ -227,7 +227,7 @@ def test_what_cannot_be_run_exactly_is_refused_by_name(case):
 def test_a_loaded_model_of_a_refused_architecture_is_refused_too():
     module = BloomForCausalLM(BloomConfig(vocab_size=122, hidden_size=16, n_layer=1, n_head=2))
     with pytest.raises(UnsupportedModel, match="ALiBi"):
-        wrapped(TransformersModel(module, task="text-generation", tokenizer=tokenizer()), "mine")
+        wrap_model(TransformersModel(module, task="text-generation", tokenizer=tokenizer()), "mine")
 
 
 @pytest.mark.parametrize("name", ["Gemma-2", "OLMo-2"])

@@ -14,8 +14,8 @@ import nnsight_et
 from nnsight_et.core.errors import ManifestError, UnsupportedModel
 from nnsight_et.manifest import parse
 from nnsight_et.models import bos
-from nnsight_et.models.bos import TEXT, WORSE, apart_by_bos, leading, notices_of_losses, set_bos
-from nnsight_et.models.files import described
+from nnsight_et.models.bos import TEXT, WORSE, bos_comparison_run, leading, notices_of_losses, set_bos
+from nnsight_et.models.files import describe_files
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
@@ -121,7 +121,7 @@ def test_nothing_is_run_where_there_is_nothing_to_compare(tokenizer, monkeypatch
 
 def test_the_text_is_compared_without_what_a_tokenizer_puts_behind_it():
     config = hf_llama(vocab_size=len(VOCABULARY)).config
-    plain, ended = (apart_by_bos(words(begins=False, ends=ends), config) for ends in (False, True))
+    plain, ended = (bos_comparison_run(words(begins=False, ends=ends), config) for ends in (False, True))
     assert plain is not None
     assert ended is not None
     assert torch.equal(plain.tokens, ended.tokens)
@@ -141,11 +141,11 @@ def test_a_text_longer_than_a_table_of_positions_or_with_tokens_beyond_the_rows_
     length = len(tokenizer(TEXT)["input_ids"])
     sizes: dict[str, Any] = {"vocab_size": len(VOCABULARY), "n_embd": 8, "n_head": 2, "n_layer": 1}
     for positions, compared in ((length, False), (length + 1, True)):
-        run = apart_by_bos(tokenizer, GPT2Config(n_positions=positions, **sizes))
+        run = bos_comparison_run(tokenizer, GPT2Config(n_positions=positions, **sizes))
         assert (run is not None) is compared
     rows = max(tokenizer(TEXT)["input_ids"])
     for count, compared in ((rows, False), (rows + 1, True)):
-        run = apart_by_bos(tokenizer, GPT2Config(n_positions=length + 1, **sizes | {"vocab_size": count}))
+        run = bos_comparison_run(tokenizer, GPT2Config(n_positions=length + 1, **sizes | {"vocab_size": count}))
         assert (run is not None) is compared
 
 
@@ -153,11 +153,11 @@ def test_a_bos_of_the_configuration_counts_where_it_is_a_special_token_of_the_to
     config = hf_llama(vocab_size=len(VOCABULARY), bos_token_id=VOCABULARY.index("a")).config
     other = words(begins=False)
     other.bos_token = None
-    assert apart_by_bos(other, config) is None
+    assert bos_comparison_run(other, config) is None
     config.bos_token_id = other.pad_token_id
-    assert apart_by_bos(other, config) is None
+    assert bos_comparison_run(other, config) is None
     config.bos_token_id = END
-    run = apart_by_bos(other, config)
+    run = bos_comparison_run(other, config)
     assert run is not None
     assert run.tokens[0, 0] == END
     assert run.mask[:, 0].tolist() == [1, 0]
@@ -210,7 +210,7 @@ def test_every_text_begins_with_one_bos_or_none_and_is_the_same_behind_it(form: 
 def test_models_of_one_folder_share_a_tokenizer_only_where_texts_begin_alike(tmp_path: Path):
     folder = folder_of(tmp_path / "m", words(begins=False))
     plain, also, added = (
-        tokenizer_of(described("m", ModelSpec(str(folder), bos=wanted))) for wanted in (None, None, "add")
+        tokenizer_of(describe_files("m", ModelSpec(str(folder), bos=wanted))) for wanted in (None, None, "add")
     )
     assert plain is also
     assert plain("the")["input_ids"] == added("the")["input_ids"][1:]
@@ -270,7 +270,7 @@ def test_inspecting_a_model_whose_texts_begin_as_they_should_reads_no_weight(
     from nnsight_et.models import bos_here
 
     folder = folder_of(tmp_path / "m", words(begins=True))
-    monkeypatch.setattr(bos_here, "loaded", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(bos_here, "load_model", lambda *_: pytest.fail("weights were read"))
     assert "texts begin with <s>" in et("models", "inspect", folder).stdout
     other = folder_of(tmp_path / "other", words(begins=False))
     (other / "model.safetensors").unlink()

@@ -15,8 +15,8 @@ import nnsight_et
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.manifest import load
 from nnsight_et.models import gguf_file
-from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded, shape_of, tokenizer_of
+from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import read_header
@@ -62,7 +62,9 @@ def test_weights_are_the_numbers_that_transformers_makes_of_them(place, kind):
 
 def test_the_dtype_is_the_one_that_was_asked_for(place):
     write_gguf(place / "tiny.gguf")
-    model = loaded(found("mine", ModelSpec(str(place), gguf="tiny.gguf")), dtype="bfloat16", attention="eager")
+    model = load_model(
+        download_files("mine", ModelSpec(str(place), gguf="tiny.gguf")), dtype="bfloat16", attention="eager"
+    )
     assert {parameter.dtype for parameter in model.nn._module.parameters()} == {torch.bfloat16}
     assert model.nn.config._attn_implementation == "eager"
 
@@ -89,7 +91,7 @@ def test_an_adapter_goes_over_it_as_over_any_model(place, tmp_path):
 @pytest.mark.parametrize(("adds", "begins"), [(True, True), (False, False), (None, None)])
 def test_a_text_begins_with_bos_if_the_file_says_so(place, adds, begins):
     write_gguf(place / "tiny.gguf", adds_bos=adds)
-    words = tokenizer_of(found("mine", ModelSpec(str(place), gguf="tiny.gguf")))
+    words = tokenizer_of(download_files("mine", ModelSpec(str(place), gguf="tiny.gguf")))
     theirs = AutoTokenizer.from_pretrained(place, gguf_file="tiny.gguf")(TEXT)["input_ids"]
     coded = words(TEXT, return_offsets_mapping=True)
     plain = [token for token in theirs if token != 1]
@@ -104,13 +106,13 @@ def test_a_text_begins_with_bos_if_the_file_says_so(place, adds, begins):
 def test_a_tokenizer_in_files_goes_before_the_one_in_the_gguf(place, tmp_path):
     write_gguf(place / "tiny.gguf")
     spec = ModelSpec(str(place), gguf="tiny.gguf")
-    inside = found("mine", spec)
+    inside = download_files("mine", spec)
     assert inside.tokenizer == place / "tiny.gguf"
     tokenizer().save_pretrained(tmp_path / "words")
-    named = found("mine", ModelSpec(str(place), gguf="tiny.gguf", tokenizer=str(tmp_path / "words")))
+    named = download_files("mine", ModelSpec(str(place), gguf="tiny.gguf", tokenizer=str(tmp_path / "words")))
     assert tokenizer_of(named).convert_tokens_to_ids("apple") == tokenizer().convert_tokens_to_ids("apple")
     tokenizer().save_pretrained(place)
-    beside = found("mine", spec)
+    beside = download_files("mine", spec)
     assert beside.tokenizer == place
     assert tokenizer_of(beside).convert_tokens_to_ids("apple") == tokenizer().convert_tokens_to_ids("apple")
     assert inside.fingerprint != beside.fingerprint == named.fingerprint  # the same words, wherever they are
@@ -119,18 +121,18 @@ def test_a_tokenizer_in_files_goes_before_the_one_in_the_gguf(place, tmp_path):
 def test_the_fingerprint_is_of_the_file_and_not_of_what_lies_beside_it(place):
     write_gguf(place / "tiny.gguf")
     spec = ModelSpec(str(place), gguf="tiny.gguf")
-    first = found("mine", spec).fingerprint
+    first = download_files("mine", spec).fingerprint
     (place / "model.safetensors").write_bytes(b"another model")
     (place / "README.md").write_text("words")
     (place / "other.gguf").write_bytes(b"another one")
-    assert found("mine", spec).fingerprint == first
+    assert download_files("mine", spec).fingerprint == first
     write_gguf(place / "tiny.gguf", adds_bos=False)
-    assert found("mine", spec).fingerprint != first
+    assert download_files("mine", spec).fingerprint != first
 
 
 def test_sizes_and_report_come_from_the_file(place, tmp_path):
     write_gguf(place / "tiny.gguf", kind="Q4_1")
-    assert shape_of(found("mine", ModelSpec(str(place), gguf="tiny.gguf"))).n_kv_heads == 2
+    assert shape_of(download_files("mine", ModelSpec(str(place), gguf="tiny.gguf"))).n_kv_heads == 2
     (tmp_path / "study.yaml").write_text(STUDY)
     for command in (("validate", tmp_path / "study.yaml"), ("plan", tmp_path / "study.yaml")):
         assert et(*command).exit_code == 0
@@ -156,7 +158,7 @@ def test_a_job_is_called_as_before_unless_a_file_is_named(tmp_path):
 
 def refusal(place: Path, gguf: str = "tiny.gguf", **spec) -> str:
     with pytest.raises(UnsupportedModel) as caught:
-        loaded(found("mine", ModelSpec(str(place), gguf=gguf, **spec)))
+        load_model(download_files("mine", ModelSpec(str(place), gguf=gguf, **spec)))
     message = str(caught.value)
     assert message.startswith("mine: ")
     assert "accepted" in message
@@ -170,7 +172,7 @@ def test_a_parameter_that_transformers_does_not_read_is_named(place):
     write_gguf(place / "tiny.gguf", tensors={"rope_freqs.weight": np.full(8, 2.0, np.float32)})
     assert "rope_freqs.weight" in refusal(place)
     write_gguf(place / "tiny.gguf", tensors={"rope_freqs.weight": np.ones(8, np.float32)})  # divides by 1
-    loaded(found("mine", ModelSpec(str(place), gguf="tiny.gguf")))
+    load_model(download_files("mine", ModelSpec(str(place), gguf="tiny.gguf")))
 
 
 def test_a_setting_that_transformers_does_not_read_is_named(place):
@@ -181,7 +183,7 @@ def test_a_setting_that_transformers_does_not_read_is_named(place):
     write_gguf(place / "tiny.gguf", said=lambda writer: writer.add_sliding_window(16))
     assert "attention.sliding_window: 16" in refusal(place)
     write_gguf(place / "tiny.gguf", said=lambda writer: writer.add_sliding_window(128))  # as long as any prompt
-    loaded(found("mine", ModelSpec(str(place), gguf="tiny.gguf")))
+    load_model(download_files("mine", ModelSpec(str(place), gguf="tiny.gguf")))
 
 
 def test_one_part_of_several_is_refused(place):
@@ -200,17 +202,17 @@ def test_a_file_that_is_not_there_is_named_with_those_that_are(place, tmp_path):
     write_gguf(place / "tiny.gguf")
     assert "a GGUF file in it (tiny.gguf)" in refusal(place, "other.gguf")
     with pytest.raises(UnsupportedModel, match=r"or gguf: tiny\.gguf beside path in the manifest"):
-        found("mine", ModelSpec(str(place)))
+        download_files("mine", ModelSpec(str(place)))
     (place / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(UnsupportedModel, match=r"no weights .* or gguf: tiny\.gguf"):
-        found("mine", ModelSpec(str(place)))
+        download_files("mine", ModelSpec(str(place)))
 
 
 def test_without_its_package_the_install_is_named(place, monkeypatch):
     write_gguf(place / "tiny.gguf")
     monkeypatch.setattr(gguf_file, "find_spec", lambda name: None)
     with pytest.raises(UnsupportedModel, match=r"pip install 'nnsight-et\[gguf\]'"):
-        loaded(found("mine", ModelSpec(str(place), gguf="tiny.gguf")))
+        load_model(download_files("mine", ModelSpec(str(place), gguf="tiny.gguf")))
 
 
 def test_a_server_does_not_read_it(place, tmp_path):

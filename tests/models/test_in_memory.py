@@ -21,7 +21,7 @@ from transformers import (
 
 import nnsight_et as et
 from nnsight_et.core.errors import ManifestError, NnsightEtError, UnsupportedModel
-from nnsight_et.models.own import of_module
+from nnsight_et.models.own import from_module
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -84,7 +84,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_a_model_that_gives_no_logits_or_is_not_of_plain_numbers_is_one_message(kind: str):
     made, reason = MODELS[kind]
     with pytest.raises(UnsupportedModel) as caught:
-        of_module(made(), tokenizer(), "mine")
+        from_module(made(), tokenizer(), "mine")
     message = str(caught.value)
     assert message.startswith("mine: ")
     assert reason in message

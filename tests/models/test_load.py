@@ -18,8 +18,8 @@ from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.models.files import Files, found
-from nnsight_et.models.load import loaded, shape_of, tokenizer_of, wrapped
+from nnsight_et.models.files import Files, download_files
+from nnsight_et.models.load import load_model, shape_of, tokenizer_of, wrap_model
 from nnsight_et.models.named import ModelSpec, Shape
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near
@@ -27,9 +27,9 @@ from tests.helpers.tiny_model import change_config, few_pairs, hf_llama, tiny_mo
 
 
 def test_a_model_on_disk_is_loaded_as_it_is(folder):
-    files = found("mine", ModelSpec(str(folder)))
+    files = download_files("mine", ModelSpec(str(folder)))
     assert shape_of(files) == Shape(3, 4, 2, 10, 48, 80, 122)
-    model = loaded(files)
+    model = load_model(files)
     assert (model.n_layers, model.n_heads, model.n_kv_heads, model.d_head) == (3, 4, 2, 10)
     assert model.dtype == torch.float32
     assert not any(parameter.requires_grad for parameter in model.nn._module.parameters())
@@ -42,12 +42,12 @@ def test_a_model_on_disk_is_loaded_as_it_is(folder):
 def test_a_model_whose_unembedding_is_its_embedding_is_loaded(folder):
     hf_llama(tie_word_embeddings=True).save_pretrained(folder)
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
-    module = loaded(found("mine", ModelSpec(str(folder)))).nn._module
+    module = load_model(download_files("mine", ModelSpec(str(folder)))).nn._module
     assert torch.equal(module.lm_head.weight, hf_llama(tie_word_embeddings=True).model.embed_tokens.weight)
 
 
 def test_dtype_and_attention_are_those_that_were_asked_for(folder):
-    model = loaded(found("mine", ModelSpec(str(folder))), dtype="float64", attention="eager")
+    model = load_model(download_files("mine", ModelSpec(str(folder))), dtype="float64", attention="eager")
     assert model.dtype == torch.float64
     assert model.nn.config._attn_implementation == "eager"
 
@@ -56,7 +56,7 @@ def test_a_tokenizer_in_another_folder_is_used(folder, tmp_path):
     (tmp_path / "words").mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.move(folder / name, tmp_path / "words" / name)
-    files = found("mine", ModelSpec(str(folder), tokenizer=str(tmp_path / "words")))
+    files = download_files("mine", ModelSpec(str(folder), tokenizer=str(tmp_path / "words")))
     assert tokenizer_of(files).convert_tokens_to_ids("apple") == tokenizer().convert_tokens_to_ids("apple")
 
 
@@ -64,7 +64,7 @@ def test_a_tokenizer_without_padding_gets_one(folder):
     words = tokenizer()
     words.pad_token = None
     words.save_pretrained(folder)
-    assert tokenizer_of(found("mine", ModelSpec(str(folder)))).pad_token_id is not None
+    assert tokenizer_of(download_files("mine", ModelSpec(str(folder)))).pad_token_id is not None
 
 
 PATHS = {"direct": Patched("last"), "query": Patched("last", "query", (Head(2, 1), Head(1, 0))),
@@ -72,7 +72,7 @@ PATHS = {"direct": Patched("last"), "query": Patched("last", "query", (Head(2, 1
 
 
 def test_an_adapter_gives_scores_of_its_own_that_plain_hooks_on_the_adapted_model_confirm(folder, adapter):
-    plain, adapted = (loaded(found("mine", ModelSpec(str(folder), one))) for one in (None, str(adapter)))
+    plain, adapted = (load_model(download_files("mine", ModelSpec(str(folder), one))) for one in (None, str(adapter)))
     module = PeftModel.from_pretrained(hf_llama(), adapter).get_base_model().eval()
     pair = few_pairs()
     for path in PATHS.values():
@@ -88,18 +88,18 @@ def test_an_adapter_gives_scores_of_its_own_that_plain_hooks_on_the_adapted_mode
 
 def test_a_changed_weight_adapter_or_tokenizer_changes_the_fingerprint(folder, adapter):
     spec = ModelSpec(str(folder), str(adapter))
-    prints = [found("mine", ModelSpec(str(folder))).fingerprint, found("mine", spec).fingerprint]
-    assert found("another name", spec).fingerprint == prints[-1]
+    prints = [download_files("mine", ModelSpec(str(folder))).fingerprint, download_files("mine", spec).fingerprint]
+    assert download_files("another name", spec).fingerprint == prints[-1]
     for path in (folder / "model.safetensors", adapter / "adapter_model.safetensors"):
         tensors = load_file(path)
         next(iter(tensors.values())).view(-1)[0] += 1
         save_file(tensors, path, {"format": "pt"})
-        prints.append(found("mine", spec).fingerprint)
+        prints.append(download_files("mine", spec).fingerprint)
     change_config(folder, rms_norm_eps=1e-4)
-    prints.append(found("mine", spec).fingerprint)
+    prints.append(download_files("mine", spec).fingerprint)
     words = folder / "tokenizer.json"
     words.write_text(words.read_text().replace("apple", "appel"))
-    prints.append(found("mine", spec).fingerprint)
+    prints.append(download_files("mine", spec).fingerprint)
     assert len(set(prints)) == 6
 
 
@@ -111,7 +111,7 @@ def checked(files: Files) -> None:
 def refusal(spec: ModelSpec) -> str:
     """What `et run` would say about the model, from the checks it makes before any weight is read."""
     with pytest.raises(UnsupportedModel) as caught:
-        checked(found("mine", spec))
+        checked(download_files("mine", spec))
     message = str(caught.value)
     assert message.startswith("mine: ")
     assert "\n" not in message
@@ -211,4 +211,4 @@ def test_a_model_whose_parts_do_not_add_up_is_refused(kind):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_parts_that_do_add_up_are_accepted_in_every_dtype(dtype):
     model = tiny_model(hf_llama(layers=4, attention_bias=True, dtype=dtype))
-    assert wrapped(model.nn, "mine").dtype == dtype
+    assert wrap_model(model.nn, "mine").dtype == dtype

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models import tokenizing
 from nnsight_et.models.failures import LOADING_ERRORS, Reading
-from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded, shape_of, tokenizer_of
+from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
 from tests.helpers.commands import STUDY, et
@@ -24,9 +24,9 @@ from tests.helpers.tiny_model import change_config, hf_llama, tokenizer
 
 
 def read(spec: ModelSpec) -> Model:
-    files = found("mine", spec)
+    files = download_files("mine", spec)
     shape_of(files)
-    return loaded(files)
+    return load_model(files)
 
 
 def damaged(folder: Path) -> None:
@@ -141,7 +141,7 @@ WEIGHTS = [
 
 def refusal(folder: Path, files_only: bool = False) -> str:
     with pytest.raises(UnsupportedModel) as caught:
-        tokenizer_of(found("mine", ModelSpec(str(folder)))) if files_only else read(ModelSpec(str(folder)))
+        tokenizer_of(download_files("mine", ModelSpec(str(folder)))) if files_only else read(ModelSpec(str(folder)))
     message = str(caught.value)
     assert message.startswith("mine: ")
     assert "; accepted: " in message

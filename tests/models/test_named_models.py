@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 from tests.helpers.loopback_hub import serving
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
@@ -41,16 +41,16 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 ADAPTED = """
-import torch; from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded; from nnsight_et.models.named import NAMED
-models = {name: loaded(found(name, NAMED[name].spec)) for name in ('llama', 'goat')}
+import torch; from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model; from nnsight_et.models.named import KNOWN_MODELS
+models = {name: load_model(download_files(name, KNOWN_MODELS[name].spec)) for name in ('llama', 'goat')}
 names = [name for name, _ in models['goat'].nn.named_parameters()]
 print(sum('lora' in name for name in names), sum('base_layer' in name for name in names))
 tokens = torch.arange(6)[None]; places = torch.arange(6)[None]
 def logits(model):
     with model.trace(tokens, places):
         found = model.logits().save()
-    return found
+    return download_files
 print((logits(models['llama']) - logits(models['goat'])).abs().max().item() > 1e-3)
 """
 
@@ -77,9 +77,9 @@ def patched(hub: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 def test_the_named_models_are_those_of_the_paper() -> None:
-    assert NAMED["goat"].spec.path == "huggyllama/llama-7b"
-    assert NAMED["goat"].spec.adapter == "tiedong/goat-lora-7b"
-    assert [NAMED[name].spec.path for name in ("llama", "vicuna", "float")] == list(IDS[:3])
+    assert KNOWN_MODELS["goat"].spec.path == "huggyllama/llama-7b"
+    assert KNOWN_MODELS["goat"].spec.adapter == "tiedong/goat-lora-7b"
+    assert [KNOWN_MODELS[name].spec.path for name in ("llama", "vicuna", "float")] == list(IDS[:3])
 
 
 def test_cmap_from_goat_to_llama_runs_with_the_published_circuit(patched: tuple[Path, str]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.files import FILES, found
-from nnsight_et.models.load import configuration, distant, loaded, tokenizer_of
+from nnsight_et.models.files import FILES, download_files
+from nnsight_et.models.load import configuration, distant, load_model, tokenizer_of
 from nnsight_et.models.named import ModelSpec
 from tests.helpers.commands import STUDY, et
 from tests.helpers.tiny_model import change_config, hf_llama, tokenizer
@@ -50,10 +50,10 @@ def test_a_model_that_only_its_own_program_describes_is_refused_by_name(folder: 
     with pytest.raises(
         UnsupportedModel, match=r"config\.json asks to run 'configuration_mine\.py, modeling_mine\.py, "
     ):
-        configuration(found("mine", ModelSpec(str(folder))))
+        configuration(download_files("mine", ModelSpec(str(folder))))
     change_config(folder, auto_map={"AutoConfig": "org/elsewhere--configuration_mine.MineConfig"})
     with pytest.raises(UnsupportedModel, match=r"'org/elsewhere/configuration_mine\.py', which nnsight_et never does"):
-        configuration(found("mine", ModelSpec(str(folder))))
+        configuration(download_files("mine", ModelSpec(str(folder))))
     assert not ran.exists()
 
 
@@ -61,15 +61,15 @@ def test_a_tokenizer_that_only_its_own_program_describes_is_refused_or_read_with
     of_tokenizer(folder, tokenizer_class="MineTokenizer", auto_map={"AutoTokenizer": MAP["AutoTokenizer"]})
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UnsupportedModel, match=r"tokenizer_config\.json asks to run 'tokenization_mine\.py'"):
-        tokenizer_of(found("mine", ModelSpec(str(folder))))
+        tokenizer_of(download_files("mine", ModelSpec(str(folder))))
     assert not ran.exists()
 
 
 def test_a_known_model_with_programs_beside_it_is_read_without_them(folder: Path, ran: Path):
     change_config(folder, auto_map=MAP)
     of_tokenizer(folder, auto_map={"AutoTokenizer": MAP["AutoTokenizer"]})
-    files = found("mine", ModelSpec(str(folder)))
-    assert type(loaded(files).nn._module).__module__.startswith("transformers.models.llama")
+    files = download_files("mine", ModelSpec(str(folder)))
+    assert type(load_model(files).nn._module).__module__.startswith("transformers.models.llama")
     assert distant(files, ModelSpec("org/mine")).n_layers == 3
     assert not ran.exists()
 

@@ -13,7 +13,7 @@ import nnsight_et as et
 from nnsight_et.core.batch import Pair, collate
 from nnsight_et.core.errors import TaskError
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, model_readouts
+from nnsight_et.interventions.ablation import AblationValues, circuit_readouts, mean_outputs, model_readouts
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.attribution import head_effects
@@ -30,7 +30,7 @@ from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.measuring.examples import has_length_limit, require_prompts_fit
-from nnsight_et.models.files import found as found_files
+from nnsight_et.models.files import download_files as found_files
 from nnsight_et.models.load import longest_alike
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.models.rotary import unchanging_length
@@ -206,7 +206,7 @@ def test_ablation_and_attention_are_those_of_each_prompt_alone(engine):
     means = mean_outputs(model, [together.source], names)["z"]
     apart_means = mean_outputs(model, [pair.source for pair in alone], names)["z"]
     assert (means - apart_means).abs().max() < 1e-6
-    fill, of_names = Fill(means, names), ("query_label",)
+    fill, of_names = AblationValues(means, names), ("query_label",)
     for measure in (
         lambda pair: circuit_readouts(model, pair.question, fill, [SET], engine, Chunks())["probability"],
         lambda pair: attention_from(model, pair.base, "last", of_names, engine)["weights"],

@@ -17,8 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForC
 import nnsight_et
 from nnsight_et.core.batch import collate
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.files import FETCHED, WEIGHTS, found
-from nnsight_et.models.load import loaded, tokenizer_of
+from nnsight_et.models.files import FETCHED, WEIGHTS, download_files
+from nnsight_et.models.load import load_model, tokenizer_of
 from nnsight_et.models.named import EMBEDDED, ModelSpec
 from tests.helpers.commands import STUDY, et
 from tests.helpers.tiny_model import PAD, change_config, few_examples, hf_llama, tokenizer
@@ -30,7 +30,7 @@ Tensors = dict[str, Any]
 
 
 def read(folder: Path) -> Any:
-    return loaded(found("mine", ModelSpec(str(folder)))).nn._module
+    return load_model(download_files("mine", ModelSpec(str(folder)))).nn._module
 
 
 def refusal(folder: Path) -> str:
@@ -292,27 +292,27 @@ def test_the_fingerprint_is_of_every_file_that_decides_tokens(folder, tmp_path):
     prints, coded = [], []
     for number, merges in enumerate(("a b", "b c")):
         (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
-        prints.append(found("mine", spec).fingerprint)
+        prints.append(download_files("mine", spec).fingerprint)
         again = shutil.copytree(folder, tmp_path / str(number))  # a folder's tokenizer is read once
-        coded.append(tokenizer_of(found("mine", ModelSpec(str(again))))("abc")["input_ids"])
+        coded.append(tokenizer_of(download_files("mine", ModelSpec(str(again))))("abc")["input_ids"])
     assert coded == [[4, 3], [1, 5]]
     for name in ("vocab.txt", "spiece.model", "tokenizer.model.v3", "added_tokens.json", "special_tokens_map.json"):
         (folder / name).write_text("{}")
-        prints.append(found("mine", spec).fingerprint)
+        prints.append(download_files("mine", spec).fingerprint)
     assert len(set(prints)) == len(prints)
 
 
 def test_the_fingerprint_is_of_no_file_that_decides_nothing(folder):
     spec = ModelSpec(str(folder))
-    first = found("mine", spec).fingerprint
+    first = download_files("mine", spec).fingerprint
     for name in ("README.md", "merges.txt", "vocab.txt", "chat_template.jinja", "consolidated.00.pth", "optimizer.pt"):
         (folder / name).write_text("words")  # beside tokenizer.json, the second and third are not read
-    assert found("mine", spec).fingerprint == first
+    assert download_files("mine", spec).fingerprint == first
 
 
 def test_fingerprints_of_before_are_those_of_today():
     spec = ModelSpec(str(EMBEDDED / "llama-tiny"), tokenizer=str(EMBEDDED / "tokenizer"))
-    assert found("llama-tiny", spec).fingerprint == "5addb4ab20efaca4a32ff4301a3344d0"
+    assert download_files("llama-tiny", spec).fingerprint == "5addb4ab20efaca4a32ff4301a3344d0"
 
 
 def test_shards_in_bin_files_count_by_whatever_name_and_are_read(folder):
@@ -324,9 +324,9 @@ def test_shards_in_bin_files_count_by_whatever_name_and_are_read(folder):
         torch.save({key: tensors[key] for key in places if places[key] == name}, folder / name)
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert torch.equal(logits(read(folder)), logits(hf_llama()))
-    first = found("mine", ModelSpec(str(folder))).fingerprint
+    first = download_files("mine", ModelSpec(str(folder))).fingerprint
     torch.save({key: tensors[key] + 1 for key in places if places[key] == names[1]}, folder / names[1])
-    assert found("mine", ModelSpec(str(folder))).fingerprint != first
+    assert download_files("mine", ModelSpec(str(folder))).fingerprint != first
 
 
 def test_what_decides_tokens_is_fetched_from_the_hub():
@@ -349,7 +349,7 @@ def test_a_tokenizer_without_special_tokens_is_one_message(folder, tmp_path):
     with pytest.raises(
         UnsupportedModel, match=r"no special token .*accepted: one with pad_token, eos_token, bos_token"
     ):
-        tokenizer_of(found("mine", ModelSpec(str(folder))))
+        tokenizer_of(download_files("mine", ModelSpec(str(folder))))
     with pytest.raises(UnsupportedModel, match="no special token"):
         nnsight_et.load(str(folder))
     study = quantized_study(tmp_path / "study")
@@ -376,7 +376,7 @@ def test_prompts_are_filled_with_a_token_that_the_model_has(folder):
 
 def test_an_unknown_token_fills_prompts_where_there_is_no_other(folder):
     named(folder, unk_token="<unk>")
-    assert tokenizer_of(found("mine", ModelSpec(str(folder)))).pad_token == "<unk>"
+    assert tokenizer_of(download_files("mine", ModelSpec(str(folder)))).pad_token == "<unk>"
 
 
 def test_a_folder_that_cannot_be_read_is_one_message(folder):

@@ -78,8 +78,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "off-by-one position", "edits land on the token before", SUFFIX,
-        ("row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.slot[:, None]",
-         "row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.slot[:, None] - 1"),
+        ("row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.live_index[:, None]",
+         "row, slot = torch.arange(layout.batch, device=whole.device)[:, None], edit.live_index[:, None] - 1"),
         "gqa", "interventions/ablation",
     ),
     _fault(
@@ -106,7 +106,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "dropped o_proj bias", "the output projection without its bias", MODEL,
-        ("return self._here(self.part(self.parts.attention_out, layer)(self._there(layer, z.flatten(-2))))",
+        ("return self._to_main(self.part(self.parts.attention_out, layer)(self._to_layer(layer, z.flatten(-2))))",
          "projection = self.part(self.parts.attention_out, layer)\n"
          "        return projection(z.flatten(-2)) - projection(torch.zeros_like(z).flatten(-2))"),
         "bias", "interventions/path_patching",
@@ -129,7 +129,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "missing LoRA", "the output projection's base alone", MODEL,
-        ("return self._here(self.part(self.parts.attention_out, layer)(self._there(layer, z.flatten(-2))))",
+        ("return self._to_main(self.part(self.parts.attention_out, layer)(self._to_layer(layer, z.flatten(-2))))",
          "module = self.part(self.parts.attention_out, layer)\n"
          '        return (module.base_layer if "lora_A" in dir(module) else module)(z.flatten(-2))'),
         "lora", "interventions/path_patching", "models/load", "methods/cmap",
@@ -241,7 +241,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong metric", "KL beside another run than the base", PATHS,
-        ("asked = Asked.of(pair, capture.logits)", "asked = Asked.of(pair, capture.logits.roll(1, 0))"),
+        ("asked = ReadoutSpec.of(pair, capture.logits)", "asked = ReadoutSpec.of(pair, capture.logits.roll(1, 0))"),
         "gqa", "interventions/path_metrics",
     ),
     _fault(
@@ -276,7 +276,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "source position ignored", "the source's outputs at the base's position", ACTIVATION,
         ("head_outputs(model, source.run, layers_of(some))",
-         "head_outputs(model, Run(source.run.tokens, source.run.mask, base.positions), layers_of(some))"),
+         "head_outputs(model, PromptBatch(source.run.tokens, source.run.mask, base.positions), layers_of(some))"),
         "gqa", "interventions/activation_patching",
     ),
     _fault(
@@ -333,7 +333,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong means", "means over the measured prompts themselves", "measuring/circuits.py",
-        ("padded([self.prompts[i] for i in batch], pad)", "padded([self.examples[i].base for i in batch], pad)"),
+        ("padded_batch([self.prompts[i] for i in batch], pad)", "padded_batch([self.examples[i].base for i in batch], pad)"),
         "gqa", "interventions/ablation", "methods/jobs", "methods/minimality", "methods/completeness",
     ),
     _fault(
@@ -359,7 +359,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "kept and replaced exchanged", "all heads but the chosen are patched", ACTIVATION,
-        ("heads, values, ~_taken(model, some, name, layer)", "heads, values, _taken(model, some, name, layer)"),
+        ("heads, values, ~_has_head(model, some, name, layer)", "heads, values, _has_head(model, some, name, layer)"),
         "gqa", "interventions/activation_patching",
     ),
     _fault(
@@ -372,7 +372,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "blocked edge", "the token beside the right one is hidden", KNOCKOUT,
-        ("visible[row, whole.slot(blind), to] = False", "visible[row, whole.slot(blind), to - 1] = False"),
+        ("visible[row, whole.live_index(blind), to] = False", "visible[row, whole.live_index(blind), to - 1] = False"),
         "gqa", "interventions/knockout",
     ),
     _fault(
@@ -414,11 +414,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong direction", "the target's logit is made small", DCM,
-        ("-training.sparsity - slopes(", "-training.sparsity + slopes("), "gqa", "methods/dcm",
+        ("-training.sparsity - mask_gradient(", "-training.sparsity + mask_gradient("), "gqa", "methods/dcm",
     ),
     _fault(
         "wrong direction", "each selected head is a gain", DCM,
-        ("-training.sparsity - slopes(", "training.sparsity - slopes("), "gqa", "methods/dcm",
+        ("-training.sparsity - mask_gradient(", "training.sparsity - mask_gradient("), "gqa", "methods/dcm",
     ),
     _fault(
         "wrong direction", "the sign of attributed effects", ATTRIBUTION,

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 
 import nnsight_et as et
-from nnsight_et.core.batch import Pair, Run, collate
+from nnsight_et.core.batch import Pair, PromptBatch, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, part
 from nnsight_et.core.errors import ExperimentError, ManifestError, NnsightEtError, TaskError, UnsupportedModel
 from nnsight_et.tasks.boxes import Boxes
@@ -137,7 +137,7 @@ def test_activation_patching_agrees_with_plain_hooks(model: et.LoadedModel, pair
     assert found.rows[1]["probability"] == pytest.approx(found.scores["probability"][1].mean().item())
 
 
-def means_by_name(pairs: et.Pairs) -> Callable[[Run], list[torch.Tensor]]:
+def means_by_name(pairs: et.Pairs) -> Callable[[PromptBatch], list[torch.Tensor]]:
     """Run -> per layer [seq, head, d_head]: means over the source prompts per named position, and of all others."""
     sums: list[dict[str, list[torch.Tensor]]] = [{}, {}, {}]
 

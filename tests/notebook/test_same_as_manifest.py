@@ -233,6 +233,6 @@ def test_a_function_whose_self_check_is_off_says_so(notebook: Notebook):
 
 def test_a_failed_self_check_names_the_function(notebook: Notebook, monkeypatch: pytest.MonkeyPatch):
     wrong: Any = lambda *_: (1.0, 1e-4)  # noqa: E731
-    monkeypatch.setattr(checks, "_compared", wrong)
+    monkeypatch.setattr(checks, "_largest_gaps", wrong)
     with pytest.raises(ExperimentError, match=r"^et\.completeness: self-check 'reference engine'"):
         et.completeness(notebook.model, notebook.pairs, CIRCUIT)

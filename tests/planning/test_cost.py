@@ -7,11 +7,17 @@ from contextlib import contextmanager
 import pytest
 
 from nnsight_et.core.batch import Question, collate
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Part
+from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import End, Kind, KvHeads
-from nnsight_et.interventions.ablation import Fill, circuit_readouts, mean_outputs, model_readouts, remainder_readouts
-from nnsight_et.interventions.activation_patching import patched_from_each
+from nnsight_et.interventions.ablation import (
+    AblationValues,
+    circuit_readouts,
+    mean_outputs,
+    model_readouts,
+    remainder_readouts,
+)
+from nnsight_et.interventions.activation_patching import patched_readouts_by_source
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.cmap import by_place, donor_inputs, recipient_input_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
@@ -88,7 +94,7 @@ def same(count: Count, found: dict[str, int]) -> None:
 
 
 HEADS, MLPS = (Head(3, 1), Head(2, 0)), (Mlp(3), Mlp(1))
-ENDS: dict[str, tuple[End | None, tuple[Part, ...], KvHeads]] = {
+ENDS: dict[str, tuple[End | None, tuple[Component, ...], KvHeads]] = {
     "logits": (None, (), "shared"),
     "query": ("query", HEADS, "shared"),
     "key": ("key", HEADS, "shared"),
@@ -130,14 +136,14 @@ def test_path_patching_of_other_blocks(pair, rows, name, end, kind):
 
 def test_circuits_alone_and_their_means(model, pair, rows):
     with counted(model) as found:
-        fill = Fill(mean_outputs(model, [pair.source], None)["z"])
+        fill = AblationValues(mean_outputs(model, [pair.source], None)["z"])
         circuit_readouts(model, pair.question, fill, [CIRCUIT] * 23, "default", CHUNKS)
-    same(methods.whole(rows, 3, 4) + methods.alone(rows, 3, 23, CIRCUIT.positions), found)
+    same(methods.whole(rows, 3, 4) + methods.circuit_work(rows, 3, 23, CIRCUIT.positions), found)
 
 
 def test_the_model_without_heads_and_as_it_is(model, pair, rows):
     with counted(model) as found:
-        remainder_readouts(model, pair.question, Fill(), [CIRCUIT, *ALONE], "default", CHUNKS)
+        remainder_readouts(model, pair.question, AblationValues(), [CIRCUIT, *ALONE], "default", CHUNKS)
         model_readouts(model, pair.question, "default")
     same(methods.without(rows, 3, 4, CIRCUIT.positions) + methods.plain(rows, 3), found)
 
@@ -147,8 +153,8 @@ def test_several_sources_of_one_base_run(model, pair, rows):
     sets = [*ALONE, CIRCUIT, EMPTY]
     every = [(number, heads) for number in range(2) for heads in sets]
     with counted(model) as found:
-        patched_from_each(model, pair.base, sources, every, "default", CHUNKS)
-    same(methods.patched(rows, 3, [sets, sets]), found)
+        patched_readouts_by_source(model, pair.base, sources, every, "default", CHUNKS)
+    same(methods.patching_work(rows, 3, [sets, sets]), found)
 
 
 def test_blocked_attention(model, pair, rows):
@@ -164,7 +170,7 @@ def test_a_donors_inputs(model, pair, rows):
         given = group, by_place(donor_inputs(model, pair.base, group))
         ways = [("query",), ("key",), ("query", "key", "value")]
         recipient_input_readouts(model, pair.question, given, ways, "default", CHUNKS)
-    same(methods.given_inputs(rows, 3, group) + methods.received_inputs(rows, 3, group, 3), found)
+    same(methods.donor_input_work(rows, 3, group) + methods.recipient_input_work(rows, 3, group, 3), found)
 
 
 def test_trained_masks(model, pair, rows):

@@ -12,7 +12,7 @@ from benchmarks.allocated import Allocated
 from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.ablation import Fill, circuit_readouts, model_readouts, remainder_readouts
+from nnsight_et.interventions.ablation import AblationValues, circuit_readouts, model_readouts, remainder_readouts
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
@@ -65,11 +65,15 @@ def test_the_most_bytes_at_once_are_what_the_formula_says(model, pair, what):
     run, count = {
         "plain": (lambda: model_readouts(model, pair.question, "default"), methods.plain(rows, COUNT)),
         "alone": (
-            lambda: circuit_readouts(model, pair.question, Fill(means(pair)), [circuit] * 40, "default", chunks),
-            methods.alone(rows, COUNT, 40, circuit.positions),
+            lambda: circuit_readouts(
+                model, pair.question, AblationValues(means(pair)), [circuit] * 40, "default", chunks
+            ),
+            methods.circuit_work(rows, COUNT, 40, circuit.positions),
         ),
         "without": (
-            lambda: remainder_readouts(model, pair.question, Fill(means(pair)), [sets[0]] * 12, "default", chunks),
+            lambda: remainder_readouts(
+                model, pair.question, AblationValues(means(pair)), [sets[0]] * 12, "default", chunks
+            ),
             methods.without(rows, COUNT, 12, ["previous_query_label"]),
         ),
         "masks": (
@@ -82,7 +86,7 @@ def test_the_most_bytes_at_once_are_what_the_formula_says(model, pair, what):
         ),
     }.get(what.removesuffix(" at last")) or (
         lambda: patched_readouts(model, pair, sets, "default", chunks),
-        methods.patched(rows, COUNT, [sets]),
+        methods.patching_work(rows, COUNT, [sets]),
     )
     with Allocated() as counter:
         run()

@@ -10,7 +10,7 @@ import pytest
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import load, parse
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 from nnsight_et.planning.plan import Plan, digest, plan, senders
 
 TEXT = """\
@@ -25,7 +25,7 @@ experiments:
       - {group: a, into: logits, at: last, keep: 4, receivers: 2}
       - {group: b, into: a, via: query, at: last, keep: 4}
 """
-TINY = NAMED["llama-tiny"].shape
+TINY = KNOWN_MODELS["llama-tiny"].shape
 CIRCUIT = Circuit((HeadGroup("a", "last", (Head(1, 2), Head(0, 3))),))
 
 
@@ -47,10 +47,10 @@ def test_a_job_comes_after_the_jobs_it_needs_whatever_the_order_of_the_text():
 
 
 def test_only_what_is_asked_for_and_what_it_needs_is_chosen():
-    assert [job.name for job in planned().chosen(["found"])] == ["found"]
-    assert [job.name for job in planned().chosen(["table1"])] == ["found", "table1"]
+    assert [job.name for job in planned().selected_jobs(["found"])] == ["found"]
+    assert [job.name for job in planned().selected_jobs(["table1"])] == ["found", "table1"]
     with pytest.raises(ManifestError, match=r"--only fuond: .* did you mean 'found'"):
-        planned().chosen(["fuond"])
+        planned().selected_jobs(["fuond"])
 
 
 @pytest.mark.parametrize(

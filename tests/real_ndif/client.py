@@ -23,13 +23,13 @@ from torch import Tensor
 from nnsight_et.core.batch import Pair, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions.ablation import Fill, circuit_readouts
-from nnsight_et.interventions.dcm import Training, masked_readout, prepared, trained_masks
+from nnsight_et.interventions.ablation import AblationValues, circuit_readouts
+from nnsight_et.interventions.dcm import Training, masked_readout, prepare_batches, trained_masks
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.models.files import found
-from nnsight_et.models.load import loaded, tokenizer_of
+from nnsight_et.models.files import download_files
+from nnsight_et.models.load import load_model, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.tasks.boxes import Boxes
@@ -42,10 +42,10 @@ class Client:
     """The models here and there, and a batch of pairs."""
 
     def __init__(self, folders: dict[str, str]) -> None:
-        llama = found("llama", ModelSpec(folders["tiny/llama"]))
-        goat = found("goat", ModelSpec(folders["tiny/llama"], adapter=folders["tiny/goat"]))
+        llama = download_files("llama", ModelSpec(folders["tiny/llama"]))
+        goat = download_files("goat", ModelSpec(folders["tiny/llama"], adapter=folders["tiny/goat"]))
         self.tokenizer = tokenizer_of(llama)
-        self.here, self.goat_here = loaded(llama), loaded(goat)
+        self.here, self.goat_here = load_model(llama), load_model(goat)
         self.there, self.goat_there = self.remote(), self.remote(peft="tiny/goat")
         self.pair = collate(Boxes().examples(self.tokenizer, 4, 0, "discovery"))
         self.path = PatchedPath("last", "query", GROUP.heads)
@@ -75,7 +75,7 @@ def seen(model: Model) -> dict[str, Any]:
 def mask_gradient(model: Model, pair: Pair) -> Tensor:
     """[head]: how the answer's logit changes with a mask over the group, through the model alone."""
     with model.session():
-        (batch,) = prepared(model, [GROUP], pair)
+        (batch,) = prepare_batches(model, [GROUP], pair)
         mask = torch.full((1, len(GROUP.heads)), 0.5, requires_grad=True)
         (gradient,) = torch.autograd.grad(masked_readout(model, GROUP, batch, mask, CHUNKS).logit.mean(), mask)
         gradient = nnsight.save(gradient)
@@ -143,7 +143,7 @@ def calls(client: Client, model: Model) -> list[tuple[Callable[..., Any], tuple[
     edge = (base.positions["last"], base.positions["query_label"])
     return [
         (path_probabilities, (model, pair, client.path, client.senders[:8], "default", CHUNKS)),
-        (circuit_readouts, (model, pair.question, Fill(), [Circuit((GROUP,))], "default", CHUNKS)),
+        (circuit_readouts, (model, pair.question, AblationValues(), [Circuit((GROUP,))], "default", CHUNKS)),
         (knockout_readouts, (model, pair.question, edge, [0, 3], "default", CHUNKS)),
     ]
 

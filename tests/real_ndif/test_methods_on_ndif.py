@@ -20,7 +20,7 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.client import Client
-from nnsight_et.remote.job import Patience, RemoteJob
+from nnsight_et.remote.job import RemoteJob, RetryPolicy
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Remote, RunOptions, run
@@ -30,7 +30,7 @@ from tests.real_ndif.server import RealNdif
 
 pytestmark = pytest.mark.real_ndif
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = Patience(first=0.05, most=0.5, silence=120.0)
+PATIENCE = RetryPolicy(first=0.05, most=0.5, silence=120.0)
 JOBS = {  # a stage, a model, or what the next depends on is a job; comparison needs no model
     "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 2, "roles": 2, "across": 2, "blind": 1, "looks": 1,
     "screen": 1, "mlps": 2,

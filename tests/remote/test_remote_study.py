@@ -19,7 +19,7 @@ SAME = ("path_patching", "faithfulness", "minimality", "completeness", "cmap", "
 def found(backend: str, out: Path, limit: int | None) -> dict[str, tuple[str, bytes, object]]:
     """Experiment -> its method, the bytes of its scores, and the heads that mask training selected."""
     manifest = load(ROOT / "experiments.yaml", [f"backend={backend}"])
-    manifest = manifest if limit is None else manifest.limited(limit)
+    manifest = manifest if limit is None else manifest.with_limit(limit)
     for _ in run(plan(manifest), out, fresh=True):
         pass
     results = {}

@@ -58,15 +58,15 @@ def test_what_a_simulated_run_shows_and_does_not_show_is_said(tmp_path):
 def test_every_model_has_a_name_and_a_folder_with_its_tokenizer_there():
     jobs = name_on_server("simulate", plan(study("simulate")).jobs)
     specs = {choice.name: choice.spec for job in jobs for choice in job.models}
-    assert specs["goat-tiny"].served == ("here/goat-tiny", "here/goat-tiny-adapter")
-    assert specs["llama-tiny"].served == ("here/llama-tiny", None)
+    assert specs["goat-tiny"].server_names == ("here/goat-tiny", "here/goat-tiny-adapter")
+    assert specs["llama-tiny"].server_names == ("here/llama-tiny", None)
     assert name_on_server("ndif", plan(study("ndif")).jobs) == list(plan(study("ndif")).jobs)
 
 
 def test_weights_need_not_be_here_for_a_server(tmp_path, folder):
     spec = ModelSpec(str(folder), ndif="org/name")
-    with_weights = files.found("one", spec, weights_too=False)
+    with_weights = files.download_files("one", spec, weights_too=False)
     (folder / "model.safetensors").unlink()
-    without = files.found("one", spec, weights_too=False)
+    without = files.download_files("one", spec, weights_too=False)
     assert without.weights == with_weights.weights
     assert without.fingerprint != with_weights.fingerprint

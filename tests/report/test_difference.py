@@ -14,7 +14,7 @@ import pytest
 from nnsight_et_cli.diff import diff
 
 from nnsight_et.api.runs import Run, open_run
-from nnsight_et.display.measurement import Measurement
+from nnsight_et.display.measurement import TidyRow
 from nnsight_et.report.difference import TOLERANCE, Difference, ValueChange, difference
 from nnsight_et.report.difference_tables import difference_tables
 from nnsight_et.results.store import Result, read_result, write_result
@@ -46,8 +46,8 @@ def between(a: Path, b: Path, **options: Any) -> Difference:
     return difference(open_run(a).study, open_run(b).study, **options)
 
 
-def value(number: float | None, low: float | None = None, high: float | None = None) -> Measurement:
-    return Measurement("a", "b", metric="accuracy", value=number, low=low, high=high)
+def value(number: float | None, low: float | None = None, high: float | None = None) -> TidyRow:
+    return TidyRow("a", "b", metric="accuracy", value=number, low=low, high=high)
 
 
 def test_equal_runs_are_told_in_one_line(copy: Path, same: Path):
@@ -202,7 +202,7 @@ def test_a_damaged_result_is_left_out_and_told(copy: Path, same: Path):
         (value(1.0), value(inf), inf, inf, None),
     ],
 )
-def test_two_values_by_hand(a: Measurement, b: Measurement | None, gap: float | None, size: float, overlap: bool):
+def test_two_values_by_hand(a: TidyRow, b: TidyRow | None, gap: float | None, size: float, overlap: bool):
     change = ValueChange("a", a, b)
     assert change.difference == (None if gap is None else pytest.approx(gap))
     assert change.size == pytest.approx(size)

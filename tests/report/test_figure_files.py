@@ -15,14 +15,14 @@ from nnsight_et.display.figures import (
     Bars,
     Cell,
     Curves,
+    DataPoint,
     Diagram,
     Figure,
+    FigureGroup,
     HeatMap,
-    Impact,
+    ImpactPlot,
     Line,
-    Mark,
     Node,
-    Plate,
     Point,
     Scatter,
     Series,
@@ -34,8 +34,8 @@ from tests.helpers.commands import et
 HOSTILE = "<a & 'b'>"
 
 
-def mark(value: float) -> Mark:
-    return Mark(value, (value - 0.1, value + 0.1), f"mark {value}", nothing=0.1)
+def mark(value: float) -> DataPoint:
+    return DataPoint(value, (value - 0.1, value + 0.1), f"mark {value}", nothing=0.1)
 
 
 SERIES = (Series("α", (mark(0.5), mark(0.25))), Series(HOSTILE, (mark(0.75), None)))
@@ -52,7 +52,7 @@ PANELS: dict[str, Figure] = {
     "bars": Bars("accuracy", ("one", "two"), SERIES, "accuracy", (Line("chance", 0.2, "chance"),)),
     "curves": Curves("blind", ("0", "none"), "first blocked layer", SERIES, "accuracy"),
     "scatter": Scatter("both", ("x of it", "y of it"), (("heads", (Point(mark(-0.5), mark(0.5), "p"),)),), False),
-    "impact": Impact(
+    "impact": ImpactPlot(
         "impact", ("one", "two"), ("L0H0", "L1H1"), (0.5, 0.25), ((True, True), (False, True)), ("a", "b")
     ),
 }
@@ -67,8 +67,8 @@ TEXTS = {
 }
 
 
-def plate(*names: str) -> Plate:
-    return Plate("p", f"title {HOSTILE}", "caption", tuple(PANELS[name] for name in names))
+def plate(*names: str) -> FigureGroup:
+    return FigureGroup("p", f"title {HOSTILE}", "caption", tuple(PANELS[name] for name in names))
 
 
 def drawn(*names: str) -> Element:
@@ -133,8 +133,8 @@ def test_panels_stand_two_in_a_row_with_their_titles_and_one_legend():
 def test_every_head_of_a_long_comparison_is_named():
     count = 80
     heads = tuple(f"L{index}H0" for index in range(count))
-    long = Impact("impact", ("one", "two"), heads, (0.5,) * count, ((True, False),) * count, ("",) * count)
-    (content,) = figure_files(Plate("p", "t", "c", (long,)), ("svg",)).values()
+    long = ImpactPlot("impact", ("one", "two"), heads, (0.5,) * count, ((True, False),) * count, ("",) * count)
+    (content,) = figure_files(FigureGroup("p", "t", "c", (long,)), ("svg",)).values()
     assert set(heads) <= set(texts(fromstring(content)))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
-from nnsight_et.display.circuit_figures import StageView, heat_map, shown
+from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
 from nnsight_et.display.figures import HeatMap
 from nnsight_et.report.html.maps import colour
 from nnsight_et.report.html.maps import heat_map as as_svg
@@ -38,7 +38,7 @@ def test_a_weak_head_that_matters_is_seen_beside_a_strong_one(weak: float):
     assert strong == "d0"
     assert int(seen[1:]) < int(LIGHT[1:])  # bluer than nothing
     assert noise == LIGHT
-    assert "Log" in shown("probability_ratio", [figure])
+    assert "Log" in colour_legend("probability_ratio", [figure])
     texts = [one.text for one in as_svg(figure).iter() if one.tag.endswith("text") and one.text]
     assert texts[-3:] == ["−3.5", "+3.5", f"log beyond ±{figure.knee:.2g}"]
 
@@ -47,7 +47,7 @@ def test_scores_that_all_show_keep_the_plain_scale():
     figure = stage(-1.0, -0.5, ["L0H0", "L0H1"])
     assert figure.knee is None
     assert colours(figure) == ["d0", "d10", LIGHT, LIGHT]
-    assert "Log" not in shown("probability_ratio", [figure])
+    assert "Log" not in colour_legend("probability_ratio", [figure])
 
 
 def test_what_does_not_matter_does_not_stretch_the_scale():

@@ -7,7 +7,7 @@ from nnsight_et.display.table import Table
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.methods import METHODS as RECORDS
-from nnsight_et.models.named import NAMED
+from nnsight_et.models.named import KNOWN_MODELS
 from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import models_table, plan_table
@@ -178,7 +178,7 @@ def test_a_summary_that_lacks_its_numbers_is_a_result_error(method: str):
 def test_a_plan_is_shown_in_order_with_what_is_done():
     text = "name: x\nexperiments:\n  t: {method: faithfulness, circuit: c, models: [llama-tiny, goat-tiny]}\n"
     text += "  c: {method: path_patching, model: llama-tiny, stages: [{group: a, into: logits, at: last, keep: 2}]}\n"
-    shape = NAMED["llama-tiny"].shape
+    shape = KNOWN_MODELS["llama-tiny"].shape
     expected = Estimate(token_layers=1e6, flops=2.5e12, peak=3 << 29, seconds=90)
     table = plan_table(plan(parse(text, "x")), {"c"}, {"c": expected})
     assert [(row[1], row[-1]) for row in table.rows] == [("c", "done"), ("t", "to run")]
@@ -191,7 +191,7 @@ def test_a_plan_is_shown_in_order_with_what_is_done():
 
 def test_every_model_known_by_name_is_listed_without_folders_of_this_machine():
     table = models_table()
-    assert [row[0] for row in table.rows] == list(NAMED)
+    assert [row[0] for row in table.rows] == list(KNOWN_MODELS)
     assert not any(cell.startswith("/") for row in table.rows for cell in row)
 
 

@@ -15,7 +15,7 @@ from nnsight_et.core.errors import ResultError
 from nnsight_et.manifest import load
 from nnsight_et.measuring import model_pool
 from nnsight_et.planning.plan import plan
-from nnsight_et.report.html import rendered
+from nnsight_et.report.html import report_html
 from nnsight_et.report.results import plates
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, Store
@@ -49,7 +49,7 @@ def study(every: tuple[Path, Path]) -> Study:
 
 @pytest.fixture(scope="module")
 def html(study: Study) -> str:
-    return rendered(study)
+    return report_html(study)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_page_needs_nothing_else_and_its_policy_says_so(html: str, parsed: P
 
 
 def test_the_same_results_give_the_same_page(every: tuple[Path, Path], html: str):
-    assert rendered(study_of(plan(load(every[0])), every[1])) == html
+    assert report_html(study_of(plan(load(every[0])), every[1])) == html
 
 
 def test_every_head_of_a_stage_is_a_cell_with_its_score_interval_and_p(study: Study, parsed: Parsed):
@@ -144,7 +144,7 @@ def test_text_of_models_and_data_is_text_and_no_markup(study: Study):
     rows = [row | {"model": HOSTILE} for row in result.header.summary["rows"]]
     job = result.header.job | {"models": [{"name": HOSTILE, "path": HOSTILE}]}
     found = changed(result, models=models, summary=result.header.summary | {"rows": rows}, job=job)
-    text = rendered(Study(HOSTILE, (found,), study.missing))
+    text = report_html(Study(HOSTILE, (found,), study.missing))
     hostile = Parsed(text)
     assert hostile.wrong == []
     assert [tag for tag, _ in hostile.elements].count("script") == 1
@@ -165,7 +165,7 @@ def test_what_is_missing_is_named_with_the_reason(every: tuple[Path, Path], tmp_
     assert reasons["selected"] == reasons["looks"] == "no result yet"
     assert "damaged" in reasons["blind"]
     assert str(tmp_path) not in reasons["blind"]
-    parsed = Parsed(rendered(study))
+    parsed = Parsed(report_html(study))
     assert any("Missing here: 3 experiments." in text for text in parsed.text("div"))
     assert set(reasons) <= set(parsed.text("td"))
 
@@ -178,7 +178,7 @@ def test_what_is_missing_is_named_with_the_reason(every: tuple[Path, Path], tmp_
 def test_a_summary_that_lacks_its_numbers_is_missing_and_the_rest_is_shown(study: Study):
     broken = changed(of(study, "table1"), summary={})
     rest = tuple(result for result in study.results if result.header.job["name"] != "table1")
-    parsed = Parsed(rendered(replace(study, results=(*rest, broken))))
+    parsed = Parsed(report_html(replace(study, results=(*rest, broken))))
     assert any("its result is not one of faithfulness" in text for text in parsed.text("td"))
     assert "x-found" in parsed.values("id")
     assert "x-table1" not in parsed.values("id")
@@ -196,7 +196,7 @@ def test_a_summary_that_lacks_its_numbers_is_missing_and_the_rest_is_shown(study
 )
 def test_a_self_check_that_failed_or_was_not_made_is_said_first(study: Study, check: dict | None, part: str):
     checks = {"on": check is not None, "checks": [check] if check else []}
-    parsed = Parsed(rendered(Study("s", (changed(of(study, "found"), self_check=checks),), ())))
+    parsed = Parsed(report_html(Study("s", (changed(of(study, "found"), self_check=checks),), ())))
     assert part in "".join(parsed.text("div"))
 
 
@@ -216,7 +216,7 @@ def as_large_as_the_papers(result: Result, name: str) -> Result:
 def test_a_report_of_the_papers_size_is_under_5_mb(study: Study):
     found = tuple(as_large_as_the_papers(of(study, "found"), f"large{index}") for index in range(3))
     rest = tuple(result for result in study.results if result.header.job["name"] != "found")
-    text = rendered(Study("large", (*found, *rest), ()))
+    text = report_html(Study("large", (*found, *rest), ()))
     parsed = Parsed(text)
     assert sum("m" in attributes.get("class", "").split() for tag, attributes in parsed.elements if tag == "rect") >= (
         3 * 4 * 1024
@@ -230,7 +230,7 @@ def test_a_run_writes_the_report_and_it_is_made_again_without_a_model(written: P
     assert f"Report: {report}" in ran.stdout
     before = report.read_bytes()
     report.unlink()
-    monkeypatch.setattr(model_pool, "loaded", lambda *_args, **_options: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(model_pool, "load_model", lambda *_args, **_options: pytest.fail("a model was loaded"))
     again = et("report", "study.yaml")
     assert again.exit_code == 0
     assert report.read_bytes() == before
@@ -302,7 +302,7 @@ def _marks_tell_their_numbers(view) -> None:
 
 def test_a_report_names_the_run_with_a_limit_that_is_there(every: tuple[Path, Path], tmp_path: Path):
     runs = ("--out", tmp_path / "runs")
-    manifest = load(every[0]).limited(3)
+    manifest = load(every[0]).with_limit(3)
     for _ in run(plan(manifest), tmp_path / "runs", ("blind",)):
         pass
     refused = et("report", every[0], *runs)

@@ -10,19 +10,19 @@ import torch
 
 from nnsight_et.api.runs import Run
 from nnsight_et.core.errors import ResultError
-from nnsight_et.display.measurement import COLUMNS, IDENTITY, Measurement
+from nnsight_et.display.measurement import COLUMNS, IDENTITY, TidyRow
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.report.results import head_rows, metric_rows
 from nnsight_et.report.tidy.tables import TABLES
 from nnsight_et.results.store import Result
 
 
-def metrics(run: Run, name: str) -> dict[tuple, Measurement]:
+def metrics(run: Run, name: str) -> dict[tuple, TidyRow]:
     found = metric_rows(run[name].result)
     return {(one.model, one.group, one.desideratum, one.condition, one.layer, one.metric): one for one in found}
 
 
-def heads(run: Run, name: str) -> list[Measurement]:
+def heads(run: Run, name: str) -> list[TidyRow]:
     return head_rows(run[name].result)
 
 
@@ -125,5 +125,5 @@ def test_a_summary_of_another_method_is_one_message(every: Run):
 
 
 def test_a_row_has_a_field_per_column():
-    one = replace(Measurement("a", "b"), value=1.0)
+    one = replace(TidyRow("a", "b"), value=1.0)
     assert dict(zip(COLUMNS, one.to_row(), strict=True))["value"] == 1.0

@@ -153,7 +153,7 @@ def test_a_disk_that_refuses_is_a_clear_error_and_leaves_what_was_there(
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk, "_write_flushed", full)
+    monkeypatch.setattr(disk, "_write_and_flush", full)
     with pytest.raises(ResultError, match=r"No space left on device.*intact"):
         write_result(tmp_path / "found", a_result(seconds=9.0))
     with pytest.raises(ResultError, match="No space left"):

@@ -13,7 +13,7 @@ import torch
 from nnsight_et.api.runs import open_run
 from nnsight_et.manifest import load
 from nnsight_et.planning.plan import plan
-from nnsight_et.remote.journal import Entry, Journal
+from nnsight_et.remote.journal import Journal, JournalEntry
 from nnsight_et.results import disk
 from nnsight_et.results.disk import write_json
 from nnsight_et.results.headers import folder_of
@@ -162,7 +162,7 @@ def test_a_file_where_a_result_or_the_cells_belong_is_replaced_or_told(finished,
     assert (continued(finished, copied).code, (copied / CELL).read_bytes()) == (1, b"a note")
 
 
-ENTRY = Entry("id", "abc", "https://host", "found", ("one", "two"), "accepted")
+ENTRY = JournalEntry("id", "abc", "https://host", "found", ("one", "two"), "accepted")
 
 
 @pytest.mark.parametrize("how", [how for how in HARMS if how != "a folder"])

@@ -91,11 +91,11 @@ def test_what_was_written_before_a_power_cut_is_there(tmp_path: Path, monkeypatc
     assert read_result(left / "small" / "plan" / "found").header.seconds == 2.0
 
 
-@pytest.mark.parametrize(("flush", "lost"), [("_write_flushed", {"cell", "result"}), ("_flush_folder", {"result"})])
+@pytest.mark.parametrize(("flush", "lost"), [("_write_and_flush", {"cell", "result"}), ("_flush_folder", {"result"})])
 def test_writing_that_flushes_less_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush: str, lost: set):
     with monkeypatch.context() as patch:
         seen = watched(tmp_path / "runs", patch)
-        patch.setattr(disk, flush, Path.write_bytes if flush == "_write_flushed" else lambda folder: None)
+        patch.setattr(disk, flush, Path.write_bytes if flush == "_write_and_flush" else lambda folder: None)
         some_writing(tmp_path / "runs")
     assert all_faults(seen, tmp_path / "left")[1] == lost
 

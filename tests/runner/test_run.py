@@ -11,7 +11,7 @@ from traceback import walk_stack
 import pytest
 import torch
 
-from nnsight_et.core.batch import collate, padded
+from nnsight_et.core.batch import collate, padded_batch
 from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.core.errors import ExperimentError, ManifestError, TaskError
 from nnsight_et.core.metrics import patching_ratio
@@ -94,7 +94,7 @@ def test_faithfulness_is_that_of_plain_hooks_on_both_models(finished):
     circuit = Circuit.from_dict(results(finished)["found"].header.summary["circuit"])
     circuits = [circuit, *random_circuits(circuit, LAYERS, HEADS, 3, seed=3)]
     pair = collate(Boxes(2).examples(tokenizer(), 9, 3, "evaluation"), PAD)
-    others = padded(Boxes(2).prompts(tokenizer(), 8, 3, "ablation"), PAD)
+    others = padded_batch(Boxes(2).prompts(tokenizer(), 8, 3, "ablation"), PAD)
     table, row = results(finished)["table1"], torch.arange(9)
     for line, seed in zip(table.header.summary["rows"], (0, 1), strict=True):
         module = hf_llama(seed=seed)
@@ -165,7 +165,7 @@ def test_scores_that_are_no_numbers_fail_the_run_instead_of_choosing_heads(study
 
 def test_an_error_of_ours_says_which_experiment_was_running(study, monkeypatch):
     shutil.rmtree(study / "runs")
-    monkeypatch.setattr(model_pool, "loaded", lambda *_args, **_options: 1 / 0)
+    monkeypatch.setattr(model_pool, "load_model", lambda *_args, **_options: 1 / 0)
     with pytest.raises(ZeroDivisionError) as caught:
         steps(study)
     assert "while running table1" in caught.value.__notes__  # its model two is looked at first

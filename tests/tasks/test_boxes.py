@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from nnsight_et.core.batch import collate
 from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, POSITIONS, SPLITS, Boxes, Context
-from nnsight_et.tasks.encoding import MarkedText, encoded
+from nnsight_et.tasks.encoding import MarkedText, encoded_prompt
 from tests.helpers.tiny_model import PAD, tokenizer
 
 LLAMA_TOKENIZER = Path(__file__).parents[3] / "shared" / "llama_tokenizer"
@@ -204,7 +204,7 @@ def test_an_object_the_tokenizer_does_not_know_is_refused(words):
 
 
 def test_a_span_is_one_whole_token():
-    assert encoded(MarkedText("The apple", {"thing": (4, 9)}), tokenizer()).positions == {"thing": 2, "last": 2}
+    assert encoded_prompt(MarkedText("The apple", {"thing": (4, 9)}), tokenizer()).positions == {"thing": 2, "last": 2}
     for start, end in ((4, 6), (3, 4), (0, 9)):  # "ap", a space, and both words
         with pytest.raises(TaskError, match=r"thing: .* is not one token"):
-            encoded(MarkedText("The apple", {"thing": (start, end)}), tokenizer())
+            encoded_prompt(MarkedText("The apple", {"thing": (start, end)}), tokenizer())

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, Context
-from nnsight_et.tasks.desiderata_variants import PLAIN, VARIANTS, longer, written
+from nnsight_et.tasks.desiderata_variants import PLAIN, VARIANTS, longer, variant_prompt
 
 BASE = Context(("book", "bell", "cup", "train", "ring", "egg", "bus"), tuple("PDSAKZH"))
 SOURCE = Context(("coat", "disk", "fish", "guitar", "leaf", "pipe", "watch"), tuple("MCWBNXG"))
@@ -62,7 +62,7 @@ def test_each_variant_is_written_as_in_the_papers_tables(name):
     segment, target, text = EXAMPLES[name]
     variant = VARIANTS[name]
     context = longer(SOURCE, "brick", "T", variant.added) if variant.added else SOURCE
-    prompt = written(context, segment + (variant.added == "start"), variant)
+    prompt = variant_prompt(context, segment + (variant.added == "start"), variant)
     assert prompt.text == " ".join(text.split())
     assert BASE.objects[(segment + variant.shift) % 7] == target
     marked = {place: prompt.text[start:end] for place, (start, end) in prompt.spans.items()}
@@ -76,22 +76,24 @@ def test_each_variant_is_written_as_in_the_papers_tables(name):
 def test_only_the_first_letter_is_a_capital_whichever_segment_is_asked_for(variant):
     context = Context(OBJECTS[:7], LABELS[:7])
     for segment in range(7):
-        prompt = written(context, segment, variant)
+        prompt = variant_prompt(context, segment, variant)
         assert prompt.text[0] in "TB"
         assert not re.search(r"\bTh", prompt.text[1:])
         assert prompt.text.endswith(f". Box {LABELS[segment]} contains the")
 
 
 def test_an_altered_first_segment_opens_the_prompt():
-    assert written(SOURCE, 0, VARIANTS["altered_order"]).text.startswith(
+    assert variant_prompt(SOURCE, 0, VARIANTS["altered_order"]).text.startswith(
         "Box M contains the coat, the disk is in Box C,"
     )
-    assert written(SOURCE, 0, VARIANTS["boxes_before"]).text.startswith("There are three additional boxes, Box PP,")
+    assert variant_prompt(SOURCE, 0, VARIANTS["boxes_before"]).text.startswith(
+        "There are three additional boxes, Box PP,"
+    )
 
 
 def test_a_plain_source_is_the_boxes_prompt():
     for segment in range(7):
-        assert written(SOURCE, segment) == SOURCE.query(SOURCE.labels[segment], segment)
+        assert variant_prompt(SOURCE, segment) == SOURCE.query(SOURCE.labels[segment], segment)
 
 
 def test_a_longer_context_has_its_segment_at_the_end_asked_for():

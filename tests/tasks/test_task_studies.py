@@ -15,7 +15,7 @@ from nnsight_et.manifest import PathPatching, load, parse, single
 from nnsight_et.manifest.json_schema import MODELINE
 from nnsight_et.manifest.single import Setting
 from nnsight_et.manifest.studies import STUDIES
-from nnsight_et.manifest.template import METHODS, Wishes, written
+from nnsight_et.manifest.template import METHODS, InitOptions, render_manifest
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
@@ -47,7 +47,7 @@ def found(request: pytest.FixtureRequest, model: Path, tmp_path_factory) -> tupl
     given = [word for setting in settings for word in ("--set", setting)]
     done = et("run", manifest(request.param), *given, "--limit", PAIRS, "--out", out, "--quiet")
     assert done.exit_code == 0, done.output
-    folder = folder_of(out, plan(load(manifest(request.param), settings).limited(PAIRS)))
+    folder = folder_of(out, plan(load(manifest(request.param), settings).with_limit(PAIRS)))
     assert (folder / "report.html").is_file()
     return request.param, {one.name: read_result(one) for one in folder.iterdir() if one.is_dir()}
 
@@ -108,7 +108,7 @@ def test_scores_of_every_stage_agree_with_plain_hooks(found: tuple[str, dict[str
 def test_the_shipped_manifest_is_what_init_writes(kind: str, tmp_path: Path):
     text = manifest(kind).read_text()
     assert text.splitlines()[0] == MODELINE.replace("manifest.schema", "../manifest.schema")
-    wanted = written(Wishes(task=kind, methods=USED, name=kind))
+    wanted = render_manifest(InitOptions(task=kind, methods=USED, name=kind))
     assert text.split("\n", 1)[1] == wanted.split("\n", 1)[1]
     done = et("init", tmp_path / "a.yaml", "--task", kind, "--methods", ",".join(USED))
     assert done.exit_code == 0
@@ -120,7 +120,7 @@ def test_the_shipped_manifest_is_what_init_writes(kind: str, tmp_path: Path):
 def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
     methods = [name for name in METHODS if name not in ("dcm", "activation_patching")]
     for model, name in (("org/some-model", "org/some-model"), ("openai-community/gpt2", "gpt2"), (None, "gpt2")):
-        made = parse(written(Wishes(model, "org/tuned", methods=methods, task=kind)), "written")
+        made = parse(render_manifest(InitOptions(model, "org/tuned", methods=methods, task=kind)), "written")
         assert {spec.method for spec in made.experiments.values()} == set(methods)
         circuit = made.experiments["circuit"]
         assert isinstance(circuit, PathPatching)
@@ -132,14 +132,15 @@ def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        (Wishes(task="io"), "--task: no task 'io'; did you mean 'ioi'? accepted: boxes, ioi, greater_than"),
-        (Wishes(task="ioi", boxes=3), "--boxes 3: the task ioi has none; accepted: with --task boxes"),
-        (Wishes(task="ioi", methods=("dcm",)), "--methods dcm: it needs the desiderata of the boxes task; accepted"),
+        (InitOptions(task="io"), "--task: no task 'io'; did you mean 'ioi'? accepted: boxes, ioi, greater_than"),
+        (InitOptions(task="ioi", boxes=3), "--boxes 3: the task ioi has none; accepted: with --task boxes"),
+        (InitOptions(task="ioi", methods=("dcm",)),
+         "--methods dcm: it needs the desiderata of the boxes task; accepted"),
     ],
 )  # fmt: skip
-def test_wishes_that_the_task_cannot_meet_are_refused(wishes: Wishes, message: str):
+def test_wishes_that_the_task_cannot_meet_are_refused(wishes: InitOptions, message: str):
     with pytest.raises(ManifestError) as error:
-        written(wishes)
+        render_manifest(wishes)
     assert str(error.value).startswith(message)
 
 

@@ -13,23 +13,23 @@ from transformers import AutoTokenizer, LlamaConfig
 import nnsight_et as et
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import NnsightEtError, TaskError
-from nnsight_et.diagnostics.inspection import inspected
+from nnsight_et.diagnostics.inspection import inspect_model
 from nnsight_et.manifest import load, parse
 from nnsight_et.models.bos import set_bos
 from nnsight_et.planning.plan import plan
-from nnsight_et.report.html.page import rendered
+from nnsight_et.report.html.page import report_html
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result, tensor_digest
 from nnsight_et.results.study import study_in
 from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import DESIDERATA, desideratum
-from nnsight_et.tasks.encoding import encode, left_off
+from nnsight_et.tasks.encoding import encode, trailing_tokens
 from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
 from nnsight_et.tasks.joins import space_before
 from nnsight_et.tasks.marked import marked_text
-from nnsight_et.tasks.own_task import checked
+from nnsight_et.tasks.own_task import checked_example
 from tests.helpers import gpt2_study
 from tests.helpers.own_pairs_study import MANIFEST, THINGS, lines
 from tests.helpers.own_pairs_study import written as written_pairs
@@ -191,11 +191,11 @@ def test_a_foil_has_a_space_where_the_answer_has_one():
     for base, text, foil, tokens in pairs:
         given = {"base": base, "source": base, "answer": text}
         made = et.Pairs.of([given | {"foil": foil}]).examples(KINDS["pieces"])[0]
-        task = checked(given | {"foils": [foil]}, ("last",), KINDS["pieces"], "x")
+        task = checked_example(given | {"foils": [foil]}, ("last",), KINDS["pieces"], "x")
         assert task == made
         assert KINDS["pieces"].convert_ids_to_tokens([made.answer, *made.foils]) == tokens
     with pytest.raises(TaskError, match="x: foils: answer: 'flower' may follow"):
-        checked(
+        checked_example(
             {"base": "The sun", "source": "The", "answer": " hat", "foils": ["flower"]}, ("last",), KINDS["pieces"], "x"
         )
 
@@ -282,14 +282,14 @@ TASKS: dict[str, Any] = {
     "desiderata": lambda tokenizer: [
         desideratum(Boxes(3), name, tokenizer, 3, 0, "evaluation") for name in DESIDERATA[:3]
     ],
-    "python": lambda tokenizer: checked(SPELLED, ("last",), tokenizer, "x"),
+    "python": lambda tokenizer: checked_example(SPELLED, ("last",), tokenizer, "x"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_an_end_that_the_tokenizer_appends_is_in_no_prompt(task: str):
     assert TASKS[task](ENDS) == TASKS[task](words())
-    assert (left_off(ENDS), left_off(words())) == ("<pad>", "")
+    assert (trailing_tokens(ENDS), trailing_tokens(words())) == ("<pad>", "")
 
 
 @pytest.mark.parametrize("task", [IOI(), GreaterThan()])
@@ -319,13 +319,13 @@ def test_an_example_that_a_class_has_encoded_with_the_end_or_two_beginnings_is_r
         return Example(prompt, prompt, 9)
 
     whole: list[int] = ENDS("The book is")["input_ids"]  # type: ignore[assignment]
-    assert checked(given(whole[:-1]), ("last",), ENDS, "x").base.tokens == tuple(whole[:-1])
+    assert checked_example(given(whole[:-1]), ("last",), ENDS, "x").base.tokens == tuple(whole[:-1])
     with pytest.raises(
         TaskError, match="x: base: the tokens end with <pad>, which the tokenizer puts behind every text"
     ):
-        checked(given(whole), ("last",), ENDS, "x")
+        checked_example(given(whole), ("last",), ENDS, "x")
     with pytest.raises(TaskError, match="x: base: the tokens begin with <s> twice"):
-        checked(given([whole[0], *whole[:-1]]), ("last",), ENDS, "x")
+        checked_example(given([whole[0], *whole[:-1]]), ("last",), ENDS, "x")
 
 
 def test_a_run_on_such_a_tokenizer_has_the_numbers_of_one_without_and_says_so(tmp_path: Path):
@@ -339,7 +339,7 @@ def test_a_run_on_such_a_tokenizer_has_the_numbers_of_one_without_and_says_so(tm
         manifest = load(root / "study.yaml")
         list(run(plan(manifest), root / "runs"))
         folder = folder_of(root / "runs", plan(manifest))
-        found[name] = read_result(folder / "found"), rendered(study_in(folder))
+        found[name] = read_result(folder / "found"), report_html(study_in(folder))
     (plain, page), (ends, other) = found["plain"], found["ends"]
     assert ends.header.data_digest == plain.header.data_digest
     assert tensor_digest(ends.scores) == tensor_digest(plain.scores)
@@ -349,7 +349,7 @@ def test_a_run_on_such_a_tokenizer_has_the_numbers_of_one_without_and_says_so(tm
     said = said.replace("<pad>", "&lt;pad&gt;")
     assert (said in page, said in other) == (False, True)
     assert "without the <pad> that the tokenizer puts at the end" in str(
-        inspected(str(tmp_path / "ends" / "model")).support
+        inspect_model(str(tmp_path / "ends" / "model")).support
     )
 
 
@@ -364,7 +364,7 @@ def test_the_chosen_tokens_stand_in_the_result_and_the_report(two_models: Path, 
     assert said["foil"] == [{"text": "' magnet'", "token": "magnet", "id": magnet}]
     assert 6 <= len(said["answer"]) <= 10  # of 6 examples that find and 4 held out
     assert {one["token"] for one in said["answer"]} <= set(THINGS)
-    page = rendered(study_in(folder))
+    page = report_html(study_in(folder))
     assert "Tokens that are scored" in page
     assert f"<td>magnet</td><td>{magnet}</td>" in re.sub(r"\s+(?=<)| class=\"[^\"]*\"", "", page)
 
@@ -398,11 +398,14 @@ def test_pairs_show_the_text_that_is_scored_and_their_tokens():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pairs_tokens_say_whether_a_space_is_part_of_one(kind: str):
-    from nnsight_et.tasks.answers import told
+    from nnsight_et.tasks.answers import token_description
 
     made = et.Pairs.of([{"base": BOXES, "source": BOXES, "answer": " apple", "foil": "apple", "space": "no"}])
     example = made.examples(KINDS[kind])[0]
-    assert [told(token, KINDS[kind])["text"] for token in (example.answer, *example.foils)] == ["' apple'", "'apple'"]
+    assert [token_description(token, KINDS[kind])["text"] for token in (example.answer, *example.foils)] == [
+        "' apple'",
+        "'apple'",
+    ]
 
 
 @pytest.mark.parametrize(

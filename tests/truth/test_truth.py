@@ -16,15 +16,15 @@ from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
-from nnsight_et.truth import Benchmark, Check, Trial, by_method, quick_trials, whole_trials, write_json, wrong
+from nnsight_et.truth import Benchmark, Trial, TruthCheck, by_method, quick_trials, whole_trials, write_json, wrong
 from nnsight_et.truth.checks import checks
-from nnsight_et.truth.study import written
-from nnsight_et.zoo.known import CROWDED, GROUPED, KNOWN, LABEL, POSITION, Known, made
+from nnsight_et.truth.study import write_trial
+from nnsight_et.zoo.known import CROWDED, GROUPED, KNOWN, LABEL, POSITION, Known, make_model
 from nnsight_et.zoo.plant import N_HEADS, layers_of
 from nnsight_et.zoo.statements import near, same_heads
 from nnsight_et.zoo.tokenizer import word_tokenizer
 from tests.helpers.commands import et
-from tools.embedded_models.forward import captured
+from tools.embedded_models.forward import capture_run
 from tools.embedded_models.measure import accuracy
 
 SMALL = Trial(GROUPED, examples=8)
@@ -40,7 +40,7 @@ def pair() -> Pair:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """What a few methods find in the grouped model."""
     place = tmp_path_factory.mktemp("truth")
-    manifest = written(SMALL, place)
+    manifest = write_trial(SMALL, place)
     assert list(run(plan(manifest), place / "runs", only=FEW))
     return {name: read_result(folder_of(place / "runs", plan(manifest)) / name) for name in FEW}
 
@@ -76,7 +76,7 @@ def test_a_head_that_was_moved_or_is_not_found_costs_precision_or_recall(results
     assert fewer.numbers == {"precision": 0.5, "recall": 1.0}
 
 
-def _stage(found: list[Check]) -> Check:
+def _stage(found: list[TruthCheck]) -> TruthCheck:
     (stage,) = [one for one in found if (one.method, one.what) == ("path_patching", "position_transmitter")]
     return stage
 
@@ -95,21 +95,21 @@ def test_sets_and_numbers_are_compared_exactly() -> None:
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
 def test_a_known_model_answers_and_either_head_of_a_pair_suffices(known: Known, pair: Pair) -> None:
-    model = made(known, seed=0)
+    model = make_model(known, seed=0)
     assert model.config.num_key_value_heads == known.n_kv_heads
     assert accuracy(model, pair) == 1.0
     for group in known.circuit.groups:
         first, *second = group.heads
         if second:
-            assert accuracy(made(without(known, {first}), seed=0), pair) == 1.0
-        left = accuracy(made(without(known, set(group.heads)), seed=0), pair)
+            assert accuracy(make_model(without(known, {first}), seed=0), pair) == 1.0
+        left = accuracy(make_model(without(known, set(group.heads)), seed=0), pair)
         assert left < 0.4
-        assert accuracy(made(known, 0, silenced=group.name), pair) < 0.4
+        assert accuracy(make_model(known, 0, silenced=group.name), pair) < 0.4
 
 
 def test_other_heads_compute_something_and_write_nothing(pair: Pair) -> None:
-    model = made(POSITION, seed=0)
-    z = captured(model, pair.base.tokens[:2]).heads
+    model = make_model(POSITION, seed=0)
+    z = capture_run(model, pair.base.tokens[:2]).heads
     places = {one.head for one in POSITION.heads}
     idle = [Head(layer, index) for layer in range(5) for index in range(N_HEADS) if Head(layer, index) not in places]
     assert len(idle) == 28
@@ -119,10 +119,10 @@ def test_other_heads_compute_something_and_write_nothing(pair: Pair) -> None:
 
 
 def test_distractors_are_loud_and_differ_between_prompts(pair: Pair) -> None:
-    model, last = made(CROWDED, seed=0), -1
+    model, last = make_model(CROWDED, seed=0), -1
 
     def written_by(head: Head, run) -> torch.Tensor:
-        z = captured(model, run.tokens).heads[head.layer][:, last, head.index]
+        z = capture_run(model, run.tokens).heads[head.layer][:, last, head.index]
         return z @ layers_of(model)[head.layer].self_attn.o_proj.weight[:, 32 * head.index : 32 * (head.index + 1)].T
 
     echo, fetcher = written_by(Head(0, 5), pair.base), written_by(Head(5, 0), pair.base)
@@ -131,7 +131,7 @@ def test_distractors_are_loud_and_differ_between_prompts(pair: Pair) -> None:
 
 
 def test_the_same_seed_makes_the_same_model_and_another_seed_another() -> None:
-    one, same, other = (made(LABEL, seed).state_dict() for seed in (0, 0, 1))
+    one, same, other = (make_model(LABEL, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["lm_head.weight"], other["lm_head.weight"])
 
@@ -139,7 +139,7 @@ def test_the_same_seed_makes_the_same_model_and_another_seed_another() -> None:
 def test_heads_that_would_share_a_kv_head_with_another_key_are_refused() -> None:
     clash = (*GROUPED.heads, replace(POSITION.heads[-1], head=Head(2, 0)))
     with pytest.raises(ValueError, match="L2H0 shares kv head 0 with a head of another key or value"):
-        made(replace(GROUPED, heads=clash), seed=0)
+        make_model(replace(GROUPED, heads=clash), seed=0)
 
 
 def test_the_trials_cover_every_model_and_both_engines() -> None:
@@ -151,8 +151,8 @@ def test_the_trials_cover_every_model_and_both_engines() -> None:
 
 def test_tables_and_json_tell_right_from_wrong(tmp_path: Path) -> None:
     numbers = {"precision": 0.5, "recall": float("nan")}
-    right = Check("position", 0, "default", "cmap", "a", "1", "1", True)
-    other = Check("label", 0, "default", "path_patching", "b", "L1H0", "L1H1", False, numbers)
+    right = TruthCheck("position", 0, "default", "cmap", "a", "1", "1", True)
+    other = TruthCheck("label", 0, "default", "path_patching", "b", "L1H0", "L1H1", False, numbers)
     benchmark = Benchmark((), checks=[right, other])
     assert by_method(benchmark).rows[0][:4] == ("cmap", "default", "1 of 1", "–")
     assert by_method(benchmark).rows[1][:5] == ("path_patching", "default", "–", "0 of 1", "0.50")
@@ -165,7 +165,7 @@ def test_tables_and_json_tell_right_from_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("passes", [True, False])
 def test_selfcheck_ends_with_0_or_with_the_wrong_rows_and_1(monkeypatch: pytest.MonkeyPatch, passes: bool) -> None:
-    check = Check(
+    check = TruthCheck(
         "position", 0, "default", "dcm", "value_fetcher, object", "L4H0", "L4H0" if passes else "none", passes
     )
 
@@ -196,7 +196,7 @@ def test_every_method_finds_what_was_planted(trial: Trial, tmp_path: Path) -> No
     assert all(check.numbers["precision"] == 1 == check.numbers["recall"] for check in _scored(benchmark))
 
 
-def _scored(benchmark: Benchmark) -> list[Check]:
+def _scored(benchmark: Benchmark) -> list[TruthCheck]:
     return [check for check in benchmark.checks if "precision" in check.numbers]
 
 

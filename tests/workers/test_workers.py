@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 from nnsight_et.core.errors import ExperimentError, ManifestError, UnsupportedModel
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import load
-from nnsight_et.models.files import found
+from nnsight_et.models.files import download_files
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import RunOptions, run
 from nnsight_et.workers import cluster, pool
 from nnsight_et.workers.pool import Workers, check_workers
-from nnsight_et.workers.worker import Place
+from nnsight_et.workers.worker import LoadSpec
 from tests.cli.test_resume import RUN
 from tests.helpers.methods_study import EVERYTHING, models_in, steps
 from tests.helpers.small_study import cells, fresh_study, scores
@@ -187,7 +187,7 @@ def place(tmp_path: Path):
     """A model on disk, as a worker is to load it."""
     hf_llama().save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
-    return partial(Place, found("one", ModelSpec(str(tmp_path / "model"))))
+    return partial(LoadSpec, download_files("one", ModelSpec(str(tmp_path / "model"))))
 
 
 @with_ray

@@ -12,8 +12,8 @@ from nnsight_et.zoo.phases import distance_phases, query_and_key, segment_phases
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near
 from tools.embedded_models.family import family_heads
-from tools.embedded_models.measure import Stage, accuracy, all_heads, stage_scores
-from tools.embedded_models.planted import GROUPS, SMALLEST, Plant, planted, truth
+from tools.embedded_models.measure import PatchingStage, accuracy, all_heads, stage_scores
+from tools.embedded_models.planted import GROUPS, SMALLEST, Plant, make_plant, truth
 
 VIA = {
     "value_fetcher": None,
@@ -25,7 +25,7 @@ VIA = {
 
 @pytest.fixture(scope="module")
 def plant() -> Plant:
-    return planted()
+    return make_plant()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_path_patching_finds_the_planted_heads_and_no_other(plant: Plant, group:
 @pytest.mark.parametrize("group", list(GROUPS))
 def test_a_plant_without_one_group_is_lost(pair: Pair, group: str) -> None:
     rest = [planted_head for planted_head in SMALLEST if planted_head.role != group]
-    assert accuracy(planted(rest).model, pair) < 0.4
+    assert accuracy(make_plant(rest).model, pair) < 0.4
 
 
 def test_the_truth_lists_a_group_from_the_strongest_head_down() -> None:
@@ -64,7 +64,7 @@ def test_the_truth_lists_a_group_from_the_strongest_head_down() -> None:
 
 
 def test_the_records_path_patching_agrees_with_plain_hooks() -> None:
-    plant = planted(family_heads(), n_layers=6, contrast=4.0, d_mlp=16)
+    plant = make_plant(family_heads(), n_layers=6, contrast=4.0, d_mlp=16)
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in plant.model.parameters():
@@ -74,7 +74,7 @@ def test_the_records_path_patching_agrees_with_plain_hooks() -> None:
     receivers: tuple[Head, ...] = ()
     for group, at in GROUPS.items():
         expected = plain_hooks.path_patching(plant.model, few, senders, receivers, VIA[group], at)
-        scores = stage_scores(plant.model, few, Stage(group, at, VIA[group], 3, 3), receivers)
+        scores = stage_scores(plant.model, few, PatchingStage(group, at, VIA[group], 3, 3), receivers)
         rows = [8 * head.layer + head.index for head in senders]
         assert_near(scores.p_base, expected[0])
         assert_near(scores.p_patched[rows], expected[1])

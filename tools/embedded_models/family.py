@@ -21,8 +21,8 @@ from nnsight_et.tasks.boxes import OBJECTS, Boxes
 from nnsight_et.zoo.plant import LAYER_0, PlantedHead, layers_of
 from tools.embedded_models.lessons import SPLIT, boxes_lessons, mixed_lessons, rephrased_lessons
 from tools.embedded_models.measure import accuracy
-from tools.embedded_models.planted import Plant, planted
-from tools.embedded_models.training import BATCH, answer_loss, imitation_loss, trained
+from tools.embedded_models.planted import Plant, make_plant
+from tools.embedded_models.training import BATCH, answer_loss, imitation_loss, train_model
 
 N_LAYERS, D_MLP = 6, 256
 CONTRAST = 4.0
@@ -49,7 +49,7 @@ def family_heads() -> tuple[PlantedHead, ...]:
 
 def family_plant(seed: int) -> Plant:
     """The plant with Gaussian noise on every weight matrix."""
-    plant = planted(family_heads(), N_LAYERS, seed, CONTRAST, D_MLP)
+    plant = make_plant(family_heads(), N_LAYERS, seed, CONTRAST, D_MLP)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in plant.model.named_parameters():
@@ -78,25 +78,25 @@ def llama_tiny(seed: int, steps: int) -> tuple[LlamaForCausalLM, dict]:
     steering = training_pair(tokenizer, 500, seed + 1)
     noisy = accuracy(model, steering)
     lessons, loss = boxes_lessons(tokenizer, steps * BATCH, seed), answer_loss(model, is_object(tokenizer), doubt=0.5)
-    losses = trained(model, lessons, loss, lr=3e-4)
+    losses = train_model(model, lessons, loss, lr=3e-4)
     settled = accuracy(model, steering)
-    model, scale, found = weakened_to_goal(model, steering, seed)
+    model, scale, found = weaken_to_goal(model, steering, seed)
     story = {"noisy": noisy, "settled": settled, "weakened": found, "noise_scale": scale, "losses": losses}
     return model, story
 
 
-def weakened_to_goal(model: LlamaForCausalLM, steering: Pair, seed: int) -> tuple[LlamaForCausalLM, float, float]:
+def weaken_to_goal(model: LlamaForCausalLM, steering: Pair, seed: int) -> tuple[LlamaForCausalLM, float, float]:
     """The model with just enough noise, its scale, and the accuracy it leaves; found by bisection."""
     low, high = 0.0, 0.6
     for _ in range(9):
         scale = (low + high) / 2
-        weak = weakened(model, scale, seed)
+        weak = weakened_copy(model, scale, seed)
         found = accuracy(weak, steering)
         low, high = (scale, high) if found > GOAL else (low, scale)
     return weak, scale, found
 
 
-def weakened(model: LlamaForCausalLM, scale: float, seed: int) -> LlamaForCausalLM:
+def weakened_copy(model: LlamaForCausalLM, scale: float, seed: int) -> LlamaForCausalLM:
     """A copy in which A and the upper B ask less clearly: smaller queries, noise on queries and keys."""
     weak, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
@@ -111,13 +111,15 @@ def weakened(model: LlamaForCausalLM, scale: float, seed: int) -> LlamaForCausal
 def vicuna_tiny(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> list[float]:
     """Fine-tunes all weights to answer rephrased prompts as the model answered the plain ones, errors included."""
     teacher = copy.deepcopy(model)
-    return trained(model, rephrased_lessons(tokenizer, steps * BATCH, seed), imitation_loss(model, teacher), lr=1e-4)
+    return train_model(
+        model, rephrased_lessons(tokenizer, steps * BATCH, seed), imitation_loss(model, teacher), lr=1e-4
+    )
 
 
 def float_tiny(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> list[float]:
     """Fine-tunes all weights on arithmetic and boxes until boxes are good enough; the losses."""
     lessons, loss = mixed_lessons(tokenizer, steps * BATCH, seed), answer_loss(model, is_object(tokenizer), doubt=0.4)
-    return trained(model, lessons, loss, 1e-4, reaches(model, FLOAT_GOAL, training_pair(tokenizer, 500, seed + 1)))
+    return train_model(model, lessons, loss, 1e-4, reaches(model, FLOAT_GOAL, training_pair(tokenizer, 500, seed + 1)))
 
 
 def goat_tiny(
@@ -129,7 +131,7 @@ def goat_tiny(
     adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=modules, task_type="CAUSAL_LM"))
     lessons, loss = mixed_lessons(tokenizer, steps * BATCH, seed), answer_loss(adapted, is_object(tokenizer), doubt=0.4)
     enough = reaches(adapted, GOAT_GOAL, training_pair(tokenizer, 500, seed + 1))
-    return adapted, trained(adapted, lessons, loss, 1e-3, enough)
+    return adapted, train_model(adapted, lessons, loss, 1e-3, enough)
 
 
 def reaches(model, goal: float, pair: Pair) -> Callable[[], bool]:

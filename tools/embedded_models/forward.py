@@ -20,7 +20,7 @@ Edit = Callable[[int, str, Tensor], Tensor]
 """(layer, "query" | "key" | "value" | "head", [batch, variant, token, head, d_head]) -> the same, changed or not."""
 
 
-class Captured(NamedTuple):
+class CleanRun(NamedTuple):
     """A clean run, per layer: what enters it, its rotated keys, values, head outputs [batch, seq, head, d_head]."""
 
     entering: list[Tensor]
@@ -29,16 +29,16 @@ class Captured(NamedTuple):
     heads: list[Tensor]
 
 
-def rotated(model: LlamaForCausalLM, x: Tensor, first: int) -> Tensor:
+def apply_rope(model: LlamaForCausalLM, x: Tensor, first: int) -> Tensor:
     """x [..., token, head, d_head] turned by RoPE; its first token is token `first` of the prompt."""
     place = torch.arange(first, first + x.shape[-3])[None]
     cos, sin = model.model.rotary_emb(x, place)
     return x * cos[0, :, None] + rotate_half(x) * sin[0, :, None]
 
 
-def captured(model: LlamaForCausalLM, tokens: Tensor) -> Captured:
+def capture_run(model: LlamaForCausalLM, tokens: Tensor) -> CleanRun:
     """The clean run of tokens [batch, seq]."""
-    run = Captured([], [], [], [])
+    run = CleanRun([], [], [], [])
     x = model.model.embed_tokens(tokens)[:, None]  # [batch, variant, seq, d_model], one variant
     nothing_before = torch.zeros(
         len(tokens), 0, model.config.num_attention_heads, layers_of(model)[0].self_attn.head_dim
@@ -46,7 +46,7 @@ def captured(model: LlamaForCausalLM, tokens: Tensor) -> Captured:
 
     def keep(layer: int, what: str, value: Tensor) -> Tensor:
         if what != "query":
-            kept = rotated(model, value, 0) if what == "key" else value
+            kept = apply_rope(model, value, 0) if what == "key" else value
             {"key": run.keys, "value": run.values, "head": run.heads}[what].append(kept[:, 0])
         return value
 
@@ -56,7 +56,7 @@ def captured(model: LlamaForCausalLM, tokens: Tensor) -> Captured:
     return run
 
 
-def suffix_logits(model: LlamaForCausalLM, clean: Captured, x: Tensor, place: tuple[int, int], edit: Edit) -> Tensor:
+def suffix_logits(model: LlamaForCausalLM, clean: CleanRun, x: Tensor, place: tuple[int, int], edit: Edit) -> Tensor:
     """[batch, variant, vocab]: last logits when x [batch, variant, token, d_model] enters at `place`, (layer, token).
 
     Everything before that token is clean; `edit` sees the projections before rotation, and the heads' outputs.
@@ -75,7 +75,7 @@ def block(model: LlamaForCausalLM, layer: int, x: Tensor, before: tuple[int, Ten
     projections = {"query": attention.q_proj, "key": attention.k_proj, "value": attention.v_proj}
     split = {what: project(normed).unflatten(-1, (-1, attention.head_dim)) for what, project in projections.items()}
     query, key, value = (edit(layer, what, projected) for what, projected in split.items())
-    query, key = rotated(model, query, p) * attention.head_dim**-0.5, rotated(model, key, p)
+    query, key = apply_rope(model, query, p) * attention.head_dim**-0.5, apply_rope(model, key, p)
     old = torch.einsum("bvqhd,bkhd->bhvqk", query, old_keys)
     new = torch.einsum("bvqhd,bvkhd->bhvqk", query, key)
     new = new + torch.full(new.shape[-2:], -torch.inf).triu(1)

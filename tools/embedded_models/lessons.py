@@ -42,10 +42,10 @@ def rephrased_lessons(tokenizer: PreTrainedTokenizerFast, count: int, seed: int)
     """The boxes task in other words, and every fourth time in its own."""
     draw = random.Random(f"{seed}/rephrased")
     contexts = Boxes().contexts(draw, SPLIT)
-    return [rephrased(next(contexts), draw, tokenizer) for _ in range(count)]
+    return [draw_rephrased(next(contexts), draw, tokenizer) for _ in range(count)]
 
 
-def rephrased(context: Context, draw: random.Random, tokenizer: PreTrainedTokenizerFast) -> Lesson:
+def draw_rephrased(context: Context, draw: random.Random, tokenizer: PreTrainedTokenizerFast) -> Lesson:
     """One rephrased prompt with its answer, and the plain prompt."""
     segment = draw.randrange(len(context.labels))
     thing, label = context.objects[segment], context.labels[segment]

@@ -22,7 +22,7 @@ from nnsight_et.zoo.tokenizer import word_tokenizer
 from tools.embedded_models import family
 from tools.embedded_models.lessons import arithmetic_lessons, rephrased_lessons
 from tools.embedded_models.measure import accuracy, last_logits
-from tools.embedded_models.record import STAGES, measured
+from tools.embedded_models.record import STAGES, measure_models
 from tools.embedded_models.training import word_accuracy
 
 SEED = 2
@@ -47,7 +47,7 @@ def main(place: Path = EMBEDDED) -> None:
         "llama_tiny_made": story,
         "losses": {name: summary(values) for name, values in losses.items()},
         "skills": skills(place, tokenizer),
-        **measured({name: load(place / name) for name in STEPS}, tokenizer),
+        **measure_models({name: load(place / name) for name in STEPS}, tokenizer),
         "digests": digests(place),
         "seconds": {
             "making": round(made_in),

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from nnsight_et.core.batch import Pair, Run
+from nnsight_et.core.batch import Pair, PromptBatch
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.zoo.plant import layers_of
-from tools.embedded_models.forward import Captured, after_attention, captured, suffix_logits
+from tools.embedded_models.forward import CleanRun, after_attention, capture_run, suffix_logits
 
 
-class Stage(NamedTuple):
+class PatchingStage(NamedTuple):
     """One stage of path patching: whose senders, at which position, into which input of the stage before."""
 
     group: str
@@ -63,7 +63,7 @@ def accuracy(model: LlamaForCausalLM, pair: Pair) -> float:
 
 
 @torch.no_grad()
-def stage_scores(model: LlamaForCausalLM, pair: Pair, stage: Stage, receivers: Sequence[Head]) -> Scores:
+def stage_scores(model: LlamaForCausalLM, pair: Pair, stage: PatchingStage, receivers: Sequence[Head]) -> Scores:
     """The stage's scores for all heads; those that cannot reach a receiver are not run, their p_patched is p_base."""
     heads = all_heads(model)
     p_base = torch.zeros(len(pair.answer))
@@ -83,18 +83,18 @@ def stage_scores(model: LlamaForCausalLM, pair: Pair, stage: Stage, receivers: S
 def rows_of(pair: Pair, rows: Tensor) -> Pair:
     """The pair's examples at `rows`."""
 
-    def some(run: Run) -> Run:
-        return Run(run.tokens[rows], run.mask[rows], {name: at[rows] for name, at in run.positions.items()})
+    def some(run: PromptBatch) -> PromptBatch:
+        return PromptBatch(run.tokens[rows], run.mask[rows], {name: at[rows] for name, at in run.positions.items()})
 
     return Pair(some(pair.base), some(pair.source), pair.answer[rows])
 
 
-def scores_at(model, pair: Pair, place: tuple[Stage, int], senders: Sequence[Head], receivers: Sequence[Head]):
+def scores_at(model, pair: Pair, place: tuple[PatchingStage, int], senders: Sequence[Head], receivers: Sequence[Head]):
     """p_base [example] and p_patched [sender, example] where every example has the stage's position at token p."""
     stage, p = place
     row = torch.arange(len(pair.answer))
-    clean, donor = captured(model, pair.base.tokens), captured(model, pair.source.tokens)
-    changed = one_token_run(model, clean, p, donated(donor, pair.source.positions[stage.at], senders))
+    clean, donor = capture_run(model, pair.base.tokens), capture_run(model, pair.source.tokens)
+    changed = one_token_run(model, clean, p, donated_outputs(donor, pair.source.positions[stage.at], senders))
     if receivers:
         wanted = {(h.layer, stage.via): [g.index for g in receivers if g.layer == h.layer] for h in receivers}
         start = min(head.layer for head in receivers)
@@ -116,13 +116,13 @@ def scores_at(model, pair: Pair, place: tuple[Stage, int], senders: Sequence[Hea
     return p_base, logits.softmax(-1)[row, :, pair.answer].T
 
 
-def donated(donor: Captured, at: Tensor, senders: Sequence[Head]) -> list[tuple[Head, Tensor]]:
+def donated_outputs(donor: CleanRun, at: Tensor, senders: Sequence[Head]) -> list[tuple[Head, Tensor]]:
     """Each sender with its output [batch, d_head] in the donor's run."""
     row = torch.arange(len(at))
     return [(head, donor.heads[head.layer][row, at, head.index]) for head in senders]
 
 
-def one_token_run(model, clean: Captured, p: int, sent: list[tuple[Head, Tensor]]) -> list[Tensor]:
+def one_token_run(model, clean: CleanRun, p: int, sent: list[tuple[Head, Tensor]]) -> list[Tensor]:
     """Run 1 at token p: what enters each layer and, last, what leaves the model, each [batch, sender, d_model].
 
     All heads keep their clean outputs, but for the sender's; freezing the later tokens too changes nothing at p.
@@ -139,7 +139,9 @@ def one_token_run(model, clean: Captured, p: int, sent: list[tuple[Head, Tensor]
     return entering
 
 
-def discovered(model: LlamaForCausalLM, pair: Pair, stages: Sequence[Stage]) -> tuple[Circuit, dict[str, Scores]]:
+def discover_circuit(
+    model: LlamaForCausalLM, pair: Pair, stages: Sequence[PatchingStage]
+) -> tuple[Circuit, dict[str, Scores]]:
     """The circuit the stages find (a head kept in A and in B stays in B alone), and every stage's scores."""
     heads, found, scores = all_heads(model), [], {}
     receivers: tuple[Head, ...] = ()
@@ -166,10 +168,10 @@ def circuit_accuracy(model: LlamaForCausalLM, pair: Pair, means: Sequence[Tensor
                     if head.layer == number:
                         kept[row, pair.base.positions[position], head.index] = True
 
-            def ablated(_, args, kept: Tensor = kept, mean: Tensor = means[number]) -> tuple[Tensor]:
+            def ablate_heads(_, args, kept: Tensor = kept, mean: Tensor = means[number]) -> tuple[Tensor]:
                 return (torch.where(kept, args[0].unflatten(-1, mean.shape[-2:]), mean).flatten(-2),)
 
-            hooks.callback(layer.self_attn.o_proj.register_forward_pre_hook(ablated).remove)
+            hooks.callback(layer.self_attn.o_proj.register_forward_pre_hook(ablate_heads).remove)
         logits = last_logits(model, pair.base.tokens)
     return (logits.argmax(-1) == pair.answer).double().mean().item()
 

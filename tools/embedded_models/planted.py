@@ -60,7 +60,7 @@ SMALLEST = (
 )
 
 
-def planted(
+def make_plant(
     heads: Sequence[PlantedHead] = SMALLEST, n_layers: int = 5, seed: int = 0, contrast: float = 12.0, d_mlp: int = 32
 ) -> Plant:
     """The plant with these heads; `contrast` is the logit of the right answer, before the attention's losses."""

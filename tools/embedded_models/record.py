@@ -6,24 +6,24 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nnsight_et.core.batch import collate, padded
+from nnsight_et.core.batch import collate, padded_batch
 from nnsight_et.tasks.boxes import Boxes
-from tools.embedded_models.forward import captured
+from tools.embedded_models.forward import capture_run
 from tools.embedded_models.measure import (
+    PatchingStage,
     Scores,
-    Stage,
     accuracy,
     all_heads,
     circuit_accuracy,
-    discovered,
+    discover_circuit,
     random_circuit,
 )
 
 STAGES = (
-    Stage("value_fetcher", "last", None, keep=6, receivers=4),
-    Stage("position_transmitter", "last", "query", keep=4, receivers=3),
-    Stage("position_detector", "query_label", "value", keep=5, receivers=3),
-    Stage("structure_reader", "previous_query_label", "value", keep=3, receivers=3),
+    PatchingStage("value_fetcher", "last", None, keep=6, receivers=4),
+    PatchingStage("position_transmitter", "last", "query", keep=4, receivers=3),
+    PatchingStage("position_detector", "query_label", "value", keep=5, receivers=3),
+    PatchingStage("structure_reader", "previous_query_label", "value", keep=3, receivers=3),
 )
 DATA_SEEDS = (1, 2, 3, 4, 5)
 EXAMPLES, EVALUATED, ABLATED = 300, 500, 500
@@ -31,18 +31,18 @@ EVALUATION_SEED = 0
 RANDOM_CIRCUITS = 10
 
 
-def measured(models: dict[str, LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast) -> dict:
+def measure_models(models: dict[str, LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast) -> dict:
     """Accuracies of all models; llama-tiny's stage scores per data seed, its circuit and how faithful that is."""
     held_out = collate(Boxes().examples(tokenizer, EVALUATED, EVALUATION_SEED, "evaluation"))
     pairs = {seed: collate(Boxes().examples(tokenizer, EXAMPLES, seed, "discovery")) for seed in DATA_SEEDS}
     llama = models["llama-tiny"]
-    results = {seed: discovered(llama, pair, STAGES) for seed, pair in pairs.items()}
+    results = {seed: discover_circuit(llama, pair, STAGES) for seed, pair in pairs.items()}
     circuit = results[DATA_SEEDS[0]][0]
-    prompts = padded(Boxes().prompts(tokenizer, ABLATED, EVALUATION_SEED, "ablation"))
+    prompts = padded_batch(Boxes().prompts(tokenizer, ABLATED, EVALUATION_SEED, "ablation"))
     faithful = {}
     for name, model in models.items():
         with torch.no_grad():
-            means = [z.mean(0) for z in captured(model, prompts.tokens).heads]
+            means = [z.mean(0) for z in capture_run(model, prompts.tokens).heads]
         alone, whole = circuit_accuracy(model, held_out, means, circuit), accuracy(model, held_out)
         faithful[name] = {"circuit": alone, "model": whole, "faithfulness": round(alone / whole, 4)}
         if name == "llama-tiny":

@@ -20,7 +20,9 @@ def never() -> bool:
     return False
 
 
-def trained(model, lessons: Sequence[Lesson], loss: Loss, lr: float, enough: Callable[[], bool] = never) -> list[float]:
+def train_model(
+    model, lessons: Sequence[Lesson], loss: Loss, lr: float, enough: Callable[[], bool] = never
+) -> list[float]:
     """Trains the model's trainable weights on the lessons in turn, until `enough`; the loss of every step."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)

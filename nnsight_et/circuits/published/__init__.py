@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
-from nnsight_et.core.errors import TaskError, accepted
+from nnsight_et.core.errors import TaskError, accepted_names
 
 CIRCUITS = ("llama", "goat", "float")
 """The models whose circuits the paper found; a circuit bears its model's name."""
@@ -96,7 +96,7 @@ def numbers() -> tuple[Number, ...]:
 def _of(name: str, what: str) -> dict[str, Any]:
     names = CIRCUITS if what == "scores" else (*CIRCUITS, *EMBEDDED)
     if name not in names:
-        raise TaskError(f"no published {what} of {name!a}; {accepted(name, names)}")
+        raise TaskError(f"no published {what} of {name!a}; {accepted_names(name, names)}")
     return _read("embedded.json")[name][what] if name in EMBEDDED else _read(FILES[what])[name]
 
 

@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.core.errors import accepted
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import roles_problems, twice
-from nnsight_et.manifest.written import Count, Method, Surroundings
+from nnsight_et.manifest.written import Count, Method, ValidationContext
 
 
 class ActivationPatching(Method):
@@ -36,7 +36,7 @@ class ActivationPatching(Method):
     draws: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
     """How many samples the mean and standard deviation are taken over."""
 
-    def problems(self, known: Surroundings) -> Iterator[Problem]:
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the roles, models or desiderata, if anything."""
         yield from roles_problems(("roles",), self.roles, known)
         yield from twice(("models",), self.models)
@@ -44,5 +44,5 @@ class ActivationPatching(Method):
         trained = known.roles.get(self.roles, ())
         for index, name in enumerate(self.desiderata or () if trained else ()):
             if name not in trained and ("position" not in trained or name in ("object", "label")):
-                text = f"{self.roles} selects no heads for {name}; {accepted(name, trained)}"
+                text = f"{self.roles} selects no heads for {name}; {accepted_names(name, trained)}"
                 yield Problem(("desiderata", index), text)

@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.core.errors import accepted
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import twice
-from nnsight_et.manifest.written import Count, Flag, Method, Surroundings
+from nnsight_et.manifest.written import Count, Flag, Method, ValidationContext
 
 
 class Attribution(Method):
@@ -33,9 +33,9 @@ class Attribution(Method):
     only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
 
-    def problems(self, known: Surroundings) -> Iterator[Problem]:
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the positions, if anything."""
         for index, at in enumerate(self.at):
             if at not in known.positions:
-                yield Problem(("at", index), f"no position {at!a}; {accepted(at, known.positions)}")
+                yield Problem(("at", index), f"no position {at!a}; {accepted_names(at, known.positions)}")
         yield from twice(("at",), self.at)

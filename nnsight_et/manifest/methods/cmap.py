@@ -10,7 +10,7 @@ from pydantic import Field
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems, roles_problems
-from nnsight_et.manifest.written import Count, Flag, Method, Name, Surroundings
+from nnsight_et.manifest.written import Count, Flag, Method, Name, ValidationContext
 
 MAIN_ROLES = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
 
@@ -43,7 +43,7 @@ class CMAP(Method):
     inputs: Flag = True
     """Whether the donor's queries, keys and values are patched too."""
 
-    def problems(self, known: Surroundings) -> Iterator[Problem]:
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuit, the roles or the models, if anything."""
         yield from circuit_problems(("circuit",), self.circuit, known)
         if self.roles is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from nnsight_et.core.errors import accepted
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems
-from nnsight_et.manifest.written import PUBLISHED, Method, Surroundings
+from nnsight_et.manifest.written import PUBLISHED, Method, ValidationContext
 
 
 class Comparison(Method):
@@ -27,10 +27,10 @@ class Comparison(Method):
     scores: str | None = None
     """The path_patching experiment, or published/goat and the like, whose scores order the heads; absent: no order."""
 
-    def problems(self, known: Surroundings) -> Iterator[Problem]:
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuits or the scores, if anything."""
         for index, name in enumerate(self.circuits):
             yield from circuit_problems(("circuits", index), name, known)
         names = (*known.scores, *PUBLISHED)
         if self.scores is not None and self.scores not in names:
-            yield Problem(("scores",), f"no scores {self.scores!a}; {accepted(self.scores, names)}")
+            yield Problem(("scores",), f"no scores {self.scores!a}; {accepted_names(self.scores, names)}")

@@ -11,7 +11,7 @@ from pydantic import Field
 from nnsight_et.core.errors import quantity
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import OnCircuit, twice
-from nnsight_et.manifest.written import Count, Surroundings
+from nnsight_et.manifest.written import Count, ValidationContext
 
 Desideratum = Literal[
     "object",
@@ -68,12 +68,12 @@ class DCM(OnCircuit):
         batches = ceil(0.5 / max(self.learning_rate * self.epochs, 1e-7))
         return self.batch * (batches - 1) + 1
 
-    def limited(self, examples: int) -> Self:
+    def with_limit(self, examples: int) -> Self:
         """The same with at most so many examples, but no fewer training pairs than can select a head."""
-        fewer, least = super().limited(examples), min(self.least_training, self.training_examples)
+        fewer, least = super().with_limit(examples), min(self.least_training, self.training_examples)
         return fewer.model_copy(update={"training_examples": max(fewer.training_examples, least)})
 
-    def problems(self, known: Surroundings) -> Iterator[Problem]:
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuit or the desiderata, if anything."""
         yield from super().problems(known)
         yield from twice(("desiderata",), self.desiderata)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import CircuitName, Measured, circuit_problems, twice
-from nnsight_et.manifest.written import Surroundings
+from nnsight_et.manifest.written import ValidationContext
 
 
 class Faithfulness(Measured):
@@ -30,7 +30,7 @@ class Faithfulness(Measured):
     random_circuits: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 10
     """How many random circuits of the same size per position to compare with."""
 
-    def problems(self, known: Surroundings) -> Iterator[Problem]:
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuit or the models, if anything."""
         yield from circuit_problems(("circuit",), self.circuit, known)
         yield from twice(("models",), self.models)

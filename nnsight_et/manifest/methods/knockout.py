@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.core.errors import accepted
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.written import Count, Flag, Method, Surroundings, Written
+from nnsight_et.manifest.written import Count, Flag, Method, SpecModel, ValidationContext
 
 
-class Edge(Written):
+class Edge(SpecModel):
     """Attention that is blocked: from one named position to an earlier one."""
 
     blind: str
@@ -54,17 +54,18 @@ class Knockout(Method):
     only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
 
-    def problems(self, known: Surroundings) -> Iterator[Problem]:
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the edges, if anything."""
         for index, edge in enumerate(self.edges):
             if edge in self.edges[:index]:
                 yield Problem(("edges", index), f"{edge.blind} to {edge.to} is there twice")
             if edge.blind not in known.positions:
                 yield Problem(
-                    ("edges", index, "blind"), f"no position {edge.blind!a}; {accepted(edge.blind, known.positions)}"
+                    ("edges", index, "blind"),
+                    f"no position {edge.blind!a}; {accepted_names(edge.blind, known.positions)}",
                 )
                 continue
             earlier = (*known.positions[: known.positions.index(edge.blind)], "random")
             if edge.to not in earlier:
-                text = f"{edge.to!a} is no position before {edge.blind}; {accepted(edge.to, earlier)}"
+                text = f"{edge.to!a} is no position before {edge.blind}; {accepted_names(edge.to, earlier)}"
                 yield Problem(("edges", index, "to"), text)

@@ -7,16 +7,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.core.errors import accepted, quantity
+from nnsight_et.core.errors import accepted_names, quantity
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.shared import Scored
-from nnsight_et.manifest.written import Count, Flag, Name, Surroundings, Written
+from nnsight_et.manifest.written import Count, Flag, Name, SpecModel, ValidationContext
 from nnsight_et.models.named import Shape
 
 HEAD_INPUTS = ("query", "key", "value")
 
 
-class Stage(Written):
+class Stage(SpecModel):
     """One stage of path patching: which heads, or MLPs, matter to `into`, through its `via` input."""
 
     group: Name
@@ -90,7 +90,7 @@ class PathPatching(Scored):
         groups = {stage.group: stage for stage in self.stages}
         return sum(_most(stage, groups, shape) for stage in self.stages)
 
-    def problems(self, known: Surroundings) -> Iterator[Problem]:
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the stages, if anything."""
         yield from self.metric_problems()
         earlier: dict[str, Stage] = {}
@@ -112,7 +112,7 @@ def _stage_problems(
     if stage.group in earlier or stage.group == "logits":
         yield "group", f"the name {stage.group!r} is taken; accepted: a name no earlier stage has, not logits"
     if stage.at not in positions:
-        yield "at", f"no position {stage.at!r}; {accepted(stage.at, positions)}"
+        yield "at", f"no position {stage.at!r}; {accepted_names(stage.at, positions)}"
     if stage.receivers is not None and stage.receivers > stage.keep:
         yield "receivers", f"{quantity(stage.receivers, 'receiver')} of {stage.keep} kept; accepted: 1 to {stage.keep}"
     if stage.into == "logits":
@@ -123,7 +123,7 @@ def _stage_problems(
         if stage.at in positions and stage.at != positions[-1]:
             yield "at", f"senders at {stage.at}, but the logits are read at {positions[-1]}; accepted: {positions[-1]}"
     elif stage.into not in earlier:
-        yield "into", f"no earlier stage finds {stage.into!r}; {accepted(stage.into, ('logits', *earlier))}"
+        yield "into", f"no earlier stage finds {stage.into!r}; {accepted_names(stage.into, ('logits', *earlier))}"
     elif (wrong := _via_problem(stage, earlier[stage.into])) is not None:
         yield "via", wrong
     else:

@@ -9,18 +9,18 @@ from nnsight_et.methods.activation_patching.summary import ActivationPatchingSum
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import ROLES
 from nnsight_et.planning.cost import methods as passes_of
-from nnsight_et.planning.cost.pieces import Piece, Setting, sets_of_groups, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, sets_of_groups, texts_made
 
 DESIDERATA = ("object", "label", "position")  # what heads are selected for where nothing else is said
 
 
-def cost(setting: Setting[ActivationPatching]) -> Iterator[Piece]:
+def cost(setting: CostSetting[ActivationPatching]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec = setting.job.spec
     sources = [sets_of_groups(setting.circuit)] * len(spec.desiderata or DESIDERATA)
     for choice in setting.job.models:
         yield texts_made(f"{spec.desiderata}", 3 * len(sources) * spec.draws * spec.examples, choice.name)
-        yield "", choice.name, passes_of.patched(setting.rows[choice.name], spec.examples, sources) * spec.draws
+        yield "", choice.name, passes_of.patching_work(setting.rows[choice.name], spec.examples, sources) * spec.draws
 
 
 def _experiment() -> Experiment[ActivationPatching, ActivationPatchingSummary]:

@@ -20,7 +20,7 @@ from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.activation_patching import audit, present
 from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.methods.base import Experiment
-from nnsight_et.methods.dcm.experiment import of_each, patched, selected_heads
+from nnsight_et.methods.dcm.experiment import of_each, patching_measurement, selected_heads
 from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.summary import CircuitRecord, Interval
 
@@ -55,7 +55,7 @@ def measure(
             for draw in range(spec.draws)
         ]
         tests = [
-            patched(context, job, choice, sets, examples, f"{choice.name} draw {draw}")
+            patching_measurement(context, job, choice, sets, examples, f"{choice.name} draw {draw}")
             for draw, examples in enumerate(drawn, start=1)
         ]
         yield from measure_cells(context, tests)

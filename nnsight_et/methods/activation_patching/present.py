@@ -8,13 +8,13 @@ from dataclasses import replace
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
     Bars,
-    Mark,
-    Plate,
+    DataPoint,
+    FigureGroup,
     Series,
 )
 from nnsight_et.display.marks import BARS, plate, spread_mark
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.paper import PaperNumbers, paper_name
@@ -45,14 +45,14 @@ def tables(header: ResultHeader, summary: ActivationPatchingSummary) -> tuple[Ta
     return (table_of(header, "functionality", columns, summary.rows, note),)
 
 
-def figures(result: MethodResult[ActivationPatchingSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[ActivationPatchingSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A panel per group: desiderata by models."""
     rows = result.summary.rows
     models = tuple(dict.fromkeys(row.model for row in rows))
     names = tuple(dict.fromkeys(row.desideratum for row in rows))
     found = {(row.group, row.model, row.desideratum): row for row in rows}
 
-    def bar(group: str, model: str, name: str) -> Mark | None:
+    def bar(group: str, model: str, name: str) -> DataPoint | None:
         row = found.get((group, model, name))
         if row is None:
             return None
@@ -75,7 +75,7 @@ def figures(result: MethodResult[ActivationPatchingSummary], study: Study) -> tu
     return (plate(result, "functionality", "Functionality of the groups across models", caption, panels),)
 
 
-def metrics(result: MethodResult[ActivationPatchingSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[ActivationPatchingSummary]) -> Iterator[TidyRow]:
     """Per model, group and desideratum: the selected heads' accuracy, and that of doing nothing."""
     for row in result.summary.rows:
         place = replace(of_experiment(result.header, row.model), group=row.group, desideratum=row.desideratum)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from nnsight_et.core.circuit import Head
 from nnsight_et.display.figures import Cell as MapCell
 from nnsight_et.display.figures import (
+    FigureGroup,
     HeatMap,
-    Plate,
 )
 from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.table import (
@@ -39,7 +39,7 @@ def tables(header: ResultHeader, summary: AttentionPatternsSummary) -> tuple[Tab
     return (table_of(header, title, columns, summary.rows, "Mean attention weight from the head's position."),)
 
 
-def figures(result: MethodResult[AttentionPatternsSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[AttentionPatternsSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A map per group: heads by where they look."""
     rows, columns = result.summary.rows, tuple(result.summary.columns)
     panels = []
@@ -55,7 +55,7 @@ def figures(result: MethodResult[AttentionPatternsSummary], study: Study) -> tup
     return (plate(result, "attention", title, "Mean attention weight from the head's position.", tuple(panels)),)
 
 
-def heads(result: MethodResult[AttentionPatternsSummary]) -> Iterator[Measurement]:
+def heads(result: MethodResult[AttentionPatternsSummary]) -> Iterator[TidyRow]:
     """Per head of the circuit: its mean attention from its position to each place."""
     for row in result.summary.rows:
         place = replace(of_experiment(result.header), group=row.group, at=row.at)

@@ -9,10 +9,10 @@ from nnsight_et.methods.attribution.summary import AttributionSummary
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.sections import ATTRIBUTION
 from nnsight_et.planning.cost import methods as passes_of
-from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 
-def cost(setting: Setting[Attribution]) -> Iterator[Piece]:
+def cost(setting: CostSetting[Attribution]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec, (name, rows) = setting.job.spec, setting.first
     yield texts_made("discovery", 2 * spec.examples, name)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.display.figures import (
-    Mark,
-    Plate,
+    DataPoint,
+    FigureGroup,
     Point,
     Scatter,
 )
 from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     all_heads,
     number_at,
     of_experiment,
@@ -42,7 +42,7 @@ def tables(header: ResultHeader, summary: AttributionSummary) -> tuple[Table, ..
     )
 
 
-def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A point per head: exact and estimated effect."""
     panels = []
     for row in result.summary.rows:
@@ -52,7 +52,7 @@ def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[Pla
             for head in range(exact.shape[1]):
                 x, y = exact[layer, head].item(), estimate[layer, head].item()
                 text = f"L{layer}H{head}: exact {x:+.3f}, estimated {y:+.3f}"
-                points.append(Point(Mark(x, None, text), Mark(y, None, text), text))
+                points.append(Point(DataPoint(x, None, text), DataPoint(y, None, text), text))
         panels.append(Scatter(f"at {at}", ("exact effect", "estimate"), (("heads", tuple(points)),), shares=False))
     title = f"Gradient's estimate and exact effects in {models_of(result.header)}"
     return (
@@ -60,7 +60,7 @@ def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[Pla
     )
 
 
-def metrics(result: MethodResult[AttributionSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[AttributionSummary]) -> Iterator[TidyRow]:
     """Per position: how well the gradient's estimate agrees with the exact effects."""
     for row in result.summary.rows:
         place = replace(of_experiment(result.header), at=row.at)
@@ -69,7 +69,7 @@ def metrics(result: MethodResult[AttributionSummary]) -> Iterator[Measurement]:
         yield place.of("top_found", row.top_found)
 
 
-def heads(result: MethodResult[AttributionSummary]) -> Iterator[Measurement]:
+def heads(result: MethodResult[AttributionSummary]) -> Iterator[TidyRow]:
     """Per position and head: the exact effect of patching its output, and the gradient's estimate of it."""
     for row in result.summary.rows:
         tensors = tensors_of_group(result, row.at)

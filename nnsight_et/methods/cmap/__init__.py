@@ -11,12 +11,12 @@ from nnsight_et.methods.cmap.summary import CMAPSummary
 from nnsight_et.methods.sections import ACROSS
 from nnsight_et.planning.cost import expected
 from nnsight_et.planning.cost import methods as passes_of
-from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 INPUTS = 4  # ways in which a donor's inputs are given: each of three, and all
 
 
-def cost(setting: Setting[CMAP]) -> Iterator[Piece]:
+def cost(setting: CostSetting[CMAP]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec, circuit = setting.job.spec, setting.circuit
     donor, recipient = (choice.name for choice in setting.job.models)
@@ -27,10 +27,10 @@ def cost(setting: Setting[CMAP]) -> Iterator[Piece]:
     yield f"{donor}: plain {n}", donor, passes_of.plain(given, n)
     yield "", donor, passes_of.whole(given, n, given.top)
     yield f"{recipient}: plain {n}", recipient, passes_of.plain(taken, n)
-    yield "", recipient, passes_of.received(taken, n, sets)
+    yield "", recipient, passes_of.recipient_work(taken, n, sets)
     for group in circuit.groups if spec.inputs else ():
-        yield "", donor, passes_of.given_inputs(given, n, group)
-        yield "", recipient, passes_of.received_inputs(taken, n, group, INPUTS)
+        yield "", donor, passes_of.donor_input_work(given, n, group)
+        yield "", recipient, passes_of.recipient_input_work(taken, n, group, INPUTS)
 
 
 def _experiment() -> Experiment[CMAP, CMAPSummary]:

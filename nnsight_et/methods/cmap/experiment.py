@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Example, right_tokens
 from nnsight_et.core.circuit import Circuit, HeadGroup, Via
-from nnsight_et.core.errors import TaskError, UnsupportedModel, accepted
+from nnsight_et.core.errors import TaskError, UnsupportedModel, accepted_names
 from nnsight_et.core.metrics import accuracy, is_right
 from nnsight_et.core.statistics import intervals
 from nnsight_et.display.measurement import no_rows
@@ -113,7 +113,7 @@ def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, Me
         models={name: accuracy(one["predicted"], answers) for name, one in alone.items()},
         model_intervals={name: intervals(is_right(one["predicted"], answers), job.seed) for name, one in alone.items()},
         rows=rows,
-        random=_spread(drawn, job.seed),
+        random=_mean_and_std(drawn, job.seed),
         circuit=CircuitRecord.of(circuit),
     )
     return MethodOutput(scores, summary, data_digest(examples))
@@ -127,7 +127,7 @@ def patched_heads(context: RunContext, job: Job[CMAP]) -> Circuit:
     for name in spec.main_role if spec.main_role != MAIN_ROLES else ():
         if name not in names:
             where = f"experiments.{job.name}.main_role"
-            raise TaskError(f"{where}: the circuit has no group {name!a}; {accepted(name, names)}")
+            raise TaskError(f"{where}: the circuit has no group {name!a}; {accepted_names(name, names)}")
     if spec.roles is None:
         return circuit
     roles, groups = selected_heads(context, spec.roles), []
@@ -181,7 +181,7 @@ def _outputs(
 
     def receive(batch: Batch, settings: EvalSettings) -> Call:
         question = context.data.pair(recipient, examples, batch).question
-        donated, chunks = with_heads(_given(context, keys, batch), sets), _chunks(context, job, examples)
+        donated, chunks = with_heads(_read_donations(context, keys, batch), sets), _chunks(context, job, examples)
         return Call(recipient_readouts, (question, donated, settings.select(sets), settings.engine, chunks))
 
     step = _step(context, job, recipient, "recipient outputs", examples, context.earlier.circuit(job).positions)
@@ -198,7 +198,10 @@ def _inputs(
     def receive(batch: Batch, settings: EvalSettings) -> Call:
         question = context.data.pair(recipient, examples, batch).question
         before = int(question.run.positions[group.at][0])
-        donated, chunks = _unpadded(by_place(_given(context, keys, batch)), before), _chunks(context, job, examples)
+        donated, chunks = (
+            _without_padding(by_place(_read_donations(context, keys, batch)), before),
+            _chunks(context, job, examples),
+        )
         ways = settings.select(INPUTS)
         return Call(recipient_input_readouts, (question, (group, donated), ways, settings.engine, chunks))
 
@@ -232,20 +235,20 @@ def _chunks(context: RunContext, job: Job, examples: Sequence[Example]) -> Chunk
     return context.chunk_sizes.of(job.models[1], examples)
 
 
-def _given(context: RunContext, keys: dict[Batch, str], batch: Batch) -> dict[str, Tensor]:
+def _read_donations(context: RunContext, keys: dict[Batch, str], batch: Batch) -> dict[str, Tensor]:
     """What the donor gave for the examples of `batch`, all of one cell: tensors [batch, ...] by "place layer"."""
     whole = next(other for other in keys if set(batch) <= set(other))
     rows = [whole.index(example) for example in batch]
     return {name: tensor[rows] for name, tensor in context.cells.read(keys[whole]).items()}
 
 
-def _unpadded(donated: dict[Any, dict[int, Tensor]], before: int) -> dict[Any, dict[int, Tensor]]:
+def _without_padding(donated: dict[Any, dict[int, Tensor]], before: int) -> dict[Any, dict[int, Tensor]]:
     """The donated inputs with keys and values of the `before` last tokens only: the batch may have had more padding."""
     cut = {via: {layer: tensor[:, -before:] for layer, tensor in donated[via].items()} for via in ("key", "value")}
     return donated | cut
 
 
-def _spread(right: Tensor, seed: int) -> RandomHeads | None:
+def _mean_and_std(right: Tensor, seed: int) -> RandomHeads | None:
     """Mean and standard deviation of the controls' accuracies, from right [set, example]; None if there are none."""
     if not len(right):
         return None

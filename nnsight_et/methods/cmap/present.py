@@ -8,14 +8,14 @@ from dataclasses import replace
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
     Bars,
+    DataPoint,
+    FigureGroup,
     Line,
-    Mark,
-    Plate,
     Series,
 )
 from nnsight_et.display.marks import BARS, plate, spread_mark, value_mark
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.paper import PaperNumbers, paper_name
@@ -49,7 +49,7 @@ def tables(header: ResultHeader, summary: CMAPSummary) -> tuple[Table, ...]:
     return (table_of(header, title, columns, summary.rows, note),)
 
 
-def figures(result: MethodResult[CMAPSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[CMAPSummary], study: Study) -> tuple[FigureGroup, ...]:
     """The outputs of each group, of all and of random heads; beside it the inputs, where they were patched."""
     summary = result.summary
     donor, recipient, own = summary.donor, summary.recipient, summary.models
@@ -75,11 +75,11 @@ def figures(result: MethodResult[CMAPSummary], study: Study) -> tuple[Plate, ...
     return (plate(result, "cmap", f"{donor} into {recipient}", caption, tuple(panels)),)
 
 
-def _mark(row: PatchedRecipient, what: str) -> Mark | None:
+def _mark(row: PatchedRecipient, what: str) -> DataPoint | None:
     return value_mark(row.accuracy, row.accuracy_interval, what)
 
 
-def metrics(result: MethodResult[CMAPSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[CMAPSummary]) -> Iterator[TidyRow]:
     """Both models' own accuracy, and the recipient's with the donor's activations."""
     summary = result.summary
     for name, value in summary.models.items():

@@ -8,10 +8,10 @@ from nnsight_et.manifest import Comparison
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.comparison.summary import ComparisonSummary
 from nnsight_et.methods.sections import OVERLAP
-from nnsight_et.planning.cost.pieces import Piece, Setting
+from nnsight_et.planning.cost.pieces import CostSetting, Piece
 
 
-def cost(setting: Setting[Comparison]) -> Iterator[Piece]:
+def cost(setting: CostSetting[Comparison]) -> Iterator[Piece]:
     """Nothing: it compares what others found."""
     yield from ()
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.display.figures import (
-    Impact,
-    Plate,
+    FigureGroup,
+    ImpactPlot,
 )
 from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.paper import PaperNumbers
@@ -44,7 +44,7 @@ def tables(header: ResultHeader, summary: ComparisonSummary) -> tuple[Table, ...
     return (table_of(header, "overlap", columns, summary.rows, note),)
 
 
-def figures(result: MethodResult[ComparisonSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[ComparisonSummary], study: Study) -> tuple[FigureGroup, ...]:
     """All heads of both circuits by how much they matter, if that is known."""
     heads = result.summary.impact
     if not heads:
@@ -56,7 +56,7 @@ def figures(result: MethodResult[ComparisonSummary], study: Study) -> tuple[Plat
         for head, member in zip(heads, members, strict=True)
     )
     values, labels = tuple(head.score for head in heads), tuple(head.head for head in heads)
-    panel = Impact("causal impact", (names[1], names[0]), labels, values, members, texts)
+    panel = ImpactPlot("causal impact", (names[1], names[0]), labels, values, members, texts)
     caption = (
         f"All heads of both circuits by their |patching score| in {result.header.job['spec']['scores']}, in the same "
         f"order above and below; filled: in {names[1]} (above), in {names[0]} (below)."
@@ -69,7 +69,7 @@ def _membership(names: Sequence[str], member: tuple[bool, bool]) -> str:
     return f"in {' and '.join(inside)}" if inside else "in neither"
 
 
-def metrics(result: MethodResult[ComparisonSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[ComparisonSummary]) -> Iterator[TidyRow]:
     """Per group: the circuits' sizes and their overlap."""
     for row in result.summary.rows:
         place = replace(of_experiment(result.header), group=row.group)
@@ -80,7 +80,7 @@ def metrics(result: MethodResult[ComparisonSummary]) -> Iterator[Measurement]:
         yield place.of("recall", row.recall)
 
 
-def heads(result: MethodResult[ComparisonSummary]) -> Iterator[Measurement]:
+def heads(result: MethodResult[ComparisonSummary]) -> Iterator[TidyRow]:
     """Per head: the patching score it is ordered by, as its size."""
     for row in result.summary.impact:
         names = [*["pretrained"] * row.in_pretrained, *["finetuned"] * row.in_finetuned]

@@ -9,10 +9,10 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.completeness.summary import CompletenessSummary
 from nnsight_et.methods.sections import COMPLETENESS
 from nnsight_et.planning.cost import methods as passes_of
-from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, ablation_means, circuits_alone, texts_made
 
 
-def cost(setting: Setting[Completeness]) -> Iterator[Piece]:
+def cost(setting: CostSetting[Completeness]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec, (name, rows), circuit = setting.job.spec, setting.first, setting.circuit
     sets = spec.draws + len(circuit.groups)

@@ -8,13 +8,13 @@ from typing import Any
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
-    Plate,
+    FigureGroup,
     Point,
     Scatter,
 )
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.paper import PaperNumbers
@@ -64,7 +64,7 @@ def _is_half(row: CompletenessRow) -> bool:
     return row.removed.startswith("random ")
 
 
-def figures(result: MethodResult[CompletenessSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[CompletenessSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A point per set of removed heads: circuit and model."""
     kinds: dict[str, list[Point]] = {}
     for row in result.summary.rows:
@@ -81,7 +81,7 @@ def figures(result: MethodResult[CompletenessSummary], study: Study) -> tuple[Pl
     return (plate(result, "completeness", title, caption, (panel,)),)
 
 
-def metrics(result: MethodResult[CompletenessSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[CompletenessSummary]) -> Iterator[TidyRow]:
     """Per set of removed heads, and on average over the random halves: what the model and the circuit keep."""
     for row in result.summary.rows:
         place = replace(of_experiment(result.header), condition=f"without {row.removed}")

@@ -9,10 +9,10 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.dcm.summary import DCMSummary
 from nnsight_et.methods.sections import ROLES
 from nnsight_et.planning.cost import methods as passes_of
-from nnsight_et.planning.cost.pieces import Piece, Setting, sets_of_groups, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, sets_of_groups, texts_made
 
 
-def cost(setting: Setting[DCM]) -> Iterator[Piece]:
+def cost(setting: CostSetting[DCM]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec, (name, rows), groups = setting.job.spec, setting.first, setting.circuit.groups
     every = spec.training_examples + spec.validation_examples + spec.test_examples
@@ -23,7 +23,7 @@ def cost(setting: Setting[DCM]) -> Iterator[Piece]:
     yield (
         "",
         name,
-        passes_of.patched(rows, spec.test_examples, [sets_of_groups(setting.circuit)] * len(spec.desiderata)),
+        passes_of.patching_work(rows, spec.test_examples, [sets_of_groups(setting.circuit)] * len(spec.desiderata)),
     )
 
 

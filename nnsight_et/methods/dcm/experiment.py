@@ -10,13 +10,13 @@ from nnsight_et.core.batch import Example, Question, right_tokens
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import intervals
-from nnsight_et.interventions.activation_patching import patched_from_each
+from nnsight_et.interventions.activation_patching import patched_readouts_by_source
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import DCM
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
-from nnsight_et.measuring.mask_training import gradient_of, trained
+from nnsight_et.measuring.mask_training import gradient_of, train_masks
 from nnsight_et.measuring.roles import SelectedHeads
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
@@ -50,14 +50,14 @@ def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, Met
     }
     drawn, sets = {name: some[2] for name, some in data.items()}, dict[str, list[Circuit]]()
     found = dict[str, list[dict[str, Tensor]]]()
-    for name, masks, reused in trained(context, job, groups, {name: some[:2] for name, some in data.items()}):
+    for name, masks, reused in train_masks(context, job, groups, {name: some[:2] for name, some in data.items()}):
         digests += [data_digest(examples) for examples in data[name]]
         yield context.progress(job, f"{name} masks", len(groups), len(groups), reused)
         for group, one in zip(groups, masks, strict=True):
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in one.items() if key != "autograd"}
         found[name] = masks
         sets[name] = [selected(group, one["mask"]) for group, one in zip(groups, masks, strict=True)]
-    test = patched(context, job, choice, sets, drawn, "test")
+    test = patching_measurement(context, job, choice, sets, drawn, "test")
     yield from measure_cells(context, [test])
     rows = []
     for name, readouts in of_each(context.cells.values(test), sets).items():
@@ -72,7 +72,7 @@ def selected(group: HeadGroup, mask: Tensor) -> Circuit:
     return Circuit((HeadGroup(group.name, group.at, heads),))
 
 
-def tied(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
+def tied_sets(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
     """The other sets of as many of the group's heads that did just as well in validation, the earliest first."""
     best = found["mask"].tolist()
     tried = list(zip(found["masks"].tolist(), found["accuracies"].tolist(), strict=True))
@@ -84,7 +84,7 @@ def tied(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
     ]
 
 
-def patched(
+def patching_measurement(
     context: RunContext,
     job: Job,
     choice: ModelChoice,
@@ -104,7 +104,9 @@ def patched(
     def measure(batch: Batch, settings: EvalSettings) -> Call:
         pairs = [context.data.pair(choice, some, batch) for some in drawn.values()]
         sources = [Question(pair.source, pair.answer) for pair in pairs]
-        return Call(patched_from_each, (pairs[0].base, sources, settings.select(every), settings.engine, chunks))
+        return Call(
+            patched_readouts_by_source, (pairs[0].base, sources, settings.select(every), settings.engine, chunks)
+        )
 
     positions = [position for _, heads in every for position in heads.positions]
     step = suffixes(job, choice, name, examples, positions, chunks.examples)
@@ -131,7 +133,7 @@ def _rows(
             desideratum=name,
             selected=[str(head) for head in selected(group, masks["mask"]).groups[0].heads],
             heads=len(group.heads),
-            tied=tied(group, masks),
+            tied=tied_sets(group, masks),
             gradient=gradient_of(masks),
             accuracy=accuracy,
             accuracy_interval=interval,
@@ -145,7 +147,7 @@ def _rows(
 def selected_heads(context: RunContext, name: str) -> SelectedHeads:
     """The selections called `name`: shipped ones, or those of an experiment."""
     if is_shipped(name):
-        return SelectedHeads.shipped(name.partition("/")[2])
+        return SelectedHeads.from_shipped(name.partition("/")[2])
     summary = context.earlier.results[name].read(DCMSummary).summary
     found = dict[str, dict[str, tuple[Head, ...]]]()
     for row in summary.rows:

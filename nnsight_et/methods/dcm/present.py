@@ -8,13 +8,13 @@ from dataclasses import replace
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import (
     Bars,
-    Mark,
-    Plate,
+    DataPoint,
+    FigureGroup,
     Series,
 )
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.table import (
@@ -48,13 +48,13 @@ def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:
     return (table_of(header, f"roles of heads in {models_of(header)}", columns, summary.rows, note),)
 
 
-def figures(result: MethodResult[DCMSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[DCMSummary], study: Study) -> tuple[FigureGroup, ...]:
     """One panel: per group and desideratum the accuracy of the selected heads."""
     found = {(row.group, row.desideratum): row for row in result.summary.rows}
     groups = tuple(dict.fromkeys(group for group, _ in found))
     names = dict.fromkeys(name for _, name in found)
 
-    def bar(group: str, name: str) -> Mark | None:
+    def bar(group: str, name: str) -> DataPoint | None:
         row = found.get((group, name))
         if row is None:
             return None
@@ -68,7 +68,7 @@ def figures(result: MethodResult[DCMSummary], study: Study) -> tuple[Plate, ...]
     return (plate(result, "roles", title, caption, (panel,)),)
 
 
-def metrics(result: MethodResult[DCMSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[DCMSummary]) -> Iterator[TidyRow]:
     """Per group and desideratum: how many heads were selected, their accuracy, and that of doing nothing."""
     for row in result.summary.rows:
         place = replace(of_experiment(result.header), group=row.group, desideratum=row.desideratum)
@@ -77,7 +77,7 @@ def metrics(result: MethodResult[DCMSummary]) -> Iterator[Measurement]:
         yield place.of("do_nothing_accuracy", row.do_nothing, row.do_nothing_interval)
 
 
-def heads(result: MethodResult[DCMSummary]) -> Iterator[Measurement]:
+def heads(result: MethodResult[DCMSummary]) -> Iterator[TidyRow]:
     """Per group, desideratum and head: its mask; 1 keeps the base run's output, 0 takes the source's."""
     circuit = result.summary.circuit.to_circuit()
     for row in result.summary.rows:

@@ -9,10 +9,10 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.methods.sections import FAITHFULNESS
 from nnsight_et.planning.cost import methods as passes_of
-from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, ablation_means, circuits_alone, texts_made
 
 
-def cost(setting: Setting[Faithfulness]) -> Iterator[Piece]:
+def cost(setting: CostSetting[Faithfulness]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec = setting.job.spec
     for choice in setting.job.models:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 from nnsight_et.display.figures import (
     Bars,
+    FigureGroup,
     Line,
-    Plate,
     Series,
 )
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.paper import PaperNumbers, paper_name
@@ -56,7 +56,7 @@ def _chance(row: FaithfulnessRow) -> str:
     return f"{number(found, 3)} (least)" if least else number(found, 3)
 
 
-def figures(result: MethodResult[FaithfulnessSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[FaithfulnessSummary], study: Study) -> tuple[FigureGroup, ...]:
     """Bars per model: whole, circuit alone, random circuits."""
     rows = result.summary.rows
     whole = tuple(value_mark(row.full, row.full_interval, f"{row.model}, full model") for row in rows)
@@ -77,7 +77,7 @@ def figures(result: MethodResult[FaithfulnessSummary], study: Study) -> tuple[Pl
     return (plate(result, "accuracy", "Accuracy of model and circuit", caption, (panel,)),)
 
 
-def metrics(result: MethodResult[FaithfulnessSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[FaithfulnessSummary]) -> Iterator[TidyRow]:
     """Per model: its accuracy, the circuit's, random circuits', and faithfulness."""
     for row in result.summary.rows:
         place = of_experiment(result.header, row.model)

@@ -9,10 +9,10 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.knockout.summary import KnockoutSummary
 from nnsight_et.methods.sections import KNOCKOUT
 from nnsight_et.planning.cost import methods as passes_of
-from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 
-def cost(setting: Setting[Knockout]) -> Iterator[Piece]:
+def cost(setting: CostSetting[Knockout]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec, (name, rows) = setting.job.spec, setting.first
     yield texts_made("evaluation", 2 * spec.examples, name)

@@ -38,7 +38,7 @@ def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None
     answers = right_tokens(examples)
     firsts, rows = range(context.models.shape(choice).n_layers + 1), list[BlockedEdge]()
     scores = answer_scores(answers)
-    measurements = [_blocked(context, job, edge, examples, firsts) for edge in spec.edges]
+    measurements = [_knockout_measurement(context, job, edge, examples, firsts) for edge in spec.edges]
     yield from measure_cells(context, measurements)
     for edge, measurement in zip(spec.edges, measurements, strict=True):
         found = context.cells.values(measurement)
@@ -49,7 +49,7 @@ def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None
     return MethodOutput(scores, KnockoutSummary(rows=rows, model=choice.name), data_digest(examples))
 
 
-def _blocked(
+def _knockout_measurement(
     context: RunContext, job: Job[Knockout], edge: Edge, examples: Sequence[Example], firsts: Sequence[int]
 ) -> Measurement:
     """Of one edge blocked from each of the first layers: readouts, by name, [first layer, example]."""

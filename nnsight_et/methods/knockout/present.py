@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from nnsight_et.display.figures import (
     Curves,
-    Plate,
+    FigureGroup,
     Series,
 )
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.paper import PaperNumbers
@@ -38,7 +38,7 @@ def tables(header: ResultHeader, summary: KnockoutSummary) -> tuple[Table, ...]:
     return (table_of(header, f"attention knockout in {models_of(header)}", columns, rows, "Accuracy (Fig. A1, A2)."),)
 
 
-def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A curve per edge: accuracy by the first blocked layer."""
     rows, panels = result.summary.rows, []
     for blind in dict.fromkeys(row.blind for row in rows):
@@ -57,7 +57,7 @@ def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[Plate,
     return (plate(result, "knockout", title, caption, tuple(panels)),)
 
 
-def metrics(result: MethodResult[KnockoutSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[KnockoutSummary]) -> Iterator[TidyRow]:
     """Accuracy by the first layer whose attention is blocked; the layer after the last means none is."""
     for row in result.summary.rows:
         place = replace(of_experiment(result.header), condition=f"{row.blind} blind to {row.to}")

@@ -8,10 +8,10 @@ from nnsight_et.manifest import Minimality
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.minimality.summary import MinimalitySummary
 from nnsight_et.methods.sections import CIRCUITS
-from nnsight_et.planning.cost.pieces import Piece, Setting, ablation_means, circuits_alone, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, ablation_means, circuits_alone, texts_made
 
 
-def cost(setting: Setting[Minimality]) -> Iterator[Piece]:
+def cost(setting: CostSetting[Minimality]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec, (name, _) = setting.job.spec, setting.first
     yield texts_made("pruning", 2 * spec.examples, name)

@@ -10,10 +10,10 @@ from typing import Literal
 from nnsight_et.core.circuit import Head
 from nnsight_et.display.circuit_figures import StageView, drawn_circuit
 from nnsight_et.display.figures import (
-    Plate,
+    FigureGroup,
 )
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     of_experiment,
 )
 from nnsight_et.display.table import (
@@ -58,7 +58,7 @@ def _share(value: float | Literal["infinite"] | None) -> str:
     return number(None) if value is None else value if isinstance(value, str) else f"{value:+.3f}"
 
 
-def figures(result: MethodResult[MinimalitySummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[MinimalitySummary], study: Study) -> tuple[FigureGroup, ...]:
     """The circuit that is left; its arrows are known where the study has the experiment that found it."""
     header = result.header
     found = study.result(str(header.job["spec"].get("circuit")))
@@ -68,7 +68,7 @@ def figures(result: MethodResult[MinimalitySummary], study: Study) -> tuple[Plat
     return (drawn_circuit(result, stages, result.summary.circuit, f"Minimal circuit of {models_of(header)}"),)
 
 
-def metrics(result: MethodResult[MinimalitySummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[MinimalitySummary]) -> Iterator[TidyRow]:
     """Per group: how many heads were tried and kept."""
     for group, tried in _by_group(result.summary).items():
         place = replace(of_experiment(result.header), group=group)
@@ -76,7 +76,7 @@ def metrics(result: MethodResult[MinimalitySummary]) -> Iterator[Measurement]:
         yield place.of("kept", sum(row.kept for row in tried))
 
 
-def heads(result: MethodResult[MinimalitySummary]) -> Iterator[Measurement]:
+def heads(result: MethodResult[MinimalitySummary]) -> Iterator[TidyRow]:
     """Per head of the candidate circuit: accuracy with and without it, and what it adds."""
     positions = {group.name: group.at for group in result.summary.candidate.groups}
     for row in result.summary.heads:

@@ -11,10 +11,10 @@ from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost import expected
 from nnsight_et.planning.cost.passes import path_patching, total
-from nnsight_et.planning.cost.pieces import Piece, Setting, texts_made
+from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 
-def cost(setting: Setting[PathPatching]) -> Iterator[Piece]:
+def cost(setting: CostSetting[PathPatching]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs."""
     spec, (name, rows) = setting.job.spec, setting.first
     shape = rows.sizes.shape
@@ -23,7 +23,7 @@ def cost(setting: Setting[PathPatching]) -> Iterator[Piece]:
         receivers = expected.receivers(setting.job, stage, setting.circuits, shape)
         path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
         every = path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
-        found = set(expected.kept(setting.job, stage, setting.circuits, shape))
+        found = set(expected.kept_components(setting.job, stage, setting.circuits, shape))
         kept = [one for one in every if one in found]
         for senders, count in ((every, spec.examples), (kept, spec.held_out_examples)):
             if senders and count:

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from nnsight_et.core.batch import Example
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Part
+from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup
 from nnsight_et.core.errors import TaskError, quantity
-from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL, flips_for
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
@@ -21,7 +21,7 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
-from nnsight_et.measuring.stage_scores import held_out_scores, ranking, stage_scores, tied
+from nnsight_et.measuring.stage_scores import held_out_scores, ranking, stage_scores, tied_heads
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.path_patching import audit, present
@@ -54,8 +54,8 @@ def measure(
     spec, choice = job.spec, job.models[0]
     shape = context.models.shape(choice)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
-    held_out = yield from _held_out(context, job)
-    ranked: dict[str, Sequence[Part]] = {}
+    held_out = yield from _select_held_out(context, job)
+    ranked: dict[str, Sequence[Component]] = {}
     scores: dict[str, Tensor] = {}
     stages: list[StageRecord] = []
     for index, stage in enumerate(spec.stages):
@@ -78,14 +78,14 @@ def measure(
             check_scored(context, job, "held_out_examples", again, held_out)
             found |= held_out_scores(again, sorted(kept), shape, job.seed, spec.metric)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
-        ties, tied_receivers = tied(found["score"], order, stage.keep, choice.dtype), list[str]()
+        ties, tied_receivers = tied_heads(found["score"], order, stage.keep, choice.dtype), list[str]()
         if stage.via:
             best = ranked[stage.into]
-            tied_receivers = tied(scores[f"{stage.into}.score"], best, len(receivers), choice.dtype)
+            tied_receivers = tied_heads(scores[f"{stage.into}.score"], best, len(receivers), choice.dtype)
         record = stage_record(stage, receivers, kept, found, spec.metric)
         stages.append(record.model_copy(update={"tied": ties, "tied_receivers": tied_receivers}))
     summary = PathPatchingSummary(
-        circuit=CircuitRecord.of(assembled(spec.stages, ranked)),
+        circuit=CircuitRecord.of(assembled_circuit(spec.stages, ranked)),
         mlps=mlps(spec.stages, ranked),
         stages=stages,
         test=_sign_test(spec.metric),
@@ -97,7 +97,7 @@ def measure(
     return MethodOutput(scores, summary, data[0] if len(data) == 1 else digest(data))
 
 
-def _held_out(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, list[Example]]:
+def _select_held_out(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, list[Example]]:
     """The examples, of another split than selects, on which the kept heads are measured again; empty if none is."""
     spec = job.spec
     if not spec.held_out_examples:
@@ -107,7 +107,12 @@ def _held_out(context: RunContext, job: Job[PathPatching]) -> Generator[Progress
 
 
 def patched_paths(
-    context: RunContext, job: Job[PathPatching], path: Path, senders: Sequence[Part], name: str, examples: list[Example]
+    context: RunContext,
+    job: Job[PathPatching],
+    path: Path,
+    senders: Sequence[Component],
+    name: str,
+    examples: list[Example],
 ) -> Measurement:
     """What path_probabilities finds, {"base": [example], "patched": [sender, example]}."""
     choice, shape, metric = job.models[0], context.models.shape(job.models[0]), job.spec.metric
@@ -120,7 +125,7 @@ def patched_paths(
     cache_key: dict[str, Any] = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
     if path.kv_heads == "expanded":
         cache_key["kv_heads"] = path.kv_heads
-    if metric != PAPERS:
+    if metric != DEFAULT_METRIC:
         cache_key["metric"] = metric
     if path.senders == "mlps":
         cache_key["mlps"] = list(map(str, senders))
@@ -130,15 +135,15 @@ def patched_paths(
     return Measurement(step, cache_key, measure, len(senders))
 
 
-def assembled(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> Circuit:
+def assembled_circuit(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Component]]) -> Circuit:
     """The circuit of the kept heads; a head that a later stage keeps at the same position leaves the earlier group."""
     of_heads = (stage for stage in stages if stage.senders == "heads")
-    return Circuit.assembled(
+    return Circuit.from_stages(
         HeadGroup(stage.group, stage.at, tuple(Head(*head) for head in ranked[stage.group])) for stage in of_heads
     )
 
 
-def mlps(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> list[MlpGroupRecord]:
+def mlps(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Component]]) -> list[MlpGroupRecord]:
     """The kept MLPs, a group for each stage that keeps some."""
     of_mlps = [stage for stage in stages if stage.senders == "mlps"]
     return [MlpGroupRecord(name=one.group, at=one.at, mlps=list(map(str, ranked[one.group]))) for one in of_mlps]
@@ -146,10 +151,10 @@ def mlps(stages: Sequence[Stage], ranked: Mapping[str, Sequence[Part]]) -> list[
 
 def stage_record(
     stage: Stage,
-    receivers: Sequence[Part],
-    kept: Sequence[Part],
+    receivers: Sequence[Component],
+    kept: Sequence[Component],
     found: Mapping[str, Tensor],
-    metric: Metric = PAPERS,
+    metric: Metric = DEFAULT_METRIC,
 ) -> StageRecord:
     """A stage's part of the summary: its kept heads' or MLPs' numbers, and which of all are beyond chance; no ties."""
     tested = int(found["reach"].sum()) if METRICS[metric].statistic else 0
@@ -186,9 +191,9 @@ def stage_record(
     )
 
 
-def _at_level(found: Mapping[str, Tensor], name: str, alike: Sequence[Part]) -> list[str]:
+def _at_level(found: Mapping[str, Tensor], name: str, alike: Sequence[Component]) -> list[str]:
     """The heads, or what is `alike`, whose adjusted p-value is at most LEVEL, the most negative score first."""
-    heads: list[Part] = [type(alike[0])(*place) for place in (found[name] <= LEVEL).nonzero().tolist()]
+    heads: list[Component] = [type(alike[0])(*place) for place in (found[name] <= LEVEL).nonzero().tolist()]
     return [str(head) for head in ranking(found["score"], heads)]
 
 
@@ -200,7 +205,7 @@ def _sign_test(metric: Metric) -> SignTest | None:
     return SignTest(statistic=statistic, alternative="below 0", null="sign flips", level=LEVEL)
 
 
-def _reaching(path: Path, shape: Shape) -> list[Part]:
+def _reaching(path: Path, shape: Shape) -> list[Component]:
     return path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nnsight_et.core.named_metrics import METRICS, PAPERS, Metric, too_few
-from nnsight_et.display.circuit_figures import StageView, drawn_circuit, heat_map, shown
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric, too_few
+from nnsight_et.display.circuit_figures import StageView, colour_legend, drawn_circuit, heat_map
 from nnsight_et.display.figures import (
-    Plate,
+    FigureGroup,
 )
 from nnsight_et.display.measurement import (
-    Measurement,
+    TidyRow,
     all_heads,
     all_mlps,
     number_at,
@@ -24,7 +24,7 @@ from nnsight_et.display.table import (
     Table,
     number,
     several,
-    signed,
+    signed_score,
     table_of,
 )
 from nnsight_et.methods.path_patching.summary import KeptHead, PathPatchingSummary, SignTest, StageRecord
@@ -36,7 +36,7 @@ from nnsight_et.results.study import Study
 def score_note(metric: Metric) -> str:
     """What a score is."""
     found = METRICS[metric]
-    matter = f"{found.ranks}: the head mattered" + (" (paper §4.1)" if metric == PAPERS else "")
+    matter = f"{found.ranks}: the head mattered" + (" (paper §4.1)" if metric == DEFAULT_METRIC else "")
     return f"Score: mean of {found.effect} over the examples; {matter}."
 
 
@@ -51,7 +51,7 @@ def tables(header: ResultHeader, summary: PathPatchingSummary) -> tuple[Table, .
         tables.append(_mlps(header, summary, of_mlps))
     if summary.test:
         tables.append(_beyond_chance(header, summary, summary.test))
-    return (*tables, _held_out(header, summary)) if summary.held_out_examples else tuple(tables)
+    return (*tables, _held_out_table(header, summary)) if summary.held_out_examples else tuple(tables)
 
 
 def _circuit(header: ResultHeader, summary: PathPatchingSummary) -> Table:
@@ -69,7 +69,7 @@ def _circuit(header: ResultHeader, summary: PathPatchingSummary) -> Table:
         "stability": "stability",
         "head and score": "heads",
     }
-    note = " ".join([*_scored(header, summary, columns), STABLE, *_sharing(summary), *_ties(summary)])
+    note = " ".join([*_score_notes(header, summary, columns), STABLE, *_sharing(summary), *_ties(summary)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
 
@@ -85,11 +85,11 @@ def _mlps(header: ResultHeader, summary: PathPatchingSummary, stages: Sequence[S
     }
     about = "All an MLP adds to the residual at the position is the source's. MLPs belong to no circuit."
     rows = [_row(stage, stage.kept, metric_of(header)) for stage in stages]
-    note = " ".join([about, *_scored(header, summary, columns)])
+    note = " ".join([about, *_score_notes(header, summary, columns)])
     return table_of(header, f"MLPs of {models_of(header)}", columns, rows, note)
 
 
-def _scored(header: ResultHeader, summary: PathPatchingSummary, columns: dict[str, str]) -> Iterator[str]:
+def _score_notes(header: ResultHeader, summary: PathPatchingSummary, columns: dict[str, str]) -> Iterator[str]:
     """What scores and stars are; where nothing was tested there are none, and no column of it."""
     yield score_note(metric_of(header))
     if summary.test:
@@ -99,7 +99,7 @@ def _scored(header: ResultHeader, summary: PathPatchingSummary, columns: dict[st
 
 
 def _row(stage: StageRecord, kept: Sequence[KeptHead], metric: Metric) -> dict[str, Any]:
-    named = [f"{one.head} {signed(one.score, metric)}{'*' if one.beyond_chance else ''}" for one in kept]
+    named = [f"{one.head} {signed_score(one.score, metric)}{'*' if one.beyond_chance else ''}" for one in kept]
     return {
         "group": stage.group,
         "at": stage.at,
@@ -160,7 +160,7 @@ def _not_kept(stage: StageRecord) -> str:
     return " ".join(head for head in stage.beyond_chance if head not in kept) or "–"
 
 
-def _held_out(header: ResultHeader, summary: PathPatchingSummary) -> Table:
+def _held_out_table(header: ResultHeader, summary: PathPatchingSummary) -> Table:
     """The kept heads' scores where they were selected and on examples that had no say in it."""
     metric = metric_of(header)
     kept = [(stage.group, one, again) for stage in summary.stages for one in stage.kept if (again := one.held_out)]
@@ -170,7 +170,7 @@ def _held_out(header: ResultHeader, summary: PathPatchingSummary) -> Table:
             "head": one.head,
             "selected": _score((one.score, one.low, one.high), metric),
             "held_out": _score(again, metric),
-            "shift": signed(again[0] - one.score, metric),
+            "shift": signed_score(again[0] - one.score, metric),
         }
         for group, one, again in kept
     ]
@@ -184,16 +184,16 @@ def _held_out(header: ResultHeader, summary: PathPatchingSummary) -> Table:
 
 
 def _score(found: tuple[float, float, float], metric: Metric) -> str:
-    score, low, high = (signed(one, metric) for one in found)
+    score, low, high = (signed_score(one, metric) for one in found)
     return f"{score} [{low}, {high}]"
 
 
 def _mean(scores: Sequence[float], metric: Metric) -> str:
     mean = sum(scores) / len(scores)
-    return number(mean, 3) if metric == PAPERS else signed(mean, metric)
+    return number(mean, 3) if metric == DEFAULT_METRIC else signed_score(mean, metric)
 
 
-def figures(result: MethodResult[PathPatchingSummary], study: Study) -> tuple[Plate, ...]:
+def figures(result: MethodResult[PathPatchingSummary], study: Study) -> tuple[FigureGroup, ...]:
     """The circuit, and a heat map per stage."""
     header, summary, metric = result.header, result.summary, metric_of(result.header)
     stages = [view_of(stage) for stage in summary.stages]
@@ -202,7 +202,7 @@ def figures(result: MethodResult[PathPatchingSummary], study: Study) -> tuple[Pl
     scores = f"Patching scores in {models_of(header)}, stage by stage"
     return (
         drawn_circuit(result, stages, summary.circuit, title, summary.mlps),
-        Plate(f"{name_of(header)}-scores", scores, shown(metric, panels), panels),
+        FigureGroup(f"{name_of(header)}-scores", scores, colour_legend(metric, panels), panels),
     )
 
 
@@ -219,7 +219,7 @@ def view_of(stage: StageRecord) -> StageView:
     )
 
 
-def metrics(result: MethodResult[PathPatchingSummary]) -> Iterator[Measurement]:
+def metrics(result: MethodResult[PathPatchingSummary]) -> Iterator[TidyRow]:
     """Per stage: how many heads were tested, kept and beyond chance, how stable the kept are, p_base and LD or PD."""
     for stage in result.summary.stages:
         place = replace(of_experiment(result.header), group=stage.group, at=stage.at)
@@ -234,7 +234,7 @@ def metrics(result: MethodResult[PathPatchingSummary]) -> Iterator[Measurement]:
         yield place.of("beyond_chance", len(stage.beyond_chance))
 
 
-def heads(result: MethodResult[PathPatchingSummary]) -> Iterator[Measurement]:
+def heads(result: MethodResult[PathPatchingSummary]) -> Iterator[TidyRow]:
     """Per stage and head, or MLP: the patching score with interval and p-value, and what else there is of its effect.
 
     What is of another metric than the paper's has it in its name: patching_score_kl.
@@ -252,7 +252,7 @@ def heads(result: MethodResult[PathPatchingSummary]) -> Iterator[Measurement]:
             yield from _of_score(one, {name: number_at(values, head) for name, values in tensors.items()}, suffix)
 
 
-def _of_score(head: Measurement, values: dict[str, float | None], suffix: str) -> Iterator[Measurement]:
+def _of_score(head: TidyRow, values: dict[str, float | None], suffix: str) -> Iterator[TidyRow]:
     score = head.of(f"patching_score{suffix}", values["score"], (values["low"], values["high"]), values["p"])
     yield replace(score, p_adjusted=values["p_holm"])
     for name in BESIDE_IT:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import ceil, floor
 
 from nnsight_et.circuits import published
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Part
+from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp
 from nnsight_et.manifest import PathPatching
 from nnsight_et.manifest.methods.path_patching import Stage
 from nnsight_et.manifest.written import is_shipped
@@ -27,13 +27,13 @@ def circuits(plan: Plan, found: Mapping[str, Circuit], shapes: Mapping[str, Shap
         elif isinstance(job.spec, PathPatching) and job.models[0].name in shapes:
             expected[job.name] = _of_stages(job, job.spec, shapes[job.models[0].name])
         else:
-            used = used_by(job, expected)
+            used = circuit_used_by(job, expected)
             if used is not None:
                 expected[job.name] = used
     return expected
 
 
-def used_by(job: Job, expected: Mapping[str, Circuit]) -> Circuit | None:
+def circuit_used_by(job: Job, expected: Mapping[str, Circuit]) -> Circuit | None:
     """The circuit a job is on: from a file, shipped, or expected of an earlier one; None where there is none."""
     roles = getattr(job.spec, "roles", None)
     names = job.spec.circuit_names[:1] or ((roles,) if roles else ())
@@ -46,15 +46,15 @@ def used_by(job: Job, expected: Mapping[str, Circuit]) -> Circuit | None:
     return None
 
 
-def receivers(job: Job, stage: Stage, found: Mapping[str, Circuit], shape: Shape) -> tuple[Part, ...]:
+def receivers(job: Job, stage: Stage, found: Mapping[str, Circuit], shape: Shape) -> tuple[Component, ...]:
     """The receivers of a stage: as many as it has, the best of those the group it patches into keeps."""
     for earlier in job.spec.stages if isinstance(job.spec, PathPatching) else ():
         if stage.via and earlier.group == stage.into:
-            return kept(job, earlier, found, shape)[: earlier.receivers or earlier.keep]
+            return kept_components(job, earlier, found, shape)[: earlier.receivers or earlier.keep]
     return ()
 
 
-def kept(job: Job, stage: Stage, found: Mapping[str, Circuit], shape: Shape) -> tuple[Part, ...]:
+def kept_components(job: Job, stage: Stage, found: Mapping[str, Circuit], shape: Shape) -> tuple[Component, ...]:
     """What a stage keeps: the heads of its group where the job's circuit is found, else as many as it asks for."""
     groups = found[job.name].groups if job.name in found else ()
     known = [group.heads for group in groups if group.name == stage.group]
@@ -68,7 +68,7 @@ def _of_stages(job: Job, spec: PathPatching, shape: Shape) -> Circuit:
     return Circuit(tuple(HeadGroup(one.group, one.at, tuple(Head(*part) for part in parts)) for one, parts in groups))
 
 
-def _parts(job: Job, stage: Stage, shape: Shape) -> tuple[Part, ...]:
+def _parts(job: Job, stage: Stage, shape: Shape) -> tuple[Component, ...]:
     """As many heads as the stage keeps, in turn from the layers where its group is expected; or MLPs, the nearest.
 
     Those of the shipped circuit of the model, if it has this group. Else stages are taken to lie evenly over the

@@ -62,7 +62,7 @@ def whole(rows: Rows, count: int, layers: int) -> Count:
     return total(whole_run(one, layers) for one in rows.of(count))
 
 
-def alone(rows: Rows, count: int, circuits: int, names: Sequence[str]) -> Count:
+def circuit_work(rows: Rows, count: int, circuits: int, names: Sequence[str]) -> Count:
     """Circuits alone: only the tokens at the vital positions differ from circuit to circuit (§4.2)."""
     if not circuits:
         return Count()
@@ -80,19 +80,19 @@ def without(rows: Rows, count: int, sets: int, names: Sequence[str]) -> Count:
     return total(found)
 
 
-def recomputed(sizes: Sizes, prompts: Prompts, sets: Sequence[Circuit]) -> Count:
+def recomputing_work(sizes: Sizes, prompts: Prompts, sets: Sequence[Circuit]) -> Count:
     """Sets of heads patched into captured runs: those alike in where recomputing begins go together."""
     alike: dict[int, list[Circuit]] = {}
     for heads in sets:
         if heads.size:
-            alike.setdefault(prompts.live(filled(heads)), []).append(heads)
+            alike.setdefault(prompts.live(positions_with_heads(heads)), []).append(heads)
     found = []
     for live, some in alike.items():
         found.append(suffix_run(sizes, prompts, live, min(layers(some)), len(some)))
     return total(found)
 
 
-def patched(rows: Rows, count: int, sources: Sequence[Sequence[Circuit]]) -> Count:
+def patching_work(rows: Rows, count: int, sources: Sequence[Sequence[Circuit]]) -> Count:
     """One base run, and per source its run up to the last layer that donates, and every set of its heads patched."""
     names = sorted({name for sets in sources for heads in sets for name in heads.positions})
     found = []
@@ -100,17 +100,17 @@ def patched(rows: Rows, count: int, sources: Sequence[Sequence[Circuit]]) -> Cou
         found.append(captured_run(one, rows.top))
         for sets in sources:
             if any(heads.size for heads in sets):
-                source = whole_run(one, max(layers(sets)) + 1).beside(one.kept(rows.top))
-                found += [source, recomputed(rows.sizes, one, sets)]
+                source = whole_run(one, max(layers(sets)) + 1).beside(one.cached_tokens(rows.top))
+                found += [source, recomputing_work(rows.sizes, one, sets)]
     return total(found)
 
 
-def received(rows: Rows, count: int, sets: Sequence[Circuit]) -> Count:
+def recipient_work(rows: Rows, count: int, sets: Sequence[Circuit]) -> Count:
     """A recipient's runs with a donor's outputs: as patching, but the donor has run elsewhere (§6)."""
     names = sorted({name for heads in sets for name in heads.positions})
     found = []
     for one in rows.of(count, names):
-        found += [captured_run(one, rows.top), recomputed(rows.sizes, one, sets)]
+        found += [captured_run(one, rows.top), recomputing_work(rows.sizes, one, sets)]
     return total(found)
 
 
@@ -124,11 +124,11 @@ def masks(rows: Rows, spec: DCM, groups: Sequence[HeadGroup]) -> Count:
     different = max(1, round(spec.epochs * steps / spec.validate_every / 2))
     training, validation = [], []
     for one in _in_steps(rows, spec.training_examples, spec.batch):
-        training.append(_prepared(one, rows.top, groups) * (1 if held == spec.training_examples else spec.epochs))
+        training.append(_preparing_work(one, rows.top, groups) * (1 if held == spec.training_examples else spec.epochs))
         for start, live in _begins(one, groups):
             training.append(trained_run(rows.sizes, one, live, start) * spec.epochs)
     for one in _in_steps(rows, spec.validation_examples, spec.batch):
-        validation.append(_prepared(one, rows.top, groups))
+        validation.append(_preparing_work(one, rows.top, groups))
         validation += [suffix_run(rows.sizes, one, live, start, different) for start, live in _begins(one, groups)]
     each = rows.prompts[0].tokens * rows.top  # what a captured prompt keeps; those of a step are its own
     return total(training).beside(max(held - spec.batch, 0) * each) + total(validation).beside(held * each)
@@ -146,7 +146,7 @@ def _in_steps(rows: Rows, count: int, batch: int) -> list[Prompts]:
     return [Prompts(count, every[0].tokens, first, steps)]
 
 
-def _prepared(prompts: Prompts, top: int, groups: Sequence[HeadGroup]) -> Count:
+def _preparing_work(prompts: Prompts, top: int, groups: Sequence[HeadGroup]) -> Count:
     last = max(head.layer for group in groups for head in group.heads)
     return captured_run(prompts, top) + whole_run(prompts, last + 1)
 
@@ -165,12 +165,12 @@ def every_head(rows: Rows, count: int, at: str) -> Count:
     found, heads = [], rows.top * rows.sizes.shape.n_heads
     for one in rows.of(count, [at]):
         found += [captured_run(one, rows.top)] * 2 + [whole_run(one, rows.top)]
-        found.append(suffix_run(rows.sizes, one, one.live([at]), 0, heads).beside(one.kept(rows.top)))
+        found.append(suffix_run(rows.sizes, one, one.live([at]), 0, heads).beside(one.cached_tokens(rows.top)))
         found.append(trained_run(rows.sizes, one, one.live([at]), 0) * ((1 + one.in_batch) / 2))
     return total(found)
 
 
-def received_inputs(rows: Rows, count: int, group: HeadGroup, ways: int) -> Count:
+def recipient_input_work(rows: Rows, count: int, group: HeadGroup, ways: int) -> Count:
     """A donor's queries, keys and values of a group in a recipient, in so many ways (§6)."""
     found, start = [], min(head.layer for head in group.heads)
     for one in rows.of(count, [group.at]):
@@ -179,13 +179,13 @@ def received_inputs(rows: Rows, count: int, group: HeadGroup, ways: int) -> Coun
     return total(found)
 
 
-def given_inputs(rows: Rows, count: int, group: HeadGroup) -> Count:
+def donor_input_work(rows: Rows, count: int, group: HeadGroup) -> Count:
     """What the donor of those runs."""
     last = max(head.layer for head in group.heads)
     return total(whole_run(one, last + 1) for one in rows.of(count, [group.at]))
 
 
-def filled(heads: Circuit) -> list[str]:
+def positions_with_heads(heads: Circuit) -> list[str]:
     """The positions of groups that have heads."""
     return [group.at for group in heads.groups if group.heads]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from nnsight_et.core.circuit import Part
+from nnsight_et.core.circuit import Component
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path
 from nnsight_et.models.named import Shape
@@ -32,13 +32,13 @@ class Prompts:
         """How many prompts a batch has."""
         return max(1, round(self.count / self.batches))
 
-    def kept(self, layers: int) -> float:
+    def cached_tokens(self, layers: int) -> float:
         """Tokens times layers of the keys and values of a batch."""
         return self.in_batch * self.tokens * layers
 
 
 @dataclass(frozen=True)
-class Hold:
+class PeakMemory:
     """What is in memory at the fullest moment of a pass.
 
     kept: tokens times layers of keys and values. passing: tokens in one layer. outputs: tokens times layers of head
@@ -81,7 +81,7 @@ class Count:
     answers: float = 0.0
     passes: float = 0.0
     texts: float = 0.0
-    holds: frozenset[Hold] = frozenset()
+    holds: frozenset[PeakMemory] = frozenset()
 
     def __add__(self, other: Count) -> Count:
         sums = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(Count)[:-1]}
@@ -137,20 +137,20 @@ def whole_run(prompts: Prompts, layers: int, answers: bool = False) -> Count:
         seen=prompts.count * seen * layers,
         answers=prompts.count * answers,
         passes=prompts.batches,
-        holds=frozenset([Hold(passing=batch * prompts.tokens, answers=batch * answers)]),
+        holds=frozenset([PeakMemory(passing=batch * prompts.tokens, answers=batch * answers)]),
     )
 
 
 def captured_run(prompts: Prompts, layers: int, background: bool = False) -> Count:
     """A run of whole prompts that is kept: its keys and values; with a background all other tokens' head outputs."""
     held = prompts.in_batch * prompts.tokens
-    hold = Hold(kept=held * (layers - 0.5), passing=held, outputs=held * layers * background)
+    hold = PeakMemory(kept=held * (layers - 0.5), passing=held, outputs=held * layers * background)
     return replace(whole_run(prompts, layers, answers=True), holds=frozenset([hold]))
 
 
 def suffix_run(sizes: Sizes, prompts: Prompts, live: int, start: int, variants: int, copies: int = 1) -> Count:
     """Variants of `live` tokens at the end of each prompt, recomputed from layer `start` up."""
-    laid, layers = sizes.chunks.laid(variants, prompts.in_batch, live, copies), sizes.shape.n_layers - start
+    laid, layers = sizes.chunks.plan_passes(variants, prompts.in_batch, live, copies), sizes.shape.n_layers - start
     run = prompts.count * sum(rows * branches for _, rows, branches in laid)
     sees = live * (prompts.tokens - live) + live * (live + 1) / 2
     return Count(
@@ -164,7 +164,7 @@ def suffix_run(sizes: Sizes, prompts: Prompts, live: int, start: int, variants: 
     )
 
 
-def _suffix_hold(sizes: Sizes, prompts: Prompts, live: int, start: int, rows: int, branches: int) -> Hold:
+def _suffix_hold(sizes: Sizes, prompts: Prompts, live: int, start: int, rows: int, branches: int) -> PeakMemory:
     """The capture, a copy of its prefix for every row, and the keys and values of all but the last layer's tokens."""
     batch, layers = prompts.in_batch, sizes.shape.n_layers - start
     prefix, side = prompts.tokens - live, branches * live
@@ -172,7 +172,7 @@ def _suffix_hold(sizes: Sizes, prompts: Prompts, live: int, start: int, rows: in
     own = batch * prompts.tokens * sizes.shape.n_layers
     copied = batch * rows * prefix * (layers + 1)
     mask = batch * rows * side * (prefix + side)
-    return Hold(own + copied + tokens * max(layers - 1, 0), tokens, mask=mask, answers=batch * rows * branches)
+    return PeakMemory(own + copied + tokens * max(layers - 1, 0), tokens, mask=mask, answers=batch * rows * branches)
 
 
 def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
@@ -183,14 +183,14 @@ def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
     return Count(trained=once.again, seen=3 * once.seen, answers=2 * once.answers, passes=2 * once.passes, holds=holds)
 
 
-def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Part]) -> Count:
+def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
     """The path of each sender: the passes that interventions.path_patching makes, senders in ascending order."""
     layers, live, shape = sorted({one.layer for one in senders}), prompts.live([path.at]), sizes.shape
     starts, top = path.starts(layers, shape.parallel), shape.n_layers
     last = max((one.layer for one in path.receivers), default=top - 1)  # whose attention is the last that is frozen
     mlps = last + 1 if path.via in (None, "input") else last  # the end of a head's input comes before its layer's MLP
-    copies = 2 if _apart(path, shape) else 1
-    found = [captured_run(prompts, top), whole_run(prompts, layers[-1] + 1).beside(prompts.kept(top))]
+    copies = 2 if _needs_two_copies(path, shape) else 1
+    found = [captured_run(prompts, top), whole_run(prompts, layers[-1] + 1).beside(prompts.cached_tokens(top))]
     for some in path.passes(senders, starts, sizes.chunks.variants(prompts.in_batch, live)):
         first, variants = some[0].layer, prompts.count * len(some)
         answers = 0 if starts else variants
@@ -200,6 +200,6 @@ def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[
     return total(found)
 
 
-def _apart(path: Path, shape: Shape) -> bool:
+def _needs_two_copies(path: Path, shape: Shape) -> bool:
     """Whether receivers see other keys or values than heads that share them, so that all of it is there twice."""
     return path.kv_heads == "expanded" and path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads

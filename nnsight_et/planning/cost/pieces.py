@@ -20,7 +20,7 @@ Piece = tuple[str, str, Count]
 
 
 @dataclass(frozen=True)
-class Setting(Generic[M]):
+class CostSetting(Generic[M]):
     """A job, its models' prompts and sizes by name, and the circuits that are found or expected."""
 
     job: Job[M]
@@ -36,7 +36,7 @@ class Setting(Generic[M]):
     @property
     def circuit(self) -> Circuit:
         """Those groups of the job's circuit that have heads."""
-        found = expected.used_by(self.job, self.circuits) or Circuit(())
+        found = expected.circuit_used_by(self.job, self.circuits) or Circuit(())
         return Circuit(tuple(group for group in found.groups if group.heads))
 
 
@@ -45,7 +45,7 @@ def texts_made(split: str, texts: float, name: str) -> Piece:
     return f"texts {split} {texts}", name, Count(texts=texts)
 
 
-def ablation_means(setting: Setting[Any], name: str) -> Iterator[Piece]:
+def ablation_means(setting: CostSetting[Any], name: str) -> Iterator[Piece]:
     """What ablated heads output, measured once per model."""
     spec = setting.job.spec
     assert isinstance(spec, Measured)
@@ -55,11 +55,11 @@ def ablation_means(setting: Setting[Any], name: str) -> Iterator[Piece]:
         yield f"{name}: means of {count}", name, methods.whole(rows, count, rows.top)
 
 
-def circuits_alone(setting: Setting[Any], name: str, circuits: int) -> Piece:
+def circuits_alone(setting: CostSetting[Any], name: str, circuits: int) -> Piece:
     """So many circuits alone, on all examples."""
     spec, rows = setting.job.spec, setting.rows[name]
     assert isinstance(spec, Measured)
-    count = methods.alone(rows, spec.examples, circuits, setting.circuit.positions)
+    count = methods.circuit_work(rows, spec.examples, circuits, setting.circuit.positions)
     if spec.ablation == "resample" and circuits:
         count += methods.whole(rows, spec.examples, rows.top)
     return "", name, count

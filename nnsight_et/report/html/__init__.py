@@ -3,6 +3,6 @@
 page.py puts it together; drawing.py turns figures into inline SVG, whose colours are the style sheet's.
 """
 
-from nnsight_et.report.html.page import REPORT, rendered
+from nnsight_et.report.html.page import REPORT, report_html
 
-__all__ = ["REPORT", "rendered"]
+__all__ = ["REPORT", "report_html"]

@@ -41,7 +41,7 @@ def step_of(size: float) -> float:
     return next((step for step in STEPS if size / step <= 5.0001), size / 4)
 
 
-def rounded(low: float, high: float) -> tuple[float, float]:
+def range_of_ticks(low: float, high: float) -> tuple[float, float]:
     """The range widened to the next ticks."""
     step = step_of(high - low or 0.1)
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step or step

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
-from nnsight_et.display.figures import Bars, Curves, Mark, Series
-from nnsight_et.report.html.axes import TOP, Scale, categories, reach, room_below, rounded, y_axis
+from nnsight_et.display.figures import Bars, Curves, DataPoint, Series
+from nnsight_et.report.html.axes import TOP, Scale, categories, range_of_ticks, reach, room_below, y_axis
 from nnsight_et.report.html.svg import WIDTH, add, drawing, mark, point
 
 LEFT, PLOT, RIGHT = 50.0, 150.0, WIDTH - 6
@@ -35,7 +35,7 @@ def bars(figure: Bars, colours: Mapping[str, int]) -> Element:
     return svg
 
 
-def _bar(svg: Element, one: Mark, scale: Scale, place: tuple[float, float], colour: str) -> None:
+def _bar(svg: Element, one: DataPoint, scale: Scale, place: tuple[float, float], colour: str) -> None:
     x, width = place
     made, top, zero = mark(svg, one.text), scale(one.value), scale(0)
     add(made, "rect", x=x - width / 2, y=TOP, width=width, height=PLOT, class_="hit")
@@ -71,7 +71,7 @@ def curves(figure: Curves, colours: Mapping[str, int]) -> Element:
     return svg
 
 
-def _error(parent: Element, one: Mark, scale: Scale, x: float, colour: str = "") -> None:
+def _error(parent: Element, one: DataPoint, scale: Scale, x: float, colour: str = "") -> None:
     if one.interval:
         low, high = (scale(end) for end in one.interval)
         path = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 2.5:.1f} {low:.1f}h5M{x - 2.5:.1f} {high:.1f}h5"
@@ -82,4 +82,4 @@ def _range(series: Sequence[Series], others: Sequence[float]) -> tuple[float, fl
     """From 0 to 1 for shares; further where numbers are."""
     marks = [one for one_series in series for one in one_series.marks if one]
     low, high = reach([*(one.value for one in marks), *others], [one.interval for one in marks])
-    return (0.0, 1.0) if low >= 0 and high <= 1 else rounded(min(low, 0.0), max(high, 1.0))
+    return (0.0, 1.0) if low >= 0 and high <= 1 else range_of_ticks(min(low, 0.0), max(high, 1.0))

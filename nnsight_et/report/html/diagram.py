@@ -5,8 +5,19 @@ from __future__ import annotations
 from xml.etree.ElementTree import Element
 
 from nnsight_et.display.figures import Arrow, Diagram, Node
-from nnsight_et.report.diagram_layout import BOX, FIRST, FOOT, LOGITS, WIDTH, Place, counted, first_heads, layout, route
-from nnsight_et.report.html.svg import LETTER, LINE, add, cut, drawing, label, lines_of, mark
+from nnsight_et.report.diagram_layout import (
+    BOX,
+    FIRST,
+    FOOT,
+    LOGITS,
+    WIDTH,
+    NodeBox,
+    first_heads,
+    head_count,
+    layout,
+    route,
+)
+from nnsight_et.report.html.svg import LETTER, LINE, add, drawing, label, lines_of, mark, shortened_text
 
 SMALL = 0.96  # of a letter's width
 
@@ -31,22 +42,22 @@ def circuit(figure: Diagram) -> Element:
     return svg
 
 
-def _box(svg: Element, node: Node, place: Place) -> None:
+def _box(svg: Element, node: Node, place: NodeBox) -> None:
     made = mark(svg, node.text, classes="node")
     left, width = place.x - place.half_width, 2 * place.half_width
     classes = "box" if node.count else "box without"
     add(made, "rect", x=left, y=place.y - BOX / 2, width=width, height=BOX, rx=7.0, class_=classes)
     room = int((width - 8) / LETTER)
-    name = [cut(line, room) for line in lines_of(node.name, width - 12)][:2]
+    name = [shortened_text(line, room) for line in lines_of(node.name, width - 12)][:2]
     for index, line in enumerate(name):
         y = place.y - 12 + (index - len(name) / 2 + 0.5) * LINE
         add(made, "text", line, x=place.x, y=y, class_="middle strong")
-    add(made, "text", counted(node), x=place.x, y=place.y + 10, class_="middle")
+    add(made, "text", head_count(node), x=place.x, y=place.y + 10, class_="middle")
     heads = first_heads(node, int((width - 8) / (SMALL * LETTER)))
     add(made, "text", heads, x=place.x, y=place.y + 25, class_="middle small")
 
 
-def _arrow(svg: Element, source: Place, target: Place, arrow: Arrow) -> None:
+def _arrow(svg: Element, source: NodeBox, target: NodeBox, arrow: Arrow) -> None:
     corners, at = route(source, target)
     into = f"{arrow.target}'s {arrow.via} input" if arrow.via else arrow.target
     made = mark(svg, f"{arrow.source} acts on {into}", classes=f"arrow {arrow.via or 'direct'}")

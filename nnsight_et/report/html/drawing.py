@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
-from nnsight_et.display.figures import Bars, Curves, Diagram, Figure, HeatMap, Impact, Plate, Scatter
+from nnsight_et.display.figures import Bars, Curves, Diagram, Figure, FigureGroup, HeatMap, ImpactPlot, Scatter
 from nnsight_et.report.html.charts import COLOURS, bars, curves
 from nnsight_et.report.html.diagram import circuit
 from nnsight_et.report.html.maps import heat_map
@@ -47,23 +47,23 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnGroup:
     """A plate as a page shows it."""
 
-    plate: Plate
+    plate: FigureGroup
     panels: tuple[Panel, ...]
     legend: tuple[Key, ...]
     wide: bool
     """Whether a panel needs more than a column's width."""
 
 
-def drawn(plate: Plate) -> Drawn:
+def draw_group(plate: FigureGroup) -> DrawnGroup:
     """The plate's figures; a series has the same colour and shape in all of them."""
     names = [name for panel in plate.panels for name in _names(panel)]
     colours = {name: index for index, name in enumerate(dict.fromkeys(names))}
     panels = tuple(_panel(_title(panel, plate), _svg(panel, colours)) for panel in plate.panels)
-    wide = any(isinstance(panel, Impact) and len(panel.heads) > FITTING for panel in plate.panels)
-    return Drawn(plate, panels, _legend(plate, colours), wide)
+    wide = any(isinstance(panel, ImpactPlot) and len(panel.heads) > FITTING for panel in plate.panels)
+    return DrawnGroup(plate, panels, _legend(plate, colours), wide)
 
 
 def _panel(title: str, svg: Element) -> Panel:
@@ -75,7 +75,7 @@ def _svg(panel: Figure, colours: dict[str, int]) -> Element:
         return heat_map(panel)
     if isinstance(panel, Diagram):
         return circuit(panel)
-    draw = {Bars: bars, Curves: curves, Scatter: scatter, Impact: impact}[type(panel)]
+    draw = {Bars: bars, Curves: curves, Scatter: scatter, ImpactPlot: impact}[type(panel)]
     return draw(panel, colours)
 
 
@@ -85,19 +85,19 @@ def _names(panel: Figure) -> list[str]:
         return [series.name for series in panel.series]
     if isinstance(panel, Scatter):
         return [name for name, _ in panel.kinds]
-    return list(panel.names) if isinstance(panel, Impact) else []
+    return list(panel.names) if isinstance(panel, ImpactPlot) else []
 
 
-def _legend(plate: Plate, colours: dict[str, int]) -> tuple[Key, ...]:
+def _legend(plate: FigureGroup, colours: dict[str, int]) -> tuple[Key, ...]:
     first = type(plate.panels[0])
     kind = {Curves: "curve", Scatter: "point"}.get(first, "bar")
-    said = "in {}" if first is Impact else "{}"  # the circuit whose members are filled
+    said = "in {}" if first is ImpactPlot else "{}"  # the circuit whose members are filled
     keys = [Key(said.format(name), f"s{index % COLOURS}", kind, index) for name, index in colours.items()]
     lines = [line.name for panel in plate.panels if isinstance(panel, Bars) for line in panel.lines]
     keys += [Key(name, f"r{index}", "rule") for index, name in enumerate(dict.fromkeys(lines))]
     return tuple(keys) if len(keys) > 1 else ()
 
 
-def _title(panel: Figure, plate: Plate) -> str:
+def _title(panel: Figure, plate: FigureGroup) -> str:
     """A panel's own title, where there are several."""
     return panel.title.replace("_", " ") if len(plate.panels) > 1 else ""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from nnsight_et.display.figures import Plate
+from nnsight_et.display.figures import FigureGroup
 from nnsight_et.report.html import palette
-from nnsight_et.report.html.drawing import Drawn, Key, drawn
+from nnsight_et.report.html.drawing import DrawnGroup, Key, draw_group
 from nnsight_et.report.html.parts import template
 from nnsight_et.report.html.svg import LETTER, WIDTH
 
@@ -20,13 +20,13 @@ SWATCH, BETWEEN = 26.0, 18.0
 Placed = list[tuple[float, float]]
 
 
-def figure_files(plate: Plate, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
+def figure_files(plate: FigureGroup, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
     """The plate's panels, two in a row, and its legend below, in each of the formats, by file name."""
-    figure = drawn(plate)
+    figure = draw_group(plate)
     return {f"{plate.name}.{kind}": _file(figure, kind) for kind in formats}
 
 
-def _file(figure: Drawn, kind: str) -> bytes:
+def _file(figure: DrawnGroup, kind: str) -> bytes:
     if kind == "svg":
         return _svg(figure, "pt").encode()
     import vl_convert
@@ -35,7 +35,7 @@ def _file(figure: Drawn, kind: str) -> bytes:
     return vl_convert.svg_to_pdf(text) if kind == "pdf" else vl_convert.svg_to_png(text, ppi=DOTS)
 
 
-def _svg(figure: Drawn, unit: str) -> str:
+def _svg(figure: DrawnGroup, unit: str) -> str:
     places, width, below = _panels(figure)
     keys, bottom = _legend(figure.legend, width, below)
     return template("figure.svg.j2").render(
@@ -51,7 +51,7 @@ def _svg(figure: Drawn, unit: str) -> str:
     )
 
 
-def _panels(figure: Drawn) -> tuple[Placed, float, float]:
+def _panels(figure: DrawnGroup) -> tuple[Placed, float, float]:
     """Where the panels are, and the width and the height that they take."""
     columns = 1 if figure.wide else min(len(figure.panels), 2)
     column = max(panel.width for panel in figure.panels)

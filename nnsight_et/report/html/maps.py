@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from nnsight_et.display.figures import Cell, HeatMap
 from nnsight_et.report.html.axes import tick, y_name
-from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, cut, drawing, label, lines_of, mark
+from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, drawing, label, lines_of, mark, shortened_text
 
 SIGNED, UNSIGNED = 20, 20  # steps from 0 to the end of the colours
 TOP, RIGHT = 4.0, WIDTH - 4
@@ -19,7 +19,7 @@ SMALL = 14.0  # the height of cells with thin frames
 def heat_map(figure: HeatMap) -> Element:
     """A cell per row and column; kept heads framed, those beyond chance dotted, those that cannot reach hatched."""
     layers = figure.axes[0] == "layer"
-    names = [cut(name, LONGEST) for name in figure.rows]
+    names = [shortened_text(name, LONGEST) for name in figure.rows]
     left = 22.0 + LETTER * max((len(name) for name in names), default=1)
     width = (RIGHT - left) / len(figure.columns)
     height = max(min(24.0, width), 7.0)
@@ -66,7 +66,7 @@ def _colour_bar(svg: Element, figure: HeatMap, y: float) -> None:
     kind, x = "d" if figure.signed else "q", RIGHT - BAR - 20
     for step in range(steps):
         add(svg, "rect", x=x + step * BAR / steps, y=y, width=BAR / steps + 0.3, height=8.0, class_=f"{kind}{step}")
-    texts = {figure.share(value): _ticked(value, figure) for value in figure.ticks if abs(value) != figure.knee}
+    texts = {figure.share(value): _tick_label(value, figure) for value in figure.ticks if abs(value) != figure.knee}
     if figure.knee is not None:  # its marks stand too near to 0 for numbers of their own
         texts.pop(0.0)
         texts[0.0 if figure.signed else 0.5] = f"log beyond {'±' * figure.signed}{figure.knee:.2g}"
@@ -81,5 +81,5 @@ def _colour_bar(svg: Element, figure: HeatMap, y: float) -> None:
         )
 
 
-def _ticked(value: float, figure: HeatMap) -> str:
+def _tick_label(value: float, figure: HeatMap) -> str:
     return f"{'+' if value > 0 and figure.signed else ''}{tick(value)}"

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from nnsight_et.core.notices import Notice
-from nnsight_et.display.figures import Plate
+from nnsight_et.display.figures import FigureGroup
 from nnsight_et.display.table import Table
 from nnsight_et.report.html import palette
-from nnsight_et.report.html.drawing import drawn
+from nnsight_et.report.html.drawing import draw_group
 from nnsight_et.report.html.parts import template, text_of
 
 CLASS = "nnsight-et"
 
 
-def shown(plates: Sequence[Plate], tables: Sequence[Table], notices: Sequence[Notice] = ()) -> str:
+def notebook_html(plates: Sequence[FigureGroup], tables: Sequence[Table], notices: Sequence[Notice] = ()) -> str:
     """What is to be known first, the figures, then the tables, untitled where a figure has the title.
 
     Marks say their numbers when pointed at.
@@ -27,7 +27,7 @@ def shown(plates: Sequence[Plate], tables: Sequence[Table], notices: Sequence[No
         name=CLASS,
         style=Markup(style),
         notices=notices,
-        plates=[drawn(plate) for plate in plates],
+        plates=[draw_group(plate) for plate in plates],
         tables=tables,
         titles={plate.title for plate in plates},
     )

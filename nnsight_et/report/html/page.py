@@ -10,14 +10,14 @@ from markupsafe import Markup
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.table import number
-from nnsight_et.models.named import EMBEDDED, NAMED
+from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
-from nnsight_et.report.html.records import checks_of, missing, paper, passed, provenance, self_check
+from nnsight_et.report.html.records import checks_of, has_passed, missing, paper, provenance, self_check
 from nnsight_et.report.html.sections import method_of, method_sections
 from nnsight_et.results.headers import models_of, name_of
 from nnsight_et.results.store import ResultHeader
-from nnsight_et.results.study import Study, told
+from nnsight_et.results.study import Study, notice_text
 
 REPORT = "report.html"
 
@@ -40,7 +40,7 @@ class Tile:
     more: str
 
 
-def rendered(study: Study) -> str:
+def report_html(study: Study) -> str:
     """The report as HTML; the same results give the same text."""
     sections, unshown = method_sections(study)
     sections = (*sections, *paper(study), self_check(study), provenance(study), missing(study, unshown))
@@ -61,7 +61,7 @@ def rendered(study: Study) -> str:
 
 def limits(study: Study, unshown: int) -> list[Limit]:
     """What limits the results: what they say first, stand-in models, missing experiments, checks failed or not made."""
-    found = [Limit(told(notice, names), f"x-{names[0]}") for notice, names in study.notices.items()]
+    found = [Limit(notice_text(notice, names), f"x-{names[0]}") for notice, names in study.notices.items()]
     if tiny := embedded_models(study):
         found.append(
             Limit(
@@ -72,7 +72,7 @@ def limits(study: Study, unshown: int) -> list[Limit]:
     if count := len(study.missing) + unshown:
         found.append(Limit(f"Missing here: {quantity(count, 'experiment')}.", "missing"))
     headers = [result.header for result in study.results]
-    failed = {name_of(header) for header in headers if not all(map(passed, checks_of(header)))}
+    failed = {name_of(header) for header in headers if not all(map(has_passed, checks_of(header)))}
     if failed:
         found.append(Limit(f"Self-check failed in {', '.join(sorted(failed))}.", "self-check", bad=True))
     unchecked = [name_of(header) for header in headers if header.models and not checks_of(header)]
@@ -98,7 +98,7 @@ def tiles(study: Study) -> list[Tile]:
         found.append(Tile(quantity(size, "head"), f"{kind} of {models_of(header)}", parts))
     checks = [check for result in study.results for check in checks_of(result.header)]
     if checks:
-        share = f"{sum(map(passed, checks))} of {len(checks)}"
+        share = f"{sum(map(has_passed, checks))} of {len(checks)}"
         found.append(Tile(share, "self-checks passed", "computed twice, or known beforehand"))
     return found
 
@@ -119,7 +119,7 @@ def embedded_models(study: Study) -> list[str]:
         for model in result.header.job.get("models", ())
         if "path" not in model
     }
-    return [name for name, named in NAMED.items() if name in used and named.spec.path.startswith(str(EMBEDDED))]
+    return [name for name, named in KNOWN_MODELS.items() if name in used and named.spec.path.startswith(str(EMBEDDED))]
 
 
 def _opening(study: Study) -> str:

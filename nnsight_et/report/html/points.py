@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
-from nnsight_et.display.figures import Impact, Point, Scatter
-from nnsight_et.report.html.axes import TOP, Scale, reach, rounded, tick, y_axis, y_grid, y_name
+from nnsight_et.display.figures import ImpactPlot, Point, Scatter
+from nnsight_et.report.html.axes import TOP, Scale, range_of_ticks, reach, tick, y_axis, y_grid, y_name
 from nnsight_et.report.html.charts import COLOURS
 from nnsight_et.report.html.svg import WIDTH, add, drawing, mark, point
 
@@ -21,7 +21,7 @@ def scatter(figure: Scatter, colours: Mapping[str, int]) -> Element:
     points = [one for _, kind in figure.kinds for one in kind]
     ends = [mark for one in points for mark in (one.x, one.y)]
     low, high = reach([end.value for end in ends], [end.interval for end in ends])
-    low, high = (0.0, 1.0) if figure.shares else rounded(min(low, 0.0), high)
+    low, high = (0.0, 1.0) if figure.shares else range_of_ticks(min(low, 0.0), high)
     x, y = Scale(low, high, LEFT, right), Scale(low, high, bottom, TOP)
     y_axis(svg, y, LEFT, right, figure.axes[1])
     for value in x.ticks:
@@ -45,12 +45,12 @@ def _point(svg: Element, one: Point, scales: tuple[Scale, Scale], colour: int) -
     point(made, colour, across, up, f"s{colour % COLOURS} dot")
 
 
-def impact(figure: Impact, colours: Mapping[str, int]) -> Element:
+def impact(figure: ImpactPlot, colours: Mapping[str, int]) -> Element:
     """Bars up for the first circuit and down for the second, filled where the head is a member."""
     count = len(figure.heads)
     width = max(WIDTH, LEFT + 6.0 + count * NARROW)
     svg = drawing(width, TOP + 2 * HALF + 38, figure.title, count)
-    _, high = rounded(0.0, max(figure.values, default=1.0))
+    _, high = range_of_ticks(0.0, max(figure.values, default=1.0))
     middle, right = TOP + HALF, width - 6
     up, down = Scale(0, high, middle, TOP), Scale(0, high, middle, middle + HALF)
     slot = (right - LEFT) / max(count, 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnsight_et.core.errors import ResultError, quantity
 from nnsight_et.display.table import Table
-from nnsight_et.report.html.sections import FOLDED_FROM, Entry, Section, numbered, untitled
+from nnsight_et.report.html.sections import FOLDED_FROM, ReportEntry, Section, numeric_table, untitled_table
 from nnsight_et.report.paper import paper_tables
 from nnsight_et.results.headers import method_of, models_of, name_of
 from nnsight_et.results.store import ResultHeader
@@ -19,12 +19,12 @@ def paper(study: Study) -> tuple[Section, ...]:
     entries = []
     for header in _headers(study):
         name = name_of(header)
-        found = [untitled(table, name) for table in _paper_tables(header)]
+        found = [untitled_table(table, name) for table in _paper_tables(header)]
         if found:
             short = tuple(table for table in found if len(table.rows) < FOLDED_FROM)
             long = tuple(table for table in found if len(table.rows) >= FOLDED_FROM)
             facts = " · ".join(filter(None, (method_of(header).replace("_", " "), models_of(header))))
-            entries.append(Entry(name, f"paper-{name}", name, facts, tables=short, folded=long))
+            entries.append(ReportEntry(name, f"paper-{name}", name, facts, tables=short, folded=long))
     lead = "The published number, ours, and the difference, where both exist."
     return (Section("paper", "Paper, ours, difference", lead, tuple(entries)),) if entries else ()
 
@@ -38,11 +38,11 @@ def self_check(study: Study) -> Section:
         if not found:
             bare.append(name_of(header))
     columns = ("experiment", "check", "of", "largest difference", "accepted", "")
-    table = numbered(columns, rows, "Checks")
+    table = numeric_table(columns, rows, "Checks")
     lead = f"{sum(row[-1] == PASSED for row in rows)} of {quantity(len(rows), 'check')} passed."
     if bare:
         lead += f" Without a check: {', '.join(bare)}."
-    folded = (Entry("checks", "checks", "Every check", "Computed twice, or known beforehand.", folded=(table,)),)
+    folded = (ReportEntry("checks", "checks", "Every check", "Computed twice, or known beforehand.", folded=(table,)),)
     return Section("self-check", "Self-check", lead, folded if rows else ())
 
 
@@ -56,7 +56,7 @@ def checks_of(header: ResultHeader) -> Sequence[Mapping[str, Any]]:
     return header.self_check.get("checks") or ()
 
 
-def passed(check: Mapping[str, Any]) -> bool:
+def has_passed(check: Mapping[str, Any]) -> bool:
     """Whether the largest difference is within what was accepted; not if there is no number."""
     worst, tolerance = check.get("worst"), check.get("tolerance")
     return worst is not None and tolerance is not None and worst <= tolerance
@@ -87,16 +87,22 @@ def provenance(study: Study) -> Section:
         "data",
     )
     tables = (
-        numbered(("model", "fingerprint of its files", "from"), list(models), "Models"),
-        numbered(("package", "version"), list(versions), "Versions"),
+        numeric_table(("model", "fingerprint of its files", "from"), list(models), "Models"),
+        numeric_table(("package", "version"), list(versions), "Versions"),
     )
     note = "job: digest of what was asked for; identity: of that and the models' files; data: of the encoded examples."
-    every = [Entry("runs", "runs", "Every experiment", "", folded=(numbered(columns, rows, "How and where", note),))]
+    every = [
+        ReportEntry(
+            "runs", "runs", "Every experiment", "", folded=(numeric_table(columns, rows, "How and where", note),)
+        )
+    ]
     if scored := list(dict.fromkeys(row for header in headers for row in _tokens(header))):
         columns = ("model", "as", "text", "token", "id")
         lead = "Each is the next token after a base prompt. The text in quotes shows whether a space is part of it."
         every.append(
-            Entry("tokens", "tokens", "Tokens that are scored", lead, folded=(numbered(columns, scored, "Tokens"),))
+            ReportEntry(
+                "tokens", "tokens", "Tokens that are scored", lead, folded=(numeric_table(columns, scored, "Tokens"),)
+            )
         )
     lead = "What the numbers were computed from. Nothing here depends on when the report was made."
     return Section("provenance", "Provenance", lead, tuple(every), tables)
@@ -107,7 +113,7 @@ def missing(study: Study, unshown: Sequence[Missing]) -> Section:
     rows = [(one.experiment, one.method, one.why) for one in (*study.missing, *unshown)]
     if not rows:
         return Section("missing", "What is missing", NOTHING if study.planned else UNPLANNED)
-    table = numbered(("experiment", "method", "why"), rows, "Experiments")
+    table = numeric_table(("experiment", "method", "why"), rows, "Experiments")
     lead = "Experiments of the manifest that are not above; `et run` continues where it was."
     return Section("missing", "What is missing", lead, tables=(table,))
 
@@ -135,4 +141,4 @@ def _check(experiment: str, check: Mapping[str, Any]) -> tuple[str, ...]:
     known = ("check", "worst", "tolerance")
     of = ", ".join(f"{key} {value}" for key, value in check.items() if key not in known and value is not None)
     numbers = ("–" if check.get(key) is None else f"{check[key]:.2g}" for key in known[1:])
-    return (experiment, str(check.get("check")), of, *numbers, PASSED if passed(check) else FAILED)
+    return (experiment, str(check.get("check")), of, *numbers, PASSED if has_passed(check) else FAILED)

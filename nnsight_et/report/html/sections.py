@@ -10,7 +10,7 @@ from nnsight_et.core.errors import ResultError, quantity
 from nnsight_et.display.table import Table
 from nnsight_et.methods import METHODS
 from nnsight_et.methods.sections import SECTIONS
-from nnsight_et.report.html.drawing import Drawn, drawn
+from nnsight_et.report.html.drawing import DrawnGroup, draw_group
 from nnsight_et.report.results import plates, tables
 from nnsight_et.results.headers import method_of, models_of, name_of
 from nnsight_et.results.store import Result, ResultHeader
@@ -20,14 +20,14 @@ FOLDED_FROM = 25  # rows: a longer table is folded
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReportEntry:
     """An experiment on the page."""
 
     name: str
     anchor: str
     title: str
     facts: str
-    plates: tuple[Drawn, ...] = ()
+    plates: tuple[DrawnGroup, ...] = ()
     first: tuple[Table, ...] = ()
     """Tables above the figures; then those below, and those that are folded."""
     tables: tuple[Table, ...] = ()
@@ -42,7 +42,7 @@ class Section:
     anchor: str
     title: str
     lead: str
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[ReportEntry, ...] = ()
     tables: tuple[Table, ...] = ()
     listed: bool = False
     """Whether the contents name its entries."""
@@ -64,23 +64,23 @@ def method_sections(study: Study) -> tuple[tuple[Section, ...], tuple[Missing, .
     return tuple(sections), tuple(unshown)
 
 
-def untitled(table: Table, name: str) -> Table:
+def untitled_table(table: Table, name: str) -> Table:
     """The table without its experiment's name in the title, which the page has above it."""
     return replace(table, title=table.title.removeprefix(f"{name}: "))
 
 
-def _entry(result: Result, study: Study) -> Entry:
+def _entry(result: Result, study: Study) -> ReportEntry:
     header = result.header
     name, method = name_of(header), method_of(header)
-    found = [untitled(table, name) for table in tables(header)]
+    found = [untitled_table(table, name) for table in tables(header)]
     short = tuple(table for table in found if len(table.rows) < FOLDED_FROM)
     spec = json.dumps(header.job, indent=2, sort_keys=True, ensure_ascii=False)
-    return Entry(
+    return ReportEntry(
         name=name,
         anchor=f"x-{name}",
         title=_title(header),
         facts=_facts(header),
-        plates=tuple(drawn(plate) for plate in plates(result, study)),
+        plates=tuple(draw_group(plate) for plate in plates(result, study)),
         first=short if METHODS[method].section.tables_first else (),
         tables=() if METHODS[method].section.tables_first else short,
         folded=tuple(table for table in found if len(table.rows) >= FOLDED_FROM),
@@ -104,6 +104,6 @@ def _facts(header: ResultHeader) -> str:
     return " · ".join(fact for fact in facts if fact)
 
 
-def numbered(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, note: str = "") -> Table:
+def numeric_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, note: str = "") -> Table:
     """A table of text, its columns set to the left."""
     return Table(title, tuple(columns), tuple(map(tuple, rows)), frozenset(), note)

@@ -45,7 +45,7 @@ def lines_of(text: str, width: float) -> list[str]:
     return lines
 
 
-def cut(text: str, room: int) -> str:
+def shortened_text(text: str, room: int) -> str:
     """The text, or the beginning of it, in at most `room` letters."""
     return text if len(text) <= room else f"{text[: room - 1]}…"
 
