@@ -6,6 +6,7 @@ docs/statistics.md says which results carry which of them, and how they are read
 from __future__ import annotations
 
 from math import nan, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def ratio_interval(over: Tensor, under: Tensor, seed: int, level: float = 0.95) 
     return _percentiles((resampled_means(over, seed) / resampled_means(under, seed)).nan_to_num(nan, nan, nan), level)
 
 
-def intervals(values: Tensor, seed: int) -> list:
+def intervals(values: Tensor, seed: int) -> list[Any]:
     """[low, high] of bootstrap_interval as plain numbers, nested as values [..., example] are: what summaries hold."""
     return torch.stack(bootstrap_interval(values, seed), -1).tolist()
 
