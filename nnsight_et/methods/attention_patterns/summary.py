@@ -14,7 +14,7 @@ class HeadAttention(Record):
     """Where one head looks: beside the keys below, its mean attention weight under the name of every column."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float]
+    __pydantic_extra__: dict[str, float]  # pyright: ignore[reportIncompatibleVariableOverride] as pydantic asks for
 
     group: str
     """The head group's name."""

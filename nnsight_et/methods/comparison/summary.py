@@ -46,5 +46,5 @@ class ComparisonSummary(Summary):
     """The first circuit."""
     second: CircuitRecord
     """The second circuit."""
-    impact: list[ImpactRecord] = Field(default_factory=list)
+    impact: list[ImpactRecord] = Field(default_factory=list[ImpactRecord])
     """All heads of both, the largest score first; where `scores` is named."""

@@ -20,7 +20,7 @@ class GroupMask(Record):
     """The names of the heads whose mask is 0, such as L4H1: those that carry the variable."""
     heads: int
     """How many heads the group has."""
-    tied: list[list[str]] = Field(default_factory=list)
+    tied: list[list[str]] = Field(default_factory=list[list[str]])
     """The other sets of as many heads that did as well in validation, the earliest first."""
     gradient: Gradient = "autograd"
     """How the derivatives were taken in training."""

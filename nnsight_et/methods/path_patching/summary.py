@@ -118,7 +118,7 @@ class PathPatchingSummary(Summary):
 
     circuit: CircuitRecord
     """The kept heads; one that a later stage kept at the same position is not in the earlier group."""
-    mlps: list[MlpGroupRecord] = Field(default_factory=list)
+    mlps: list[MlpGroupRecord] = Field(default_factory=list[MlpGroupRecord])
     """The kept MLPs, a group for each stage that keeps some."""
     stages: list[StageRecord]
     """The stages, from the logits back."""
