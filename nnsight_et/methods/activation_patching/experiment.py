@@ -43,7 +43,7 @@ def measure(
     """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
     spec = job.spec
     roles = selected_heads(context, spec.roles)
-    rows, scores, digests = [], {}, []
+    rows, scores, digests = list[PatchedGroup](), dict[str, Tensor](), list[str]()
     for choice in job.models:
         context.models.check_circuit(job, choice, roles.circuit)
         sets = {name: roles.sets(name) for name in spec.desiderata or roles.desiderata}
@@ -62,7 +62,7 @@ def measure(
         digests += [data_digest(examples[name]) for name in sets for examples in drawn]
         found = [of_each(context.cells.values(test), sets) for test in tests]
         for name in sets:
-            right = []
+            right = list[Tensor]()
             for readouts, examples in zip(found, drawn, strict=True):
                 right.append(is_right(readouts[name]["predicted"], right_tokens(examples[name])).double())
             values = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+from torch import Tensor
+
 from nnsight_et.core.batch import Example
+from nnsight_et.core.lists import to_list
 from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.calls import Call
@@ -36,7 +39,7 @@ def measure(
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
-    to, found = job.task.all_positions, {}
+    to, found = job.task.all_positions, dict[str, Tensor]()
     measurements = {at: _looks(context, job, at, examples) for at in circuit.positions}
     yield from measure_cells(context, list(measurements.values()))
     for at, measurement in measurements.items():
@@ -47,7 +50,7 @@ def measure(
             group=group.name,
             at=group.at,
             head=str(head),
-            **dict(zip(columns, found[group.at][head].tolist(), strict=True)),
+            **dict(zip(columns, to_list(found[group.at][head]), strict=True)),
         )
         for group in circuit.groups
         for head in group.heads

@@ -42,7 +42,7 @@ def tables(header: ResultHeader, summary: AttentionPatternsSummary) -> tuple[Tab
 def figures(result: MethodResult[AttentionPatternsSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A map per group: heads by where they look."""
     rows, columns = result.summary.rows, tuple(result.summary.columns)
-    panels = []
+    panels = list[HeatMap]()
     for group in dict.fromkeys(row.group for row in rows):
         mine = [row for row in rows if row.group == group]
         cells = tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.lists import to_list
 from nnsight_et.methods.attribution.summary import AttributionSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
@@ -21,9 +22,9 @@ def statements(known: Known, _: str, result: MethodResult[AttributionSummary]) -
     for at in SCREENED:
         planted = set(known.circuit.at(at))
         exact, guessed = (result.scores[f"{at}.{name}"] for name in ("exact", "attributed"))
-        yield same_heads(f"exact at {at}", planted, {Head(*h) for h in (exact <= MATTERS).nonzero().tolist()})
+        yield same_heads(f"exact at {at}", planted, {Head(*h) for h in to_list((exact <= MATTERS).nonzero())})
         width = guessed.shape[1]
         if not planted or known.unread:
             continue  # nothing to rank; or distractors, whose first-order effect on the norm misleads the estimate
-        first = guessed.abs().flatten().argsort(descending=True, stable=True)[: len(planted)].tolist()
+        first = to_list(guessed.abs().flatten().argsort(descending=True, stable=True)[: len(planted)])
         yield same_heads(f"estimated at {at}", planted, {Head(*divmod(place, width)) for place in first})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.lists import to_list
 from nnsight_et.core.statistics import bootstrap_interval
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
@@ -41,7 +42,7 @@ def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, N
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     measurements = {at: _effects(context, job, at, examples) for at in spec.at}
     yield from measure_cells(context, list(measurements.values()))
-    rows, scores = [], {}
+    rows, scores = list[Agreement](), dict[str, Tensor]()
     for at, measurement in measurements.items():
         found = context.cells.values(measurement)
         check_scored(context, job, f"at: {at}", found, examples)
@@ -71,7 +72,7 @@ def _effects(context: RunContext, job: Job[Attribution], at: str, examples: Sequ
 def agreement(at: str, attributed: Tensor, exact: Tensor, gradient: Gradient, top: int = 10) -> Agreement:
     """Pearson's and Spearman's correlation of two scores [head], and the share of the exact top heads found."""
     top = min(top, len(exact))
-    best = [set(values.argsort(stable=True)[:top].tolist()) for values in (attributed, exact)]
+    best = [set(to_list(values.argsort(stable=True)[:top])) for values in (attributed, exact)]
     pearson = torch.corrcoef(torch.stack([attributed, exact]))[0, 1].item()
     spearman = torch.corrcoef(torch.stack([ranks(attributed), ranks(exact)]))[0, 1].item()
     found = len(best[0] & best[1]) / top

@@ -44,9 +44,9 @@ def tables(header: ResultHeader, summary: AttributionSummary) -> tuple[Table, ..
 
 def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A point per head: exact and estimated effect."""
-    panels = []
+    panels = list[Scatter]()
     for row in result.summary.rows:
-        at, points = row.at, []
+        at, points = row.at, list[Point]()
         exact, estimate = (result.scores[f"{at}.{name}"] for name in ("exact", "attributed"))
         for layer in range(exact.shape[0]):
             for head in range(exact.shape[1]):

@@ -99,7 +99,7 @@ def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, Me
     alone = {choice.name: context.cells.values(one) for choice, one in zip(job.models, plain, strict=True)}
     outputs, *inputs_of = (context.cells.values(one) for one in received)
     scores = {f"output.{key}": tensor for key, tensor in outputs.items()} | answer_scores(answers)
-    rows = []
+    rows = list[PatchedRecipient]()
     for (name, heads), predicted in zip(named.items(), outputs["predicted"], strict=False):
         rows.append(_row("output", name, heads, predicted, answers, job.seed))
     for group, found in zip(groups, inputs_of, strict=False):
@@ -130,7 +130,7 @@ def patched_heads(context: RunContext, job: Job[CMAP]) -> Circuit:
             raise TaskError(f"{where}: the circuit has no group {name!a}; {accepted_names(name, names)}")
     if spec.roles is None:
         return circuit
-    roles, groups = selected_heads(context, spec.roles), []
+    roles, groups = selected_heads(context, spec.roles), list[HeadGroup]()
     for group in circuit.groups:
         desideratum = spec.main_role.get(group.name)
         chosen = roles.heads(group, desideratum) if desideratum else group.heads

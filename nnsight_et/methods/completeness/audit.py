@@ -19,7 +19,7 @@ from nnsight_et.zoo.statements import (
 
 def audit_summary(job: Job, scores: Scores, summary: CompletenessSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps = []
+    gaps = list[float]()
     for number, row in enumerate(summary.rows):
         found = [share(scores[f"{name}.predicted"][number], right_answers(scores)) for name in ("circuit", "model")]
         gaps += [gap(row.circuit, found[0]), gap(row.model, found[1])]

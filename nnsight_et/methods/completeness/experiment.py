@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import completeness, is_right
 from nnsight_et.core.statistics import intervals
 from nnsight_et.display.measurement import no_rows
@@ -88,7 +89,7 @@ def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:
 
 def _row(name: str, heads: int, right: Tensor, seed: int) -> CompletenessRow:
     """A set's numbers and their intervals, from right [circuit and model, example]."""
-    circuit, model = right.mean(-1).tolist()
+    circuit, model = to_list(right.mean(-1))
     low, high = intervals(right[1] - right[0], seed)
     return CompletenessRow(
         removed=name,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import inf
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.lists import to_list
 from nnsight_et.measuring.audit import NEAR, Scores
 from nnsight_et.methods.dcm.summary import DCMSummary
 from nnsight_et.planning.plan import Job
@@ -22,11 +23,11 @@ from nnsight_et.zoo.statements import (
 
 def audit_summary(job: Job, scores: Scores, summary: DCMSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps, circuit = [], summary.circuit.to_circuit(job.name)
+    gaps, circuit = list[float](), summary.circuit.to_circuit(job.name)
     for row in summary.rows:
         name = f"{row.group}.{row.desideratum}"
-        mask, tried = scores[f"{name}.mask"].tolist(), scores[f"{name}.masks"].tolist()
-        accuracies = scores[f"{name}.accuracies"].tolist()
+        mask, tried = to_list(scores[f"{name}.mask"]), to_list(scores[f"{name}.masks"])
+        accuracies = to_list(scores[f"{name}.accuracies"])
         good = [one for one, accuracy in zip(tried, accuracies, strict=True) if accuracy >= max(accuracies) - NEAR]
         heads = circuit.group(row.group).heads
         named = [str(head) for head, keep in zip(heads, mask, strict=True) if keep == 0]
@@ -44,6 +45,6 @@ def statements(known: Known, _: str, result: MethodResult[DCMSummary]) -> Iterat
             yield below(f"{what}: guesses", GUESSED, row.accuracy)
             continue
         carried = known.groups[name].carries == variable
-        planted = set(known.circuit.group(name).heads) if carried else set()
+        planted = set(known.circuit.group(name).heads) if carried else set[Head]()
         yield same_heads(what, planted, {Head.parse(head) for head in row.selected})
         yield near(f"{what}: accuracy", float(carried), row.accuracy)

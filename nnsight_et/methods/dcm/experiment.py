@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Example, Question, right_tokens
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import intervals
 from nnsight_et.interventions.activation_patching import patched_readouts_by_source
@@ -41,7 +42,7 @@ def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, Met
     spec, choice = job.spec, job.models[0]
     circuit = context.earlier.circuit(job)
     context.models.check_circuit(job, choice, circuit)
-    scores, digests = {}, []
+    scores, digests = dict[str, Tensor](), list[str]()
     groups = [group for group in circuit.groups if group.heads]
     splits = ((spec.training_examples, TRAIN), (spec.validation_examples, VALIDATION), (spec.test_examples, TEST))
     data = {
@@ -59,7 +60,7 @@ def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, Met
         sets[name] = [selected(group, one["mask"]) for group, one in zip(groups, masks, strict=True)]
     test = patching_measurement(context, job, choice, sets, drawn, "test")
     yield from measure_cells(context, [test])
-    rows = []
+    rows = list[GroupMask]()
     for name, readouts in of_each(context.cells.values(test), sets).items():
         right = is_right(readouts["predicted"], right_tokens(drawn[name])).double()  # [group + 1, example]
         rows += _rows(name, groups, found[name], right, job.seed)
@@ -68,14 +69,14 @@ def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, Met
 
 def selected(group: HeadGroup, mask: Tensor) -> Circuit:
     """The group's heads whose mask is 0, as a circuit of their own."""
-    heads = tuple(head for head, keep in zip(group.heads, mask.tolist(), strict=True) if keep == 0)
+    heads = tuple(head for head, keep in zip(group.heads, to_list(mask), strict=True) if keep == 0)
     return Circuit((HeadGroup(group.name, group.at, heads),))
 
 
 def tied_sets(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
     """The other sets of as many of the group's heads that did just as well in validation, the earliest first."""
-    best = found["mask"].tolist()
-    tried = list(zip(found["masks"].tolist(), found["accuracies"].tolist(), strict=True))
+    best = to_list(found["mask"])
+    tried = list(zip(to_list(found["masks"]), to_list(found["accuracies"]), strict=True))
     reached = max((share for mask, share in tried if mask == best), default=None)
     others = [mask for mask, share in tried if share == reached]
     alike = [tuple(mask) for mask in others if mask != best and sum(mask) == sum(best)]
@@ -118,7 +119,7 @@ def patching_measurement(
 def of_each(values: Mapping[str, Tensor], sets: Mapping[str, Sequence[Circuit]]) -> dict[str, dict[str, Tensor]]:
     """What `patched` found, by desideratum: readouts, by name, [set + 1, example]."""
     sizes = [len(some) + 1 for some in sets.values()]
-    parts = {name: tensor.split(sizes) for name, tensor in values.items()}
+    parts = {name: tensor.split_with_sizes(sizes) for name, tensor in values.items()}
     return {one: {name: found[i] for name, found in parts.items()} for i, one in enumerate(sets)}
 
 
@@ -126,7 +127,7 @@ def _rows(
     name: str, groups: Sequence[HeadGroup], found: Sequence[Mapping[str, Tensor]], right: Tensor, seed: int
 ) -> list[GroupMask]:
     """A row per group, from its training and from right [group + 1, example], the last with nothing patched."""
-    (*accuracies, nothing), (*bounds, nothing_bounds) = right.mean(-1).tolist(), intervals(right, seed)
+    (*accuracies, nothing), (*bounds, nothing_bounds) = to_list(right.mean(-1)), intervals(right, seed)
     return [
         GroupMask(
             group=group.name,

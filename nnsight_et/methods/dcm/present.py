@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.core.errors import quantity
+from nnsight_et.core.lists import to_list
 from nnsight_et.display.figures import (
     Bars,
     DataPoint,
@@ -84,5 +85,5 @@ def heads(result: MethodResult[DCMSummary]) -> Iterator[TidyRow]:
         group = circuit.group(row.group)
         masks = result.scores[f"{group.name}.{row.desideratum}.mask"]
         place = replace(of_experiment(result.header), group=group.name, at=group.at, desideratum=row.desideratum)
-        for head, mask in zip(group.heads, masks.tolist(), strict=True):
+        for head, mask in zip(group.heads, to_list(masks), strict=True):
             yield replace(place.at_head(head), kept=str(head) in row.selected).of("mask", mask)

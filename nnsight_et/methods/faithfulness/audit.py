@@ -17,7 +17,7 @@ from nnsight_et.zoo.statements import (
 
 def audit_summary(job: Job, scores: Scores, summary: FaithfulnessSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps = []
+    gaps = list[float]()
     for row in summary.rows:
         name = row.model
         answers = right_answers(scores, f"{name}.")

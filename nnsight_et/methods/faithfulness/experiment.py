@@ -39,7 +39,7 @@ def measure(
     """Measure model after model; each sees the same prompts, circuits and random circuits."""
     spec = job.spec
     circuit = context.earlier.circuit(job, empty=True)
-    rows, scores, digests = [], {}, []
+    rows, scores, digests = list[FaithfulnessRow](), dict[str, Tensor](), list[str]()
     for choice in job.models:
         shape = context.models.check_circuit(job, choice, circuit)
         examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)

@@ -18,7 +18,7 @@ from nnsight_et.zoo.statements import (
 
 def audit_summary(job: Job, scores: Scores, summary: KnockoutSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps = []
+    gaps = list[float]()
     for row in summary.rows:
         predicted = scores[f"{row.blind} to {row.to}.predicted"]
         gaps += [gap(row.accuracy[i], share(one, right_answers(scores))) for i, one in enumerate(predicted)]

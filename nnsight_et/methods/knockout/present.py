@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from nnsight_et.display.figures import (
     Curves,
+    DataPoint,
     FigureGroup,
     Series,
 )
@@ -40,11 +41,11 @@ def tables(header: ResultHeader, summary: KnockoutSummary) -> tuple[Table, ...]:
 
 def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A curve per edge: accuracy by the first blocked layer."""
-    rows, panels = result.summary.rows, []
+    rows, panels = result.summary.rows, list[Curves]()
     for blind in dict.fromkeys(row.blind for row in rows):
-        series = []
+        series = list[Series]()
         for row in (row for row in rows if row.blind == blind):
-            marks = []
+            marks = list[DataPoint | None]()
             for layer, (value, interval) in enumerate(_of_layers(row)):
                 where = "nothing blocked" if layer == len(row.accuracy) - 1 else f"layers L{layer} and up"
                 marks.append(value_mark(value, interval, f"{blind} blind to {row.to}, {where}"))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.lists import to_list
 from nnsight_et.manifest import Minimality
 from nnsight_et.measuring.audit import NEAR, Scores, gap
 from nnsight_et.methods.minimality.summary import MinimalitySummary
@@ -20,10 +21,10 @@ from nnsight_et.zoo.statements import (
 
 def audit_summary(job: Job[Minimality], scores: Scores, summary: MinimalitySummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps, seen = [], dict[str, int]()
+    gaps, seen = list[float](), dict[str, int]()
     for row in summary.heads:
         number = seen[row.group] = seen.get(row.group, -1) + 1
-        before, after = scores[f"{row.group}.before_after"][number].tolist()
+        before, after = to_list(scores[f"{row.group}.before_after"][number])
         gaps += [gap(row.before, before), gap(row.after, after)]
         adds = before / after - 1 if after else (inf if before else float("nan"))
         gaps.append(gap(row.contribution, adds))
@@ -38,7 +39,7 @@ def statements(known: Known, _: str, result: MethodResult[MinimalitySummary]) ->
     for name, group in known.groups.items():
         planted = set(known.circuit.group(name).heads)
         kept = {Head.parse(row.head) for row in rows if row.group == name and row.kept}
-        yield same_heads(name, planted if group.missed else set(), kept)
+        yield same_heads(name, planted if group.missed else set[Head](), kept)
         if len(planted) == 2:
             wanted = {(head, other) for head in planted for other in planted if head != other}
             pairs = {(Head.parse(row.head), Head.parse(other)) for row in rows for other in row.without}

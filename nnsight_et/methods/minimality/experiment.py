@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import contribution, greedy_set, greedy_ties, is_kept, is_right
 from nnsight_et.core.statistics import intervals, ratio_interval
 from nnsight_et.manifest import Minimality
@@ -16,7 +17,7 @@ from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.circuits import AblationSetup, circuits_alone, set_up_ablation
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import select_examples
-from nnsight_et.measuring.steps import data_digest
+from nnsight_et.measuring.steps import Measurement, data_digest
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.minimality import audit, present
 from nnsight_et.methods.minimality.summary import HeadRecord, MinimalitySummary
@@ -39,7 +40,7 @@ def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, No
     context.models.check_circuit(job, choice, circuit)
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     setup = set_up_ablation(context, job, choice, examples, spec.ablation, spec.ablation_examples)
-    groups, rows, scores = [], [], {}
+    groups, rows, scores = list[HeadGroup](), list[HeadRecord](), dict[str, Tensor]()
     pairs = yield from _pair_accuracies(setup, circuit)
     removed = {
         group: [greedy_set(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
@@ -48,7 +49,7 @@ def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, No
     right = yield from _before_and_after(setup, circuit, removed)
     for group in circuit.groups:
         values = right[group].mean(-1)
-        kept = [is_kept(before, after, spec.threshold) for before, after in values.tolist()]
+        kept = [is_kept(before, after, spec.threshold) for before, after in to_list(values)]
         groups.append(HeadGroup(group.name, group.at, _where(group.heads, kept)))
         ties = [greedy_ties(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
         rows += _rows(group, removed[group], right[group], kept, ties, job.seed)
@@ -61,7 +62,7 @@ def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, No
 
 def _pair_accuracies(setup: AblationSetup, circuit: Circuit) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
     """Group -> [head, head]: F of the circuit without two heads of the group; on the diagonal without one."""
-    accuracies, measurements = {}, {}
+    accuracies, measurements = dict[HeadGroup, Tensor](), dict[HeadGroup, Measurement]()
     for group in circuit.groups:
         accuracies[group] = torch.zeros(len(group.heads), len(group.heads), dtype=torch.float64)
         fewer = [circuit.without(_part(group, pair)) for pair in _pairs(group)]
@@ -84,9 +85,9 @@ def _before_and_after(
     setup: AblationSetup, circuit: Circuit, removed: dict[HeadGroup, list[tuple[int, ...]]]
 ) -> Generator[Progress, None, dict[HeadGroup, Tensor]]:
     """Group -> [head, 2, example]: whether C \\ K and C \\ (K + v) are right, for every head v with its own K."""
-    measurements = {}
+    measurements = dict[HeadGroup, Measurement]()
     for group, sets in removed.items():
-        fewer = []
+        fewer = list[Circuit]()
         for number, others in enumerate(sets):
             fewer += [circuit.without(_part(group, others)), circuit.without(_part(group, (*others, number)))]
         if fewer:
@@ -130,7 +131,7 @@ def _rows(
             tied=_names(group, ties[number]),
             **_bounds(right[number], seed),
         )
-        for number, (head, (before, after)) in enumerate(zip(group.heads, right.mean(-1).tolist(), strict=True))
+        for number, (head, (before, after)) in enumerate(zip(group.heads, to_list(right.mean(-1)), strict=True))
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.display.circuit_figures import StageView, drawn_circuit
@@ -32,7 +32,7 @@ from nnsight_et.results.study import Study
 
 def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...]:
     """What is left of each group, with what each head adds."""
-    rows = []
+    rows = list[dict[str, Any]]()
     for group, tried in _by_group(summary).items():
         kept = [f"{row.head} {_share(row.contribution)}" for row in tried if row.kept]
         rows.append({"group": group, "tried": len(tried), "kept": len(kept), "heads": ", ".join(kept)})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import inf, log1p
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.lists import to_list
 from nnsight_et.manifest import PathPatching
 from nnsight_et.measuring.audit import LOST as LOST_RATIO
 from nnsight_et.measuring.audit import Scores, gap
@@ -23,13 +24,13 @@ from nnsight_et.zoo.statements import (
 
 def audit_summary(job: Job[PathPatching], scores: Scores, summary: PathPatchingSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps, first = [], -1 if job.spec.metric == "kl" else 1
+    gaps, first = list[float](), -1 if job.spec.metric == "kl" else 1
     for stage in summary.stages:
         group = stage.group
-        reach, found = scores[f"{group}.reach"].tolist(), scores[f"{group}.score"].tolist()
-        logs = scores[f"{group}.log_ratio"].tolist() if job.spec.metric == "probability_ratio" else None
-        ranked = []
-        for layer, row in enumerate(scores[f"{group}.per_example"].tolist()):
+        reach, found = to_list(scores[f"{group}.reach"]), to_list(scores[f"{group}.score"])
+        logs = to_list(scores[f"{group}.log_ratio"]) if job.spec.metric == "probability_ratio" else None
+        ranked = list[tuple[float, int, int]]()
+        for layer, row in enumerate(to_list(scores[f"{group}.per_example"])):
             for head, each in enumerate(row):
                 if not reach[layer][head]:
                     gaps.append(abs(found[layer][head]))
@@ -49,7 +50,7 @@ def statements(known: Known, _: str, result: MethodResult[PathPatchingSummary]) 
     loudest = 0.0
     for group in known.circuit.groups:
         score = result.scores[f"{group.name}.score"]
-        below = {Head(*place) for place in (score <= MATTERS).nonzero().tolist()}
+        below = {Head(*place) for place in to_list((score <= MATTERS).nonzero())}
         yield same_heads(group.name, set(group.heads), below)
         loudest = max([loudest, *(abs(score[head].item()) for head in known.unread)])
     if known.unread:

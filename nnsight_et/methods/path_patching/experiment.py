@@ -11,6 +11,7 @@ from torch import Tensor
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup
 from nnsight_et.core.errors import TaskError, quantity
+from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL, flips_for
 from nnsight_et.interventions.calls import Call
@@ -193,7 +194,7 @@ def stage_record(
 
 def _at_level(found: Mapping[str, Tensor], name: str, alike: Sequence[Component]) -> list[str]:
     """The heads, or what is `alike`, whose adjusted p-value is at most LEVEL, the most negative score first."""
-    heads: list[Component] = [type(alike[0])(*place) for place in (found[name] <= LEVEL).nonzero().tolist()]
+    heads: list[Component] = [type(alike[0])(*place) for place in to_list((found[name] <= LEVEL).nonzero())]
     return [str(head) for head in ranking(found["score"], heads)]
 
 

@@ -57,7 +57,7 @@ def tables(header: ResultHeader, summary: PathPatchingSummary) -> tuple[Table, .
 def _circuit(header: ResultHeader, summary: PathPatchingSummary) -> Table:
     """Per group its heads and their scores. A head that left a group for a later one is not in it."""
     members = {group.name: group.heads for group in summary.circuit.groups}
-    rows, metric = [], metric_of(header)
+    rows, metric = list[dict[str, Any]](), metric_of(header)
     for stage in summary.stages:
         if not stage.of_mlps:
             rows.append(_row(stage, [one for one in stage.kept if one.head in members[stage.group]], metric))
