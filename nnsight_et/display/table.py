@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
-from nnsight_et.results.headers import ResultHeader, name_of
+
+if TYPE_CHECKING:  # every command shows tables, and reads no results for `--help`
+    from nnsight_et.results.headers import ResultHeader
 
 Row = Mapping[str, Any]
 R = TypeVar("R")
@@ -45,7 +47,7 @@ def table_of(
         for row in rows
     )
     numeric = {name for index, name in enumerate(columns) if rows and all(_is_number(row[index]) for row in cells)}
-    return Table(f"{name_of(header)}: {title}", tuple(columns), cells, frozenset(numeric), note)
+    return Table(f"{header.job.get('name')}: {title}", tuple(columns), cells, frozenset(numeric), note)
 
 
 def several(names: Sequence[str], most: int = 8) -> str:

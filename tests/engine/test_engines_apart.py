@@ -25,7 +25,16 @@ STUDIES = {
 }
 PASSES = {
     "default": [(suffix, "_pass"), (one_token, "to_logits"), (one_token, "to_receivers"), (Model, "attention_weights")],
-    "reference": [(definition, name) for name in ("head_outputs", "replaced", "path_effects", "blocked", "scored")],
+    "reference": [
+        (definition, name)
+        for name in (
+            "head_outputs",
+            "run_with_replacements",
+            "path_effects",
+            "run_with_blocked_attention",
+            "reference_readout",
+        )
+    ],
 }
 
 
