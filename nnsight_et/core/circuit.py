@@ -177,7 +177,7 @@ class Circuit:
                         f"and heads H0-H{n_heads - 1}"
                     )
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data: {"schema": 1, "groups": [{"name", "at", "heads": ["L9H3", ...]}]}."""
         groups = [
             {"name": group.name, "at": group.at, "heads": [str(head) for head in group.heads]} for group in self.groups
