@@ -29,7 +29,7 @@ GROUPS = {
     ),
 }  # fmt: skip
 """The paper's groups and the position each is at: how the authors' files, of several years, call them."""
-KNOWN = {theirs: ours for ours, names in GROUPS.items() for theirs in names}
+KNOWN: dict[str, tuple[str, str]] = {theirs: ours for ours, names in GROUPS.items() for theirs in names}
 OURS, RESULT = "a circuit of nnsight_et", "the result of an experiment"
 AUTHORS = "lists of [layer, head], as the paper's authors store them"
 FORMS = f'{OURS} ({{"schema": 1, "groups": [...]}}), {RESULT}, or {AUTHORS} ({{"value_fetcher": [[21, 3], ...]}})'

@@ -56,7 +56,7 @@ def run_checks(context: RunContext, job: Job, choice: ModelChoice, checks: Seque
     context.self_check.seconds += time.monotonic() - start
 
 
-def check_output(context: RunContext, job: Job, output: MethodOutput, audit: Audit | None) -> None:
+def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit: Audit | None) -> None:
     """Count the numbers of the summary once more, where they can be counted from scores."""
     if audit is not None and context.self_check.on:
         gaps = audit(job, output.scores, output.summary)

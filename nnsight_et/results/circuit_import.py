@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from nnsight_et.circuits.circuit_files import KNOWN, of_groups, read_groups
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
@@ -54,7 +54,8 @@ def import_circuit(
     if len({matrix.scores.shape for matrix in found}) > 1:
         shapes = ", ".join(f"{one.group} {list(one.scores.shape)}" for one in found)
         raise TaskError(f"matrices of different shapes: {shapes}; accepted: all of one model, [layer, head]")
-    groups, notes = [], [f"{len(found)} matri{'x' if len(found) == 1 else 'ces'} of scores {_shape(found[0])}"]
+    groups = list[HeadGroup]()
+    notes = [f"{len(found)} matri{'x' if len(found) == 1 else 'ces'} of scores {_shape(found[0])}"]
     for matrix, number in zip(found, _for_each(numbers, [one.group for one in found], "keep"), strict=True):
         kept, told = _strongest_heads(matrix, number, largest)
         groups.append(kept)
@@ -65,7 +66,7 @@ def import_circuit(
 
 def _paths(files: Any) -> list[Path]:
     """The files, one or several; ManifestError if these are none."""
-    found = [files] if isinstance(files, (str, Path)) else list(files) if isinstance(files, Iterable) else [files]
+    found: list[Any] = [*files] if isinstance(files, Iterable) and not isinstance(files, (str, Path)) else [files]
     for one in found:
         if not isinstance(one, (str, Path)):
             raise ManifestError(f"files: {brief(one)}; accepted: names of files, or of an experiment's folder")
@@ -74,7 +75,7 @@ def _paths(files: Any) -> list[Path]:
 
 def _numbers(keep: Any) -> tuple[int, ...]:
     """How many heads to keep, one number or several; ManifestError if some are not whole."""
-    found: tuple[Any, ...] = (keep,) if isinstance(keep, str) or not isinstance(keep, Iterable) else tuple(keep)
+    found: list[Any] = [*keep] if isinstance(keep, Iterable) and not isinstance(keep, str) else [keep]
     for one in found:
         if not hasattr(one, "__index__"):
             raise ManifestError(f"keep: {brief(one)}; accepted: how many heads each group keeps")
@@ -125,7 +126,8 @@ def _strongest_heads(matrix: ScoreMatrix, keep: int, largest: bool) -> tuple[Hea
     layers, heads = matrix.scores.shape
     sign = -1.0 if largest else 1.0
     places = [Head(layer, index) for layer in range(layers) for index in range(heads)]
-    scores = dict(zip(places, (sign * matrix.scores).flatten().tolist(), strict=True))
+    values: list[float] = cast(Any, sign * matrix.scores).flatten().tolist()
+    scores = dict(zip(places, values, strict=True))
     ranked = sorted((head for head in scores if scores[head]), key=lambda head: (scores[head], head))
     if isinstance(keep, bool) or not 1 <= keep <= len(ranked):
         there = f"{len(ranked)} of {len(scores)} in {matrix.group} have a score other than 0"
@@ -133,7 +135,7 @@ def _strongest_heads(matrix: ScoreMatrix, keep: int, largest: bool) -> tuple[Hea
         raise TaskError(f"{found}; accepted: 1 to {len(ranked)}" if ranked else f"{found}; accepted: other scores")
     kept, left = ranked[:keep], ranked[keep:]
     assert matrix.at is not None
-    notes = []
+    notes = list[str]()
     if tied := [head for head in left if scores[head] == scores[kept[-1]]]:
         found = f"{matrix.group}: {_list(tied)} scored as {kept[-1]}, the last one kept"
         notes.append(f"{found}; of equal scores the first in row-major order are kept")

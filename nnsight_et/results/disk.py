@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -92,7 +92,7 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def one_writer(folder: Path) -> Iterator[None]:
+def one_writer(folder: Path) -> Generator[None, None, None]:
     """Hold `folder` for this process; ResultError naming the holder if another process has it."""
     with _naming_path_in_errors(folder):
         _make(folder)
@@ -185,7 +185,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _naming_path_in_errors(path: Path) -> Iterator[None]:
+def _naming_path_in_errors(path: Path) -> Generator[None, None, None]:
     """A disk's refusal as a ResultError that names the path."""
     try:
         yield

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from nnsight_et.core.errors import ResultError
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
@@ -86,7 +86,7 @@ def read_header(folder: Path) -> ResultHeader:
         raise ResultError(f"{path}: not JSON ({error})") from None
 
 
-def _check_schema(data: Any, path: Path) -> None:
+def _check_schema(data: JsonValue, path: Path) -> None:
     """ResultError if plain data does not say that it is of SCHEMA."""
     schema = data.get("schema_version") if isinstance(data, dict) else None
     if type(schema) is int and schema == SCHEMA:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from tokenize import TokenError
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -85,7 +85,7 @@ def _of_numpy(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
             found = numpy.load(path, mmap_mode="r", allow_pickle=False)
         if found.dtype.kind not in "fiu" or found.size > HEADS_LIMIT:
             raise ValueError(f"{found.dtype} {found.shape}")
-        values = torch.from_numpy(numpy.array(found, dtype=numpy.float64))
+        values = torch.as_tensor(numpy.array(found, dtype=numpy.float64))
     except (*DAMAGED, UserWarning) as error:
         raise TaskError(f"{path}: no array of numbers ({_first_line(error)}); {ACCEPTED}") from None
     return (ScoreMatrix(path.stem, None, _matrix(values, str(path))),)
@@ -101,13 +101,13 @@ def _of_torch(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except DAMAGED as error:
         raise TaskError(f"{path}: no tensors of torch.save alone ({_first_line(error)}); {ACCEPTED}") from None
-    return _of_tensors(found if isinstance(found, Mapping) else {path.stem: found}, path)
+    return _of_tensors(cast(Mapping[Any, Any], found) if isinstance(found, Mapping) else {path.stem: found}, path)
 
 
 def _of_safetensors(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
     try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        with cast(Any, safe_open(path, framework="pt")) as file:
+            found: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except DAMAGED as error:
         raise TaskError(f"{path}: not safetensors ({_first_line(error)}); {ACCEPTED}") from None
     return _of_tensors(found, path)
@@ -187,7 +187,7 @@ def _matrix(found: Any, where: str) -> Tensor:
         raise TaskError(f"{where}: {found.dtype}; accepted: real numbers")
     values = found.detach().to(torch.float64)
     if not values.isfinite().all():
-        layer, head = (~values.isfinite()).nonzero()[0].tolist()
+        layer, head = map(int, (~values.isfinite()).nonzero()[0])
         raise TaskError(f"{where}: L{layer}H{head} is {values[layer, head].item()}; accepted: finite numbers")
     return values
 

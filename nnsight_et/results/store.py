@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import torch
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
@@ -56,7 +57,7 @@ class Store:
     """The results and cells under one root folder."""
 
     root: Path
-    damaged: list[Path] = field(default_factory=list, compare=False)
+    damaged: list[Path] = field(default_factory=list[Path], compare=False)
     """What was there when it was read, and not as it was written: it counts as missing."""
 
     def writing(self, folder: Path) -> AbstractContextManager[None]:
@@ -72,10 +73,10 @@ class Store:
         """The tensors stored under `key`; None if there are none, or they are not what was written."""
         path = self._cell_path(key)
         try:
-            with safe_open(path, framework="pt") as file:
-                recorded = (file.metadata() or {}).get("digest")
+            with cast(Any, safe_open(path, framework="pt")) as file:
+                recorded = (file.metadata() or dict[str, str]()).get("digest")
                 names = file.keys()
-                tensors = {name: file.get_tensor(name) for name in names}
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError):
             return self.missing(path)
         return tensors if recorded == tensor_digest(tensors) else self.missing(path)
@@ -117,7 +118,7 @@ def write_result(folder: Path, result: Result) -> None:
     """Put a result at `folder`, in place of what is there."""
     scores = bytes_of(_plain(result.scores))
     header = result.header.model_copy(update={"scores_digest": _digest(scores)})
-    unsaid = set() if header.notices else {"notices"}
+    unsaid = set[str]() if header.notices else {"notices"}
     data = _without_nan(header.model_dump(exclude={"digest"} | unsaid))
     text = json.dumps(data | {"digest": digest(data)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_folder(folder, {SCORES: scores, HEADER: text.encode()})
@@ -157,7 +158,7 @@ def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: JsonValue) -> Any:
     """The same plain data with null for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -96,7 +96,7 @@ def _bos(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look]:
     tokenizer, config = tokenizer_of(files), configuration(files)
     run = bos_comparison_run(tokenizer, config)
     if run is not None:
-        key = context.cells.key(job, choice, {"text": TEXT, "tokens": run.tokens.tolist()})
+        key = context.cells.key(job, choice, {"text": TEXT, "tokens": cast(Any, run.tokens).tolist()})
         yield Look(
             key,
             [Call(text_losses, (run,), key)],
@@ -117,7 +117,7 @@ def _chance(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look
     own = getattr(job.spec, next(splits(job))[0], PROBED)  # the job's own passes are no smaller, and go in
     most = max(1, min(own, chunks(shape, itemsize, length, context.chunk_sizes.memory or DEFAULT_BYTES).examples))
     parts = [slice(start, start + most) for start in range(0, len(examples), most)]
-    key = context.cells.key(job, choice, {"probe": answers.tokens.tolist(), "data": data_digest(examples)})
+    key = context.cells.key(job, choice, {"probe": cast(Any, answers.tokens).tolist(), "data": data_digest(examples)})
     pad = context.models.pad(choice)
 
     def calls() -> Iterator[Call]:

@@ -31,6 +31,7 @@ from nnsight_et.remote.backends import name_on_server, open_server
 from nnsight_et.remote.server import Remote, Server
 from nnsight_et.results.headers import ModelRecord, ResultHeader, folder_of
 from nnsight_et.results.store import Result, Store, read_result, write_result
+from nnsight_et.results.summary import Summary
 from nnsight_et.runner.first_look import look_first
 from nnsight_et.runner.float16 import try_first_prompts
 from nnsight_et.runner.own_task import check_own_task
@@ -144,7 +145,7 @@ def _earlier_result(context: RunContext, job: Job) -> Result | None:
     return result if result.header.identity in identities and not unchecked else None
 
 
-def _write_result(context: RunContext, job: Job, output: MethodOutput, start: float) -> None:
+def _write_result(context: RunContext, job: Job, output: MethodOutput[Summary], start: float) -> None:
     """Check the method's output against itself, and put it in the run's folder and among the run's results."""
     place = context.folder / job.name
     check_output(context, job, output, METHODS[job.spec.method].experiment().audit)
@@ -163,10 +164,10 @@ def _identity(context: RunContext, job: Job, gradient: str) -> str:
     return digest(parts if gradient == AUTOGRAD else parts | {"gradient": gradient})
 
 
-def _header(context: RunContext, job: Job, output: MethodOutput, seconds: float) -> ResultHeader:
+def _header(context: RunContext, job: Job, output: MethodOutput[Summary], seconds: float) -> ResultHeader:
     smaller = context.executor.backoff.of(job)
     identity = _identity(context, job, DIFFERENCES if DIFFERENCES in output.summary.gradients else AUTOGRAD)
-    records = []
+    records = list[ModelRecord]()
     for one in job.models:
         files = context.models.files(one)
         record = ModelRecord(name=one.name, fingerprint=files.fingerprint, description=_source(files, one.spec))
