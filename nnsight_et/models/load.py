@@ -17,13 +17,7 @@ import torch
 from nnsight import TransformersModel
 from nnsight.modeling.huggingface import _ID_CACHE as CANONICAL
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from nnsight_et.core.errors import UnsupportedModel, quantity

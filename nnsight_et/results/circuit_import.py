@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from nnsight_et.circuits.circuit_files import KNOWN, of_groups, read_groups
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import ManifestError, TaskError, brief, quantity
+from nnsight_et.core.lists import to_list
 from nnsight_et.results.score_files import ScoreMatrix, read_scores
 
 GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -126,7 +127,7 @@ def _strongest_heads(matrix: ScoreMatrix, keep: int, largest: bool) -> tuple[Hea
     layers, heads = matrix.scores.shape
     sign = -1.0 if largest else 1.0
     places = [Head(layer, index) for layer in range(layers) for index in range(heads)]
-    values: list[float] = cast(Any, sign * matrix.scores).flatten().tolist()
+    values: list[float] = to_list((sign * matrix.scores).flatten())
     scores = dict(zip(places, values, strict=True))
     ranked = sorted((head for head in scores if scores[head]), key=lambda head: (scores[head], head))
     if isinstance(keep, bool) or not 1 <= keep <= len(ranked):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from nnsight_et.core.batch import Example, padded_batch
+from nnsight_et.core.lists import to_list
 from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import DEFAULT_BYTES, chunks
 from nnsight_et.interventions.answers import plain_answers
@@ -96,7 +97,7 @@ def _bos(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look]:
     tokenizer, config = tokenizer_of(files), configuration(files)
     run = bos_comparison_run(tokenizer, config)
     if run is not None:
-        key = context.cells.key(job, choice, {"text": TEXT, "tokens": cast(Any, run.tokens).tolist()})
+        key = context.cells.key(job, choice, {"text": TEXT, "tokens": to_list(run.tokens)})
         yield Look(
             key,
             [Call(text_losses, (run,), key)],
@@ -117,7 +118,7 @@ def _chance(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look
     own = getattr(job.spec, next(splits(job))[0], PROBED)  # the job's own passes are no smaller, and go in
     most = max(1, min(own, chunks(shape, itemsize, length, context.chunk_sizes.memory or DEFAULT_BYTES).examples))
     parts = [slice(start, start + most) for start in range(0, len(examples), most)]
-    key = context.cells.key(job, choice, {"probe": cast(Any, answers.tokens).tolist(), "data": data_digest(examples)})
+    key = context.cells.key(job, choice, {"probe": to_list(answers.tokens), "data": data_digest(examples)})
     pad = context.models.pad(choice)
 
     def calls() -> Iterator[Call]:

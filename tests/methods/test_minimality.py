@@ -11,15 +11,7 @@ import pytest
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.results.store import Result
 from tests.helpers import plain_hooks
-from tests.helpers.methods_study import (
-    MODELS,
-    ablation_prompts,
-    circuit,
-    circuit_accuracy,
-    models_in,
-    pairs,
-    results,
-)
+from tests.helpers.methods_study import MODELS, ablation_prompts, circuit, circuit_accuracy, models_in, pairs, results
 
 EXAMPLES, PROMPTS = 23, 6
 JOB = """\

@@ -22,18 +22,7 @@ from peft import (
 from safetensors.torch import load_file, save_file
 
 from .case import Given, case
-from .plain import (
-    base_folder,
-    base_model,
-    base_tokenizer,
-    byte_level,
-    edit,
-    gpt2,
-    ids_of,
-    llama,
-    probabilities,
-    save,
-)
+from .plain import base_folder, base_model, base_tokenizer, byte_level, edit, gpt2, ids_of, llama, probabilities, save
 
 AREA = "adapters"
 PROJECTIONS = ["q_proj", "v_proj", "o_proj"]

@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForSequenceClassification,
-)
+from transformers import AutoModelForSequenceClassification
 
 from .case import Given, case
 from .plain import base_folder, base_model, byte_level, edit, gpt2, llama, of_folder, probabilities, save, tensors_of

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    Statement,
-    near,
-)
+from nnsight_et.zoo.statements import Statement, near
 
 
 def statements(known: Known, _: str, result: MethodResult[ActivationPatchingSummary]) -> Iterator[Statement]:

@@ -6,25 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.core.errors import quantity
-from nnsight_et.display.figures import (
-    Bars,
-    DataPoint,
-    FigureGroup,
-    Series,
-)
+from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, spread_mark
-from nnsight_et.display.measurement import (
-    TidyRow,
-    of_experiment,
-)
+from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers, paper_name
-from nnsight_et.display.table import (
-    INTERVALS,
-    Table,
-    bounded,
-    spread,
-    table_of,
-)
+from nnsight_et.display.table import INTERVALS, Table, bounded, spread, table_of
 from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    LOOKS,
-    Statement,
-)
+from nnsight_et.zoo.statements import LOOKS, Statement
 
 
 def statements(known: Known, _: str, result: MethodResult[AttentionPatternsSummary]) -> Iterator[Statement]:

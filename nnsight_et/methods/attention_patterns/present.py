@@ -7,20 +7,10 @@ from dataclasses import replace
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.display.figures import Cell as MapCell
-from nnsight_et.display.figures import (
-    FigureGroup,
-    HeatMap,
-)
+from nnsight_et.display.figures import FigureGroup, HeatMap
 from nnsight_et.display.marks import plate
-from nnsight_et.display.measurement import (
-    TidyRow,
-    of_experiment,
-)
-from nnsight_et.display.table import (
-    Table,
-    number,
-    table_of,
-)
+from nnsight_et.display.measurement import TidyRow, of_experiment
+from nnsight_et.display.table import Table, number, table_of
 from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary, HeadAttention
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult

@@ -9,12 +9,7 @@ from nnsight_et.core.lists import to_list
 from nnsight_et.methods.attribution.summary import AttributionSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    MATTERS,
-    SCREENED,
-    Statement,
-    same_heads,
-)
+from nnsight_et.zoo.statements import MATTERS, SCREENED, Statement, same_heads
 
 
 def statements(known: Known, _: str, result: MethodResult[AttributionSummary]) -> Iterator[Statement]:

@@ -5,24 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from nnsight_et.display.figures import (
-    DataPoint,
-    FigureGroup,
-    Point,
-    Scatter,
-)
+from nnsight_et.display.figures import DataPoint, FigureGroup, Point, Scatter
 from nnsight_et.display.marks import plate
-from nnsight_et.display.measurement import (
-    TidyRow,
-    all_heads,
-    number_at,
-    of_experiment,
-    tensors_of_group,
-)
-from nnsight_et.display.table import (
-    Table,
-    table_of,
-)
+from nnsight_et.display.measurement import TidyRow, all_heads, number_at, of_experiment, tensors_of_group
+from nnsight_et.display.table import Table, table_of
 from nnsight_et.methods.attribution.summary import Agreement, AttributionSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult

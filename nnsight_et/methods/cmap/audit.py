@@ -9,13 +9,7 @@ from nnsight_et.methods.cmap.summary import CMAPSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    LOST,
-    MOVED,
-    Statement,
-    below,
-    near,
-)
+from nnsight_et.zoo.statements import LOST, MOVED, Statement, below, near
 
 
 def audit_summary(job: Job, scores: Scores, summary: CMAPSummary) -> list[float]:

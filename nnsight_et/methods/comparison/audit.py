@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from nnsight_et.methods.comparison.summary import ComparisonSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    Statement,
-    fewer,
-    near,
-)
+from nnsight_et.zoo.statements import Statement, fewer, near
 
 
 def statements(known: Known, _: str, result: MethodResult[ComparisonSummary]) -> Iterator[Statement]:

@@ -7,21 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from nnsight_et.core.circuit import Head
-from nnsight_et.display.figures import (
-    FigureGroup,
-    ImpactPlot,
-)
+from nnsight_et.display.figures import FigureGroup, ImpactPlot
 from nnsight_et.display.marks import plate
-from nnsight_et.display.measurement import (
-    TidyRow,
-    of_experiment,
-)
+from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers
-from nnsight_et.display.table import (
-    Table,
-    number,
-    table_of,
-)
+from nnsight_et.display.table import Table, number, table_of
 from nnsight_et.methods.comparison.summary import ComparisonSummary, OverlapRow
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult

@@ -9,12 +9,7 @@ from nnsight_et.methods.completeness.summary import CompletenessSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    CLOSE,
-    LOST,
-    Statement,
-    near,
-)
+from nnsight_et.zoo.statements import CLOSE, LOST, Statement, near
 
 
 def audit_summary(job: Job, scores: Scores, summary: CompletenessSummary) -> list[float]:

@@ -7,24 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from nnsight_et.core.errors import quantity
-from nnsight_et.display.figures import (
-    FigureGroup,
-    Point,
-    Scatter,
-)
+from nnsight_et.display.figures import FigureGroup, Point, Scatter
 from nnsight_et.display.marks import BARS, plate, value_mark
-from nnsight_et.display.measurement import (
-    TidyRow,
-    of_experiment,
-)
+from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers
-from nnsight_et.display.table import (
-    INTERVALS,
-    Table,
-    bounded,
-    spread,
-    table_of,
-)
+from nnsight_et.display.table import INTERVALS, Table, bounded, spread, table_of
 from nnsight_et.methods.completeness.summary import CompletenessRow, CompletenessSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult

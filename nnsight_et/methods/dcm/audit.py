@@ -12,13 +12,7 @@ from nnsight_et.methods.dcm.summary import DCMSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    GUESSED,
-    Statement,
-    below,
-    near,
-    same_heads,
-)
+from nnsight_et.zoo.statements import GUESSED, Statement, below, near, same_heads
 
 
 def audit_summary(job: Job, scores: Scores, summary: DCMSummary) -> list[float]:

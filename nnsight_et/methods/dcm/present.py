@@ -7,24 +7,10 @@ from dataclasses import replace
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.core.lists import to_list
-from nnsight_et.display.figures import (
-    Bars,
-    DataPoint,
-    FigureGroup,
-    Series,
-)
+from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
-from nnsight_et.display.measurement import (
-    TidyRow,
-    of_experiment,
-)
-from nnsight_et.display.table import (
-    INTERVALS,
-    Table,
-    bounded,
-    several,
-    table_of,
-)
+from nnsight_et.display.measurement import TidyRow, of_experiment
+from nnsight_et.display.table import INTERVALS, Table, bounded, several, table_of
 from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult

@@ -9,10 +9,7 @@ from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    Statement,
-    near,
-)
+from nnsight_et.zoo.statements import Statement, near
 
 
 def audit_summary(job: Job, scores: Scores, summary: FaithfulnessSummary) -> list[float]:

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from nnsight_et.display.figures import (
-    Bars,
-    FigureGroup,
-    Line,
-    Series,
-)
+from nnsight_et.display.figures import Bars, FigureGroup, Line, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
-from nnsight_et.display.measurement import (
-    TidyRow,
-    of_experiment,
-)
+from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers, paper_name
-from nnsight_et.display.table import (
-    INTERVALS,
-    Table,
-    bounded,
-    number,
-    spread,
-    table_of,
-)
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, spread, table_of
 from nnsight_et.methods.faithfulness.summary import FaithfulnessRow, FaithfulnessSummary
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult

@@ -9,11 +9,7 @@ from nnsight_et.methods.knockout.summary import KnockoutSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    CLOSE,
-    LOST,
-    Statement,
-)
+from nnsight_et.zoo.statements import CLOSE, LOST, Statement
 
 
 def audit_summary(job: Job, scores: Scores, summary: KnockoutSummary) -> list[float]:

@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from nnsight_et.display.figures import (
-    Curves,
-    DataPoint,
-    FigureGroup,
-    Series,
-)
+from nnsight_et.display.figures import Curves, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
-from nnsight_et.display.measurement import (
-    TidyRow,
-    of_experiment,
-)
+from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers
-from nnsight_et.display.table import (
-    Table,
-    number,
-    table_of,
-)
+from nnsight_et.display.table import Table, number, table_of
 from nnsight_et.methods.knockout.summary import BlockedEdge, KnockoutSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult

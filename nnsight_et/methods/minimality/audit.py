@@ -13,10 +13,7 @@ from nnsight_et.methods.minimality.summary import MinimalitySummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    Statement,
-    same_heads,
-)
+from nnsight_et.zoo.statements import Statement, same_heads
 
 
 def audit_summary(job: Job[Minimality], scores: Scores, summary: MinimalitySummary) -> list[float]:

@@ -9,19 +9,9 @@ from typing import Any, Literal
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.display.circuit_figures import StageView, drawn_circuit
-from nnsight_et.display.figures import (
-    FigureGroup,
-)
-from nnsight_et.display.measurement import (
-    TidyRow,
-    of_experiment,
-)
-from nnsight_et.display.table import (
-    Table,
-    number,
-    several,
-    table_of,
-)
+from nnsight_et.display.figures import FigureGroup
+from nnsight_et.display.measurement import TidyRow, of_experiment
+from nnsight_et.display.table import Table, number, several, table_of
 from nnsight_et.methods.minimality.summary import HeadRecord, MinimalitySummary
 from nnsight_et.methods.path_patching.present import view_of
 from nnsight_et.methods.path_patching.summary import PathPatchingSummary

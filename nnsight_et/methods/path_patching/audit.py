@@ -14,12 +14,7 @@ from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
-from nnsight_et.zoo.statements import (
-    MATTERS,
-    NOTHING,
-    Statement,
-    same_heads,
-)
+from nnsight_et.zoo.statements import MATTERS, NOTHING, Statement, same_heads
 
 
 def audit_summary(job: Job[PathPatching], scores: Scores, summary: PathPatchingSummary) -> list[float]:

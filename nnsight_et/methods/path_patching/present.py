@@ -8,9 +8,7 @@ from typing import Any
 
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric, too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, drawn_circuit, heat_map
-from nnsight_et.display.figures import (
-    FigureGroup,
-)
+from nnsight_et.display.figures import FigureGroup
 from nnsight_et.display.measurement import (
     TidyRow,
     all_heads,
@@ -20,13 +18,7 @@ from nnsight_et.display.measurement import (
     suffix_of_metric,
     tensors_of_group,
 )
-from nnsight_et.display.table import (
-    Table,
-    number,
-    several,
-    signed_score,
-    table_of,
-)
+from nnsight_et.display.table import Table, number, several, signed_score, table_of
 from nnsight_et.methods.path_patching.summary import KeptHead, PathPatchingSummary, SignTest, StageRecord
 from nnsight_et.results.headers import ResultHeader, metric_of, models_of, name_of
 from nnsight_et.results.store import MethodResult
