@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from nnsight_et.api.arguments import check_setting, whole_number
+from nnsight_et.api.arguments import check_name, check_setting, whole_number
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import SEED, Finding
 from nnsight_et.api.models import LoadedModel
@@ -26,6 +26,7 @@ from nnsight_et.measuring.missing_scores import without_score
 from nnsight_et.measuring.stage_scores import ranking, stage_scores
 from nnsight_et.methods.path_patching.experiment import patched_paths
 
+Order = Literal["score", "size"]
 SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": "PD"}
 
 
@@ -45,10 +46,15 @@ class PatchingScores(Finding):
         """[layer, head], of MLPs [layer, 1]: the scores; exactly 0 where the end of the path cannot be reached."""
         return self.scores["score"]
 
-    def top(self, count: int = 10) -> tuple[Component, ...]:
-        """The `count` that matter most, or all if there are fewer; `path_patch(..., into=...)` takes them."""
+    def top(self, count: int = 10, by: Order = "score") -> tuple[Component, ...]:
+        """The `count` that matter most, or all if there are fewer; `path_patch(..., into=...)` takes them.
+
+        by: "score", as in `rows`, or "size", the largest effect of either sign: heads that work against the answer too.
+        """
         count = whole_number(count, "count", 1)
-        return tuple(part(row["head"]) for row in self.rows[:count])
+        check_name(by, "by", get_args(Order))
+        rows = self.rows if by == "score" else sorted(self.rows, key=lambda row: -abs(row["score"]))
+        return tuple(part(row["head"]) for row in rows[:count])
 
     def group(self, name: str, count: int | None = None) -> HeadGroup:
         """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs, or fewer."""
@@ -151,6 +157,9 @@ def _finding(
     note = f"Mean of {effect} over {quantity(len(base), 'pair')}; in the base run p is {base.mean():.3f} on average."
     if "base_value" in scores and metric in SHORT:
         note += f" {SHORT[metric]} is {scores['base_value'].double().mean():.3f} there."
+    against = max(rows, key=lambda row: row["score"])
+    if metric != "kl" and against["score_interval"][0] > 0:
+        note += f' The strongest against the answer is {against["head"]}: {against["score"]:+.3f} (top(by="size")).'
     few = too_few(len(base), len(rows), LEVEL) if METRICS[metric].statistic else ""
     return PatchingScores(title, rows, (plate,), f"{note} {few}".strip(), scores, path=path, kept=kept)
 
