@@ -74,14 +74,38 @@ def path_patch(
     via: End | None = None,
     keep: int = 10,
 ) -> PatchingScores:
-    """How much the answer's probability changes when one head's path from `at` breaks: (p_patched - p) / p (§4.1).
+    """How much the answer's probability changes when one head's path is broken: path patching (§4.1).
 
-    into: "logits", or heads such as scores.top(5), a group or ["L4H0"], reached through their `via`: "query", "key" or
-    "value"; or MLPs such as ["L3MLP"] via "input".
-    The score is the mean over pairs; a negative one means that the head mattered. p-values are sign-flip tests, p_holm
-    corrected over all heads (docs/statistics.md). pairs.scored_by(...) chooses another metric; the scores of "kl" are
-    not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
-    score does not exist.
+    In the base run one head's output at `at` is replaced by that of the source run, and its effect is let through to
+    `into` alone. The score is the mean over pairs of (p_patched - p) / p; a head with a negative score mattered.
+    `pairs.scored_by(...)` chooses another metric (docs/methods.md); scores of "kl" are 0 or more, the largest first,
+    and have no p-values.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: Base and source prompts, and the base's answers.
+        at: The named position of the heads that are patched; "last" if `into` is the logits.
+        into: "logits", or the receivers: heads such as scores.top(5), a group or ["L4H0"]; or MLPs such as ["L3MLP"].
+        via: The input through which receivers are reached: "query", "key" or "value", of MLPs "input".
+        keep: How many heads are marked as kept; `group(name)` makes a group of them.
+
+    Returns:
+        PatchingScores. `.values`: the scores [layer, head], a share of p, exactly 0 where `into` cannot be reached.
+        `.rows`: a head each, the most negative first, with its 95% interval, sign-flip p, and p_holm, corrected over
+        all heads. `.scores`: the same as tensors, and "per_example" [layer, head, example].
+
+    Raises:
+        TaskError: An argument is not of this kind, or does not fit the model or the prompts.
+        ExperimentError: A score does not exist (the answer's probability is 0), or a self-check failed.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> model, pairs = et.load("llama-tiny", device="cpu"), et.Pairs.boxes(8)
+        >>> scores = et.path_patch(model, pairs, keep=2)
+        >>> scores.top(2)
+        (L5H0, L5H2)
+        >>> et.path_patch(model, pairs, into=scores.kept, via="query").values.shape
+        torch.Size([6, 8])
     """
     _check(model, pairs, at, into)
     return _measure_scores(model, pairs, Path(at, via, _receivers(model, into, via)), keep)
@@ -95,9 +119,17 @@ def path_patch_mlps(
     via: End | None = None,
     keep: int = 3,
 ) -> PatchingScores:
-    """The same of MLPs: at `at` the whole of what one adds to the residual is the source's (docs/methods.md).
+    """The same for MLPs: at `at`, all that one of them adds to the residual is the source's (docs/methods.md).
 
-    As receivers of `path_patch` its MLPs are reached via "input".
+    Arguments, result and errors are those of `path_patch`; `.values` is [layer, 1]. Kept MLPs can be receivers of
+    `path_patch`, via "input". They belong to no circuit.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> model, pairs = et.load("llama-tiny", device="cpu"), et.Pairs.boxes(4)
+        >>> mlps = et.path_patch_mlps(model, pairs, keep=1)
+        >>> mlps.values.shape, et.path_patch(model, pairs, into=mlps.kept, via="input").values.shape
+        (torch.Size([6, 1]), torch.Size([6, 8]))
     """
     _check(model, pairs, at, into)
     return _measure_scores(model, pairs, Path(at, via, _receivers(model, into, via), senders="mlps"), keep)
