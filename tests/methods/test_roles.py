@@ -38,7 +38,11 @@ def decreed(tmp_path_factory) -> dict[str, Result]:
         for mask in masks:
             mask[0 if given else -1] = 1
         given.extend(masks)
-        return [{"mask": mask, "masks": mask[None].clone(), "accuracies": torch.ones(1)} for mask in masks]
+        course = ("masks", "course", "gradients")
+        return [
+            {"mask": mask, "accuracies": torch.ones(1)} | {name: mask[None].clone() for name in course}
+            for mask in masks
+        ]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mask_training, "trained_masks", decree)
