@@ -16,6 +16,11 @@ from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
 
+LIMITS = (
+    "Floor, validated, ceiling: the same share of the validation prompts with none of the group's heads patched, with "
+    "the selected ones, and with all."
+)
+
 
 def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:
     """Which heads of each group were selected for which variable, and what patching them does."""
@@ -31,8 +36,7 @@ def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:
         "heads": lambda row: " ".join(row.selected),
     }
     note = "Accuracy: how often patching the selected heads gives the desideratum's answer (§5.1). " + INTERVALS
-    note = f"{note} Floor, validated, ceiling: the same share of the validation prompts with none of the group's heads"
-    note = f"{note} patched, the selected ones, and all."
+    note = f"{note} {LIMITS}"
     found = [table_of(header, f"roles of heads in {models_of(header)}", columns, summary.rows, note)]
     reasons = [(row, reason.text) for row in summary.rows for reason in row.why]
     if reasons:
@@ -58,6 +62,7 @@ def figures(result: MethodResult[DCMSummary], study: Study) -> tuple[FigureGroup
         if row is None:
             return None
         what = f"{group}, {name}, {len(row.selected)} of {quantity(row.heads, 'head')}"
+        what += "" if row.ceiling is None else f", all {number(row.ceiling)} in validation"
         return value_mark(row.accuracy, row.accuracy_interval, what, row.do_nothing)
 
     series = tuple(Series(name, tuple(bar(group, name) for group in groups)) for name in names)

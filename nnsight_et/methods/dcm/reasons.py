@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from nnsight_et.core.errors import quantity
@@ -104,12 +105,11 @@ def _not_possible(training: Training) -> Reason | None:
     if is_more_often(training.ceiling, training.floor):
         return None
     floor, count = _share(training.floor), quantity(len(training.floor), "prompt")
-    text = f"Patching {_every(training)} gives the target on {_share(training.ceiling)} of the validation prompts"
-    text = f"{text}, patching none on {floor}: no more than chance over {count}."
+    text = f"Patching {_every(training)} gives the target on {_share(training.ceiling)} of the validation prompts,"
+    text = f"{text} patching none on {floor}: no difference beyond chance ({count})."
     if training.floor.double().mean() > 1 - SHORT:
-        return Reason(
-            kind="ceiling", text=f"{text} There is nothing to gain: take targets that differ from the answer."
-        )
+        text = f"{text} There is nothing to gain: take targets that differ from the answer."
+        return Reason(kind="ceiling", text=text)
     return Reason(kind="ceiling", text=f"{text} This group alone cannot do it: try another group, or more prompts.")
 
 
@@ -126,19 +126,20 @@ def _cause(training: Training) -> Reason:
 
 
 def _never_left(training: Training) -> Reason:
-    gains = -training.found["gradients"].double().mean(0)  # [head]: what taking all of the source's output adds
+    gains = -training.found["gradients"].double().mean(0)  # [head]: what the source's output adds, by its slope
     head, cost = int(gains.argmax()), training.spec.sparsity
     gain = gains[head].item()
     text = f"No mask left 1, where all begin; the lowest was {training.lowest}."
-    if gain > 0:
+    if 0 < gain <= cost:
         text = f"{text} What a head adds to the target's logit, at most {gain:.2g} ({training.heads[head]}),"
-        text = f"{text} is less than it costs: sparsity is {cost:g}. Try one below {gain:.1g}."
+        text = f"{text} is less than it costs: sparsity is {cost:g}. Try {gain / 10:.1g}."
         return Reason(kind="penalty", text=text)
-    text = f"{text} Each head by itself makes the target less likely, though {_every(training)} together"
-    text = (
-        f"{text} give it on {_share(training.ceiling)} of the validation prompts. Take them as one, or a part of them."
-    )
-    return Reason(kind="start", text=text)
+    whole = f"though {_every(training)} together give it on {_share(training.ceiling)} of the validation prompts."
+    if gain > cost:
+        text = f"{text} What a head does to the target's logit changed its sign from batch to batch, {whole}"
+        return Reason(kind="start", text=f"{text} Try larger batches, or more training pairs.")
+    text = f"{text} In training each head by itself made the target less likely, {whole}"
+    return Reason(kind="start", text=f"{text} Are the training pairs' targets what the source should give?")
 
 
 def _outvoted(training: Training) -> Reason:
@@ -154,21 +155,25 @@ def _outvoted(training: Training) -> Reason:
 
 def _no_better(training: Training) -> Reason:
     """Heads were selected, and do nothing on the test prompts."""
-    text = f"The selected heads give the target on {_share(training.selected)} of the test prompts, no heads on"
-    text = f"{text} {_share(training.nothing)}: no more than chance over {quantity(len(training.nothing), 'prompt')}."
+    found, none = _share(training.selected), _share(training.nothing)
+    text = (
+        f"The selected heads give the target on {found} of the test prompts, no heads on {none}: no difference beyond"
+    )
+    text = f"{text} chance ({quantity(len(training.nothing), 'prompt')})."
     text = f"{text} In validation they reached {training.best:.2f}, {_every(training)} {_share(training.ceiling)}."
     return Reason(kind="useless", text=f"{text} Try more validation pairs, a smaller sparsity, or a longer training.")
 
 
 def _unsettled(training: Training) -> Iterator[Reason]:
     """Masks that were on their way to 0.5 when the training ended."""
-    course = training.found["course"].double()
-    before, last = course[-1 - max(1, len(course) // 4)] if len(course) > 1 else course[0] * 0 + 1, course[-1]
+    course = torch.nn.functional.pad(training.found["course"].double(), (0, 0, 1, 0), value=1)  # where all begin
+    steps = min(max(2, len(course) // 4), len(course) - 1)
+    before, last = course[-1 - steps], course[-1]
     falling = [i for i, fall in enumerate(to_list(before - last)) if fall >= FALLING and last[i] > 0.5]
     if falling:
         named = several([f"{training.heads[i]} {before[i].item():.2f} to {last[i].item():.2f}" for i in falling])
         text = f"The training ended before it settled: masks of heads that are not selected still fell ({named}, in the"
-        text = f"{text} last {quantity(max(1, len(course) // 4), 'step')} of {len(course)})."
+        text = f"{text} last {quantity(steps, 'step')} of {len(course) - 1})."
         yield Reason(kind="unsettled", text=f"{text} Try more epochs or more training pairs.")
 
 
@@ -197,7 +202,7 @@ def _tied(training: Training) -> Iterator[Reason]:
 
 
 def _every(training: Training) -> str:
-    return f"all {quantity(len(training.heads), 'head')}" if len(training.heads) > 1 else "its one head"
+    return f"the group's {quantity(len(training.heads), 'head')}"
 
 
 def _share(right: Tensor) -> str:
