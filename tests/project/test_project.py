@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nnsight_et_cli
+import pytest
 import typer
 from ruamel.yaml import YAML
 
@@ -73,6 +74,13 @@ def test_the_readme_shows_targets_and_the_overview_all_commands():
     overview = (ROOT / "docs" / "commands.md").read_text()
     commands = set(re.findall(r"^et ([a-z-]+)", overview, re.MULTILINE))
     assert commands == set(typer.main.get_command(nnsight_et_cli.app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_readmes_lines_of_python_print_what_it_says(capsys: pytest.CaptureFixture[str]):
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == re.findall(r"```text\n(.*?)```", readme, re.DOTALL)[0]
 
 
 def test_the_manifest_in_the_readme_is_one(tmp_path: Path):
