@@ -136,9 +136,24 @@ class Run:
 
 
 def open_run(folder: str | Path) -> Run:
-    """The run in `folder`, which is a run's (what `et run` names at its end) or one result's.
+    """A finished run: its results by the experiments' names.
 
-    ManifestError if there is no result; ResultError if there are some and none can be read.
+    Args:
+        folder: What `et run` names at its end, or the folder of one result.
+
+    Returns:
+        A Run. `run["table1"]` is a result: its `.summary`, `.scores` (tensors by name), `.circuit` and `.notices`.
+        `run.to_dataframe("metrics")` is a long table of all experiments.
+
+    Raises:
+        ManifestError: There is no result.
+        ResultError: None of the results can be read.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.open_run("nowhere")
+        Traceback (most recent call last):
+        nnsight_et.core.errors.ManifestError: nowhere: no result here; accepted: ...
     """
     if not isinstance(folder, (str, Path)):
         raise ManifestError(f"folder: {brief(folder)}; accepted: the folder that `et run` names at its end")
