@@ -14,10 +14,10 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ManifestError, ResultError, accepted_names, brief
 from nnsight_et.core.notices import Notice
 from nnsight_et.display.table import Table
+from nnsight_et.report.export import TABLES, kind_of
 from nnsight_et.report.html.notebook import notebook_html
 from nnsight_et.report.html.page import limits, tiles
 from nnsight_et.report.results import plates, tables
-from nnsight_et.report.tidy.tables import TABLES, kind_of
 from nnsight_et.results.headers import models_of, name_of
 from nnsight_et.results.store import HEADER, Result, ResultHeader, read_result
 from nnsight_et.results.study import Study, study_in

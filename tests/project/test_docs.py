@@ -17,7 +17,7 @@ import typer
 from ruamel.yaml import YAML
 
 from nnsight_et.manifest import load
-from nnsight_et.manifest.json_schema import json_schema
+from nnsight_et.manifest.schema import json_schema
 from nnsight_et.planning.plan import plan
 from tests.helpers.commands import ROOT
 from tests.helpers.documents import DOCUMENTS, Block, Reader, blocks, check_command, commands

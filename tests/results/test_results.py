@@ -14,7 +14,7 @@ import pytest
 
 from nnsight_et.api.runs import Run, TidyName, open_run
 from nnsight_et.core.errors import ManifestError, ResultError
-from nnsight_et.report.tidy.tables import TABLES
+from nnsight_et.report.export import TABLES
 from nnsight_et.results.store import Result
 from tests.helpers.commands import ROOT, et, python
 from tests.helpers.report_page import Parsed
