@@ -69,7 +69,7 @@ def dcm(
     figure = accuracy_bars("dcm", title, rows, "group", [nothing])
     tested = quantity(len(test), "pair")
     note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`."
-    scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check
+    scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check.to_dict()
     return Selection(title, rows, (figure,), note, scores, model.notices, checks, circuit=Circuit(tuple(chosen)))
 
 

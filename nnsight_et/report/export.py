@@ -24,13 +24,11 @@ def export(results: Iterable[Result], to: Path, form: Format = "csv", examples: 
     """
     if form == "parquet" and find_spec("pyarrow") is None:
         raise ManifestError("--format parquet: no pyarrow; accepted: csv, or pip install 'nnsight-et[export]'")
-    finished, paths = list(results), []
-    for name, table in TABLES.items():
-        if name != "examples" or examples:
-            path = to / f"{name}.{form}"
-            write_file(path, _csv(table(finished)) if form == "csv" else _parquet(table(finished)))
-            paths.append(path)
-    return paths
+    finished = list(results)
+    made = {to / f"{name}.{form}": table(finished) for name, table in TABLES.items() if name != "examples" or examples}
+    for path, table in made.items():
+        write_file(path, _csv(table) if form == "csv" else _parquet(table))
+    return list(made)
 
 
 def _csv(table: Tidy) -> bytes:

@@ -74,7 +74,7 @@ def _entry(result: Result, study: Study) -> ReportEntry:
     name, method = name_of(header), method_of(header)
     found = [untitled_table(table, name) for table in tables(header)]
     short = tuple(table for table in found if len(table.rows) < FOLDED_FROM)
-    spec = json.dumps(header.job, indent=2, sort_keys=True, ensure_ascii=False)
+    spec = json.dumps(header.job.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
     return ReportEntry(
         name=name,
         anchor=f"x-{name}",
@@ -89,16 +89,16 @@ def _entry(result: Result, study: Study) -> ReportEntry:
 
 
 def _title(header: ResultHeader) -> str:
-    reproduces = header.job.get("spec", {}).get("reproduces") or ()
+    reproduces = header.job.spec.reproduces
     return name_of(header) + (f" · {', '.join(reproduces)}" if reproduces else "")
 
 
 def _facts(header: ResultHeader) -> str:
     """The experiment in a line: its method, its models, what it was made from, how long it took."""
     facts = [method_of(header).replace("_", " "), models_of(header)]
-    if needs := header.job.get("needs"):
-        facts.append(f"from {', '.join(needs)}")
-    if (examples := header.job.get("spec", {}).get("examples")) is not None:
+    if header.job.needs:
+        facts.append(f"from {', '.join(header.job.needs)}")
+    if (examples := getattr(header.job.spec, "examples", None)) is not None:
         facts.append(quantity(examples, "example"))
     facts.append(f"{header.seconds:.0f} s on {header.device}")
     return " · ".join(fact for fact in facts if fact)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from nnsight_et.results.headers import method_of, name_of
 from nnsight_et.results.store import Result
 
 PER_EXAMPLE = ("per_example", "base", "base_value", "probability", "predicted", "logit", "answer")
@@ -16,7 +17,7 @@ def examples(result: Result) -> Iterator[tuple]:
 
     A variant is one of what was tried, in the order of the result's rows; random draws come after what has a name.
     """
-    experiment, method = result.header.job["name"], result.header.job["spec"]["method"]
+    experiment, method = name_of(result.header), method_of(result.header)
     for name in sorted(result.scores):
         tensor = result.scores[name]
         if name.rpartition(".")[2] not in PER_EXAMPLE:

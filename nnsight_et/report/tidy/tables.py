@@ -74,17 +74,17 @@ def kind_of(column: str) -> Kind:
 def _experiment(header: ResultHeader) -> tuple:
     job = header.job
     return (
-        job["name"],
-        job["spec"]["method"],
+        job.name,
+        job.spec.method,
         " ".join(record.name for record in header.models),
         " ".join(record.fingerprint for record in header.models),
         header.data_digest,
-        job["seed"],
-        job["dtype"],
-        job["engine"],
+        job.seed,
+        job.dtype,
+        job.engine,
         header.device,
         header.seconds,
-        len(header.self_check.get("checks", ())),
+        len(header.self_check.checks),
         " ".join(f"{name}={version}" for name, version in header.versions.items()),
         header.identity,
     )
