@@ -17,7 +17,7 @@ from nnsight_et.zoo.statements import GUESSED, Statement, below, near, same_head
 
 def audit_summary(job: Job, scores: Scores, summary: DCMSummary) -> list[float]:
     """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps, circuit = list[float](), summary.circuit.to_circuit(job.name)
+    gaps, circuit = list[float](), summary.circuit.to_circuit()
     for row in summary.rows:
         name = f"{row.group}.{row.desideratum}"
         mask, tried = to_list(scores[f"{name}.mask"]), to_list(scores[f"{name}.masks"])
