@@ -16,7 +16,9 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
+from nnsight_et.measuring.audit import Finding, finding
 from nnsight_et.measuring.context import MethodOutput, RunContext
+from nnsight_et.measuring.evidence import Evidence
 from nnsight_et.measuring.self_check import LEAST, VARIANTS, Check
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, Step
 from nnsight_et.measuring.tolerance import EPSILONS, HALF, TOLERANCE, difference, residual_rounding, tolerance_of
@@ -26,8 +28,8 @@ EXAMPLES = 2  # of one recomputed sample
 RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
 Values = Mapping[str, Tensor]
-Audit = Callable[[Job, Mapping[str, Tensor], Any], Iterable[float]]
-"""How far the numbers of a summary are from what its scores say."""
+Audit = Callable[[Evidence], Iterable[Finding]]
+"""Everything that a result says, held against what it was made from."""
 
 
 def checks_of(context: RunContext, measurement: Measurement, at_once: bool) -> list[Check]:
@@ -56,11 +58,21 @@ def run_checks(context: RunContext, job: Job, choice: ModelChoice, checks: Seque
     context.self_check.seconds += time.monotonic() - start
 
 
-def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit: Audit | None) -> None:
-    """Count the numbers of the summary once more, where they can be counted from scores."""
-    if audit is not None and context.self_check.on:
-        gaps = audit(job, output.scores, output.summary)
-        context.self_check.add(job, "recount", max(gaps, default=0.0), RECOUNT)
+def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit: Audit) -> None:
+    """Derive what the experiment decided and counted again from what was measured; ExperimentError if it differs."""
+    start, worst = time.monotonic(), dict[str, Finding]()
+    try:
+        for found in audit(Evidence(job, output.scores, output.summary, context)) if context.self_check.on else ():
+            if found.check not in worst or found.gap > worst[found.check].gap:
+                worst[found.check] = found
+    except (LookupError, TypeError, ValueError) as error:  # something is not there, or of another kind
+        worst = {"decisions": finding("decisions", False, f"{type(error).__name__}: {error}")}
+    for found in worst.values():
+        more = {"at": found.where} if found.gap > RECOUNT else {}
+        context.self_check.add(job, found.check, found.gap, RECOUNT, **more)
+    context.measured.pop(job.name, None)
+    context.trained.pop(job.name, None)
+    context.self_check.seconds += time.monotonic() - start
 
 
 def _kind(what: Mapping[str, Any]) -> str:

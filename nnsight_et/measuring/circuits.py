@@ -127,6 +127,7 @@ def set_up_ablation(
             raise TaskError(
                 f"experiments.{job.name}.ablation: resample, and prompts differ in length; accepted: mean, zero"
             )
+    context.ablating[job.name, choice.name] = prompts
     return AblationSetup(context, job, choice, examples, prompts, ablation)
 
 

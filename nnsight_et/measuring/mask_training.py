@@ -15,7 +15,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.manifest import DCM
 from nnsight_et.measuring.checks import training_check
-from nnsight_et.measuring.context import RunContext
+from nnsight_et.measuring.context import RunContext, Trained
 from nnsight_et.measuring.self_check import Check, calls_of
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import Job, digest
@@ -53,14 +53,18 @@ def train_masks(
         job, job.models[0], chain.from_iterable(_calls(context, job, one) for one in masks.values())
     )
     for name, one in masks.items():
-        missing = one.missing
+        missing, call = one.missing, next(iter(_calls(context, job, one)), None)
         if missing:
             found = next(results)
             for check in one.checks:
                 check.verify([next(results) for _ in check.calls])
             for group, mask in zip(missing, found, strict=True):
                 one.cells[group] = context.cells.keep(_key(one.keys[group], gradient_of(mask)), mask)
-        yield name, [cell for cell in one.cells.values() if cell is not None], len(groups) - len(missing)
+        cells = {group: cell for group, cell in one.cells.items() if cell is not None}
+        keys = [_key(one.keys[group], gradient_of(cell)) for group, cell in cells.items()]
+        done = Trained(name, one.data, keys, call, [group.name for group in missing])
+        context.trained.setdefault(job.name, []).append(done)
+        yield name, list(cells.values()), len(groups) - len(missing)
 
 
 def _masks(context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data: Sequence[list[Example]]) -> _Masks:
