@@ -27,10 +27,10 @@ VIAS: tuple[Via, ...] = ("query", "key", "value")
 
 
 def taken_means_error(
-    model: Model, together: PromptBatch, alone: Sequence[PromptBatch], names: tuple[str, ...] | None
+    model: Model, together: Sequence[PromptBatch], alone: Sequence[PromptBatch], names: tuple[str, ...] | None
 ) -> float:
-    """How far the means over prompts run `together` are from those of the same prompts run one by one."""
-    return means_error(model, alone, names, mean_outputs(model, [together], names)["z"])
+    """How far the means over prompts run in the batches of `together` are from those of the same, run one by one."""
+    return means_error(model, alone, names, mean_outputs(model, together, names)["z"])
 
 
 def means_error(model: Model, alone: Sequence[PromptBatch], names: tuple[str, ...] | None, means: Tensor) -> float:

@@ -13,6 +13,7 @@ from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.notices import Notice
 from nnsight_et.interventions.calls import Call
 from nnsight_et.measuring.cell_cache import CellCache
+from nnsight_et.measuring.cell_records import CellRecords
 from nnsight_et.measuring.earlier import EarlierResults
 from nnsight_et.measuring.examples import Data
 from nnsight_et.measuring.executor import Executor
@@ -21,7 +22,7 @@ from nnsight_et.measuring.model_pool import Key, ModelPool
 from nnsight_et.measuring.reading import SplitsSeen
 from nnsight_et.measuring.self_check import SelfCheck
 from nnsight_et.measuring.steps import Batch, Measurement
-from nnsight_et.planning.plan import Job
+from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.remote.server import Server
 from nnsight_et.results.store import Store
 from nnsight_et.results.summary import S
@@ -100,10 +101,13 @@ class RunContext:
     """By experiment and model, the prompts that ablated heads' outputs come from."""
     trained: dict[str, list[Trained]] = field(default_factory=dict[str, list[Trained]])
     """By experiment, the masks that were trained."""
+    loaded: dict[Key, ModelChoice] = field(default_factory=dict[Key, ModelChoice])
+    """The models of the experiments that are done."""
     splits: SplitsSeen = field(default_factory=SplitsSeen)
 
     def __post_init__(self) -> None:
         self.data = Data(self.models)
+        self.records = CellRecords(self.store)
         self.cells = CellCache(self.store, self.models, self.fresh)
         self.chunk_sizes = ChunkSizes(self.models, self.store, self.folder, self.memory)
         backoff = OutOfMemoryBackoff(self.store, self.folder, self.chunk_sizes)

@@ -51,11 +51,12 @@ def _ends(
     tokenizer, task = evidence.context.models.tokenizer(evidence.choice), evidence.job.task
     reader = BoxesReader(cast(BoxesTask, task), tokenizer) if edge.to == "random" else None
     for row, example in enumerate(examples):
-        start, named = to_list(question.run.mask)[row].index(1), example.base.positions
+        start, named = int(question.run.mask[row].argmax()), example.base.positions
         at, to = int(blind[row]) - start, int(hidden[row]) - start
         right = at == named[edge.blind] and (reader is not None or to == named[edge.to])
         if reader is not None:
-            word = reader.word(example.base.tokens[max(to, 0)])
+            hidden_token: int = example.base.tokens[max(to, 0)]
+            word = reader.word(hidden_token)
             label = len(word) == 1 and word.isupper()
             right = right and 0 < to < at and to not in named.values() and not label
         yield finding("asked", right, f"step {edge.blind} to {edge.to}: which token is hidden")
