@@ -230,17 +230,18 @@ def donation_check(
 
 
 def training_check(
-    context: RunContext, job: Job, groups: Sequence[HeadGroup], examples: Sequence[Example]
+    context: RunContext, job: Job, groups: Sequence[HeadGroup], data: Sequence[Sequence[Example]]
 ) -> list[Check]:
     """Gradient and direction of mask training against whole runs in fp32, once per experiment.
 
     On some heads of the group at the earliest position: the one that is furthest from where it is in the source.
+    data: the examples of training and of validation.
     """
     choice, state = job.models[0], context.self_check
     if not state.on or choice.dtype not in TOLERANCE or ("mask training",) in state.kinds:
         return []
     state.kinds.add(("mask training",))
-    pair = context.data.pair(choice, examples, range(min(EXAMPLES, len(examples))))
+    pair, validation = (context.data.pair(choice, some, range(min(EXAMPLES, len(some)))) for some in data)
     group = min(groups, key=lambda one: int(pair.base.positions[one.at].min()))
     draw = random.Random(f"{job.seed}/self-check/{group.name}")
     heads = sorted(draw.sample(group.heads, min(VARIANTS, len(group.heads))))
@@ -249,7 +250,7 @@ def training_check(
         for name, error in found[0].items():
             state.add(job, name, error, tolerance_of(choice.dtype), group=group.name)
 
-    return [Check((Call(training_errors, (HeadGroup(group.name, group.at, tuple(heads)), pair)),), verify)]
+    return [Check((Call(training_errors, (HeadGroup(group.name, group.at, tuple(heads)), pair, validation)),), verify)]
 
 
 def _engine_checks(context: RunContext, measurement: Measurement) -> list[Check]:

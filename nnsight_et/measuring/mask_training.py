@@ -75,7 +75,7 @@ def _masks(context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data
         keys[group] = context.cells.key(job, job.models[0], {"dcm": what, "data": digests})
     cells = {group: _read_training(context, key) for group, key in keys.items()}
     missing = [group for group, cell in cells.items() if cell is None]
-    return _Masks(keys, cells, training_check(context, job, missing, data[0]) if missing else [], data)
+    return _Masks(keys, cells, training_check(context, job, missing, data) if missing else [], data)
 
 
 def _calls(context: RunContext, job: Job[DCM], masks: _Masks) -> Iterator[Call]:
