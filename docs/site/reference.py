@@ -12,7 +12,7 @@ from nnsight_et_cli import app
 from nnsight_et_cli.shell import EXAMPLES
 
 import nnsight_et.api
-from nnsight_et.manifest.json_schema import json_schema
+from nnsight_et.manifest.schema import json_schema
 
 MODULES = {
     "Words": ("core.circuit", "core.batch", "core.metrics", "core.statistics", "core.errors"),

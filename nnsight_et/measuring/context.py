@@ -63,11 +63,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Trained:
-    """The masks of one desideratum: the pairs of training and validation, and the names of the groups' cells."""
+    """The masks of one desideratum: the pairs of training and validation, and the names of cells."""
 
     name: str
     data: Sequence[list[Example]]
-    keys: list[str]
+    keys: list[tuple[str, str]]
+    """Of what each group's training chose, and of how it went."""
     call: Call | None
     """What trained those that were missing; None where none was."""
     missing: list[str]

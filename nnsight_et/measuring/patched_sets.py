@@ -121,7 +121,7 @@ def trained_findings(
                 for pair, some in zip(pairs, cuts, strict=True)
             )
             yield finding("asked", right, f"{name}: the pairs of training or validation")
-    return [evidence.context.cells.read(key) for key in trained.keys]
+    return [evidence.context.cells.read(key) | evidence.context.cells.read(course) for key, course in trained.keys]
 
 
 def _asked(found: Any, expected: Any, where: str) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from nnsight_et.zoo.statements import GUESSED, Statement, below, near, same_head
 
 def audit_output(evidence: Evidence[DCM, DCMSummary]) -> Iterator[Finding]:
     """Desideratum by desideratum: what masks learned from, which was chosen, and what it does elsewhere."""
-    spec, circuit = evidence.job.spec, evidence.circuit(evidence.job.spec.circuit)
+    spec, seed, circuit = evidence.job.spec, evidence.job.seed, evidence.circuit(evidence.job.spec.circuit)
     groups = [group for group in circuit if group[2]]
     scores, rows, sets = dict[str, Tensor](), list[dict[str, Any]](), dict[str, list[Groups]]()
     chosen = dict[tuple[str, str], dict[str, Any]]()
@@ -35,15 +35,26 @@ def audit_output(evidence: Evidence[DCM, DCMSummary]) -> Iterator[Finding]:
             right = to_list(tensors["mask"]) == to_list(tensors["masks"][number])
             yield finding("decisions", right, f"{group}, {name}: which mask is chosen")
             sets[name].append([(group, at, _zero(to_list(tensors["mask"]), heads))])
-    test = evidence.step("test")
+    whole = {name: [[group] for group in groups] for name in spec.desiderata}
+    test, possible = evidence.step("test"), evidence.step("ceiling")
     yield from patched_findings(evidence, test, sets, ("mask_test", spec.test_examples), evidence.choice)
-    right = right_by_source(evidence, test, [len(groups) + 1] * len(spec.desiderata))
-    for name, each in zip(spec.desiderata, right, strict=True):
-        bounds, shares = interval(each, evidence.job.seed), to_list(each.mean(-1))
+    yield from patched_findings(
+        evidence, possible, whole, ("mask_validation", spec.validation_examples), evidence.choice
+    )
+    sizes = [len(groups) + 1] * len(spec.desiderata)
+    found = (right_by_source(evidence, one, sizes) for one in (test, possible))
+    predicted = evidence.values(possible)["predicted"].split_with_sizes(sizes)
+    for name, examples, said, tested, validated in zip(
+        spec.desiderata, possible.measurement.sources, predicted, *found, strict=True
+    ):
+        scores |= evidence.answers(examples, f"{name}.") | {f"{name}.floor.predicted": said[-1]}
+        scores |= {f"{group}.{name}.ceiling.predicted": said[number] for number, (group, _, _) in enumerate(groups)}
         for number, (group, _, heads) in enumerate(groups):
-            said = {"group": group, "desideratum": name, "heads": len(heads)} | chosen[group, name]
-            said |= {"accuracy": shares[number], "accuracy_interval": bounds[number]}
-            rows.append(said | {"do_nothing": shares[-1], "do_nothing_interval": bounds[-1]})
+            row = {"group": group, "desideratum": name, "heads": len(heads)} | chosen[group, name]
+            row |= _share("accuracy", tested[number], seed) | _share("do_nothing", tested[-1], seed)
+            row |= _share("ceiling", validated[number], seed) | _share("floor", validated[-1], seed)
+            rows.append(row)
+    yield from _explained(evidence.summary, rows)
     yield from differences(evidence.summary.to_dict(), {"rows": rows, "circuit": circuit_json(circuit)})
     yield from differences(dict(evidence.scores), scores, "scores")
 
@@ -61,7 +72,20 @@ def _chosen(found: dict[str, Tensor], heads: Heads) -> tuple[int, dict[str, Any]
             alike.append(names)
     how = "autograd" if bool(found["autograd"]) else "finite differences"
     selected = list(map(name_of, _zero(tried[first], heads)))
-    return first, {"selected": selected, "tied": alike, "gradient": how}
+    return first, {"selected": selected, "tied": alike, "gradient": how, "validated": shares[first]}
+
+
+def _share(name: str, right: Tensor, seed: int) -> dict[str, Any]:
+    return {name: right.mean().item(), f"{name}_interval": interval(right, seed)}
+
+
+def _explained(summary: DCMSummary, rows: list[dict[str, Any]]) -> Iterator[Finding]:
+    """That a selection without heads, and one of several alike, says so; what it says is prose, and taken as it is."""
+    for said, row in zip(summary.to_dict()["rows"], rows, strict=True):
+        kinds, where = {one["kind"] for one in said["why"]}, f"{row['group']}, {row['desideratum']}: why"
+        yield finding("decisions", bool(kinds) or bool(row["selected"]), where)
+        yield finding("decisions", "tie" in kinds or not row["tied"], where)
+        row["why"] = said["why"]
 
 
 def _zero(mask: Sequence[float], heads: Heads) -> Heads:

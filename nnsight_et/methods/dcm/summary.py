@@ -6,7 +6,7 @@ from collections.abc import Set
 
 from pydantic import Field
 
-from nnsight_et.results.summary import CircuitRecord, Gradient, Interval, Record, Summary
+from nnsight_et.results.summary import CircuitRecord, Gradient, Interval, Reason, Record, Summary
 
 
 class GroupMask(Record):
@@ -32,6 +32,18 @@ class GroupMask(Record):
     """How often that answer is given when nothing is patched."""
     do_nothing_interval: Interval | None = None
     """The 95% bootstrap interval of `do_nothing`."""
+    validated: float | None = None
+    """The selected heads' share of the validation examples: the best of all masks that were validated."""
+    floor: float | None = None
+    """The share of the validation examples that give that answer when nothing is patched."""
+    floor_interval: Interval | None = None
+    """The 95% bootstrap interval of `floor`."""
+    ceiling: float | None = None
+    """The share of the validation examples when all heads of the group are patched."""
+    ceiling_interval: Interval | None = None
+    """The 95% bootstrap interval of `ceiling`."""
+    why: list[Reason] = Field(default_factory=list[Reason])
+    """Why the selection is empty or of no use, or what it hangs by."""
 
 
 class DCMSummary(Summary):
