@@ -110,7 +110,7 @@ def _not_possible(training: Training) -> Reason | None:
     if training.floor.double().mean() > 1 - SHORT:
         text = f"{text} There is nothing to gain: take targets that differ from the answer."
         return Reason(kind="ceiling", text=text)
-    return Reason(kind="ceiling", text=f"{text} This group alone cannot do it: try another group, or more prompts.")
+    return Reason(kind="ceiling", text=f"{text} By itself the group does not carry it; another may, and more prompts tell more.")
 
 
 def _cause(training: Training) -> Reason:
