@@ -53,6 +53,8 @@ class ResultHeader(BaseModel):
     """The method's headline numbers; null where a number does not exist."""
     self_check: dict[str, Any]
     """Whether it was on, how long it took, and each check: its name, the worst difference, and the one accepted."""
+    probe: Literal["on", "off"] = "on"
+    """Whether its models answered a few prompts first, to be told from chance; in the file only where it was off."""
     notices: tuple[Notice, ...] = ()
     """What to know before the numbers are read; in the file only where there is something."""
     scores_digest: str = ""

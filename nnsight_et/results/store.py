@@ -118,7 +118,7 @@ def write_result(folder: Path, result: Result) -> None:
     """Put a result at `folder`, in place of what is there."""
     scores = bytes_of(_plain(result.scores))
     header = result.header.model_copy(update={"scores_digest": _digest(scores)})
-    unsaid = set[str]() if header.notices else {"notices"}
+    unsaid = {name for name, said in (("notices", header.notices), ("probe", header.probe == "off")) if not said}
     data = _without_nan(header.model_dump(exclude={"digest"} | unsaid))
     text = json.dumps(data | {"digest": digest(data)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_folder(folder, {SCORES: scores, HEADER: text.encode()})
