@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One would guess: a head whose effect is zero on every prompt has no p-value (0/0). A correction for many heads leaves it
-#   undefined and not rejected, and the others' answers agree with their corrected p-values.
-# Seen: `multipletests` of statsmodels with its default, Holm-Sidak, or with "holm" calls such a head significant as soon
-#   as all others are; if no head has an effect, all of them. These start at the smallest p and stop at the first that is
-#   too large; undefined ones are sorted last, and nan > limit is false. Methods that start at the largest, such as
-#   "fdr_bh", reject the right ones but give nan as corrected p-value of every head, so that `p <= 0.05` finds none.
+# One would guess: a head whose effect is zero on every prompt has no p-value (0/0). A correction for many heads leaves
+#   it undefined and not rejected, and the others' answers agree with their corrected p-values.
+# Seen: `multipletests` of statsmodels with its default, Holm-Sidak, or with "holm" calls such a head significant as
+#   soon as all others are; if no head has an effect, all of them. These start at the smallest p and stop at the first
+#   that is too large; undefined ones are sorted last, and nan > limit is false. Methods that start at the largest, such
+#   as "fdr_bh", reject the right ones but give nan as corrected p-value of every head, so that `p <= 0.05` finds none.
 #   "hommel" rejects none.
 # Means: one dead head, or a patch that changes nothing, adds itself to a circuit or empties it, by method and by which
 #   of the two answers is read. SciPy's false_discovery_control refuses nan. Set such p-values to 1 before correcting.
