@@ -34,7 +34,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
-    from nnsight_et.manifest.single import Setting
+    from nnsight_et.manifest.single import SingleMethod
 
 method_commands = typer.Typer()
 Build = Callable[..., "Manifest"]
@@ -54,11 +54,11 @@ def _shared_options(
     self_check: SelfCheck = None,
     quiet: Quiet = False,
     as_json: Json = False,
-) -> "tuple[Setting, RunTarget]":
+) -> "tuple[SingleMethod, RunTarget]":
     """The options that methods share, as what a manifest is built and run with."""
-    from nnsight_et.manifest.single import Setting
+    from nnsight_et.manifest.single import SingleMethod
 
-    setting = Setting(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
+    setting = SingleMethod(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
     return setting, RunTarget(out, fresh=fresh, view=view_of(quiet, as_json))
 
 
@@ -83,7 +83,7 @@ def _command(name: str, shared: Collection[str] = tuple(SHARED)) -> Callable[[Bu
 
 @_command("path-patch")
 def path_patch(
-    setting: "Setting",
+    setting: "SingleMethod",
     model: ModelName,
     stage: Annotated[
         Optional[list[str]],
@@ -93,14 +93,12 @@ def path_patch(
     ] = None,
 ) -> "Manifest":
     """Find a circuit by path patching; without --stage, by the boxes task's four stages."""
-    from nnsight_et.manifest import single
-
-    return single.path_patching(model, stage or (), setting)
+    return setting.path_patching(model, stage or ())
 
 
 @_command("evaluate")
 def evaluate(
-    setting: "Setting",
+    setting: "SingleMethod",
     circuit: CircuitArgument,
     models: Annotated[
         str,
@@ -110,15 +108,13 @@ def evaluate(
     completeness: Annotated[bool, typer.Option("--completeness", help="Also how complete the circuit is.")] = False,
 ) -> "Manifest":
     """Measure a circuit on one or several models: its faithfulness, and what else is asked for."""
-    from nnsight_et.manifest import single
-
     also = [name for name, wanted in (("minimality", minimality), ("completeness", completeness)) if wanted]
-    return single.evaluation(circuit, names_of(models), also, setting)
+    return setting.evaluation(circuit, names_of(models), also)
 
 
 @_command("dcm", [name for name in SHARED if name != "examples"])
 def dcm(
-    setting: "Setting",
+    setting: "SingleMethod",
     model: ModelName,
     circuit: CircuitPlace = None,
     desiderata: Annotated[
@@ -126,14 +122,12 @@ def dcm(
     ] = None,
 ) -> "Manifest":
     """Find which heads of a circuit carry which variable; the circuit is the shipped one, or found first."""
-    from nnsight_et.manifest import single
-
-    return single.dcm(model, circuit, names_of(desiderata or ""), setting)
+    return setting.dcm(model, circuit, names_of(desiderata or ""))
 
 
 @_command("cmap")
 def cmap(
-    setting: "Setting",
+    setting: "SingleMethod",
     donor: Annotated[
         str,
         typer.Option(
@@ -150,22 +144,18 @@ def cmap(
     roles: Annotated[Optional[str], typer.Option(help="Whose selected heads: published/goat and the like.")] = None,
 ) -> "Manifest":
     """Patch a donor's head activations into a recipient; its circuit is the shipped one, or found first."""
-    from nnsight_et.manifest import single
-
-    return single.cmap(donor, recipient, setting, circuit=circuit, roles=roles)
+    return setting.cmap(donor, recipient, circuit=circuit, roles=roles)
 
 
 @_command("knockout")
-def knockout(setting: "Setting", model: ModelName) -> "Manifest":
+def knockout(setting: "SingleMethod", model: ModelName) -> "Manifest":
     """Block attention between named positions, from each layer up."""
-    from nnsight_et.manifest import single
-
-    return single.knockout(model, setting)
+    return setting.knockout(model)
 
 
 @_command("compare", ("out", "quiet", "as_json"))
 def compare(
-    setting: "Setting",
+    setting: "SingleMethod",
     first: Annotated[
         str,
         typer.Argument(
@@ -180,6 +170,4 @@ def compare(
     ] = None,
 ) -> "Manifest":
     """Show how two circuits overlap."""
-    from nnsight_et.manifest import single
-
-    return single.comparison(first, second, scores, setting)
+    return setting.comparison(first, second, scores)

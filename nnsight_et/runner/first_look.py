@@ -25,8 +25,8 @@ from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_err
 from nnsight_et.measuring.own_pairs import splits
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.measuring.tokens import end_notices
-from nnsight_et.models.bos import TEXT, bos_comparison_run, notices_of_losses, text_losses
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
+from nnsight_et.models.tokenizing import TEXT, bos_comparison_run, notices_of_losses, text_losses
 from nnsight_et.planning.plan import Job, ModelChoice
 
 

@@ -154,15 +154,15 @@ def test_a_folder_costs_what_the_same_model_known_by_name_costs(tmp_path):
     text = models + TEXT.replace("llama-tiny", "mine")
     jobs = plan(parse(text, "x", folder=tmp_path))
     assert rows_of(jobs, None) == {}
-    sizing = read_rows(jobs, {}, None)
+    rows, _ = read_rows(jobs, {}, None)
     named = estimates(JOBS, rows_of(JOBS, None), {})
-    for name, one in estimates(jobs, sizing.rows, {}).items():
+    for name, one in estimates(jobs, rows, {}).items():
         assert one.flops == pytest.approx(named[name].flops, rel=0.03)
         assert one.peak == pytest.approx(named[name].peak, rel=0.03)
     other = plan(parse(text.replace("[mine, goat-tiny]", "[mine, away]"), "x", folder=tmp_path))
-    unknown = read_rows(other, {}, None).unknown
+    rows, unknown = read_rows(other, {}, None)
     assert unknown == {"away": "away: the files of 'org/none' are not on this machine yet"}
-    shown = plan_table(other, (), estimates(other, read_rows(other, {}, None).rows, {}), {"mine": TINY}, unknown)
+    shown = plan_table(other, (), estimates(other, rows, {}), {"mine": TINY}, unknown)
     assert shown.note.endswith("Not counted: one, two. away: the files of 'org/none' are not on this machine yet.")
     assert shown.rows[0][5] == "2 stages, at most 88 senders"
 
@@ -171,9 +171,9 @@ def test_other_tasks_have_estimates_too():
     text = "{name: x, task: {kind: ioi}, experiments: {found: {method: path_patching, model: llama-tiny, stages: ["
     jobs = plan(parse(text + "{group: a, into: logits, at: last, keep: 3}]}}}", "x"))
     assert estimates(jobs, rows_of(jobs, None), {}) == {}
-    sizing = read_rows(jobs, {}, None)
-    assert set(sizing.unknown) == {"llama-tiny"}  # its tokenizer knows no word of these prompts
-    assert "of this tokenizer" in sizing.unknown["llama-tiny"]
+    _, unknown = read_rows(jobs, {}, None)
+    assert set(unknown) == {"llama-tiny"}  # its tokenizer knows no word of these prompts
+    assert "of this tokenizer" in unknown["llama-tiny"]
 
 
 def test_seconds_are_work_times_speeds_and_what_a_run_does_once():
