@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
@@ -44,13 +45,8 @@ def mark(parent: Element, text: str, tag: str = "g", classes: str = "", **attrib
 
 def lines_of(text: str, width: float) -> list[str]:
     """A label in lines of about `width`, broken where words end."""
-    lines: list[str] = []
-    for word in text.replace("_", " ").split(" "):
-        if lines and (len(lines[-1]) + 1 + len(word)) * LETTER <= width - 4:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
+    most = max(int((width - 4) / LETTER), 1)
+    return wrap(text.replace("_", " "), most, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def shortened_text(text: str, room: int) -> str:
