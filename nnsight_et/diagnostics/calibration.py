@@ -26,8 +26,7 @@ from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import methods
-from nnsight_et.planning.cost.methods import Rows
-from nnsight_et.planning.cost.passes import Count, path_patching
+from nnsight_et.planning.cost.methods import Count, Rows, path_patching
 from nnsight_et.planning.plan import Plan
 from nnsight_et.runner.run import device_of
 

@@ -19,8 +19,7 @@ from nnsight_et.manifest.template import InitOptions, render_manifest
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.models.files import describe_files
 from nnsight_et.models.load import shape_of, tokenizer_of
-from nnsight_et.planning.cost.methods import Rows
-from nnsight_et.planning.cost.passes import Prompts
+from nnsight_et.planning.cost.methods import Prompts, Rows
 from nnsight_et.planning.plan import Job, ModelChoice, Plan, plan
 from nnsight_et.runner.run import device_of
 

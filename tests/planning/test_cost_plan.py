@@ -22,8 +22,8 @@ from nnsight_et.diagnostics.sizing import read_rows
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import DCM, BoxesTask, load, parse
 from nnsight_et.models.named import EMBEDDED, TINY
-from nnsight_et.planning.cost import expected, methods, passes
-from nnsight_et.planning.cost.passes import Count
+from nnsight_et.planning.cost import expected, methods
+from nnsight_et.planning.cost.methods import Count
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import plan_table
 from tests.helpers.commands import ROOT, et
@@ -111,12 +111,12 @@ def test_receivers_say_how_much_a_path_costs():
     senders = [Head(layer, index) for layer in range(4) for index in range(8)]
     direct = [Head(layer, index) for layer in range(6) for index in range(8)]
     every = [
-        passes.path_patching(rows.sizes, one, path, some)
+        methods.path_patching(rows.sizes, one, path, some)
         for path, some in ((Path("last"), direct), (Path("last", "query", (Head(4, 0), Head(4, 1))), senders))
         for one in rows.of(10, ["last"])
     ]
     assert prompts.tokens == 26
-    assert costs(JOBS, rows_of(JOBS, None), {})[job.name].count.token_layers == passes.total(every).token_layers
+    assert costs(JOBS, rows_of(JOBS, None), {})[job.name].count.token_layers == methods.total(every).token_layers
 
 
 def test_stages_of_mlps_cost_one_sender_a_layer_and_put_nothing_into_the_circuit():
@@ -134,13 +134,13 @@ def test_stages_of_mlps_cost_one_sender_a_layer_and_put_nothing_into_the_circuit
     whole = [(10, paths[0], mlps), (4, paths[0], kept), (10, paths[1], heads)]
     whole.append((4, paths[1], [Head(2, 0), Head(2, 1), Head(2, 2)]))
     every = [
-        passes.path_patching(rows.sizes, one, path, some)
+        methods.path_patching(rows.sizes, one, path, some)
         for count, path, some in whole
         for one in rows.of(count, ["last"])
     ]
     found = costs(jobs, rows_of(jobs, None), {})["found"].count
-    assert found.token_layers == passes.total(every).token_layers
-    assert found.passes == pytest.approx(passes.total(every).passes)
+    assert found.token_layers == methods.total(every).token_layers
+    assert found.passes == pytest.approx(methods.total(every).passes)
     assert [group.name for group in expected.circuits(jobs, {}, {"llama-tiny": TINY})["found"].groups] == ["h"]
 
 
