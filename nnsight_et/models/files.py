@@ -14,7 +14,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.adapter_kinds import CONFIG, check_no_adapter, check_words, read_settings
+from nnsight_et.models.adapters import CONFIG, check_no_adapter, check_words, read_settings
 from nnsight_et.models.failures import first_line
 from nnsight_et.models.named import ModelSpec, is_hub_id
 from nnsight_et.models.stored import check_not_quantized
