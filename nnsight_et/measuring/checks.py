@@ -28,6 +28,8 @@ from nnsight_et.models.prints import file_print
 from nnsight_et.planning.plan import Job, ModelChoice
 
 EXAMPLES = 2  # of one recomputed sample
+ORDER = ("weights", "splits", "examples", "asked", "decisions", "recount")
+"""What is told first of several that fail: what the others may come of."""
 RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
 Values = Mapping[str, Tensor]
@@ -88,8 +90,9 @@ def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit
             if found.check not in worst or found.gap > worst[found.check].gap:
                 worst[found.check] = found
     except (LookupError, TypeError, ValueError) as error:  # something is not there, or of another kind
-        worst = {"decisions": finding("decisions", False, f"{type(error).__name__}: {error}")}
-    for found in worst.values():
+        if all(found.gap <= RECOUNT for found in worst.values()):
+            worst["decisions"] = finding("decisions", False, f"{type(error).__name__}: {error}")
+    for found in sorted(worst.values(), key=lambda one: ORDER.index(one.check)):
         more = {"at": found.where} if found.gap > RECOUNT else {}
         context.self_check.add(job, found.check, found.gap, RECOUNT, **more)
     context.measured.pop(job.name, None)
