@@ -31,7 +31,7 @@ from nnsight_et.methods.completeness.summary import (
     Spread,
 )
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 SPLIT = "evaluation"
 

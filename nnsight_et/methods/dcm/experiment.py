@@ -26,7 +26,7 @@ from nnsight_et.methods.dcm import audit, present
 from nnsight_et.methods.dcm.reasons import Training, reasons, tied_sets
 from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
 from nnsight_et.planning.plan import Job, ModelChoice, digest
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
 

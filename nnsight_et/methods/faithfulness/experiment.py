@@ -21,7 +21,7 @@ from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.faithfulness import audit, present
 from nnsight_et.methods.faithfulness.summary import FaithfulnessRow, FaithfulnessSummary
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 SPLIT = "evaluation"
 

@@ -22,7 +22,7 @@ from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.minimality import audit, present
 from nnsight_et.methods.minimality.summary import HeadRecord, MinimalitySummary
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import CircuitRecord, Interval
+from nnsight_et.results.records import CircuitRecord, Interval
 
 SPLIT = "pruning"
 

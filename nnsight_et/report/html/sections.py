@@ -6,9 +6,8 @@ Then those on how far results go: the paper beside them, self-checks, provenance
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from nnsight_et.core.errors import ResultError, quantity
 from nnsight_et.display.table import Table
@@ -17,9 +16,10 @@ from nnsight_et.methods.sections import SECTIONS
 from nnsight_et.report.html.drawing import DrawnGroup, draw_group
 from nnsight_et.report.paper import paper_tables
 from nnsight_et.report.results import plates, tables
-from nnsight_et.results.headers import method_of, models_of, name_of
+from nnsight_et.results.headers import CheckRecord, method_of, models_of, name_of
 from nnsight_et.results.store import Result, ResultHeader
 from nnsight_et.results.study import Missing, Study
+from nnsight_et.results.summary import tokens_in
 
 FOLDED_FROM = 25  # rows: a longer table is folded
 
@@ -79,7 +79,7 @@ def _entry(result: Result, study: Study) -> ReportEntry:
     name, method = name_of(header), method_of(header)
     found = [untitled_table(table, name) for table in tables(header)]
     short = tuple(table for table in found if len(table.rows) < FOLDED_FROM)
-    spec = json.dumps(header.job, indent=2, sort_keys=True, ensure_ascii=False)
+    spec = json.dumps(header.job.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
     return ReportEntry(
         name=name,
         anchor=f"x-{name}",
@@ -94,16 +94,16 @@ def _entry(result: Result, study: Study) -> ReportEntry:
 
 
 def _title(header: ResultHeader) -> str:
-    reproduces = header.job.get("spec", {}).get("reproduces") or ()
+    reproduces = header.job.spec.reproduces
     return name_of(header) + (f" · {', '.join(reproduces)}" if reproduces else "")
 
 
 def _facts(header: ResultHeader) -> str:
     """The experiment in a line: its method, its models, what it was made from, how long it took."""
     facts = [method_of(header).replace("_", " "), models_of(header)]
-    if needs := header.job.get("needs"):
-        facts.append(f"from {', '.join(needs)}")
-    if (examples := header.job.get("spec", {}).get("examples")) is not None:
+    if header.job.needs:
+        facts.append(f"from {', '.join(header.job.needs)}")
+    if (examples := getattr(header.job.spec, "examples", None)) is not None:
         facts.append(quantity(examples, "example"))
     facts.append(f"{header.seconds:.0f} s on {header.device}")
     return " · ".join(fact for fact in facts if fact)
@@ -119,7 +119,7 @@ def paper(study: Study) -> tuple[Section, ...]:
     entries = []
     for header in _headers(study):
         name = name_of(header)
-        found = [untitled_table(table, name) for table in _paper_tables(header)]
+        found = [untitled_table(table, name) for table in paper_tables(header)]
         if found:
             short = tuple(table for table in found if len(table.rows) < FOLDED_FROM)
             long = tuple(table for table in found if len(table.rows) >= FOLDED_FROM)
@@ -151,15 +151,9 @@ UNPLANNED = "Nothing that these results were made from. Made from a folder: the 
 PASSED, FAILED = "passed", "failed"
 
 
-def checks_of(header: ResultHeader) -> Sequence[Mapping[str, Any]]:
+def checks_of(header: ResultHeader) -> Sequence[CheckRecord]:
     """The checks recorded with a result; none where they were off or there was nothing to check."""
-    return header.self_check.get("checks") or ()
-
-
-def has_passed(check: Mapping[str, Any]) -> bool:
-    """Whether the largest difference is within what was accepted; not if there is no number."""
-    worst, tolerance = check.get("worst"), check.get("tolerance")
-    return worst is not None and tolerance is not None and worst <= tolerance
+    return header.self_check.checks
 
 
 def provenance(study: Study) -> Section:
@@ -170,7 +164,7 @@ def provenance(study: Study) -> Section:
     rows = []
     for header in headers:
         job = header.job
-        settings = (str(job.get(key)) for key in ("seed", "engine", "dtype", "attention"))
+        settings = (str(job.seed), job.engine, job.dtype, job.attention)
         identity = (header.job_id, header.identity, header.data_digest)
         rows.append((name_of(header), method_of(header), *settings, header.device, f"{header.seconds:.1f}", *identity))
     columns = (
@@ -220,25 +214,18 @@ def missing(study: Study, unshown: Sequence[Missing]) -> Section:
 
 def _tokens(header: ResultHeader) -> Iterator[tuple[str, ...]]:
     """The tokens that a result was scored by: model, what they are, text, name in the vocabulary, and id."""
-    for model, said in header.summary.get("tokens", {}).items():
+    for model, said in tokens_in(header).items():
         for role in ("answer", "also right", "foil"):
             for one in said.get(role, ()):
-                yield model, role, one["text"], one["token"], str(one["id"])
+                yield model, role, one.text, one.token, str(one.id)
 
 
 def _headers(study: Study) -> list[ResultHeader]:
     return [result.header for result in study.results]
 
 
-def _paper_tables(header: ResultHeader) -> tuple[Table, ...]:
-    try:
-        return paper_tables(header)
-    except ResultError:
-        return ()
-
-
-def _check(experiment: str, check: Mapping[str, Any]) -> tuple[str, ...]:
-    known = ("check", "worst", "tolerance")
-    of = ", ".join(f"{key} {value}" for key, value in check.items() if key not in known and value is not None)
-    numbers = ("–" if check.get(key) is None else f"{check[key]:.2g}" for key in known[1:])
-    return (experiment, str(check.get("check")), of, *numbers, PASSED if has_passed(check) else FAILED)
+def _check(experiment: str, check: CheckRecord) -> tuple[str, ...]:
+    about = check.model_dump(exclude={"check", "worst", "tolerance"}, exclude_none=True)
+    of = ", ".join(f"{key} {value}" for key, value in about.items())
+    numbers = (f"{check.worst:.2g}", f"{check.tolerance:.2g}")
+    return (experiment, check.check, of, *numbers, PASSED if check.passed else FAILED)
