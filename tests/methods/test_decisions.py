@@ -277,3 +277,19 @@ def test_a_cell_of_other_prompts_stops_the_run_that_finds_it(tmp_path, monkeypat
     steps(root, SCREEN, "probe=off")
     with pytest.raises(ExperimentError, match="screen: self-check 'cells', step last"):
         steps(root, SCREEN, "probe=off", "seed=4")
+
+
+@pytest.mark.parametrize(("key", "value"), [("keep", 4), ("receivers", 3), ("via", "key"), ("at", "last")])
+def test_a_stage_that_is_not_as_the_manifest_says_stops_the_run(root, monkeypatch, key, value):
+    shutil.rmtree(root / "runs" / "methods", ignore_errors=True)
+    right = checks._as_written
+
+    def read_otherwise(job: Any) -> Any:
+        data = job.spec.model_dump(mode="json")
+        changed = {**data["stages"][1], key: value}
+        return right(replace(job, text={"experiments": {job.name: {"stages": [*data["stages"][:1], changed]}}}))
+
+    monkeypatch.setattr(checks, "_as_written", read_otherwise)
+    monkeypatch.setattr(checks, "engine_errors", lambda *_: {})
+    with pytest.raises(ExperimentError, match=r"found: self-check 'manifest', at experiments.found"):
+        steps(root, FOUND, "probe=off")
