@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nnsight_et.core.lists import to_list
@@ -14,6 +15,7 @@ from nnsight_et.measuring.context import Measured
 from nnsight_et.measuring.evidence import Evidence, Groups, circuit_json, places, plain_circuit, random_groups
 from nnsight_et.measuring.patched_sets import roles_of
 from nnsight_et.measuring.recount import interval, mean_and_std
+from nnsight_et.measuring.steps import EvalSettings
 from nnsight_et.methods.cmap.summary import CMAPSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
@@ -92,6 +94,13 @@ def _outputs_asked(
     yield from evidence.calls(
         taken, "recipient_readouts", lambda said: list(map(plain_circuit, said[2])), sets, recipient
     )
+    yield from _given(evidence, given, taken)
+    named = dict[str, dict[int, set[int]]]()
+    for _, at, heads in (group for one in sets for group in one):
+        for layer, head in heads:
+            named.setdefault(at, {}).setdefault(layer, set()).add(head)
+    expected = {at: {layer: sorted(some) for layer, some in layers.items()} for at, layers in named.items()}
+    yield from evidence.calls(taken, "recipient_readouts", _heads_given, expected, recipient)
 
 
 def _inputs_asked(
@@ -106,6 +115,33 @@ def _inputs_asked(
     yield from evidence.calls(
         one, "recipient_input_readouts", lambda said: [_told(said[1][0]), list(said[2])], [told, WAYS], recipient
     )
+    yield from _given(evidence, given, one)
+
+
+def _given(evidence: Evidence[CMAP, CMAPSummary], given: Measured, taken: Measured) -> Iterator[Finding]:
+    """That the recipient of each batch gets just what the donor gave for its prompts, head by head."""
+    for batch, key in given.keys.items():
+        if batch not in taken.keys:
+            yield finding("asked", False, f"step {taken.measurement.step.name}: its batches")
+            continue
+        cell = evidence.context.cells.read(key)
+        arguments = taken.measurement.measure(batch, EvalSettings(evidence.job.engine)).arguments
+        places: Any = arguments[1] if isinstance(arguments[1], dict) else arguments[1][1]
+        told = dict[str, Tensor]()
+        for name, layers in places.items():
+            for layer, values in layers.items():
+                told[f"{name} {layer}"] = values[1] if isinstance(values, tuple) else values
+        right = set(told) == set(cell) and all(_is_end_of(told[name], cell[name]) for name in told)
+        yield finding("asked", right, f"step {taken.measurement.step.name}: what the donor gave")
+
+
+def _is_end_of(some: Tensor, whole: Tensor) -> bool:
+    """Whether they are the same, but for the tokens of a batch's padding, which come first."""
+    return some.ndim == whole.ndim and torch.equal(some, whole[:, whole.shape[1] - some.shape[1] :])
+
+
+def _heads_given(arguments: tuple[Any, ...]) -> Any:
+    return {at: {layer: list(heads) for layer, (heads, _) in layers.items()} for at, layers in arguments[1].items()}
 
 
 def _told(group: Any) -> list[Any]:
