@@ -15,6 +15,7 @@ METHODS = "methods/{}/experiment.py"
 DECISION, COMPUTATION = "decision", "computation"
 TESTS = {"api": "notebook", "display": "report"}
 """Folders whose tests are in a folder of another name."""
+TESTS_TEXT = "The tests are all of its layer's folder and all of the methods'."
 LIMIT = 3600  # seconds, of whole folders of tests
 
 
