@@ -95,10 +95,11 @@ def run_exercise(name: str, folder: Path) -> None:
 
 
 def _pairs(count: int) -> str:
-    """Prompts about boxes as a file of pairs."""
+    """Prompts about boxes as a file of pairs, in which the other box's object is right as well."""
     pairs = Boxes(2, tuple(OBJECTS)).pairs(count, 3, "discovery")
-    lines = [{"base": _marked(one.base), "source": _marked(one.source), "answer": one.answer} for one in pairs]
-    return "".join(json.dumps(line | {"space": "yes"}) + "\n" for line in lines)
+    texts = [{"base": _marked(one.base), "source": _marked(one.source)} for one in pairs]
+    answers = [{"answer": one.answer, "also_right": list(one.foils), "space": "yes"} for one in pairs]
+    return "".join(json.dumps(text | answer) + "\n" for text, answer in zip(texts, answers, strict=True))
 
 
 def _marked(text: MarkedText) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .faults_strangers import DECISION, TESTS_TEXT
+from .faults_strangers import DECISION, NOTES, TESTS_TEXT
 from .mutants import Mutant
 from .runner import Outcome
 from .seeded import AT_RUN_TIME, Tried
@@ -30,10 +30,11 @@ be (`refusal`). Each fault runs all methods on two random three-layer models: `g
 of two lengths; `pairs` three methods on a file of pairs. A crash is caught as well, and counted by itself. "Tests" is
 the first that fails.
 """
-OUT_OF_SAMPLE = """\
+OUT_OF_SAMPLE = f"""\
 Written from the documents and the code of the methods alone, by somebody who had seen neither checks nor tests, tried
-once, and shown as it came out then. Runs are those of the seeded faults. {tests} One of decision
-changes what is chosen, drawn, ranked or counted; one of computation how it is measured, stored or shown.
+once, and shown as it came out then. Runs are those of the seeded faults: they draw no table or figure and read no file
+of scores. {TESTS_TEXT} Faults of decision change what is
+chosen, drawn, ranked or counted; those of computation how it is measured, stored or shown.
 """
 
 
@@ -101,7 +102,8 @@ def _strangers(name: str, lines: Sequence[Line]) -> list[str]:
     shares = [["all", *_found(lines)], [f"of {DECISION}", *_found(of_decision)]]
     return [
         f"{STRANGERS}, {name} set: {len(lines)}, {len(of_decision)} of them of decision\n",
-        OUT_OF_SAMPLE.format(tests=TESTS_TEXT),
+        OUT_OF_SAMPLE,
+        *([f"{NOTES[name]}\n"] if name in NOTES else []),
         _table(["faults", "by the run alone", "by the tests alone", "by run or tests"], shares),
         _table(["kind", "fault", "file", "exercise", "run", "tests"], rows),
     ]
