@@ -26,6 +26,8 @@ from nnsight_et.measuring.missing_scores import without_score
 from nnsight_et.measuring.stage_scores import ranking, stage_scores
 from nnsight_et.methods.path_patching.experiment import patched_paths
 
+KEPT = {"head": 10, "MLP": 3}
+"""How many are kept if nobody says, where there are as many."""
 SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": "PD"}
 
 
@@ -66,12 +68,12 @@ def path_patch(
     at: str = "last",
     into: str | HeadGroup | Iterable[Component | str] = "logits",
     via: End | None = None,
-    keep: int = 10,
+    keep: int | None = None,
 ) -> PatchingScores:
     """How much the answer's probability changes when one head's path from `at` breaks: (p_patched - p) / p (§4.1).
 
     into: "logits", or heads such as scores.top(5), a group or ["L4H0"], reached through their `via`: "query", "key" or
-    "value"; or MLPs such as ["L3MLP"] via "input".
+    "value"; or MLPs such as ["L3MLP"] via "input". keep: how many heads to keep; None: 10, or all if fewer can reach.
     The score is the mean over pairs; a negative one means that the head mattered. p-values are sign-flip tests, p_holm
     corrected over all heads (docs/statistics.md). pairs.scored_by(...) chooses another metric; the scores of "kl" are
     not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
@@ -87,10 +89,11 @@ def path_patch_mlps(
     at: str = "last",
     into: str | HeadGroup | Iterable[Component | str] = "logits",
     via: End | None = None,
-    keep: int = 3,
+    keep: int | None = None,
 ) -> PatchingScores:
     """The same of MLPs: at `at` the whole of what one adds to the residual is the source's (docs/methods.md).
 
+    keep: how many MLPs to keep; None: 3, or all if fewer can reach.
     As receivers of `path_patch` its MLPs are reached via "input".
     """
     _check(model, pairs, at, into)
@@ -104,13 +107,15 @@ def _check(model: LoadedModel, pairs: Pairs, at: str, into: object) -> None:
         raise TaskError(f"at: {at!r}, but the logits are read at last; accepted: last, or into= heads there")
 
 
-def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> PatchingScores:
-    keep = whole_number(keep, "keep", 1)
+def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int | None) -> PatchingScores:
     senders = path.reaching(model.shape.n_layers, model.shape.n_heads, model.shape.parallel)
+    kind = "MLP" if path.senders == "mlps" else "head"
     if not senders:
-        kind = "MLP" if path.senders == "mlps" else "head"
         raise TaskError(f"into: no {kind} can reach it: all of it is in layer 0; accepted: what is in later layers")
-
+    keep = min(KEPT[kind], len(senders)) if keep is None else whole_number(keep, "keep", 1)
+    if keep > len(senders):
+        found = f"{quantity(keep, kind)}; {len(senders)} can reach {'the logits' if path.via is None else 'into'}"
+        raise TaskError(f"keep: {found}; accepted: 1 to {len(senders)}")
     examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     known = model.collect_notices(examples)
     stage = Stage(group="found", into="logits", via=path.via, at=path.at, senders=path.senders, keep=keep)
@@ -122,7 +127,6 @@ def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> 
     if have := without_score(found, pairs.metric, examples, model.tokenizer):
         accept = 'prompts the model gives some chance, or load(dtype="float64")'
         raise ExperimentError(f"pairs: {have}; accepted: {accept}")
-    keep = min(keep, len(senders))
     scores = stage_scores(found, senders, model.shape, keep, SEED, pairs.metric)
     ranked = ranking(scores["score"], senders, pairs.metric)
     scored = _finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric)
