@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -60,6 +60,7 @@ class PairsFile:
     positions: tuple[str, ...]
     space: str | None = None
     special_tokens: str | None = None
+    version: ClassVar[int] = 2  # raised when the same file starts to mean other prompts; absent in 1: bases were ablated
 
     @property
     def all_positions(self) -> tuple[str, ...]:
@@ -75,7 +76,8 @@ class PairsFile:
     @property
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data: the positions and a digest of the file's text, not its name."""
-        return {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, **self.tokens_as}
+        known = {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, "version": self.version}
+        return known | self.tokens_as
 
     @cached_property
     def _digest(self) -> str:
