@@ -35,12 +35,36 @@ class Selection(Finding):
 def dcm(
     model: LoadedModel, circuit: AnyHeads, train: Pairs, validation: Pairs, test: Pairs, sparsity: float = 0.01
 ) -> Selection:
-    """Per group of the circuit the heads whose outputs, taken from the source run, give the pairs' answer.
+    """Which heads of a circuit carry one variable: desiderata-based component masking (§5.1, App. H).
 
-    circuit: a circuit, a group, or a list of heads, which are at the last token. A mask per group is trained on
-    `train` as in App. H (Adam, 2 epochs, batches of 32), the best of it chosen on
-    `validation`, its heads patched in `test`. Gradients are autograd's. Beside each selection stands its ceiling, all
-    of the group's heads patched in `validation`, and below the table why it is empty, if it is.
+    The pairs' answer is what swapping the variable should give, such as `et.Pairs.desideratum("object", 320)`. One
+    mask per group is trained on `train` (Adam, 2 epochs, batches of 32); the best one on `validation` selects heads,
+    whose outputs are then taken from the source run in `test`.
+
+    Args:
+        model: What `et.load` returns, with its default engine: gradients are autograd's.
+        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        train: Pairs that train masks; at least as many as a mask needs to select a head, some 300.
+        validation: Pairs that choose the best mask.
+        test: Pairs that had no say, for the accuracy.
+        sparsity: What a selected head costs in the loss, 0 or more.
+
+    Returns:
+        A Selection. `.circuit`: the selected heads. `.why`: by group why its selection is empty or of no use.
+        `.rows`: one per group, with "accuracy" (how often the answer is given) and its 95% interval, and what all heads
+        and none give. `.scores`: "predicted", "probability" and "logit" [group + 1, example], nothing patched last.
+
+    Raises:
+        TaskError: An argument is not of this kind, or the pairs are too few to select a head.
+        ExperimentError: A self-check failed.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> splits = {"discovery": 320, "pruning": 8, "evaluation": 8}
+        >>> parts = [et.Pairs.desideratum("object", count, split=split) for split, count in splits.items()]
+        >>> found = et.dcm(et.load("llama-tiny", device="cpu"), ["L5H0", "L0H1"], *parts)
+        >>> found.circuit.groups[0].heads
+        (L5H0,)
     """
     for pairs, where in ((train, "train"), (validation, "validation"), (test, "test")):
         check_setting(model, pairs, where)
@@ -77,7 +101,7 @@ def dcm(
     note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`. {LIMITS}"
     note += "".join(f" {row.group}: {reason.text}" for row in summary.rows for reason in row.why)
     why = {row.group: tuple(row.why) for row in summary.rows if row.why}
-    scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check
+    scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check.to_dict()
     heads = Circuit(tuple(chosen))
     return Selection(title, rows, (figure,), note, scores, model.notices, checks, circuit=heads, why=why)
 

@@ -6,15 +6,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError, accepted_names, quantity
 from nnsight_et.tasks.encoding import MarkedPair
 from nnsight_et.tasks.marked import FOIL, encoded_pair, pairs_in
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PARTS = {"discovery": 0, "pruning": 0, "evaluation": 1, "ablation": 2}
 """Which third of the file each split draws from."""
@@ -25,8 +23,8 @@ class OwnPairs:
     """Marked pairs, each with the line it is written in, and their positions in the order of a base prompt.
 
     The file's different base prompts are shuffled by the seed and dealt in turn to three parts: one for the circuit to
-    be found and pruned on, one for it to be tested on (held-out examples too), one whose source prompts say what ablated
-    heads output. So no base prompt that selects heads measures them. A part's pairs are always in the same order, and a
+    be found and pruned on, one for it to be tested on (held-out examples too), one whose sources say what ablated heads
+    output. So no base prompt that selects heads measures them. A part's pairs are always in the same order, and a
     split takes as many as it needs from the front.
     """
 

@@ -99,8 +99,8 @@ def test_the_result_says_where_it_ran_and_which_gradient_was_used(away, found_aw
 
 def test_the_checks_were_made_on_the_server(found_away, found_here):
     for name, result in found_away.items():
-        checks = {check["check"] for check in result.header.self_check["checks"]}
-        assert checks >= {check["check"] for check in found_here[name].header.self_check["checks"]}
+        checks = {check.check for check in result.header.self_check.checks}
+        assert checks >= {check.check for check in found_here[name].header.self_check.checks}
 
 
 def test_every_experiment_is_as_few_jobs_as_it_has_dependent_steps(away, found_away):

@@ -9,6 +9,7 @@ import pytest
 from nnsight_et.report.results import tables
 from nnsight_et.results.store import Result
 from tests.helpers.methods_study import models_in, results
+from tests.helpers.summaries import header_of, summary_of
 from tests.report.test_report import FOUND, KEPT, STAGE, header
 
 EXPERIMENTS = """\
@@ -99,9 +100,8 @@ def test_a_group_that_later_stages_empty_is_told(found):
 )
 def test_kept_heads_that_do_not_matter_are_told(metric: str, scores: list[float], text: str):
     kept = [one | {"score": score} for one, score in zip(KEPT, scores, strict=False)]
-    of_metric = header("path_patching", FOUND | {"stages": [STAGE | {"kept": kept}], "test": None})
-    spec = of_metric.job["spec"] | {"metric": metric}
-    found = tables(of_metric.model_copy(update={"job": of_metric.job | {"spec": spec}}))[0].note
+    summary = summary_of("path_patching", FOUND | {"stages": [STAGE | {"kept": kept}], "test": None}).to_dict()
+    found = tables(header_of("path_patching", summary, metric=metric))[0].note
     assert text in found
     assert ("mattered:" in found or "Every kept" in found) is bool(text)
 

@@ -48,8 +48,8 @@ def _doubts(header: ResultHeader, summary: FaithfulnessSummary) -> Iterator[str]
 
 def chance_of(header: ResultHeader) -> float | None:
     """How often a guess among the objects of the prompt is right, of the boxes task."""
-    task = header.job.get("task", {})
-    return 1 / task["boxes"] if task.get("kind") == "boxes" else None
+    boxes = header.job.task.boxes
+    return None if boxes is None else 1 / boxes
 
 
 def _low(row: FaithfulnessRow) -> float:
@@ -74,7 +74,7 @@ def figures(result: MethodResult[FaithfulnessSummary], study: Study) -> tuple[Fi
     series = (Series("full model", whole), Series("circuit", alone), Series("random circuits", others))
     chance, lines, guess = chance_of(result.header), (), ""
     if chance is not None:
-        boxes = result.header.job["task"]["boxes"]
+        boxes = result.header.job.task.boxes
         lines = (Line("chance", chance, f"chance: one of the {boxes} objects of the prompt, {number(chance)}"),)
         guess = (
             " Chance: a guess among the prompt's objects; random circuits can do worse, as they answer other words too."
