@@ -15,8 +15,8 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp, as_part, part
 from nnsight_et.core.errors import ExperimentError, TaskError, brief, quantity
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric, too_few
-from nnsight_et.core.statistics import LEVEL
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
+from nnsight_et.core.statistics import LEVEL, too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
 from nnsight_et.display.figures import FigureGroup
 from nnsight_et.engine.paths import End
@@ -72,7 +72,7 @@ def path_patch(
 
     into: "logits", or heads such as scores.top(5), a group or ["L4H0"], reached through their `via`: "query", "key" or
     "value"; or MLPs such as ["L3MLP"] via "input".
-    The score is the mean over pairs; a negative one means that the head mattered. p-values are sign-flip tests, p_holm
+    The score is the mean over pairs; a negative one means that the head mattered. p-values are of t tests, p_holm
     corrected over all heads (docs/statistics.md). pairs.scored_by(...) chooses another metric; the scores of "kl" are
     not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
     score does not exist.
@@ -151,7 +151,7 @@ def _finding(
     note = f"Mean of {effect} over {quantity(len(base), 'pair')}; in the base run p is {base.mean():.3f} on average."
     if "base_value" in scores and metric in SHORT:
         note += f" {SHORT[metric]} is {scores['base_value'].double().mean():.3f} there."
-    few = too_few(len(base), len(rows), LEVEL) if METRICS[metric].statistic else ""
+    few = too_few(len(base), len(rows)) if METRICS[metric].statistic else ""
     return PatchingScores(title, rows, (plate,), f"{note} {few}".strip(), scores, path=path, kept=kept)
 
 

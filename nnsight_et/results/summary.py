@@ -12,7 +12,7 @@ from nnsight_et.core.errors import ResultError
 from nnsight_et.results.headers import ResultHeader, method_of, name_of
 
 Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
-"""Low and high end of a 95% bootstrap interval; null where there is none."""
+"""Low and high end of a 95% interval; null where there is none."""
 Gradient = Literal["autograd", "finite differences"]
 """How derivatives were taken."""
 

@@ -10,7 +10,7 @@ from nnsight_et.core.batch import Example, Question, right_tokens
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import is_right
-from nnsight_et.core.statistics import intervals
+from nnsight_et.core.statistics import accuracy_intervals
 from nnsight_et.interventions.activation_patching import patched_readouts_by_source
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import DCM
@@ -63,7 +63,7 @@ def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, Met
     rows = list[GroupMask]()
     for name, readouts in of_each(context.cells.values(test), sets).items():
         right = is_right(readouts["predicted"], right_tokens(drawn[name])).double()  # [group + 1, example]
-        rows += _rows(name, groups, found[name], right, job.seed)
+        rows += _rows(name, groups, found[name], right)
     return MethodOutput(scores, DCMSummary(rows=rows, circuit=CircuitRecord.of(circuit)), digest(digests))
 
 
@@ -124,10 +124,10 @@ def of_each(values: Mapping[str, Tensor], sets: Mapping[str, Sequence[Circuit]])
 
 
 def _rows(
-    name: str, groups: Sequence[HeadGroup], found: Sequence[Mapping[str, Tensor]], right: Tensor, seed: int
+    name: str, groups: Sequence[HeadGroup], found: Sequence[Mapping[str, Tensor]], right: Tensor
 ) -> list[GroupMask]:
     """A row per group, from its training and from right [group + 1, example], the last with nothing patched."""
-    (*accuracies, nothing), (*bounds, nothing_bounds) = to_list(right.mean(-1)), intervals(right, seed)
+    (*accuracies, nothing), (*bounds, nothing_bounds) = to_list(right.mean(-1)), accuracy_intervals(right)
     return [
         GroupMask(
             group=group.name,

@@ -27,11 +27,11 @@ class GroupMask(Record):
     accuracy: float
     """How often patching the selected heads gives the desideratum's answer: a share of the test examples."""
     accuracy_interval: Interval | None = None
-    """The 95% bootstrap interval of `accuracy`."""
+    """The 95% interval of `accuracy`."""
     do_nothing: float
     """How often that answer is given when nothing is patched."""
     do_nothing_interval: Interval | None = None
-    """The 95% bootstrap interval of `do_nothing`."""
+    """The 95% interval of `do_nothing`."""
 
 
 class DCMSummary(Summary):

@@ -11,7 +11,7 @@ from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord, Record, Su
 ONE_PERCENT = "base_probability_1%"  # a key that is no name
 
 
-class SignTest(Record):
+class MeanTest(Record):
     """What p-values are of (docs/statistics.md)."""
 
     statistic: str
@@ -33,9 +33,9 @@ class KeptHead(Record):
     """Whether `p_holm` is at most the test's level; null where nothing was tested."""
     score: float
     """Mean effect over the examples."""
-    low: float
-    """Low end of the score's 95% bootstrap interval."""
-    high: float
+    low: float | None
+    """Low end of the score's 95% interval; null where one example was all there was."""
+    high: float | None
     """High end of it."""
     median: float
     """Median effect over the examples."""
@@ -54,7 +54,7 @@ class KeptHead(Record):
     held_out_score: float | None = None
     """Mean effect over the held-out examples, if there are any."""
     held_out_low: float | None = None
-    """Low end of that score's 95% bootstrap interval."""
+    """Low end of that score's 95% interval."""
     held_out_high: float | None = None
     """High end of it."""
 
@@ -86,8 +86,6 @@ class StageRecord(Record):
     """What the stage kept, that which matters most first."""
     tested: int
     """How many heads or MLPs were tested; 0 where the metric's effect has no sign to test."""
-    flips: int
-    """How many sign flips each p-value is from."""
     beyond_chance: list[str]
     """All heads or MLPs whose p-value after Holm's correction is at most the test's level."""
     beyond_chance_bh: list[str]
@@ -122,7 +120,7 @@ class PathPatchingSummary(Summary):
     """The kept MLPs, a group for each stage that keeps some."""
     stages: list[StageRecord]
     """The stages, from the logits back."""
-    test: SignTest | None
+    test: MeanTest | None
     """What was tested; null where the metric's effect has no sign to test."""
     examples: int
     """How many examples selected the heads."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from nnsight_et.core.errors import quantity
-from nnsight_et.display.table import number
+from nnsight_et.display.table import FEW, number
 from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
@@ -88,6 +88,8 @@ def tiles(study: Study) -> list[Tile]:
     for row in evaluated[0].summary.get("rows", ()) if evaluated else ():
         low, high = row.get("faithfulness_interval") or (None, None)
         bounds = f"95% interval {number(low)} to {number(high)}; " if low is not None else ""
+        if row.get("differing", FEW) < FEW:
+            bounds += f"fewer than {FEW} prompts tell the two apart; "
         more = f"{bounds}accuracy {number(row['circuit'])} of {number(row['full'])}"
         found.append(Tile(number(row["faithfulness"]), f"faithfulness on {row['model']}", more))
     for header in final_circuits(study):
