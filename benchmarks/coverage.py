@@ -213,7 +213,8 @@ def _point(share: float) -> DataPoint:
 def tables(data: dict[str, Any]) -> str:
     """The worst and the best coverage of each interval per number of prompts, and the test's errors, in Markdown."""
     rows, sizes = data["rows"], data["sizes"]
-    lines = [f"| interval | {' | '.join(f'n = {count}' for count in sizes)} |", f"|---|{'---|' * len(sizes)}"]
+    about = f"{data['trials']} samples for each true accuracy, {max(data['trials'] // 10, 10)} runs of each test."
+    lines = [about, "", f"| interval | {' | '.join(f'n = {count}' for count in sizes)} |", f"|---|{'---|' * len(sizes)}"]
     for what in dict.fromkeys(row["what"] for row in rows if row["what"] != "test"):
         cells = []
         for count in sizes:
@@ -221,7 +222,7 @@ def tables(data: dict[str, Any]) -> str:
             near = sum(0.93 <= one <= 0.97 for one in some)
             cells.append(f"{min(some):.3f} to {max(some):.3f}; {near} of {len(some)}")
         lines.append(f"| {what} | {' | '.join(cells)} |")
-    lines += ["", f"| effects of mean 0 | {' | '.join(f'n = {count}' for count in sizes)} |", lines[1]]
+    lines += ["", f"| effects of mean 0 | {' | '.join(f'n = {count}' for count in sizes)} |", lines[3]]
     tests = [row for row in rows if row["what"] == "test"]
     for name in dict.fromkeys(row["shape"] for row in tests):
         some = [row for row in tests if row["shape"] == name]
@@ -229,7 +230,7 @@ def tables(data: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     found = [row for row in tests if "found" in row]
     if found:
-        lines += ["", f"| heads found | {' | '.join(f'n = {count}' for count in sizes)} |", lines[1]]
+        lines += ["", f"| heads found | {' | '.join(f'n = {count}' for count in sizes)} |", lines[3]]
         for name in dict.fromkeys(row["shape"] for row in found):
             some = [row for row in found if row["shape"] == name]
             cells = [f"{row['found']:.1f} ({row['found_plain']:.1f})" for row in some]
