@@ -214,7 +214,12 @@ def tables(data: dict[str, Any]) -> str:
     """The worst and the best coverage of each interval per number of prompts, and the test's errors, in Markdown."""
     rows, sizes = data["rows"], data["sizes"]
     about = f"{data['trials']} samples for each true accuracy, {max(data['trials'] // 10, 10)} runs of each test."
-    lines = [about, "", f"| interval | {' | '.join(f'n = {count}' for count in sizes)} |", f"|---|{'---|' * len(sizes)}"]
+    lines = [
+        about,
+        "",
+        f"| interval | {' | '.join(f'n = {count}' for count in sizes)} |",
+        f"|---|{'---|' * len(sizes)}",
+    ]
     for what in dict.fromkeys(row["what"] for row in rows if row["what"] != "test"):
         cells = []
         for count in sizes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from math import inf, nan, pi, sqrt
+from math import comb, inf, nan, pi, sqrt
 from typing import Any
 
 import torch
@@ -141,7 +141,7 @@ def too_few(examples: int, heads: int) -> str:
 
     The smallest p-value is that of effects that are all alike.
     """
-    least = student_below(torch.tensor((0.5 - examples) / 1.5), examples).item()
+    least = student_below(torch.tensor((0.5 - examples) / 1.5, dtype=torch.float64), examples).item()
     if least * heads <= LEVEL:
         return ""
     few = f"{examples} example{'s' * (examples != 1)}"
@@ -171,7 +171,9 @@ def student_below(values: Tensor, freedom: int) -> Tensor:
 @cache
 def student_quantile(freedom: int) -> float:
     """The value that Student's t with so many degrees of freedom exceeds with a probability of 0.025."""
-    return -_edge(lambda value: student_below(torch.tensor(value), freedom).item() < 0.025, -13.0, 0.0)
+    return -_edge(
+        lambda value: student_below(torch.tensor(value, dtype=torch.float64), freedom).item() < 0.025, -13.0, 0.0
+    )
 
 
 def holm(p_values: Tensor) -> Tensor:
@@ -216,6 +218,17 @@ def random_circuit_p_value(circuit: float, others: Tensor) -> float:
     Hypothesis: the circuit is one more draw of as many heads at the same positions.
     """
     return (1 + int((others >= circuit).sum())) / (1 + len(others)) if len(others) else nan
+
+
+def is_more_often(right: Tensor, other: Tensor, level: float = LEVEL) -> bool:
+    """Whether `right` [example] is true beyond chance more often than `other` on the same examples.
+
+    A one-sided sign test of the examples in which they differ (McNemar's, exact): so many wins or more among them have
+    a probability of at most `level` if either is as likely.
+    """
+    wins, losses = int((right > other).sum()), int((other > right).sum())
+    differ = wins + losses
+    return sum(comb(differ, more) for more in range(wins, differ + 1)) / 2**differ <= level
 
 
 def _ratio_score(ratio: float, both: int, alone: int, other: int) -> float:

@@ -27,9 +27,8 @@ from nnsight_et.models.files import Files
 from nnsight_et.models.gguf_file import quantization_note
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, Plan, digest
-from nnsight_et.remote.backends import name_on_server, open_server
-from nnsight_et.remote.server import Remote, Server
-from nnsight_et.results.headers import ModelRecord, ResultHeader, folder_of
+from nnsight_et.remote.server import Remote, Server, name_on_server, open_server
+from nnsight_et.results.headers import JobRecord, ModelRecord, ResultHeader, folder_of
 from nnsight_et.results.store import Result, Store, read_result, write_result
 from nnsight_et.results.summary import Summary
 from nnsight_et.runner.first_look import look_first
@@ -141,7 +140,7 @@ def _earlier_result(context: RunContext, job: Job) -> Result | None:
         result = read_result(place)
     except ResultError:
         return context.store.missing(place)
-    unchecked = context.self_check.on and not result.header.self_check["on"]
+    unchecked = context.self_check.on and not result.header.self_check.on
     return result if result.header.identity in identities and not unchecked else None
 
 
@@ -173,7 +172,7 @@ def _header(context: RunContext, job: Job, output: MethodOutput[Summary], second
         record = ModelRecord(name=one.name, fingerprint=files.fingerprint, description=_source(files, one.spec))
         records.append(record)
     return ResultHeader(
-        job=job.to_dict(),
+        job=JobRecord.of(job),
         job_id=job.id,
         identity=identity,
         models=records,
@@ -183,7 +182,7 @@ def _header(context: RunContext, job: Job, output: MethodOutput[Summary], second
         device=context.models.device,
         seconds=round(seconds, 3),
         summary=output.summary.to_dict() | ({SMALLER_CHUNKS: smaller} if smaller else {}) | tokens_of(context, job),
-        self_check=context.self_check.to_dict(),
+        self_check=context.self_check.to_record(),
         notices=tuple(context.notices.get(job.name, ())),
     )
 

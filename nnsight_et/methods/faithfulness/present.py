@@ -48,11 +48,11 @@ def figures(result: MethodResult[FaithfulnessSummary], study: Study) -> tuple[Fi
     alone = tuple(value_mark(row.circuit, row.circuit_interval, f"{row.model}, circuit") for row in rows)
     others = tuple(value_mark(row.random_mean, row.random_interval, f"{row.model}, random circuits") for row in rows)
     series = (Series("full model", whole), Series("circuit", alone), Series("random circuits", others))
-    task = result.header.job.get("task", {})
+    boxes = result.header.job.task.boxes
     lines, guess = (), ""
-    if task.get("kind") == "boxes":
-        chance = 1 / task["boxes"]
-        lines = (Line("chance", chance, f"chance: one of the {task['boxes']} objects of the prompt, {number(chance)}"),)
+    if boxes is not None:
+        chance = 1 / boxes
+        lines = (Line("chance", chance, f"chance: one of the {boxes} objects of the prompt, {number(chance)}"),)
         guess = (
             " Chance: a guess among the prompt's objects; random circuits can do worse, as they answer other words too."
         )

@@ -12,9 +12,9 @@ from nnsight_et.display.paper import PaperNumbers
 from nnsight_et.display.table import Table, number, table_of
 from nnsight_et.methods.knockout.summary import BlockedEdge, KnockoutSummary
 from nnsight_et.results.headers import ResultHeader, models_of
+from nnsight_et.results.records import Interval
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import Interval
 
 
 def tables(header: ResultHeader, summary: KnockoutSummary) -> tuple[Table, ...]:

@@ -12,6 +12,7 @@ from nnsight_et.display.circuit_figures import StageView, drawn_circuit
 from nnsight_et.display.figures import FigureGroup
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.table import Table, number, several, table_of
+from nnsight_et.manifest import Minimality
 from nnsight_et.methods.minimality.summary import HeadRecord, MinimalitySummary
 from nnsight_et.methods.path_patching.present import view_of
 from nnsight_et.methods.path_patching.summary import PathPatchingSummary
@@ -50,8 +51,9 @@ def _share(value: float | Literal["infinite"] | None) -> str:
 
 def figures(result: MethodResult[MinimalitySummary], study: Study) -> tuple[FigureGroup, ...]:
     """The circuit that is left; its arrows are known where the study has the experiment that found it."""
-    header = result.header
-    found = study.result(str(header.job["spec"].get("circuit")))
+    header, spec = result.header, result.header.job.spec
+    assert isinstance(spec, Minimality)
+    found = study.result(spec.circuit)
     stages: list[StageView] = []
     if found is not None and method_of(found.header) == "path_patching":
         stages = [view_of(stage) for stage in PathPatchingSummary.read(found.header).stages]
