@@ -128,7 +128,7 @@ def test_accuracies_stand_with_their_intervals():
     row = {"model": "m", "group": "a", "desideratum": "object", "heads": 3, "mean": 0.5, "std": 0.125}
     row |= {"draws": 2, "do_nothing": 0.0, "mean_interval": [0.4, 0.6], "do_nothing_interval": [0.0, 0.0]}
     (table,) = tables(header("activation_patching", {"rows": [row], "circuit": FOUND["circuit"]}))
-    assert table.rows[0][-2:] == ("0.50 ± 0.12 [0.40, 0.60]", "0.00 [0.00, 0.00]")
+    assert table.rows[0][-2:] == ("0.50 ± 0.12 [0.40, 0.60]", "0.00 [0.00, 0.00]~")
     assert "95% intervals" in table.note
 
 

@@ -92,6 +92,9 @@ def limits(study: Study, unshown: int) -> list[Limit]:
     unchecked = [name_of(header) for header in headers if header.models and not checks_of(header)]
     if unchecked:
         found.append(Limit(f"Without a self-check: {', '.join(unchecked)}.", "self-check"))
+    unseen = [name_of(header) for header in headers if header.probe == "off"]
+    if unseen:
+        found.append(Limit(f"Models not held against chance (probe: off): {', '.join(unseen)}."))
     return found
 
 
