@@ -51,7 +51,7 @@ FIRST: tuple[Fault, ...] = (
     ),
     _computation(
         "the random circuits' interval is over the circuits, not over the examples", METHODS.format("faithfulness"),
-        ("intervals(right[1:].double().mean(0), seed)", "intervals(right[1:].double().mean(-1), seed)"),
+        ("accuracy_intervals(right[1:].double().mean(0))", "accuracy_intervals(right[1:].double().mean(-1))"),
     ),
     _decision(
         "random halves have exactly half of every group", METHODS.format("completeness"),
@@ -103,8 +103,7 @@ FIRST: tuple[Fault, ...] = (
     ),
     _decision(
         "95% intervals end at the quantiles 5% and 95%", "core/statistics.py",
-        ("torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)",
-         "torch.tensor([1 - level, level], dtype=torch.float64)"),
+        ("Z = 1.959964", "Z = 1.644854"),
     ),
     _computation(
         "an adapter's weights are not in the fingerprint of its model", "models/files.py",
@@ -137,7 +136,7 @@ FIRST: tuple[Fault, ...] = (
         ("(sign * matrix.scores).flatten()", "(-matrix.scores.abs()).flatten()"),
     ),
     _computation(
-        "a heat map's layers are labelled from the top down", "report/html/maps.py",
+        "a heat map's layers are labelled from the top down", "report/html/svg.py",
         ('add(svg, "text", names[index], x=left - 4', 'add(svg, "text", names[place], x=left - 4'),
     ),
 )  # fmt: skip
