@@ -41,8 +41,7 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Component],
     receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
     layers = sorted({sender.layer for sender in senders})
     starts = path.starts(layers, model.parallel)
-    capture = capture_run(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
-    assert capture.token is not None
+    capture = capture_run(model, pair.base, suffix_of(pair.base, at), starts.values(), [at])
     asked = ReadoutSpec.of(pair, capture.logits)
     step = chunks.variants(len(pair.answer), capture.live.shape[1])
     donated = _donated_outputs(model, pair.source, path, layers)
@@ -51,17 +50,17 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Component],
         model.report_layer(some[0].layer)
         here = one_token.Senders.of(model, some, donated)
         if receivers is None:
-            parts.append(one_token.to_logits(model, capture.token, here, asked))
+            parts.append(one_token.to_logits(model, capture.tokens[0], here, asked))
             continue
         start = starts[some[0].layer]
-        inputs = one_token.to_receivers(model, capture.token, here, receivers.above(start))
+        inputs = one_token.to_receivers(model, capture.tokens[0], here, receivers.above(start))
         slot, site = capture.live_index(at), "mlp" if receivers.via == "input" else receivers.via
         edits = [
             Edit(end, site, slot, receivers.heads[end], values, visible_to_heads=receivers.seen_by.get(end))
             for end, values in inputs.items()
         ]
         parts.append(suffix(model, capture, start, edits, asked, chunks))
-    return _numbers(readout(capture.logits, asked), joined_readouts(parts))
+    return numbers_of(readout(capture.logits, asked), joined_readouts(parts))
 
 
 def _donated_outputs(model: Model, source: PromptBatch, path: Path, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -75,10 +74,11 @@ def _reference_effects(
     model: Model, pair: Pair, path: Path, senders: Sequence[Component], chunks: Chunks
 ) -> dict[str, Tensor]:
     base, patched = reference.path_effects(model, pair, path, senders)
-    return _numbers(base, stacked_readouts(patched))
+    return numbers_of(base, stacked_readouts(patched))
 
 
-def _numbers(base: Readout, patched: Readout) -> dict[str, Tensor]:
+def numbers_of(base: Readout, patched: Readout) -> dict[str, Tensor]:
+    """What leaves of a base run's readout [batch] and of its variants' [variant, batch]: see path_probabilities."""
     found = {"base": base.probability.cpu(), "patched": patched.probability.cpu()}
     if base.value is None or patched.value is None:
         return found
