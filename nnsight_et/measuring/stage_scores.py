@@ -43,7 +43,7 @@ def stage_scores(
     them stability [], a mean Jaccard index. base [example], the answer's probability in the base run, and base_value,
     another metric's; reach, which heads were run.
     """
-    effect, tested = effects(probabilities, metric), _tested_values(probabilities, metric)
+    effect, tested = effects(probabilities, metric), tested_values(probabilities, metric)
     p_values = torch.full((len(effect),), nan).double() if tested is None else sign_flip_p_values(tested, seed)
     stability, frequency = rank_stability(METRICS[metric].direction * effect, keep, seed)
     of_senders = _score_intervals(probabilities, seed, metric) | {
@@ -108,7 +108,7 @@ def _score_intervals(probabilities: Found, seed: int, metric: Metric) -> dict[st
     return {"score": patching_score(*_values(probabilities, metric), metric), "low": low, "high": high}
 
 
-def _tested_values(probabilities: Found, metric: Metric) -> Tensor | None:
+def tested_values(probabilities: Found, metric: Metric) -> Tensor | None:
     """[sender, example]: what is tested to be below 0, symmetric about 0 if base and patched run are exchangeable.
 
     None: the effect is never below 0, so there is nothing to test.

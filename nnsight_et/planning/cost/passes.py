@@ -200,6 +200,24 @@ def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[
     return total(found)
 
 
+def probing(
+    sizes: Sizes, prompts: Prompts, places: Mapping[tuple[str, str], tuple[Sequence[int], int, int]]
+) -> Count:
+    """Probes, by position and via: receivers' layers, how many variants, and of these how many that heads write.
+
+    One capture and one source run for all; the passes of interventions.probes.
+    """
+    top = sizes.shape.n_layers
+    last = max(max(layers) for layers, _, _ in places.values())
+    found = [captured_run(prompts, top), whole_run(prompts, last + 1).beside(prompts.cached_tokens(top))]
+    for (at, via), (layers, variants, sets) in places.items():
+        if sets:
+            mlps = max(layers) + (via == "input")
+            found.append(Count(mlp=prompts.count * sets * mlps, passes=prompts.batches))
+        found.append(suffix_run(sizes, prompts, prompts.live([at]), min(layers), variants))
+    return total(found)
+
+
 def _needs_two_copies(path: Path, shape: Shape) -> bool:
     """Whether receivers see other keys or values than heads that share them, so that all of it is there twice."""
     return path.kv_heads == "expanded" and path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads

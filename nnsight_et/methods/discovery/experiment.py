@@ -1,0 +1,273 @@
+"""Discovery jobs: the search on one sample, every edge tested on another, and the graph that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from math import nan
+
+import torch
+from torch import Tensor
+
+from nnsight_et.core.batch import Example
+from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp
+from nnsight_et.core.statistics import bootstrap_interval, holm, resampled_means, sign_flip_p_values, wilson_interval
+from nnsight_et.manifest import Discovery
+from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.measuring.missing_scores import check_scored
+from nnsight_et.measuring.own_pairs import check_foils
+from nnsight_et.measuring.predictions import select_examples
+from nnsight_et.measuring.stage_scores import effects, tested_values
+from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods.base import Experiment
+from nnsight_et.methods.discovery import audit, present
+from nnsight_et.methods.discovery.graph import Edge, Node, connected
+from nnsight_et.methods.discovery.search import Search, Searched, Tested
+from nnsight_et.methods.discovery.summary import (
+    BranchRecord,
+    ClosedSample,
+    CostRecord,
+    DiscoverySummary,
+    EdgeRecord,
+    GroupOfNodes,
+    NodeRecord,
+)
+from nnsight_et.methods.path_patching.experiment import patched_paths
+from nnsight_et.models.named import Shape
+from nnsight_et.planning.plan import Job, digest
+from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord
+
+SPLIT = "discovery"
+
+
+def check(context: RunContext, job: Job[Discovery]) -> None:
+    """Raise TaskError if the data cannot be made."""
+    check_foils(job, context.data.examples(job, job.models[0], SPLIT, 1))
+
+
+def measure(context: RunContext, job: Job[Discovery]) -> Generator[Progress, None, MethodOutput[DiscoverySummary]]:
+    """Search, test, and put together what is beyond chance."""
+    spec, choice = job.spec, job.models[0]
+    count = spec.examples + spec.held_out_examples
+    every = yield from select_examples(context, job, choice, SPLIT, count, spec.only_correct)
+    examples, held_out = every[: spec.examples], every[spec.examples :]
+    search = Search(context, job, examples)
+    yield from search.steps()
+    tests = yield from _tested_again(search, held_out)
+    summary = _summary(search, tests, held_out)
+    return MethodOutput(
+        _tensors(search, tests), summary, digest([data_digest(sample) for sample in (examples, held_out)])
+    )
+
+
+class Tests:
+    """Every edge on the held-out examples: effects [edge, example], what is tested of them, and the verdict."""
+
+    def __init__(self) -> None:
+        self.edges = list[Edge]()
+        self.effects = list[Tensor]()
+        self.values = list[Tensor]()
+        self.cost = 0.0
+
+    def p_values(self, seed: int) -> Tensor:
+        """[edge]: one-sided p-values."""
+        return sign_flip_p_values(torch.stack(self.values), seed) if self.edges else torch.zeros(0)
+
+
+def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress, None, Tests]:
+    """Patch the candidates of every branch on examples that had no say in choosing them."""
+    context, job, tests = search.context, search.job, Tests()
+    for one in search.branches.values():
+        for kind in search.kinds:
+            parts = sorted(node.part for node in one.candidates if node.kind == kind)
+            if not parts:
+                continue
+            path, name = one.branch.path(kind), f"{one.branch.name}{' MLPs' * (kind == 'mlps')} held out"
+            measurement = patched_paths(context, job, path, parts, name, held_out)
+            yield from measure_cells(context, [measurement])
+            found = context.cells.values(measurement)
+            check_scored(context, job, "held_out_examples", found, held_out)
+            tests.cost += search.cost_of(path, parts, held_out)
+            values = tested_values(found, job.spec.metric)
+            assert values is not None
+            tests.edges += [Edge(Node(part, one.branch.at), one.branch) for part in parts]
+            tests.effects += list(effects(found, job.spec.metric))
+            tests.values += list(values)
+    return tests
+
+
+def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> DiscoverySummary:
+    spec, seed = search.spec, search.job.seed
+    p_values = tests.p_values(seed)
+    adjusted = holm(p_values)
+    beyond = [edge for edge, p in zip(tests.edges, adjusted.tolist(), strict=True) if p <= spec.level]
+    graph = connected(beyond, search.group_of)
+    edges = _edge_records(search, tests, graph, p_values, adjusted)
+    best = {(edge.node, edge.at): edge.score for edge in sorted(edges, key=lambda edge: -edge.score) if edge.in_graph}
+    groups = _group_records(search, best)
+    nodes = [NodeRecord(node=one, at=group.at, group=group.name) for group in groups for one in group.nodes]
+    of_heads = [group for group in groups if group.kind == "heads" and group.nodes]
+    circuit = Circuit(tuple(HeadGroup(one.name, one.at, tuple(map(Head.parse, one.nodes))) for one in of_heads))
+    of_mlps = [group for group in groups if group.kind == "mlps" and group.nodes]
+    branches = [_branch_record(one, graph) for one in search.branches.values()]
+    ended = [one.why for one in branches if one.why in ("branches", "budget")]
+    return DiscoverySummary(
+        circuit=CircuitRecord.of(circuit),
+        mlps=[MlpGroupRecord(name=one.name, at=one.at, mlps=one.nodes) for one in of_mlps],
+        groups=groups,
+        nodes=nodes,
+        edges=edges,
+        branches=branches,
+        ended=ended[0] if ended else "nothing more",
+        closed_sample=_closed_sample(search, branches),
+        stability=_stability(search),
+        cost=CostRecord(**search.cost, held_out=tests.cost, exhaustive=search.exhaustive_cost(held_out)),
+        examples=len(search.examples),
+        held_out_examples=len(held_out),
+        base=next(reversed(search.bases.values())).double().mean().item(),
+        effect=search.threshold,
+    )
+
+
+def _edge_records(
+    search: Search, tests: Tests, graph: set[Edge], p_values: Tensor, adjusted: Tensor
+) -> list[EdgeRecord]:
+    """The edges in the order of the search, of a branch the strongest first."""
+    if not tests.edges:
+        return []
+    effect = torch.stack(tests.effects)
+    low, high = bootstrap_interval(effect, search.job.seed)
+    numbers = [one.tolist() for one in (effect.mean(-1), low, high, p_values, adjusted)]
+    found = list[EdgeRecord]()
+    for index, edge in enumerate(tests.edges):
+        node, branch = edge
+        score, least, most, p, p_holm = (values[index] for values in numbers)
+        again = resampled_means(_searched_effect(search.branches[branch.name], node), search.job.seed)
+        found.append(
+            EdgeRecord(
+                node=str(node.part),
+                at=node.at,
+                into=branch.into,
+                via=branch.via,
+                score=score,
+                low=least,
+                high=most,
+                p=p,
+                p_holm=p_holm,
+                search_score=search.scores[edge],
+                frequency=(again <= -search.threshold).double().mean().item(),
+                in_graph=edge in graph,
+            )
+        )
+    order = {name: index for index, name in enumerate(search.branches)}
+    names = {id(record): edge.branch.name for record, edge in zip(found, tests.edges, strict=True)}
+    return sorted(found, key=lambda record: (order[names[id(record)]], record.score))
+
+
+def _searched_effect(one: Searched, node: Node) -> Tensor:
+    """[example]: the effect of a candidate where it was searched for."""
+    tested = one.tested[node.kind]
+    return tested.effect[tested.senders.index(node.part)]
+
+
+def _group_records(search: Search, best: Mapping[tuple[str, str], float]) -> list[GroupOfNodes]:
+    """The groups; best: nodes of the graph by name and position -> their strongest edge's score."""
+    records = list[GroupOfNodes]()
+    for group in search.groups.values():
+        names = list(map(str, group.parts))
+        kept = sorted((name for name in names if (name, group.at) in best), key=lambda name: best[name, group.at])
+        profiles = {str(part): search.profiles[Node(part, group.at)] for part in group.parts}
+        records.append(
+            GroupOfNodes(
+                name=group.name,
+                at=group.at,
+                kind=group.kind,
+                round=group.round,
+                nodes=kept,
+                dropped=[name for name in names if name not in kept],
+                profiles=profiles,
+            )
+        )
+    return records
+
+
+def _branch_record(one: Searched, graph: set[Edge]) -> BranchRecord:
+    candidates = [str(node.part) for node in one.candidates]
+    return BranchRecord(
+        into=one.branch.into,
+        via=one.branch.via,
+        at=one.branch.at,
+        why=one.why,
+        probes=one.probes,
+        tested=sum(len(tested.senders) for tested in one.tested.values()),
+        candidates=candidates,
+        found=[str(node.part) for node in one.candidates if Edge(node, one.branch) in graph],
+    )
+
+
+def _closed_sample(search: Search, branches: Sequence[BranchRecord]) -> ClosedSample:
+    sampled = [one for one in branches if one.why == "sampled"]
+    hits = sum(bool(one.found) for one in sampled)
+    low, high = wilson_interval(hits, len(sampled)) if sampled else (None, None)
+    return ClosedSample(closed=len(search.closed), searched=len(sampled), found=hits, low=low, high=high)
+
+
+def _stability(search: Search) -> float | None:
+    """The mean Jaccard index of senders with an effect, over all branches, with those of resampled examples."""
+    shared = either = torch.zeros(1)
+    for one in search.branches.values():
+        for tested in one.tested.values():
+            found = (tested.score <= -search.threshold)[:, None]
+            again = resampled_means(tested.effect, search.job.seed) <= -search.threshold
+            shared, either = shared + (found & again).sum(0), either + (found | again).sum(0)
+    return (shared / either.clamp(min=1)).mean().item() if either.any() else None
+
+
+def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
+    """Per searched branch [layer, head, ...]: what was found of senders, and on held-out examples of candidates.
+
+    "<branch>.score", "p", "p_bh", "reach", "per_example" and "held_out"; NaN where nothing was measured. Of MLPs the
+    branch's name ends in ".mlps", and there is one a layer. "<branch>.probes" [probe, example]: effects of its probes.
+    "base" and "base_value" [example]; "held_out_tested" [edge, example], what the p-values are of, in the order of
+    `held_out_edges`.
+    """
+    tensors, kept = dict(search.bases), dict[str, Tensor]()
+    again = dict(zip(tests.edges, tests.effects, strict=True))
+    for one in search.branches.values():
+        if one.probed is not None:
+            tensors[f"{one.branch.name}.probes"] = one.probed
+        for kind, tested in one.tested.items():
+            stem = f"{one.branch.name}{'.mlps' * (kind == 'mlps')}"
+            found = {"score": tested.score, "p": tested.p, "p_bh": tested.p_bh, "per_example": tested.effect}
+            found = {name: _over_all(values, tested, search.shape) for name, values in found.items()}
+            found["reach"] = ~found["score"].isnan()
+            held = tests.effects[0].new_full((len(tested.senders), len(tests.effects[0])), nan) if again else None
+            if held is not None:
+                for index, part in enumerate(tested.senders):
+                    edge = Edge(Node(part, one.branch.at), one.branch)
+                    held[index] = again.get(edge, held[index])
+                found["held_out"] = _over_all(held, tested, search.shape)
+            kept |= {f"{stem}.{name}": values for name, values in found.items()}
+    return tensors | kept
+
+
+def _over_all(values: Tensor, tested: Tested, shape: Shape) -> Tensor:
+    """[layer, head, ...], of MLPs [layer, 1, ...]: values [sender, ...] where the senders are, NaN elsewhere."""
+    parts: Sequence[Component] = tested.senders
+    width = 1 if isinstance(parts[0], Mlp) else shape.n_heads
+    whole = values.new_full((shape.n_layers * width, *values.shape[1:]), nan)
+    whole[torch.tensor([part.layer * width + part.index for part in parts])] = values
+    return whole.unflatten(0, (shape.n_layers, width))
+
+
+EXPERIMENT = Experiment(
+    check=check,
+    measure=measure,
+    audit=audit.audit_summary,
+    tables=present.tables,
+    figures=present.figures,
+    metrics=present.metrics,
+    heads=present.heads,
+    paper=None,
+    statements=audit.statements,
+)
