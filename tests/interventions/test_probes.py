@@ -8,7 +8,7 @@ import torch
 from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path
-from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.interventions.path_patching import edge_probabilities, path_probabilities
 from nnsight_et.interventions.probes import Probe, probe_probabilities
 from tests.helpers.closeness import assert_near
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
@@ -96,3 +96,19 @@ def test_a_source_that_is_the_base_changes_nothing(module):
     same = type(pair)(pair.base, pair.base, pair.answer)
     found = probe_probabilities(tiny_model(module), same, probes_of_every_kind(), "default", Chunks())
     assert_near(found["patched"], found["base"].expand(len(found["patched"]), -1))
+
+
+@pytest.mark.parametrize("engine", ["default", "reference"])
+def test_edges_of_several_paths_are_those_of_each_path_alone(module, engine):
+    model, pair = tiny_model(module), few_pairs()
+    paths = [Path("last"), *(Path(at, via, RECEIVERS[via]) for at, via in PLACES)]
+    paths.append(Path("last", "query", RECEIVERS["query"], senders="mlps"))
+    every = [(path, sender) for path in paths for sender in path.reaching(3, 4)[::2]]
+    found = edge_probabilities(model, pair, every, engine, Chunks())
+    first = 0
+    for path in paths:
+        senders = path.reaching(3, 4)[::2]
+        alone = path_probabilities(model, pair, path, senders, engine, Chunks())
+        assert_near(found["patched"][first : first + len(senders)], alone["patched"])
+        first += len(senders)
+    assert first == len(found["patched"])

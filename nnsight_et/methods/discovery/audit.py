@@ -32,7 +32,13 @@ def _probe_gaps(branch: BranchRecord, scores: Scores) -> Iterator[float]:
     """The probes' means."""
     rows = to_list(scores[f"{branch.name}.probes"]) if branch.probes else []
     for probe, row in zip(branch.probes, rows, strict=True):
-        yield gap(probe.score, sum(row) / len(row))
+        yield gap(probe.score, _mean(row))
+
+
+def _mean(row: list[float]) -> float:
+    """Of the examples that it was run on."""
+    run = [one for one in row if one == one]
+    return sum(run) / len(run)
 
 
 def _opening(branch: BranchRecord, job: Job[Discovery], least: float) -> Iterator[float]:
@@ -60,7 +66,7 @@ def _candidates(branch: BranchRecord, job: Job[Discovery], scores: Scores, least
         for layer, rows in enumerate(zip(*tables, strict=True)):
             for index, (score, p, each, reach) in enumerate(zip(*rows, strict=True)):
                 if reach:
-                    yield gap(score, sum(each) / len(each))
+                    yield gap(score, _mean(each))
                     names.append((score, f"L{layer}MLP" if letter == "MLP" else f"L{layer}H{index}"))
                     p_values.append(p)
         ascending = sorted(p_values)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from math import nan
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp
+from nnsight_et.core.named_metrics import DEFAULT_METRIC
 from nnsight_et.core.statistics import bootstrap_interval, holm, resampled_means, sign_flip_p_values, wilson_interval
+from nnsight_et.engine.paths import Path
+from nnsight_et.interventions.calls import Call
+from nnsight_et.interventions.path_patching import edge_probabilities
 from nnsight_et.manifest import Discovery
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
@@ -18,9 +24,9 @@ from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.stage_scores import effects, tested_values
-from nnsight_et.measuring.steps import data_digest
+from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
-from nnsight_et.methods.discovery import audit, present
+from nnsight_et.methods.discovery import audit, present, spent
 from nnsight_et.methods.discovery.graph import Edge, Node, connected
 from nnsight_et.methods.discovery.search import Search, Searched, Tested
 from nnsight_et.methods.discovery.summary import (
@@ -32,7 +38,6 @@ from nnsight_et.methods.discovery.summary import (
     GroupOfNodes,
     NodeRecord,
 )
-from nnsight_et.methods.path_patching.experiment import patched_paths
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord
@@ -75,24 +80,35 @@ class Tests:
 
 
 def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress, None, Tests]:
-    """Patch the candidates of every branch on examples that had no say in choosing them."""
+    """Patch the candidates of every branch on examples that had no say in choosing them, all in one measurement."""
     context, job, tests = search.context, search.job, Tests()
+    choice, metric = job.models[0], job.spec.metric
+    paths = list[tuple[Path, list[Component]]]()
     for one in search.branches.values():
         for kind in search.kinds:
-            parts = sorted(node.part for node in one.candidates if node.kind == kind)
-            if not parts:
-                continue
-            path, name = one.branch.path(kind), f"{one.branch.name}{' MLPs' * (kind == 'mlps')} held out"
-            measurement = patched_paths(context, job, path, parts, name, held_out)
-            yield from measure_cells(context, [measurement])
-            found = context.cells.values(measurement)
-            check_scored(context, job, "held_out_examples", found, held_out)
-            tests.cost += search.cost_of(path, parts, held_out)
-            values = tested_values(found, job.spec.metric)
-            assert values is not None
-            tests.edges += [Edge(Node(part, one.branch.at), one.branch) for part in parts]
-            tests.effects += list(effects(found, job.spec.metric))
-            tests.values += list(values)
+            if parts := sorted(node.part for node in one.candidates if node.kind == kind):
+                paths.append((one.branch.path(kind), parts))
+                tests.edges += [Edge(Node(part, one.branch.at), one.branch) for part in parts]
+    if not paths:
+        return tests
+    edges = [(path, part) for path, parts in paths for part in parts]
+    chunks = context.chunk_sizes.of(choice, held_out)
+    step = suffixes(job, choice, "held out", held_out, sorted({path.at for path, _ in paths}), chunks.examples)
+
+    def measure(batch: Batch, settings: EvalSettings) -> Call:
+        pair = replace(context.data.pair(choice, held_out, batch), metric=metric)
+        return Call(edge_probabilities, (pair, settings.select(edges), settings.engine, chunks))
+
+    named = [[path.at, path.via, sorted(map(str, path.receivers)), str(part)] for path, part in edges]
+    cache_key: dict[str, Any] = {"edges": named} | ({} if metric == DEFAULT_METRIC else {"metric": metric})
+    measurement = Measurement(step, cache_key, measure, len(edges))
+    yield from measure_cells(context, [measurement])
+    found = context.cells.values(measurement)
+    check_scored(context, job, "held_out_examples", found, held_out)
+    values = tested_values(found, metric)
+    assert values is not None
+    tests.cost = spent.of_paths(step, search.shape, chunks, paths)
+    tests.effects, tests.values = list(effects(found, metric)), list(values)
     return tests
 
 
@@ -167,7 +183,7 @@ def _edge_records(
 def _searched_effect(one: Searched, node: Node) -> Tensor:
     """[example]: the effect of a candidate where it was searched for."""
     tested = one.tested[node.kind]
-    return tested.effect[tested.senders.index(node.part)]
+    return tested.raced.effect[tested.senders.index(node.part)]
 
 
 def _group_records(search: Search, best: Mapping[tuple[str, str], float]) -> list[GroupOfNodes]:
@@ -176,7 +192,7 @@ def _group_records(search: Search, best: Mapping[tuple[str, str], float]) -> lis
     for group in search.groups.values():
         names = list(map(str, group.parts))
         kept = sorted((name for name in names if (name, group.at) in best), key=lambda name: best[name, group.at])
-        profiles = {str(part): search.profiles[Node(part, group.at)] for part in group.parts}
+        profiles = {str(part): search.profiles.get(Node(part, group.at), []) for part in group.parts}
         records.append(
             GroupOfNodes(
                 name=group.name,
@@ -217,8 +233,9 @@ def _stability(search: Search) -> float | None:
     shared = either = torch.zeros(1)
     for one in search.branches.values():
         for tested in one.tested.values():
-            found = (tested.score <= -search.threshold)[:, None]
-            again = resampled_means(tested.effect, search.job.seed) <= -search.threshold
+            effect = tested.raced.effect[tested.raced.whole]
+            found = (effect.mean(-1) <= -search.threshold)[:, None]
+            again = resampled_means(effect, search.job.seed) <= -search.threshold
             shared, either = shared + (found & again).sum(0), either + (found | again).sum(0)
     return (shared / either.clamp(min=1)).mean().item() if either.any() else None
 
@@ -228,8 +245,7 @@ def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
 
     "<branch>.score", "p", "p_bh", "reach", "per_example" and "held_out"; NaN where nothing was measured. Of MLPs the
     branch's name ends in ".mlps", and there is one a layer. "<branch>.probes" [probe, example]: effects of its probes.
-    "base" and "base_value" [example]; "held_out_tested" [edge, example], what the p-values are of, in the order of
-    `held_out_edges`.
+    "base" and "base_value" [example] are those of the base run.
     """
     tensors, kept = dict(search.bases), dict[str, Tensor]()
     again = dict(zip(tests.edges, tests.effects, strict=True))
@@ -238,7 +254,8 @@ def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
             tensors[f"{one.branch.name}.probes"] = one.probed
         for kind, tested in one.tested.items():
             stem = f"{one.branch.name}{'.mlps' * (kind == 'mlps')}"
-            found = {"score": tested.score, "p": tested.p, "p_bh": tested.p_bh, "per_example": tested.effect}
+            raced = tested.raced
+            found = {"score": raced.score, "p": raced.p, "p_bh": tested.p_bh, "per_example": raced.effect}
             found = {name: _over_all(values, tested, search.shape) for name, values in found.items()}
             found["reach"] = ~found["score"].isnan()
             held = tests.effects[0].new_full((len(tested.senders), len(tests.effects[0])), nan) if again else None

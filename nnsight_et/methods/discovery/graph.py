@@ -44,6 +44,11 @@ class Group:
     parts: tuple[Component, ...]
     round: int
 
+    @property
+    def bottom(self) -> bool:
+        """Whether its nodes are heads of layer 0, which read the tokens themselves."""
+        return is_bottom(Node(self.parts[0], self.at))
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -66,6 +71,11 @@ class Branch:
     def senders(self, shape: Shape, kind: Kind) -> list[Component]:
         """The heads, or MLPs, that can reach its end."""
         return self.path(kind).reaching(shape.n_layers, shape.n_heads, shape.parallel)
+
+
+def is_bottom(node: Node) -> bool:
+    """Whether nothing can send to the node: a head of layer 0."""
+    return node.kind == "heads" and node.part.layer == 0
 
 
 def inputs_of(
@@ -101,14 +111,18 @@ def grouped(
             groups[-index].append(node)
         else:
             groups.append([node])
-    found, names = list[Group](), set(taken)
+    found = list[Group]()
     for (at, kind), groups in places.items():
         for nodes in groups:
-            stem = f"{at}_mlps" if kind == "mlps" else at
-            name = next(one for count in range(1, len(names) + 2) if (one := f"{stem}_{count}") not in names)
-            names.add(name)
-            found.append(Group(name, at, kind, tuple(node.part for node in nodes), number))
+            names = {*taken, *(group.name for group in found)}
+            found.append(Group(free_name(at, kind, names), at, kind, tuple(node.part for node in nodes), number))
     return found
+
+
+def free_name(at: str, kind: Kind, taken: Collection[str]) -> str:
+    """The name of a further group at a position: last_1, last_2, ..."""
+    stem = f"{at}_mlps" if kind == "mlps" else at
+    return next(name for count in range(1, len(taken) + 2) if (name := f"{stem}_{count}") not in taken)
 
 
 def _likeness(one: Profile, other: Profile, least: float) -> float:

@@ -154,7 +154,10 @@ def figures(result: MethodResult[DiscoverySummary], study: Study) -> tuple[Figur
     )
     return (
         FigureGroup(
-            f"{name_of(header)}-graph", f"Graph of {models_of(header)}", caption, (diagram(summary, _strongest(summary)),)
+            f"{name_of(header)}-graph",
+            f"Graph of {models_of(header)}",
+            caption,
+            (diagram(summary, _strongest(summary)),),
         ),
         FigureGroup(
             f"{name_of(header)}-scores",

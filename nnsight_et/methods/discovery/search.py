@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import nan, sqrt
 from time import monotonic
 from typing import Any
 
@@ -26,29 +28,61 @@ from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.stage_scores import Found, effects, tested_values
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, suffixes
 from nnsight_et.methods.discovery import spent
-from nnsight_et.methods.discovery.graph import LOGITS, Branch, Edge, Group, Node, branches_of, grouped, halves, inputs_of
+from nnsight_et.methods.discovery.graph import (
+    LOGITS,
+    Branch,
+    Edge,
+    Group,
+    Node,
+    branches_of,
+    free_name,
+    grouped,
+    halves,
+    inputs_of,
+    is_bottom,
+)
 from nnsight_et.methods.discovery.summary import OPEN, ProbeRecord, Why
 from nnsight_et.methods.path_patching.experiment import patched_paths
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job
 
 SPLITS = 2  # of the heads below a branch, each into two halves
+PARTS, FEWEST = 4, 16  # one part of the examples, at least so many, says which variants are run on the others
+MARGIN = 2.0  # standard errors
 Steps = Generator[Progress, None, None]
+Measured = Callable[[Sequence[int], list[Example]], tuple[Measurement, float]]
+"""Some of the variants on some of the examples, and what that costs."""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """Variants on the search's examples: effects [variant, example], their means and p-values [variant].
+
+    Those that cannot have an effect worth keeping, judged by the first examples, were not run on the others: NaN there,
+    and their p-value is 1.
+    """
+
+    effect: Tensor
+    p: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """[variant]: the mean effects."""
+        return self.effect.nanmean(-1)
+
+    @property
+    def whole(self) -> Tensor:
+        """[variant]: whether it was run on all examples."""
+        return ~self.effect.isnan().any(-1)
 
 
 @dataclass(frozen=True)
 class Tested:
-    """The senders of a branch, patched one by one: effects [sender, example], their means, and p-values [sender]."""
+    """The senders of a branch, patched one by one."""
 
     senders: tuple[Component, ...]
-    effect: Tensor
-    p: Tensor
+    raced: Raced
     p_bh: Tensor
-
-    @property
-    def score(self) -> Tensor:
-        """[sender]: the mean effects."""
-        return self.effect.mean(-1)
 
 
 @dataclass
@@ -155,28 +189,59 @@ class Search:
 
     def _patch_senders(self, one: Searched) -> Steps:
         """Patch all senders of a branch, one by one, and choose its candidates."""
+        ranked = list[tuple[float, Node]]()
         for kind in self.kinds:
             senders = one.branch.senders(self.shape, kind)
             if not senders:
                 continue
             path, name = one.branch.path(kind), f"{one.branch.name}{' MLPs' * (kind == 'mlps')}"
-            measurement = patched_paths(self.context, self.job, path, senders, name, self.examples)
-            yield from measure_cells(self.context, [measurement])
-            found = self.context.cells.values(measurement)
-            check_scored(self.context, self.job, "examples", found, self.examples)
-            self.cost["search"] += self.cost_of(path, senders, self.examples)
-            if not self.bases:
-                self._keep_base(found)
-            effect, p = self._tests(found)
-            one.tested[kind] = Tested(tuple(senders), effect, p, benjamini_hochberg(p))
-        ranked = list[tuple[float, Node]]()
-        for tested in one.tested.values():
-            chosen = (tested.score <= -self.threshold) & (tested.p_bh <= self.spec.level)
+            measured = partial(self._edges, path, senders, name)
+            raced = yield from self._race(measured, len(senders), "search", one.why != "logits")
+            one.tested[kind] = tested = Tested(tuple(senders), raced, benjamini_hochberg(raced.p))
+            chosen = (raced.score <= -self.threshold) & (tested.p_bh <= self.spec.level)
             for index in torch.nonzero(chosen)[:, 0].tolist():
-                ranked.append((tested.score[index].item(), Node(tested.senders[index], one.branch.at)))
+                ranked.append((raced.score[index].item(), Node(senders[index], one.branch.at)))
         for score, node in sorted(ranked)[: self.spec.keep]:
             one.candidates.append(node)
             self.scores[Edge(node, one.branch)] = score
+
+    def _race(self, measured: Measured, count: int, kind: str, racing: bool = True) -> Generator[Progress, None, Raced]:
+        """Measure variants on the first examples, and on the others those that may have an effect worth keeping."""
+        first = max(len(self.examples) // PARTS, FEWEST) if racing else len(self.examples)
+        found = yield from self._values(measured, range(count), self.examples[:first], kind)
+        if not self.bases:
+            self._keep_base(found)
+        effect, tested = effects(found, self.spec.metric), self._tested(found)
+        rest = self.examples[first:]
+        if not rest:
+            return Raced(effect, sign_flip_p_values(tested, self.job.seed))
+        error = effect.std(-1) / sqrt(first)
+        alive = torch.nonzero(effect.mean(-1) - MARGIN * error <= -self.threshold)[:, 0]
+        whole = effect.new_full((count, len(self.examples)), nan)
+        whole[:, :first], p = effect, torch.ones(count, dtype=torch.float64)
+        if len(alive):
+            found = yield from self._values(measured, alive.tolist(), rest, kind)
+            whole[alive, first:] = effects(found, self.spec.metric)
+            tested = torch.cat([tested[alive], self._tested(found)], -1)
+            p[alive] = sign_flip_p_values(tested, self.job.seed)
+        return Raced(whole, p)
+
+    def _values(
+        self, measured: Measured, variants: Sequence[int], some: list[Example], kind: str
+    ) -> Generator[Progress, None, Found]:
+        """What the variants find on some of the examples."""
+        measurement, cost = measured(variants, some)
+        yield from measure_cells(self.context, [measurement])
+        found = self.context.cells.values(measurement)
+        check_scored(self.context, self.job, "examples", found, some)
+        self.cost[kind] += cost
+        return found
+
+    def _tested(self, found: Found) -> Tensor:
+        """[variant, example]: what is tested to be below 0."""
+        tested = tested_values(found, self.spec.metric)
+        assert tested is not None, "metrics without a sign are refused before"
+        return tested
 
     def _keep_base(self, found: Found) -> None:
         """Take note of the base run; ExperimentError where there is nothing to take a share of."""
@@ -184,23 +249,33 @@ class Search:
         if self.spec.metric != DEFAULT_METRIC:
             self.unit = found["base_value"].double().mean().item()
         if self.unit <= 0:
-            text = f"mean {METRICS[self.spec.metric].effect.partition(':')[2].strip()} is {self.unit:.3g} in the base run"
+            text = f"mean {METRICS[self.spec.metric].effect.partition(': ')[2]} is {self.unit:.3g} in the base run"
             accept = "a task the model does, such as only_correct: true"
-            raise ExperimentError(f"experiments.{self.job.name}: {text}, of which there is no share; accepted: {accept}")
-
-    def _tests(self, found: Found) -> tuple[Tensor, Tensor]:
-        """Effects [variant, example], and their p-values [variant]."""
-        tested = tested_values(found, self.spec.metric)
-        assert tested is not None, "metrics without a sign are refused before"
-        return effects(found, self.spec.metric), sign_flip_p_values(tested, self.job.seed)
+            raise ExperimentError(
+                f"experiments.{self.job.name}: {text}, of which there is no share; accepted: {accept}"
+            )
 
     def _form_groups(self, new: Sequence[Node], rounds: int) -> Steps:
-        """Put new nodes into groups by what each loses when one of its inputs is the source's as a whole."""
-        inputs = {node: inputs_of(node.kind, node.at, self.positions, self._unordered) for node in new}
-        probes = [Probe(Path(at, via, (node.part,))) for node in new for via, at in inputs[node]]
-        found = yield from self._probe(probes, f"profiles {rounds}")
+        """Put new nodes into groups by what each loses when one of its inputs is the source's as a whole.
+
+        Heads of layer 0, which nothing sends to, are one group at each position.
+        """
+        for node in filter(is_bottom, new):
+            known = [group for group in self.groups.values() if group.bottom and group.at == node.at]
+            fresh = Group(free_name(node.at, "heads", self.groups), node.at, "heads", (), rounds)
+            group = known[0] if known else fresh
+            self.groups[group.name] = replace(group, parts=(*group.parts, node.part))
+            self.group_of[node] = group.name
+        above = [node for node in new if not is_bottom(node)]
+        if not above:
+            return
+        inputs = {node: inputs_of(node.kind, node.at, self.positions, self._unordered) for node in above}
+        probes = [Probe(Path(at, via, (node.part,))) for node in above for via, at in inputs[node]]
+        measured = partial(self._probes, probes, f"profiles {rounds}")
+        first = self.examples[: max(len(self.examples) // PARTS, FEWEST)]
+        found = yield from self._values(measured, range(len(probes)), first, "probes")
         shares = iter((effects(found, self.spec.metric).mean(-1) / self.unit).clamp(-1, 1).tolist())
-        profiles = {node: [next(shares) for _ in inputs[node]] for node in new}
+        profiles = {node: [next(shares) for _ in inputs[node]] for node in above}
         self.profiles |= profiles
         for group in grouped(profiles, self.spec.effect, self.spec.alike, self.groups, rounds):
             self.groups[group.name] = group
@@ -210,21 +285,22 @@ class Search:
         """Probe all branches of the round's groups; those to be opened, the strongest first."""
         probes, asked = list[Probe](), list[tuple[Searched, list[str]]]()
         for group in self.groups.values():
-            if group.round == rounds:
+            if group.round == rounds and not group.bottom:
                 for branch in branches_of(group, self.positions, self._unordered):
                     given = list(self._probes_of(branch))
                     asked.append((Searched(branch, "nothing"), [what for what, _ in given]))
                     probes += [probe for _, probe in given]
-        found = yield from self._probe(probes, f"branches {rounds}")
-        effect, p = self._tests(found)
+        if not probes:
+            return []
+        raced = yield from self._race(partial(self._probes, probes, f"branches {rounds}"), len(probes), "probes")
         first, strong = 0, list[tuple[float, Searched]]()
         for one, kinds in asked:
             self.branches[one.branch.name] = one
             here = range(first, first + len(kinds))
             first += len(kinds)
-            one.probed = effect[here.start : here.stop]
+            one.probed = raced.effect[here.start : here.stop]
             for what, index in zip(kinds, here, strict=True):
-                row: dict[str, Any] = {"what": what, "score": effect[index].mean().item(), "p": p[index].item()}
+                row: dict[str, Any] = {"what": what, "score": raced.score[index].item(), "p": raced.p[index].item()}
                 one.probes.append(ProbeRecord.model_validate(row))
             if (strength := self._judge(one)) < 0:
                 strong.append((strength, one))
@@ -254,24 +330,30 @@ class Search:
             one.why = "token"
         return min(opening, default=0.0)
 
-    def _probe(self, probes: Sequence[Probe], name: str) -> Generator[Progress, None, Found]:
-        """What the probes find on all examples."""
+    def _probes(
+        self, probes: Sequence[Probe], name: str, variants: Sequence[int], some: list[Example]
+    ) -> tuple[Measurement, float]:
+        """Some of the probes on some of the examples, and what that costs."""
         choice, metric = self.job.models[0], self.spec.metric
-        chunks = self.context.chunk_sizes.of(choice, self.examples)
-        ats = sorted({probe.path.at for probe in probes})
-        step = suffixes(self.job, choice, name, self.examples, ats, chunks.examples)
+        asked = [probes[index] for index in variants]
+        chunks = self.context.chunk_sizes.of(choice, some)
+        step = suffixes(self.job, choice, name, some, sorted({probe.path.at for probe in asked}), chunks.examples)
 
         def measure(batch: Batch, settings: EvalSettings) -> Call:
-            pair = replace(self.context.data.pair(choice, self.examples, batch), metric=metric)
-            return Call(probe_probabilities, (pair, settings.select(probes), settings.engine, chunks))
+            pair = replace(self.context.data.pair(choice, some, batch), metric=metric)
+            return Call(probe_probabilities, (pair, settings.select(asked), settings.engine, chunks))
 
-        cache_key: dict[str, Any] = {"probes": [_plain(probe) for probe in probes]}
+        cache_key: dict[str, Any] = {"probes": [_plain(probe) for probe in asked]}
         if metric != DEFAULT_METRIC:
             cache_key["metric"] = metric
-        measurement = Measurement(step, cache_key, measure, len(probes))
-        yield from measure_cells(self.context, [measurement])
-        self.cost["probes"] += spent.of_probes(step, self.shape, chunks, probes)
-        return self.context.cells.values(measurement)
+        return Measurement(step, cache_key, measure, len(asked)), spent.of_probes(step, self.shape, chunks, asked)
+
+    def _edges(
+        self, path: Path, senders: Sequence[Component], name: str, variants: Sequence[int], some: list[Example]
+    ) -> tuple[Measurement, float]:
+        """Some of a path's senders on some of the examples, and what that costs."""
+        chosen = [senders[index] for index in variants]
+        return patched_paths(self.context, self.job, path, chosen, name, some), self.cost_of(path, chosen, some)
 
     def _limit(self, branch: Branch) -> Why | None:
         """Why the branch may not be opened, if so."""
@@ -281,7 +363,9 @@ class Search:
         if budget and budget.minutes is not None and monotonic() - self.started > 60 * budget.minutes:
             return "budget"
         if budget and budget.token_layers is not None:
-            more = sum(self.cost_of(branch.path(kind), branch.senders(self.shape, kind), self.examples) for kind in self.kinds)
+            more = sum(
+                self.cost_of(branch.path(kind), branch.senders(self.shape, kind), self.examples) for kind in self.kinds
+            )
             if sum(self.cost.values()) + more > budget.token_layers:
                 return "budget"
         return None
@@ -299,7 +383,7 @@ class Search:
         """Tokens times layers of patching the senders, one by one, on some examples."""
         chunks = self.context.chunk_sizes.of(self.job.models[0], some)
         step = suffixes(self.job, self.job.models[0], "", some, [path.at], chunks.examples)
-        return spent.of_paths(step, self.shape, chunks, path, senders) if senders else 0.0
+        return spent.of_paths(step, self.shape, chunks, [(path, senders)]) if senders else 0.0
 
     @property
     def closed(self) -> list[Searched]:

@@ -10,7 +10,7 @@ from nnsight_et.engine.paths import Path
 from nnsight_et.interventions.probes import Probe
 from nnsight_et.measuring.steps import Step
 from nnsight_et.models.named import Shape
-from nnsight_et.planning.cost.passes import Prompts, Sizes, path_patching, probing, total
+from nnsight_et.planning.cost.passes import Prompts, Sizes, edges, probing, total
 
 
 def prompts_in(step: Step) -> Iterator[Prompts]:
@@ -25,10 +25,10 @@ def prompts_in(step: Step) -> Iterator[Prompts]:
         yield Prompts(len(batch), width, places)
 
 
-def of_paths(step: Step, shape: Shape, chunks: Chunks, path: Path, senders: Sequence[Component]) -> float:
-    """Patching each sender along the path."""
+def of_paths(step: Step, shape: Shape, chunks: Chunks, paths: Sequence[tuple[Path, Sequence[Component]]]) -> float:
+    """Patching each sender along its path, all in one measurement."""
     sizes = Sizes(shape, chunks)
-    return total(path_patching(sizes, one, path, senders) for one in prompts_in(step)).token_layers
+    return total(edges(sizes, one, paths) for one in prompts_in(step)).token_layers
 
 
 def of_probes(step: Step, shape: Shape, chunks: Chunks, probes: Sequence[Probe]) -> float:

@@ -8,21 +8,29 @@ from nnsight_et.core.errors import quantity
 from nnsight_et.methods.discovery.summary import DiscoverySummary, GroupOfNodes
 
 
+ENDS = ("whole", "heads")
+
+
 def reads(summary: DiscoverySummary, group: GroupOfNodes) -> str:
-    """Where the inputs of a group come from: "query from last_2; value from the token at correct_object"."""
-    found = list[str]()
+    """Where the inputs of a group come from: "its query from last_2 at last; its value from the token at s1"."""
+    found, whose = list[str](), "its" if len(group.nodes) == 1 else "their"
     owner = {(one.node, one.at): one.group for one in summary.nodes}
     for branch in summary.branches:
         if branch.into != group.name:
             continue
         sources = list(dict.fromkeys(owner[node, branch.at] for node in branch.found))
+        whole, heads = (min((one.score for one in branch.probes if one.what == what), default=0.0) for what in ENDS)
+        if whole <= -summary.effect and heads > whole / 2:
+            sources.append("the token")
+        elif not sources and whole <= -summary.effect:
+            sources.append("no node that was found")
         if sources:
-            found.append(f"{branch.via} from {listed(sources)} at {branch.at}")
-        elif branch.why == "token" or (branch.why == "layer 0" and _matters(summary, branch.probes[0].score)):
-            found.append(f"{branch.via} from the token at {branch.at}")
-        elif branch.open and _matters(summary, branch.probes[0].score):
-            found.append(f"{branch.via} at {branch.at}, from no node that was found")
-    return "; ".join(found) or "nothing that was found"
+            found.append(f"{whose} {branch.via} from {listed(sources)} at {branch.at}")
+    return "; ".join(found) or ("nothing that was found" if _probed(summary, group) else "tokens alone")
+
+
+def _probed(summary: DiscoverySummary, group: GroupOfNodes) -> bool:
+    return any(branch.into == group.name for branch in summary.branches)
 
 
 def writes(summary: DiscoverySummary, group: GroupOfNodes) -> str:
@@ -43,7 +51,3 @@ def sentence(summary: DiscoverySummary, group: GroupOfNodes) -> str:
 def listed(names: Sequence[str]) -> str:
     """The names with commas, and an "and" before the last."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _matters(summary: DiscoverySummary, score: float) -> bool:
-    return score <= -summary.effect
