@@ -81,16 +81,27 @@ def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> d
     for (path, senders), some, begins in zip(paths, layers, starts, strict=True):
         given = donated[path.at] if path.senders == "heads" else mlp_outputs(model, pair.source, path.at, some)
         capture = whole.with_live(suffix_of(run, run.positions[path.at]))
-        parts += _of_path(model, capture, tokens[path.at], path, senders, begins, given, asked, chunks)
+        parts += _of_path(
+            model,
+            capture,
+            path,
+            senders,
+            token=tokens[path.at],
+            starts=begins,
+            donated=given,
+            asked=asked,
+            chunks=chunks,
+        )
     return numbers_of(readout(whole.logits, asked), joined_readouts(parts))
 
 
 def _of_path(
     model: Model,
     capture: Capture,
-    token: TokenCapture,
     path: Path,
     senders: Sequence[Component],
+    *,
+    token: TokenCapture,
     starts: Mapping[int, int],
     donated: Mapping[int, Tensor],
     asked: Tensor | ReadoutSpec,
@@ -107,7 +118,10 @@ def _of_path(
             continue
         start = starts[some[0].layer]
         inputs = one_token.to_receivers(model, token, here, receivers.above(start))
-        slot, site = capture.live_index(capture.run.positions[path.at]), "mlp" if path.via == "input" else path.via
+        slot, site = (
+            capture.live_index(capture.run.positions[path.at]),
+            "mlp" if receivers.via == "input" else receivers.via,
+        )
         edits = [
             Edit(end, site, slot, receivers.heads[end], values, visible_to_heads=receivers.seen_by.get(end))
             for end, values in inputs.items()

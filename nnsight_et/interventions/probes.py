@@ -1,4 +1,4 @@
-"""Probes of discovery: inputs of heads, or of MLPs, taken from the source run as a whole, or as far as heads write them.
+"""Probes of discovery: inputs of heads, or MLPs, taken from the source run as a whole, or as far as heads write them.
 
 Each is one variant, however many senders it stands for: docs/discovery.md says what it bounds.
 """
@@ -135,8 +135,8 @@ def _source_values(
                         continue
                     if via == "mlp":
                         inputs[place][layer] = model.mlp(layer, len(row))[row, run.positions[place[0]]][:, None]
-                    else:
-                        projected = model.projection(layer, place[1])[row, run.positions[place[0]]]
+                    elif via != "z":
+                        projected = model.projection(layer, via)[row, run.positions[place[0]]]
                         inputs[place][layer] = projected[:, ends.heads[layer]]
                 if via == "z":
                     for name in names:

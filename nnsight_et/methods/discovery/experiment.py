@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp
+from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC
 from nnsight_et.core.statistics import bootstrap_interval, holm, resampled_means, sign_flip_p_values, wilson_interval
 from nnsight_et.engine.paths import Path
@@ -116,7 +117,7 @@ def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> Disco
     spec, seed = search.spec, search.job.seed
     p_values = tests.p_values(seed)
     adjusted = holm(p_values)
-    beyond = [edge for edge, p in zip(tests.edges, adjusted.tolist(), strict=True) if p <= spec.level]
+    beyond = [edge for edge, p in zip(tests.edges, to_list(adjusted), strict=True) if p <= spec.level]
     graph = connected(beyond, search.group_of)
     edges = _edge_records(search, tests, graph, p_values, adjusted)
     best = {(edge.node, edge.at): edge.score for edge in sorted(edges, key=lambda edge: -edge.score) if edge.in_graph}
@@ -126,7 +127,7 @@ def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> Disco
     circuit = Circuit(tuple(HeadGroup(one.name, one.at, tuple(map(Head.parse, one.nodes))) for one in of_heads))
     of_mlps = [group for group in groups if group.kind == "mlps" and group.nodes]
     branches = [_branch_record(one, graph) for one in search.branches.values()]
-    ended = [one.why for one in branches if one.why in ("branches", "budget")]
+    reasons = {one.why for one in branches}
     return DiscoverySummary(
         circuit=CircuitRecord.of(circuit),
         mlps=[MlpGroupRecord(name=one.name, at=one.at, mlps=one.nodes) for one in of_mlps],
@@ -134,7 +135,7 @@ def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> Disco
         nodes=nodes,
         edges=edges,
         branches=branches,
-        ended=ended[0] if ended else "nothing more",
+        ended="budget" if "budget" in reasons else "branches" if "branches" in reasons else "nothing more",
         closed_sample=_closed_sample(search, branches),
         stability=_stability(search),
         cost=CostRecord(**search.cost, held_out=tests.cost, exhaustive=search.exhaustive_cost(held_out)),
@@ -153,7 +154,7 @@ def _edge_records(
         return []
     effect = torch.stack(tests.effects)
     low, high = bootstrap_interval(effect, search.job.seed)
-    numbers = [one.tolist() for one in (effect.mean(-1), low, high, p_values, adjusted)]
+    numbers = [to_list(one) for one in (effect.mean(-1), low, high, p_values, adjusted)]
     found = list[EdgeRecord]()
     for index, edge in enumerate(tests.edges):
         node, branch = edge
@@ -272,7 +273,7 @@ def _over_all(values: Tensor, tested: Tested, shape: Shape) -> Tensor:
     """[layer, head, ...], of MLPs [layer, 1, ...]: values [sender, ...] where the senders are, NaN elsewhere."""
     parts: Sequence[Component] = tested.senders
     width = 1 if isinstance(parts[0], Mlp) else shape.n_heads
-    whole = values.new_full((shape.n_layers * width, *values.shape[1:]), nan)
+    whole: Tensor = values.new_full((shape.n_layers * width, *values.shape[1:]), nan)
     whole[torch.tensor([part.layer * width + part.index for part in parts])] = values
     return whole.unflatten(0, (shape.n_layers, width))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
@@ -45,7 +46,7 @@ def tables(header: ResultHeader, summary: DiscoverySummary) -> tuple[Table, ...]
 def _groups(header: ResultHeader, summary: DiscoverySummary) -> Table:
     best = _strongest(summary)
     metric = metric_of(header)
-    columns = {
+    columns: dict[str, Callable[[GroupOfNodes], Any]] = {
         "group": lambda group: group.name,
         "at": lambda group: group.at,
         "nodes": lambda group: len(group.nodes),
@@ -72,10 +73,10 @@ def _found(summary: DiscoverySummary) -> str:
     opened = sum(one.open for one in summary.branches) - 1
     ended = {"nothing more": "nothing more was found", "branches": "as many branches were opened as may be"}
     share = summary.cost.total / summary.cost.exhaustive if summary.cost.exhaustive else 0.0
+    branches = quantity(len(summary.branches) - 1, "branch", "branches")
     sentences = [
         f"Scores: on {summary.held_out_examples} held-out examples; the strongest edge of each node.",
-        f"{opened} of {quantity(len(summary.branches) - 1, 'branch', 'branches')} opened; the search ended as "
-        f"{ended.get(summary.ended, 'the budget was spent')}.",
+        f"{opened} of {branches} opened; the search ended as {ended.get(summary.ended, 'the budget was spent')}.",
         f"Cost: {share:.0%} of patching all senders of all these branches on all examples.",
     ]
     sample = summary.closed_sample
@@ -96,7 +97,7 @@ def _edges(header: ResultHeader, summary: DiscoverySummary) -> Table:
         bounds = ", ".join(signed_score(one, metric) for one in (edge.low, edge.high))
         return f"{signed_score(edge.score, metric)} [{bounds}]"
 
-    columns = {
+    columns: dict[str, Callable[[EdgeRecord], Any]] = {
         "node": lambda edge: edge.node,
         "at": lambda edge: edge.at,
         "into": lambda edge: edge.into,
@@ -123,7 +124,7 @@ def _branches(header: ResultHeader, summary: DiscoverySummary) -> Table:
         found = [one for one in branch.probes if one.what == what]
         return signed_score(min(found, key=lambda one: one.score).score, metric) if found else "–"
 
-    columns = {
+    columns: dict[str, Callable[[BranchRecord], Any]] = {
         "into": lambda branch: branch.into,
         "via": lambda branch: branch.via or "–",
         "at": lambda branch: branch.at,

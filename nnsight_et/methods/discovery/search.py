@@ -16,6 +16,7 @@ from torch import Tensor
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Component, Head
 from nnsight_et.core.errors import ExperimentError
+from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS
 from nnsight_et.core.statistics import benjamini_hochberg, sign_flip_p_values
 from nnsight_et.engine.paths import Kind, Path
@@ -199,7 +200,7 @@ class Search:
             raced = yield from self._race(measured, len(senders), "search", one.why != "logits")
             one.tested[kind] = tested = Tested(tuple(senders), raced, benjamini_hochberg(raced.p))
             chosen = (raced.score <= -self.threshold) & (tested.p_bh <= self.spec.level)
-            for index in torch.nonzero(chosen)[:, 0].tolist():
+            for index in to_list(torch.nonzero(chosen)[:, 0]):
                 ranked.append((raced.score[index].item(), Node(senders[index], one.branch.at)))
         for score, node in sorted(ranked)[: self.spec.keep]:
             one.candidates.append(node)
@@ -220,7 +221,7 @@ class Search:
         whole = effect.new_full((count, len(self.examples)), nan)
         whole[:, :first], p = effect, torch.ones(count, dtype=torch.float64)
         if len(alive):
-            found = yield from self._values(measured, alive.tolist(), rest, kind)
+            found = yield from self._values(measured, to_list(alive), rest, kind)
             whole[alive, first:] = effects(found, self.spec.metric)
             tested = torch.cat([tested[alive], self._tested(found)], -1)
             p[alive] = sign_flip_p_values(tested, self.job.seed)
@@ -274,8 +275,8 @@ class Search:
         measured = partial(self._probes, probes, f"profiles {rounds}")
         first = self.examples[: max(len(self.examples) // PARTS, FEWEST)]
         found = yield from self._values(measured, range(len(probes)), first, "probes")
-        shares = iter((effects(found, self.spec.metric).mean(-1) / self.unit).clamp(-1, 1).tolist())
-        profiles = {node: [next(shares) for _ in inputs[node]] for node in above}
+        shares = iter(to_list((effects(found, self.spec.metric).mean(-1) / self.unit).clamp(-1, 1)))
+        profiles: dict[Node, list[float]] = {node: [next(shares) for _ in inputs[node]] for node in above}
         self.profiles |= profiles
         for group in grouped(profiles, self.spec.effect, self.spec.alike, self.groups, rounds):
             self.groups[group.name] = group

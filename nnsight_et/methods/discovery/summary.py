@@ -58,7 +58,7 @@ class BranchRecord(Record):
 
 
 class EdgeRecord(Record):
-    """An edge that was tested: from a node into a group, or the logits. Scores are in the unit of the metric's effect."""
+    """An edge that was tested: from a node into a group, or the logits. Scores are of the metric's effect."""
 
     node: str
     """The head or MLP, such as L9H3."""
@@ -113,7 +113,10 @@ class GroupOfNodes(Record):
     dropped: list[str]
     """Those that were searched into, and whose own edges are not beyond chance on held-out examples."""
     profiles: dict[str, list[float]]
-    """Node -> what it loses when an input is the source's as a whole, branch by branch, between -1 and 1 of the base."""
+    """Node -> what it loses when an input is the source's as a whole, branch by branch, as a share of the base.
+
+    Measured on a part of the search's examples, cut off at -1 and 1; empty for heads of layer 0.
+    """
 
 
 class ClosedSample(Record):
@@ -141,7 +144,7 @@ class CostRecord(Record):
     held_out: float
     """Measuring the candidates again."""
     exhaustive: float
-    """What it costs to patch all senders of all branches of the same groups on as many examples as both samples have."""
+    """What patching all senders of all branches of the same groups costs, on the examples of both samples."""
 
     @property
     def total(self) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from nnsight_et.core.errors import quantity
 from nnsight_et.methods.discovery.summary import DiscoverySummary, GroupOfNodes
 
-
 ENDS = ("whole", "heads")
 
 
