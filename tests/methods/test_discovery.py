@@ -14,7 +14,7 @@ from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.methods.discovery.audit import audit_summary
 from nnsight_et.methods.discovery.experiment import EXPERIMENT
-from nnsight_et.methods.discovery.graph import Branch, Edge, Group, Node, branches_of, connected, grouped
+from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.discovery.words import sentence
 from nnsight_et.planning.plan import Plan, plan
@@ -202,13 +202,13 @@ def test_mistakes_are_told_by_line(tmp_path):
 
 def test_nodes_form_groups_by_position_and_profile():
     profiles = {
-        Node(Head(4, 0), "last"): [-0.5, 0.0, -0.4],
-        Node(Head(4, 1), "last"): [-0.05, 0.0, -0.05],
-        Node(Head(3, 0), "last"): [0.0, -0.6, 0.0],
-        Node(Head(3, 1), "last"): [0.0, 0.001, 0.0],
-        Node(Head(2, 1), "other"): [-0.5, 0.0],
-        Node(Mlp(2), "last"): [-0.5],
-        Node(Head(2, 2), "last"): [0.001, 0.0, 0.0],
+        node_at(Head(4, 0), "last"): [-0.5, 0.0, -0.4],
+        node_at(Head(4, 1), "last"): [-0.05, 0.0, -0.05],
+        node_at(Head(3, 0), "last"): [0.0, -0.6, 0.0],
+        node_at(Head(3, 1), "last"): [0.0, 0.001, 0.0],
+        node_at(Head(2, 1), "other"): [-0.5, 0.0],
+        node_at(Mlp(2), "last"): [-0.5],
+        node_at(Head(2, 2), "last"): [0.001, 0.0, 0.0],
     }
     groups = grouped(profiles, 0.02, 0.7, {"last_1"}, 2)
     assert {group.name: group.parts for group in groups} == {
@@ -228,7 +228,7 @@ def test_branches_go_to_earlier_positions_alone():
 
 
 def test_edges_that_lead_nowhere_are_no_part_of_the_graph():
-    nodes = [Node(Head(layer, 0), "last") for layer in range(4)]
+    nodes = [node_at(Head(layer, 0), "last") for layer in range(4)]
     into = {name: Branch(name, "query", "last") for name in ("a", "b")}
     logits = Branch("logits", None, "last")
     edges = [Edge(nodes[3], logits), Edge(nodes[2], into["a"]), Edge(nodes[1], into["b"]), Edge(nodes[0], into["a"])]
@@ -238,7 +238,10 @@ def test_edges_that_lead_nowhere_are_no_part_of_the_graph():
     assert connected(edges[1:], groups) == set()
 
 
-def test_scores_are_nan_where_nothing_was_measured(found):
-    for name, values in found.scores.items():
-        if name.endswith(".score"):
-            assert torch.equal(values.isnan(), ~found.scores[name.replace(".score", ".reach")])
+def test_senders_that_cannot_matter_are_run_on_the_first_examples_alone(found):
+    each, reach = (found.scores[f"last_1.query.last.{name}"] for name in ("per_example", "reach"))
+    run = (~each.isnan()).sum(-1)
+    assert run[3, 0] == 48
+    assert set(run[reach].tolist()) == {16, 48}
+    assert not each[~reach].any()
+    assert torch.equal(found.scores["last_1.query.last.p"].isnan(), ~reach)

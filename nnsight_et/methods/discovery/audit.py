@@ -79,11 +79,7 @@ def _candidates(branch: BranchRecord, job: Job[Discovery], scores: Scores, least
 
 def _held_out_gaps(scores: Scores, summary: DiscoverySummary) -> Iterator[float]:
     """The edges' means."""
-    for edge in summary.edges:
-        stem = "logits" if edge.via is None else f"{edge.into}.{edge.via}.{edge.at}"
-        mlp = edge.node.endswith("MLP")
-        layer, _, index = edge.node.removeprefix("L").partition("MLP" if mlp else "H")
-        each = to_list(scores[f"{stem}{'.mlps' * mlp}.held_out"])[int(layer)][int(index or 0)]
+    for edge, each in zip(summary.edges, to_list(scores["held_out"]), strict=True):
         yield gap(edge.score, sum(each) / len(each))
 
 

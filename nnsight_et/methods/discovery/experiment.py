@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
 
@@ -28,7 +28,7 @@ from nnsight_et.measuring.stage_scores import effects, tested_values
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.discovery import audit, present, spent
-from nnsight_et.methods.discovery.graph import Edge, Node, connected
+from nnsight_et.methods.discovery.graph import Edge, Node, connected, node_at
 from nnsight_et.methods.discovery.search import Search, Searched, Tested
 from nnsight_et.methods.discovery.summary import (
     BranchRecord,
@@ -66,32 +66,30 @@ def measure(context: RunContext, job: Job[Discovery]) -> Generator[Progress, Non
     )
 
 
+@dataclass(frozen=True)
 class Tests:
-    """Every edge on the held-out examples: effects [edge, example], what is tested of them, and the verdict."""
+    """Every edge on the held-out examples, in the order of the search, of a branch the strongest first."""
 
-    def __init__(self) -> None:
-        self.edges = list[Edge]()
-        self.effects = list[Tensor]()
-        self.values = list[Tensor]()
-        self.cost = 0.0
-
-    def p_values(self, seed: int) -> Tensor:
-        """[edge]: one-sided p-values."""
-        return sign_flip_p_values(torch.stack(self.values), seed) if self.edges else torch.zeros(0)
+    edges: tuple[Edge, ...]
+    effects: Tensor
+    """[edge, example]"""
+    values: Tensor
+    """[edge, example]: what is tested to be below 0."""
+    cost: float
 
 
 def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress, None, Tests]:
     """Patch the candidates of every branch on examples that had no say in choosing them, all in one measurement."""
-    context, job, tests = search.context, search.job, Tests()
+    context, job = search.context, search.job
     choice, metric = job.models[0], job.spec.metric
-    paths = list[tuple[Path, list[Component]]]()
+    paths, asked = list[tuple[Path, list[Component]]](), list[Edge]()
     for one in search.branches.values():
         for kind in search.kinds:
             if parts := sorted(node.part for node in one.candidates if node.kind == kind):
                 paths.append((one.branch.path(kind), parts))
-                tests.edges += [Edge(Node(part, one.branch.at), one.branch) for part in parts]
+                asked += [Edge(node_at(part, one.branch.at), one.branch) for part in parts]
     if not paths:
-        return tests
+        return Tests((), torch.zeros(0, len(held_out)), torch.zeros(0, len(held_out)), 0.0)
     edges = [(path, part) for path, parts in paths for part in parts]
     chunks = context.chunk_sizes.of(choice, held_out)
     step = suffixes(job, choice, "held out", held_out, sorted({path.at for path, _ in paths}), chunks.examples)
@@ -108,14 +106,16 @@ def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress
     check_scored(context, job, "held_out_examples", found, held_out)
     values = tested_values(found, metric)
     assert values is not None
-    tests.cost = spent.of_paths(step, search.shape, chunks, paths)
-    tests.effects, tests.values = list(effects(found, metric)), list(values)
-    return tests
+    effect, places = effects(found, metric), list(search.branches)
+    score: list[float] = to_list(effect.mean(-1))
+    order = sorted(range(len(asked)), key=lambda index: (places.index(asked[index].branch.name), score[index]))
+    cost = spent.of_paths(step, search.shape, chunks, paths)
+    return Tests(tuple(asked[index] for index in order), effect[order], values[order], cost)
 
 
 def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> DiscoverySummary:
-    spec, seed = search.spec, search.job.seed
-    p_values = tests.p_values(seed)
+    spec = search.spec
+    p_values = sign_flip_p_values(tests.values, search.job.seed) if tests.edges else torch.zeros(0)
     adjusted = holm(p_values)
     beyond = [edge for edge, p in zip(tests.edges, to_list(adjusted), strict=True) if p <= spec.level]
     graph = connected(beyond, search.group_of)
@@ -150,22 +150,17 @@ def _edge_records(
     search: Search, tests: Tests, graph: set[Edge], p_values: Tensor, adjusted: Tensor
 ) -> list[EdgeRecord]:
     """The edges in the order of the search, of a branch the strongest first."""
-    if not tests.edges:
-        return []
-    effect = torch.stack(tests.effects)
-    low, high = bootstrap_interval(effect, search.job.seed)
-    numbers = [to_list(one) for one in (effect.mean(-1), low, high, p_values, adjusted)]
+    low, high = bootstrap_interval(tests.effects, search.job.seed) if tests.edges else (tests.values, tests.values)
+    numbers = [to_list(one) for one in (tests.effects.mean(-1), low, high, p_values, adjusted)]
     found = list[EdgeRecord]()
-    for index, edge in enumerate(tests.edges):
-        node, branch = edge
-        score, least, most, p, p_holm = (values[index] for values in numbers)
-        again = resampled_means(_searched_effect(search.branches[branch.name], node), search.job.seed)
+    for edge, score, least, most, p, p_holm in zip(tests.edges, *numbers, strict=True):
+        again = resampled_means(_searched_effect(search.branches[edge.branch.name], edge.node), search.job.seed)
         found.append(
             EdgeRecord(
-                node=str(node.part),
-                at=node.at,
-                into=branch.into,
-                via=branch.via,
+                node=str(edge.node.part),
+                at=edge.node.at,
+                into=edge.branch.into,
+                via=edge.branch.via,
                 score=score,
                 low=least,
                 high=most,
@@ -176,9 +171,7 @@ def _edge_records(
                 in_graph=edge in graph,
             )
         )
-    order = {name: index for index, name in enumerate(search.branches)}
-    names = {id(record): edge.branch.name for record, edge in zip(found, tests.edges, strict=True)}
-    return sorted(found, key=lambda record: (order[names[id(record)]], record.score))
+    return found
 
 
 def _searched_effect(one: Searched, node: Node) -> Tensor:
@@ -193,7 +186,7 @@ def _group_records(search: Search, best: Mapping[tuple[str, str], float]) -> lis
     for group in search.groups.values():
         names = list(map(str, group.parts))
         kept = sorted((name for name in names if (name, group.at) in best), key=lambda name: best[name, group.at])
-        profiles = {str(part): search.profiles.get(Node(part, group.at), []) for part in group.parts}
+        profiles = {str(part): search.profiles.get(node_at(part, group.at), []) for part in group.parts}
         records.append(
             GroupOfNodes(
                 name=group.name,
@@ -242,38 +235,33 @@ def _stability(search: Search) -> float | None:
 
 
 def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
-    """Per searched branch [layer, head, ...]: what was found of senders, and on held-out examples of candidates.
+    """Per searched branch what was found of its senders [layer, head, ...], of MLPs [layer, 1, ...]; and the rest.
 
-    "<branch>.score", "p", "p_bh", "reach", "per_example" and "held_out"; NaN where nothing was measured. Of MLPs the
-    branch's name ends in ".mlps", and there is one a layer. "<branch>.probes" [probe, example]: effects of its probes.
-    "base" and "base_value" [example] are those of the base run.
+    "<branch>.score", "per_example", "p", "p_bh" and "reach": score and effects are 0 and p is NaN of heads that do not
+    reach the end; effects are NaN on examples that a sender was not run on. Of MLPs a branch's name ends in ".mlps".
+    "<branch>.probes" [probe, example]: effects of its probes. "held_out" [edge, example]: effects of the summary's
+    edges. "base" and "base_value" [example] are those of the base run.
     """
-    tensors, kept = dict(search.bases), dict[str, Tensor]()
-    again = dict(zip(tests.edges, tests.effects, strict=True))
+    tensors = dict(search.bases)
     for one in search.branches.values():
         if one.probed is not None:
             tensors[f"{one.branch.name}.probes"] = one.probed
         for kind, tested in one.tested.items():
-            stem = f"{one.branch.name}{'.mlps' * (kind == 'mlps')}"
             raced = tested.raced
-            found = {"score": raced.score, "p": raced.p, "p_bh": tested.p_bh, "per_example": raced.effect}
-            found = {name: _over_all(values, tested, search.shape) for name, values in found.items()}
-            found["reach"] = ~found["score"].isnan()
-            held = tests.effects[0].new_full((len(tested.senders), len(tests.effects[0])), nan) if again else None
-            if held is not None:
-                for index, part in enumerate(tested.senders):
-                    edge = Edge(Node(part, one.branch.at), one.branch)
-                    held[index] = again.get(edge, held[index])
-                found["held_out"] = _over_all(held, tested, search.shape)
-            kept |= {f"{stem}.{name}": values for name, values in found.items()}
-    return tensors | kept
+            found = {"score": raced.score, "per_example": raced.effect, "reach": torch.ones(len(raced.p)).bool()}
+            placed = {name: _over_all(values, tested, search.shape, 0) for name, values in found.items()}
+            found = {"p": raced.p, "p_bh": tested.p_bh}
+            placed |= {name: _over_all(values, tested, search.shape, nan) for name, values in found.items()}
+            stem = f"{one.branch.name}{'.mlps' * (kind == 'mlps')}"
+            tensors |= {f"{stem}.{name}": values for name, values in placed.items()}
+    return tensors | {"held_out": tests.effects}
 
 
-def _over_all(values: Tensor, tested: Tested, shape: Shape) -> Tensor:
-    """[layer, head, ...], of MLPs [layer, 1, ...]: values [sender, ...] where the senders are, NaN elsewhere."""
+def _over_all(values: Tensor, tested: Tested, shape: Shape, other: float) -> Tensor:
+    """[layer, head, ...], of MLPs [layer, 1, ...]: values [sender, ...] where the senders are, `other` elsewhere."""
     parts: Sequence[Component] = tested.senders
     width = 1 if isinstance(parts[0], Mlp) else shape.n_heads
-    whole: Tensor = values.new_full((shape.n_layers * width, *values.shape[1:]), nan)
+    whole = torch.full((shape.n_layers * width, *values.shape[1:]), other, dtype=values.dtype)
     whole[torch.tensor([part.layer * width + part.index for part in parts])] = values
     return whole.unflatten(0, (shape.n_layers, width))
 

@@ -41,6 +41,7 @@ from nnsight_et.methods.discovery.graph import (
     halves,
     inputs_of,
     is_bottom,
+    node_at,
 )
 from nnsight_et.methods.discovery.summary import OPEN, ProbeRecord, Why
 from nnsight_et.methods.path_patching.experiment import patched_paths
@@ -201,7 +202,7 @@ class Search:
             one.tested[kind] = tested = Tested(tuple(senders), raced, benjamini_hochberg(raced.p))
             chosen = (raced.score <= -self.threshold) & (tested.p_bh <= self.spec.level)
             for index in to_list(torch.nonzero(chosen)[:, 0]):
-                ranked.append((raced.score[index].item(), Node(senders[index], one.branch.at)))
+                ranked.append((raced.score[index].item(), node_at(senders[index], one.branch.at)))
         for score, node in sorted(ranked)[: self.spec.keep]:
             one.candidates.append(node)
             self.scores[Edge(node, one.branch)] = score
@@ -280,7 +281,7 @@ class Search:
         self.profiles |= profiles
         for group in grouped(profiles, self.spec.effect, self.spec.alike, self.groups, rounds):
             self.groups[group.name] = group
-            self.group_of |= {Node(part, group.at): group.name for part in group.parts}
+            self.group_of |= {node_at(part, group.at): group.name for part in group.parts}
 
     def _probe_branches(self, rounds: int) -> Generator[Progress, None, list[Searched]]:
         """Probe all branches of the round's groups; those to be opened, the strongest first."""
