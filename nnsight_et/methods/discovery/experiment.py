@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.batch import Example
-from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp
+from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC
 from nnsight_et.core.statistics import bootstrap_interval, holm, resampled_means, sign_flip_p_values, wilson_interval
@@ -24,12 +24,12 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
-from nnsight_et.measuring.stage_scores import effects, tested_values
+from nnsight_et.measuring.stage_scores import effects, over_all, tested_values
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.discovery import audit, present, spent
 from nnsight_et.methods.discovery.graph import Edge, Node, connected, node_at
-from nnsight_et.methods.discovery.search import Search, Searched, Tested
+from nnsight_et.methods.discovery.search import Search, Searched
 from nnsight_et.methods.discovery.summary import (
     BranchRecord,
     ClosedSample,
@@ -39,7 +39,6 @@ from nnsight_et.methods.discovery.summary import (
     GroupOfNodes,
     NodeRecord,
 )
-from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord
 
@@ -249,21 +248,12 @@ def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
         for kind, tested in one.tested.items():
             raced = tested.raced
             found = {"score": raced.score, "per_example": raced.effect, "reach": torch.ones(len(raced.p)).bool()}
-            placed = {name: _over_all(values, tested, search.shape, 0) for name, values in found.items()}
+            placed = {name: over_all(values, tested.senders, search.shape, 0) for name, values in found.items()}
             found = {"p": raced.p, "p_bh": tested.p_bh}
-            placed |= {name: _over_all(values, tested, search.shape, nan) for name, values in found.items()}
+            placed |= {name: over_all(values, tested.senders, search.shape, nan) for name, values in found.items()}
             stem = f"{one.branch.name}{'.mlps' * (kind == 'mlps')}"
             tensors |= {f"{stem}.{name}": values for name, values in placed.items()}
     return tensors | {"held_out": tests.effects}
-
-
-def _over_all(values: Tensor, tested: Tested, shape: Shape, other: float) -> Tensor:
-    """[layer, head, ...], of MLPs [layer, 1, ...]: values [sender, ...] where the senders are, `other` elsewhere."""
-    parts: Sequence[Component] = tested.senders
-    width = 1 if isinstance(parts[0], Mlp) else shape.n_heads
-    whole = torch.full((shape.n_layers * width, *values.shape[1:]), other, dtype=values.dtype)
-    whole[torch.tensor([part.layer * width + part.index for part in parts])] = values
-    return whole.unflatten(0, (shape.n_layers, width))
 
 
 EXPERIMENT = Experiment(

@@ -201,7 +201,8 @@ class Search:
             raced = yield from self._race(measured, len(senders), "search", one.why != "logits")
             one.tested[kind] = tested = Tested(tuple(senders), raced, benjamini_hochberg(raced.p))
             chosen = (raced.score <= -self.threshold) & (tested.p_bh <= self.spec.level)
-            for index in to_list(torch.nonzero(chosen)[:, 0]):
+            indices: list[int] = to_list(torch.nonzero(chosen)[:, 0])
+            for index in indices:
                 ranked.append((raced.score[index].item(), node_at(senders[index], one.branch.at)))
         for score, node in sorted(ranked)[: self.spec.keep]:
             one.candidates.append(node)
