@@ -14,11 +14,9 @@ from nnsight_et.display.table import Table
 from nnsight_et.results.disk import write_file
 
 from .render import output, show
-from .shell import reading
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
-    from nnsight_et.planning.plan import Plan
     from nnsight_et.results.study import Study
 
 SHOWN = 3  # other runs
@@ -32,13 +30,6 @@ def write_page(study: Study, folder: Path) -> Path:
     return folder / REPORT
 
 
-def report_of(plan: Plan, folder: Path) -> Path:
-    """Write the report of a plan's results in `folder`; its path."""
-    from nnsight_et.results.study import study_of
-
-    return write_page(study_of(plan, folder), folder)
-
-
 def find_study(source: Path, settings: Sequence[str], out: Path, limit: int | None) -> tuple[Study, Path]:
     """The study a manifest or a run's folder names, and its folder; ManifestError if it has no result."""
     from nnsight_et.manifest import load
@@ -47,8 +38,7 @@ def find_study(source: Path, settings: Sequence[str], out: Path, limit: int | No
     from nnsight_et.results.study import study_in, study_of
 
     if source.is_dir():
-        with reading(source):
-            return study_in(source), source
+        return study_in(source), source
     manifest = load(source, settings)
     jobs = plan(manifest.with_limit(limit) if limit else manifest)
     folder = folder_of(out, jobs)
@@ -82,10 +72,10 @@ def _folder_and_limit(manifest: Manifest, folder: Path, limit: int | None) -> st
     numbers = set[int]()
     for path in folder.glob("*/result.json"):
         try:
-            spec = read_header(path.parent).job["spec"]
-        except (ResultError, KeyError):
+            spec = read_header(path.parent).job.spec
+        except ResultError:
             continue
-        numbers |= {value for key, value in spec.items() if key.endswith("examples") and type(value) is int}
+        numbers |= {value for key, value in spec if key.endswith("examples") and type(value) is int}
     for number in sorted(numbers):
         if number and plan(manifest.with_limit(number)).digest == folder.name:
             return f"the run with --limit {number} ({folder})"

@@ -25,7 +25,7 @@ from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
-from nnsight_et.models.own import ATTENTION, from_module
+from nnsight_et.models.own import ATTENTION, from_module, hook_notices
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -128,16 +128,31 @@ def load(
     attention: Literal["sdpa", "eager"] | None = None,
     bos: Literal["add", "none"] | None = None,
 ) -> LoadedModel:
-    """The model called `model`: a name that `et models` lists, a folder, a hub id, or a transformers model in memory.
+    """A model ready to measure, and its tokenizer.
 
-    gguf: the file in that folder that has the weights, where it is a GGUF file; they are read as plain numbers, by
-    transformers (pip install 'nnsight-et[gguf]'). adapter: the folder or hub id of one over the model.
-    dtype None is "float32", attention None "sdpa".
     A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention:
-    others are refused, as are adapter and gguf. It can be peft's PeftModel: what runs is its active adapter's.
-    bos: "add" begins every text with the tokenizer's BOS, once, "none" leaves it off; None: as the tokenizer does it.
-    device None is "cuda" where there is a GPU, else "cpu"; "balanced" spreads layers over all GPUs. UnsupportedModel
-    if it cannot be found, read or taken apart.
+    other values are refused, as are `adapter` and `gguf`. Of peft's PeftModel the active adapters run.
+
+    Args:
+        model: A name that `et models` lists, a folder, a hub id, or a transformers or peft model in memory.
+        tokenizer: Its folder or hub id, if it is not the model's; of a model in memory the tokenizer itself.
+        adapter: Folder or hub id of an adapter that is put over the model.
+        gguf: The file in the model's folder that has the weights, read as plain numbers
+            (pip install 'nnsight-et[gguf]').
+        dtype: "float32" (when absent), "bfloat16", "float16" or "float64".
+        device: "cuda" where there is a GPU, else "cpu" (when absent); "balanced" spreads layers over all GPUs.
+        attention: "sdpa" (when absent) or "eager".
+        bos: "add" begins every text with the tokenizer's BOS, once; "none" leaves it off; when absent the tokenizer
+            decides.
+
+    Raises:
+        UnsupportedModel: It cannot be found, read or taken apart.
+        ManifestError: An argument is not one of these values.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.load("llama-tiny", device="cpu")
+        <llama-tiny: 6 layers of 8 heads, torch.float32 on cpu>
     """
     if bos not in (None, "add", "none"):
         raise ManifestError(f"bos: found {bos!r}; accepted: add, none, or None where the tokenizer decides")
@@ -160,9 +175,9 @@ def load(
 
 
 def _with_notices(model: LoadedModel) -> LoadedModel:
-    """The same model, with what is to be known of how its prompts begin and end."""
+    """The same model, with what is to be known also of how its prompts begin and end."""
     begun = bos_notices(model.name, model.tokenizer, model.model)
-    return replace(model, notices=(*begun, *end_notices(model.name, model.tokenizer)))
+    return replace(model, notices=(*model.notices, *begun, *end_notices(model.name, model.tokenizer)))
 
 
 def _check_known(model: str) -> None:
@@ -238,7 +253,8 @@ def _in_memory(
     if bos is not None:
         tokenizer = deepcopy(tokenizer)
         set_bos(tokenizer, bos, name, nn.nn.config)
-    return _with_notices(LoadedModel(name, nn, tokenizer, shape_from(nn.nn.config, name)))
+    notices = tuple(hook_notices(module, name))
+    return _with_notices(LoadedModel(name, nn, tokenizer, shape_from(nn.nn.config, name), notices=notices))
 
 
 def _live(example: Example, positions: Sequence[str]) -> int:

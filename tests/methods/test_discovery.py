@@ -12,7 +12,6 @@ import torch
 from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import Manifest, parse
-from nnsight_et.methods.discovery.audit import audit_summary
 from nnsight_et.methods.discovery.experiment import EXPERIMENT
 from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
 from nnsight_et.methods.discovery.summary import DiscoverySummary
@@ -135,20 +134,6 @@ def test_a_search_that_is_continued_measures_nothing_twice_and_finds_the_same(pl
 def test_what_it_cost_is_counted_beside_the_exhaustive_search(found):
     cost = found.summary.cost
     assert 0 < cost.total < 0.3 * cost.exhaustive  # of a model with 5 layers of 8 heads; deeper ones save more
-
-
-def test_every_decision_is_counted_once_more(found):
-    job = plan(manifest_of(Path())).job("found")
-    assert max(audit_summary(job, found.scores, found.summary)) < 1e-9
-    kept = found.summary.edges[0]
-    wrong = [kept.model_copy(update={"in_graph": False}), *found.summary.edges[1:]]
-    assert max(audit_summary(job, found.scores, found.summary.model_copy(update={"edges": wrong}))) == float("inf")
-    branches = list(found.summary.branches)
-    opened = next(index for index, one in enumerate(branches) if one.why == "effect")
-    branches[opened] = branches[opened].model_copy(update={"why": "nothing"})
-    assert max(audit_summary(job, found.scores, found.summary.model_copy(update={"branches": branches}))) == float(
-        "inf"
-    )
 
 
 def test_tables_figures_and_long_tables_show_it(found):

@@ -20,7 +20,7 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.client import Client
-from nnsight_et.remote.job import RemoteJob, RetryPolicy
+from nnsight_et.remote.server import RemoteJob, RetryPolicy
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Remote, RunOptions, run
@@ -153,8 +153,8 @@ def test_the_result_says_which_gradient_was_used(trust, found_away):
 
 def test_the_checks_were_made_on_the_server(found_away, found_here):
     for name, result in found_away.items():
-        made, expected = (one.header.self_check["checks"] for one in (result, found_here[name]))
-        assert {check["check"] for check in made} >= {check["check"] for check in expected}
+        made, expected = (one.header.self_check.checks for one in (result, found_here[name]))
+        assert {check.check for check in made} >= {check.check for check in expected}
 
 
 def test_a_second_run_sends_nothing(away, found_away, sent):

@@ -12,10 +12,9 @@ from transformers import AutoModelForCausalLM
 from nnsight_et.core.batch import Example, Pair, collate
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import PathPatching, load, parse, single
-from nnsight_et.manifest.json_schema import MODELINE
+from nnsight_et.manifest.schema import MODELINE
 from nnsight_et.manifest.single import Setting
-from nnsight_et.manifest.studies import STUDIES
-from nnsight_et.manifest.template import METHODS, InitOptions, render_manifest
+from nnsight_et.manifest.template import METHODS, STUDIES, InitOptions, render_manifest
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
@@ -54,9 +53,9 @@ def found(request: pytest.FixtureRequest, model: Path, tmp_path_factory) -> tupl
 
 def test_the_shipped_manifest_runs_from_end_to_end(found: tuple[str, dict[str, Result]]):
     kind, results = found
-    assert {result.header.job["spec"]["method"] for result in results.values()} == set(USED)
-    assert all(result.header.self_check["on"] for result in results.values())
-    assert {result.header.job["task"]["kind"] for result in results.values()} == {kind}
+    assert {result.header.job.spec.method for result in results.values()} == set(USED)
+    assert all(result.header.self_check.on for result in results.values())
+    assert {result.header.job.task.kind for result in results.values()} == {kind}
     circuit = results["circuit"].header.summary["circuit"]
     assert [group["name"] for group in circuit["groups"]] == [stage["group"] for stage in STUDIES[kind].stages]
     edges = [(row["blind"], row["to"]) for row in results["blind"].header.summary["rows"]]

@@ -40,7 +40,7 @@ from nnsight_et.methods.discovery.summary import (
     NodeRecord,
 )
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord
+from nnsight_et.results.records import CircuitRecord, MlpGroupRecord
 
 SPLIT = "discovery"
 
@@ -74,7 +74,7 @@ class Tests:
     """[edge, example]"""
     values: Tensor
     """[edge, example]: what is tested to be below 0."""
-    cost: float
+    cost: int
 
 
 def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress, None, Tests]:
@@ -88,7 +88,7 @@ def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress
                 paths.append((one.branch.path(kind), parts))
                 asked += [Edge(node_at(part, one.branch.at), one.branch) for part in parts]
     if not paths:
-        return Tests((), torch.zeros(0, len(held_out)), torch.zeros(0, len(held_out)), 0.0)
+        return Tests((), torch.zeros(0, len(held_out)), torch.zeros(0, len(held_out)), 0)
     edges = [(path, part) for path, parts in paths for part in parts]
     chunks = context.chunk_sizes.of(choice, held_out)
     step = suffixes(job, choice, "held out", held_out, sorted({path.at for path, _ in paths}), chunks.examples)
@@ -203,6 +203,7 @@ def _group_records(search: Search, best: Mapping[tuple[str, str], float]) -> lis
 def _branch_record(one: Searched, graph: set[Edge]) -> BranchRecord:
     candidates = [str(node.part) for node in one.candidates]
     return BranchRecord(
+        name=one.branch.name,
         into=one.branch.into,
         via=one.branch.via,
         at=one.branch.at,
@@ -259,7 +260,7 @@ def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

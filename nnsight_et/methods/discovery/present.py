@@ -19,6 +19,7 @@ from nnsight_et.display.measurement import (
     tensors_of_group,
 )
 from nnsight_et.display.table import Table, number, signed_score, table_of
+from nnsight_et.manifest import Discovery
 from nnsight_et.methods.discovery.summary import BranchRecord, DiscoverySummary, EdgeRecord, GroupOfNodes, ProbeRecord
 from nnsight_et.methods.discovery.words import reads, writes
 from nnsight_et.methods.path_patching.present import score_note
@@ -108,10 +109,11 @@ def _edges(header: ResultHeader, summary: DiscoverySummary) -> Table:
         "resamples": lambda edge: edge.frequency,
     }
     tested, beyond = len(summary.edges), len(summary.graph)
-    level = header.job["spec"]["level"]
+    assert isinstance(header.job.spec, Discovery)
     note = (
         f"{score_note(metric)} On {summary.held_out_examples} held-out examples, with 95% bootstrap intervals. "
-        f"{beyond} of {tested} tested edges are in the graph: beyond chance at {level} over all {tested} together "
+        f"{beyond} of {tested} tested edges are in the graph: beyond chance at "
+        f"{header.job.spec.level} over all {tested} together "
         f"(Holm), and connected. Resamples: the share in which the score is worth keeping on the examples searched."
     )
     return table_of(header, f"edges in {models_of(header)}", columns, summary.graph, note)

@@ -52,7 +52,7 @@ SPLITS = 2  # of the heads below a branch, each into two halves
 PARTS, FEWEST = 4, 16  # one part of the examples, at least so many, says which variants are run on the others
 MARGIN = 2.0  # standard errors
 Steps = Generator[Progress, None, None]
-Measured = Callable[[Sequence[int], list[Example]], tuple[Measurement, float]]
+Measured = Callable[[Sequence[int], list[Example]], tuple[Measurement, int]]
 """Some of the variants on some of the examples, and what that costs."""
 
 
@@ -122,7 +122,7 @@ class Search:
     """[example]: the base run's probability, and the metric's value if it is another."""
     unit: float = 1.0
     """What a share of the base is a share of."""
-    cost: dict[str, float] = field(default_factory=lambda: {"search": 0.0, "probes": 0.0})
+    cost: dict[str, int] = field(default_factory=lambda: {"search": 0, "probes": 0})
     started: float = field(default_factory=monotonic)
 
     @property
@@ -335,7 +335,7 @@ class Search:
 
     def _probes(
         self, probes: Sequence[Probe], name: str, variants: Sequence[int], some: list[Example]
-    ) -> tuple[Measurement, float]:
+    ) -> tuple[Measurement, int]:
         """Some of the probes on some of the examples, and what that costs."""
         choice, metric = self.job.models[0], self.spec.metric
         asked = [probes[index] for index in variants]
@@ -353,7 +353,7 @@ class Search:
 
     def _edges(
         self, path: Path, senders: Sequence[Component], name: str, variants: Sequence[int], some: list[Example]
-    ) -> tuple[Measurement, float]:
+    ) -> tuple[Measurement, int]:
         """Some of a path's senders on some of the examples, and what that costs."""
         chosen = [senders[index] for index in variants]
         return patched_paths(self.context, self.job, path, chosen, name, some), self.cost_of(path, chosen, some)
@@ -373,7 +373,7 @@ class Search:
                 return "budget"
         return None
 
-    def exhaustive_cost(self, held_out: Sequence[Example]) -> float:
+    def exhaustive_cost(self, held_out: Sequence[Example]) -> int:
         """What patching all senders of all branches of the same groups costs, on the examples of both samples."""
         every = [*self.examples, *held_out]
         return sum(
@@ -382,11 +382,11 @@ class Search:
             for kind in self.kinds
         )
 
-    def cost_of(self, path: Path, senders: Sequence[Component], some: Sequence[Example]) -> float:
+    def cost_of(self, path: Path, senders: Sequence[Component], some: Sequence[Example]) -> int:
         """Tokens times layers of patching the senders, one by one, on some examples."""
         chunks = self.context.chunk_sizes.of(self.job.models[0], some)
         step = suffixes(self.job, self.job.models[0], "", some, [path.at], chunks.examples)
-        return spent.of_paths(step, self.shape, chunks, [(path, senders)]) if senders else 0.0
+        return spent.of_paths(step, self.shape, chunks, [(path, senders)]) if senders else 0
 
     @property
     def closed(self) -> list[Searched]:

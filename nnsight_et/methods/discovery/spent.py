@@ -25,13 +25,13 @@ def prompts_in(step: Step) -> Iterator[Prompts]:
         yield Prompts(len(batch), width, places)
 
 
-def of_paths(step: Step, shape: Shape, chunks: Chunks, paths: Sequence[tuple[Path, Sequence[Component]]]) -> float:
+def of_paths(step: Step, shape: Shape, chunks: Chunks, paths: Sequence[tuple[Path, Sequence[Component]]]) -> int:
     """Patching each sender along its path, all in one measurement."""
     sizes = Sizes(shape, chunks)
-    return total(edges(sizes, one, paths) for one in prompts_in(step)).token_layers
+    return round(total(edges(sizes, one, paths) for one in prompts_in(step)).token_layers)
 
 
-def of_probes(step: Step, shape: Shape, chunks: Chunks, probes: Sequence[Probe]) -> float:
+def of_probes(step: Step, shape: Shape, chunks: Chunks, probes: Sequence[Probe]) -> int:
     """Probes of one measurement."""
     places: dict[tuple[str, str], tuple[Sequence[int], int, int]] = {}
     for probe in probes:
@@ -39,4 +39,4 @@ def of_probes(step: Step, shape: Shape, chunks: Chunks, probes: Sequence[Probe])
         here = {receiver.layer for receiver in probe.path.receivers}
         places[probe.place] = (sorted({*layers, *here}), variants + 1, sets + (probe.donors is not None))
     sizes = Sizes(shape, chunks)
-    return total(probing(sizes, one, places) for one in prompts_in(step)).token_layers
+    return round(total(probing(sizes, one, places) for one in prompts_in(step)).token_layers)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord, Record, Summary
+from nnsight_et.results.records import CircuitRecord, MlpGroupRecord, Record
+from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.summary import Summary
 
 Via = Literal["query", "key", "value", "input"]
 Why = Literal["logits", "effect", "sampled", "nothing", "token", "layer 0", "branches", "budget"]
+TENSORS = {
+    "score": (("layer", "head"), "Mean effect over the examples it was run on; 0 where it does not reach the end."),
+    "per_example": (("layer", "head", "example"), "Effect on each example; NaN where the sender was not run on it."),
+    "reach": (("layer", "head"), "Whether it can reach the end of the path, and was run."),
+    "p": (("layer", "head"), "One-sided p-value; 1 where it was run on the first examples alone, NaN where on none."),
+    "p_bh": (("layer", "head"), "The same after Benjamini and Hochberg's correction over the branch."),
+}
+"""Of each branch that was searched; of MLPs there is one head in a layer."""
 OPEN: tuple[Why, ...] = ("logits", "effect", "sampled")
 """The reasons for which a branch is searched."""
 
@@ -28,6 +38,8 @@ class ProbeRecord(Record):
 class BranchRecord(Record):
     """A group, one of its inputs, and a position it can come from."""
 
+    name: str
+    """What its tensors' names begin with: logits, or group, input and position."""
     into: str
     """The group; or logits."""
     via: Via | None
@@ -50,11 +62,6 @@ class BranchRecord(Record):
     def open(self) -> bool:
         """Whether its senders were patched one by one."""
         return self.why in OPEN
-
-    @property
-    def name(self) -> str:
-        """What its tensors' names begin with."""
-        return "logits" if self.via is None else f"{self.into}.{self.via}.{self.at}"
 
 
 class EdgeRecord(Record):
@@ -137,23 +144,35 @@ class ClosedSample(Record):
 class CostRecord(Record):
     """What the search cost, in tokens times layers, by formula."""
 
-    search: float
+    search: int
     """Patching senders one by one on the search's examples."""
-    probes: float
+    probes: int
     """All probes."""
-    held_out: float
+    held_out: int
     """Measuring the candidates again."""
-    exhaustive: float
+    exhaustive: int
     """What patching all senders of all branches of the same groups costs, on the examples of both samples."""
 
     @property
-    def total(self) -> float:
+    def total(self) -> int:
         """All of it."""
         return self.search + self.probes + self.held_out
 
 
 class DiscoverySummary(Summary):
     """The graph that was found, and how."""
+
+    scores: ClassVar = (
+        *(
+            ScoreTensor(f"{{name}}{kind}.{name}", axes, what, "branches", always=False)
+            for kind in ("", ".mlps")
+            for name, (axes, what) in TENSORS.items()
+        ),
+        ScoreTensor("{name}.probes", ("probe", "example"), "Effect of each of its probes.", "branches", always=False),
+        ScoreTensor("held_out", ("edge", "held_out_example"), "Effects of the summary's edges, in their order."),
+        ScoreTensor("base", ("example",), "Probability of the answer in the base run, from 0 to 1."),
+        ScoreTensor("base_value", ("example",), "What another metric compares, in the base run.", always=False),
+    )
 
     circuit: CircuitRecord
     """The groups of heads."""

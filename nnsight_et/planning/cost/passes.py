@@ -202,7 +202,9 @@ def _path_passes(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[C
     starts = path.starts(layers, shape.parallel)
     last = max((one.layer for one in path.receivers), default=shape.n_layers - 1)  # whose attention is frozen last
     mlps = last + 1 if path.via in (None, "input") else last  # the end of a head's input comes before its layer's MLP
-    copies, found = 2 if _needs_two_copies(path, shape) else 1, list[Count]()
+    # receivers that see other keys or values than heads that share them need all of it twice
+    shared = path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads
+    copies, found = 2 if path.kv_heads == "expanded" and shared else 1, list[Count]()
     for some in path.passes(senders, starts, sizes.chunks.variants(prompts.in_batch, live)):
         first, variants = some[0].layer, prompts.count * len(some)
         answers = 0 if starts else variants
@@ -226,8 +228,3 @@ def probing(sizes: Sizes, prompts: Prompts, places: Mapping[tuple[str, str], tup
             found.append(Count(mlp=prompts.count * sets * mlps, passes=prompts.batches))
         found.append(suffix_run(sizes, prompts, prompts.live([at]), min(layers), variants))
     return total(found)
-
-
-def _needs_two_copies(path: Path, shape: Shape) -> bool:
-    """Whether receivers see other keys or values than heads that share them, so that all of it is there twice."""
-    return path.kv_heads == "expanded" and path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads

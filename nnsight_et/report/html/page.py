@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.table import number
+from nnsight_et.manifest import Minimality
+from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
-from nnsight_et.report.html.records import checks_of, has_passed, missing, paper, provenance, self_check
-from nnsight_et.report.html.sections import method_of, method_sections
+from nnsight_et.report.html.sections import (
+    checks_of,
+    method_of,
+    method_sections,
+    missing,
+    paper,
+    provenance,
+    self_check,
+)
 from nnsight_et.results.headers import models_of, name_of
 from nnsight_et.results.store import ResultHeader
 from nnsight_et.results.study import Study, notice_text
+from nnsight_et.results.summary import circuit_in
 
 REPORT = "report.html"
 
@@ -43,14 +55,16 @@ class Tile:
 def report_html(study: Study) -> str:
     """The report as HTML; the same results give the same text."""
     sections, unshown = method_sections(study)
-    sections = (*sections, *paper(study), self_check(study), provenance(study), missing(study, unshown))
+    names = {one.experiment for one in unshown}
+    shown = replace(study, results=tuple(one for one in study.results if name_of(one.header) not in names))
+    sections = (*sections, *paper(shown), self_check(shown), provenance(shown), missing(study, unshown))
     style = text_of("style.css") + text_of("figures.css") + palette.rules()
     script = text_of("script.js")
     return template("page.html.j2").render(
         study=study,
         opening=_opening(study),
-        limits=limits(study, len(unshown)),
-        tiles=tiles(study),
+        limits=limits(shown, len(unshown)),
+        tiles=tiles(shown),
         sections=sections,
         style=Markup(style),
         script=Markup(script),
@@ -72,12 +86,15 @@ def limits(study: Study, unshown: int) -> list[Limit]:
     if count := len(study.missing) + unshown:
         found.append(Limit(f"Missing here: {quantity(count, 'experiment')}.", "missing"))
     headers = [result.header for result in study.results]
-    failed = {name_of(header) for header in headers if not all(map(has_passed, checks_of(header)))}
+    failed = {name_of(header) for header in headers if not all(check.passed for check in checks_of(header))}
     if failed:
         found.append(Limit(f"Self-check failed in {', '.join(sorted(failed))}.", "self-check", bad=True))
     unchecked = [name_of(header) for header in headers if header.models and not checks_of(header)]
     if unchecked:
         found.append(Limit(f"Without a self-check: {', '.join(unchecked)}.", "self-check"))
+    unseen = [name_of(header) for header in headers if header.probe == "off"]
+    if unseen:
+        found.append(Limit(f"Models not held against chance (probe: off): {', '.join(unseen)}."))
     return found
 
 
@@ -85,57 +102,50 @@ def tiles(study: Study) -> list[Tile]:
     """The faithfulness of the first circuit that was evaluated, on every model, and the sizes of all circuits."""
     found = []
     evaluated = [result.header for result in study.results if method_of(result.header) == "faithfulness"]
-    for row in evaluated[0].summary.get("rows", ()) if evaluated else ():
-        low, high = row.get("faithfulness_interval") or (None, None)
+    for row in FaithfulnessSummary.read(evaluated[0]).rows if evaluated else ():
+        low, high = row.faithfulness_interval
         bounds = f"95% interval {number(low)} to {number(high)}; " if low is not None else ""
-        more = f"{bounds}accuracy {number(row['circuit'])} of {number(row['full'])}"
-        found.append(Tile(number(row["faithfulness"]), f"faithfulness on {row['model']}", more))
-    for header in final_circuits(study):
-        groups = header.summary["circuit"]["groups"]
-        parts = " · ".join(f"{len(group['heads'])} {group['name'].replace('_', ' ')}" for group in groups)
-        size = sum(len(group["heads"]) for group in groups)
+        more = f"{bounds}accuracy {number(row.circuit)} of {number(row.full)}"
+        found.append(Tile(number(row.faithfulness), f"faithfulness on {row.model}", more))
+    for header, circuit in final_circuits(study):
+        parts = " · ".join(f"{len(group.heads)} {group.name.replace('_', ' ')}" for group in circuit.groups)
         kind = "minimal circuit" if method_of(header) == "minimality" else "circuit"
-        found.append(Tile(quantity(size, "head"), f"{kind} of {models_of(header)}", parts))
+        found.append(Tile(quantity(circuit.size, "head"), f"{kind} of {models_of(header)}", parts))
     checks = [check for result in study.results for check in checks_of(result.header)]
     if checks:
-        share = f"{sum(map(has_passed, checks))} of {len(checks)}"
+        share = f"{sum(check.passed for check in checks)} of {len(checks)}"
         found.append(Tile(share, "self-checks passed", "computed twice, or known beforehand"))
     return found
 
 
-def final_circuits(study: Study) -> list[ResultHeader]:
-    """The results that find a circuit no minimality experiment here goes on from."""
+def final_circuits(study: Study) -> Iterator[tuple[ResultHeader, Circuit]]:
+    """The results that find a circuit no minimality experiment here goes on from, each with its circuit."""
     headers = [result.header for result in study.results]
-    pruned = {header.job["spec"].get("circuit") for header in headers if method_of(header) == "minimality"}
-    finders = [header for header in headers if method_of(header) in ("path_patching", "minimality")]
-    return [header for header in finders if name_of(header) not in pruned and header.summary["circuit"]["groups"]]
+    pruned = {header.job.spec.circuit for header in headers if isinstance(header.job.spec, Minimality)}
+    for header in headers:
+        if method_of(header) in ("path_patching", "minimality") and name_of(header) not in pruned:
+            circuit = circuit_in(header)
+            if circuit is not None and circuit.groups:
+                yield header, circuit
 
 
 def embedded_models(study: Study) -> list[str]:
     """The models of this package among those that were used under their own names."""
-    used = {
-        str(model.get("name"))
-        for result in study.results
-        for model in result.header.job.get("models", ())
-        if "path" not in model
-    }
+    used = {model.name for result in study.results for model in result.header.job.models if model.path is None}
     return [name for name, named in KNOWN_MODELS.items() if name in used and named.spec.path.startswith(str(EMBEDDED))]
 
 
 def _opening(study: Study) -> str:
     models = dict.fromkeys(record.name for result in study.results for record in result.header.models)
-    task = next((result.header.job.get("task", {}) for result in study.results), {})
-    kind = f" Task: {task['kind']}." if "kind" in task else ""
-    if "boxes" in task:
-        kind = f" Task: {task['kind']}, {task['boxes']} boxes."
-    if task.get("kind") == "pairs":
-        kind = f" Task: own pairs at {', '.join([*task['positions'], 'last'])}."
-    done = f"{len(study.results)} {f'of {_total(study)} ' if study.planned else ''}experiments are here."
+    task = study.results[0].header.job.task if study.results else None
+    kind = f" Task: {task.kind}." if task else ""
+    if task and task.boxes:
+        kind = f" Task: {task.kind}, {task.boxes} boxes."
+    if task and task.kind == "pairs":
+        kind = f" Task: own pairs at {', '.join([*task.positions, 'last'])}."
+    of = f"of {len(study.results) + len(study.missing)} " if study.planned else ""
+    done = f"{len(study.results)} {of}experiments are here."
     return f"Circuits by path patching and their evaluation, on {', '.join(models) or 'no model'}.{kind} {done}"
-
-
-def _total(study: Study) -> int:
-    return len(study.results) + len(study.missing)
 
 
 def _sha(text: str) -> str:
