@@ -24,14 +24,19 @@ def _resamples(count: int, seed: int) -> Array:
     return np.bincount(numbered.ravel(), minlength=count * RESAMPLES).reshape(RESAMPLES, count).T / count
 
 
-def means_of_resamples(values: Tensor, seed: int) -> Array:
-    """[..., resample]"""
+def _means(values: Tensor, seed: int) -> Array:
+    """[..., resample]: means of values [..., example] over the resamples."""
     return values.double().numpy() @ _resamples(values.shape[-1], seed)
+
+
+def means_of_resamples(values: Tensor, seed: int) -> Tensor:
+    """[..., resample]: the same as a tensor."""
+    return torch.from_numpy(_means(values, seed))
 
 
 def mean_interval(values: Tensor, seed: int) -> Tensor:
     """[..., 2]: low and high of the mean of values [..., example]."""
-    return _ends(means_of_resamples(values, seed))
+    return _ends(_means(values, seed))
 
 
 def interval(values: Tensor, seed: int) -> list[Any]:
@@ -41,7 +46,7 @@ def interval(values: Tensor, seed: int) -> list[Any]:
 
 def ratio_interval(over: Tensor, under: Tensor, seed: int) -> list[float]:
     """Low and high of mean(over) / mean(under), from [example] each; NaN if a resample has no ratio."""
-    above, below = means_of_resamples(over, seed), means_of_resamples(under, seed)
+    above, below = _means(over, seed), _means(under, seed)
     return [nan, nan] if (below == 0).any() else _ends(above / below).tolist()
 
 
@@ -100,7 +105,7 @@ def stability_bounds(values: Tensor, kept: list[int], seed: int) -> tuple[Tensor
 
     values [head, example], the lowest means being kept. The two bounds are one number unless resampled means tie.
     """
-    means, top = means_of_resamples(values, seed), len(kept)
+    means, top = _means(values, seed), len(kept)
     order = np.sort(means, axis=0)
     room = ROUNDING * (1 + np.abs(means))
     last = order[top - 1]

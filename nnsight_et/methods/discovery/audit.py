@@ -106,14 +106,14 @@ def _edges(
     for number, ((name, at), one) in enumerate(edges):
         senders, found = one.tables[name.endswith("MLP")]
         searched = found[senders.index(place(name))]
-        low, high = mean_interval(effect[number], seed).tolist()
+        ends: list[float] = to_list(mean_interval(effect[number], seed))
         again = means_of_resamples(searched, seed) <= -search.least
-        yield {"node": name, "at": at, "into": one.into, "via": one.via, "low": low, "high": high} | {
+        yield {"node": name, "at": at, "into": one.into, "via": one.via, "low": ends[0], "high": ends[1]} | {
             "score": effect[number].mean().item(),
             "p": p[number].item(),
             "p_holm": adjusted[number].item(),
             "search_score": searched.mean().item(),
-            "frequency": float(again.mean()),
+            "frequency": again.double().mean().item(),
             "in_graph": ((name, at), one.name) in kept,
         }
 
@@ -160,7 +160,7 @@ def _stability(search: Replay) -> float | None:
         for _, effect in one.tables.values():
             whole = effect[~effect.isnan().any(-1)]
             found.append(whole.mean(-1) <= -search.least)
-            again.append(torch.from_numpy(means_of_resamples(whole, search.evidence.job.seed) <= -search.least))
+            again.append(means_of_resamples(whole, search.evidence.job.seed) <= -search.least)
     one, other = torch.cat(found)[:, None], torch.cat(again)
     if not bool((one | other).any()):
         return None
