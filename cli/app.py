@@ -20,7 +20,7 @@ from .plan_view import show_plan
 from .report import find_study, formats_of, show_missing, show_notices, write_figures, write_page
 from .selfcheck import selfcheck_commands
 from .setup import setup
-from .shell import Shell, reading
+from .shell import Shell
 
 app = typer.Typer(
     name="et",
@@ -102,11 +102,10 @@ def report(
     """Write report.html from the results there are, without running anything."""
     wanted = formats_of(formats) if figures else ()
     study, folder = find_study(source, settings or (), out, limit)
-    with reading(folder):
-        show_notices(study)
-        typer.echo(f"Report: {write_page(study, folder)}")
-        if figures:
-            typer.echo(f"Figures: {figures} ({quantity(write_figures(study, figures, wanted), 'file')})")
+    show_notices(study)
+    typer.echo(f"Report: {write_page(study, folder)}")
+    if figures:
+        typer.echo(f"Figures: {figures} ({quantity(write_figures(study, figures, wanted), 'file')})")
     show_missing(study)
 
 

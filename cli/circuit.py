@@ -15,7 +15,6 @@ from nnsight_et.results.disk import write_file
 
 from .options import CircuitArgument
 from .render import output, show
-from .shell import reading
 
 if TYPE_CHECKING:
     from nnsight_et.core.circuit import Circuit
@@ -86,12 +85,10 @@ def export(
     from nnsight_et.api.runs import open_run
 
     _check_new(to)
-    with reading(run):
-        opened = open_run(run)
-        if experiment not in opened.experiments:
-            raise ManifestError(f"{run}: no result named {experiment!a}; {accepted_names(experiment, opened)}")
-        found = opened[experiment].circuit
-    _write(found, to, ())
+    opened = open_run(run)
+    if experiment not in opened.experiments:
+        raise ManifestError(f"{run}: no result named {experiment!a}; {accepted_names(experiment, opened)}")
+    _write(opened[experiment].circuit, to, ())
 
 
 def _check_new(to: Path | None) -> None:

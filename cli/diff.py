@@ -9,7 +9,6 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from .render import output, show
-from .shell import reading
 
 diff_and_export = typer.Typer()
 
@@ -32,10 +31,9 @@ def diff(
     from nnsight_et.core.errors import quantity
     from nnsight_et.report.difference import difference, difference_data, difference_tables
 
-    with reading(a, b):
-        studies = [open_run(folder).study for folder in (a, b)]
-        found = difference(*studies, tolerance=tolerance)
-        tables = difference_tables(found, top)
+    studies = [open_run(folder).study for folder in (a, b)]
+    found = difference(*studies, tolerance=tolerance)
+    tables = difference_tables(found, top)
     if as_json:
         typer.echo(json.dumps(difference_data(found), indent=2, allow_nan=False))
         return
@@ -69,6 +67,5 @@ def export(
     from nnsight_et.api.runs import open_run
     from nnsight_et.report.export import export as exported
 
-    with reading(run):
-        for path in exported(open_run(run).study.results, to or run / "tables", form, examples):
-            typer.echo(path)
+    for path in exported(open_run(run).study.results, to or run / "tables", form, examples):
+        typer.echo(path)

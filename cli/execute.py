@@ -77,7 +77,7 @@ def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path) -> int:
 
     def outcome(name: str) -> tuple[float, int]:
         header = read_header(folder / name)
-        return header.seconds, len(header.self_check.get("checks", ()))
+        return header.seconds, len(header.self_check.checks)
 
     chosen, console = jobs.selected_jobs(where.only), Console(stderr=True)
     status = StatusLine(where.view, is_live(console, where.view))
@@ -143,7 +143,7 @@ def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:
 
     for name in names:
         header = read_header(folder / name)
-        made = {"experiment": name, "method": header.job["spec"]["method"], "seconds": header.seconds}
+        made = {"experiment": name, "method": header.job.spec.method, "seconds": header.seconds}
         write_object(
             {"event": "result", **made, "folder": str(folder / name), "summary": header.summary}
             | {"notices": [vars(notice) for notice in header.notices]}

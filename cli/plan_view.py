@@ -78,12 +78,8 @@ def find_finished(jobs: Plan, out: Path) -> tuple[Path, set[str]]:
 
 def _circuits(folder: Path, done: set[str]) -> dict[str, Circuit]:
     """The circuits that finished experiments have found."""
-    from nnsight_et.core.circuit import Circuit
     from nnsight_et.results.headers import read_header
+    from nnsight_et.results.summary import circuit_in
 
-    summaries = {name: read_header(folder / name).summary for name in done}
-    return {
-        name: Circuit.from_dict(summary["circuit"], f"experiment {name}")
-        for name, summary in summaries.items()
-        if "circuit" in summary
-    }
+    found = {name: circuit_in(read_header(folder / name)) for name in done}
+    return {name: circuit for name, circuit in found.items() if circuit is not None}

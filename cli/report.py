@@ -14,7 +14,6 @@ from nnsight_et.display.table import Table
 from nnsight_et.results.disk import write_file
 
 from .render import output, show
-from .shell import reading
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
@@ -39,8 +38,7 @@ def find_study(source: Path, settings: Sequence[str], out: Path, limit: int | No
     from nnsight_et.results.study import study_in, study_of
 
     if source.is_dir():
-        with reading(source):
-            return study_in(source), source
+        return study_in(source), source
     manifest = load(source, settings)
     jobs = plan(manifest.with_limit(limit) if limit else manifest)
     folder = folder_of(out, jobs)
@@ -74,10 +72,10 @@ def _folder_and_limit(manifest: Manifest, folder: Path, limit: int | None) -> st
     numbers = set[int]()
     for path in folder.glob("*/result.json"):
         try:
-            spec = read_header(path.parent).job["spec"]
-        except (ResultError, KeyError):
+            spec = read_header(path.parent).job.spec
+        except ResultError:
             continue
-        numbers |= {value for key, value in spec.items() if key.endswith("examples") and type(value) is int}
+        numbers |= {value for key, value in spec if key.endswith("examples") and type(value) is int}
     for number in sorted(numbers):
         if number and plan(manifest.with_limit(number)).digest == folder.name:
             return f"the run with --limit {number} ({folder})"

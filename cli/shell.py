@@ -8,13 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from traceback import extract_tb
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from nnsight_et.core.errors import NnsightEtError, ResultError, quantity
+from nnsight_et.core.errors import NnsightEtError, quantity
 
 EXAMPLES = {
     "run": "et run experiments.yaml --only circuit --limit 20",
@@ -77,19 +76,6 @@ def _plain(options: Any) -> Any:
         if getattr(option, "is_flag", False):
             option.metavar = ""
     return options
-
-
-@contextmanager
-def reading(*folders: Path) -> Iterator[None]:
-    """Results that are whole, but not what their methods write (made by hand, or by another version), are a message."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        last = extract_tb(error.__traceback__)[-1]
-        found = f"{type(error).__name__}: {error}; {Path(last.filename).name}:{last.lineno}"
-        where = " or ".join(str(folder) for folder in folders)
-        text = f"{where}: a result in it is not one that its method writes ({ascii(found)[1:-1]}); run it again"
-        raise ResultError(text) from error
 
 
 class Terminated(KeyboardInterrupt):

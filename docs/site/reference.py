@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
 from nnsight_et_cli import app
 from nnsight_et_cli.shell import EXAMPLES
+from pydantic import BaseModel
 
 import nnsight_et.api
 from nnsight_et.manifest.schema import json_schema
+from nnsight_et.methods import METHODS
+from nnsight_et.results.headers import ResultHeader
+from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.summary import Summary
 
 MODULES = {
     "Words": ("core.circuit", "core.batch", "core.metrics", "core.statistics", "core.errors"),
@@ -62,6 +68,26 @@ def manifest_page() -> str:
     return "\n\n".join(said) + "\n"
 
 
+def results_page() -> str:
+    """Every key of result.json and every tensor of scores.safetensors, from the models that write and read them."""
+    header, *summaries = map(_with_null, (ResultHeader, *(method.summary for method in METHODS.values())))
+    users = Counter(name for schema in summaries for name in schema.get("$defs", ()))
+    parts = {name: part for schema in (header, *summaries) for name, part in schema.get("$defs", {}).items()}
+    common = [name for name in parts if users[name] != 1 and name not in json_schema()["$defs"]]
+    said = ["# Result files", RESULTS_LEAD, "## result.json {#resultheader}", _described(header)]
+    said += _headed(parts, common, "###")
+    shared = Summary.__annotations__.keys() - {"scores"}
+    said += ["## Summaries and scores {#methods}", SUMMARIES_LEAD]
+    said.append(_table(_rows({key: summaries[0]["properties"][key] for key in sorted(shared)}, ())))
+    for method, schema in zip(METHODS.values(), summaries, strict=True):
+        own = {key: field for key, field in schema["properties"].items() if key not in shared}
+        said += [f"### `{method.name}`", _paragraph(schema["description"])]
+        said += [_table(_rows(own, schema.get("required", ()))), _scores(method.summary.scores)]
+        said += _headed(parts, [name for name in schema.get("$defs", ()) if users[name] == 1], "####")
+    page = "\n\n".join(said) + "\n"
+    return page.replace("one of the [methods](#methods)", "the keys of its [method](manifest.md#methods)")
+
+
 def commands_page() -> str:
     """Every command with its arguments and options, from the shell itself."""
     shell = typer.main.get_command(app)
@@ -98,19 +124,52 @@ def modules_page() -> str:
     return "\n\n".join(said) + "\n"
 
 
+RESULTS_LEAD = """\
+A run's folder has a folder for each experiment: `result.json` says how it was made and what its headline numbers are,
+`scores.safetensors` has every score of every head and example. In Python `open_run(FOLDER)["NAME"]` has both, as
+`.summary` and `.scores`. `*` marks what is always there. A number that does not exist is `null` in `result.json` and
+NaN in tensors. A file that was changed is known by its digest. `schema_version` is raised when either file says more
+or less than here."""
+SUMMARIES_LEAD = """\
+`summary` has the keys of the experiment's method, and where there is reason these:"""
+NO_SCORES = "It has no scores of its own: `scores.safetensors` is empty."
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/manifest.md": manifest_page,
+    "reference/results.md": results_page,
     "reference/commands.md": commands_page,
     "reference/notebook.md": notebook_page,
     "reference/modules.md": modules_page,
 }
 
 
+def _with_null(model: type[BaseModel]) -> Any:
+    """The JSON Schema of what is read, in which null is a value like others."""
+    return json.loads(json.dumps(model.model_json_schema()).replace('{"type": "null"}', '{"enum": ["null"]}'))
+
+
+def _headed(parts: Mapping[str, Any], names: Iterable[str], mark: str) -> Iterator[str]:
+    """Parts under headings that links lead to."""
+    for name in names:
+        yield f"{mark} {name} {{#{name.lower()}}}"
+        yield _described(parts[name])
+
+
 def _described(part: Mapping[str, Any]) -> str:
     """A part's sentence, and a table of its keys."""
-    required = set(part.get("required", ()))
-    rows = ["| key | accepted | default | what it is |", "|---|---|---|---|"]
-    for key, field in part["properties"].items():
+    rows = _rows(part.get("properties", {}), set(part.get("required", ())))
+    return f"{_paragraph(part.get('description', ''))}\n\n{_table(rows) if rows else ''}"
+
+
+def _table(rows: Iterable[str]) -> str:
+    return "\n".join(["| key | accepted | default | what it is |", "|---|---|---|---|", *rows])
+
+
+def _rows(properties: Mapping[str, Any], required: Collection[str]) -> list[str]:
+    """A row of a table for each key."""
+    rows = []
+    for key, field in properties.items():
         default = json.dumps(field["default"], ensure_ascii=False) if field.get("default") is not None else "–"
         if "$ref" in field and "default" in field:
             default = "its own"
@@ -118,7 +177,19 @@ def _described(part: Mapping[str, Any]) -> str:
         shown = default if default in ("–", "its own") else f"`{default}`"
         cells = (name, _accepted(field), shown, _paragraph(field.get("description", "")))
         rows.append(f"| {' | '.join(map(_cell, cells))} |")
-    return f"{_paragraph(part.get('description', ''))}\n\n" + "\n".join(rows)
+    return rows
+
+
+def _scores(tensors: Sequence[ScoreTensor]) -> str:
+    """A table of a method's tensors."""
+    if not tensors:
+        return NO_SCORES
+    rows = ["| tensor | axes | one for each of | what it is |", "|---|---|---|---|"]
+    for one in tensors:
+        name = f"`{one.name}`" + (" *" if one.always else "")
+        cells = (name, f"[{', '.join(one.axes)}]", f"`{one.each}`" if one.each else "–", one.what)
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(rows)
 
 
 def _accepted(field: Mapping[str, Any]) -> str:
@@ -142,7 +213,9 @@ def _typed(field: Mapping[str, Any]) -> str:
     if kind == "array":
         if "prefixItems" in field:
             return f"a list of {len(field['prefixItems'])}"
-        return f"a list of {_accepted(field.get('items', {}))}"
+        several = re.sub("^a (whole number|number|list)", r"\1s", _accepted(field.get("items", {})))
+        count = f"{field['minItems']} " if field.get("minItems") == field.get("maxItems", 0) else ""
+        return f"a list of {count}{several}"
     if kind == "object":
         (inner,) = field.get("patternProperties", {"": field.get("additionalProperties", {})}).values()
         return f"name: {_accepted(inner) if isinstance(inner, dict) and inner else 'anything'}"

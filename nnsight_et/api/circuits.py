@@ -122,7 +122,9 @@ def evaluate(
         note += " p: how likely a random circuit is at least as accurate."
     scores = unprefixed(result.scores, f"{model.name}.") | {"faithfulness": torch.tensor(share)}
     figure = accuracy_bars("evaluation", title, rows, "of")
-    return Finding(title, tuple(rows), (figure,), note, scores, result.header.notices, result.header.self_check)
+    return Finding(
+        title, tuple(rows), (figure,), note, scores, result.header.notices, result.header.self_check.to_dict()
+    )
 
 
 def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:

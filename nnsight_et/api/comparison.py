@@ -13,8 +13,6 @@ from nnsight_et.api.findings import Finding, Row, finding_of
 from nnsight_et.api.paths import PatchingScores
 from nnsight_et.core.errors import TaskError, brief, quantity
 from nnsight_et.manifest import Comparison
-from nnsight_et.results.headers import ResultHeader
-from nnsight_et.results.store import Result
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,8 +58,7 @@ def compare(first: AnyHeads, second: AnyHeads, scores: Mapping[str, PatchingScor
     spec = Comparison(
         method="comparison", circuits=("first", "second"), scores=None if scores is None else "path_patching"
     )
-    earlier = {"path_patching": _as_result(values)} if scores is not None else {}
-    with experimenting("compare", spec, circuits=circuits, earlier=earlier) as run:
+    with experimenting("compare", spec, circuits=circuits, scores=values) as run:
         result = run.result()
     summary = result.header.summary
     return Overlap(**finding_of(result, summary["rows"]), impact=tuple(summary.get("impact", ())))
@@ -80,20 +77,3 @@ def _values(name: str, scores: object) -> Tensor:
         accept = "what et.path_patch returns, or a tensor [layer, head]"
         raise TaskError(f"scores[{name!r}]: {brief(scores)}; accepted: {accept}")
     return values
-
-
-def _as_result(values: Mapping[str, Tensor]) -> Result:
-    """The scores as the result of an experiment that measured them."""
-    header = ResultHeader(
-        job={},
-        job_id="",
-        identity="",
-        models=[],
-        data_digest="",
-        versions={},
-        device="cpu",
-        seconds=0.0,
-        summary={"stages": [{"group": group} for group in values]},
-        self_check={},
-    )
-    return Result(header, {f"{group}.score": tensor for group, tensor in values.items()})

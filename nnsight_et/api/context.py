@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ from nnsight_et.methods import METHODS
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import ModelSpec, Shape
 from nnsight_et.planning.plan import Job, ModelChoice
-from nnsight_et.results.headers import ModelRecord, ResultHeader
+from nnsight_et.results.headers import JobRecord, ModelRecord, ResultHeader
 from nnsight_et.results.store import Result, Store, read_result, write_result
 
 T = TypeVar("T")
@@ -72,6 +72,8 @@ class LoadedModels(ModelPool):
 
 class GivenData(Data):
     """Examples that are there already, by split; a split without its own has those of ""."""
+
+    made: ClassVar[bool] = False
 
     def __init__(self, models: ModelPool, given: Mapping[str, Sequence[Example]]) -> None:
         super().__init__(models)
@@ -119,7 +121,7 @@ class Experimenting:
     @property
     def self_check(self) -> dict[str, Any]:
         """What was checked so far."""
-        return self.context.self_check.to_dict()
+        return self.context.self_check.to_record().to_dict()
 
 
 @contextmanager
@@ -130,12 +132,12 @@ def experimenting(
     examples: Mapping[str, Sequence[Example]] | None = None,
     *,
     circuits: Mapping[str, Circuit] | None = None,
-    earlier: Mapping[str, Result] | None = None,
+    scores: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Experimenting]:
     """The job of `spec` on these models and examples, which messages call et.`name`.
 
-    examples: by split, for the tokenizer that all models have. circuits and earlier: circuits and results, by the names
-    that `spec` has for them.
+    examples: by split, for the tokenizer that all models have. circuits: by the names that `spec` has for them. scores:
+    patching scores by group, for a `spec` that names some.
     """
     given = examples or {}
     job = _job(name, spec, models, given, circuits or {})
@@ -147,7 +149,7 @@ def experimenting(
             attention.enter_context(_attending(model, job.attention))
         context = RunContext(Store(Path(place)), Path(place), pool, memory, self_check=checks)
         context.data = GivenData(pool, given)
-        context.earlier.results.update(earlier or {})
+        context.earlier.scores = scores
         try:
             yield Experimenting(context, job)
         except NnsightEtError as error:
@@ -219,7 +221,7 @@ def _attending(model: LoadedModel, attention: str) -> Iterator[None]:
 def _header(context: RunContext, job: Job[Any], output: MethodOutput, notices: Sequence[Notice]) -> ResultHeader:
     records = [ModelRecord(name=one.name, fingerprint="", description="in memory") for one in job.models]
     return ResultHeader(
-        job=job.to_dict(),
+        job=JobRecord.of(job),
         job_id=job.id,
         identity=job.id,
         models=records,
@@ -228,6 +230,6 @@ def _header(context: RunContext, job: Job[Any], output: MethodOutput, notices: S
         device=context.models.device,
         seconds=0.0,
         summary=output.summary.to_dict(),
-        self_check=context.self_check.to_dict(),
+        self_check=context.self_check.to_record(),
         notices=tuple(notices),
     )

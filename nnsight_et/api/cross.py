@@ -86,7 +86,7 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
         alone[-1]["probability"] = found["probability"].double().mean().item()
     figure = accuracy_bars("cmap", title, patched.rows, "patched", alone)
     rows = (*alone, *patched.rows)
-    return Finding(title, rows, (figure,), patched.note, scores, known, result.header.self_check)
+    return Finding(title, rows, (figure,), patched.note, scores, known, result.header.self_check.to_dict())
 
 
 def _side(model: LoadedModel) -> Side:

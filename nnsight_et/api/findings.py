@@ -128,7 +128,7 @@ def finding_of(result: Result, rows: Sequence[Row]) -> dict[str, Any]:
         "note": table.note,
         "scores": result.scores,
         "notices": result.header.notices,
-        "self_check": result.header.self_check,
+        "self_check": result.header.self_check.to_dict(),
     }
 
 

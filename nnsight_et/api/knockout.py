@@ -65,4 +65,4 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     panel = Curves(title, tuple(names), "first blocked layer", (Series(f"to {to}", marks),), "accuracy")
     note = f"none: nothing is blocked. On {quantity(len(pairs), 'pair')}."
     plates = (FigureGroup("knockout", title, BARS, (panel,)),)
-    return Finding(title, rows, plates, note, scores, result.header.notices, result.header.self_check)
+    return Finding(title, rows, plates, note, scores, result.header.notices, result.header.self_check.to_dict())

@@ -101,7 +101,7 @@ def dcm(
     note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`. {LIMITS}"
     note += "".join(f" {row.group}: {reason.text}" for row in summary.rows for reason in row.why)
     why = {row.group: tuple(row.why) for row in summary.rows if row.why}
-    scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check
+    scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check.to_dict()
     heads = Circuit(tuple(chosen))
     return Selection(title, rows, (figure,), note, scores, model.notices, checks, circuit=heads, why=why)
 

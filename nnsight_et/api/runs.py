@@ -18,9 +18,10 @@ from nnsight_et.report.export import TABLES, kind_of
 from nnsight_et.report.html.notebook import notebook_html
 from nnsight_et.report.html.page import limits, tiles
 from nnsight_et.report.results import plates, tables
-from nnsight_et.results.headers import models_of, name_of
+from nnsight_et.results.headers import method_of, models_of, name_of
 from nnsight_et.results.store import HEADER, Result, ResultHeader, read_result
 from nnsight_et.results.study import Study, study_in
+from nnsight_et.results.summary import circuit_in
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,7 +45,7 @@ class ExperimentResult:
     @property
     def method(self) -> str:
         """Its method, such as path_patching."""
-        return str(self.result.header.job["spec"]["method"])
+        return method_of(self.result.header)
 
     @property
     def header(self) -> ResultHeader:
@@ -69,9 +70,10 @@ class ExperimentResult:
     @property
     def circuit(self) -> Circuit:
         """The circuit it found or used; ResultError if it has none."""
-        if "circuit" not in self.summary:
+        found = circuit_in(self.header)
+        if found is None:
             raise ResultError(f"{self.name}: {self.method} has no circuit of its own")
-        return Circuit.from_dict(self.summary["circuit"], self.name)
+        return found
 
     def to_dataframe(self, table: TidyName = "metrics") -> DataFrame:
         """A long table of it as a pandas DataFrame: metrics, heads, examples or experiments."""
@@ -119,7 +121,7 @@ class Run:
     def _repr_html_(self) -> str:
         """What limits it, its headline numbers and its experiments, as notebooks show them."""
         rows = tuple(
-            (name_of(result.header), str(result.header.job["spec"]["method"]), models_of(result.header))
+            (name_of(result.header), method_of(result.header), models_of(result.header))
             for result in self.study.results
         )
         headline = tuple((tile.value, tile.name, tile.more) for tile in tiles(self.study))

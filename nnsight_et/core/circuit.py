@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 from nnsight_et.core.errors import TaskError, accepted_names, brief
 
 SCHEMA = 1
-_NAME = re.compile(r"L([0-9]{1,6})H([0-9]{1,6})")
-_MLP = re.compile(r"L([0-9]{1,6})MLP")
+HEAD_NAME = "L([0-9]{1,6})H([0-9]{1,6})"
+MLP_NAME = "L([0-9]{1,6})MLP"
 
 
 class Head(NamedTuple):
@@ -28,7 +28,7 @@ class Head(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> Head:
         """The head called `name`, such as L9H3; TaskError if it is not a head's name."""
-        match = _NAME.fullmatch(name) if isinstance(name, str) else None
+        match = re.fullmatch(HEAD_NAME, name) if isinstance(name, str) else None
         if match is None:
             raise TaskError(f"{name!r} is not the name of a head; accepted: L<layer>H<index>, such as L9H3")
         return cls(int(match[1]), int(match[2]))
@@ -49,7 +49,7 @@ class Mlp(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> Mlp:
         """The MLP called `name`, such as L9MLP; TaskError if it is not an MLP's name."""
-        match = _MLP.fullmatch(name) if isinstance(name, str) else None
+        match = re.fullmatch(MLP_NAME, name) if isinstance(name, str) else None
         if match is None:
             raise TaskError(f"{name!r} is not the name of an MLP; accepted: L<layer>MLP, such as L9MLP")
         return cls(int(match[1]))

@@ -5,7 +5,8 @@ NnsightEtError
 ├── TaskError          data that cannot be made as asked, or a circuit file that does not fit (2)
 ├── UnsupportedModel   a model that cannot be found, read, or taken apart (2)
 ├── ExperimentError    an experiment that ran and failed (1)
-└── ResultError        a result that is damaged, or a run directory somebody else holds (1)
+└── ResultError        a result that is damaged, or none of this package's (2)
+    └── FolderError    a run directory that somebody else holds, or that cannot be written (1)
 
 A message says where, what was found, and what is accepted. Anything else raised is a bug and keeps its traceback.
 """
@@ -41,7 +42,11 @@ class ExperimentError(NnsightEtError):
 
 
 class ResultError(NnsightEtError):
-    """A result on disk that is damaged, of another schema, or held by another process."""
+    """A result on disk that is damaged, of another schema, or not one that its method writes."""
+
+
+class FolderError(ResultError):
+    """A folder of results that another process holds, or that the disk refuses to write."""
 
     exit_code = 1
 

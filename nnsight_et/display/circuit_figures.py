@@ -13,8 +13,8 @@ from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.display.figures import Arrow, Cell, Diagram, FigureGroup, HeatMap, Node
 from nnsight_et.display.table import signed_score
 from nnsight_et.results.headers import name_of
+from nnsight_et.results.records import CircuitRecord, GroupRecord, MlpGroupRecord
 from nnsight_et.results.store import Result
-from nnsight_et.results.summary import CircuitRecord, GroupRecord, MlpGroupRecord
 
 PALEST, DEEPEST = 10, 1000  # how far below the largest score one that matters may be: in proportion, by logarithm
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nnsight_et.core.circuit import Component, Head, Mlp
 from nnsight_et.core.named_metrics import DEFAULT_METRIC
-from nnsight_et.results.headers import metric_of
+from nnsight_et.results.headers import method_of, metric_of, name_of
 from nnsight_et.results.store import Result, ResultHeader
 
 
@@ -74,7 +74,7 @@ def of_experiment(header: ResultHeader, model: str | None = None) -> TidyRow:
     names = list(dict.fromkeys(record.name for record in header.models))
     if model is None:
         model = names[0] if len(names) == 1 else ""
-    return TidyRow(str(header.job["name"]), str(header.job["spec"]["method"]), model)
+    return TidyRow(name_of(header), method_of(header), model)
 
 
 def tensors_of_group(result: Result, group: str) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ def table_of(
         for row in rows
     )
     numeric = {name for index, name in enumerate(columns) if rows and all(_is_number(row[index]) for row in cells)}
-    return Table(f"{header.job.get('name')}: {title}", tuple(columns), cells, frozenset(numeric), note)
+    return Table(f"{header.job.name}: {title}", tuple(columns), cells, frozenset(numeric), note)
 
 
 def several(names: Sequence[str], most: int = 8) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from nnsight_et.core.circuit import Circuit
-from nnsight_et.core.errors import ExperimentError
+from nnsight_et.core.errors import ExperimentError, ResultError
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import Result
+from nnsight_et.results.summary import circuit_in
 
 
 @dataclass
 class EarlierResults:
     """The results that a run has by now, by the experiments' names."""
 
-    results: dict[str, Result] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict[str, Result])
+    scores: Mapping[str, Tensor] | None = None
+    """Group -> patching scores [layer, head], in a notebook: there no experiment has measured them."""
 
     def circuit(self, job: Job, empty: bool = False) -> Circuit:
         """The circuit the job uses: from its file, a shipped one, or found by the experiment it needs.
@@ -33,4 +39,7 @@ class EarlierResults:
         """One of the circuits the job names: from a file, a shipped one, or found by an experiment."""
         if name in job.circuits:
             return job.circuits[name]
-        return Circuit.from_dict(self.results[name].header.summary["circuit"], f"experiment {name}")
+        found = circuit_in(self.results[name].header)
+        if found is None:
+            raise ResultError(f"experiment {name}: its result has no circuit")
+        return found

@@ -14,6 +14,7 @@ from typing import Any
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions.calls import Call
 from nnsight_et.planning.plan import Job
+from nnsight_et.results.headers import CheckRecord, SelfCheckRecord
 
 VARIANTS, LEAST = 2, 4  # of one recomputed sample; and cells of every experiment
 SHARE = 0.03  # of an experiment's forward passes
@@ -35,16 +36,17 @@ class SelfCheck:
     """What was checked so far of one experiment."""
 
     on: bool = True
-    found: list[dict[str, Any]] = field(default_factory=list)
+    found: list[CheckRecord] = field(default_factory=list[CheckRecord])
     models: set[tuple[str, str, str]] = field(default_factory=set)
     kinds: set[tuple[str, ...]] = field(default_factory=set)
+    samples: int = 0
     allowance: float = 0.0
     seconds: float = 0.0
 
     @property
     def cells(self) -> int:
         """How many cells were measured again so far."""
-        return sum(check.get("cells", 0) for check in self.found)
+        return sum(check.cells or 0 for check in self.found)
 
     def is_due(self, kind: tuple[str, ...], examples: int, variants: int) -> bool:
         """Whether a step is checked: it is the first of its kind, or there is room for it."""
@@ -64,11 +66,11 @@ class SelfCheck:
                 f"{where}: found a difference of {worst:.3g}; accepted: at most {tolerance:.3g}; "
                 "the experiment's result was not written"
             )
-        self.found.append({"check": name, "worst": worst, "tolerance": tolerance} | more)
+        self.found.append(CheckRecord(check=name, worst=worst, tolerance=tolerance, **more))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for the result's header."""
-        return {"on": self.on, "checks": self.found, "seconds": round(self.seconds, 3)}
+    def to_record(self) -> SelfCheckRecord:
+        """The same, for the result's header."""
+        return SelfCheckRecord(on=self.on, checks=list(self.found), seconds=round(self.seconds, 3))
 
 
 def calls_of(checks: Sequence[Check], where: str) -> list[Call]:

@@ -164,10 +164,12 @@ def _changes(pairs: Sequence[Pair]) -> Iterator[Change]:
 def _ingredients(result: Result, compared: set[str]) -> dict[tuple[str, str], str]:
     """(part, key) -> text, of everything a result was made from."""
     header = result.header
-    job = {key: value for key, value in header.job.items() if key not in ("name", "needs", "models")}
-    job |= {"needs": {name: digest for name, digest in header.job.get("needs", {}).items() if name not in compared}}
+    job = header.job.to_dict()
+    models = job.pop("models")
+    job = {key: value for key, value in job.items() if key != "name"}
+    job["needs"] = {name: digest for name, digest in header.job.needs.items() if name not in compared}
     parts = {("manifest", key.removeprefix("spec.")): value for key, value in _flat(job)}
-    for index, choice in enumerate(header.job.get("models", ())):
+    for index, choice in enumerate(models):
         parts |= {("manifest", f"models.{index}.{key}"): value for key, value in _flat(choice)}
     parts |= {("model", record.name): record.fingerprint for record in header.models}
     parts |= {("data", "examples"): header.data_digest, ("device", "device"): header.device}

@@ -18,6 +18,7 @@ from nnsight_et.core.errors import ManifestError
 from nnsight_et.display.measurement import COLUMNS
 from nnsight_et.report.results import head_rows, metric_rows
 from nnsight_et.results.disk import write_file
+from nnsight_et.results.headers import method_of, name_of
 from nnsight_et.results.store import Result, ResultHeader
 
 PER_EXAMPLE = ("per_example", "base", "base_value", "probability", "predicted", "logit", "answer")
@@ -68,7 +69,7 @@ def per_example(results: Iterable[Result]) -> Tidy:
     """
     rows = []
     for result in results:
-        experiment, method = result.header.job["name"], result.header.job["spec"]["method"]
+        experiment, method = name_of(result.header), method_of(result.header)
         for name in sorted(result.scores):
             tensor = result.scores[name]
             if name.rpartition(".")[2] not in PER_EXAMPLE:
@@ -99,17 +100,17 @@ def kind_of(column: str) -> Kind:
 def _experiment(header: ResultHeader) -> tuple:
     job = header.job
     return (
-        job["name"],
-        job["spec"]["method"],
+        job.name,
+        job.spec.method,
         " ".join(record.name for record in header.models),
         " ".join(record.fingerprint for record in header.models),
         header.data_digest,
-        job["seed"],
-        job["dtype"],
-        job["engine"],
+        job.seed,
+        job.dtype,
+        job.engine,
         header.device,
         header.seconds,
-        len(header.self_check.get("checks", ())),
+        len(header.self_check.checks),
         " ".join(f"{name}={version}" for name, version in header.versions.items()),
         header.identity,
     )
@@ -125,13 +126,11 @@ def export(results: Iterable[Result], to: Path, form: Format = "csv", examples: 
     """
     if form == "parquet" and find_spec("pyarrow") is None:
         raise ManifestError("--format parquet: no pyarrow; accepted: csv, or pip install 'nnsight-et[export]'")
-    finished, paths = list(results), []
-    for name, table in TABLES.items():
-        if name != "examples" or examples:
-            path = to / f"{name}.{form}"
-            write_file(path, _csv(table(finished)) if form == "csv" else _parquet(table(finished)))
-            paths.append(path)
-    return paths
+    finished = list(results)
+    made = {to / f"{name}.{form}": table(finished) for name, table in TABLES.items() if name != "examples" or examples}
+    for path, table in made.items():
+        write_file(path, _csv(table) if form == "csv" else _parquet(table))
+    return list(made)
 
 
 def _csv(table: Tidy) -> bytes:

@@ -8,19 +8,18 @@ from nnsight_et.circuits import published
 from nnsight_et.display.table import Table, number
 from nnsight_et.methods import METHODS
 from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
-from nnsight_et.results.headers import name_of
+from nnsight_et.results.headers import method_of, name_of
 from nnsight_et.results.store import ResultHeader
 
 
 def paper_tables(header: ResultHeader) -> tuple[Table, ...]:
     """Paper, ours, difference: one table per table or figure that the experiment says it reproduces."""
-    spec = header.job.get("spec", {})
-    method = str(spec.get("method"))
-    paper = METHODS[method].experiment().paper if method in METHODS else None
+    method = METHODS[method_of(header)]
+    paper = method.experiment().paper
     if paper is None:
         return ()
-    ours = dict(paper(METHODS[method].summary.read(header)))
-    return tuple(_table(header, name, ours) for name in spec.get("reproduces") or ())
+    ours = dict(paper(method.summary.read(header)))
+    return tuple(_table(header, name, ours) for name in header.job.spec.reproduces)
 
 
 def _table(header: ResultHeader, name: str, ours: Mapping[tuple[str, str], float | None]) -> Table:

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nnsight_et.core.errors import ResultError
+from nnsight_et.core.errors import FolderError
 
 TEMPORARY = ".writing-"
 LOCK, HOLDER = ".lock", ".holder"
@@ -93,14 +93,14 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def one_writer(folder: Path) -> Generator[None, None, None]:
-    """Hold `folder` for this process; ResultError naming the holder if another process has it."""
+    """Hold `folder` for this process; FolderError naming the holder if another process has it."""
     with _naming_path_in_errors(folder):
         _make(folder)
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ResultError(f"{folder}: {_holder(folder)} is running in it; wait for it, or stop it") from None
+            raise FolderError(f"{folder}: {_holder(folder)} is running in it; wait for it, or stop it") from None
     try:
         remove(folder / HOLDER)  # of a run that was killed
         write_file(folder / HOLDER, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
@@ -186,8 +186,8 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def _naming_path_in_errors(path: Path) -> Generator[None, None, None]:
-    """A disk's refusal as a ResultError that names the path."""
+    """A disk's refusal as a FolderError that names the path."""
     try:
         yield
     except OSError as error:
-        raise ResultError(f"{path}: cannot be written ({error.strerror}); earlier results are intact") from error
+        raise FolderError(f"{path}: cannot be written ({error.strerror}); earlier results are intact") from error

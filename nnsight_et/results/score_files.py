@@ -23,7 +23,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nnsight_et.core.errors import ManifestError, ResultError, TaskError
+from nnsight_et.results.headers import method_of
+from nnsight_et.results.scores import SCORES
 from nnsight_et.results.store import read_result
+from nnsight_et.results.summary import stages_in
 
 FILE_LIMIT = 1 << 24  # bytes
 HEADS_LIMIT = 1 << 20
@@ -65,16 +68,13 @@ def read_scores(path: Path) -> tuple[ScoreMatrix, ...]:
 def _of_result(folder: Path) -> Iterator[ScoreMatrix]:
     """Every stage's scores."""
     result = read_result(folder)
-    try:
-        if result.header.job["spec"]["method"] != "path_patching":
-            raise TaskError(f"{folder}: no result of path_patching; accepted: one, or the circuit in it, without keep")
-        stages = [(str(stage["group"]), str(stage["at"])) for stage in result.header.summary["stages"]]
-        for group, at in stages:
-            yield ScoreMatrix(group, at, _matrix(result.scores[f"{group}.score"], f"{folder}: {group}"))
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ResultError(
-            f"{folder}: its result is not one of path_patching ({_first_line(error)}); run it again"
-        ) from None
+    if method_of(result.header) != "path_patching":
+        raise TaskError(f"{folder}: no result of path_patching; accepted: one, or the circuit in it, without keep")
+    for stage in stages_in(result.header):
+        name = f"{stage.group}.score"
+        if name not in result.scores:
+            raise ResultError(f"{folder / SCORES}: no {name}, a stage's scores; accepted: a result of path_patching")
+        yield ScoreMatrix(stage.group, stage.at, _matrix(result.scores[name], f"{folder}: {stage.group}"))
 
 
 def _of_numpy(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:

@@ -27,10 +27,9 @@ from torch import Tensor
 from nnsight_et.core.errors import ResultError
 from nnsight_et.planning.plan import digest
 from nnsight_et.results.disk import one_writer, read_json, remove, sweep, write_file, write_folder, write_json
-from nnsight_et.results.headers import HEADER, ResultHeader, read_header
+from nnsight_et.results.headers import HEADER, ResultHeader, name_of, read_header
+from nnsight_et.results.scores import SCORES, check_scores
 from nnsight_et.results.summary import S
-
-SCORES = "scores.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,10 @@ class Result:
     scores: dict[str, Tensor]
 
     def read(self, summary: type[S]) -> MethodResult[S]:
-        """The same with its summary as its method writes it; ResultError naming the first key that is wrong."""
-        return MethodResult(self.header, self.scores, summary.read(self.header))
+        """The same with its summary as its method writes it; ResultError naming the first key or tensor that is not."""
+        found = summary.read(self.header)
+        check_scores(name_of(self.header), self.scores, found, summary.scores)
+        return MethodResult(self.header, self.scores, found)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Store:
     """What was there when it was read, and not as it was written: it counts as missing."""
 
     def writing(self, folder: Path) -> AbstractContextManager[None]:
-        """Hold a run's folder for this process; ResultError naming the holder if another process has it."""
+        """Hold a run's folder for this process; FolderError naming the holder if another process has it."""
         return one_writer(folder)
 
     def sweep(self, folder: Path) -> None:
@@ -118,8 +119,7 @@ def write_result(folder: Path, result: Result) -> None:
     """Put a result at `folder`, in place of what is there."""
     scores = bytes_of(_plain(result.scores))
     header = result.header.model_copy(update={"scores_digest": _digest(scores)})
-    unsaid = set[str]() if header.notices else {"notices"}
-    data = _without_nan(header.model_dump(exclude={"digest"} | unsaid))
+    data = _without_nan(header.to_dict())
     text = json.dumps(data | {"digest": digest(data)}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_folder(folder, {SCORES: scores, HEADER: text.encode()})
 

@@ -76,7 +76,7 @@ def study_in(folder: Path) -> Study:
         raise ManifestError(f"{folder}: {found}; accepted: a manifest, or the folder that `et run` names at its end")
     missing = {name: Missing(name, "–", found) for name, found in read.items() if isinstance(found, str)}
     for name, result in results.items():
-        for need in result.header.job.get("needs", {}):
+        for need in result.header.job.needs:
             if need not in results and need not in missing:
                 missing[need] = Missing(need, "–", f"no result; {name} was made from it")
     return Study(folder.resolve().parent.name, _in_order(results), tuple(missing.values()), planned=False)
@@ -103,7 +103,7 @@ def _in_order(results: Mapping[str, Result]) -> tuple[Result, ...]:
     ordered: dict[str, Result] = {}
 
     def add(name: str, above: tuple[str, ...] = ()) -> None:
-        for need in results[name].header.job.get("needs", {}):
+        for need in results[name].header.job.needs:
             if need in results and need not in (*above, name):
                 add(need, (*above, name))
         ordered.setdefault(name, results[name])

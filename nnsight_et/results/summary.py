@@ -3,75 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ResultError
-from nnsight_et.results.headers import ResultHeader, method_of, name_of
+from nnsight_et.results.headers import HEADER, ResultHeader, method_of, name_of
+from nnsight_et.results.records import CircuitRecord, Record
+from nnsight_et.results.scores import ScoreTensor
 
-Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
-"""Low and high end of a 95% bootstrap interval; null where there is none."""
 Gradient = Literal["autograd", "finite differences"]
 """How derivatives were taken."""
-
-
-class Record(BaseModel):
-    """Base of everything a summary is made of: no unknown keys, no changes, a docstring under each field."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        use_attribute_docstrings=True,
-        validate_by_name=True,
-        serialize_by_alias=True,
-    )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: the keys that were given, and no others."""
-        return self.model_dump(exclude_unset=True)
-
-
-class GroupRecord(Record):
-    """A group of heads at a position."""
-
-    name: str
-    """The group's name."""
-    at: str
-    """The named position of its heads."""
-    heads: list[str]
-    """The names of its heads, such as L9H3, the most important first."""
-
-
-class MlpGroupRecord(Record):
-    """A group of MLPs at a position; they are in no circuit."""
-
-    name: str
-    """The group's name."""
-    at: str
-    """The named position of its MLPs."""
-    mlps: list[str]
-    """The names of its MLPs, such as L9MLP, the most important first."""
-
-
-class CircuitRecord(Record):
-    """A circuit, as files of circuits hold it."""
-
-    schema_version: Literal[1] = Field(alias="schema")
-    """Which form it has."""
-    groups: list[GroupRecord]
-    """Its groups of heads."""
-
-    @classmethod
-    def of(cls, circuit: Circuit) -> Self:
-        """The record of a circuit."""
-        return cls.model_validate(circuit.to_dict())
-
-    def to_circuit(self, where: str = "circuit") -> Circuit:
-        """The circuit; TaskError naming `where` if a head has no such name."""
-        return Circuit.from_dict(self.to_dict(), where)
 
 
 class ScoredToken(Record):
@@ -97,21 +40,24 @@ class Reason(Record):
 class Summary(Record):
     """Base of every method's summary: what any of them may say."""
 
-    smaller_chunks: dict[str, int] = {}
+    scores: ClassVar[tuple[ScoreTensor, ...]]
+    """What is in the method's scores.safetensors."""
+
+    smaller_chunks: dict[str, int] = Field(default_factory=dict[str, int])
     """Model and dtype -> tokens of one pass, where memory ran out and passes were made smaller."""
-    tokens: dict[str, dict[str, list[ScoredToken]]] = {}
+    tokens: dict[str, dict[str, list[ScoredToken]]] = Field(default_factory=dict[str, dict[str, list[ScoredToken]]])
     """Of a task of your own: model -> answer, also right, foil -> the tokens that examples are scored by."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Raise TypeError where a method does not say what its scores are."""
+        if not hasattr(cls, "scores"):
+            raise TypeError(f"{cls.__name__} does not say its scores")
 
     @classmethod
     def read(cls, header: ResultHeader) -> Self:
         """The summary of a result; ResultError naming the first key that is wrong."""
-        try:
-            return cls.model_validate(header.summary)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in ("summary", *first["loc"]))
-            found = f"its result is not one of {method_of(header)} ({where}: {first['msg']})"
-            raise ResultError(f"{name_of(header)}: {found}") from None
+        return _read(cls, header)
 
     @property
     def gradients(self) -> Set[Gradient]:
@@ -120,3 +66,58 @@ class Summary(Record):
 
 
 S = TypeVar("S", bound=Summary)
+
+
+class _View(BaseModel):
+    """Some keys of a summary, for who does not know its method."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+V = TypeVar("V", bound=BaseModel)
+
+
+class _Shared(_View):
+    """What the summaries of several methods have."""
+
+    circuit: CircuitRecord | None = None
+    tokens: dict[str, dict[str, list[ScoredToken]]] = Field(default_factory=dict[str, dict[str, list[ScoredToken]]])
+
+
+class ScoredStage(_View):
+    """A stage of path patching: its group, at a named position."""
+
+    group: str
+    at: str
+
+
+class _Staged(_View):
+    """What path patching has."""
+
+    stages: list[ScoredStage]
+
+
+def circuit_in(header: ResultHeader) -> Circuit | None:
+    """The circuit that a result found or used, if any; ResultError naming the key that is wrong."""
+    record = _read(_Shared, header).circuit
+    return None if record is None else record.to_circuit()
+
+
+def tokens_in(header: ResultHeader) -> dict[str, dict[str, list[ScoredToken]]]:
+    """What Summary.tokens says; ResultError naming the key that is wrong."""
+    return _read(_Shared, header).tokens
+
+
+def stages_in(header: ResultHeader) -> list[ScoredStage]:
+    """The stages of a result of path patching; ResultError naming the key that is wrong."""
+    return _read(_Staged, header).stages
+
+
+def _read(kind: type[V], header: ResultHeader) -> V:
+    try:
+        return kind.model_validate(header.summary)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in ("summary", *first["loc"]))
+        found = f"its {HEADER} is not one of {method_of(header)} ({where}: {first['msg']})"
+        raise ResultError(f"{name_of(header)}: {found}") from None

@@ -174,8 +174,8 @@ def test_a_manifest_takes_the_authors_file_and_its_result_says_so(two_models: Pa
     read = load(tmp_path / "study.yaml")
     list(run(plan(read), tmp_path / "runs", only=["table1"]))
     job = read_result(folder_of(tmp_path / "runs", plan(read)) / "table1").header.job
-    assert job["circuits_read_as"] == {"./theirs.json": "lists of [layer, head], as the paper's authors store them"}
-    assert job["circuits"] == [ours.to_dict()]
+    assert job.circuits_read_as == {"./theirs.json": "lists of [layer, head], as the paper's authors store them"}
+    assert [one and one.to_circuit() for one in job.circuits] == [ours]
     (tmp_path / "study.yaml").write_text(manifest.replace("theirs", "ours"))
     same = plan(load(tmp_path / "study.yaml")).job("table1")
     assert "circuits_read_as" not in same.to_dict()

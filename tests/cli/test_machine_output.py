@@ -23,7 +23,7 @@ def test_json_prints_objects_alone_and_ends_with_every_result(written: Path):
     header = read_header(folder / "found")
     assert objects[-2]["summary"] == header.summary
     finished = objects[-3]
-    assert (finished["seconds"], finished["self_checks"]) == (header.seconds, len(header.self_check["checks"]))
+    assert (finished["seconds"], finished["self_checks"]) == (header.seconds, len(header.self_check.checks))
 
     again = [json.loads(line) for line in et("run", "study.yaml", "--only", "found", "--json").stdout.splitlines()]
     assert again[-1]["computed"] == 0

@@ -6,12 +6,58 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from nnsight_et.methods import METHODS
-from nnsight_et.results.summary import Record, Summary
+from nnsight_et.results.headers import JobRecord, ModelRecord, ResultHeader, SelfCheckRecord
+from nnsight_et.results.records import Record
+from nnsight_et.results.summary import Summary
 
 
 def summary_of(method: str, some: dict[str, Any]) -> Summary:
     """The method's summary with these keys, and what else it must have."""
     return METHODS[method].summary.model_validate(fill(METHODS[method].summary, some))
+
+
+def header_of(method: str, summary: dict[str, Any], **spec: Any) -> ResultHeader:
+    """The header of a result of `mine` with this summary; what its experiment says beside `spec` is of no account."""
+    job = {
+        "name": "mine",
+        "spec": {"method": method, **SPECS[method], **spec},
+        "needs": {},
+        "task": {"kind": "boxes", "boxes": 7, "objects": None},
+        "seed": 0,
+        "engine": "default",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "models": [{"name": "llama-tiny", "dtype": "float32"}],
+        "circuits": [],
+    }
+    return ResultHeader(
+        job=JobRecord.model_validate(job),
+        job_id="0",
+        identity="1",
+        models=[ModelRecord(name="llama-tiny", fingerprint="f", description="d")],
+        data_digest="2",
+        versions={"python": "3"},
+        device="cpu",
+        seconds=1.5,
+        summary=summary,
+        self_check=SelfCheckRecord(on=True, checks=[]),
+    )
+
+
+SPECS: dict[str, dict[str, Any]] = {
+    "path_patching": {"model": "m", "stages": [{"group": "a", "into": "logits", "at": "last", "keep": 1}]},
+    "faithfulness": {"circuit": "c", "models": ["m"]},
+    "minimality": {"circuit": "c"},
+    "completeness": {"circuit": "c"},
+    "comparison": {"circuits": ["c", "d"]},
+    "dcm": {"circuit": "c", "desiderata": ["object"]},
+    "activation_patching": {"roles": "r", "models": ["m"]},
+    "cmap": {"donor": "m", "recipient": "n", "circuit": "c"},
+    "knockout": {"model": "m"},
+    "attention_patterns": {"circuit": "c"},
+    "attribution": {"model": "m"},
+}
+"""What a manifest has to say of each method."""
 
 
 def fill(kind: Any, some: Any) -> Any:

@@ -28,6 +28,7 @@ from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.export import heads, metrics
 from nnsight_et.report.results import plates, tables
+from nnsight_et.results.headers import metric_of
 from nnsight_et.results.study import Study
 from nnsight_et.tasks.answers import token_description
 from nnsight_et.tasks.boxes import Boxes
@@ -250,7 +251,7 @@ def every(root):
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_manifest_asks_for_a_metric_and_the_result_has_its_scores(every, metric):
     result = every[metric]
-    assert result.header.job["spec"].get("metric", "probability_ratio") == metric
+    assert metric_of(result.header) == metric
     objects = [tokenizer().get_vocab()[word] for word in OBJECTS]
     pair = pairs(6, "discovery")
     base, patched = logits_by_hooks(MODELS["one"](), pair, Path("last"))
@@ -270,7 +271,7 @@ def test_a_manifest_asks_for_a_metric_and_the_result_has_its_scores(every, metri
     best = score.argsort(descending=metric == "kl")[:8]
     kept = [one["head"] for one in result.header.summary["stages"][0]["kept"]]
     assert kept == [f"L{index // 4}H{index % 4}" for index in best.tolist()]
-    checks = {check["check"] for check in result.header.self_check["checks"]}
+    checks = {check.check for check in result.header.self_check.checks}
     assert {"reference engine", "recount"} <= checks
 
 

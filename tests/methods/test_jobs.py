@@ -12,8 +12,8 @@ from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ExperimentError, TaskError
 from nnsight_et.core.statistics import intervals
-from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.measuring.steps import data_digest
+from nnsight_et.methods import METHODS
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result
@@ -40,7 +40,7 @@ def rows(result: Result) -> list[dict]:
 
 
 def test_every_method_ends_with_a_result_whose_numbers_exist(everything):
-    assert {result.header.job["spec"]["method"] for result in everything.values()} == set(METHODS)
+    assert {result.header.job.spec.method for result in everything.values()} == set(METHODS)
     for name, result in everything.items():
         assert bool(result.scores) == (name != "overlap")
         for key, values in result.scores.items():
@@ -52,6 +52,16 @@ def test_every_method_ends_with_a_result_whose_numbers_exist(everything):
                 shares = row.get(key, 0.5)
                 for share in shares if isinstance(shares, list) else [shares]:
                     assert isinstance(share, str) or 0 <= share <= 1
+
+
+def test_scores_are_those_that_the_methods_summaries_say(everything):
+    for name, result in everything.items():
+        summary = METHODS[result.header.job.spec.method].summary
+        read = result.read(summary)
+        declared = {key: one for one in summary.scores for key, _ in one.names(read.summary)}
+        assert set(result.scores) <= set(declared), name
+        lacking = {declared[key].name for key in set(declared) - set(result.scores)}
+        assert lacking <= {one.name for one in summary.scores if not one.always}, name
 
 
 INTERVALS = {

@@ -16,8 +16,8 @@ from nnsight_et.methods.path_patching.experiment import assembled_circuit, mlps
 from nnsight_et.models.named import KNOWN_MODELS
 from nnsight_et.planning.plan import digest, plan, senders
 from nnsight_et.report.results import head_rows, metric_rows, plates, tables
+from nnsight_et.results.records import MlpGroupRecord
 from nnsight_et.results.study import Study
-from nnsight_et.results.summary import MlpGroupRecord
 from tests.helpers import plain_mlps
 from tests.helpers.closeness import assert_near
 from tests.helpers.methods_study import MODELS, manifest, models_in, pairs, results
@@ -94,11 +94,11 @@ def test_a_head_stays_in_its_group_whatever_mlps_are_kept_of_its_layer():
 
 
 def test_mlps_are_checked_by_the_reference_engine_and_the_engines_on_paths_into_them(found):
-    checks = found.header.self_check["checks"]
-    sampled = {check.get("step") for check in checks if check["check"] == "reference engine"}
+    checks = found.header.self_check.checks
+    sampled = {check.step for check in checks if check.check == "reference engine"}
     assert {"a", "m", "b", "n", "o", "p"} <= sampled
-    assert "paths into MLPs" in {check["check"] for check in checks}
-    assert {"recount", "source = base"} <= {check["check"] for check in checks}
+    assert "paths into MLPs" in {check.check for check in checks}
+    assert {"recount", "source = base"} <= {check.check for check in checks}
 
 
 def test_tables_show_mlps_apart_from_the_circuit(found):

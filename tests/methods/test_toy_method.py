@@ -54,7 +54,7 @@ jobs = plan(load(Path("study.yaml")))
 list(run(jobs, Path("runs")))
 result = read_result(folder_of(Path("runs"), jobs) / "sure")
 print(json.dumps([result.header.summary, tables(result.header)[0].rows, [row.value for row in metric_rows(result)],
-                  result.scores["probability"].tolist(), [one["check"] for one in result.header.self_check["checks"]]]))
+                  result.scores["probability"].tolist(), [one.check for one in result.header.self_check.checks]]))
 """
 
 
@@ -120,6 +120,7 @@ def test_whatever_is_left_out_of_a_method_is_an_error_at_import(package: Path, t
     attempts += [
         (name, spec, rf"\n    {name}: ClassVar\[bool\][^\n]*") for name in ("finds_circuit", "needs_desiderata")
     ]
+    attempts.append(("scores", folder / "summary.py", r"\n    scores: ClassVar = [^\n]*"))
     attempts.append(("problems", spec, r"\n    def problems.*"))
     attempts.append(("template", spec, r'\n    template: .*?"""\n.*?"""'))
     attempts.append(("the list", package / "methods" / "__init__.py", r"\n        certainty,"))

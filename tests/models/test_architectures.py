@@ -284,7 +284,7 @@ def test_every_method_runs_from_a_manifest_and_passes_its_self_checks(name, tmp_
     attention = FAMILIES[module.config.model_type].implementations[0]
     found = results(tmp_path, EXPERIMENTS, f"attention={attention}")
     assert set(found) == {"found", "table", "pruned", "complete", "masks", "across", "blind", "looks", "screen"}
-    assert all(result.header.self_check["checks"] for result in found.values())
+    assert all(result.header.self_check.checks for result in found.values())
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -253,7 +253,7 @@ def study(tmp_path: Path) -> Path:
 def test_a_run_whose_batches_mix_lengths_passes_its_checks_with_transformers_numbers(study, monkeypatch):
     monkeypatch.chdir(study.parent)
     result = own_pairs_study.results(study)["found"]
-    assert result.header.self_check["on"]
+    assert result.header.self_check.on
     module = hf_model(MODELS["dynamic"][0], rope_parameters=DYNAMIC, max_position_embeddings=SHORTER)
     rotary = module.model.rotary_emb
     rotary.forward = lambda *given, **named: type(rotary)(rotary.config)(*given, **named)

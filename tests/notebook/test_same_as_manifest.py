@@ -134,7 +134,7 @@ def check_same(found: Finding, result: Result, rows: str = "rows") -> None:
     assert found.scores.keys() == result.scores.keys()
     for name, tensor in found.scores.items():
         assert torch.equal(tensor, result.scores[name]), name
-    assert without_time(found.self_check) == without_time(result.header.self_check)
+    assert without_time(found.self_check) == without_time(result.header.self_check.to_dict())
     assert found.rows
 
 
@@ -190,7 +190,7 @@ def check_scores(found: Finding, result: Result, prefix: str) -> None:
     assert shared
     for name, tensor in shared.items():
         assert torch.equal(found.scores[name.removeprefix(prefix)], tensor), name
-    assert without_time(found.self_check) == without_time(result.header.self_check)
+    assert without_time(found.self_check) == without_time(result.header.self_check.to_dict())
 
 
 def test_an_evaluation_is_that_of_a_manifest_with_its_p_value(notebook: Notebook):
@@ -222,7 +222,7 @@ def test_masks_are_those_of_a_manifest(notebook: Notebook):
     found, result = et.dcm(notebook.model, FETCHERS, train, validation, test), notebook.result("dcm")
     for row, expected in zip(found.rows, result.header.summary["rows"], strict=True):
         assert {key: expected[key] for key in row} == row
-    assert without_time(found.self_check) == without_time(result.header.self_check)
+    assert without_time(found.self_check) == without_time(result.header.self_check.to_dict())
 
 
 def test_a_function_whose_self_check_is_off_says_so(notebook: Notebook):

@@ -18,7 +18,9 @@ from ruamel.yaml import YAML
 
 from nnsight_et.manifest import load
 from nnsight_et.manifest.schema import json_schema
+from nnsight_et.methods import METHODS
 from nnsight_et.planning.plan import plan
+from nnsight_et.results.headers import ResultHeader
 from tests.helpers.commands import ROOT
 from tests.helpers.documents import DOCUMENTS, Block, Reader, blocks, check_command, commands
 
@@ -50,7 +52,7 @@ def test_every_block_says_what_it_is_and_manifests_can_be_planned(document: str,
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_to_files_that_are_there(document: str):
-    made = {"reference/manifest.md", "reference/commands.md", "reference/notebook.md", "reference/modules.md"}
+    made = importlib.import_module("reference").PAGES
     folder = (ROOT / document).parent
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / document).read_text()):
         if "://" not in target:
@@ -120,6 +122,25 @@ def test_the_site_has_the_pages_of_its_nav_written_or_made(monkeypatch: pytest.M
     assert hooks.on_files([], config) == list(made.values())
     assert made.keys() == reference.PAGES.keys()
     assert all(text.startswith("# ") for text in made.values())
+
+
+def test_the_reference_of_results_names_every_key_and_every_tensor_with_what_it_is():
+    page = importlib.import_module("reference").results_page()
+    schemas = [model.model_json_schema() for model in (ResultHeader, *(one.summary for one in METHODS.values()))]
+    written = json_schema()["$defs"]
+    for schema in schemas:
+        for name, part in {"": schema, **schema.get("$defs", {})}.items():
+            assert name in written or " ".join(part["description"].split()) in page
+            for key, field in {} if name in written else part.get("properties", {}).items():
+                said = field.get("description") or field.get("$ref")
+                assert said, f"{name}.{key} does not say what it is"
+                assert f"| `{key}`" in page
+                assert " ".join(field.get("description", "").split()).replace("|", "\\|") in page
+    for method in METHODS.values():
+        for tensor in method.summary.scores:
+            assert f"| `{tensor.name}`" in page
+            assert tensor.what in page
+    assert set(re.findall(r"\(#([\w-]+)\)", page)) <= set(re.findall(r"\{#([\w-]+)\}", page))
 
 
 @pytest.mark.slow

@@ -153,8 +153,8 @@ def test_the_result_says_which_gradient_was_used(trust, found_away):
 
 def test_the_checks_were_made_on_the_server(found_away, found_here):
     for name, result in found_away.items():
-        made, expected = (one.header.self_check["checks"] for one in (result, found_here[name]))
-        assert {check["check"] for check in made} >= {check["check"] for check in expected}
+        made, expected = (one.header.self_check.checks for one in (result, found_here[name]))
+        assert {check.check for check in made} >= {check.check for check in expected}
 
 
 def test_a_second_run_sends_nothing(away, found_away, sent):

@@ -27,7 +27,7 @@ def found(backend: str, out: Path, limit: int | None) -> dict[str, tuple[str, by
         header = read_result(path.parent).header
         rows = header.summary.get("rows", ())
         selected = [(row["group"], row["desideratum"], row["selected"]) for row in rows if "selected" in row]
-        results[path.parent.name] = (header.job["spec"]["method"], path.read_bytes(), selected)
+        results[path.parent.name] = (header.job.spec.method, path.read_bytes(), selected)
     return results
 
 

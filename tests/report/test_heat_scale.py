@@ -10,7 +10,7 @@ from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_ma
 from nnsight_et.display.figures import HeatMap
 from nnsight_et.report.html.svg import colour
 from nnsight_et.report.html.svg import heat_map as as_svg
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 LIGHT = "d20"  # the colour of 0
 

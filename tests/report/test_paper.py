@@ -8,8 +8,8 @@ from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import parse
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.paper import paper_tables
-from nnsight_et.results.store import ResultHeader
-from tests.helpers.summaries import summary_of
+from nnsight_et.results.headers import ModelRecord, ResultHeader
+from tests.helpers.summaries import header_of, summary_of
 
 FULL = {"model": "goat-tiny", "full": 0.9, "circuit": 0.8, "random_mean": 0.1, "random_std": 0.0, "faithfulness": None}
 
@@ -30,18 +30,9 @@ def header(
     method: str, summary: dict, reproduces: list[str], models: tuple[str, ...] = ("llama-tiny",)
 ) -> ResultHeader:
     """The header of a result whose summary has these keys, and what else it must have."""
-    return ResultHeader(
-        job={"name": "mine", "spec": {"method": method, "reproduces": reproduces}},
-        job_id="0",
-        identity="1",
-        models=[{"name": name, "fingerprint": "f", "description": "d"} for name in models],  # type: ignore[list-item]
-        data_digest="2",
-        versions={},
-        device="cpu",
-        seconds=1,
-        summary=summary_of(method, summary).to_dict(),
-        self_check={"on": True, "checks": []},
-    )
+    found = header_of(method, summary_of(method, summary).to_dict(), reproduces=reproduces)
+    records = [ModelRecord(name=name, fingerprint="f", description="d") for name in models]
+    return found.model_copy(update={"models": records})
 
 
 def test_a_faithfulness_result_stands_beside_table_1_and_a_missing_number_is_left_out() -> None:

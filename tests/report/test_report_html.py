@@ -17,7 +17,7 @@ from nnsight_et.measuring import model_pool
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.html import report_html
 from nnsight_et.report.results import plates
-from nnsight_et.results.headers import folder_of
+from nnsight_et.results.headers import CheckRecord, JobModel, SelfCheckRecord, folder_of
 from nnsight_et.results.store import Result, Store
 from nnsight_et.results.study import Study, study_in, study_of
 from nnsight_et.runner.run import run
@@ -125,7 +125,7 @@ def test_table_1_and_the_headline_have_the_numbers_of_the_result(study: Study, p
 
 
 def test_every_method_has_its_figures(study: Study):
-    figures = {result.header.job["name"]: plates(result, study) for result in study.results}
+    figures = {result.header.job.name: plates(result, study) for result in study.results}
     assert all(figures[name] for name in load_names())
     lines = figures["across"][0].panels[0].lines  # type: ignore[union-attr]
     own = of(study, "across").header.summary["models"]
@@ -142,8 +142,13 @@ def test_text_of_models_and_data_is_text_and_no_markup(study: Study):
     result = of(study, "table1")
     models = [record.model_copy(update={"name": HOSTILE, "description": HOSTILE}) for record in result.header.models]
     rows = [row | {"model": HOSTILE} for row in result.header.summary["rows"]]
-    job = result.header.job | {"models": [{"name": HOSTILE, "path": HOSTILE}]}
+    job = result.header.job.model_copy(update={"models": [JobModel(name=HOSTILE, path=HOSTILE)]})
     found = changed(result, models=models, summary=result.header.summary | {"rows": rows}, job=job)
+    found = replace(
+        found,
+        scores=dict(result.scores)
+        | {f"{HOSTILE}.{name.partition('.')[2]}": tensor for name, tensor in result.scores.items()},
+    )
     text = report_html(Study(HOSTILE, (found,), study.missing))
     hostile = Parsed(text)
     assert hostile.wrong == []
@@ -171,15 +176,15 @@ def test_what_is_missing_is_named_with_the_reason(every: tuple[Path, Path], tmp_
 
     of_folder = study_in(folder)
     assert {one.experiment for one in of_folder.missing} == {"selected", "blind"}  # .writing-looks is no experiment
-    names = [result.header.job["name"] for result in of_folder.results]
+    names = [result.header.job.name for result in of_folder.results]
     assert names.index("found") < names.index("minimal") < names.index("overlap")
 
 
 def test_a_summary_that_lacks_its_numbers_is_missing_and_the_rest_is_shown(study: Study):
     broken = changed(of(study, "table1"), summary={})
-    rest = tuple(result for result in study.results if result.header.job["name"] != "table1")
+    rest = tuple(result for result in study.results if result.header.job.name != "table1")
     parsed = Parsed(report_html(replace(study, results=(*rest, broken))))
-    assert any("its result is not one of faithfulness" in text for text in parsed.text("td"))
+    assert any("its result.json is not one of faithfulness" in text for text in parsed.text("td"))
     assert "x-found" in parsed.values("id")
     assert "x-table1" not in parsed.values("id")
     with pytest.raises(ResultError, match=r"not one of faithfulness \(summary.rows: Field required"):
@@ -189,13 +194,12 @@ def test_a_summary_that_lacks_its_numbers_is_missing_and_the_rest_is_shown(study
 @pytest.mark.parametrize(
     ("check", "part"),
     [
-        ({"check": "source = base", "worst": 0.5, "tolerance": 0.1}, "Self-check failed in found."),
-        ({"check": "source = base", "worst": None, "tolerance": 0.1}, "Self-check failed in found."),
+        (CheckRecord(check="source = base", worst=0.5, tolerance=0.1), "Self-check failed in found."),
         (None, "Without a self-check: found."),
     ],
 )
-def test_a_self_check_that_failed_or_was_not_made_is_said_first(study: Study, check: dict | None, part: str):
-    checks = {"on": check is not None, "checks": [check] if check else []}
+def test_a_self_check_that_failed_or_was_not_made_is_said_first(study: Study, check: CheckRecord | None, part: str):
+    checks = SelfCheckRecord(on=check is not None, checks=[check] if check else [])
     parsed = Parsed(report_html(Study("s", (changed(of(study, "found"), self_check=checks),), ())))
     assert part in "".join(parsed.text("div"))
 
@@ -206,16 +210,20 @@ def as_large_as_the_papers(result: Result, name: str) -> Result:
     for index, group in enumerate(groups):
         into = f"group_{index - 1}" if index else "logits"
         stages.append(result.header.summary["stages"][index % 2] | {"group": f"group_{index}", "into": into})
-        for key in ("score", "low", "high", "p", "p_holm"):
-            scores[f"group_{index}.{key}"] = result.scores[f"{group}.{key}"].repeat(11, 8)[:32, :32]
+        for name, tensor in result.scores.items():
+            if name.startswith(f"{group}."):
+                large = tensor if tensor.dim() < 2 else tensor.repeat(11, 8, *[1] * (tensor.dim() - 2))[:32, :32]
+                scores[f"group_{index}.{name.partition('.')[2]}"] = large
     circuit = {"schema": 1, "groups": [{"name": f"group_{index}", "at": "last", "heads": []} for index in range(4)]}
     summary = result.header.summary | {"stages": stages, "circuit": circuit}
-    return replace(changed(result, summary=summary, job=result.header.job | {"name": name}), scores=scores)
+    return replace(
+        changed(result, summary=summary, job=result.header.job.model_copy(update={"name": name})), scores=scores
+    )
 
 
 def test_a_report_of_the_papers_size_is_under_5_mb(study: Study):
     found = tuple(as_large_as_the_papers(of(study, "found"), f"large{index}") for index in range(3))
-    rest = tuple(result for result in study.results if result.header.job["name"] != "found")
+    rest = tuple(result for result in study.results if result.header.job.name != "found")
     text = report_html(Study("large", (*found, *rest), ()))
     parsed = Parsed(text)
     assert sum("m" in attributes.get("class", "").split() for tag, attributes in parsed.elements if tag == "rect") >= (

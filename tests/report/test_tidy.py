@@ -95,7 +95,7 @@ def test_masks_and_contributions_are_of_their_heads(every: Run):
     summary = every["minimal"].result.header.summary
     text = summary | {"heads": [summary["heads"][0] | {"contribution": "infinite"}, *summary["heads"][1:]]}
     header = every["minimal"].result.header.model_copy(update={"summary": text})
-    added = head_rows(Result(header, {}))[0]
+    added = head_rows(Result(header, every["minimal"].scores))[0]
     assert (added.metric, added.value, added.head) == ("contribution", inf, summary["heads"][0]["head"])
 
 
@@ -116,12 +116,20 @@ def test_rows_of_single_examples_are_the_tensors_in_order(every: Run):
 
 def test_a_summary_of_another_method_is_one_message(every: Run):
     header = every["found"].header
-    job = header.job | {"spec": header.job["spec"] | {"method": "dcm"}}
-    with pytest.raises(ResultError, match="found: its result is not one of dcm"):
+    job = header.job.model_copy(update={"spec": every["selected"].header.job.spec})
+    with pytest.raises(ResultError, match=r"found: its result.json is not one of dcm \(summary.rows: Field required"):
         metric_rows(Result(header.model_copy(update={"job": job}), {}))
-    unknown = header.model_copy(update={"job": header.job | {"spec": {"method": "magic"}}})
-    with pytest.raises(ResultError, match="no method 'magic'; accepted: path_patching"):
-        head_rows(Result(unknown, {}))
+
+
+def test_scores_that_lack_a_tensor_or_have_another_shape_are_one_message(every: Run):
+    result = every["found"].result
+    name = "value_fetcher.p_holm"
+    rest = {key: tensor for key, tensor in result.scores.items() if key != name}
+    with pytest.raises(ResultError, match=f"found: its scores.safetensors has no {name}"):
+        head_rows(Result(result.header, rest))
+    for wrong in (torch.zeros(3), torch.zeros(3, 5), torch.zeros(3, 4, 1)):
+        with pytest.raises(ResultError, match=f"found: {name} in its scores.safetensors has the shape"):
+            head_rows(Result(result.header, rest | {name: wrong}))
 
 
 def test_a_row_has_a_field_per_column():

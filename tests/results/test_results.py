@@ -85,7 +85,7 @@ def test_notebooks_show_tables_with_names_escaped(every: Run):
     shown = every["found"]._repr_html_()
     assert "value_fetcher" in shown
     header = every["found"].header
-    job = header.job | {"name": "<b>"}
+    job = header.job.model_copy(update={"name": "<b>"})
     risky = replace(every["found"], result=Result(header.model_copy(update={"job": job}), every["found"].scores))
     assert "<b>:" not in risky._repr_html_()
     assert "&lt;b&gt;:" in risky._repr_html_()

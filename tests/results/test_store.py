@@ -16,7 +16,8 @@ from nnsight_et.core.errors import ResultError
 from nnsight_et.planning.plan import digest
 from nnsight_et.results import disk
 from nnsight_et.results.headers import read_header
-from nnsight_et.results.store import Result, ResultHeader, Store, read_result, write_result
+from nnsight_et.results.store import Result, Store, read_result, write_result
+from tests.helpers.summaries import header_of
 
 TENSORS = {
     "b": torch.arange(12, dtype=torch.float64).unflatten(0, (3, 4)) / 7,
@@ -27,19 +28,8 @@ TENSORS = {
 
 
 def a_result(**changes: Any) -> Result:
-    fields: dict[str, Any] = {
-        "job": {"name": "found", "spec": {"method": "path_patching"}},
-        "job_id": "0" * 20,
-        "identity": "1" * 20,
-        "models": [{"name": "llama-tiny", "fingerprint": "f", "description": "d"}],
-        "data_digest": "2" * 20,
-        "versions": {"python": "3"},
-        "device": "cpu",
-        "seconds": 1.5,
-        "summary": {"rows": [{"mean": 0.1 + 0.2, "std": float("nan")}]},
-        "self_check": {"on": True, "checks": []},
-    }
-    return Result(ResultHeader(**(fields | changes)), TENSORS)
+    header = header_of("path_patching", {"rows": [{"mean": 0.1 + 0.2, "std": float("nan")}]})
+    return Result(header.model_copy(update=changes), TENSORS)
 
 
 def leftovers(folder: Path) -> list[Path]:

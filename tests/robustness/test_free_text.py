@@ -112,7 +112,7 @@ def leaves(data: Any, here: tuple[str | int, ...] = ()) -> Iterator[tuple[str | 
 
 def tampered(result: Result, study: Study) -> tuple[Result, int]:
     """The result with the payload in every text of its header that it may be in, and in how many kinds of text."""
-    data, kinds = result.header.model_dump(), set()
+    data, kinds = result.header.to_dict(), set()
     places: dict[tuple[str | int, ...], list[tuple[str | int, ...]]] = {}
     for place in leaves(data):
         places.setdefault(tuple(part for part in place if isinstance(part, str)), []).append(place)
@@ -138,7 +138,7 @@ def test_text_in_a_tampered_result_is_text_in_the_browser(harmful: Path, view: P
     assert len(study.results) == 17
     for result in study.results:
         changed, count = tampered(result, study)
-        write_result(tmp_path / "run" / str(result.header.job["name"]), changed)
+        write_result(tmp_path / "run" / result.header.job.name, changed)
         kinds += count
     assert kinds > 200
     assert et("report", tmp_path / "run").exit_code == 0
@@ -207,7 +207,7 @@ def test_links_planted_in_a_runs_folder_are_replaced_and_not_followed(written: P
     assert ran.exit_code == 0, ran.stderr
     assert bytes_in(outside) == before
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
-    assert read_result(folder / "found").header.job["name"] == "found"
+    assert read_result(folder / "found").header.job.name == "found"
 
 
 def test_a_lock_that_is_a_link_is_refused_and_not_followed(written: Path, outside: Path):

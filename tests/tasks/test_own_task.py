@@ -54,7 +54,7 @@ def test_a_class_that_gives_texts_runs_and_agrees_with_plain_hooks(two_models: P
     assert expected.abs().max() > 0.01
     measured = torch.stack([found.scores["a.score"][sender] for sender in senders]).float()
     assert_near(measured, expected, size=1, dtype=torch.float32)
-    recorded = found.header.job["task"]
+    recorded = found.header.job.task.to_dict()
     assert recorded["kind"] == "my_pairs:Pairs"
     assert recorded["positions"] == ["object", "label", "asked"]
     assert set(recorded) == {"kind", "options", "positions", "source", "version"}

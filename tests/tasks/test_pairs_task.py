@@ -176,7 +176,7 @@ def test_a_job_is_named_by_what_the_file_says_not_by_what_it_is_called(two_model
     renamed = load(path, ["task.file=others.jsonl"])
     assert plan(renamed).job("found").id == before.header.job_id
     assert [step.reused for step in run(plan(renamed), tmp_path / "runs")] == [1]  # the result itself
-    assert before.header.job["task"] == {
+    assert before.header.job.task.to_dict() == {
         "kind": "pairs", "positions": ["object", "label", "asked"],
         "pairs": blake2b((tmp_path / "others.jsonl").read_bytes(), digest_size=10).hexdigest(),
     }  # fmt: skip

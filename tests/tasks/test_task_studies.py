@@ -53,9 +53,9 @@ def found(request: pytest.FixtureRequest, model: Path, tmp_path_factory) -> tupl
 
 def test_the_shipped_manifest_runs_from_end_to_end(found: tuple[str, dict[str, Result]]):
     kind, results = found
-    assert {result.header.job["spec"]["method"] for result in results.values()} == set(USED)
-    assert all(result.header.self_check["on"] for result in results.values())
-    assert {result.header.job["task"]["kind"] for result in results.values()} == {kind}
+    assert {result.header.job.spec.method for result in results.values()} == set(USED)
+    assert all(result.header.self_check.on for result in results.values())
+    assert {result.header.job.task.kind for result in results.values()} == {kind}
     circuit = results["circuit"].header.summary["circuit"]
     assert [group["name"] for group in circuit["groups"]] == [stage["group"] for stage in STUDIES[kind].stages]
     edges = [(row["blind"], row["to"]) for row in results["blind"].header.summary["rows"]]

@@ -22,7 +22,7 @@ from nnsight_et.methods.activation_patching.summary import ActivationPatchingSum
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.dcm.experiment import of_each, patching_measurement, selected_heads
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import CircuitRecord, Interval
+from nnsight_et.results.records import CircuitRecord, Interval
 
 SPLIT = "evaluation"
 
@@ -97,7 +97,7 @@ def _rows(
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=None,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

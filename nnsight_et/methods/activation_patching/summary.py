@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from nnsight_et.results.summary import CircuitRecord, Interval, Record, Summary
+from typing import ClassVar
+
+from nnsight_et.results.records import CircuitRecord, Interval, Record
+from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.summary import Summary
 
 
 class PatchedGroup(Record):
@@ -33,6 +37,14 @@ class PatchedGroup(Record):
 class ActivationPatchingSummary(Summary):
     """Whether each group's heads do in every model what they were selected for."""
 
+    scores: ClassVar = (
+        ScoreTensor(
+            "{model}.{desideratum}.accuracy",
+            ("set", "draw"),
+            "How often the desideratum's answer is given, from 0 to 1, with each row's heads patched; last, with none.",
+            each="rows",
+        ),
+    )
     rows: list[PatchedGroup]
     """Per model and desideratum, a row for every group that heads were selected from."""
     circuit: CircuitRecord

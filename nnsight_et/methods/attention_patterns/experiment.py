@@ -20,7 +20,7 @@ from nnsight_et.methods.attention_patterns import audit, present
 from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary, HeadAttention
 from nnsight_et.methods.base import Experiment
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 SPLIT = "evaluation"
 
@@ -73,7 +73,7 @@ def _looks(context: RunContext, job: Job[AttentionPatterns], at: str, examples: 
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=None,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=no_rows,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import ConfigDict, model_validator
 
-from nnsight_et.results.summary import CircuitRecord, Record, Summary
+from nnsight_et.results.records import CircuitRecord, HeadName, Record
+from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.summary import Summary
 
 
 class HeadAttention(Record):
@@ -20,7 +22,7 @@ class HeadAttention(Record):
     """The head group's name."""
     at: str
     """The named position from which the head looks."""
-    head: str
+    head: HeadName
     """The head's name, such as L4H1."""
 
     @property
@@ -32,6 +34,14 @@ class HeadAttention(Record):
 class AttentionPatternsSummary(Summary):
     """Where the circuit's heads look from their positions."""
 
+    scores: ClassVar = (
+        ScoreTensor(
+            "{at}.weights",
+            ("layer", "head", "column"),
+            "Mean attention weight of every head from that position to each of `columns`, from 0 to 1.",
+            each="rows",
+        ),
+    )
     rows: list[HeadAttention]
     """A row per head of each group, in the circuit's order."""
     columns: list[str]

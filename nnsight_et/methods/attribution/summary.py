@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import ClassVar
 
-from nnsight_et.results.summary import Gradient, Record, Summary
+from nnsight_et.results.records import Record
+from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.summary import Gradient, Summary
 
 
 class Agreement(Record):
@@ -27,6 +30,15 @@ class Agreement(Record):
 class AttributionSummary(Summary):
     """How well a gradient's estimate of every head's effect agrees with the exact one."""
 
+    scores: ClassVar = tuple(
+        ScoreTensor(f"{{at}}.{name}", ("layer", "head"), what, each="rows")
+        for name, what in {
+            "exact": "Mean exact effect of patching the head's output, (p_patched - p_base) / p_base.",
+            "attributed": "Mean of the gradient's estimate of that effect.",
+            "low": "Low end of the exact effect's 95% bootstrap interval.",
+            "high": "High end of it.",
+        }.items()
+    )
     rows: list[Agreement]
     """A row per position, in the manifest's order."""
     model: str

@@ -38,7 +38,7 @@ from nnsight_et.methods.cmap.summary import CMAPSummary, PatchedRecipient, Rando
 from nnsight_et.methods.dcm.experiment import selected_heads
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -271,7 +271,7 @@ def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Ten
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

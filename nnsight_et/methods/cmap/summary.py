@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from nnsight_et.results.summary import CircuitRecord, Interval, Record, Summary
+from nnsight_et.results.records import CircuitRecord, Interval, Record
+from nnsight_et.results.scores import answers, readouts
+from nnsight_et.results.summary import Summary
 
 
 class PatchedRecipient(Record):
@@ -38,6 +40,19 @@ class RandomHeads(Record):
 class CMAPSummary(Summary):
     """How well the recipient answers with activations of the donor."""
 
+    scores: ClassVar = (
+        *readouts(
+            "output", ("set", "example"), "with the outputs of each group, of all, then of each set of random heads"
+        ),
+        *readouts(
+            "{group}.input",
+            ("kind", "example"),
+            "with queries, keys, values, then all three of the group",
+            each="rows",
+            always=False,
+        ),
+        *answers(),
+    )
     donor: str
     """The name of the model that gives activations."""
     recipient: str

@@ -14,8 +14,9 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.comparison import audit, present
 from nnsight_et.methods.comparison.summary import ComparisonSummary, ImpactRecord, OverlapRow
+from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 
 def check(context: RunContext, job: Job[Comparison]) -> None:
@@ -49,9 +50,12 @@ def _scores(context: RunContext, name: str, first: Circuit, second: Circuit) -> 
     """Group -> patching scores [layer][head], of the paper's model or of the experiment that measured them."""
     if is_shipped(name):
         return published.scores(name.partition("/")[2])
-    found = context.earlier.results[name]
-    of_heads = {stage["group"] for stage in found.header.summary["stages"] if stage.get("senders") != "mlps"}
-    return {group: found.scores[f"{group}.score"] for group in _groups(first, second) if group in of_heads}
+    groups, given = _groups(first, second), context.earlier.scores
+    if given is not None:
+        return {group: given[group] for group in groups if group in given}
+    found = context.earlier.results[name].read(PathPatchingSummary)
+    of_heads = {stage.group for stage in found.summary.stages if not stage.of_mlps}
+    return {group: found.scores[f"{group}.score"] for group in groups if group in of_heads}
 
 
 def _groups(*circuits: Circuit) -> list[str]:
@@ -61,7 +65,7 @@ def _groups(*circuits: Circuit) -> list[str]:
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=None,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

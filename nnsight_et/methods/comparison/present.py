@@ -12,6 +12,7 @@ from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers
 from nnsight_et.display.table import Table, number, table_of
+from nnsight_et.manifest import Comparison
 from nnsight_et.methods.comparison.summary import ComparisonSummary, OverlapRow
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
@@ -39,7 +40,9 @@ def figures(result: MethodResult[ComparisonSummary], study: Study) -> tuple[Figu
     heads = result.summary.impact
     if not heads:
         return ()
-    names = tuple(result.header.job["spec"]["circuits"])
+    spec = result.header.job.spec
+    assert isinstance(spec, Comparison)
+    names = spec.circuits
     members = tuple((head.in_finetuned, head.in_pretrained) for head in heads)
     texts = tuple(
         f"{head.head}: |score| {number(head.score, 3)}; {_membership(names, member)}"
@@ -48,7 +51,7 @@ def figures(result: MethodResult[ComparisonSummary], study: Study) -> tuple[Figu
     values, labels = tuple(head.score for head in heads), tuple(head.head for head in heads)
     panel = ImpactPlot("causal impact", (names[1], names[0]), labels, values, members, texts)
     caption = (
-        f"All heads of both circuits by their |patching score| in {result.header.job['spec']['scores']}, in the same "
+        f"All heads of both circuits by their |patching score| in {spec.scores}, in the same "
         f"order above and below; filled: in {names[1]} (above), in {names[0]} (below)."
     )
     return (plate(result, "impact", f"Causal impact: {names[0]} and {names[1]}", caption, (panel,)),)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from nnsight_et.results.summary import CircuitRecord, Record, Summary
+from nnsight_et.results.records import CircuitRecord, HeadName, Record
+from nnsight_et.results.summary import Summary
 
 
 class OverlapRow(Record):
@@ -27,7 +30,7 @@ class OverlapRow(Record):
 class ImpactRecord(Record):
     """A head of either circuit."""
 
-    head: str
+    head: HeadName
     """Its name, such as L9H3."""
     score: float
     """Its largest |patching score| in the result named as `scores`."""
@@ -40,6 +43,7 @@ class ImpactRecord(Record):
 class ComparisonSummary(Summary):
     """How two circuits overlap."""
 
+    scores: ClassVar = ()
     rows: list[OverlapRow]
     """A row per group, then the total."""
     first: CircuitRecord

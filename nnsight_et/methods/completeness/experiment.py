@@ -31,7 +31,7 @@ from nnsight_et.methods.completeness.summary import (
     Spread,
 )
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 SPLIT = "evaluation"
 
@@ -121,7 +121,7 @@ def _spread(values: Tensor) -> dict[str, float]:
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

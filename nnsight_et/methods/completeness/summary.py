@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from nnsight_et.results.summary import CircuitRecord, Interval, Record, Summary
+from typing import ClassVar
+
+from nnsight_et.results.records import CircuitRecord, Interval, Record
+from nnsight_et.results.scores import answers, readouts
+from nnsight_et.results.summary import Summary
 
 
 class CompletenessRow(Record):
@@ -60,6 +64,11 @@ class NoHalves(Record):
 class CompletenessSummary(Summary):
     """What circuit and model lose without the same heads."""
 
+    scores: ClassVar = (
+        *readouts("circuit", ("row", "example"), "in the circuit without each row's heads"),
+        *readouts("model", ("row", "example"), "in the model without each row's heads"),
+        *answers(),
+    )
     rows: list[CompletenessRow]
     """A row per random half, then one per group."""
     random: RandomHalves | NoHalves

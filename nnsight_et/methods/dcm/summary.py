@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from nnsight_et.results.summary import CircuitRecord, Gradient, Interval, Reason, Record, Summary
+from nnsight_et.results.records import CircuitRecord, HeadName, Interval, Record
+from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.summary import Gradient, Reason, Summary
 
 
 class GroupMask(Record):
@@ -16,11 +19,11 @@ class GroupMask(Record):
     """The head group's name."""
     desideratum: str
     """The desideratum's name."""
-    selected: list[str]
+    selected: list[HeadName]
     """The names of the heads whose mask is 0, such as L4H1: those that carry the variable."""
     heads: int
     """How many heads the group has."""
-    tied: list[list[str]] = Field(default_factory=list[list[str]])
+    tied: list[list[HeadName]] = Field(default_factory=list[list[HeadName]])
     """The other sets of as many heads that did as well in validation, the earliest first."""
     gradient: Gradient = "autograd"
     """How the derivatives were taken in training."""
@@ -49,10 +52,37 @@ class GroupMask(Record):
 class DCMSummary(Summary):
     """Which heads of each group carry which variable."""
 
+    scores: ClassVar = (
+        ScoreTensor(
+            "{group}.{desideratum}.mask",
+            ("heads",),
+            "The mask that validation chose: 1 keeps the base run's output, 0 takes the source's.",
+            each="rows",
+        ),
+        ScoreTensor(
+            "{group}.{desideratum}.masks",
+            ("validation", "heads"),
+            "The rounded masks that were tried in validation, the earliest first.",
+            each="rows",
+        ),
+        ScoreTensor(
+            "{group}.{desideratum}.accuracies",
+            ("validation",),
+            "Accuracy of each of them in validation, from 0 to 1.",
+            each="rows",
+        ),
+    )
     rows: list[GroupMask]
     """Per desideratum, a row for every group that has heads, in the circuit's order."""
     circuit: CircuitRecord
     """The circuit whose groups have masks."""
+
+    @model_validator(mode="after")
+    def _fits_circuit(self) -> Self:
+        sizes = {group.name: len(group.heads) for group in self.circuit.groups}
+        if any(sizes.get(row.group) != row.heads for row in self.rows):
+            raise ValueError("rows: a group that is not in the circuit, or has another number of heads there")
+        return self
 
     @property
     def gradients(self) -> Set[Gradient]:

@@ -21,7 +21,7 @@ from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.faithfulness import audit, present
 from nnsight_et.methods.faithfulness.summary import FaithfulnessRow, FaithfulnessSummary
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import CircuitRecord
+from nnsight_et.results.records import CircuitRecord
 
 SPLIT = "evaluation"
 
@@ -86,7 +86,7 @@ def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) ->
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from nnsight_et.results.summary import CircuitRecord, Interval, Record, Summary
+from typing import ClassVar
+
+from nnsight_et.results.records import CircuitRecord, Interval, Record
+from nnsight_et.results.scores import answers, readouts
+from nnsight_et.results.summary import Summary
 
 
 class FaithfulnessRow(Record):
@@ -39,6 +43,11 @@ class FaithfulnessRow(Record):
 class FaithfulnessSummary(Summary):
     """What the circuit alone can do, model by model."""
 
+    scores: ClassVar = (
+        *readouts("{model}.model", ("example",), "in the whole model", each="rows"),
+        *readouts("{model}.circuit", ("set", "example"), "in the circuit alone, then in each random one", each="rows"),
+        *answers("{model}.", "rows"),
+    )
     rows: list[FaithfulnessRow]
     """A row per model."""
     circuit: CircuitRecord

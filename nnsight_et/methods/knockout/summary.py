@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
-from nnsight_et.results.summary import Interval, Record, Summary
+from nnsight_et.results.records import Interval, Record
+from nnsight_et.results.scores import answers, readouts
+from nnsight_et.results.summary import Summary
 
 
 class BlockedEdge(Record):
@@ -31,6 +33,12 @@ class BlockedEdge(Record):
 class KnockoutSummary(Summary):
     """From which layer on a position has what it needs from another."""
 
+    scores: ClassVar = (
+        *readouts(
+            "{blind} to {to}", ("first layer", "example"), "when that layer and all above are blocked", each="rows"
+        ),
+        *answers(),
+    )
     rows: list[BlockedEdge]
     """A row per edge, in the manifest's order."""
     model: str

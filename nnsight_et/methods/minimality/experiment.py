@@ -22,7 +22,7 @@ from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.minimality import audit, present
 from nnsight_et.methods.minimality.summary import HeadRecord, MinimalitySummary
 from nnsight_et.planning.plan import Job
-from nnsight_et.results.summary import CircuitRecord, Interval
+from nnsight_et.results.records import CircuitRecord, Interval
 
 SPLIT = "pruning"
 
@@ -154,7 +154,7 @@ def _where(heads: tuple[Head, ...], kept: list[bool]) -> tuple[Head, ...]:
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
-from nnsight_et.results.summary import CircuitRecord, Interval, Record, Summary
+from pydantic import model_validator
+
+from nnsight_et.results.records import CircuitRecord, HeadName, Interval, Record
+from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.summary import Summary
 
 
 class HeadRecord(Record):
@@ -12,9 +16,9 @@ class HeadRecord(Record):
 
     group: str
     """The group it is in."""
-    head: str
+    head: HeadName
     """Its name, such as L9H3."""
-    without: list[str]
+    without: list[HeadName]
     """The heads of its group that were removed first, because they make up for it (K)."""
     before: float
     """Accuracy of the circuit without them, with the head."""
@@ -30,16 +34,36 @@ class HeadRecord(Record):
     """95% bootstrap interval of `after`."""
     contribution_interval: Interval
     """95% bootstrap interval of `contribution`."""
-    tied: list[str]
+    tied: list[HeadName]
     """Heads that make up for it as well as the last one removed does, and were not removed."""
 
 
 class MinimalitySummary(Summary):
     """The circuit that is left, and what each head of the candidate adds."""
 
+    scores: ClassVar = (
+        ScoreTensor(
+            "{name}.before_after",
+            ("head", "before and after"),
+            "Accuracy of the circuit without K and without K and the head, from 0 to 1.",
+            each="candidate.groups",
+        ),
+        ScoreTensor(
+            "{name}.pair_accuracy",
+            ("head", "other head"),
+            "Accuracy of the circuit without two heads of the group, from 0 to 1; on the diagonal without one.",
+            each="candidate.groups",
+        ),
+    )
     circuit: CircuitRecord
     """The heads that were kept."""
     candidate: CircuitRecord
     """The circuit that was tried."""
     heads: list[HeadRecord]
     """The candidate's heads, group by group."""
+
+    @model_validator(mode="after")
+    def _has_every_group(self) -> Self:
+        if not {row.group for row in self.heads} <= {group.name for group in self.candidate.groups}:
+            raise ValueError("heads: a group that is not in the candidate")
+        return self

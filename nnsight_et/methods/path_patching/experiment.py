@@ -29,7 +29,7 @@ from nnsight_et.methods.path_patching import audit, present
 from nnsight_et.methods.path_patching.summary import KeptHead, PathPatchingSummary, SignTest, StageRecord
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
-from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord
+from nnsight_et.results.records import CircuitRecord, MlpGroupRecord
 
 SPLIT = "discovery"
 HELD_OUT_SPLIT = "evaluation"
@@ -223,7 +223,7 @@ def _too_many(job: Job[PathPatching], index: int, stage: Stage, found: str, most
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from nnsight_et.results.summary import CircuitRecord, MlpGroupRecord, Record, Summary
+from nnsight_et.results.records import CircuitRecord, MlpGroupRecord, PartName, Record
+from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.summary import Summary
 
 ONE_PERCENT = "base_probability_1%"  # a key that is no name
+TENSORS = {
+    ("layer", "head"): {
+        "score": "Mean effect over the examples, in the unit of the metric's effect; 0 where it was not run.",
+        "low": "Low end of the score's 95% bootstrap interval.",
+        "high": "High end of it.",
+        "median": "Median effect over the examples.",
+        "largest": "Largest effect on one example.",
+        "log_ratio": "Mean log(p_patched / p_base), which is what is tested; of the paper's metric alone.",
+        "p": "One-sided p-value; NaN where nothing was run or tested.",
+        "p_holm": "The same after Holm's correction over all that the stage tested.",
+        "p_bh": "The same after Benjamini and Hochberg's.",
+        "selection_frequency": "Share of resamples of the examples that would keep it, from 0 to 1.",
+        "reach": "Whether it can reach the end of the path, and was run.",
+        "held_out_score": "Mean effect over the held-out examples; NaN where it was not kept.",
+        "held_out_low": "Low end of that score's 95% bootstrap interval.",
+        "held_out_high": "High end of it.",
+    },
+    ("layer", "head", "example"): {"per_example": "Effect on each example."},
+    ("example",): {
+        "base": "Probability of the answer in the base run, from 0 to 1.",
+        "base_value": "What another metric compares, in the base run.",
+    },
+    (): {"stability": "Mean Jaccard index of the kept with those that resampled examples would keep, from 0 to 1."},
+}
+"""Of each stage, by axes. Of MLPs there is one head in a layer."""
+SOMETIMES = {"log_ratio", "base_value", "held_out_score", "held_out_low", "held_out_high"}
 
 
 class SignTest(Record):
@@ -27,7 +55,7 @@ class SignTest(Record):
 class KeptHead(Record):
     """A head that a stage kept, or an MLP. Scores are in the unit of the metric's effect."""
 
-    head: str
+    head: PartName
     """Its name, such as L9H3; of an MLP, L9MLP."""
     beyond_chance: bool | None
     """Whether `p_holm` is at most the test's level; null where nothing was tested."""
@@ -80,7 +108,7 @@ class StageRecord(Record):
     """What was patched."""
     kv_heads: Literal["shared", "expanded"]
     """Who saw it where query heads share keys and values: all of them, or the receivers alone."""
-    receivers: list[str]
+    receivers: list[PartName]
     """The heads or MLPs of `into` that were patched into."""
     kept: list[KeptHead]
     """What the stage kept, that which matters most first."""
@@ -88,9 +116,9 @@ class StageRecord(Record):
     """How many heads or MLPs were tested; 0 where the metric's effect has no sign to test."""
     flips: int
     """How many sign flips each p-value is from."""
-    beyond_chance: list[str]
+    beyond_chance: list[PartName]
     """All heads or MLPs whose p-value after Holm's correction is at most the test's level."""
-    beyond_chance_bh: list[str]
+    beyond_chance_bh: list[PartName]
     """The same after Benjamini and Hochberg's."""
     stability: float
     """Mean Jaccard index of the kept with those that resampled examples would keep, from 0 to 1."""
@@ -102,9 +130,9 @@ class StageRecord(Record):
     """The answer's logit minus the foils' mean logit in the base run, on average; of that metric alone."""
     base_probability_difference: float | None = None
     """The right tokens' probability minus the foils' in the base run, on average; of that metric alone."""
-    tied: list[str]
+    tied: list[PartName]
     """What was not kept though its score is that of the last one kept, to within rounding."""
-    tied_receivers: list[str]
+    tied_receivers: list[PartName]
     """What is no receiver though its score is that of the last receiver, to within rounding."""
 
     @property
@@ -116,6 +144,11 @@ class StageRecord(Record):
 class PathPatchingSummary(Summary):
     """The circuit that was found, and how."""
 
+    scores: ClassVar = tuple(
+        ScoreTensor(f"{{group}}.{name}", axes, what, "stages", name not in SOMETIMES)
+        for axes, some in TENSORS.items()
+        for name, what in some.items()
+    )
     circuit: CircuitRecord
     """The kept heads; one that a later stage kept at the same position is not in the earlier group."""
     mlps: list[MlpGroupRecord] = Field(default_factory=list[MlpGroupRecord])
@@ -130,3 +163,9 @@ class PathPatchingSummary(Summary):
     """On how many of another split the kept were measured again."""
     query_heads_per_kv_head: int
     """How many query heads share a key and value head."""
+
+    @model_validator(mode="after")
+    def _has_every_group(self) -> Self:
+        if not {stage.group for stage in self.stages if not stage.of_mlps} <= {one.name for one in self.circuit.groups}:
+            raise ValueError("stages: a group that is not in the circuit")
+        return self
