@@ -98,6 +98,18 @@ def path_patch(
     return single.path_patching(model, stage or (), setting)
 
 
+@_command("discover")
+def discover(
+    setting: "Setting",
+    model: ModelName,
+    task: Annotated[str, typer.Option(metavar="KIND", help="boxes, ioi or greater_than.")] = "boxes",
+) -> "Manifest":
+    """Find a circuit without stages: a graph, its faithfulness, and what each group reads and writes to."""
+    from nnsight_et.manifest import single
+
+    return single.discovery(model, task, setting)
+
+
 @_command("evaluate")
 def evaluate(
     setting: "Setting",

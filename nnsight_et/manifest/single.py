@@ -24,6 +24,8 @@ OPTIONS = {
     "recipient": "--dst", "desiderata": "--desiderata", "roles": "--roles", "scores": "--scores",
 }  # fmt: skip
 """The options that experiments' keys come from."""
+METRICS = {"ioi": "logit_difference", "greater_than": "probability_difference"}
+"""What discovery scores heads by in tasks whose papers do so; in others by the ratio of probabilities."""
 Experiments = dict[str, dict[str, Any]]
 
 
@@ -46,6 +48,18 @@ def path_patching(model: str, stages: Sequence[str], setting: Setting) -> Manife
     written = [read(text, f"--stage {index}", lines=False).data for index, text in enumerate(stages, 1)]
     found = {"method": "path_patching", "model": model, "stages": written or _template(model, setting)}
     return _manifest("path-patch", {"circuit": found}, "circuit", setting)
+
+
+def discovery(model: str, task: str, setting: Setting) -> Manifest:
+    """Discovery of the circuit of a built-in task in `model`, its faithfulness, and where its heads look."""
+    found = {"method": "discovery", "model": model} | ({"metric": METRICS[task]} if task in METRICS else {})
+    experiments: Experiments = {
+        "discovered": found,
+        "faithfulness": {"method": "faithfulness", "circuit": "discovered", "models": [model]},
+        "looks": {"method": "attention_patterns", "circuit": "discovered"},
+    }
+    data = _task(setting) if task == "boxes" else {"kind": task}
+    return _manifest("discover", experiments, "discovered", setting, data)
 
 
 def evaluation(circuit: str, models: Sequence[str], also: Sequence[str], setting: Setting) -> Manifest:
@@ -135,12 +149,14 @@ def _task(setting: Setting) -> dict[str, Any]:
     return {"kind": "boxes", "boxes": setting.boxes}
 
 
-def _manifest(name: str, experiments: Experiments, sized: str, setting: Setting) -> Manifest:
+def _manifest(
+    name: str, experiments: Experiments, sized: str, setting: Setting, task: dict[str, Any] | None = None
+) -> Manifest:
     """A manifest of these experiments; the number of examples goes to the one called `sized`, or if empty to all."""
     for key, experiment in experiments.items():
         if setting.examples is not None and (not sized or key == sized):
             experiment["examples"] = setting.examples
-    data = {"name": name, "seed": setting.seed, "task": _task(setting), "experiments": experiments}
+    data = {"name": name, "seed": setting.seed, "task": task or _task(setting), "experiments": experiments}
     text, options = json.dumps(data, ensure_ascii=False), _options(name, experiments)
     return parse(text, f"et {name}", setting.settings, lines=False, options=options)
 
