@@ -45,6 +45,19 @@ BACKUP = replace(
         ),
     ),
 )
+DEEP = replace(
+    POSITION,
+    name="deep",
+    n_layers=16,
+    heads=(
+        *LAYER_0,
+        *parse_heads(
+            """L4H0 structure_reader 1; L8H0 position_detector 1; L12H0 position_transmitter 1;
+            L15H0 value_fetcher .5; L15H1 value_fetcher .5"""
+        ),
+    ),
+)
+"""As deep as real models are: what a search saves grows with the heads below a branch."""
 
 
 def with_noise(known: Known, seed: int) -> LlamaForCausalLM:
@@ -104,6 +117,7 @@ CASES = {
     "by label": Case(LABEL, make_model),
     "distractors": Case(CROWDED, make_model),
     "backup pair": Case(BACKUP, make_model),
+    "deep": Case(DEEP, make_model),
     "carried by an MLP": Case(POSITION, carried_by_mlp),
     "noise": Case(POSITION, with_noise),
     "grouped queries with noise": Case(GROUPED, with_noise),

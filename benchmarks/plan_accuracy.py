@@ -21,8 +21,8 @@ from rich.table import Table
 
 from benchmarks.allocated import Allocated
 from benchmarks.setting import written
-from nnsight_et.diagnostics.calibration import calibrate_models
 from nnsight_et.diagnostics.costs import estimates
+from nnsight_et.diagnostics.sizing import calibrate_models
 from nnsight_et.manifest import Manifest, load
 from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import Plan, plan
@@ -35,9 +35,8 @@ def expected(manifest: Manifest, jobs: Plan, rounds: int) -> dict[str, tuple[Est
     """Experiment -> its estimate, and its seconds by the median of several calibrations."""
     found = []
     for _ in range(rounds):
-        measured = calibrate_models(manifest, jobs)
-        checked = manifest.self_check == "on"
-        found.append(estimates(jobs, measured.rows, {}, measured.speeds, checked))
+        rows, speeds = calibrate_models(manifest, jobs)
+        found.append(estimates(jobs, rows, {}, speeds, manifest.self_check == "on"))
     return {name: (one, median(each[name].seconds or 0.0 for each in found)) for name, one in found[-1].items()}
 
 

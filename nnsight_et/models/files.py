@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.adapter_kinds import CONFIG, check_no_adapter, check_words, read_settings
+from nnsight_et.models.adapters import CONFIG, check_no_adapter, check_words, read_settings
 from nnsight_et.models.failures import first_line
 from nnsight_et.models.named import ModelSpec, is_hub_id
 from nnsight_et.models.stored import check_not_quantized
@@ -52,8 +52,9 @@ def download_files(name: str, spec: ModelSpec, weights_too: bool = True) -> File
     Unless `weights_too`, the hub is only asked for what says how the model is made, and weights need not be here: the
     fingerprint is then of that, of the weights in folders of this machine, and of the hub's commits.
     """
+    _check_revisions(name, spec)
     if spec.gguf:
-        return _download_gguf(name, spec, weights_too)
+        return _download_gguf(name, spec, spec.gguf, weights_too)
     wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
     weights = _folder(name, spec.path, spec.revision, wanted)
     _check_files(name, weights, "config.json", weights_too)
@@ -76,8 +77,9 @@ def describe_files(name: str, spec: ModelSpec, here: bool = False) -> Files:
 
     If they are to be `here` already, nothing is. UnsupportedModel if it has no configuration.
     """
+    _check_revisions(name, spec)
     if spec.gguf:
-        return _describe_gguf(name, spec)
+        return _describe_gguf(name, spec, spec.gguf)
     weights = _folder(name, spec.path, spec.revision, FETCHED, here)
     _check_config(name, weights, "config.json")
     check_not_quantized(name, weights)
@@ -111,55 +113,49 @@ def check_no_gguf(name: str, spec: ModelSpec) -> None:
         raise UnsupportedModel(f"{found}; accepted: backend: local, or a model in Hugging Face format")
 
 
-def _download_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
+def _download_gguf(name: str, spec: ModelSpec, gguf: str, weights_too: bool) -> Files:
     """The files of a model whose weights are in a GGUF file: of that folder, only this file and a tokenizer count."""
     if not weights_too:
         check_no_gguf(name, spec)
-    assert spec.gguf
-    folder = _folder(name, spec.path, spec.revision, (spec.gguf, *FETCHED))
-    file = _gguf_in(name, folder, spec.gguf)
-    adapter = _adapter(name, spec, folder, weights_too)
-    tokenizer = _gguf_tokenizer(name, spec, folder, file)
-    digest = blake2b(digest_size=16)
-    _add(digest, name, [file])
-    _add(digest, name, _matching(adapter, FILES) if adapter else ())
-    _add(digest, name, _matching(tokenizer, DESCRIBING) | _vocabulary(tokenizer) if tokenizer.is_dir() else ())
-    return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file, spec.bos)
+    folder = _folder(name, spec.path, spec.revision, (gguf, *FETCHED))
+    files, digest = _gguf_files(name, spec, folder, gguf, weights_too), blake2b(digest_size=16)
+    tokenizer = (
+        _matching(files.tokenizer, DESCRIBING) | _vocabulary(files.tokenizer) if files.tokenizer.is_dir() else ()
+    )
+    for paths in ([folder / gguf], _matching(files.adapter, FILES) if files.adapter else (), tokenizer):
+        _add(digest, name, paths)
+    return replace(files, fingerprint=digest.hexdigest())
 
 
-def _describe_gguf(name: str, spec: ModelSpec) -> Files:
+def _describe_gguf(name: str, spec: ModelSpec, gguf: str) -> Files:
     """Those files, without a fingerprint; UnsupportedModel if they are on the hub alone, for it tells all."""
-    assert spec.gguf
     folder = Path(spec.path).expanduser()
     if not folder.is_dir() and is_hub_id(spec.path):
-        cached = huggingface_hub.try_to_load_from_cache(spec.path, spec.gguf, revision=spec.revision)
+        cached = huggingface_hub.try_to_load_from_cache(spec.path, gguf, revision=spec.revision)
         if not isinstance(cached, str):
-            found = f"{name}: {spec.gguf} of {spec.path} is not here, and what it is made of is said in it alone"
-            raise UnsupportedModel(f"{found}; accepted: after hf download {spec.path} {spec.gguf}")
-        folder = Path(cached.removesuffix(spec.gguf))
+            found = f"{name}: {gguf} of {spec.path} is not here, and what it is made of is said in it alone"
+            raise UnsupportedModel(f"{found}; accepted: after hf download {spec.path} {gguf}")
+        folder = Path(cached.removesuffix(gguf))
     else:
         folder = _folder(name, spec.path, spec.revision)
-    file = _gguf_in(name, folder, spec.gguf)
-    adapter = _adapter(name, spec, folder, weights_too=False)
-    return Files(name, folder, adapter, _gguf_tokenizer(name, spec, folder, file), "", file, spec.bos)
+    return _gguf_files(name, spec, folder, gguf, weights_too=False)
 
 
-def _gguf_in(name: str, folder: Path, gguf: str) -> Path:
+def _gguf_files(name: str, spec: ModelSpec, folder: Path, gguf: str, weights_too: bool) -> Files:
+    """The files of a model with that GGUF file in its folder, without a fingerprint.
+
+    The tokenizer is that of the manifest, else in files beside the weights, else in the GGUF file itself.
+    """
     file = folder / gguf
     if not (file.is_file() or file.is_symlink()):
         there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
         raise UnsupportedModel(f"{name}: no {gguf} in {folder}; accepted: a GGUF file in it ({there})")
     check_no_adapter(folder, name)
     next(_content(name, file), None)
-    return file
-
-
-def _gguf_tokenizer(name: str, spec: ModelSpec, folder: Path, file: Path) -> Path:
-    """Where the tokenizer is: `tokenizer` of the manifest, else files beside the weights, else the GGUF file itself."""
-    if spec.tokenizer:
-        return _folder(name, spec.tokenizer, None, FETCHED)
+    adapter = _adapter(name, spec, folder, weights_too)
     beside = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file() or _vocabulary(folder)
-    return folder if beside else file
+    tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else folder if beside else file
+    return Files(name, folder, adapter, tokenizer, "", file, spec.bos)
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:
@@ -240,17 +236,31 @@ def check_no_code(name: str, folder: Path, config: str) -> None:
     )
 
 
-def _folder(
-    name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED, here: bool = False
-) -> Path:
+def _check_revisions(name: str, spec: ModelSpec) -> None:
+    """Raise UnsupportedModel for a revision beside a folder, which has one content; `ndif` may have its own."""
+    of_model = ("revision", None if spec.ndif else spec.revision, spec.path)
+    for key, revision, place in (of_model, ("adapter_revision", spec.adapter_revision, spec.adapter)):
+        if revision and place and _local(name, place):
+            found = f"{key} is '{revision}', and {place} is a folder of this machine, whose files are what they are"
+            raise UnsupportedModel(f"{name}: {found}; accepted: no {key}, or a hub id")
+
+
+def _local(name: str, place: str) -> Path | None:
+    """The folder of this machine that is meant; None if there is none; UnsupportedModel if there cannot be one."""
     try:
-        local = Path(place).expanduser()
-        if local.is_dir():
-            return local
+        folder = Path(place).expanduser()
+        return folder if folder.is_dir() else None
     except (OSError, RuntimeError) as error:  # longer than a path can be, or ~ of nobody
         raise UnsupportedModel(
             f"{name}: no folder {place[:200]} ({first_line(error)[:200]}); accepted: a model's folder"
         ) from None
+
+
+def _folder(
+    name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED, here: bool = False
+) -> Path:
+    if local := _local(name, place):
+        return local
     if not is_hub_id(place):
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:

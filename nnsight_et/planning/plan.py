@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic
@@ -21,8 +21,7 @@ from nnsight_et.circuits.circuit_files import OURS, CircuitFile, read_circuit
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest import Experiment, Manifest, OwnModel, PathPatching, TaskData
-from nnsight_et.manifest.methods.shared import OnCircuit
-from nnsight_et.manifest.written import is_file, is_shipped
+from nnsight_et.manifest.written import OnCircuit, is_file, is_shipped
 from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
 
 SCHEMA = 2  # of what is digested: a change of meaning without a change of text raises it
@@ -70,6 +69,8 @@ class Job(Generic[Spec]):
     """What those jobs compute, in the same order."""
     written: dict[str, CircuitFile]
     """The circuits that no earlier job finds, by the names the experiment uses: from files, or shipped ones."""
+    text: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
+    """What the manifest says, as it is written."""
 
     @property
     def circuits(self) -> dict[str, Circuit]:
@@ -196,6 +197,7 @@ def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: TaskData) ->
         needs=spec.needs,
         need_ids=tuple(jobs[need].id for need in spec.needs),
         written=_circuits(manifest, name, models),
+        text=manifest.data,
     )
 
 

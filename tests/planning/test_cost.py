@@ -27,9 +27,8 @@ from nnsight_et.interventions.probes import Probe, probe_probabilities
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import shape_from
 from nnsight_et.models.named import Shape
-from nnsight_et.planning.cost import methods, passes
-from nnsight_et.planning.cost.methods import Rows
-from nnsight_et.planning.cost.passes import Count, Prompts, Sizes
+from nnsight_et.planning.cost import methods
+from nnsight_et.planning.cost.methods import Count, Prompts, Rows, Sizes
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers.architecture_table import made
 from tests.helpers.tiny_model import hf_llama, tiny_model, tokenizer
@@ -116,7 +115,7 @@ def test_path_patching(model, pair, rows, end, kind):
     with counted(model) as found:
         path_probabilities(model, pair, path, senders, "default", CHUNKS)
     (prompts,) = rows.of(3, ["query_label"])
-    same(passes.path_patching(rows.sizes, prompts, path, senders), found)
+    same(methods.path_patching(rows.sizes, prompts, path, senders), found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,7 +131,7 @@ def test_path_patching_of_other_blocks(pair, rows, name, end, kind):
     with counted(model) as found:
         path_probabilities(model, pair, path, senders, "default", CHUNKS)
     (prompts,) = rows.of(3, ["query_label"])
-    same(passes.path_patching(Sizes(shape, CHUNKS), prompts, path, senders), found)
+    same(methods.path_patching(Sizes(shape, CHUNKS), prompts, path, senders), found)
 
 
 def test_circuits_alone_and_their_means(model, pair, rows):
@@ -190,7 +189,7 @@ def test_attribution_of_every_head(model, pair, rows):
         head_effects(model, pair, "query_label", heads, "default", CHUNKS)
     once = methods.every_head(rows, 3, "query_label")
     (prompts,) = rows.of(3, ["query_label"])
-    back = passes.suffix_run(rows.sizes, prompts, 3, 0, 1).again  # forward once, and back once per example
+    back = methods.suffix_run(rows.sizes, prompts, 3, 0, 1).again  # forward once, and back once per example
     assert once.trained == (1 + 3) / 2 * back
     assert once.whole + once.again + back == found["layers"]
 
@@ -205,7 +204,7 @@ def test_edges_of_several_paths(model, pair, rows):
     edges = [(path, sender) for path, senders in paths for sender in senders]
     with counted(model) as found:
         edge_probabilities(model, pair, edges, "default", CHUNKS)
-    same(passes.edges(rows.sizes, prompts, paths), found)
+    same(methods.edges(rows.sizes, prompts, paths), found)
 
 
 def test_probes_of_several_places(model, pair, rows):
@@ -220,4 +219,4 @@ def test_probes_of_several_places(model, pair, rows):
     places = {(at, via): (sorted({one.layer for one in parts}), 3, 1) for at, via, parts in ends}
     with counted(model) as found:
         probe_probabilities(model, pair, every, "default", CHUNKS)
-    same(passes.probing(rows.sizes, prompts, places), found)
+    same(methods.probing(rows.sizes, prompts, places), found)

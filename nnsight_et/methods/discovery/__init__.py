@@ -10,8 +10,8 @@ from nnsight_et.manifest import Discovery
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.sections import CIRCUITS
-from nnsight_et.planning.cost.passes import Count as Count
-from nnsight_et.planning.cost.passes import path_patching, probing, total
+from nnsight_et.planning.cost.methods import Count as Count
+from nnsight_et.planning.cost.methods import path_patching, probing, total
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 

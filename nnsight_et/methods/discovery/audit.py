@@ -44,7 +44,7 @@ def audit_output(evidence: Evidence[Discovery, DiscoverySummary]) -> Iterator[Fi
 
 def _graph(search: Replay) -> Generator[Finding, None, dict[str, Any]]:
     """What the summary must say; the edges are those that held-out examples leave. Returns it when all is compared."""
-    evidence, spec, seed = search.evidence, search.spec, search.evidence.job.seed
+    evidence, spec = search.evidence, search.spec
     edges: list[tuple[Named, BranchAgain]] = []
     for one in search.branches.values():
         for mlps in (False, True):
@@ -61,7 +61,7 @@ def _graph(search: Replay) -> Generator[Finding, None, dict[str, Any]]:
         order = {name: number for number, name in enumerate(search.branches)}
         by = sorted(range(len(edges)), key=lambda i: (order[edges[i][1].name], effect[i].mean().item()))
         edges, effect, sign = [edges[i] for i in by], effect[by], search.sign(found)[by]
-    p = p_values(sign, seed) if edges else torch.zeros(0)
+    p = p_values(sign) if edges else torch.zeros(0)
     adjusted = holm(p)
     beyond = [edge for edge, one in zip(edges, to_list(adjusted), strict=True) if one <= spec.level]
     graph = _leading(beyond, search.owner())
@@ -106,7 +106,7 @@ def _edges(
     for number, ((name, at), one) in enumerate(edges):
         senders, found = one.tables[name.endswith("MLP")]
         searched = found[senders.index(place(name))]
-        ends: list[float] = to_list(mean_interval(effect[number], seed))
+        ends: list[float] = to_list(mean_interval(effect[number]))
         again = means_of_resamples(searched, seed) <= -search.least
         yield {"node": name, "at": at, "into": one.into, "via": one.via, "low": ends[0], "high": ends[1]} | {
             "score": effect[number].mean().item(),

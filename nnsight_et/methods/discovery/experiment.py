@@ -14,7 +14,7 @@ from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC
-from nnsight_et.core.statistics import bootstrap_interval, holm, resampled_means, sign_flip_p_values, wilson_interval
+from nnsight_et.core.statistics import effect_p_values, holm, mean_interval, resampled_means, wilson_interval
 from nnsight_et.engine.paths import Path
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import edge_probabilities
@@ -114,7 +114,7 @@ def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress
 
 def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> DiscoverySummary:
     spec = search.spec
-    p_values = sign_flip_p_values(tests.values, search.job.seed) if tests.edges else torch.zeros(0)
+    p_values = effect_p_values(tests.values) if tests.edges else torch.zeros(0)
     adjusted = holm(p_values)
     beyond = [edge for edge, p in zip(tests.edges, to_list(adjusted), strict=True) if p <= spec.level]
     graph = connected(beyond, search.group_of)
@@ -149,7 +149,7 @@ def _edge_records(
     search: Search, tests: Tests, graph: set[Edge], p_values: Tensor, adjusted: Tensor
 ) -> list[EdgeRecord]:
     """The edges in the order of the search, of a branch the strongest first."""
-    low, high = bootstrap_interval(tests.effects, search.job.seed) if tests.edges else (tests.values, tests.values)
+    low, high = mean_interval(tests.effects) if tests.edges else (tests.values, tests.values)
     numbers = [to_list(one) for one in (tests.effects.mean(-1), low, high, p_values, adjusted)]
     found = list[EdgeRecord]()
     for edge, score, least, most, p, p_holm in zip(tests.edges, *numbers, strict=True):

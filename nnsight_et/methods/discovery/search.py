@@ -18,7 +18,7 @@ from nnsight_et.core.circuit import Component, Head
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS
-from nnsight_et.core.statistics import benjamini_hochberg, sign_flip_p_values
+from nnsight_et.core.statistics import benjamini_hochberg, effect_p_values
 from nnsight_et.engine.paths import Kind, Path
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.probes import Probe, probe_probabilities
@@ -217,7 +217,7 @@ class Search:
         effect, tested = effects(found, self.spec.metric), self._tested(found)
         rest = self.examples[first:]
         if not rest:
-            return Raced(effect, sign_flip_p_values(tested, self.job.seed))
+            return Raced(effect, effect_p_values(tested))
         error = effect.std(-1) / sqrt(first)
         alive = torch.nonzero(effect.mean(-1) - MARGIN * error <= -self.threshold)[:, 0]
         whole = effect.new_full((count, len(self.examples)), nan)
@@ -226,7 +226,7 @@ class Search:
             found = yield from self._values(measured, to_list(alive), rest, kind)
             whole[alive, first:] = effects(found, self.spec.metric)
             tested = torch.cat([tested[alive], self._tested(found)], -1)
-            p[alive] = sign_flip_p_values(tested, self.job.seed)
+            p[alive] = effect_p_values(tested)
         return Raced(whole, p)
 
     def _values(
