@@ -65,7 +65,7 @@ class Known:
     carrying: int | None = None
     """The layer whose MLP takes what was written aside to where the segment that is asked for is read."""
     backed_up: frozenset[str] = frozenset()
-    """Groups that a head outside the circuit stands in for: the model answers without them, the circuit does not."""
+    """Groups that a head outside the circuit stands in for: taken out, the model answers and the circuit does not."""
     demanded: bool = True
     """Whether every method has to find the truth; what is found otherwise is measured and told."""
 
