@@ -15,8 +15,8 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp, as_part, part
 from nnsight_et.core.errors import ExperimentError, TaskError, brief, quantity
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric, too_few
-from nnsight_et.core.statistics import LEVEL
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
+from nnsight_et.core.statistics import LEVEL, too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
 from nnsight_et.display.figures import FigureGroup
 from nnsight_et.engine.paths import End
@@ -91,7 +91,7 @@ def path_patch(
 
     Returns:
         PatchingScores. `.values`: the scores [layer, head], a share of p, exactly 0 where `into` cannot be reached.
-        `.rows`: a head each, the most negative first, with its 95% interval, sign-flip p, and p_holm, corrected over
+        `.rows`: a head each, the most negative first, with its 95% interval, p of a t test, and p_holm, corrected over
         all heads. `.scores`: the same as tensors, and "per_example" [layer, head, example].
 
     Raises:
@@ -192,7 +192,7 @@ def _finding(
     against = max(rows, key=lambda row: row["score"])
     if metric != "kl" and against["score_interval"][0] > 0:
         note += f' The strongest against the answer is {against["head"]}: {against["score"]:+.3f} (top(by="size")).'
-    few = too_few(len(base), len(rows), LEVEL) if METRICS[metric].statistic else ""
+    few = too_few(len(base), len(rows)) if METRICS[metric].statistic else ""
     return PatchingScores(title, rows, (plate,), f"{note} {few}".strip(), scores, path=path, kept=kept)
 
 

@@ -88,6 +88,8 @@ class RunContext:
     server: Server | None = None
     workers: Workers | None = None
     on_notice: Callable[[Notice], None] | None = None
+    probed: bool = True
+    """Whether each model answers a few prompts before it is measured."""
     self_check: SelfCheck = field(default_factory=SelfCheck)
     """Of the experiment that is measured now."""
     notices: dict[str, list[Notice]] = field(default_factory=dict)

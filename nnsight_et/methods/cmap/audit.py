@@ -26,11 +26,11 @@ WAYS = [("query",), ("key",), ("value",), ("query", "key", "value")]
 
 def audit_output(evidence: Evidence[CMAP, CMAPSummary]) -> Iterator[Finding]:
     """Which heads of which model were given to which, and what the recipient then answers."""
-    spec, (donor, recipient), seed = evidence.job.spec, evidence.job.models, evidence.job.seed
+    spec, (donor, recipient) = evidence.job.spec, evidence.job.models
     yield finding("asked", (donor.name, recipient.name) == (spec.donor, spec.recipient), "donor and recipient")
     circuit, shape = _patched(evidence), evidence.context.models.shape(recipient)
     groups = [group for group in circuit if group[2]]
-    random = random_groups(circuit, shape.n_layers, shape.n_heads, spec.random_sets, seed)
+    random = random_groups(circuit, shape.n_layers, shape.n_heads, spec.random_sets, evidence.job.seed)
     sets, alone = [*([group] for group in groups), groups, *random], [evidence.step(f"{one.name} alone") for one in
                                                                       (donor, recipient)]  # fmt: skip
     examples = alone[0].measurement.step.examples
@@ -40,24 +40,22 @@ def audit_output(evidence: Evidence[CMAP, CMAPSummary]) -> Iterator[Finding]:
     right, predicted = evidence.right(outputs), evidence.values(outputs)
     names = [*(name for name, _, _ in groups), "all"]
     sizes = [*(len(heads) for _, _, heads in groups), sum(len(heads) for _, _, heads in groups)]
-    rows = [
-        _row("output", name, size, one, seed) for name, size, one in zip(names, sizes, right[: len(names)], strict=True)
-    ]
+    rows = [_row("output", name, size, one) for name, size, one in zip(names, sizes, right[: len(names)], strict=True)]
     scores = {f"output.{key}": tensor for key, tensor in predicted.items()} | evidence.answers(examples)
     for group in groups if spec.inputs else ():
         one = evidence.step(f"recipient inputs of {group[0]}")
         yield from _inputs_asked(evidence, group, one)
         scores |= {f"{group[0]}.input.{key}": tensor for key, tensor in evidence.values(one).items()}
         for way, each in zip(WAYS, evidence.right(one), strict=True):
-            rows.append(_row("+".join(way), group[0], len(group[2]), each, seed))
+            rows.append(_row("+".join(way), group[0], len(group[2]), each))
     own = [evidence.right(one) for one in alone]
     mean, std = mean_and_std(to_list(right[len(names) :].mean(-1)))
-    drawn = {"mean": mean, "std": std, "mean_interval": interval(right[len(names) :].mean(0), seed)}
+    drawn = {"mean": mean, "std": std, "mean_interval": interval(right[len(names) :].mean(0))}
     expected = {
         "donor": spec.donor,
         "recipient": spec.recipient,
         "models": {one.name: each.mean().item() for one, each in zip(evidence.job.models, own, strict=True)},
-        "model_intervals": {one.name: interval(each, seed) for one, each in zip(evidence.job.models, own, strict=True)},
+        "model_intervals": {one.name: interval(each) for one, each in zip(evidence.job.models, own, strict=True)},
         "rows": rows,
         "random": drawn if spec.random_sets else None,
         "circuit": circuit_json(circuit),
@@ -148,9 +146,9 @@ def _told(group: Any) -> list[Any]:
     return [group.name, group.at, places(group.heads)]
 
 
-def _row(patched: str, name: str, heads: int, right: Tensor, seed: int) -> dict[str, Any]:
+def _row(patched: str, name: str, heads: int, right: Tensor) -> dict[str, Any]:
     said = {"patched": patched, "group": name, "heads": heads, "accuracy": right.mean().item()}
-    return said | {"accuracy_interval": interval(right, seed)}
+    return said | {"accuracy_interval": interval(right)}
 
 
 def statements(known: Known, _: str, result: MethodResult[CMAPSummary]) -> Iterator[Statement]:

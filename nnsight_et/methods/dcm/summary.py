@@ -30,21 +30,21 @@ class GroupMask(Record):
     accuracy: float
     """How often patching the selected heads gives the desideratum's answer: a share of the test examples."""
     accuracy_interval: Interval | None = None
-    """The 95% bootstrap interval of `accuracy`."""
+    """The 95% interval of `accuracy`."""
     do_nothing: float
     """How often that answer is given when nothing is patched."""
     do_nothing_interval: Interval | None = None
-    """The 95% bootstrap interval of `do_nothing`."""
+    """The 95% interval of `do_nothing`."""
     validated: float | None = None
     """The selected heads' share of the validation examples: the best of all masks that were validated."""
     floor: float | None = None
     """The share of the validation examples that give that answer when nothing is patched."""
     floor_interval: Interval | None = None
-    """The 95% bootstrap interval of `floor`."""
+    """The 95% interval of `floor`."""
     ceiling: float | None = None
     """The share of the validation examples when all heads of the group are patched."""
     ceiling_interval: Interval | None = None
-    """The 95% bootstrap interval of `ceiling`."""
+    """The 95% interval of `ceiling`."""
     why: list[Reason] = Field(default_factory=list[Reason])
     """Why the selection is empty or of no use, or what it hangs by."""
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import quantity
-from nnsight_et.display.table import number
+from nnsight_et.display.table import FEW, number
 from nnsight_et.manifest import Minimality
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
@@ -92,6 +92,9 @@ def limits(study: Study, unshown: int) -> list[Limit]:
     unchecked = [name_of(header) for header in headers if header.models and not checks_of(header)]
     if unchecked:
         found.append(Limit(f"Without a self-check: {', '.join(unchecked)}.", "self-check"))
+    unseen = [name_of(header) for header in headers if header.probe == "off"]
+    if unseen:
+        found.append(Limit(f"Models not held against chance (probe: off): {', '.join(unseen)}."))
     return found
 
 
@@ -102,6 +105,8 @@ def tiles(study: Study) -> list[Tile]:
     for row in FaithfulnessSummary.read(evaluated[0]).rows if evaluated else ():
         low, high = row.faithfulness_interval
         bounds = f"95% interval {number(low)} to {number(high)}; " if low is not None else ""
+        if row.differing is not None and row.differing < FEW:
+            bounds += f"fewer than {FEW} prompts tell the two apart; "
         more = f"{bounds}accuracy {number(row.circuit)} of {number(row.full)}"
         found.append(Tile(number(row.faithfulness), f"faithfulness on {row.model}", more))
     for header, circuit in final_circuits(study):
@@ -140,7 +145,8 @@ def _opening(study: Study) -> str:
         kind = f" Task: {task.kind}, {task.boxes} boxes."
     if task and task.kind == "pairs":
         kind = f" Task: own pairs at {', '.join([*task.positions, 'last'])}."
-    done = f"{len(study.results)} {f'of {len(study.results) + len(study.missing)} ' if study.planned else ''}experiments are here."
+    of = f"of {len(study.results) + len(study.missing)} " if study.planned else ""
+    done = f"{len(study.results)} {of}experiments are here."
     return f"Circuits by path patching and their evaluation, on {', '.join(models) or 'no model'}.{kind} {done}"
 
 
