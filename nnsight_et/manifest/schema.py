@@ -34,9 +34,9 @@ class OwnModel(SpecModel):
     adapter: Annotated[str, Field(min_length=1)] | None = None
     """An adapter over it, LoRA or another kind: a folder or a hub id."""
     revision: str | None = None
-    """The hub's revision of the model: a branch, tag or commit."""
+    """The hub's revision of the model: a branch, tag or commit. Of a folder only with `ndif`: the server's."""
     adapter_revision: str | None = None
-    """The hub's revision of the adapter."""
+    """The hub's revision of the adapter; not of a folder."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
     """A folder or a hub id, where the tokenizer is not beside the weights."""
     dtype: DType | None = None

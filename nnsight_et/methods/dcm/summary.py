@@ -71,6 +71,34 @@ class DCMSummary(Summary):
             "Accuracy of each of them in validation, from 0 to 1.",
             each="rows",
         ),
+        ScoreTensor(
+            "{group}.{desideratum}.course",
+            ("step", "heads"),
+            "The mask after every step of its training.",
+            each="rows",
+            always=False,
+        ),
+        ScoreTensor(
+            "{group}.{desideratum}.gradients",
+            ("step", "heads"),
+            "By how many logits the mean logit of the target changes with the mask, at every step.",
+            each="rows",
+            always=False,
+        ),
+        ScoreTensor(
+            "{group}.{desideratum}.ceiling.predicted",
+            ("example",),
+            "Id of the predicted token in validation when all heads of the group take the source's outputs.",
+            each="rows",
+            always=False,
+        ),
+        ScoreTensor(
+            "{desideratum}.floor.predicted",
+            ("example",),
+            "Id of the predicted token in validation when nothing is patched.",
+            each="rows",
+            always=False,
+        ),
     )
     rows: list[GroupMask]
     """Per desideratum, a row for every group that has heads, in the circuit's order."""
