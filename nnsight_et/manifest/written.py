@@ -190,10 +190,8 @@ class Scored(Method):
     def metric_problems(self) -> Iterator[Problem]:
         """A problem if the paper's numbers are to stand beside another metric's."""
         if self.reproduces and self.metric != DEFAULT_METRIC:
-            yield Problem(
-                ("metric",),
-                f"{self.metric}, and the paper's numbers are of {DEFAULT_METRIC}; accepted: {DEFAULT_METRIC}",
-            )
+            found = f"{self.metric}, and the paper's numbers are of {DEFAULT_METRIC}"
+            yield Problem(("metric",), f"{found}; accepted: {DEFAULT_METRIC}")
 
 
 class Measured(Method):
