@@ -47,7 +47,9 @@ def checks_of(context: RunContext, measurement: Measurement, at_once: bool) -> l
     if not measurement.sampled or not state.on or step.job.engine == "reference":
         return checks
     checks += _engine_checks(context, measurement)
-    if state.is_due((_kind(measurement.cache_key), *step.model), len(step.examples), measurement.variants):
+    if state.is_due(
+        (_kind(measurement.cache_key), *step.model), len(step.examples), measurement.variants, context.kinds
+    ):
         checks.append(_sample(context, measurement, at_once))
     return checks
 

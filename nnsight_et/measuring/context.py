@@ -106,6 +106,8 @@ class RunContext:
     """By experiment, the masks that were trained."""
     loaded: dict[Key, ModelChoice] = field(default_factory=dict[Key, ModelChoice])
     """The models of the experiments that are done."""
+    kinds: set[tuple[str, ...]] = field(default_factory=set[tuple[str, ...]])
+    """What was done to which model by now."""
     splits: SplitsSeen = field(default_factory=SplitsSeen)
 
     def __post_init__(self) -> None:

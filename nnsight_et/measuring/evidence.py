@@ -18,12 +18,13 @@ from nnsight_et.core.batch import NO_TOKEN, Example, Pair, Prompt, PromptBatch, 
 from nnsight_et.core.circuit import Circuit, Component
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions.ablation import AblationValues
+from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import Experiment
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.audit import Finding, differences, finding, right_answers
 from nnsight_et.measuring.context import Measured, RunContext
 from nnsight_et.measuring.reading import examples_findings, prompts_findings
-from nnsight_et.measuring.steps import EvalSettings
+from nnsight_et.measuring.steps import Batch, EvalSettings
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.results.headers import HEADER
 from nnsight_et.results.summary import Summary
@@ -43,6 +44,7 @@ class Evidence(Generic[M, S]):
     scores: Mapping[str, Tensor]
     summary: S
     context: RunContext
+    _calls: dict[tuple[int, Batch], Call] = field(default_factory=dict[tuple[int, Batch], Call], compare=False)
     _placed: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]], compare=False)
 
     @property
@@ -72,6 +74,15 @@ class Evidence(Generic[M, S]):
                     placed.setdefault(name, tensor.new_zeros(shape))[..., list(batch)] = tensor
             self._placed[id(one)] = placed
         return self._placed[id(one)]
+
+    def call(self, one: Measured, batch: Batch) -> Call:
+        """What was asked of the model for a batch."""
+        key = (id(one), batch)
+        if key not in self._calls:
+            if not any(other == id(one) for other, _ in self._calls):
+                self._calls.clear()  # of one step at a time
+            self._calls[key] = one.measurement.measure(batch, EvalSettings(self.job.engine))
+        return self._calls[key]
 
     def right(self, one: Measured) -> Tensor:
         """[..., example]: 1 where a measurement's predictions are right, by its examples' own answers."""
@@ -107,7 +118,7 @@ class Evidence(Generic[M, S]):
         yield finding("asked", every == list(range(len(step.examples))), f"{where}: which examples")
         yield finding("asked", step.choice == (choice or self.choice), f"{where}: the model")
         for batch in step.batches:
-            call = one.measurement.measure(batch, EvalSettings(self.job.engine))
+            call = self.call(one, batch)
             engines = [argument for argument in call.arguments if isinstance(argument, str)]
             yield finding("asked", call.function.__name__ == function, f"{where}: what is done")
             yield finding(
@@ -127,7 +138,11 @@ class Evidence(Generic[M, S]):
             yield finding("splits", len(examples) == count, f"{split}: how many")
             yield from self.context.splits.findings(self.job, split, [one.base for one in examples])
             tokenizer = self.context.models.tokenizer(choice)
-            yield from examples_findings(self.job.task, tokenizer, examples, split, swapped)
+            seen = self.context.splits.read
+            if not any(some is examples or some == examples for some in seen.get((split, swapped), ())):
+                seen.setdefault((split, swapped), []).append(examples)
+                yield from examples_findings(self.job.task, tokenizer, examples, split, swapped)
+            yield finding("examples", True, split)
 
     def selected(
         self, examples: Sequence[Example], split: str, count: int, choice: ModelChoice, only_correct: bool

@@ -13,7 +13,6 @@ from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.audit import Finding, differences, finding, right_answers
 from nnsight_et.measuring.context import Measured
 from nnsight_et.measuring.evidence import Evidence, Groups, Heads, place, plain_circuit, same_prompts, shipped
-from nnsight_et.measuring.steps import EvalSettings
 from nnsight_et.planning.plan import ModelChoice
 
 
@@ -70,7 +69,7 @@ def patched_findings(
         yield from evidence.drawn(examples, *split, choice, swapped=name)
         yield finding("splits", _bases(examples) == _bases(given[0]), f"{where}: the base prompts of {name}")
     for batch in one.measurement.step.batches:
-        sources = one.measurement.measure(batch, EvalSettings(evidence.job.engine)).arguments[1]
+        sources = evidence.call(one, batch).arguments[1]
         for question, examples in zip(sources, given, strict=True):
             some = [examples[index] for index in batch]
             right = same_prompts(question.run, [example.source for example in some])

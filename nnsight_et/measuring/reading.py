@@ -23,8 +23,9 @@ SHARED = {"pruning": "discovery"}  # splits that files and classes may fill from
 
 @dataclass
 class SplitsSeen:
-    """Which split each base prompt of a run was in."""
+    """Which split each base prompt of a run was in, and which examples have been read."""
 
+    read: dict[tuple[str, str | None], list[Sequence[Example]]] = field(default_factory=dict)
     _seen: dict[tuple[int, ...], tuple[str, str]] = field(default_factory=dict[tuple[int, ...], tuple[str, str]])
 
     def findings(self, job: Job, split: str, prompts: Sequence[Prompt]) -> Iterator[Finding]:

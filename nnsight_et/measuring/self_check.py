@@ -1,9 +1,9 @@
 """Checks inside every run: a sample of what the default engine measured, measured again by the reference engine.
 
-A check that fails stops the experiment before its result is written. In every experiment, what is done to each model
-for the first time is checked, on at least four cells in all, a cell being one variant of one example, measured alone;
-what is done again, with other examples, desiderata or groups, as often as 3% of the forward passes allow. Then all that
-the experiment decided and counted is derived again from what was measured (docs/truth.md).
+A check that fails stops the experiment before its result is written. In every run, what is done to each model for the
+first time is checked, and in every experiment at least four cells, a cell being one variant of one example, measured
+alone; what is done again, with other examples, desiderata or groups, as often as 3% of the forward passes allow.
+Then all that the experiment decided and counted is derived again from what was measured (docs/truth.md).
 """
 
 from __future__ import annotations
@@ -49,11 +49,14 @@ class SelfCheck:
         """How many cells were measured again so far."""
         return sum(check.cells or 0 for check in self.found)
 
-    def is_due(self, kind: tuple[str, ...], examples: int, variants: int) -> bool:
-        """Whether a step is checked: it is the first of its kind, or there is room for it."""
+    def is_due(self, kind: tuple[str, ...], examples: int, variants: int, seen: set[tuple[str, ...]]) -> bool:
+        """Whether a step is checked: it is the first of its kind in the run, or there is room for it.
+
+        seen: the kinds that were done before in other experiments.
+        """
         self.allowance += SHARE * examples * (2 + variants / 10)
-        first = kind not in self.kinds or self.cells < LEAST
-        self.kinds.add(kind)
+        first = kind not in seen or self.cells < LEAST
+        seen.add(kind)
         if not first and self.allowance < PER_CELL * VARIANTS:
             return False
         self.allowance -= PER_CELL * VARIANTS

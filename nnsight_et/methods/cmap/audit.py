@@ -15,7 +15,6 @@ from nnsight_et.measuring.context import Measured
 from nnsight_et.measuring.evidence import Evidence, Groups, circuit_json, places, plain_circuit, random_groups
 from nnsight_et.measuring.patched_sets import roles_of
 from nnsight_et.measuring.recount import interval, mean_and_std
-from nnsight_et.measuring.steps import EvalSettings
 from nnsight_et.methods.cmap.summary import CMAPSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
@@ -123,7 +122,7 @@ def _given(evidence: Evidence[CMAP, CMAPSummary], given: Measured, taken: Measur
             yield finding("asked", False, f"step {taken.measurement.step.name}: its batches")
             continue
         cell = evidence.context.cells.read(key)
-        arguments: Any = taken.measurement.measure(batch, EvalSettings(evidence.job.engine)).arguments
+        arguments: Any = evidence.call(taken, batch).arguments
         places: Any = arguments[1] if isinstance(arguments[1], dict) else arguments[1][1]
         told = dict[str, Tensor]()
         for name, layers in places.items():

@@ -44,10 +44,10 @@ def _scores(evidence: Evidence[Comparison, ComparisonSummary], name: str) -> Map
     """Group -> scores [layer][head], as they are stored."""
     if is_shipped(name):
         return shipped(name.partition("/")[2], "scores")
-    folder = evidence.context.folder / name
-    found = read_result(folder) if folder.exists() else evidence.context.earlier.results[name]
-    ends = {key.removesuffix(".score"): to_list(value) for key, value in found.scores.items() if key.endswith(".score")}
-    return ends
+    if evidence.context.earlier.scores is not None:  # in memory alone
+        return evidence.context.earlier.scores
+    found = read_result(evidence.context.folder / name).scores
+    return {key.removesuffix(".score"): to_list(value) for key, value in found.items() if key.endswith(".score")}
 
 
 def _impact(first: Groups, second: Groups, scores: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from nnsight_et.measuring.audit import Finding, differences, finding
 from nnsight_et.measuring.evidence import Evidence
 from nnsight_et.measuring.reading import BoxesReader
 from nnsight_et.measuring.recount import interval
-from nnsight_et.measuring.steps import EvalSettings
 from nnsight_et.methods.knockout.summary import KnockoutSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
@@ -33,7 +32,7 @@ def audit_output(evidence: Evidence[Knockout, KnockoutSummary]) -> Iterator[Find
         yield from evidence.same_base(examples, one)
         yield from evidence.calls(one, "knockout_readouts", lambda arguments: list(arguments[2]), layers)
         for batch in one.measurement.step.batches:
-            arguments = one.measurement.measure(batch, EvalSettings(evidence.job.engine)).arguments
+            arguments = evidence.call(one, batch).arguments
             yield from _ends(evidence, edge, arguments, [examples[index] for index in batch])
         right = evidence.right(one)
         said = {"accuracy": to_list(right.mean(-1)), "accuracy_interval": interval(right)}
