@@ -42,7 +42,7 @@ def test_help_names_no_type_of_what_is_switched_on_and_cuts_nothing(name: str, m
     shown = et(*name.split(), "--help").stdout
     assert "bool" not in shown
     assert "…" not in shown
-    assert ("--fresh" in shown) == (name in ("run", "path-patch", "evaluate", "dcm", "cmap", "knockout"))
+    assert ("--fresh" in shown) == (name in ("run", "path-patch", "discover", "evaluate", "dcm", "cmap", "knockout"))
 
 
 def test_help_names_the_extra_that_parquet_needs():

@@ -196,7 +196,7 @@ def test_own_models_and_places_are_accepted_without_being_looked_at():
 def test_a_quick_look_caps_examples_and_nothing_else():
     limited = parse(TEXT, "e.yaml").with_limit(20)
     assert [limited.experiments[name].model_dump()["examples"] for name in ("circuit", "table1")] == [20, 20]
-    assert parse(TEXT, "e.yaml").with_limit(1000) == parse(TEXT, "e.yaml")
+    assert parse(TEXT, "e.yaml").with_limit(1000).model_dump() == parse(TEXT, "e.yaml").model_dump()
 
 
 TRAINING = """\

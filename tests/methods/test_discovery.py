@@ -12,6 +12,7 @@ import torch
 
 from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.core.errors import ManifestError
+from nnsight_et.display.figures import Diagram
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.methods.discovery.experiment import EXPERIMENT
 from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
@@ -146,6 +147,7 @@ def test_tables_figures_and_long_tables_show_it(found):
     assert len(branches.rows) == len(found.summary.branches)
     drawn, maps = EXPERIMENT.figures(found, Study("d", (found,), ()))
     (panel,) = drawn.panels
+    assert isinstance(panel, Diagram)
     assert ("last_2", "last_1", "query") in {(arrow.source, arrow.target, arrow.via) for arrow in panel.arrows}
     assert len(maps.panels) == sum(one.open for one in found.summary.branches)
     kept = [row for row in head_rows(found) if row.metric == "held_out_patching_score" and row.kept]

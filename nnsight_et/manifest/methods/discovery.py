@@ -30,7 +30,12 @@ class Discovery(Scored):
     finds_circuit: ClassVar[bool] = True
     template: ClassVar[str] = """
         # the circuit from the task alone, without stages: docs/discovery.md
-        discovered: {method: discovery, model: <model>, examples: <100>, held_out_examples: <200>, metric: <metric>}
+        discovered:
+          method: discovery
+          model: <model>
+          examples: <100>
+          held_out_examples: <200>
+          metric: <metric>
     """
 
     method: Literal["discovery"]

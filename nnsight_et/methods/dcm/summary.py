@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import replace
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from nnsight_et.results.records import CircuitRecord, HeadName, Interval, Record
-from nnsight_et.results.scores import ScoreTensor
+from nnsight_et.results.scores import ScoreTensor, answers
 from nnsight_et.results.summary import Gradient, Reason, Summary
 
 
@@ -99,6 +100,7 @@ class DCMSummary(Summary):
             each="rows",
             always=False,
         ),
+        *(replace(one, always=False) for one in answers("{desideratum}.", each="rows")),
     )
     rows: list[GroupMask]
     """Per desideratum, a row for every group that has heads, in the circuit's order."""

@@ -111,7 +111,7 @@ def _edges(header: ResultHeader, summary: DiscoverySummary) -> Table:
     tested, beyond = len(summary.edges), len(summary.graph)
     assert isinstance(header.job.spec, Discovery)
     note = (
-        f"{score_note(metric)} On {summary.held_out_examples} held-out examples, with 95% bootstrap intervals. "
+        f"{score_note(metric)} On {summary.held_out_examples} held-out examples, with 95% intervals. "
         f"{beyond} of {tested} tested edges are in the graph: beyond chance at "
         f"{header.job.spec.level} over all {tested} together "
         f"(Holm), and connected. Resamples: the share in which the score is worth keeping on the examples searched."

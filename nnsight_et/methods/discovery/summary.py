@@ -78,7 +78,7 @@ class EdgeRecord(Record):
     score: float
     """Mean effect over the held-out examples."""
     low: float
-    """Low end of its 95% bootstrap interval."""
+    """Low end of its 95% interval."""
     high: float
     """High end of it."""
     p: float
