@@ -17,7 +17,7 @@ from nnsight_et.models.named import KNOWN_MODELS
 from .plan_view import find_finished, time_scale
 from .progress import StatusLine, View, follow, is_live, write_object
 from .render import output, show
-from .report import report_of
+from .report import write_page
 from .run_events import RunInfo
 from .shell import interruptible
 
@@ -55,7 +55,9 @@ def execute(manifest: Manifest, where: RunTarget) -> None:
     with interruptible(where.out / jobs.name / jobs.digest):  # what folder_of says, before its import takes time
         folder, done = find_finished(jobs, where.out)
         computed = _run(manifest, where, jobs, folder)
-        report = report_of(jobs, folder)
+        from nnsight_et.results.study import study_of
+
+        report = write_page(study_of(jobs, folder), folder)
         if where.view == "json":
             _write_results(names, folder, computed)
         elif where.view == "quiet":

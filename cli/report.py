@@ -17,7 +17,6 @@ from .render import output, show
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
-    from nnsight_et.planning.plan import Plan
     from nnsight_et.results.study import Study
 
 SHOWN = 3  # other runs
@@ -29,13 +28,6 @@ def write_page(study: Study, folder: Path) -> Path:
 
     write_file(folder / REPORT, report_html(study).encode())
     return folder / REPORT
-
-
-def report_of(plan: Plan, folder: Path) -> Path:
-    """Write the report of a plan's results in `folder`; its path."""
-    from nnsight_et.results.study import study_of
-
-    return write_page(study_of(plan, folder), folder)
 
 
 def find_study(source: Path, settings: Sequence[str], out: Path, limit: int | None) -> tuple[Study, Path]:

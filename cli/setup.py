@@ -39,7 +39,7 @@ def init(
 
     Nothing that is there is overwritten.
     """
-    from nnsight_et.manifest.json_schema import FILE
+    from nnsight_et.manifest.schema import FILE
     from nnsight_et.manifest.template import InitOptions, study_name
 
     if path.exists():
@@ -91,7 +91,7 @@ def _ask_options() -> dict:
 
 def _write_schema(path: Path) -> None:
     """Put the schema at `path`; ManifestError if what is there is none of ours."""
-    from nnsight_et.manifest.json_schema import is_schema, schema_text
+    from nnsight_et.manifest.schema import is_schema, schema_text
 
     if path.exists() and not (path.is_file() and is_schema(path.read_text(encoding="utf-8", errors="replace"))):
         raise ManifestError(f"{path}: something else is there; accepted: a new file, or an earlier schema of et's")
@@ -108,7 +108,7 @@ def schema(
 
     A manifest whose first line is `# yaml-language-server: $schema=manifest.schema.json` has it beside it.
     """
-    from nnsight_et.manifest.json_schema import schema_text
+    from nnsight_et.manifest.schema import schema_text
 
     if write is None:
         typer.echo(schema_text(), nl=False)

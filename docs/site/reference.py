@@ -14,7 +14,7 @@ from nnsight_et_cli.shell import EXAMPLES
 from pydantic import BaseModel
 
 import nnsight_et.api
-from nnsight_et.manifest.json_schema import json_schema
+from nnsight_et.manifest.schema import json_schema
 from nnsight_et.methods import METHODS
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.scores import ScoreTensor

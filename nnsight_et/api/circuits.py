@@ -27,7 +27,16 @@ ABLATIONS = ("mean", "zero")
 
 
 def circuit_of(*groups: HeadGroup) -> Circuit:
-    """The groups as a circuit; a head that a later group has at the same position leaves the earlier one (§4.1)."""
+    """The groups as a circuit; a head that a later group has at the same position leaves the earlier one (§4.1).
+
+    TaskError if there is no group, or two have one name.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> first, later = et.HeadGroup("first", "last", ["L5H0", "L4H1"]), et.HeadGroup("later", "last", ["L4H1"])
+        >>> et.circuit_of(first, later).group("first").heads
+        (L5H0,)
+    """
     if not groups:
         raise TaskError("groups: there is none; accepted: one or more, such as scores.group('mine')")
     for group in groups:
@@ -47,11 +56,35 @@ def evaluate(
     ablation: Literal["mean", "zero"] = "mean",
     random: int = 10,
 ) -> Finding:
-    """Accuracy of the model, of the circuit alone, of `random` circuits of its size, and faithfulness (§4.2, §4.3).
+    """Accuracy of the model, of the circuit alone, of random circuits of its size, and faithfulness (§4.2, §4.3).
 
-    circuit: a circuit, a group, or a list of heads, which are at the last token. Alone: at its positions all other
-    heads, elsewhere all heads take their mean over the source prompts, or zero. Means are per absolute position where
-    all prompts have one length; else per named position, with one more for all other tokens.
+    A circuit alone: at its positions all other heads, at other tokens all heads, take their mean over the source
+    prompts, or zero. Means are per absolute position where all prompts have one length; otherwise per named position,
+    with one more for all other tokens. Faithfulness is the circuit's accuracy divided by the model's.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: Base prompts that are scored; of the source prompts `ablation="mean"` takes the means.
+        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        ablation: "mean" or "zero".
+        random: How many random circuits, with as many heads at each position.
+
+    Returns:
+        A Finding. `.rows`: the full model, the circuit and the random circuits, with accuracies, their 95% intervals
+        and p = (1 + random circuits at least as accurate) / (1 + random circuits). `.scores`: "faithfulness" [3], the
+        share and its interval; "model.predicted" [example], "circuit.predicted" [1 + random, example], and so on.
+
+    Raises:
+        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        ExperimentError: A self-check failed.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> found = et.evaluate(et.load("llama-tiny", device="cpu"), et.Pairs.boxes(8), ["L5H0", "L5H2"], random=2)
+        >>> [row["of"] for row in found.rows]
+        ['full model', 'circuit', '2 random circuits']
+        >>> found.scores["circuit.predicted"].shape
+        torch.Size([3, 8])
     """
     check_setting(model, pairs)
     check_name(ablation, "ablation", ABLATIONS)
@@ -97,8 +130,28 @@ def evaluate(
 def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
     """How often the pairs' answer is given when heads take their outputs from the source run (§5.2).
 
-    circuit: a circuit, a group, or a list of heads, which are at the last token. Each group alone, all together, and
-    nothing patched. Nothing is frozen; each run has its own positions.
+    Nothing is frozen: what comes after a patched head recomputes. Each run has its own positions.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: Their answer is the one that the patch should give, such as `et.Pairs.desideratum("object", 100)`.
+        circuit: A circuit, a group, or a list of heads, which are at the last token.
+
+    Returns:
+        A Finding. `.rows`: nothing patched, each group alone and, if there are several, all together, with "accuracy",
+        its 95% interval, and the answer's mean "probability". `.scores`: "predicted", "probability" and "logit" [row,
+        example], "answer" [example].
+
+    Raises:
+        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        ExperimentError: A self-check failed.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> pairs = et.Pairs.desideratum("object", 8)
+        >>> found = et.activation_patch(et.load("llama-tiny", device="cpu"), pairs, ["L5H0", "L5H2"])
+        >>> [row["patched"] for row in found.rows], found.scores["probability"].shape
+        (['nothing', 'heads at last'], torch.Size([2, 8]))
     """
     check_setting(model, pairs)
     circuit = as_circuit(circuit)

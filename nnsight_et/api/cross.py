@@ -17,10 +17,34 @@ from nnsight_et.methods.cmap.experiment import Side, check_alike
 
 
 def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyHeads, random: int = 3) -> Finding:
-    """Accuracy of the recipient when each group's heads, or all, have the donor's outputs; and `random` sets of heads.
+    """Accuracy of the recipient when heads have the donor's outputs: cross-model activation patching (§6, Figure 4).
 
-    circuit: a circuit, a group, or a list of heads, which are at the last token. Only base prompts run. Dashed lines:
-    both models alone (Fig. 4). UnsupportedModel unless the two have one shape and one tokenizer.
+    Both models run the same base prompts. If a group's outputs lift the recipient towards the donor, the donor does
+    that group's step better.
+
+    Args:
+        donor: The model whose outputs are taken, such as the fine-tuned one.
+        recipient: The model that gets them.
+        pairs: Base prompts and their answers; source prompts are not run.
+        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        random: How many sets of random heads, as many per position, are tried as a control.
+
+    Returns:
+        A Finding. `.rows`: both models alone, each group, all groups, and the random sets, with "accuracy", its 95%
+        interval and the answer's mean "probability". `.scores`: "predicted", "probability" and "logit" [set, example];
+        "donor.predicted" and "recipient.predicted" [example], and so on.
+
+    Raises:
+        TaskError: An argument is not of this kind, or the circuit does not fit a model or the prompts.
+        UnsupportedModel: The two differ in shape or tokenizer.
+        ExperimentError: A self-check failed.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> tuned, plain = et.load("goat-tiny", device="cpu"), et.load("llama-tiny", device="cpu")
+        >>> found = et.cmap(tuned, plain, et.Pairs.boxes(4), ["L5H0", "L5H2"], random=1)
+        >>> [row["patched"] for row in found.rows]
+        ['llama-tiny alone', 'goat-tiny alone', 'heads at last', 'all', 'random heads 1']
     """
     check_model(donor, "donor")
     check_model(recipient, "recipient")

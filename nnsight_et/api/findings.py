@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from nnsight_et.core.batch import right_tokens
-from nnsight_et.core.errors import quantity
+from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.notices import Notice
 from nnsight_et.core.statistics import intervals
 from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Line, Series
 from nnsight_et.display.marks import BARS, value_mark
 from nnsight_et.display.table import Table, number
+from nnsight_et.report.html.figure_files import FORMATS, figure_files
 from nnsight_et.report.html.notebook import notebook_html
 from nnsight_et.report.results import plates, tables
+from nnsight_et.results.disk import write_file
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
 from nnsight_et.results.study import Study
@@ -73,6 +76,34 @@ class Finding:
             error.add_note("DataFrames need pandas: pip install 'nnsight-et[export]'")
             raise
         return pandas.DataFrame.from_records([_flat(row) for row in self.rows])
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write its figures, as the ending of `path` says: .svg, .pdf or .png; the files that were written.
+
+        Of several figures each file has its figure's name added. PDF and PNG need the extra `figures`. TaskError for
+        another ending, or where it has no figure.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
+        >>> bars = Bars("", ("circuit",), (Series("accuracy", (DataPoint(0.5, None, "0.5"),)),), "accuracy")
+        >>> with TemporaryDirectory() as folder:
+        ...     [written] = Finding("accuracy", (), (FigureGroup("accuracy", "", "", (bars,)),)).save(f"{folder}/a.svg")
+        ...     written.name, written.read_text()[:4]
+        ('a.svg', '<svg')
+        """
+        path = Path(path)
+        kind = path.suffix.removeprefix(".")
+        if kind not in FORMATS:
+            raise TaskError(f"path: {str(path)!r}; accepted: a name that ends in .{', .'.join(FORMATS)}")
+        if not self.figures:
+            raise TaskError(f"{self.title}: there is no figure; its numbers are in .rows and .to_dataframe()")
+        written = []
+        for figure in self.figures:
+            target = path if len(self.figures) == 1 else path.with_stem(f"{path.stem}-{figure.name}")
+            (content,) = figure_files(figure, (kind,)).values()
+            write_file(target, content)
+            written.append(target)
+        return written
 
     def __repr__(self) -> str:
         table = self.table

@@ -14,9 +14,32 @@ from nnsight_et.manifest import Edge, Knockout
 
 
 def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
-    """Accuracy when the position `blind` may not attend to the position `to` in any head of layers L0 and up, per L0.
+    """Accuracy when one position may not attend to another from a layer up: attention knockout (App. A).
 
-    Only base prompts run. TaskError unless `to` comes before `blind` in each of them.
+    No head of layers L0 and up attends from `blind` to `to`, for every L0. From the layer where accuracy recovers,
+    `blind` already has what it needs.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: Base prompts and their answers; source prompts are not run.
+        blind: The named position that is cut off.
+        to: The named position it may not see, before `blind` in every prompt.
+
+    Returns:
+        A Finding. `.rows`: one per first blocked layer, the last one with nothing blocked, with "accuracy", its 95%
+        interval and the answer's mean "probability". `.scores`: "predicted", "probability" and "logit" [1 + layers,
+        example], "answer" [example].
+
+    Raises:
+        TaskError: An argument is not of this kind, or `to` is not before `blind`.
+        ExperimentError: A self-check failed.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> model = et.load("llama-tiny", device="cpu")
+        >>> found = et.knockout(model, et.Pairs.boxes(4), blind="last", to="correct_object")
+        >>> [row["first_blocked_layer"] for row in found.rows]
+        ['L0', 'L1', 'L2', 'L3', 'L4', 'L5', 'none']
     """
     check_setting(model, pairs)
     for name, where in ((blind, "blind"), (to, "to")):

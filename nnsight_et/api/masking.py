@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
 from nnsight_et.api.circuits import encode_pairs
@@ -18,6 +17,9 @@ from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.manifest import DCM
 from nnsight_et.measuring.predictions import answer_scores
 from nnsight_et.methods.dcm.experiment import TEST, TRAIN, VALIDATION, patching_measurement
+from nnsight_et.methods.dcm.present import LIMITS
+from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
+from nnsight_et.results.summary import Reason
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,16 +28,43 @@ class Selection(Finding):
 
     circuit: Circuit = field(default_factory=lambda: Circuit(()))
     """The selected heads."""
+    why: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict[str, tuple[Reason, ...]])
+    """By group why its selection is empty or of no use, or what it hangs by; groups without a reason are left out."""
 
 
 def dcm(
     model: LoadedModel, circuit: AnyHeads, train: Pairs, validation: Pairs, test: Pairs, sparsity: float = 0.01
 ) -> Selection:
-    """Per group of the circuit the heads whose outputs, taken from the source run, give the pairs' answer.
+    """Which heads of a circuit carry one variable: desiderata-based component masking (§5.1, App. H).
 
-    circuit: a circuit, a group, or a list of heads, which are at the last token. A mask per group is trained on
-    `train` as in App. H (Adam, 2 epochs, batches of 32), the best of it chosen on
-    `validation`, its heads patched in `test`. Gradients are autograd's.
+    The pairs' answer is what swapping the variable should give, such as `et.Pairs.desideratum("object", 320)`. One
+    mask per group is trained on `train` (Adam, 2 epochs, batches of 32); the best one on `validation` selects heads,
+    whose outputs are then taken from the source run in `test`.
+
+    Args:
+        model: What `et.load` returns, with its default engine: gradients are autograd's.
+        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        train: Pairs that train masks; at least as many as a mask needs to select a head, some 300.
+        validation: Pairs that choose the best mask.
+        test: Pairs that had no say, for the accuracy.
+        sparsity: What a selected head costs in the loss, 0 or more.
+
+    Returns:
+        A Selection. `.circuit`: the selected heads. `.why`: by group why its selection is empty or of no use.
+        `.rows`: one per group, with "accuracy" (how often the answer is given) and its 95% interval, and what all heads
+        and none give. `.scores`: "predicted", "probability" and "logit" [group + 1, example], nothing patched last.
+
+    Raises:
+        TaskError: An argument is not of this kind, or the pairs are too few to select a head.
+        ExperimentError: A self-check failed.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> splits = {"discovery": 320, "pruning": 8, "evaluation": 8}
+        >>> parts = [et.Pairs.desideratum("object", count, split=split) for split, count in splits.items()]
+        >>> found = et.dcm(et.load("llama-tiny", device="cpu"), ["L5H0", "L0H1"], *parts)
+        >>> found.circuit.groups[0].heads
+        (L5H0,)
     """
     for pairs, where in ((train, "train"), (validation, "validation"), (test, "test")):
         check_setting(model, pairs, where)
@@ -58,23 +87,27 @@ def dcm(
     examples = {split: encode_pairs(model, pairs, circuit) for split, pairs in parts.items()}
     with experimenting("dcm", spec, [model], examples, circuits={"circuit": circuit}) as run:
         result = run.result(model.notices)
-        groups = [group for group in circuit.groups if group.heads]
-        chosen = [_selected_heads(group, row) for group, row in zip(groups, result.header.summary["rows"], strict=True)]
+        groups, summary = [group for group in circuit.groups if group.heads], DCMSummary.read(result.header)
+        chosen = [_selected_heads(group, row) for group, row in zip(groups, summary.rows, strict=True)]
         sets, drawn = {"object": [Circuit((group,)) for group in chosen]}, {"object": examples[TEST]}
         found = run.values(patching_measurement(run.context, run.job, run.job.models[0], sets, drawn, "test"))
     keys = ("group", "heads", "selected", "accuracy", "accuracy_interval", "do_nothing")
+    keys += ("floor", "validated", "ceiling", "ceiling_interval")
     rows = tuple({key: row[key] for key in keys} for row in result.header.summary["rows"])
     title = f"Heads selected by DCM in {model.name}"
     nothing = {"group": "nothing patched", "accuracy": rows[0]["do_nothing"]}
     figure = accuracy_bars("dcm", title, rows, "group", [nothing])
     tested = quantity(len(test), "pair")
-    note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`."
+    note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`. {LIMITS}"
+    note += "".join(f" {row.group}: {reason.text}" for row in summary.rows for reason in row.why)
+    why = {row.group: tuple(row.why) for row in summary.rows if row.why}
     scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check.to_dict()
-    return Selection(title, rows, (figure,), note, scores, model.notices, checks, circuit=Circuit(tuple(chosen)))
+    heads = Circuit(tuple(chosen))
+    return Selection(title, rows, (figure,), note, scores, model.notices, checks, circuit=heads, why=why)
 
 
-def _selected_heads(group: HeadGroup, row: Mapping[str, Any]) -> HeadGroup:
-    return HeadGroup(group.name, group.at, tuple(map(Head.parse, row["selected"])))
+def _selected_heads(group: HeadGroup, row: GroupMask) -> HeadGroup:
+    return HeadGroup(group.name, group.at, tuple(map(Head.parse, row.selected)))
 
 
 def _check_enough(spec: DCM) -> None:

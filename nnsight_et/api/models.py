@@ -128,16 +128,31 @@ def load(
     attention: Literal["sdpa", "eager"] | None = None,
     bos: Literal["add", "none"] | None = None,
 ) -> LoadedModel:
-    """The model called `model`: a name that `et models` lists, a folder, a hub id, or a transformers model in memory.
+    """A model ready to measure, and its tokenizer.
 
-    gguf: the file in that folder that has the weights, where it is a GGUF file; they are read as plain numbers, by
-    transformers (pip install 'nnsight-et[gguf]'). adapter: the folder or hub id of one over the model.
-    dtype None is "float32", attention None "sdpa".
     A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention:
-    others are refused, as are adapter and gguf. It can be peft's PeftModel: what runs is its active adapter's.
-    bos: "add" begins every text with the tokenizer's BOS, once, "none" leaves it off; None: as the tokenizer does it.
-    device None is "cuda" where there is a GPU, else "cpu"; "balanced" spreads layers over all GPUs. UnsupportedModel
-    if it cannot be found, read or taken apart.
+    other values are refused, as are `adapter` and `gguf`. Of peft's PeftModel the active adapters run.
+
+    Args:
+        model: A name that `et models` lists, a folder, a hub id, or a transformers or peft model in memory.
+        tokenizer: Its folder or hub id, if it is not the model's; of a model in memory the tokenizer itself.
+        adapter: Folder or hub id of an adapter that is put over the model.
+        gguf: The file in the model's folder that has the weights, read as plain numbers
+            (pip install 'nnsight-et[gguf]').
+        dtype: "float32" (when absent), "bfloat16", "float16" or "float64".
+        device: "cuda" where there is a GPU, else "cpu" (when absent); "balanced" spreads layers over all GPUs.
+        attention: "sdpa" (when absent) or "eager".
+        bos: "add" begins every text with the tokenizer's BOS, once; "none" leaves it off; when absent the tokenizer
+            decides.
+
+    Raises:
+        UnsupportedModel: It cannot be found, read or taken apart.
+        ManifestError: An argument is not one of these values.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.load("llama-tiny", device="cpu")
+        <llama-tiny: 6 layers of 8 heads, torch.float32 on cpu>
     """
     if bos not in (None, "add", "none"):
         raise ManifestError(f"bos: found {bos!r}; accepted: add, none, or None where the tokenizer decides")

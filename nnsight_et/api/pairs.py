@@ -65,14 +65,23 @@ class Pairs:
         space: Literal["yes", "no"] | None = None,
         special_tokens: SpecialTokens = "tokenizer",
     ) -> Pairs:
-        """Your own pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each.
+        """Your own pairs.
 
-        A mapping may also have "foil", what is wrong, and "also_right": a text, or a list of texts, one token each.
-        {{name|text}} in base and source marks a position (nnsight_et.tasks.marked has the rules); TaskError naming the
-        pair if one is not written so.
+        Args:
+            pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each. {{name|text}} in base
+                and source marks a position, the last token of the text. A mapping may also have "foil" (wrong answers)
+                and "also_right": a text, or a list of texts, one token each.
+            space: Whether a space goes between prompt and answer where none is written; when absent the texts decide.
+            special_tokens: "text" for prompts that bring their own special tokens. A pair may say both itself.
 
-        space: whether a space goes between prompt and answer, where it is not written; when absent the texts decide.
-        special_tokens: "text" for prompts that bring their own special tokens. A pair may say both itself.
+        Raises:
+            TaskError: A pair is not written like this, or names other positions than the first; it is named.
+
+        Examples:
+            >>> base = "The {{object|apple}} is in Box F. Box F contains the"
+            >>> source = "The {{object|fish}} is in Box C. Box Y contains the"
+            >>> Pairs.of([(base, source, "apple")])
+            <1 pair at object, last: 'The apple is in Box F. Box F contains the' -> ' apple'>
         """
         if isinstance(pairs, Pairs):
             return pairs

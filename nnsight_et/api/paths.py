@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from nnsight_et.api.arguments import check_setting, whole_number
+from nnsight_et.api.arguments import check_name, check_setting, whole_number
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import SEED, Finding
 from nnsight_et.api.models import LoadedModel
@@ -26,6 +26,7 @@ from nnsight_et.measuring.missing_scores import without_score
 from nnsight_et.measuring.stage_scores import ranking, stage_scores
 from nnsight_et.methods.path_patching.experiment import patched_paths
 
+Order = Literal["score", "size"]
 SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": "PD"}
 
 
@@ -45,10 +46,15 @@ class PatchingScores(Finding):
         """[layer, head], of MLPs [layer, 1]: the scores; exactly 0 where the end of the path cannot be reached."""
         return self.scores["score"]
 
-    def top(self, count: int = 10) -> tuple[Component, ...]:
-        """The `count` that matter most, or all if there are fewer; `path_patch(..., into=...)` takes them."""
+    def top(self, count: int = 10, by: Order = "score") -> tuple[Component, ...]:
+        """The `count` that matter most, or all if there are fewer; `path_patch(..., into=...)` takes them.
+
+        by: "score", as in `rows`, or "size", the largest effect of either sign: heads that work against the answer too.
+        """
         count = whole_number(count, "count", 1)
-        return tuple(part(row["head"]) for row in self.rows[:count])
+        check_name(by, "by", get_args(Order))
+        rows = self.rows if by == "score" else sorted(self.rows, key=lambda row: -abs(row["score"]))
+        return tuple(part(row["head"]) for row in rows[:count])
 
     def group(self, name: str, count: int | None = None) -> HeadGroup:
         """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs, or fewer."""
@@ -68,14 +74,38 @@ def path_patch(
     via: End | None = None,
     keep: int = 10,
 ) -> PatchingScores:
-    """How much the answer's probability changes when one head's path from `at` breaks: (p_patched - p) / p (§4.1).
+    """How much the answer's probability changes when one head's path is broken: path patching (§4.1).
 
-    into: "logits", or heads such as scores.top(5), a group or ["L4H0"], reached through their `via`: "query", "key" or
-    "value"; or MLPs such as ["L3MLP"] via "input".
-    The score is the mean over pairs; a negative one means that the head mattered. p-values are sign-flip tests, p_holm
-    corrected over all heads (docs/statistics.md). pairs.scored_by(...) chooses another metric; the scores of "kl" are
-    not below 0, the largest first, and have no p-values. TaskError if the request does not fit, ExperimentError if a
-    score does not exist.
+    In the base run one head's output at `at` is replaced by that of the source run, and its effect is let through to
+    `into` alone. The score is the mean over pairs of (p_patched - p) / p; a head with a negative score mattered.
+    `pairs.scored_by(...)` chooses another metric (docs/methods.md); scores of "kl" are 0 or more, the largest first,
+    and have no p-values.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: Base and source prompts, and the base's answers.
+        at: The named position of the heads that are patched; "last" if `into` is the logits.
+        into: "logits", or the receivers: heads such as scores.top(5), a group or ["L4H0"]; or MLPs such as ["L3MLP"].
+        via: The input through which receivers are reached: "query", "key" or "value", of MLPs "input".
+        keep: How many heads are marked as kept; `group(name)` makes a group of them.
+
+    Returns:
+        PatchingScores. `.values`: the scores [layer, head], a share of p, exactly 0 where `into` cannot be reached.
+        `.rows`: a head each, the most negative first, with its 95% interval, sign-flip p, and p_holm, corrected over
+        all heads. `.scores`: the same as tensors, and "per_example" [layer, head, example].
+
+    Raises:
+        TaskError: An argument is not of this kind, or does not fit the model or the prompts.
+        ExperimentError: A score does not exist (the answer's probability is 0), or a self-check failed.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> model, pairs = et.load("llama-tiny", device="cpu"), et.Pairs.boxes(8)
+        >>> scores = et.path_patch(model, pairs, keep=2)
+        >>> scores.top(2)
+        (L5H0, L5H2)
+        >>> et.path_patch(model, pairs, into=scores.kept, via="query").values.shape
+        torch.Size([6, 8])
     """
     _check(model, pairs, at, into)
     return _measure_scores(model, pairs, Path(at, via, _receivers(model, into, via)), keep)
@@ -89,9 +119,17 @@ def path_patch_mlps(
     via: End | None = None,
     keep: int = 3,
 ) -> PatchingScores:
-    """The same of MLPs: at `at` the whole of what one adds to the residual is the source's (docs/methods.md).
+    """The same for MLPs: at `at`, all that one of them adds to the residual is the source's (docs/methods.md).
 
-    As receivers of `path_patch` its MLPs are reached via "input".
+    Arguments, result and errors are those of `path_patch`; `.values` is [layer, 1]. Kept MLPs can be receivers of
+    `path_patch`, via "input". They belong to no circuit.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> model, pairs = et.load("llama-tiny", device="cpu"), et.Pairs.boxes(4)
+        >>> mlps = et.path_patch_mlps(model, pairs, keep=1)
+        >>> mlps.values.shape, et.path_patch(model, pairs, into=mlps.kept, via="input").values.shape
+        (torch.Size([6, 1]), torch.Size([6, 8]))
     """
     _check(model, pairs, at, into)
     return _measure_scores(model, pairs, Path(at, via, _receivers(model, into, via), senders="mlps"), keep)
@@ -151,6 +189,9 @@ def _finding(
     note = f"Mean of {effect} over {quantity(len(base), 'pair')}; in the base run p is {base.mean():.3f} on average."
     if "base_value" in scores and metric in SHORT:
         note += f" {SHORT[metric]} is {scores['base_value'].double().mean():.3f} there."
+    against = max(rows, key=lambda row: row["score"])
+    if metric != "kl" and against["score_interval"][0] > 0:
+        note += f' The strongest against the answer is {against["head"]}: {against["score"]:+.3f} (top(by="size")).'
     few = too_few(len(base), len(rows), LEVEL) if METRICS[metric].statistic else ""
     return PatchingScores(title, rows, (plate,), f"{note} {few}".strip(), scores, path=path, kept=kept)
 

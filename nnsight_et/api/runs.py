@@ -14,10 +14,10 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ManifestError, ResultError, accepted_names, brief
 from nnsight_et.core.notices import Notice
 from nnsight_et.display.table import Table
+from nnsight_et.report.export import TABLES, kind_of
 from nnsight_et.report.html.notebook import notebook_html
 from nnsight_et.report.html.page import limits, tiles
 from nnsight_et.report.results import plates, tables
-from nnsight_et.report.tidy.tables import TABLES, kind_of
 from nnsight_et.results.headers import method_of, models_of, name_of
 from nnsight_et.results.store import HEADER, Result, ResultHeader, read_result
 from nnsight_et.results.study import Study, study_in
@@ -138,9 +138,24 @@ class Run:
 
 
 def open_run(folder: str | Path) -> Run:
-    """The run in `folder`, which is a run's (what `et run` names at its end) or one result's.
+    """A finished run: its results by the experiments' names.
 
-    ManifestError if there is no result; ResultError if there are some and none can be read.
+    Args:
+        folder: What `et run` names at its end, or the folder of one result.
+
+    Returns:
+        A Run. `run["table1"]` is a result: its `.summary`, `.scores` (tensors by name), `.circuit` and `.notices`.
+        `run.to_dataframe("metrics")` is a long table of all experiments.
+
+    Raises:
+        ManifestError: There is no result.
+        ResultError: None of the results can be read.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.open_run("nowhere")
+        Traceback (most recent call last):
+        nnsight_et.core.errors.ManifestError: nowhere: no result here; accepted: ...
     """
     if not isinstance(folder, (str, Path)):
         raise ManifestError(f"folder: {brief(folder)}; accepted: the folder that `et run` names at its end")

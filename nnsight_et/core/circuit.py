@@ -22,7 +22,7 @@ class Head(NamedTuple):
     layer: int
     index: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"L{self.layer}H{self.index}"
 
     @classmethod
@@ -43,7 +43,7 @@ class Mlp(NamedTuple):
     layer: int
     index: int = 0
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"L{self.layer}MLP"
 
     @classmethod

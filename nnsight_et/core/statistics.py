@@ -5,7 +5,7 @@ docs/statistics.md says which results carry which of them, and how they are read
 
 from __future__ import annotations
 
-from math import nan, sqrt
+from math import comb, nan, sqrt
 from typing import Any
 
 import torch
@@ -140,6 +140,17 @@ def random_circuit_p_value(circuit: float, others: Tensor) -> float:
     Hypothesis: the circuit is one more draw of as many heads at the same positions.
     """
     return (1 + int((others >= circuit).sum())) / (1 + len(others)) if len(others) else nan
+
+
+def is_more_often(right: Tensor, other: Tensor, level: float = LEVEL) -> bool:
+    """Whether `right` [example] is true beyond chance more often than `other` on the same examples.
+
+    A one-sided sign test of the examples in which they differ (McNemar's, exact): so many wins or more among them have
+    a probability of at most `level` if either is as likely.
+    """
+    wins, losses = int((right > other).sum()), int((other > right).sum())
+    differ = wins + losses
+    return sum(comb(differ, more) for more in range(wins, differ + 1)) / 2**differ <= level
 
 
 def _percentiles(samples: Tensor, level: float) -> tuple[Tensor, Tensor]:

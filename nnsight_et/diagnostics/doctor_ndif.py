@@ -14,9 +14,8 @@ from packaging.version import InvalidVersion, Version
 from nnsight_et.diagnostics.doctor import Diagnosis
 from nnsight_et.models.named import KNOWN_MODELS, is_hub_id
 from nnsight_et.planning.plan import ModelChoice
-from nnsight_et.remote.client import Client
+from nnsight_et.remote.client import Client, configuration, origin
 from nnsight_et.remote.failures import Rejected, RemoteFailure, Retryable
-from nnsight_et.remote.settings import configuration, origin
 
 TASK = "text-generation"
 LATER = "try again in a few minutes"

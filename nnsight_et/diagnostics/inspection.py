@@ -21,9 +21,8 @@ from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.models.adapter_kinds import read_settings, summary
 from nnsight_et.models.adapters import attach_adapter, has_weights
-from nnsight_et.models.architecture import Architecture, Projection
 from nnsight_et.models.bos_here import BosFound, bos_here
-from nnsight_et.models.families import architecture
+from nnsight_et.models.families import Architecture, Projection, architecture
 from nnsight_et.models.files import Files, describe_files
 from nnsight_et.models.gguf_file import quantization_note
 from nnsight_et.models.load import configuration, outline, tokenizer_of
@@ -178,14 +177,10 @@ def _sites(parts: Architecture, shape: Shape, module: Any) -> Iterator[Site]:
         yield site(via, "output", projection.site, width, _part(projection, via))
     for what, path in (("attention", parts.attention_norm or parts.attention), ("mlp", parts.mlp_norm or parts.mlp)):
         yield site(what, "output", path, str(shape.d_model))
-    yield site("mlp input", "input", parts.mlp, _mlp_width(parts, shape))
+    # what enters the MLP's module is the residual, or where that is only the MLP's second matrix, the MLP's own
+    yield site("mlp input", "input", parts.mlp, str(shape.d_mlp if parts.mlp_sees == "tokens" else shape.d_model))
     unembedding = type(attrgetter(parts.unembedding)(module)).__name__
     yield Site("logits", f"output of the model, after {parts.unembedding}", unembedding, str(shape.vocabulary))
-
-
-def _mlp_width(parts: Architecture, shape: Shape) -> str:
-    """Of what enters the MLP's module: the residual's, or where it is only the MLP's second matrix, the MLP's own."""
-    return str(shape.d_mlp if parts.mlp_sees == "tokens" else shape.d_model)
 
 
 def _part(projection: Projection, via: str) -> str:
@@ -196,14 +191,11 @@ def _part(projection: Projection, via: str) -> str:
 
 def _support(parts: Architecture, shape: Shape) -> Iterator[Row]:
     yield "methods", "all, in both engines; attention patterns with attention: eager"
-    yield "attention", " or ".join(parts.implementations) + _only_eager(parts)
+    eager = "" if "sdpa" in parts.implementations else ": put attention: eager in the manifest"
+    yield "attention", " or ".join(parts.implementations) + eager
     if shape.n_kv_heads < shape.n_heads:
         yield "keys and values", "patched for all query heads that share them, or kv_heads: expanded in a stage"
     yield from (("note", note) for note in parts.notes)
-
-
-def _only_eager(parts: Architecture) -> str:
-    return "" if "sdpa" in parts.implementations else ": put attention: eager in the manifest"
 
 
 def _positions(table: int | None, trained: int | None, longest: int) -> str:

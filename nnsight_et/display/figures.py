@@ -171,7 +171,7 @@ class ImpactPlot:
 Figure = HeatMap | Diagram | Bars | Curves | Scatter | ImpactPlot
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FigureGroup:
     """Figures that are read together: the panels of one figure of the paper, and the words under them."""
 
@@ -180,3 +180,6 @@ class FigureGroup:
     title: str
     caption: str
     panels: tuple[Figure, ...]
+
+    def __repr__(self) -> str:
+        return f"<figure {self.name}: {self.title}>"

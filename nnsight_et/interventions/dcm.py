@@ -56,12 +56,17 @@ def trained_masks(
 ) -> list[dict[str, Tensor]]:
     """Per group {"mask": [head], "accuracies": [validation], "masks": [validation, head]}, heads in the group's order.
 
-    "autograd" [] says whether the gradients were autograd's; see slopes.
+    "autograd" [] says whether the gradients were autograd's; see mask_gradient. "course" [step, head] is the mask after
+    every step, "gradients" [step, head] what the step's mean logit of the target changes by with it.
 
     Per head m in [0, 1], one at first: z <- m * z_base + (1 - m) * z_source, each at its own position. Minimised:
     -(mean logit of the target) + sparsity * sum(1 - m). The mask returned is the rounded one (0.5 -> 0: selected) with
     the best validation accuracy; on a tie the one with fewer selected heads, then the earlier. Every group is trained
     by itself; they share the plain runs.
+
+    Validated are the masks after steps 4, 8, ... (`validate_every`) of the whole training and after its last step. The
+    authors' code validates after batches 1, 5, 9, ... of every epoch, so an epoch's last mask is tried only where that
+    falls on it; its first validation, one step of 0.1 from ones, can select no head.
     """
     with model.session():
         trainer, untouched = (
@@ -75,15 +80,18 @@ def trained_masks(
 
 State = dict[str, Tensor]
 """A training that has gone on for some steps: its "mask" [head], Adam's "average" and "square" of the gradients [head],
-the "step" [] it is at, and the rounded "masks" [validation, head] so far."""
+the "step" [] it is at, the rounded "masks" [validation, head] so far, and of each step its mask and gradient: "course"
+and "gradients" [step, head]."""
+COURSE = ("course", "gradients")
 
 
 def initial_state(group: HeadGroup) -> State:
     """A training before its first step."""
     size = len(group.heads)
     moments = {name: torch.zeros(size, dtype=torch.float64) for name in ("average", "square")}
-    mask, masks = torch.ones(size, dtype=torch.float64), torch.empty(0, size)
-    return {"mask": mask, "step": torch.tensor(0), "masks": masks} | moments
+    mask, nothing_yet = torch.ones(size, dtype=torch.float64), torch.empty(0, size)
+    steps = dict.fromkeys(("masks", *COURSE), nothing_yet)
+    return {"mask": mask, "step": torch.tensor(0)} | steps | moments
 
 
 def resume_training(
@@ -164,18 +172,22 @@ class _Trainer:
         if made:
             average, square = (state[name].to(model.device, wide).clone() for name in ("average", "square"))
             optimizer.state[mask] = {"step": torch.tensor(float(made)), "exp_avg": average, "exp_avg_sq": square}
-        masks = [one.to(model.device, wide) for one in state["masks"]]
+        rows = {name: [one.to(model.device, wide) for one in state[name]] for name in ("masks", *COURSE)}
         for step in range(made, until):
             if step and step % training.validate_every == 0:
-                masks.append(mask.detach().clamp(0, 1).round())
+                rows["masks"].append(mask.detach().clamp(0, 1).round())
             with torch.no_grad():
                 mask.clamp_(0, 1)
             batch = self._prepare_batches(step % len(self.pairs))[index]
-            mask.grad = -training.sparsity - mask_gradient(model, group, batch, mask, self.chunks)
+            slope = mask_gradient(model, group, batch, mask, self.chunks)
+            mask.grad = -training.sparsity - slope
             optimizer.step()
+            rows["course"].append(mask.detach().clamp(0, 1))
+            rows["gradients"].append(slope)
         moments = optimizer.state[mask]
         ended = {"mask": mask, "average": moments["exp_avg"], "square": moments["exp_avg_sq"]}
-        ended |= {"step": torch.tensor(until), "masks": torch.stack(masks) if masks else state["masks"]}
+        ended |= {"step": torch.tensor(until)}
+        ended |= {name: torch.stack(some) if some else state[name] for name, some in rows.items()}
         return {name: tensor.detach().cpu() for name, tensor in ended.items()}
 
     def _prepare_batches(self, index: int) -> list[Prepared]:
@@ -226,10 +238,11 @@ def _select_masks(
             found = masked_readout(model, group, batch, tried[i][0], chunks)
             right[i] += is_right(found.predicted, pair.right).double().where(found.logit.isfinite(), torch.nan).sum(-1)
     count, outcomes = sum(len(pair.answer) for pair in validation), []
-    for found, (_, which), correct in zip(masks, tried, right, strict=True):
+    for state, found, (_, which), correct in zip(states, masks, tried, right, strict=True):
         accuracies = (correct / count)[which].cpu()
         best = _best(found, accuracies)
         outcome = {"mask": found[best].clone(), "masks": found, "accuracies": accuracies}
+        outcome |= {name: state[name] for name in COURSE}
         outcomes.append(outcome | {"autograd": torch.tensor(model.gradients)})
     return outcomes
 

@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from descriptions import JOB_ERROR, STATUS
-from hosted import Order
-from processes import Process
+from worker import Order, main
+
+PRELOADED = ["nnsight", "peft", "transformers.models.llama.modeling_llama", "zstandard"]
+
+
+class Process:
+    """The process with the models: forked from one that has imported what it needs, started again after it was killed.
+
+    The server itself imports neither torch nor nnsight.
+    """
+
+    def __init__(self, folders: Mapping[str, str], absent: str, target: Callable[..., None] = main) -> None:
+        self.folders, self.absent, self.target = dict(folders), absent, target
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+        self.process = None
+
+    def start(self) -> None:
+        """Start it, with no model loaded."""
+        self.loaded: dict[str, dict[str, Any]] = {}
+        self.pipe, its = self.context.Pipe()
+        self.process = self.context.Process(target=self.target, args=(its, self.folders, self.absent), daemon=True)
+        self.process.start()
+        its.close()
+
+    def end(self) -> None:
+        """Kill it, if it runs."""
+        if self.process is None:
+            return
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    async def ask(self, *order: Any) -> tuple:
+        """Its next message, after an order if one is given; EOFError when it died."""
+        if order:
+            self.pipe.send(order)
+        return await asyncio.to_thread(self.pipe.recv)
+
 
 Frame = dict[str, Any]
 

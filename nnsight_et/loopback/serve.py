@@ -26,8 +26,7 @@ def main() -> None:
     """Serve until stopped."""
     # not at the top: the job process imports this file too, and needs none of it
     from application import Endpoints, run
-    from dispatch import Dispatcher
-    from processes import Process
+    from dispatch import Dispatcher, Process
     from starlette.applications import Starlette
 
     chosen = options().parse_args()

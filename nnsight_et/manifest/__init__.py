@@ -1,6 +1,5 @@
 """Manifests: YAML text -> Manifest. document.py reads the text, schema.py and methods/ say what it may hold."""
 
-from nnsight_et.manifest.built_in_tasks import GreaterThanTask, IOITask
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.load import load, parse
 from nnsight_et.manifest.methods.activation_patching import ActivationPatching
@@ -14,9 +13,9 @@ from nnsight_et.manifest.methods.faithfulness import Faithfulness
 from nnsight_et.manifest.methods.knockout import Edge, Knockout
 from nnsight_et.manifest.methods.minimality import Minimality
 from nnsight_et.manifest.methods.path_patching import PathPatching, Stage
-from nnsight_et.manifest.own_pairs import PairsFile, PairsTask
 from nnsight_et.manifest.own_task import MadeTask, PythonTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest, OwnModel, TaskData
+from nnsight_et.manifest.tasks import GreaterThanTask, IOITask, PairsFile, PairsTask
 
 __all__ = [
     "CMAP",

@@ -7,7 +7,6 @@ from graphlib import CycleError, TopologicalSorter
 
 from nnsight_et.circuits import published
 from nnsight_et.core.errors import accepted_names
-from nnsight_et.manifest.built_in_tasks import IOITask
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import METHODS, Experiment
 from nnsight_et.manifest.methods.cmap import CMAP
@@ -16,6 +15,7 @@ from nnsight_et.manifest.methods.knockout import Knockout
 from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.own_task import UnusableTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
+from nnsight_et.manifest.tasks import IOITask
 from nnsight_et.manifest.written import ValidationContext, is_shipped
 from nnsight_et.models.named import KNOWN_MODELS
 
@@ -39,11 +39,6 @@ def problems(manifest: Manifest) -> Iterator[Problem]:
         for path, model in experiment.model_names.items():
             yield from _model_problems(manifest, ("experiments", name, *path), model)
     yield from _cycles(manifest)
-
-
-def looks_like_place(model: str) -> bool:
-    """Whether a model's name is a folder or a hub id rather than a name from a list."""
-    return "/" in model
 
 
 def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> ValidationContext:
@@ -143,7 +138,7 @@ def _words_problems(key: str, words: tuple[str, ...]) -> Iterator[Problem]:
 
 def _model_problems(manifest: Manifest, path: KeyPath, model: str) -> Iterator[Problem]:
     names = (*manifest.models, *(name for name in KNOWN_MODELS if name not in manifest.models))
-    if model not in names and not looks_like_place(model):
+    if model not in names and "/" not in model:  # a folder or a hub id has one
         yield Problem(
             path, f"no model named {model!a}; {accepted_names(model, names)}, a folder with a / in it, or a hub id"
         )

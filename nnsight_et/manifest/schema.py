@@ -1,21 +1,20 @@
-"""The manifest as a whole: one run of several experiments on one task."""
+"""The manifest as a whole: one run of several experiments on one task; as a JSON Schema too, for editors."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from string import ascii_uppercase
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
-from nnsight_et.manifest.built_in_tasks import GreaterThanTask, IOITask
 from nnsight_et.manifest.document import KeyPath, dotted_path
 from nnsight_et.manifest.experiments import Experiment
-from nnsight_et.manifest.own_pairs import PairsFile, PairsTask, read_pairs_file
 from nnsight_et.manifest.own_task import MadeTask, PythonTask, make_task
-from nnsight_et.manifest.written import Count, Name, SpecModel
+from nnsight_et.manifest.tasks import BoxesTask, GreaterThanTask, IOITask, PairsFile, PairsTask, read_pairs_file
+from nnsight_et.manifest.written import Name, SpecModel
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 PROBED = 40
@@ -50,35 +49,6 @@ class OwnModel(SpecModel):
     """The file in `path` that has the weights, where that is a GGUF file: model-Q4_K_M.gguf. Read as plain numbers."""
     bos: Literal["add", "none"] | None = None
     """`add`: every text begins with the BOS, once; `none`: without it. Absent: as the tokenizer does it."""
-
-
-class BoxesTask(SpecModel):
-    """The paper's entity tracking task: which object is in the box that is asked for (§3)."""
-
-    all_positions: ClassVar[tuple[str, ...]] = ("correct_object", "previous_query_label", "query_label", "last")
-
-    kind: Literal["boxes"] = "boxes"
-    boxes: Count = 7
-    """How many boxes a prompt has: 2 to 12."""
-    objects: tuple[str, ...] | None = None
-    """Your own objects, each a single token of the model's tokenizer; the paper's when absent."""
-
-    @field_validator("boxes")
-    @classmethod
-    def enough_letters(cls, boxes: int) -> int:
-        """A base and a source need a letter per box each, and one more is asked for."""
-        if not 2 <= boxes <= 12:
-            need = {"need": 2 * boxes + 1, "boxes": boxes, "letters": len(ascii_uppercase)}
-            text = "{boxes} boxes need {need} letters and there are {letters}; accepted: 2 to 12"
-            if boxes < 2:
-                text = "{boxes} box leaves nothing to track; accepted: 2 to 12"
-            raise PydanticCustomError("boxes", text, need)
-        return boxes
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What is computed on, as plain data."""
-        return self.model_dump(mode="json")
 
 
 AnyTask = BoxesTask | PairsTask | IOITask | GreaterThanTask | PythonTask
@@ -148,16 +118,10 @@ class Manifest(SpecModel):
         """Where relative paths in the manifest start."""
         return self._folder
 
-    def in_folder(self, folder: Path) -> Manifest:
-        """The same manifest with relative paths that start in `folder`."""
+    def in_folder(self, folder: Path, places: dict[KeyPath, str] | None = None) -> Manifest:
+        """The same manifest with relative paths that start in `folder`; `places`: where its parts are written."""
         moved = self.model_copy()
-        moved._folder, moved._made = folder, None
-        return moved
-
-    def with_places(self, places: dict[KeyPath, str]) -> Manifest:
-        """The same manifest, which knows where its parts are written."""
-        moved = self.model_copy()
-        moved._places = places
+        moved._folder, moved._made, moved._places = folder, None, places or self._places
         return moved
 
     def place(self, *path: str | int) -> str:
@@ -217,3 +181,28 @@ class Manifest(SpecModel):
         """
         experiments = {name: experiment.with_limit(examples) for name, experiment in self.experiments.items()}
         return self.model_copy(update={"experiments": experiments})
+
+
+FILE = "manifest.schema.json"
+MODELINE = f"# yaml-language-server: $schema={FILE}"
+"""A manifest's first line: editors with a YAML language server read the schema beside the manifest."""
+TITLE = "nnsight_et manifest"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a manifest. It knows types and names, not what experiments need of each other."""
+    schema = Manifest.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": TITLE}
+
+
+def schema_text() -> str:
+    """The schema as the text of a file."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def is_schema(text: str) -> bool:
+    """Whether the text is a schema this or an earlier version has written."""
+    try:
+        return json.loads(text)["title"] == TITLE
+    except (ValueError, KeyError, TypeError):
+        return False

@@ -15,7 +15,7 @@ from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest.document import KeyPath, read
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.schema import Manifest
-from nnsight_et.manifest.studies import stages_of
+from nnsight_et.manifest.template import stages_of
 from nnsight_et.manifest.written import SHIPPED, is_file, is_shipped
 
 STAGE = "{group: a, into: logits, at: last, keep: 8}"

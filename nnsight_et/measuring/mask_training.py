@@ -12,7 +12,7 @@ from torch import Tensor
 from nnsight_et.core.batch import Example, Pair
 from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
-from nnsight_et.interventions.dcm import Training, trained_masks
+from nnsight_et.interventions.dcm import COURSE, Training, trained_masks
 from nnsight_et.manifest import DCM
 from nnsight_et.measuring.checks import training_check
 from nnsight_et.measuring.context import RunContext
@@ -59,7 +59,7 @@ def train_masks(
             for check in one.checks:
                 check.verify([next(results) for _ in check.calls])
             for group, mask in zip(missing, found, strict=True):
-                one.cells[group] = context.cells.keep(_key(one.keys[group], gradient_of(mask)), mask)
+                one.cells[group] = _keep_training(context, one.keys[group], mask)
         yield name, [cell for cell in one.cells.values() if cell is not None], len(groups) - len(missing)
 
 
@@ -99,10 +99,26 @@ def _key(key: str, gradient: str) -> str:
     return key if gradient == AUTOGRAD else digest([key, gradient])
 
 
+def _course_key(key: str) -> str:
+    return digest([key, "course"])
+
+
+def _keep_training(context: RunContext, key: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The training, now in the store: what it chose in one cell, how it went in another."""
+    key = _key(key, gradient_of(found))
+    context.cells.keep(_course_key(key), {name: found[name] for name in COURSE})
+    context.cells.keep(key, {name: tensor for name, tensor in found.items() if name not in COURSE})
+    return found
+
+
 def _read_training(context: RunContext, key: str) -> dict[str, Tensor] | None:
     """A training by autograd; for work on a server also one by finite differences."""
-    found = context.cells.find(key)
-    return context.cells.find(_key(key, DIFFERENCES)) if found is None and context.models.on_server else found
+    for gradient in (AUTOGRAD, DIFFERENCES) if context.models.on_server else (AUTOGRAD,):
+        own = _key(key, gradient)
+        found, course = context.cells.find(own), context.cells.find(_course_key(own))
+        if found is not None and course is not None:  # stores of earlier versions lack the course
+            return found | course
+    return None
 
 
 def _batches(context: RunContext, job: Job[DCM], examples: list[Example], size: int) -> Iterator[Pair]:

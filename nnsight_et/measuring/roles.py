@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nnsight_et.circuits import published
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import TaskError, accepted_names
-from nnsight_et.tasks.desiderata_variants import VARIANTS
+from nnsight_et.tasks.desiderata import VARIANTS
 
 
 @dataclass(frozen=True)

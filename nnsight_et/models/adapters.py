@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from nnsight_et.core.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapter_kinds import CONFIG, objection, read_settings
-from nnsight_et.models.failures import LOADING_ERRORS, Reading
+from nnsight_et.models.failures import LOADING_ERRORS, reading_files
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -106,7 +106,7 @@ def _config(folder: Path, name: str) -> PeftConfig:
         accept = "a version of peft that knows it; or the file without it, if it changes nothing"
         raise UnsupportedModel(f"{name}: {found}; accepted: {accept}")
     said = f"{name}: {folder / CONFIG} is not what peft {peft.__version__} reads"
-    with Reading(lambda reason: f"{said} ({reason}); accepted: {FIT}"):
+    with reading_files(lambda reason: f"{said} ({reason}); accepted: {FIT}"):
         config = PeftConfig.from_peft_type(**{key: value for key, value in settings.items() if key in known})
     config.inference_mode = True
     return config
@@ -117,7 +117,7 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
     if not has_weights(folder):
         raise UnsupportedModel(f"{name}: no weights of an adapter in {folder}; accepted: {' or '.join(WEIGHTS)}")
     said = f"{name}: the weights of its adapter in {folder} cannot be read"
-    with Reading(lambda reason: f"{said} ({reason}); accepted: tensors by name"), warnings.catch_warnings():
+    with reading_files(lambda reason: f"{said} ({reason}); accepted: tensors by name"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of what it then refuses
         weights: Any = load_peft_weights(str(folder), device="cpu")
     if not isinstance(weights, Mapping) or not all(isinstance(one, Tensor) for one in weights.values()):

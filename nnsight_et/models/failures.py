@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pickle import PickleError
 from re import error as RegexError
-from types import TracebackType
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -36,24 +36,20 @@ LONGEST = 300
 FOREIGN = "a .bin file holds more than tensors, or is damaged; such objects are never loaded"
 
 
-class Reading:
+@contextmanager
+def reading_files(message: Callable[[str], str], first: Callable[[], None] | None = None) -> Iterator[None]:
     """A block in which only libraries read a model's files: what they raise becomes UnsupportedModel.
 
     `message` is given the reason in one line. `first` is called before: it may raise one that says more.
     """
-
-    def __init__(self, message: Callable[[str], str], first: Callable[[], None] | None = None) -> None:
-        self.message, self.first = message, first
-
-    def __enter__(self) -> None:
-        """Nothing is to be prepared."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Raise UnsupportedModel in place of what the libraries raise; anything else passes."""
-        if error is not None and is_loading_error(error):
-            if self.first:
-                self.first()
-            raise UnsupportedModel(self.message(first_line(error))) from error
+    try:
+        yield
+    except BaseException as error:
+        if not is_loading_error(error):
+            raise
+        if first:
+            first()
+        raise UnsupportedModel(message(first_line(error))) from error
 
 
 def is_loading_error(error: BaseException) -> bool:

@@ -123,7 +123,7 @@ def _download_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
     digest = blake2b(digest_size=16)
     _add(digest, name, [file])
     _add(digest, name, _matching(adapter, FILES) if adapter else ())
-    _add(digest, name, _tokenizing(tokenizer) if tokenizer.is_dir() else ())
+    _add(digest, name, _matching(tokenizer, DESCRIBING) | _vocabulary(tokenizer) if tokenizer.is_dir() else ())
     return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file, spec.bos)
 
 
@@ -171,10 +171,6 @@ def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:
 def _vocabulary(folder: Path) -> set[Path]:
     """The files a tokenizer is made from, where there is no tokenizer.json."""
     return set() if (folder / "tokenizer.json").is_file() else _matching(folder, VOCABULARIES)
-
-
-def _tokenizing(folder: Path) -> set[Path]:
-    return _matching(folder, DESCRIBING) | _vocabulary(folder)
 
 
 def _indexed_files(folder: Path) -> set[Path]:

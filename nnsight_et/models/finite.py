@@ -27,15 +27,14 @@ def check_numbers(model: Model, found: Mapping[str, Tensor], given: Iterable[Pro
     given: the runs it is of. A prompt with NaN or +inf among its logits has no probabilities. Logits of other tokens
     may be -inf, as those of words a vocabulary only has room for; and the value of a metric may not exist.
     """
-    wrong = [name for name, tensor in found.items() if name not in VALUES and not are_finite(tensor)]
+    numbers = {name: tensor for name, tensor in found.items() if name not in VALUES and tensor.is_floating_point()}
+    wrong = [name for name, tensor in numbers.items() if not tensor.isfinite().all()]
     if not wrong:
         return dict(found)
+    runs = (run for one in given for run in ((one.base, one.source) if isinstance(one, Pair) else (one,)))
+    places = (find_nonfinite(model, run) for run in runs)
+    where = next(filter(None, places), f"{wrong[0]} is NaN or infinite, and nothing in the plain runs is")
     dtype = str(model.dtype).removeprefix("torch.")
-    for run in _runs(given):
-        place = find_nonfinite(model, run)
-        if place:
-            raise ExperimentError(f"{model.name} in {dtype}: {place}; accepted: {accepted_dtypes(model.dtype)}")
-    where = f"{wrong[0]} is NaN or infinite, and nothing in the plain runs is"
     raise ExperimentError(f"{model.name} in {dtype}: {where}; accepted: {accepted_dtypes(model.dtype)}")
 
 
@@ -50,11 +49,6 @@ def try_prompt(model: Model, tokens: Sequence[int]) -> None:
         raise UnsupportedModel(
             f"{model.name}: in {dtype} a prompt gives {place}; accepted: {accepted_dtypes(model.dtype)}"
         )
-
-
-def are_finite(tensor: Tensor) -> bool:
-    """Whether all its numbers are numbers."""
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def accepted_dtypes(dtype: torch.dtype) -> str:
@@ -109,8 +103,3 @@ def _nonfinite_sites(model: Model, run: PromptBatch) -> Tensor:
         read[row, last] = ~(logits.isnan() | logits.isposinf()).any(-1)
         lost.append(read)
     return ~torch.stack(lost)
-
-
-def _runs(given: Iterable[PromptBatch | Pair]) -> Iterable[PromptBatch]:
-    for one in given:
-        yield from (one.base, one.source) if isinstance(one, Pair) else (one,)

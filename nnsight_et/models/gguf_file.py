@@ -18,7 +18,7 @@ from tokenizers import processors
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.failures import Reading
+from nnsight_et.models.failures import reading_files
 
 ROPE = "rope_freqs.weight"  # what llama.cpp divides the frequencies by: transformers 5.22 does not read it
 RULER = 1e-6  # relative: GGUF has single precision
@@ -41,12 +41,6 @@ class Header:
         """GGUF's name for it, which all its sizes begin with."""
         return str(self.values.get("general.architecture", ""))
 
-    @property
-    def adds_bos(self) -> bool | None:
-        """Whether a text begins with the beginning-of-text token; None where the file does not say."""
-        value = self.values.get("tokenizer.ggml.add_bos_token")
-        return None if value is None else bool(value)
-
 
 def check_package(name: str) -> None:
     """Raise UnsupportedModel if the package that reads GGUF files is not installed."""
@@ -59,7 +53,7 @@ def check_package(name: str) -> None:
 def header(name: str, path: Path) -> Header:
     """What the file says; UnsupportedModel if it is none, one of several parts, or the package for it is missing."""
     check_package(name)
-    with Reading(lambda reason: f"{name}: {path} cannot be read ({reason}); accepted: a whole GGUF file"):
+    with reading_files(lambda reason: f"{name}: {path} cannot be read ({reason}); accepted: a whole GGUF file"):
         status = path.stat()
         read = _header(path, status.st_mtime_ns, status.st_size)
     if int(read.values.get("split.count", 0)) > 1:
@@ -198,7 +192,7 @@ def tokenizer_in(path: Path) -> PreTrainedTokenizerBase:
     transformers 5.22 does not read what it says, so Gemma's lost theirs; 5.24 does.
     """
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-    adds, bos = header(path.name, path).adds_bos, tokenizer.bos_token_id
+    adds, bos = header(path.name, path).values.get("tokenizer.ggml.add_bos_token"), tokenizer.bos_token_id
     begins = bos is not None and tokenizer("")["input_ids"][:1] == [bos]
     if adds is None or bos is None or adds == begins:
         return tokenizer

@@ -24,7 +24,7 @@ from nnsight_et.core.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapter_kinds import check_served
 from nnsight_et.models.adapters import attach_adapter, check_fit, has_adapter
 from nnsight_et.models.bos import set_bos
-from nnsight_et.models.failures import Reading
+from nnsight_et.models.failures import reading_files
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
 from nnsight_et.models.finite import accepted_dtypes, try_prompt
@@ -41,7 +41,7 @@ SENTENCE = "When Mary and John went to the store, John gave a drink to Mary."
 def configuration(files: Files) -> PretrainedConfig:
     """The model's configuration, from config.json or its GGUF file; UnsupportedModel if it cannot be read."""
     place = files.gguf or files.weights / "config.json"
-    with Reading(
+    with reading_files(
         lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: what describes a model",
         lambda: None if files.gguf else check_no_code(files.name, files.weights, "config.json"),
     ):
@@ -63,7 +63,7 @@ def shape_of(files: Files) -> Shape:
 def shape_from(config: PretrainedConfig, name: str) -> Shape:
     """The sizes in a configuration; UnsupportedModel if its architecture is not known."""
     parts = architecture(config, name)
-    with Reading(lambda reason: f"{name}: the sizes in its config.json are none ({reason}); accepted: numbers"):
+    with reading_files(lambda reason: f"{name}: the sizes in its config.json are none ({reason}); accepted: numbers"):
         shape = parts.shape(config.get_text_config())
     sizes = (shape.n_layers, shape.n_heads, shape.d_model, shape.vocabulary)
     if min(sizes) < 1:
@@ -88,7 +88,9 @@ def outline(files: Files) -> PreTrainedModel:
     """The model's modules without numbers in them; UnsupportedModel if its configuration describes none."""
     config = configuration(files)
     with (
-        Reading(lambda reason: f"{files.name}: its config.json describes no model ({reason}); accepted: one that does"),
+        reading_files(
+            lambda reason: f"{files.name}: its config.json describes no model ({reason}); accepted: one that does"
+        ),
         torch.device("meta"),
     ):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -99,7 +101,7 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
 
     Models whose tokenizer is in one folder, and begins texts alike, share it.
     """
-    with Reading(
+    with reading_files(
         lambda reason: (
             f"{files.name}: no tokenizer in {files.tokenizer} that can be read ({reason}); accepted: tokenizer.json"
         ),
@@ -146,7 +148,7 @@ def load_model(files: Files, dtype: str = "float32", device: str = "cpu", attent
     else:
         more["return_dict"] = True  # an old config.json may deny it, and modules of transformers 5 rely on it
     with (
-        Reading(
+        reading_files(
             lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
             lambda: _check_generation(files),
         ),
@@ -199,7 +201,9 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
         check_fit(outline(files), files.adapter, files.name)
     _prepare(files, attention)
     with (
-        Reading(lambda reason: f"{files.name}: its parts cannot be laid out ({reason}); accepted: files of one model"),
+        reading_files(
+            lambda reason: f"{files.name}: its parts cannot be laid out ({reason}); accepted: files of one model"
+        ),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # peft 0.21 warns of what merging an adapter would do
@@ -226,14 +230,18 @@ def wrap_model(nn: TransformersModel, name: str) -> Model:
     _check_runs(model, name)
     if model.dtype == torch.float16:  # whose largest number real models pass
         try_prompt(model, nn.tokenizer(SENTENCE).input_ids)
-    check_parts(model, name)
+    with model.session():
+        worst = nnsight.save(part_gaps(model).max().double().cpu())
+    check_gap(worst.item(), model.dtype, name)
     return model
 
 
 def _check_runs(model: Model, name: str) -> None:
     """Raise UnsupportedModel if transformers itself cannot run two tokens through the model."""
     with (
-        Reading(lambda reason: f"{name}: it cannot be run ({reason}); accepted: a model that transformers itself runs"),
+        reading_files(
+            lambda reason: f"{name}: it cannot be run ({reason}); accepted: a model that transformers itself runs"
+        ),
         torch.no_grad(),
     ):
         model.nn._module(input_ids=_two_tokens(model), use_cache=False)
@@ -255,13 +263,6 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
         dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()), parallel=shape.parallel,
         name=name,
     )  # fmt: skip
-
-
-def check_parts(model: Model, name: str) -> None:
-    """Run two tokens; UnsupportedModel unless heads' writes sum to the attention output and residuals add up."""
-    with model.session():
-        worst = nnsight.save(part_gaps(model).max().double().cpu())
-    check_gap(worst.item(), model.dtype, name)
 
 
 def check_gap(worst: float, dtype: torch.dtype, name: str) -> None:

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from nnsight_et.core.circuit import Via
-from nnsight_et.models.architecture import Architecture
+from nnsight_et.models.families import Architecture
 
 PROBES = 8  # of how large the terms of a sum are
 VIAS: tuple[Via, ...] = ("query", "key", "value")  # in the order of a forward pass

@@ -1,23 +1,48 @@
-"""The NDIF protocol over HTTP: send a job, ask after it, fetch its result. The key is in no message and no file."""
+"""The NDIF protocol over HTTP: send a job, ask after it, fetch its result. The key is in no message and no file.
+
+Address and key are nnsight's own settings, unless they are given.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 import zipfile
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import httpx
 import zstandard
-from nnsight.schema.config import CONFIG
+from nnsight.schema.config import CONFIG, ApiConfig
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel
 from pydantic import ValidationError
 
 from nnsight_et.remote.failures import JobLost, Rejected, Retryable, failure_from_status
+
+VARIABLES = {"HOST": "NDIF_HOST", "APIKEY": "NDIF_API_KEY"}
+
+
+def origin(setting: Literal["HOST", "APIKEY"]) -> str:
+    """What sets the server's address or the key: a variable, nnsight's file, its default; "" if there is no key."""
+    value, variable = getattr(CONFIG.API, setting), VARIABLES[setting]
+    if not value:
+        return ""
+    if os.environ.get(variable) == value:
+        return variable
+    return "nnsight's default" if value == ApiConfig.model_fields[setting].default else str(configuration())
+
+
+def configuration() -> Path:
+    """nnsight's configuration file, whether or not it is there."""
+    own = os.environ.get("NNSIGHT_CONFIG")
+    folder = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser()
+    return Path(own).expanduser() if own else folder / "nnsight" / "config.yaml"
+
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 120.0
 HIDDEN, SAID = "***", 2000  # in place of the key; and how much of a server's words is repeated

@@ -208,14 +208,11 @@ def _members(heads: Sequence[ValueChange]) -> Iterator[Members]:
         if change.one.metric.startswith(SELECTING):
             groups.setdefault((change.experiment, change.one.group, change.one.desideratum), []).append(change)
     for place, changes in groups.items():
-        kept = [{change.one.head for change in changes if _keeps(getattr(change, side))} for side in "ab"]
+        in_a = {change.one.head for change in changes if change.a and change.a.kept}
+        in_b = {change.one.head for change in changes if change.b and change.b.kept}
         order = [change.one.head for change in changes]
-        both, only_a, only_b = kept[0] & kept[1], kept[0] - kept[1], kept[1] - kept[0]
-        yield Members(*place, *(tuple(head for head in order if head in some) for some in (both, only_a, only_b)))
-
-
-def _keeps(one: TidyRow | None) -> bool:
-    return one is not None and bool(one.kept)
+        sets = (in_a & in_b, in_a - in_b, in_b - in_a)
+        yield Members(*place, *(tuple(head for head in order if head in some) for some in sets))
 
 
 def _has_value(value: float | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -65,21 +65,12 @@ def _only(found: Difference) -> Table:
 
 
 def _changes(found: Difference) -> Table:
-    rows = tuple(
-        (
-            change.part,
-            change.key,
-            change.a or ABSENT,
-            change.b or ABSENT,
-            _experiment_names(change.experiments, found.compared),
-        )
-        for change in found.changes
-    )
-    return Table("how they were made", ("what", "key", "A", "B", "experiments"), rows)
-
-
-def _experiment_names(names: Sequence[str], compared: Sequence[str]) -> str:
-    return f"all {len(names)}" if len(names) == len(compared) > 1 else ", ".join(names)
+    rows = []
+    for change in found.changes:
+        every = len(change.experiments) == len(found.compared) > 1
+        names = f"all {len(found.compared)}" if every else ", ".join(change.experiments)
+        rows.append((change.part, change.key, change.a or ABSENT, change.b or ABSENT, names))
+    return Table("how they were made", ("what", "key", "A", "B", "experiments"), tuple(rows))
 
 
 def _metrics(found: Difference) -> Table:

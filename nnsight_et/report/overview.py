@@ -15,10 +15,13 @@ from nnsight_et.planning.plan import Job, Plan, senders
 
 def models_table() -> Table:
     """The models with a name of their own."""
-    rows = tuple((name, *_sizes(named), _origin(named), named.description) for name, named in KNOWN_MODELS.items())
+    rows = []
+    for name, named in KNOWN_MODELS.items():
+        sizes = (named.shape.n_layers, named.shape.n_heads, named.shape.d_model)
+        rows.append((name, *map(str, sizes), _origin(named), named.description))
     columns = ("name", "layers", "heads", "d_model", "from", "what it is")
     note = "Other models: a folder, a hub id, or an entry under models: in a manifest."
-    return Table("models known by name", columns, rows, frozenset(columns[1:4]), note)
+    return Table("models known by name", columns, tuple(rows), frozenset(columns[1:4]), note)
 
 
 def plan_table(
@@ -97,11 +100,6 @@ def _work(job: Job, shapes: Mapping[str, Shape]) -> str:
     if isinstance(spec, Faithfulness):
         return f"{models}, {quantity(spec.random_circuits, 'random circuit')} each"
     return models if job.models else "no model"
-
-
-def _sizes(named: NamedModel) -> tuple[str, str, str]:
-    shape = named.shape
-    return str(shape.n_layers), str(shape.n_heads), str(shape.d_model)
 
 
 def _origin(named: NamedModel) -> str:

@@ -37,13 +37,30 @@ def import_circuit(
 ) -> ImportedCircuit:
     """The circuit in a file; or, with `keep`, of the heads with the most negative scores in one matrix or several.
 
-    A circuit: .json, ours or lists of [layer, head] as the paper's authors store them, or an experiment's folder.
-    Scores [layer, head]: .npy, .csv, .pt, .safetensors, or a folder of path_patching. `group` names the groups, `at`
-    their positions and `keep` how many heads each keeps, in the order of the matrices; one position or number is for
-    all. Files and groups with the authors' names need neither name nor position. `largest` keeps the largest scores.
-
     A head whose score is 0 is never kept; one that a later group keeps at the same position leaves the earlier one
-    (§4.1). ManifestError or TaskError naming the file or the option that does not fit.
+    (§4.1).
+
+    Args:
+        files: A circuit: .json, ours or lists of [layer, head] as the paper's authors store them, or an experiment's
+            folder. Or scores [layer, head]: .npy, .csv, .pt, .safetensors, or the folder of a path_patching result.
+        group: Names of the groups, in the order of the matrices; files with the authors' names need none.
+        at: Their positions; one is for all.
+        keep: How many heads each keeps; one number is for all.
+        largest: Keep the largest scores.
+
+    Returns:
+        An ImportedCircuit: `.circuit`, and `.notes` on what it was read as, moved heads and ties.
+
+    Raises:
+        ManifestError, TaskError: A file or an option does not fit; it is named.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy
+        >>> with TemporaryDirectory() as folder:
+        ...     numpy.save(f"{folder}/movers.npy", [[-0.1, 0.4], [0.2, -0.9]])
+        ...     import_circuit(f"{folder}/movers.npy", at="last", keep=1).circuit.groups
+        (HeadGroup(name='movers', at='last', heads=(L1H1,)),)
     """
     paths, names, places, numbers = _paths(files), _as_tuple(group), _as_tuple(at), _numbers(keep)
     if not paths:

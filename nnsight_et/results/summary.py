@@ -28,6 +28,15 @@ class ScoredToken(Record):
     """Its number in the vocabulary."""
 
 
+class Reason(Record):
+    """Why something in a result is empty, says nothing, or was decided by little."""
+
+    kind: str
+    """One word for it, for programs, such as gradient or ceiling."""
+    text: str
+    """What was found, with its numbers, and what can be done about it: whole sentences."""
+
+
 class Summary(Record):
     """Base of every method's summary: what any of them may say."""
 

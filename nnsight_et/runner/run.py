@@ -27,8 +27,7 @@ from nnsight_et.models.files import Files
 from nnsight_et.models.gguf_file import quantization_note
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, Plan, digest
-from nnsight_et.remote.backends import name_on_server, open_server
-from nnsight_et.remote.server import Remote, Server
+from nnsight_et.remote.server import Remote, Server, name_on_server, open_server
 from nnsight_et.results.headers import JobRecord, ModelRecord, ResultHeader, folder_of
 from nnsight_et.results.store import Result, Store, read_result, write_result
 from nnsight_et.results.summary import Summary

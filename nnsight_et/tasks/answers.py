@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.encoding import MarkedPair, encode, is_unknown
 from nnsight_et.tasks.joins import space_before
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MARKS = ("(", "/", "-", '"', "\n")
 """What a text can stand behind without a space, for its own tokens to be seen."""

@@ -11,14 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError, accepted_names, quantity
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded_prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 VERSION = 1  # of the generator: part of what a result was computed from
 LABELS = tuple(ascii_uppercase)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Prompt
 from nnsight_et.core.errors import TaskError
-
-if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
-
 
 SpecialTokens = Literal["tokenizer", "text"]
 SOME_TEXT = "the"  # what a tokenizer puts in front of it and behind, it puts there everywhere

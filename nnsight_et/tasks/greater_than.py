@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError
@@ -16,9 +17,6 @@ from nnsight_et.tasks.encoding import MarkedText, encode, encoded_prompt
 from nnsight_et.tasks.ioi import single_tokens
 from nnsight_et.tasks.marked import known_prompt
 from nnsight_et.tasks.splits import without_repeats
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 WHERE = "task greater_than"
 CENTURIES = tuple(range(11, 18))

@@ -10,16 +10,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded_prompt
 from nnsight_et.tasks.marked import known_prompt, marked_text
 from nnsight_et.tasks.splits import without_repeats
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Order = Literal["mixed", "ABBA", "BABA"]
 WHERE = "task ioi"

@@ -21,20 +21,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.tasks.answers import next_token
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, encode, encoded_prompt, is_unknown
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 KEYS = ("base", "source", "answer")
 FOIL, ALSO_RIGHT = "foil", "also_right"  # the keys that a pair need not have
 SPACE, SPECIAL = "space", "special_tokens"
 MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL)
+FORM = '{"base": "...", "source": "...", "answer": "..."}'
+LINES = f"one JSON object a line, texts under {', '.join(KEYS)}, as in {FORM}; with them, if wanted, {', '.join(MORE)}"
 YES_NO = {"yes": True, "no": False}
 WHO = ("tokenizer", "text")
 _OUTSIDE = re.compile(r"\{{4}|\}{4}|\{\{(?!\{)|\}\}")  # four braces are two of the text
@@ -138,14 +139,14 @@ def pairs_in(text: str, name: str, defaults: Mapping[str, str] | None = None) ->
     """The pairs in the text of a file called `name`, each with its line, name:1; TaskError naming one that is wrong."""
     lines = [(f"{name}:{number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
-        raise TaskError(f"{name}: no pairs; accepted: lines such as {_form()}")
+        raise TaskError(f"{name}: no pairs; accepted: lines such as {FORM}")
     pairs = []
     for where, line in lines:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
             found = _other_form(text, lines[0][1]) if not pairs else ""
-            raise TaskError(f"{where}: {found or f'not JSON ({error})'}; accepted: {_accepted_text()}") from None
+            raise TaskError(f"{where}: {found or f'not JSON ({error})'}; accepted: {LINES}") from None
         pairs.append((where, _pair_in(entry, where, defaults or {})))
     return pairs
 
@@ -204,22 +205,13 @@ def _mark(inside: str, place: str) -> tuple[str, str]:
 def _pair_in(entry: object, where: str, defaults: Mapping[str, str]) -> MarkedPair:
     if not isinstance(entry, dict) or not are_keys(entry) or not all(isinstance(entry[key], str) for key in KEYS):
         found = f"the keys {', '.join(map(repr, entry))}" if isinstance(entry, dict) else _content(entry)
-        raise TaskError(f"{where}: {found}; accepted: {_accepted_text()}")
+        raise TaskError(f"{where}: {found}; accepted: {LINES}")
     return pair_of({**defaults, **entry}, where)
 
 
 def are_keys(keys: Iterable[object]) -> bool:
     """Whether a pair can have just these keys."""
     return set(KEYS) <= set(keys) <= {*KEYS, *MORE}
-
-
-def _form() -> str:
-    return '{"base": "...", "source": "...", "answer": "..."}'
-
-
-def _accepted_text() -> str:
-    keys = f"texts under {', '.join(KEYS)}, as in {_form()}"
-    return f"one JSON object a line, {keys}; with them, if wanted, {', '.join(MORE)}"
 
 
 def known_prompt(

@@ -6,15 +6,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError, accepted_names, quantity
 from nnsight_et.tasks.encoding import MarkedPair
 from nnsight_et.tasks.marked import FOIL, encoded_pair, pairs_in
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PARTS = {"discovery": 0, "pruning": 0, "evaluation": 1, "ablation": 2}
 """Which third of the file each split draws from."""

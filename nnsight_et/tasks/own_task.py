@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError, accepted_names
@@ -24,9 +26,6 @@ from nnsight_et.tasks.answers import next_token
 from nnsight_et.tasks.encoding import check_ends
 from nnsight_et.tasks.marked import KEYS, SPACE, SPECIAL, encoded_pair, marked_pair, tokens_as
 from nnsight_et.tasks.splits import SPLITS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MORE = ("also_right", "foils")
 ENTRY = (*KEYS, *MORE, SPACE, SPECIAL)
@@ -52,33 +51,12 @@ class Task(Protocol):
         ...
 
 
-class TaskObject(Protocol):
-    """A task's object as a manifest has made it: what it gives is not checked, what it raises is told."""
-
-    @property
-    def kind(self) -> str:
-        """Its module and class."""
-        ...
-
-    @property
-    def positions(self) -> tuple[str, ...]:
-        """Its named positions, without `last`."""
-        ...
-
-    def examples(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Any]:
-        """What it gives for examples."""
-        ...
-
-    def available(self, seed: int, split: str) -> Any:
-        """How many it says there are; None if it does not say."""
-        ...
-
-
 @dataclass(frozen=True)
 class OwnTask:
     """A user's task; everything it gives is checked."""
 
-    given: TaskObject
+    given: Any
+    """What a manifest has made of it, a MadeTask: what that gives is not checked, what it raises is told."""
 
     @property
     def name(self) -> str:

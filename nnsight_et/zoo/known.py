@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.utils import logging
 
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
-from nnsight_et.zoo.known_roles import known_weights
 from nnsight_et.zoo.layout import CONSTANT, LAYOUT, SCALE, answer_directions, token_embeddings
 from nnsight_et.zoo.phases import D_HEAD
 from nnsight_et.zoo.plant import LAYER_0, N_HEADS, PlantedHead, blank_model, layers_of, write_weights
+from nnsight_et.zoo.roles import known_weights
 from nnsight_et.zoo.tokenizer import UNKNOWN, vocabulary, word_tokenizer
 
 DOUBT = 1.5
@@ -174,7 +172,7 @@ KNOWN = (POSITION, GROUPED, LABEL, CROWDED)
 def make_model(known: Known, seed: int, silenced: str | None = None) -> LlamaForCausalLM:
     """The model. With `silenced`, a group that does not know where to look: its heads' keys are 0."""
     model = blank_model(known.n_layers, D_MLP, known.n_kv_heads)
-    embeddings = cached_embeddings(seed)
+    embeddings = token_embeddings(seed)
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(embeddings)
         model.lm_head.weight.copy_(embeddings * answer_directions() * known.contrast / SCALE)
@@ -187,12 +185,6 @@ def make_model(known: Known, seed: int, silenced: str | None = None) -> LlamaFor
             shared = index * known.n_kv_heads // N_HEADS
             layers_of(model)[layer].self_attn.k_proj.weight[D_HEAD * shared : D_HEAD * (shared + 1)] = 0
     return model.eval()
-
-
-@lru_cache
-def cached_embeddings(seed: int) -> Tensor:
-    """token_embeddings: the slow part of making a model, and the same for all models of a seed."""
-    return token_embeddings(seed)
 
 
 def keep_busy(model: LlamaForCausalLM, seed: int) -> None:

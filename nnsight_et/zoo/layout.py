@@ -6,6 +6,7 @@ One large constant dimension keeps RMSNorm a nearly constant factor, so that wha
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -58,6 +59,7 @@ def codes(count: int, dims: int, seed: int) -> Tensor:
     return torch.nn.functional.normalize(found.detach(), dim=-1)
 
 
+@lru_cache  # the slow part of making a model, and the same for all models of a seed
 def token_embeddings(seed: int) -> Tensor:
     """[vocab, d_model]: the constant, then a token's kind and code."""
     words = vocabulary()

@@ -17,7 +17,7 @@ from nnsight_et.diagnostics.sizing import MINUTES, fit_study
 from nnsight_et.manifest import BoxesTask, load, parse
 from nnsight_et.manifest.document import read
 from nnsight_et.manifest.experiments import METHODS
-from nnsight_et.manifest.json_schema import MODELINE, json_schema, schema_text
+from nnsight_et.manifest.schema import MODELINE, json_schema, schema_text
 from nnsight_et.manifest.template import TWO_MODELS, InitOptions, render_manifest
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.planning.plan import plan

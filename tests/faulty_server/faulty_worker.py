@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hosted import Hosted, Order
-from processes import Process
-from worker import WorkerLoop
+from dispatch import Process
+from worker import Hosted, Order, WorkerLoop
 
 
 @dataclass
@@ -109,7 +108,7 @@ class SplitWorker(WorkerLoop):
 
 def work(pipe: Connection, folders: dict[str, str], absent: str) -> None:
     """Be the process with the models."""
-    from blocks import prepare
+    from worker import prepare
 
     prepare(absent)
     SplitWorker(pipe, DescribedHosted(folders)).serve()

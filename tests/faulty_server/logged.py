@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-import blocks
+import worker
 
 Say = Callable[[str], None]
 
@@ -44,5 +44,5 @@ def failure_apart(error: BaseException) -> str:
     """The text of an error of a block apart: from where its worker was started, with nnsight's frames."""
     frames = getattr(error, "__intervention_tb__", None)
     if frames is None:
-        return blocks.failure(error)
+        return worker.failure(error)
     return "".join(traceback.format_exception(type(error), error, frames))

@@ -11,15 +11,14 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
-from blocks import Unreadable, execute_block, own_sources, prepare, rebuilt
 from greenlet import getcurrent
-from hosted import Hosted
 from logged import failure_apart, log_prints
 from nnsight.intervention.barrier import Barrier
 from nnsight.intervention.envoy import Envoy
 from nnsight.intervention.interleaver import EarlyStopException, Event, Interleaver, Mediator, OutOfOrderError, Pending
 from nnsight.intervention.serialization import CustomCloudUnpickler, dumps, loads
 from nnsight.intervention.tracer import InterleavingTracer
+from worker import Hosted, Unreadable, execute_block, own_sources, prepare, rebuilt
 
 
 class _Wire:

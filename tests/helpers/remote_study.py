@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnsight_et.planning.plan import plan
-from nnsight_et.remote.job import RetryPolicy, Waiting
+from nnsight_et.remote.server import RetryPolicy, Waiting
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Progress, Remote, RunOptions, run

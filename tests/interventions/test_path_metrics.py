@@ -26,8 +26,8 @@ from nnsight_et.measuring.stage_scores import ranking, stage_scores
 from nnsight_et.methods.path_patching.experiment import stage_record
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import plan
+from nnsight_et.report.export import heads, metrics
 from nnsight_et.report.results import plates, tables
-from nnsight_et.report.tidy.tables import heads, metrics
 from nnsight_et.results.headers import metric_of
 from nnsight_et.results.study import Study
 from nnsight_et.tasks.answers import token_description

@@ -14,7 +14,7 @@ from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, masked_readout, prepare_batches, trained_masks
-from nnsight_et.methods.dcm.experiment import tied_sets
+from nnsight_et.methods.dcm.reasons import tied_sets
 from tests.helpers import plain_methods
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 
@@ -169,6 +169,11 @@ def test_training_is_that_of_plain_pytorch_step_by_step(model, at, rise):
     training = Training(sparsity=0.02, learning_rate=0.2, epochs=3, validate_every=2)
     found = trained(model, group, training, data[:3], data[3:])
     raw, rounded, accuracies = trained_by_hooks(model, group, training, data[:3], data[3:])
+    assert found["course"].shape == found["gradients"].shape == (9, len(group.heads))
+    torch.testing.assert_close(found["course"][[1, 3, 5, 7, 8]], torch.stack(raw), **CLOSE)
+    torch.testing.assert_close(
+        found["gradients"][0], slope(model, group, data[0], torch.ones(len(group.heads)).double())
+    )
     assert all(((mask - 0.5).abs() > 1e-6).all() for mask in raw)
     assert torch.equal(found["masks"], torch.stack(rounded))
     assert found["accuracies"].tolist() == pytest.approx(accuracies)
@@ -244,10 +249,10 @@ def test_among_masks_of_equal_accuracy_fewer_heads_win_then_the_earlier(model):
 
 def test_other_masks_that_did_just_as_well_are_named_once():
     masks = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 0, 1], [0, 0, 1], [1, 1, 0]]).float()
-    group = HeadGroup("a", "last", (Head(0, 1), Head(2, 0), Head(2, 3)))
+    heads = ["L0H1", "L2H0", "L2H3"]
     shares = torch.tensor([0.5, 0.75, 0.75, 0.75, 0.75, 0.25]).double()
-    assert tied_sets(group, {"masks": masks, "mask": masks[1], "accuracies": shares}) == [["L2H0"]]
-    assert tied_sets(group, {"masks": masks, "mask": masks[0], "accuracies": shares}) == []
+    assert tied_sets(heads, {"masks": masks, "mask": masks[1], "accuracies": shares}) == [["L2H0"]]
+    assert tied_sets(heads, {"masks": masks, "mask": masks[0], "accuracies": shares}) == []
 
 
 def test_a_better_mask_with_more_heads_beats_a_worse_one_with_fewer(model):

@@ -68,7 +68,7 @@ INTERVALS = {
     "table": ("full", "circuit", "faithfulness", "random_mean"),
     "pruned": ("before", "after", "contribution"),
     "complete": ("circuit", "model", "completeness"),
-    "masks": ("accuracy", "do_nothing"),
+    "masks": ("accuracy", "do_nothing", "floor", "ceiling"),
     "roles": ("mean", "do_nothing"),
     "across": ("accuracy",),
     "blind": ("accuracy",),

@@ -27,6 +27,9 @@ MASKS = {
     "a.object.mask": torch.tensor([1.0, 0.0]),
     "a.object.masks": torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]),
     "a.object.accuracies": torch.tensor([0.25, 0.5, 0.5]),
+    "object.answer": ANSWERS,
+    "object.floor.predicted": ONE_RIGHT,
+    "a.object.ceiling.predicted": TWO_RIGHT,
 }
 MASK = {
     "group": "a",
@@ -35,9 +38,15 @@ MASK = {
     "heads": 2,
     "accuracy": 0.5,
     "do_nothing": 0.25,
+    "validated": 0.5,
+    "floor": 0.25,
+    "ceiling": 0.5,
 }
 SUMMARIES: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
-    "path_patching": (PATHS, {"stages": [{"group": "a", "kept": [{"head": "L0H1"}, {"head": "L0H0"}]}]}),
+    "path_patching": (
+        PATHS,
+        {"circuit": CIRCUIT, "stages": [{"group": "a", "kept": [{"head": "L0H1"}, {"head": "L0H0"}]}]},
+    ),
     "faithfulness": (
         {"m.answer": ANSWERS, "m.model.predicted": TWO_RIGHT, "m.circuit.predicted": ONE_RIGHT[None]},
         {"rows": [{"model": "m", "full": 0.5, "circuit": 0.25, "faithfulness": 0.5}]},
@@ -45,11 +54,12 @@ SUMMARIES: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
     "minimality": (
         {"a.before_after": torch.tensor([[0.5, 0.4], [0.5, 0.5], [0.5, 0.0]])},
         {
+            "candidate": CIRCUIT,
             "heads": [
                 {"group": "a", "before": 0.5, "after": 0.4, "contribution": 0.25, "kept": True},
                 {"group": "a", "before": 0.5, "after": 0.5, "contribution": 0.0, "kept": False},
                 {"group": "a", "before": 0.5, "after": 0.0, "contribution": "infinite", "kept": True},
-            ]
+            ],
         },
     ),
     "completeness": (
@@ -91,6 +101,9 @@ CHANGES: list[tuple[str, list, Any]] = [
     ("completeness", ["rows", 0, "model"], 0.25),
     ("completeness", ["rows", 0, "completeness"], -0.25),
     ("dcm", ["rows", 0, "selected"], ["L0H1"]),
+    ("dcm", ["rows", 0, "validated"], 0.25),
+    ("dcm", ["rows", 0, "floor"], 0.5),
+    ("dcm", ["rows", 0, "ceiling"], 0.25),
     ("cmap", ["rows", 0, "accuracy"], 0.5),
     ("knockout", ["rows", 0, "accuracy", 1], 0.25),
 ]
@@ -153,9 +166,20 @@ def test_the_chosen_mask_is_one_that_was_tried_with_the_best_accuracy_and_the_fe
     assert audit_summary(job("dcm"), scores, summary) == inf
 
 
+def test_a_selection_without_heads_says_why():
+    scores, summary = copy.deepcopy(SUMMARIES["dcm"])
+    scores |= {"a.object.mask": torch.ones(2), "a.object.masks": torch.ones(3, 2)}
+    summary["rows"][0] |= {"selected": []}
+    assert audit_summary(job("dcm"), scores, summary) == inf
+    summary["rows"][0] |= {"why": [{"kind": "ceiling", "text": "This group cannot do it."}]}
+    assert audit_summary(job("dcm"), scores, summary) == 0
+
+
 def test_of_another_metric_the_order_is_its_own_and_there_is_no_log_ratio():
     scores = {name: tensor for name, tensor in copy.deepcopy(PATHS).items() if name != "a.log_ratio"}
-    lowest, largest = ({"stages": [{"group": "a", "kept": [{"head": one} for one in heads]}]} for heads in ORDERS)
+    lowest, largest = (
+        {"circuit": CIRCUIT, "stages": [{"group": "a", "kept": [{"head": one} for one in heads]}]} for heads in ORDERS
+    )
     for metric, right, wrong in (("logit_difference", lowest, largest), ("kl", largest, lowest)):
         assert audit_summary(job("path_patching", metric), scores, right) == 0
         assert audit_summary(job("path_patching", metric), scores, wrong) == inf

@@ -18,7 +18,7 @@ from tests.helpers.methods_study import MODELS, accuracy_of, circuit, models_in,
 DECREED = """\
   masks:
     {method: dcm, circuit: ./circuit.json, model: one, desiderata: [object, position], training_examples: 1,
-     validation_examples: 1, test_examples: 15, epochs: 5}
+     validation_examples: 12, test_examples: 15, epochs: 5}
   roles:
     {method: activation_patching, roles: masks, desiderata: [object, no_comma], models: [one, two], examples: 9,
      draws: 2}
@@ -38,7 +38,11 @@ def decreed(tmp_path_factory) -> dict[str, Result]:
         for mask in masks:
             mask[0 if given else -1] = 1
         given.extend(masks)
-        return [{"mask": mask, "masks": mask[None].clone(), "accuracies": torch.ones(1)} for mask in masks]
+        course = ("masks", "course", "gradients")
+        return [
+            {"mask": mask, "accuracies": torch.ones(1)} | {name: mask[None].clone() for name in course}
+            for mask in masks
+        ]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mask_training, "trained_masks", decree)
@@ -57,7 +61,14 @@ def test_selected_heads_are_tried_on_fresh_examples_beside_doing_nothing(decreed
         logits = plain_methods.patched_logits(module, tried, {group.at: heads})
         nothing = accuracy_of(plain_methods.plain_logits(module, tried.base), tried.answer)
         assert (row["accuracy"], row["do_nothing"]) == (pytest.approx(accuracy_of(logits, tried.answer)), nothing)
+        validated = swaps(name, 12, "mask_validation")
+        every = plain_methods.patched_logits(module, validated, {group.at: group.heads})
+        none = plain_methods.plain_logits(module, validated.base)
+        assert row["ceiling"] == pytest.approx(accuracy_of(every, validated.answer))
+        assert row["floor"] == pytest.approx(accuracy_of(none, validated.answer))
+        assert row["validated"] == 1  # as was decreed
     assert any(row["accuracy"] != row["do_nothing"] for row in found)
+    assert any(row["ceiling"] != row["floor"] for row in found)
 
 
 def test_functionality_is_the_mean_over_draws_of_the_selected_heads_patched_in_every_model(decreed):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models import tokenizing
-from nnsight_et.models.failures import LOADING_ERRORS, Reading
+from nnsight_et.models.failures import LOADING_ERRORS, reading_files
 from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
@@ -267,7 +267,7 @@ def test_a_word_list_of_two_files_that_is_damaged_is_one_message(folder):
 
 @pytest.mark.parametrize("raised", [*LOADING_ERRORS, Exception, NotImplementedError, torch.OutOfMemoryError])
 def test_what_libraries_raise_becomes_a_message(raised):
-    with pytest.raises(UnsupportedModel, match="told: "), Reading(lambda reason: f"told: {reason}"):
+    with pytest.raises(UnsupportedModel, match="told: "), reading_files(lambda reason: f"told: {reason}"):
         raise raised("a reason")
 
 
@@ -277,7 +277,7 @@ class Bug(Exception):
 
 @pytest.mark.parametrize("raised", [Bug, KeyboardInterrupt, MemoryError, UnsupportedModel])
 def test_what_they_do_not_raise_passes(raised):
-    with pytest.raises(raised, match="a reason"), Reading(lambda reason: f"told: {reason}"):
+    with pytest.raises(raised, match="a reason"), reading_files(lambda reason: f"told: {reason}"):
         raise raised("a reason")
 
 

@@ -414,11 +414,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong direction", "the target's logit is made small", DCM,
-        ("-training.sparsity - mask_gradient(", "-training.sparsity + mask_gradient("), "gqa", "methods/dcm",
+        ("-training.sparsity - slope", "-training.sparsity + slope"), "gqa", "methods/dcm",
     ),
     _fault(
         "wrong direction", "each selected head is a gain", DCM,
-        ("-training.sparsity - mask_gradient(", "training.sparsity - mask_gradient("), "gqa", "methods/dcm",
+        ("-training.sparsity - slope", "training.sparsity - slope"), "gqa", "methods/dcm",
     ),
     _fault(
         "wrong direction", "the sign of attributed effects", ATTRIBUTION,

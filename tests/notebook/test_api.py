@@ -122,6 +122,14 @@ def test_mlps_are_receivers_of_heads_and_no_group_of_a_circuit(model, pairs):
         mlps.group("g", 1)
 
 
+def test_heads_that_work_against_the_answer_are_named_and_given_by_size(model, pairs):
+    found = et.path_patch(model, pairs)
+    sizes = {row["head"]: abs(row["score"]) for row in found.rows}
+    assert [str(head) for head in found.top(12, by="size")] == sorted(sizes, key=lambda head: -sizes[head])
+    with pytest.raises(TaskError, match="by: 'value'; accepted: score, size"):
+        found.top(by="value")  # type: ignore[arg-type]
+
+
 def test_activation_patching_agrees_with_plain_hooks(model: et.LoadedModel, pairs: et.Pairs):
     found = et.activation_patch(model, pairs, CIRCUIT)
     assert [(row["patched"], row["heads"]) for row in found.rows] == [("nothing", 0), ("a", 2), ("b", 2), ("all", 4)]

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import doctest
+from inspect import isfunction
+from operator import attrgetter
 
 import pytest
 
 import nnsight_et as et
 
-FUNCTIONS = ("attention_patterns", "attribution", "compare", "completeness", "minimality")
+EXPLAINED = sorted(name for name in et.__all__ if ">>>" in (getattr(et, name).__doc__ or ""))
+FUNCTIONS = sorted(name for name in et.__all__ if isfunction(getattr(et, name)))
+OTHERS = ("Finding.save", "Pairs.of")
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_has_an_example():
+    assert set(FUNCTIONS) <= set(EXPLAINED)
+
+
+@pytest.mark.parametrize("name", [*EXPLAINED, *OTHERS])
 def test_the_example_in_a_docstring_gives_what_it_says(name: str):
-    (test,) = doctest.DocTestFinder(recurse=False).find(getattr(et, name), name)
+    (test,) = doctest.DocTestFinder(recurse=False).find(attrgetter(name)(et), name)
     assert test.examples
     said: list[str] = []
-    assert doctest.DocTestRunner().run(test, out=said.append).failed == 0, "".join(said)
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=said.append).failed == 0, "".join(said)

@@ -20,9 +20,9 @@ from nnsight_et.diagnostics.costs import (
 )
 from nnsight_et.diagnostics.sizing import read_rows
 from nnsight_et.engine.paths import Path
-from nnsight_et.manifest import BoxesTask, load, parse
+from nnsight_et.manifest import DCM, BoxesTask, load, parse
 from nnsight_et.models.named import EMBEDDED, TINY
-from nnsight_et.planning.cost import expected, passes
+from nnsight_et.planning.cost import expected, methods, passes
 from nnsight_et.planning.cost.passes import Count
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import plan_table
@@ -69,6 +69,26 @@ def test_what_a_model_answers_first_is_counted_where_it_is_first_measured():
         "one": {"llama-tiny": 0, "goat-tiny": 40 * 26 * 6},
         "two": {"llama-tiny": 0, "goat-tiny": 0},
     }
+
+
+def test_the_ceilings_of_masks_cost_what_the_selected_heads_do_on_the_validation_prompts():
+    """That a base run and a source run per desideratum cost that much is counted in test_cost.py."""
+    text = TEXT + "  roles: {method: dcm, circuit: found, desiderata: [object, position], %s}\n"
+    found = Circuit((HeadGroup("a", "last", (Head(3, 0), Head(2, 1))),))
+    counts, rows = [], rows_of(JOBS, None)["llama-tiny"]
+    for sizes in ("test_examples: 7, validation_examples: 20", "test_examples: 20, validation_examples: 20"):
+        jobs = plan(parse(text % sizes, "study.yaml"))
+        counts.append(costs(jobs, rows_of(jobs, None), {"found": found})["roles"])
+    few, more = counts
+    patched = {size: methods.patching_work(rows, size, [[found, Circuit(())]] * 2) for size in (7, 20)}
+    assert few.measurements == more.measurements == 2 + 2
+    assert more.count.token_layers - few.count.token_layers == pytest.approx(
+        patched[20].token_layers - patched[7].token_layers
+    )
+    spec = jobs.job("roles").spec
+    assert isinstance(spec, DCM)
+    trained = methods.masks(rows, spec, found.groups).token_layers
+    assert more.count.token_layers == pytest.approx(2 * trained + 2 * patched[20].token_layers)
 
 
 def test_a_circuit_that_was_found_is_taken_as_it_is_and_another_has_as_many_heads_as_are_kept():

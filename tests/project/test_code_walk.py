@@ -22,8 +22,8 @@ ALLOWED = {
     ): "the name of the error torch.load raises; nothing is unpickled",
     ("nnsight_et/results/score_files.py", "numpy.load()"): "with allow_pickle=False",
     ("nnsight_et/models/failures.py", "from pickle"): "the names of errors torch.load raises; nothing is unpickled",
-    ("nnsight_et/remote/request.py", "from pickle"): "the name of the error torch.load raises; nothing is unpickled",
-    ("nnsight_et/loopback/blocks.py", "nnsight.intervention.serialization"): "a server runs what its clients send",
+    ("nnsight_et/remote/server.py", "from pickle"): "the name of the error torch.load raises; nothing is unpickled",
+    ("nnsight_et/loopback/worker.py", "nnsight.intervention.serialization"): "a server runs what its clients send",
 }
 
 

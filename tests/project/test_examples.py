@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.manifest.studies import STUDIES
+from nnsight_et.manifest.template import STUDIES
 from tests.helpers.commands import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

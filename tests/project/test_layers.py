@@ -57,7 +57,7 @@ LIGHT = {
 }
 ONLY_IN = {
     "nnsight": {"models", "engine", "interventions", "remote", "loopback"},
-    "transformers": {"tasks", "models", "engine", "zoo", "api", "loopback.hosted"},
+    "transformers": {"tasks", "models", "engine", "zoo", "api", "loopback.worker"},
     "peft": {"models", "zoo"},
     "gguf": {"models.gguf_file"},
     "ray": {"workers"},

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nnsight_et_cli
+import pytest
 import typer
 from ruamel.yaml import YAML
 
@@ -65,13 +66,21 @@ def test_every_dependency_has_a_lower_bound_and_a_tested_version():
     assert all("+" not in line and "@" not in line for line in lines if not line.startswith("#"))
 
 
-def test_the_readme_shows_commands_that_exist():
+def test_the_readme_shows_targets_and_the_overview_all_commands():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     used = set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE))
     assert {"run", "test"} <= used <= targets
-    commands = set(re.findall(r"^et ([a-z-]+)", readme, re.MULTILINE))
+    overview = (ROOT / "docs" / "commands.md").read_text()
+    commands = set(re.findall(r"^et ([a-z-]+)", overview, re.MULTILINE))
     assert commands == set(typer.main.get_command(nnsight_et_cli.app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_readmes_lines_of_python_print_what_it_says(capsys: pytest.CaptureFixture[str]):
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == re.findall(r"```text\n(.*?)```", readme, re.DOTALL)[0]
 
 
 def test_the_manifest_in_the_readme_is_one(tmp_path: Path):

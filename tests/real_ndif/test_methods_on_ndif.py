@@ -20,7 +20,7 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models.named import EMBEDDED
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.client import Client
-from nnsight_et.remote.job import RemoteJob, RetryPolicy
+from nnsight_et.remote.server import RemoteJob, RetryPolicy
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Remote, RunOptions, run

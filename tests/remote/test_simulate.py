@@ -9,7 +9,7 @@ from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models import files
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
-from nnsight_et.remote.backends import name_on_server
+from nnsight_et.remote.server import name_on_server
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
 from nnsight_et.runner.run import run

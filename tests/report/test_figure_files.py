@@ -27,8 +27,8 @@ from nnsight_et.display.figures import (
     Scatter,
     Series,
 )
-from nnsight_et.report.colours import LIGHT
 from nnsight_et.report.html.figure_files import figure_files
+from nnsight_et.report.html.palette import LIGHT
 from tests.helpers.commands import et
 
 HOSTILE = "<a & 'b'>"

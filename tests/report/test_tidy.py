@@ -12,8 +12,8 @@ from nnsight_et.api.runs import Run
 from nnsight_et.core.errors import ResultError
 from nnsight_et.display.measurement import COLUMNS, IDENTITY, TidyRow
 from nnsight_et.manifest.experiments import METHODS
+from nnsight_et.report.export import TABLES
 from nnsight_et.report.results import head_rows, metric_rows
-from nnsight_et.report.tidy.tables import TABLES
 from nnsight_et.results.store import Result
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nnsight_et.api.runs import Run, TidyName, open_run
 from nnsight_et.core.errors import ManifestError, ResultError
-from nnsight_et.report.tidy.tables import TABLES
+from nnsight_et.report.export import TABLES
 from nnsight_et.results.store import Result
 from tests.helpers.commands import ROOT, et, python
 from tests.helpers.report_page import Parsed
@@ -71,8 +71,8 @@ def test_dataframes_have_the_values_and_one_type_per_column(every: Run):
         every.to_dataframe("head")  # type: ignore[arg-type]
 
 
-def test_the_readmes_lines_of_python_are_right(every: Run):
-    every_code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_lines_of_python_beside_the_commands_are_right(every: Run):
+    every_code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "commands.md").read_text(), re.DOTALL)
     (code,) = [code for code in every_code if "open_run" in code]
     assert "runs/my-study/0a1b2c3d4e5f" in code
     lines = code.replace("runs/my-study/0a1b2c3d4e5f", str(every.folder)).replace('circuit"]', 'found"]').splitlines()

@@ -89,7 +89,7 @@ def test_splits_share_no_prompt_whatever_the_seed_and_a_seed_always_gives_the_sa
 
 
 def test_the_texts_of_this_version_are_what_they_were():
-    """If this fails on purpose, raise `version` in manifest/built_in_tasks.py: results of before are of other texts."""
+    """If this fails on purpose, raise `version` in manifest/tasks.py: results of before are of other texts."""
     assert (IOITask.version, GreaterThanTask.version) == (1, 1)
     (ioi,) = IOI().examples(WORDS, 1, 5, "discovery")
     (year,) = GreaterThan().examples(WORDS, 1, 5, "discovery")

@@ -12,8 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from nnsight_et.core.batch import Example, Prompt, collate
 from nnsight_et.core.errors import TaskError
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, POSITIONS, Boxes
-from nnsight_et.tasks.desiderata import DESIDERATA, desideratum
-from nnsight_et.tasks.desiderata_variants import VARIANTS
+from nnsight_et.tasks.desiderata import DESIDERATA, VARIANTS, desideratum
 from nnsight_et.zoo.tokenizer import UNKNOWN, word_tokenizer
 
 LLAMA = Path(__file__).parents[3] / "shared" / "llama_tokenizer"

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, Context
-from nnsight_et.tasks.desiderata_variants import PLAIN, VARIANTS, longer, variant_prompt
+from nnsight_et.tasks.desiderata import PLAIN, VARIANTS, longer, variant_prompt
 
 BASE = Context(("book", "bell", "cup", "train", "ring", "egg", "bus"), tuple("PDSAKZH"))
 SOURCE = Context(("coat", "disk", "fish", "guitar", "leaf", "pipe", "watch"), tuple("MCWBNXG"))

@@ -12,10 +12,9 @@ from transformers import AutoModelForCausalLM
 from nnsight_et.core.batch import Example, Pair, collate
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import PathPatching, load, parse, single
-from nnsight_et.manifest.json_schema import MODELINE
+from nnsight_et.manifest.schema import MODELINE
 from nnsight_et.manifest.single import Setting
-from nnsight_et.manifest.studies import STUDIES
-from nnsight_et.manifest.template import METHODS, InitOptions, render_manifest
+from nnsight_et.manifest.template import METHODS, STUDIES, InitOptions, render_manifest
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result

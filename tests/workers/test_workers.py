@@ -26,7 +26,7 @@ from nnsight_et.models.files import download_files
 from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import RunOptions, run
-from nnsight_et.workers import cluster, pool
+from nnsight_et.workers import pool
 from nnsight_et.workers.pool import Workers, check_workers
 from nnsight_et.workers.worker import LoadSpec
 from tests.cli.test_resume import RUN
@@ -41,7 +41,7 @@ with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not insta
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """No cluster; Ray's files in a folder of this test, whose path is short enough for its sockets."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in (*cluster.QUIET, *cluster.LOOPBACK):
+    for name in (*pool.QUIET, *pool.LOOPBACK):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
     with tempfile.TemporaryDirectory(prefix="et-test-") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)

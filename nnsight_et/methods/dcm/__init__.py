@@ -20,11 +20,9 @@ def cost(setting: CostSetting[DCM]) -> Iterator[Piece]:
         yield texts_made(f"{desideratum} of masks", 3 * every, name)
         if groups:
             yield "", name, passes_of.masks(rows, spec, groups)
-    yield (
-        "",
-        name,
-        passes_of.patching_work(rows, spec.test_examples, [sets_of_groups(setting.circuit)] * len(spec.desiderata)),
-    )
+    sets = [sets_of_groups(setting.circuit)] * len(spec.desiderata)
+    for count in (spec.test_examples, spec.validation_examples):  # the selected heads, and all: the ceilings
+        yield "", name, passes_of.patching_work(rows, count, sets)
 
 
 def _experiment() -> Experiment[DCM, DCMSummary]:

@@ -7,7 +7,7 @@ from math import inf
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.core.lists import to_list
-from nnsight_et.measuring.audit import NEAR, Scores
+from nnsight_et.measuring.audit import NEAR, Scores, gap, right_answers, share
 from nnsight_et.methods.dcm.summary import DCMSummary
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
@@ -27,6 +27,12 @@ def audit_summary(job: Job, scores: Scores, summary: DCMSummary) -> list[float]:
         named = [str(head) for head, keep in zip(heads, mask, strict=True) if keep == 0]
         right = mask in good and sum(mask) == max(map(sum, good)) and named == row.selected
         gaps.append(0.0 if right else inf)
+        if row.ceiling is not None:
+            answers = right_answers(scores, f"{row.desideratum}.")
+            gaps.append(gap(row.ceiling, share(scores[f"{name}.ceiling.predicted"], answers)))
+            gaps.append(gap(row.floor, share(scores[f"{row.desideratum}.floor.predicted"], answers)))
+            gaps.append(gap(row.validated, max(accuracies)))
+            gaps.append(0.0 if row.selected or row.why else inf)
     return gaps
 
 

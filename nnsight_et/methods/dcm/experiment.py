@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -18,10 +18,12 @@ from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.mask_training import gradient_of, train_masks
+from nnsight_et.measuring.predictions import answer_scores
 from nnsight_et.measuring.roles import SelectedHeads
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.dcm import audit, present
+from nnsight_et.methods.dcm.reasons import Training, reasons, tied_sets
 from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
 from nnsight_et.planning.plan import Job, ModelChoice, digest
 from nnsight_et.results.records import CircuitRecord
@@ -58,12 +60,19 @@ def measure(context: RunContext, job: Job[DCM]) -> Generator[Progress, None, Met
             scores |= {f"{group.name}.{name}.{key}": tensor for key, tensor in one.items() if key != "autograd"}
         found[name] = masks
         sets[name] = [selected(group, one["mask"]) for group, one in zip(groups, masks, strict=True)]
+    whole = {name: [Circuit((group,)) for group in groups] for name in data}
+    validation = {name: some[1] for name, some in data.items()}
     test = patching_measurement(context, job, choice, sets, drawn, "test")
-    yield from measure_cells(context, [test])
-    rows = list[GroupMask]()
+    possible = patching_measurement(context, job, choice, whole, validation, "ceiling")
+    yield from measure_cells(context, [test, possible])
+    rows, ceilings = list[GroupMask](), of_each(context.cells.values(possible), whole)
     for name, readouts in of_each(context.cells.values(test), sets).items():
+        answers, predicted = right_tokens(validation[name]), ceilings[name]["predicted"]
+        scores |= {f"{name}.{key}": tensor for key, tensor in answer_scores(answers).items()}
+        scores |= {f"{name}.floor.predicted": predicted[-1]}
+        scores |= {f"{group.name}.{name}.ceiling.predicted": predicted[i] for i, group in enumerate(groups)}
         right = is_right(readouts["predicted"], right_tokens(drawn[name])).double()  # [group + 1, example]
-        rows += _rows(name, groups, found[name], right, job.seed)
+        rows += _rows(job, name, groups, found[name], right, is_right(predicted, answers).double())
     return MethodOutput(scores, DCMSummary(rows=rows, circuit=CircuitRecord.of(circuit)), digest(digests))
 
 
@@ -71,18 +80,6 @@ def selected(group: HeadGroup, mask: Tensor) -> Circuit:
     """The group's heads whose mask is 0, as a circuit of their own."""
     heads = tuple(head for head, keep in zip(group.heads, to_list(mask), strict=True) if keep == 0)
     return Circuit((HeadGroup(group.name, group.at, heads),))
-
-
-def tied_sets(group: HeadGroup, found: Mapping[str, Tensor]) -> list[list[str]]:
-    """The other sets of as many of the group's heads that did just as well in validation, the earliest first."""
-    best = to_list(found["mask"])
-    tried = list(zip(to_list(found["masks"]), to_list(found["accuracies"]), strict=True))
-    reached = max((share for mask, share in tried if mask == best), default=None)
-    others = [mask for mask, share in tried if share == reached]
-    alike = [tuple(mask) for mask in others if mask != best and sum(mask) == sum(best)]
-    return [
-        [str(head) for head, keep in zip(group.heads, mask, strict=True) if keep == 0] for mask in dict.fromkeys(alike)
-    ]
 
 
 def patching_measurement(
@@ -124,25 +121,42 @@ def of_each(values: Mapping[str, Tensor], sets: Mapping[str, Sequence[Circuit]])
 
 
 def _rows(
-    name: str, groups: Sequence[HeadGroup], found: Sequence[Mapping[str, Tensor]], right: Tensor, seed: int
-) -> list[GroupMask]:
-    """A row per group, from its training and from right [group + 1, example], the last with nothing patched."""
-    (*accuracies, nothing), (*bounds, nothing_bounds) = to_list(right.mean(-1)), intervals(right, seed)
-    return [
-        GroupMask(
+    job: Job[DCM],
+    name: str,
+    groups: Sequence[HeadGroup],
+    found: Sequence[Mapping[str, Tensor]],
+    right: Tensor,
+    possible: Tensor,
+) -> Iterator[GroupMask]:
+    """A row per group, from its training, from right [group + 1, test example], the last with nothing patched, and
+    from possible [group + 1, validation example], the same with all heads of each group.
+    """
+    tested, validated = (
+        list(zip(to_list(one.mean(-1)), intervals(one, job.seed), strict=True)) for one in (right, possible)
+    )
+    for i, (group, masks) in enumerate(zip(groups, found, strict=True)):
+        names = [str(head) for head in group.heads]
+        training = Training(job.spec, names, masks, possible[-1], possible[i], right[-1], right[i])
+        (accuracy, interval), (nothing, nothing_interval) = tested[i], tested[-1]
+        (ceiling, ceiling_interval), (floor, floor_interval) = validated[i], validated[-1]
+        yield GroupMask(
             group=group.name,
             desideratum=name,
             selected=[str(head) for head in selected(group, masks["mask"]).groups[0].heads],
             heads=len(group.heads),
-            tied=tied_sets(group, masks),
+            tied=tied_sets(names, masks),
             gradient=gradient_of(masks),
             accuracy=accuracy,
             accuracy_interval=interval,
             do_nothing=nothing,
-            do_nothing_interval=nothing_bounds,
+            do_nothing_interval=nothing_interval,
+            validated=training.best,
+            floor=floor,
+            floor_interval=floor_interval,
+            ceiling=ceiling,
+            ceiling_interval=ceiling_interval,
+            why=reasons(training),
         )
-        for group, masks, accuracy, interval in zip(groups, found, accuracies, bounds, strict=True)
-    ]
 
 
 def selected_heads(context: RunContext, name: str) -> SelectedHeads:

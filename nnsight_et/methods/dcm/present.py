@@ -10,11 +10,16 @@ from nnsight_et.core.lists import to_list
 from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
-from nnsight_et.display.table import INTERVALS, Table, bounded, several, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, table_of
 from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+LIMITS = (
+    "Floor, validated, ceiling: the same share of the validation prompts with none of the group's heads patched, with "
+    "the selected ones, and with all."
+)
 
 
 def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:
@@ -25,14 +30,25 @@ def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:
         "selected": lambda row: f"{len(row.selected)} of {row.heads}",
         "accuracy": lambda row: bounded(row.accuracy, row.accuracy_interval),
         "doing nothing": lambda row: bounded(row.do_nothing, row.do_nothing_interval),
+        "floor": lambda row: number(row.floor),
+        "validated": lambda row: number(row.validated),
+        "ceiling": lambda row: number(row.ceiling),
         "heads": lambda row: " ".join(row.selected),
     }
     note = "Accuracy: how often patching the selected heads gives the desideratum's answer (§5.1). " + INTERVALS
-    for row in summary.rows:
-        if row.tied:
-            found = several([" ".join(heads) for heads in row.tied])
-            note += f" As good in validation for {row.group}, {row.desideratum}: {found}."
-    return (table_of(header, f"roles of heads in {models_of(header)}", columns, summary.rows, note),)
+    note = f"{note} {LIMITS}"
+    found = [table_of(header, f"roles of heads in {models_of(header)}", columns, summary.rows, note)]
+    reasons = [(row, reason.text) for row in summary.rows for reason in row.why]
+    if reasons:
+        where: dict[str, Callable[[tuple[GroupMask, str]], str]] = {
+            "group": lambda one: one[0].group,
+            "desideratum": lambda one: one[0].desideratum,
+            "selected": lambda one: f"{len(one[0].selected)} of {one[0].heads}",
+            "why": lambda one: one[1],
+        }
+        title = f"selections in {models_of(header)} that are empty, of no use or decided by little"
+        found.append(table_of(header, title, where, reasons, ""))
+    return tuple(found)
 
 
 def figures(result: MethodResult[DCMSummary], study: Study) -> tuple[FigureGroup, ...]:
@@ -46,6 +62,7 @@ def figures(result: MethodResult[DCMSummary], study: Study) -> tuple[FigureGroup
         if row is None:
             return None
         what = f"{group}, {name}, {len(row.selected)} of {quantity(row.heads, 'head')}"
+        what += "" if row.ceiling is None else f", all {number(row.ceiling)} in validation"
         return value_mark(row.accuracy, row.accuracy_interval, what, row.do_nothing)
 
     series = tuple(Series(name, tuple(bar(group, name) for group in groups)) for name in names)
@@ -62,6 +79,10 @@ def metrics(result: MethodResult[DCMSummary]) -> Iterator[TidyRow]:
         yield place.of("selected", len(row.selected))
         yield place.of("accuracy", row.accuracy, row.accuracy_interval)
         yield place.of("do_nothing_accuracy", row.do_nothing, row.do_nothing_interval)
+        if row.ceiling is not None:
+            yield place.of("validated_accuracy", row.validated)
+            yield place.of("floor_accuracy", row.floor, row.floor_interval)
+            yield place.of("ceiling_accuracy", row.ceiling, row.ceiling_interval)
 
 
 def heads(result: MethodResult[DCMSummary]) -> Iterator[TidyRow]:

@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from nnsight_et.results.records import CircuitRecord, HeadName, Interval, Record
-from nnsight_et.results.scores import ScoreTensor
-from nnsight_et.results.summary import Gradient, Summary
+from nnsight_et.results.scores import ScoreTensor, answers
+from nnsight_et.results.summary import Gradient, Reason, Summary
 
 
 class GroupMask(Record):
@@ -35,6 +35,18 @@ class GroupMask(Record):
     """How often that answer is given when nothing is patched."""
     do_nothing_interval: Interval | None = None
     """The 95% bootstrap interval of `do_nothing`."""
+    validated: float | None = None
+    """The selected heads' share of the validation examples: the best of all masks that were validated."""
+    floor: float | None = None
+    """The share of the validation examples that give that answer when nothing is patched."""
+    floor_interval: Interval | None = None
+    """The 95% bootstrap interval of `floor`."""
+    ceiling: float | None = None
+    """The share of the validation examples when all heads of the group are patched."""
+    ceiling_interval: Interval | None = None
+    """The 95% bootstrap interval of `ceiling`."""
+    why: list[Reason] = Field(default_factory=list[Reason])
+    """Why the selection is empty or of no use, or what it hangs by."""
 
 
 class DCMSummary(Summary):
@@ -59,6 +71,35 @@ class DCMSummary(Summary):
             "Accuracy of each of them in validation, from 0 to 1.",
             each="rows",
         ),
+        ScoreTensor(
+            "{group}.{desideratum}.course",
+            ("step", "heads"),
+            "The mask after every step of training, from 0 to 1.",
+            each="rows",
+            always=False,
+        ),
+        ScoreTensor(
+            "{group}.{desideratum}.gradients",
+            ("step", "heads"),
+            "What the step's mean logit of the target changes by with the mask.",
+            each="rows",
+            always=False,
+        ),
+        ScoreTensor(
+            "{group}.{desideratum}.ceiling.predicted",
+            ("example",),
+            "Id of the token with the largest logit on each validation example, all heads of the group patched.",
+            each="rows",
+            always=False,
+        ),
+        ScoreTensor(
+            "{desideratum}.floor.predicted",
+            ("example",),
+            "Id of the token with the largest logit on each validation example, nothing patched.",
+            each="rows",
+            always=False,
+        ),
+        *answers("{desideratum}.", each="rows", always=False),
     )
     rows: list[GroupMask]
     """Per desideratum, a row for every group that has heads, in the circuit's order."""

@@ -189,7 +189,9 @@ def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[
     starts, top = path.starts(layers, shape.parallel), shape.n_layers
     last = max((one.layer for one in path.receivers), default=top - 1)  # whose attention is the last that is frozen
     mlps = last + 1 if path.via in (None, "input") else last  # the end of a head's input comes before its layer's MLP
-    copies = 2 if _needs_two_copies(path, shape) else 1
+    # receivers that see other keys or values than heads that share them need all of it twice
+    shared = path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads
+    copies = 2 if path.kv_heads == "expanded" and shared else 1
     found = [captured_run(prompts, top), whole_run(prompts, layers[-1] + 1).beside(prompts.cached_tokens(top))]
     for some in path.passes(senders, starts, sizes.chunks.variants(prompts.in_batch, live)):
         first, variants = some[0].layer, prompts.count * len(some)
@@ -198,8 +200,3 @@ def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[
         if starts:
             found.append(suffix_run(sizes, prompts, live, starts[first], len(some), copies))
     return total(found)
-
-
-def _needs_two_copies(path: Path, shape: Shape) -> bool:
-    """Whether receivers see other keys or values than heads that share them, so that all of it is there twice."""
-    return path.kv_heads == "expanded" and path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads

@@ -6,8 +6,19 @@ import math
 from xml.etree.ElementTree import Element
 
 from nnsight_et.display.figures import Cell, HeatMap
-from nnsight_et.report.html.axes import tick, y_name
-from nnsight_et.report.html.svg import LETTER, LINE, WIDTH, add, drawing, label, lines_of, mark, shortened_text
+from nnsight_et.report.html.svg import (
+    LETTER,
+    LINE,
+    WIDTH,
+    add,
+    drawing,
+    label,
+    lines_of,
+    mark,
+    shortened_text,
+    tick,
+    y_name,
+)
 
 SIGNED, UNSIGNED = 20, 20  # steps from 0 to the end of the colours
 TOP, RIGHT = 4.0, WIDTH - 4
@@ -66,20 +77,12 @@ def _colour_bar(svg: Element, figure: HeatMap, y: float) -> None:
     kind, x = "d" if figure.signed else "q", RIGHT - BAR - 20
     for step in range(steps):
         add(svg, "rect", x=x + step * BAR / steps, y=y, width=BAR / steps + 0.3, height=8.0, class_=f"{kind}{step}")
-    texts = {figure.share(value): _tick_label(value, figure) for value in figure.ticks if abs(value) != figure.knee}
+    plus = "+" if figure.signed else ""
+    named = [value for value in figure.ticks if abs(value) != figure.knee]
+    texts = {figure.share(value): f"{plus if value > 0 else ''}{tick(value)}" for value in named}
     if figure.knee is not None:  # its marks stand too near to 0 for numbers of their own
         texts.pop(0.0)
         texts[0.0 if figure.signed else 0.5] = f"log beyond {'±' * figure.signed}{figure.knee:.2g}"
     for share, text in texts.items():
-        add(
-            svg,
-            "text",
-            text,
-            x=x + ((1 + share) / 2 if figure.signed else share) * BAR,
-            y=y + 20,
-            class_="middle small",
-        )
-
-
-def _tick_label(value: float, figure: HeatMap) -> str:
-    return f"{'+' if value > 0 and figure.signed else ''}{tick(value)}"
+        along = (1 + share) / 2 if figure.signed else share
+        add(svg, "text", text, x=x + along * BAR, y=y + 20, class_="middle small")

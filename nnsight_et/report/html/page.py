@@ -17,8 +17,15 @@ from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
-from nnsight_et.report.html.records import checks_of, missing, paper, provenance, self_check
-from nnsight_et.report.html.sections import method_of, method_sections
+from nnsight_et.report.html.sections import (
+    checks_of,
+    method_of,
+    method_sections,
+    missing,
+    paper,
+    provenance,
+    self_check,
+)
 from nnsight_et.results.headers import models_of, name_of
 from nnsight_et.results.store import ResultHeader
 from nnsight_et.results.study import Study, notice_text
@@ -133,12 +140,9 @@ def _opening(study: Study) -> str:
         kind = f" Task: {task.kind}, {task.boxes} boxes."
     if task and task.kind == "pairs":
         kind = f" Task: own pairs at {', '.join([*task.positions, 'last'])}."
-    done = f"{len(study.results)} {f'of {_total(study)} ' if study.planned else ''}experiments are here."
+    total = len(study.results) + len(study.missing)
+    done = f"{len(study.results)} {f'of {total} ' if study.planned else ''}experiments are here."
     return f"Circuits by path patching and their evaluation, on {', '.join(models) or 'no model'}.{kind} {done}"
-
-
-def _total(study: Study) -> int:
-    return len(study.results) + len(study.missing)
 
 
 def _sha(text: str) -> str:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+ROOM = Environment(
+    loader=PackageLoader("nnsight_et.report.html"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
 
 def template(name: str) -> Template:
     """The template of that name; what it is filled with is escaped."""
-    return _room().get_template(name)
+    return ROOM.get_template(name)
 
 
 def text_of(name: str) -> str:
     """The text of one of the files."""
     return files("nnsight_et.report.html").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-@cache
-def _room() -> Environment:
-    loader = PackageLoader("nnsight_et.report.html")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

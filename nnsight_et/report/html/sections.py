@@ -1,9 +1,12 @@
-"""The sections of a report, in the paper's order: each experiment with its figures, tables, and how it was made."""
+"""The sections of a report, in the paper's order: each experiment with its figures, tables, and how it was made.
+
+Then those on how far results go: the paper beside them, self-checks, provenance, and what is missing.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nnsight_et.core.errors import ResultError, quantity
@@ -11,10 +14,12 @@ from nnsight_et.display.table import Table
 from nnsight_et.methods import METHODS
 from nnsight_et.methods.sections import SECTIONS
 from nnsight_et.report.html.drawing import DrawnGroup, draw_group
+from nnsight_et.report.paper import paper_tables
 from nnsight_et.report.results import plates, tables
-from nnsight_et.results.headers import method_of, models_of, name_of
+from nnsight_et.results.headers import CheckRecord, method_of, models_of, name_of
 from nnsight_et.results.store import Result, ResultHeader
 from nnsight_et.results.study import Missing, Study
+from nnsight_et.results.summary import tokens_in
 
 FOLDED_FROM = 25  # rows: a longer table is folded
 
@@ -107,3 +112,120 @@ def _facts(header: ResultHeader) -> str:
 def numeric_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, note: str = "") -> Table:
     """A table of text, its columns set to the left."""
     return Table(title, tuple(columns), tuple(map(tuple, rows)), frozenset(), note)
+
+
+def paper(study: Study) -> tuple[Section, ...]:
+    """Paper, ours, difference for every table and figure that an experiment reproduces; no section without one."""
+    entries = []
+    for header in _headers(study):
+        name = name_of(header)
+        found = [untitled_table(table, name) for table in paper_tables(header)]
+        if found:
+            short = tuple(table for table in found if len(table.rows) < FOLDED_FROM)
+            long = tuple(table for table in found if len(table.rows) >= FOLDED_FROM)
+            facts = " · ".join(filter(None, (method_of(header).replace("_", " "), models_of(header))))
+            entries.append(ReportEntry(name, f"paper-{name}", name, facts, tables=short, folded=long))
+    lead = "The published number, ours, and the difference, where both exist."
+    return (Section("paper", "Paper, ours, difference", lead, tuple(entries)),) if entries else ()
+
+
+def self_check(study: Study) -> Section:
+    """Every check that ran inside an experiment: what was found and what was accepted."""
+    rows, bare = [], []
+    for header in _headers(study):
+        found = checks_of(header)
+        rows += [_check(name_of(header), check) for check in found]
+        if not found:
+            bare.append(name_of(header))
+    columns = ("experiment", "check", "of", "largest difference", "accepted", "")
+    table = numeric_table(columns, rows, "Checks")
+    lead = f"{sum(row[-1] == PASSED for row in rows)} of {quantity(len(rows), 'check')} passed."
+    if bare:
+        lead += f" Without a check: {', '.join(bare)}."
+    folded = (ReportEntry("checks", "checks", "Every check", "Computed twice, or known beforehand.", folded=(table,)),)
+    return Section("self-check", "Self-check", lead, folded if rows else ())
+
+
+NOTHING = "Nothing: every experiment of the manifest is above."
+UNPLANNED = "Nothing that these results were made from. Made from a folder: the manifest may have more experiments."
+PASSED, FAILED = "passed", "failed"
+
+
+def checks_of(header: ResultHeader) -> Sequence[CheckRecord]:
+    """The checks recorded with a result; none where they were off or there was nothing to check."""
+    return header.self_check.checks
+
+
+def provenance(study: Study) -> Section:
+    """The models' fingerprints, the versions, and how and where each experiment was computed."""
+    headers = _headers(study)
+    models = dict.fromkeys((one.name, one.fingerprint, one.description) for header in headers for one in header.models)
+    versions = dict.fromkeys(pair for header in headers for pair in header.versions.items())
+    rows = []
+    for header in headers:
+        job = header.job
+        settings = (str(job.seed), job.engine, job.dtype, job.attention)
+        identity = (header.job_id, header.identity, header.data_digest)
+        rows.append((name_of(header), method_of(header), *settings, header.device, f"{header.seconds:.1f}", *identity))
+    columns = (
+        "experiment",
+        "method",
+        "seed",
+        "engine",
+        "dtype",
+        "attention",
+        "device",
+        "seconds",
+        "job",
+        "identity",
+        "data",
+    )
+    tables = (
+        numeric_table(("model", "fingerprint of its files", "from"), list(models), "Models"),
+        numeric_table(("package", "version"), list(versions), "Versions"),
+    )
+    note = "job: digest of what was asked for; identity: of that and the models' files; data: of the encoded examples."
+    every = [
+        ReportEntry(
+            "runs", "runs", "Every experiment", "", folded=(numeric_table(columns, rows, "How and where", note),)
+        )
+    ]
+    if scored := list(dict.fromkeys(row for header in headers for row in _tokens(header))):
+        columns = ("model", "as", "text", "token", "id")
+        lead = "Each is the next token after a base prompt. The text in quotes shows whether a space is part of it."
+        every.append(
+            ReportEntry(
+                "tokens", "tokens", "Tokens that are scored", lead, folded=(numeric_table(columns, scored, "Tokens"),)
+            )
+        )
+    lead = "What the numbers were computed from. Nothing here depends on when the report was made."
+    return Section("provenance", "Provenance", lead, tuple(every), tables)
+
+
+def missing(study: Study, unshown: Sequence[Missing]) -> Section:
+    """The experiments without a result, or whose result cannot be shown, and why."""
+    rows = [(one.experiment, one.method, one.why) for one in (*study.missing, *unshown)]
+    if not rows:
+        return Section("missing", "What is missing", NOTHING if study.planned else UNPLANNED)
+    table = numeric_table(("experiment", "method", "why"), rows, "Experiments")
+    lead = "Experiments of the manifest that are not above; `et run` continues where it was."
+    return Section("missing", "What is missing", lead, tables=(table,))
+
+
+def _tokens(header: ResultHeader) -> Iterator[tuple[str, ...]]:
+    """The tokens that a result was scored by: model, what they are, text, name in the vocabulary, and id."""
+    for model, said in tokens_in(header).items():
+        for role in ("answer", "also right", "foil"):
+            for one in said.get(role, ()):
+                yield model, role, one.text, one.token, str(one.id)
+
+
+def _headers(study: Study) -> list[ResultHeader]:
+    return [result.header for result in study.results]
+
+
+def _check(experiment: str, check: CheckRecord) -> tuple[str, ...]:
+    about = check.model_dump(exclude={"check", "worst", "tolerance"}, exclude_none=True)
+    of = ", ".join(f"{key} {value}" for key, value in about.items())
+    numbers = (f"{check.worst:.2g}", f"{check.tolerance:.2g}")
+    return (experiment, check.check, of, *numbers, PASSED if check.passed else FAILED)

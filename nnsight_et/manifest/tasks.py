@@ -1,4 +1,4 @@
-"""A task of pairs of your own: what its manifest says, and its file as it was when the jobs were planned."""
+"""Tasks as a manifest writes them: the built-in ones, and pairs of your own, with their file as it was when planned."""
 
 from __future__ import annotations
 
@@ -6,13 +6,98 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from string import ascii_uppercase
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.manifest.written import SpecModel
+from nnsight_et.manifest.written import Count, SpecModel
+
+
+class BoxesTask(SpecModel):
+    """The paper's entity tracking task: which object is in the box that is asked for (§3)."""
+
+    all_positions: ClassVar[tuple[str, ...]] = ("correct_object", "previous_query_label", "query_label", "last")
+
+    kind: Literal["boxes"] = "boxes"
+    boxes: Count = 7
+    """How many boxes a prompt has: 2 to 12."""
+    objects: tuple[str, ...] | None = None
+    """Your own objects, each a single token of the model's tokenizer; the paper's when absent."""
+
+    @field_validator("boxes")
+    @classmethod
+    def enough_letters(cls, boxes: int) -> int:
+        """A base and a source need a letter per box each, and one more is asked for."""
+        if not 2 <= boxes <= 12:
+            need = {"need": 2 * boxes + 1, "boxes": boxes, "letters": len(ascii_uppercase)}
+            text = "{boxes} boxes need {need} letters and there are {letters}; accepted: 2 to 12"
+            if boxes < 2:
+                text = "{boxes} box leaves nothing to track; accepted: 2 to 12"
+            raise PydanticCustomError("boxes", text, need)
+        return boxes
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data."""
+        return self.model_dump(mode="json")
+
+
+FEWEST_NAMES = 5
+S1_POSITIONS = ("s1", "s1_plus_1")
+
+
+class IOITask(SpecModel):
+    """Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" -> "Mary".
+
+    Wang et al. 2022. Positions: io (the answer), s1 and s2 (the subject), s1_plus_1 (the token after s1), last.
+    """
+
+    version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
+
+    kind: Literal["ioi"]
+    order: Literal["mixed", "ABBA", "BABA"] = "mixed"
+    """Who is named first: the indirect object (ABBA), the subject (BABA), or now the one and now the other."""
+    templates: Annotated[int, Field(ge=1, le=8, strict=True)] = 8
+    """How many of the 8 sentences are used. With 1 all prompts have one length, and means are taken token by token."""
+    names: Annotated[tuple[str, ...], Field(min_length=FEWEST_NAMES)] | None = None
+    """Your own names, each a single token of the model's tokenizer; when absent those of 152 that are."""
+
+    @property
+    def all_positions(self) -> tuple[str, ...]:
+        """The named positions of a prompt, in its order; of mixed orders as in ABBA."""
+        first = (*S1_POSITIONS, "io") if self.order == "BABA" else ("io", *S1_POSITIONS)
+        return (*first, "s2", "last")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data."""
+        return self.model_dump(mode="json") | {"version": self.version}
+
+    def is_unordered(self, one: str, other: str) -> bool:
+        """Whether now one and now the other of two positions comes first."""
+        pair = {one, other}
+        return self.order == "mixed" and "io" in pair and not pair.isdisjoint(S1_POSITIONS)
+
+
+class GreaterThanTask(SpecModel):
+    """Greater-than: "The war lasted from the year 1732 to the year 17" -> any two digits above 32 (Hanna et al. 2023).
+
+    Positions: start_year (its last two digits), last.
+    """
+
+    version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
+    all_positions: ClassVar[tuple[str, ...]] = ("start_year", "last")
+
+    kind: Literal["greater_than"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data."""
+        return self.model_dump(mode="json") | {"version": self.version}
+
 
 FILE_LIMIT = 1 << 26  # bytes
 TAKEN = ("last", "random", "group", "at", "head", "other")  # what manifests and results call something else

@@ -1,0 +1,63 @@
+"""What a finding is outside a notebook: files of its figures, and text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import nnsight_et as et
+from nnsight_et.api.findings import Finding
+from nnsight_et.core.errors import TaskError
+from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
+from tests.helpers.tiny_model import hf_llama, tokenizer
+
+
+def figure(name: str) -> FigureGroup:
+    bars = Bars("", ("circuit",), (Series("accuracy", (DataPoint(0.5, None, "0.5"),)),), "accuracy")
+    return FigureGroup(name, f"title of {name}", "caption", (bars,))
+
+
+def test_a_figure_is_saved_as_the_name_says(tmp_path: Path):
+    found = Finding("found", (), (figure("one"),))
+    heads = {"a.svg": b"<svg", "a.pdf": b"%PDF", "a.png": b"\x89PNG"}
+    for name, head in heads.items():
+        assert found.save(tmp_path / "new" / name) == [tmp_path / "new" / name]
+        assert (tmp_path / "new" / name).read_bytes().lstrip().startswith(head)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == set(heads)
+
+
+def test_several_figures_have_their_names_added(tmp_path: Path):
+    found = Finding("found", (), (figure("one"), figure("two")))
+    assert [path.name for path in found.save(f"{tmp_path}/a.svg")] == ["a-one.svg", "a-two.svg"]
+    assert "title of two" in (tmp_path / "a-two.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("found", "name", "message"),
+    [
+        (Finding("found", (), (figure("one"),)), "a.html", "path: .*a.html.; accepted: a name that ends in .pdf, .png"),
+        (Finding("found", (), (figure("one"),)), "a", "accepted: a name that ends in .pdf, .png, .svg"),
+        (Finding("found", ()), "a.svg", r"found: there is no figure; its numbers are in .rows"),
+    ],
+)
+def test_what_cannot_be_saved_is_an_error_and_writes_nothing(found: Finding, name: str, message: str, tmp_path: Path):
+    with pytest.raises(TaskError, match=message):
+        found.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_print_in_a_line_and_the_strongest_head_against_the_answer_is_named():
+    found = et.path_patch(et.load("llama-tiny"), et.Pairs.boxes(12))
+    assert repr(found.figures).count("\n") == 0
+    assert len(repr(found.figures)) < 200
+    named = re.search(r"The strongest against the answer is (L\dH\d): \+0\.\d+ \(top\(by=\"size\"\)\)", repr(found))
+    assert named, repr(found)
+    assert named[1] == max(found.rows, key=lambda row: row["score"])["head"]
+
+
+def test_no_head_is_named_against_the_answer_where_none_is_or_the_metric_has_no_sign():
+    model = et.load(hf_llama(), tokenizer())
+    pairs = et.Pairs.boxes(12).scored_by("kl")
+    assert "against the answer" not in repr(et.path_patch(model, pairs))
