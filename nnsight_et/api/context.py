@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -72,6 +72,8 @@ class LoadedModels(ModelPool):
 
 class GivenData(Data):
     """Examples that are there already, by split; a split without its own has those of ""."""
+
+    made: ClassVar[bool] = False
 
     def __init__(self, models: ModelPool, given: Mapping[str, Sequence[Example]]) -> None:
         super().__init__(models)

@@ -25,7 +25,7 @@ from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
-from nnsight_et.models.own import ATTENTION, from_module
+from nnsight_et.models.own import ATTENTION, from_module, hook_notices
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -175,9 +175,9 @@ def load(
 
 
 def _with_notices(model: LoadedModel) -> LoadedModel:
-    """The same model, with what is to be known of how its prompts begin and end."""
+    """The same model, with what is to be known also of how its prompts begin and end."""
     begun = bos_notices(model.name, model.tokenizer, model.model)
-    return replace(model, notices=(*begun, *end_notices(model.name, model.tokenizer)))
+    return replace(model, notices=(*model.notices, *begun, *end_notices(model.name, model.tokenizer)))
 
 
 def _check_known(model: str) -> None:
@@ -253,7 +253,8 @@ def _in_memory(
     if bos is not None:
         tokenizer = deepcopy(tokenizer)
         set_bos(tokenizer, bos, name, nn.nn.config)
-    return _with_notices(LoadedModel(name, nn, tokenizer, shape_from(nn.nn.config, name)))
+    notices = tuple(hook_notices(module, name))
+    return _with_notices(LoadedModel(name, nn, tokenizer, shape_from(nn.nn.config, name), notices=notices))
 
 
 def _live(example: Example, positions: Sequence[str]) -> int:

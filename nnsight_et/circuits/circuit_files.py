@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,15 @@ class CircuitFile:
 
     circuit: Circuit
     form: str
+    data: Any = field(default=None, compare=False)
+    """The JSON it was read from."""
 
 
 def read_circuit(path: Path, where: str) -> CircuitFile:
     """The circuit in a .json file, or in a result's folder; ManifestError or TaskError naming `where` if none."""
     groups, form = read_groups(path, where)
-    return CircuitFile(of_groups(groups, f"{where}: {path}"), form)
+    data = json.loads((path / "result.json" if path.is_dir() else path).read_text(encoding="utf-8-sig"))
+    return CircuitFile(of_groups(groups, f"{where}: {path}"), form, data)
 
 
 def read_groups(path: Path, where: str) -> tuple[list[HeadGroup], str]:

@@ -1,4 +1,10 @@
-"""Mean ablation (§4.2): what is left of the answer when heads take their mean over other prompts; F of circuits."""
+"""Mean ablation (§4.2, App. B, C): how well a circuit does alone, and a model without some of its heads.
+
+Idea: a head whose output is its mean over other prompts still writes what it always writes, and nothing of this one.
+
+    F(C) = accuracy when every head outside C outputs its mean;   F(M without K) = accuracy when the heads K do
+    faithfulness = F(C) / F(M)
+"""
 
 from __future__ import annotations
 
@@ -104,7 +110,7 @@ def circuit_readouts(
 def remainder_readouts(
     model: Model, question: Question, fill: AblationValues, knocked: Sequence[Circuit], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
-    """Readouts, by name, of the model without each of the sets of heads: tensors [set, batch]: F(M \\ K) (App. C).
+    """Readouts, by name, of the model without each of the sets of heads: tensors [set, batch]: F(M without K) (App. C).
 
     Only these heads are ablated, at their positions; nothing else is done to the run.
     """

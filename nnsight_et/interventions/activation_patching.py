@@ -1,4 +1,9 @@
-"""Activation patching (§5.2): the answer when some heads take their outputs from another run."""
+"""Activation patching (§5.2): the answer when some heads take their outputs from another run.
+
+Idea: if heads carry a variable, their outputs from a source prompt bring the source's value along.
+
+    z[head, position] <- z_source[head, position];   everything after it recomputes
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Attention patterns (§4.1, §5.2): where heads look from a position. The model is loaded with eager attention."""
+"""Attention patterns (§4.1, §5.2): where heads look from a position. The model is loaded with eager attention.
+
+Idea: a head's attention weights, softmax(q · k / sqrt(d)) over earlier tokens, show which tokens it reads.
+"""
 
 from __future__ import annotations
 

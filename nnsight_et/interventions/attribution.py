@@ -1,4 +1,9 @@
-"""Attribution patching: the gradient's guess at what patching each head's output would do, beside what it does."""
+"""Attribution patching: the gradient's estimate of patching each head's output, beside the exact effect.
+
+Idea: one backward pass gives a first-order estimate for all heads at once.
+
+    estimate = (z_source - z_base) · dp/dz / p;   exact = (p_patched - p) / p
+"""
 
 from __future__ import annotations
 

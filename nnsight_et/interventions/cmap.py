@@ -1,6 +1,10 @@
 """Cross-model activation patching (§6): a recipient's run with head activations of a donor model on the same prompt.
 
-The two models are never in one session: the donor's few vectors are taken home and travel to the recipient.
+Idea: if the donor does a step better, its outputs at that step make the recipient better too.
+
+    z_recipient[head, position] <- z_donor[head, position]
+
+The two models are never in one session: the donor's few vectors are sent back and travel to the recipient.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""Desiderata-based component masking (§5.1, App. H): which heads of a group carry one variable, found by gradient."""
+"""Desiderata-based component masking (§5.1, App. H): which heads of a group carry one variable, found by gradient.
+
+Idea: learn for each head whether its output should come from the base (m = 1) or from a source in which one variable
+has another value (m = 0), so that the answer becomes what that swap should give.
+
+    z <- m · z_base + (1 - m) · z_source;   loss = -mean(logit of the target) + sparsity · sum(1 - m)
+"""
 
 from __future__ import annotations
 

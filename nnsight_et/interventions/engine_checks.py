@@ -82,7 +82,9 @@ def _disagreements(model: Model, pair: Pair, layer: int) -> dict[str, float]:
         path = Path("last", via, tuple(dict.fromkeys(receivers)))
         found[f"paths into {name}"] = _engine_gap(model, pair, path, Head(0, 0))
     mlps = tuple(dict.fromkeys((Mlp(layer), Mlp(model.n_layers - 1))))
-    found["paths into MLPs"] = _engine_gap(model, pair, Path("last", "input", mlps, senders="mlps"), Mlp(0))
+    apart = {name: int((at != pair.source.positions[name]).sum()) for name, at in pair.base.positions.items()}
+    at = max(("last", *apart), key=lambda name: apart[name])  # where the source's position is another
+    found["paths into MLPs"] = _engine_gap(model, pair, Path(at, "input", mlps, senders="mlps"), Mlp(0))
     return found
 
 

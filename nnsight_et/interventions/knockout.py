@@ -1,4 +1,9 @@
-"""Attention knockout (App. A): the answer when, from some layer up, one position may not attend to another."""
+"""Attention knockout (App. A): the answer when, from some layer up, one position may not attend to another.
+
+Idea: once the answer is right again, the position already has what it would have read there.
+
+    attention[blind -> to] = 0 in all heads of layers >= L, for every L
+"""
 
 from __future__ import annotations
 

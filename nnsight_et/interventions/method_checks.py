@@ -27,10 +27,10 @@ VIAS: tuple[Via, ...] = ("query", "key", "value")
 
 
 def taken_means_error(
-    model: Model, together: PromptBatch, alone: Sequence[PromptBatch], names: tuple[str, ...] | None
+    model: Model, together: Sequence[PromptBatch], alone: Sequence[PromptBatch], names: tuple[str, ...] | None
 ) -> float:
-    """How far the means over prompts run `together` are from those of the same prompts run one by one."""
-    return means_error(model, alone, names, mean_outputs(model, [together], names)["z"])
+    """How far the means over prompts run in the batches of `together` are from those of the same, run one by one."""
+    return means_error(model, alone, names, mean_outputs(model, together, names)["z"])
 
 
 def means_error(model: Model, alone: Sequence[PromptBatch], names: tuple[str, ...] | None, means: Tensor) -> float:
@@ -94,12 +94,12 @@ def _of_group(model: Model, run: PromptBatch, group: HeadGroup, where: tuple[int
     return values[0, at, heads] if via == "query" else values[0, :at, heads]
 
 
-def training_errors(model: Model, group: HeadGroup, pair: Pair) -> dict[str, float]:
+def training_errors(model: Model, group: HeadGroup, pair: Pair, validation: Pair) -> dict[str, float]:
     """By check: how far DCM's gradient is from the reference engine's, and whether a step of training goes down.
 
     mask gradient: of p / p_base by every mask component, where nothing is selected. mask training: infinite unless one
     step selects just the heads whose loss, by finite differences of whole runs, falls when they take the source, and
-    the accuracy that training gives for that mask is the reference engine's.
+    the accuracy that training gives for that mask is the reference engine's on the pair of validation.
     """
     one, other = (
         head_effects(model, pair, group.at, group.heads, engine, Chunks())["attributed"]
@@ -112,9 +112,9 @@ def training_errors(model: Model, group: HeadGroup, pair: Pair) -> dict[str, flo
     right = True
     for epochs in (1, 2):  # the mask after one step is the last one, and the first of two
         training = Training(sparsity, STEP, epochs, validate_every=1)
-        (trained,) = trained_masks(model, [group], training, [pair], [pair], Chunks())
+        (trained,) = trained_masks(model, [group], training, [pair], [validation], Chunks())
         right &= torch.equal(trained["masks"][0][clear] == 1, gradient[clear] < 0)
-        right &= trained["accuracies"][0].item() == _accuracy(model, group, pair, trained["masks"][0])
+        right &= trained["accuracies"][0].item() == _accuracy(model, group, validation, trained["masks"][0])
     return {"mask gradient": gap(one, other).item(), "mask training": 0.0 if right else float("inf")}
 
 

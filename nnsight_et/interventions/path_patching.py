@@ -1,4 +1,13 @@
-"""Path patching (§4.1): what the answer's probability loses when one path, from a head or MLP to later ones, breaks."""
+"""Path patching (§4.1): what the answer's probability loses when one path, from a head or MLP to later ones, breaks.
+
+Idea: change one component, and let the change through along one path only.
+
+    run 1: all heads from the position on keep their base outputs, but the sender's is the source's
+    run 2: the receivers' query, key or value (MLPs: input) is that of run 1; everything after recomputes
+    score = mean of (p_patched - p) / p
+
+Into the logits run 1 is all there is. Run 1 changes one token, run 2 only what lies above the receivers.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -16,18 +18,21 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
+from nnsight_et.measuring.audit import Finding, finding
 from nnsight_et.measuring.context import MethodOutput, RunContext
+from nnsight_et.measuring.evidence import Evidence
 from nnsight_et.measuring.self_check import LEAST, VARIANTS, Check
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, Step
 from nnsight_et.measuring.tolerance import EPSILONS, HALF, TOLERANCE, difference, residual_rounding, tolerance_of
+from nnsight_et.models.prints import file_print
 from nnsight_et.planning.plan import Job, ModelChoice
 
 EXAMPLES = 2  # of one recomputed sample
 RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
 Values = Mapping[str, Tensor]
-Audit = Callable[[Job, Mapping[str, Tensor], Any], Iterable[float]]
-"""How far the numbers of a summary are from what its scores say."""
+Audit = Callable[[Evidence], Iterable[Finding]]
+"""Everything that a result says, held against what it was made from."""
 
 
 def checks_of(context: RunContext, measurement: Measurement, at_once: bool) -> list[Check]:
@@ -56,11 +61,40 @@ def run_checks(context: RunContext, job: Job, choice: ModelChoice, checks: Seque
     context.self_check.seconds += time.monotonic() - start
 
 
-def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit: Audit | None) -> None:
-    """Count the numbers of the summary once more, where they can be counted from scores."""
-    if audit is not None and context.self_check.on:
-        gaps = audit(job, output.scores, output.summary)
-        context.self_check.add(job, "recount", max(gaps, default=0.0), RECOUNT)
+def check_cell(context: RunContext, job: Job, where: str, key: str, call: Call, stored: bool) -> None:
+    """Raise ExperimentError if the cell's name has another one's work in this run, or in the store."""
+    if context.self_check.on and not context.records.agrees(key, call, stored):
+        context.self_check.add(job, "cells", math.inf, 0.0, step=where)
+
+
+def _weights(context: RunContext, job: Job) -> Iterator[Finding]:
+    """That models of the same files had the same weights in memory in all of the run, and others had others."""
+    models, own = context.models, {(one.name, one.dtype, job.attention): one for one in job.models}
+    context.loaded.update(own)
+    for (key, choice), (other, known) in product(own.items(), context.loaded.items()):
+        one, two = models.prints.get(key), models.prints.get(other)
+        if one is not None and two is not None and key[1] == other[1]:
+            same = models.fingerprint(choice) == models.fingerprint(known)
+            same = same or (one == two and file_print(models.files(choice)) == file_print(models.files(known)))
+            yield finding("weights", (one == two) == same, f"{choice.name} and {known.name}")
+
+
+def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit: Audit) -> None:
+    """Derive what the experiment decided and counted again from what was measured; ExperimentError if it differs."""
+    start, worst = time.monotonic(), dict[str, Finding]()
+    try:
+        derived = audit(Evidence(job, output.scores, output.summary, context))
+        for found in chain(_weights(context, job), derived) if context.self_check.on else ():
+            if found.check not in worst or found.gap > worst[found.check].gap:
+                worst[found.check] = found
+    except (LookupError, TypeError, ValueError) as error:  # something is not there, or of another kind
+        worst = {"decisions": finding("decisions", False, f"{type(error).__name__}: {error}")}
+    for found in worst.values():
+        more = {"at": found.where} if found.gap > RECOUNT else {}
+        context.self_check.add(job, found.check, found.gap, RECOUNT, **more)
+    context.measured.pop(job.name, None)
+    context.trained.pop(job.name, None)
+    context.self_check.seconds += time.monotonic() - start
 
 
 def _kind(what: Mapping[str, Any]) -> str:
@@ -72,49 +106,72 @@ def _sample(context: RunContext, measurement: Measurement, at_once: bool) -> Che
     """A few of the values against the reference engine's, which measures each example by itself, without padding."""
     state, step = context.self_check, measurement.step
     draw = random.Random(f"{step.job.seed}/self-check/{step.name}")
-    batch = draw.choice(step.batches)
-    variants = (
-        _drawn_indices(measurement.variants, draw) if at_once else _variants(context.cells.values(measurement), draw)
-    )
-    examples = 1 if state.cells >= LEAST else max(EXAMPLES, LEAST // len(variants))
-    some = tuple(sorted(draw.sample(batch, min(examples, len(batch)))))
-    settings, dtype = EvalSettings("reference", variants), step.choice.dtype
+    stands_out = None if at_once else _extreme_variant(context.cells.values(measurement))
+    width = min(VARIANTS, measurement.variants)
+    some = _drawn_examples(step, draw, 1 if state.cells >= LEAST else max(EXAMPLES, LEAST // width), state.samples)
+    variants = [_drawn_variants(measurement.variants, draw, stands_out, state.samples + i) for i in range(len(some))]
+    state.samples += 1
+    dtype = step.choice.dtype
     upcast = dtype not in TOLERANCE and context.chunk_sizes.fits_upcast(step.choice)
-    calls = tuple(measurement.measure((index,), settings) for index in some)
+    settings = [EvalSettings("reference", chosen) for chosen in variants]
+    calls = tuple(measurement.measure((index,), one) for index, one in zip(some, settings, strict=True))
 
     def verify(alone: list[Values]) -> None:
-        found = context.cells.values(measurement)
-        found = {name: tensor[..., list(some)] for name, tensor in found.items()}
-        found = {name: tensor[list(variants)] if tensor.ndim == 2 else tensor for name, tensor in found.items()}
+        values = context.cells.values(measurement)
+        found = _joined_values([_part(values, index, chosen) for index, chosen in zip(some, variants, strict=True)])
         expected = [_joined_values(alone[i : i + len(some)]) for i in range(0, len(alone), len(some))]
         worst, tolerance = _largest_gaps(found, expected, dtype, context.models.shape(step.choice).n_layers)
         there = context.models.in_memory
         other = there is not None and there[::2] != step.model[::2]  # in fp32 it may be now
         state.add(step.job, "model", float(other), 0.0, step=step.name)
-        cells = len(some) * len(variants)
-        state.add(step.job, "reference engine", worst, tolerance, step=step.name, cells=cells)
+        state.add(step.job, "reference engine", worst, tolerance, step=step.name, cells=len(some) * width)
 
-    in_fp32 = replace(settings, upcast=True)
-    return Check(calls, verify, tuple(measurement.measure((index,), in_fp32) for index in some) if upcast else ())
+    in_fp32 = [replace(one, upcast=True) for one in settings] if upcast else []
+    return Check(calls, verify, tuple(measurement.measure((i,), one) for i, one in zip(some, in_fp32, strict=False)))
 
 
 def _joined_values(alone: Sequence[Values]) -> dict[str, Tensor]:
     return {name: torch.cat([one[name] for one in alone], -1) for name in alone[0]}
 
 
-def _drawn_indices(count: int, draw: random.Random) -> tuple[int, ...]:
-    return tuple(sorted(draw.sample(range(count), min(VARIANTS, count))))
+def _part(values: Values, example: int, variants: tuple[int, ...]) -> dict[str, Tensor]:
+    """Of one example, those of the variants, where values are by variant."""
+    one = {name: tensor[..., [example]] for name, tensor in values.items()}
+    return {name: tensor[list(variants)] if tensor.ndim == 2 else tensor for name, tensor in one.items()}
 
 
-def _variants(values: Values, draw: random.Random) -> tuple[int, ...]:
-    """The variant whose values stand out most, and others drawn at random."""
+def _drawn_examples(step: Step, draw: random.Random, count: int, turn: int) -> tuple[int, ...]:
+    """Examples of several batches: the last of all, one that is padded, one whose source is written otherwise, the
+    first, then any. `turn` says with which of these to begin.
+    """
+    padded, apart = list[int](), list[int]()
+    for batch in step.batches:
+        length = max(step.examples[index].base.length for index in batch)
+        padded += [index for index in batch if step.examples[index].base.length < length]
+        examples = ((index, step.examples[index]) for index in batch)
+        apart += [index for index, one in examples if one.base.positions != one.source.positions]
+    first = [step.batches[-1][-1], *(draw.choice(some) for some in (padded, apart) if some), step.batches[0][0]]
+    turn %= len(first)
+    rest = draw.sample(range(len(step.examples)), min(count, len(step.examples)))
+    return tuple(dict.fromkeys((*first[turn:], *first[:turn], *rest)))[:count]
+
+
+def _drawn_variants(count: int, draw: random.Random, stands_out: int | None, turn: int) -> tuple[int, ...]:
+    """As many as are sampled: that whose values stand out, and, in turn, the last, the first and any."""
+    in_turn = (count - 1, 0, draw.randrange(count))[turn % 3]
+    order = [in_turn if one is None else one for one in (stands_out, in_turn)] + draw.sample(
+        range(count), min(2, count)
+    )
+    return tuple(sorted(list(dict.fromkeys(order))[: min(VARIANTS, count)]))
+
+
+def _extreme_variant(values: Values) -> int | None:
+    """The variant whose values stand out most."""
     for name, tensor in values.items():
         if tensor.ndim == 2 and name != "predicted":
             mean = tensor.double().mean(-1)
-            extreme = int((mean - mean.median()).abs().argmax())
-            others = [index for index in range(len(tensor)) if index != extreme]
-            return tuple(sorted([extreme, *draw.sample(others, min(VARIANTS - 1, len(others)))]))
-    return (0,)
+            return int((mean - mean.median()).abs().argmax())
+    return None
 
 
 def _largest_gaps(found: Values, expected: Sequence[Values], dtype: str, n_layers: int) -> tuple[float, float]:
@@ -137,14 +194,14 @@ def means_check(
     names: tuple[str, ...] | None,
     together: Callable[[Batch], PromptBatch],
 ) -> list[Check]:
-    """The means over two of the prompts, which `together` makes a batch of, against each of them run alone."""
+    """The means over three of the prompts, of which `together` makes batches of two and one, against each run alone."""
     state = context.self_check
     if not state.on:
         return []
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].tokens))
-    some = tuple(dict.fromkeys((order[0], order[-1])))
+    some = tuple(dict.fromkeys((order[0], order[-1], order[len(order) // 2])))
     alone = [padded_batch([prompts[index]]) for index in some]
-    call = Call(taken_means_error, (together(some), alone, names))
+    call = Call(taken_means_error, ([together(part) for part in (some[:2], some[2:]) if part], alone, names))
     return [Check((call,), lambda found: state.add(job, "means", found[0], tolerance_of(choice.dtype)))]
 
 
@@ -173,17 +230,18 @@ def donation_check(
 
 
 def training_check(
-    context: RunContext, job: Job, groups: Sequence[HeadGroup], examples: Sequence[Example]
+    context: RunContext, job: Job, groups: Sequence[HeadGroup], data: Sequence[Sequence[Example]]
 ) -> list[Check]:
     """Gradient and direction of mask training against whole runs in fp32, once per experiment.
 
     On some heads of the group at the earliest position: the one that is furthest from where it is in the source.
+    data: the examples of training and of validation.
     """
     choice, state = job.models[0], context.self_check
     if not state.on or choice.dtype not in TOLERANCE or ("mask training",) in state.kinds:
         return []
     state.kinds.add(("mask training",))
-    pair = context.data.pair(choice, examples, range(min(EXAMPLES, len(examples))))
+    pair, validation = (context.data.pair(choice, some, range(min(EXAMPLES, len(some)))) for some in data)
     group = min(groups, key=lambda one: int(pair.base.positions[one.at].min()))
     draw = random.Random(f"{job.seed}/self-check/{group.name}")
     heads = sorted(draw.sample(group.heads, min(VARIANTS, len(group.heads))))
@@ -192,7 +250,7 @@ def training_check(
         for name, error in found[0].items():
             state.add(job, name, error, tolerance_of(choice.dtype), group=group.name)
 
-    return [Check((Call(training_errors, (HeadGroup(group.name, group.at, tuple(heads)), pair)),), verify)]
+    return [Check((Call(training_errors, (HeadGroup(group.name, group.at, tuple(heads)), pair, validation)),), verify)]
 
 
 def _engine_checks(context: RunContext, measurement: Measurement) -> list[Check]:
@@ -202,7 +260,11 @@ def _engine_checks(context: RunContext, measurement: Measurement) -> list[Check]
         return []
     context.self_check.models.add(step.model)
     state, errors = context.self_check, context.engine_errors
-    pair = context.data.pair(step.choice, step.examples, step.batches[0][:2])
+    batch = max(step.batches, key=len)  # sources whose positions are others come first
+    batch = sorted(
+        batch, key=lambda index: step.examples[index].base.positions == step.examples[index].source.positions
+    )
+    pair = context.data.pair(step.choice, step.examples, sorted(batch[:2]))
     calls = () if step.model in errors else (Call(engine_errors, (pair,)),)
 
     def verify(found: list[dict[str, float]]) -> None:

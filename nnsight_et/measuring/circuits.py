@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 from torch import Tensor
@@ -20,8 +21,9 @@ from nnsight_et.interventions.ablation import (
     remainder_readouts,
 )
 from nnsight_et.interventions.calls import Call
-from nnsight_et.measuring.checks import means_check, run_checks
+from nnsight_et.measuring.checks import check_cell, means_check, run_checks
 from nnsight_et.measuring.context import RunContext
+from nnsight_et.measuring.evidence import same_prompts
 from nnsight_et.measuring.self_check import Check
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, batches, data_digest, suffixes, whole_prompts
 from nnsight_et.planning.plan import Job, ModelChoice
@@ -96,7 +98,8 @@ class AblationSetup:
         """[layer, slot, head, d_head]: the model's means over the prompts, measured once and stored."""
         context, job, choice = self.context, self.job, self.choice
         key = context.cells.key(job, choice, {"means": self.names, "data": data_digest(self.prompts)})
-        cell = context.cells.find(key)
+        cell, asked = context.cells.find(key), Call(mean_outputs, (self.prompts, self.names))
+        check_cell(context, job, "means", key, asked, cell is not None)
         if cell is None:
             call = Call(mean_outputs, (self._runs(self._order()), self.names), key)
             (found,) = context.executor.results(job, choice, [call])
@@ -108,7 +111,15 @@ class AblationSetup:
         def joined_run(some: Batch) -> PromptBatch:
             return self._runs([some])[0]
 
-        return tuple(means_check(self.context, self.job, self.choice, self.prompts, self.names, joined_run))
+        def verify(_: list[object]) -> None:
+            order = self._order()
+            runs = zip(self._runs(order), order, strict=True)
+            right = all(same_prompts(run, [self.prompts[index] for index in batch]) for run, batch in runs)
+            every = sorted(index for batch in order for index in batch) == list(range(len(self.prompts)))
+            self.context.self_check.add(self.job, "means", 0.0 if right and every else inf, 0.0)
+
+        some = means_check(self.context, self.job, self.choice, self.prompts, self.names, joined_run)
+        return (*some, Check((), verify)) if some else ()
 
 
 def set_up_ablation(
@@ -127,6 +138,7 @@ def set_up_ablation(
             raise TaskError(
                 f"experiments.{job.name}.ablation: resample, and prompts differ in length; accepted: mean, zero"
             )
+    context.ablating[job.name, choice.name] = prompts
     return AblationSetup(context, job, choice, examples, prompts, ablation)
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic
 
 from torch import Tensor
 
+from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.notices import Notice
+from nnsight_et.interventions.calls import Call
 from nnsight_et.measuring.cell_cache import CellCache
+from nnsight_et.measuring.cell_records import CellRecords
 from nnsight_et.measuring.earlier import EarlierResults
 from nnsight_et.measuring.examples import Data
 from nnsight_et.measuring.executor import Executor
 from nnsight_et.measuring.memory import ChunkSizes, OutOfMemoryBackoff
 from nnsight_et.measuring.model_pool import Key, ModelPool
+from nnsight_et.measuring.reading import SplitsSeen
 from nnsight_et.measuring.self_check import SelfCheck
-from nnsight_et.planning.plan import Job
+from nnsight_et.measuring.steps import Batch, Measurement
+from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.remote.server import Server
 from nnsight_et.results.store import Store
 from nnsight_et.results.summary import S
@@ -48,6 +53,28 @@ class MethodOutput(Generic[S]):
     data_digest: str
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A measurement whose cells are all in the store, under these names."""
+
+    measurement: Measurement
+    keys: dict[Batch, str]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The masks of one desideratum: the pairs of training and validation, and the names of cells."""
+
+    name: str
+    data: Sequence[list[Example]]
+    keys: list[tuple[str, str]]
+    """Of what each group's training chose, and of how it went."""
+    call: Call | None
+    """What trained those that were missing; None where none was."""
+    missing: list[str]
+    """The names of their groups."""
+
+
 @dataclass
 class RunContext:
     """One run in progress."""
@@ -61,6 +88,8 @@ class RunContext:
     server: Server | None = None
     workers: Workers | None = None
     on_notice: Callable[[Notice], None] | None = None
+    probed: bool = True
+    """Whether each model answers a few prompts before it is measured."""
     self_check: SelfCheck = field(default_factory=SelfCheck)
     """Of the experiment that is measured now."""
     notices: dict[str, list[Notice]] = field(default_factory=dict)
@@ -69,8 +98,19 @@ class RunContext:
     engine_errors: dict[Key, dict[str, float]] = field(default_factory=dict)
     """What the engine's checks found of a model as it runs."""
 
+    measured: dict[str, list[Measured]] = field(default_factory=dict[str, list[Measured]])
+    """By experiment, what its result will be made from; until that is checked."""
+    ablating: dict[tuple[str, str], list[Prompt]] = field(default_factory=dict[tuple[str, str], list[Prompt]])
+    """By experiment and model, the prompts that ablated heads' outputs come from."""
+    trained: dict[str, list[Trained]] = field(default_factory=dict[str, list[Trained]])
+    """By experiment, the masks that were trained."""
+    loaded: dict[Key, ModelChoice] = field(default_factory=dict[Key, ModelChoice])
+    """The models of the experiments that are done."""
+    splits: SplitsSeen = field(default_factory=SplitsSeen)
+
     def __post_init__(self) -> None:
         self.data = Data(self.models)
+        self.records = CellRecords(self.store)
         self.cells = CellCache(self.store, self.models, self.fresh)
         self.chunk_sizes = ChunkSizes(self.models, self.store, self.folder, self.memory)
         backoff = OutOfMemoryBackoff(self.store, self.folder, self.chunk_sizes)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from nnsight_et.core.batch import Example, Pair, Prompt, check_lengths, check_tokens, collate
 from nnsight_et.core.errors import TaskError
@@ -50,6 +50,8 @@ class Sample(NamedTuple):
 class Data:
     """The examples and prompts of a run's jobs, none of them longer than its model takes."""
 
+    made: ClassVar[bool] = True
+    """Whether they are what a task gives for a split and a number."""
     models: ModelPool
     scored: dict[tuple[str, str], dict[str, set[int]]] = field(default_factory=dict)
     """By experiment and model: the tokens that its examples are scored by, by what they are in them."""

@@ -46,11 +46,16 @@ class Executor:
             attempts = self.workers.results(place, run_call, sent)
         return map(partial(self.backoff.accept, job, choice), calls, attempts)
 
+    def look_at(self, job: Job) -> None:
+        """Send what is still to go ahead of calls to the job's models: all of its cells were there."""
+        for choice in job.models if self.server is not None else ():
+            list(self.results(job, choice, ()))
+
     def _from_server(self, server: Server, job: Job, choice: ModelChoice, calls: Iterable[Call]) -> Iterator[Any]:
         together = list(calls)
-        if not together:
-            return
         first, take = self.ahead.pop((choice.name, choice.dtype, job.attention), ([], None))
+        if not first and not together:
+            return
         done = server.results(self.models.load(job, choice), [*first, *together], job.name)
         check_place(done["place"], choice, f"experiments.{job.name}")
         if take is not None:

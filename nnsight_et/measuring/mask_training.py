@@ -14,8 +14,8 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import COURSE, Training, trained_masks
 from nnsight_et.manifest import DCM
-from nnsight_et.measuring.checks import training_check
-from nnsight_et.measuring.context import RunContext
+from nnsight_et.measuring.checks import check_cell, training_check
+from nnsight_et.measuring.context import RunContext, Trained
 from nnsight_et.measuring.self_check import Check, calls_of
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import Job, digest
@@ -53,14 +53,20 @@ def train_masks(
         job, job.models[0], chain.from_iterable(_calls(context, job, one) for one in masks.values())
     )
     for name, one in masks.items():
-        missing = one.missing
+        missing, call = one.missing, next(iter(_calls(context, job, one)), None)
         if missing:
             found = next(results)
             for check in one.checks:
                 check.verify([next(results) for _ in check.calls])
             for group, mask in zip(missing, found, strict=True):
                 one.cells[group] = _keep_training(context, one.keys[group], mask)
-        yield name, [cell for cell in one.cells.values() if cell is not None], len(groups) - len(missing)
+        cells = {group: cell for group, cell in one.cells.items() if cell is not None}
+        keys = [_key(one.keys[group], gradient_of(cell)) for group, cell in cells.items()]
+        done = Trained(
+            name, one.data, [(key, _course_key(key)) for key in keys], call, [group.name for group in missing]
+        )
+        context.trained.setdefault(job.name, []).append(done)
+        yield name, list(cells.values()), len(groups) - len(missing)
 
 
 def _masks(context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data: Sequence[list[Example]]) -> _Masks:
@@ -70,8 +76,11 @@ def _masks(context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data
         what = {"group": Circuit((group,)).to_dict(), "training": vars(_training(job)), "batch": spec.batch}
         keys[group] = context.cells.key(job, job.models[0], {"dcm": what, "data": digests})
     cells = {group: _read_training(context, key) for group, key in keys.items()}
+    for group, cell in cells.items():
+        asked = Call(trained_masks, ([group], _training(job), *data, spec.batch))
+        check_cell(context, job, "masks", keys[group], asked, cell is not None)
     missing = [group for group, cell in cells.items() if cell is None]
-    return _Masks(keys, cells, training_check(context, job, missing, data[0]) if missing else [], data)
+    return _Masks(keys, cells, training_check(context, job, missing, data) if missing else [], data)
 
 
 def _calls(context: RunContext, job: Job[DCM], masks: _Masks) -> Iterator[Call]:

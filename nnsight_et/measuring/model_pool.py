@@ -12,6 +12,7 @@ from nnsight_et.models.files import Files, download_files
 from nnsight_et.models.load import distant, load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
+from nnsight_et.models.prints import memory_print
 from nnsight_et.planning.plan import Job, ModelChoice
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class ModelPool:
     device: str
     on_server: bool = False
     on_layer: Callable[[int], None] | None = None
+    prints: dict[Key, str] = field(default_factory=dict[Key, str])
+    """Digests of the weights that were in memory, by the model."""
     _files: dict[str, Files] = field(default_factory=dict)
     _in_memory: tuple[Key, Model] | None = None
 
@@ -71,6 +74,7 @@ class ModelPool:
                 model = distant(files, choice.spec, choice.dtype, job.attention)
             else:
                 model = replace(load_model(files, choice.dtype, self.device, job.attention), on_layer=self.on_layer)
+                self.prints[key] = memory_print(model)
             self._in_memory = (key, model)
         return self._in_memory[1]
 

@@ -39,6 +39,7 @@ class SelfCheck:
     found: list[CheckRecord] = field(default_factory=list[CheckRecord])
     models: set[tuple[str, str, str]] = field(default_factory=set)
     kinds: set[tuple[str, ...]] = field(default_factory=set)
+    samples: int = 0
     allowance: float = 0.0
     seconds: float = 0.0
 

@@ -68,6 +68,8 @@ class Measurement:
     checks: tuple[Check, ...] = ()
     """What is to be checked beside a sample of the values."""
     sampled: bool = True
+    sources: tuple[Sequence[Example], ...] = ()
+    """Where heads are patched from several: the examples of each."""
 
 
 def whole_prompts(job: Job, choice: ModelChoice, name: str, examples: Sequence[Example], most: int) -> Step:

@@ -6,7 +6,7 @@ shows what was measured; it is imported when it is first asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,13 +16,13 @@ from nnsight_et.planning.cost.pieces import CostSetting, Piece
 from nnsight_et.results.summary import S
 
 if TYPE_CHECKING:  # what these name imports torch
-    from torch import Tensor
-
     from nnsight_et.display.figures import FigureGroup
     from nnsight_et.display.measurement import TidyRow
     from nnsight_et.display.paper import PaperNumbers
     from nnsight_et.display.table import Table
+    from nnsight_et.measuring.audit import Finding
     from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+    from nnsight_et.measuring.evidence import Evidence
     from nnsight_et.planning.plan import Job
     from nnsight_et.results.headers import ResultHeader
     from nnsight_et.results.store import MethodResult
@@ -42,9 +42,8 @@ class Experiment(Generic[M, S]):
     """Raises where the job cannot be done, before any work."""
     measure: Callable[[RunContext, Job[M]], Generator[Progress, None, MethodOutput[S]]]
     """Measures all the job asks for, cell by cell."""
-    audit: Callable[[Job[M], Mapping[str, Tensor], S], Iterable[float]] | None
-    """How far the summary's numbers are from what the scores say, counted by formulas of its own; None where a
-    summary says nothing that scores could."""
+    audit: Callable[[Evidence[M, S]], Iterable[Finding]]
+    """What was asked of the models, and every score, number and choice, derived again by code of its own."""
     tables: Callable[[ResultHeader, S], tuple[Table, ...]]
     figures: Callable[[MethodResult[S], Study], tuple[FigureGroup, ...]]
     metrics: Callable[[MethodResult[S]], Iterator[TidyRow]]

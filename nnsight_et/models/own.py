@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import nnsight
 from nnsight import TransformersModel
 from peft import PeftMixedModel, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nnsight_et.core.errors import UnsupportedModel, brief, quantity
+from nnsight_et.core.notices import Notice
 from nnsight_et.models.adapters import base_of
 from nnsight_et.models.families import architecture
 from nnsight_et.models.load import wrap_model
@@ -43,6 +46,23 @@ def from_module(
     with_padding_token(tokenizer, name, module.config.get_text_config().vocab_size)
     nnsight.register("nnsight_et")
     return wrap_model(TransformersModel(module, task="text-generation", tokenizer=tokenizer), name)
+
+
+def hook_notices(module: PreTrainedModel | PeftModel | PeftMixedModel, name: str) -> list[Notice]:
+    """That forward hooks on the model as a whole do nothing here, if it has some; hooks on its parts run as they are.
+
+    Logits are read before the whole's own hooks change them, and what peft puts around a model is not run at all.
+    """
+    around, whole = list[Any](), module
+    if isinstance(module, PeftModel | PeftMixedModel):
+        inside: Any = module.base_model
+        around, whole = [module, inside], inside.model
+    hooked = [type(one).__name__ for one in around if one._forward_hooks or one._forward_pre_hooks]
+    hooked += [type(whole).__name__] if whole._forward_hooks else []
+    if not hooked:
+        return []
+    text = f"the forward hooks on {' and on '.join(hooked)} as a whole are left out: no number here has their effect"
+    return [Notice("hooks", name, f"{text}. Hooks on its parts, such as its layers or the last norm, are kept")]
 
 
 def _check_module(module: PreTrainedModel, name: str) -> None:

@@ -185,6 +185,8 @@ class ResultHeader(Record):
     """The method's headline numbers; null where a number does not exist."""
     self_check: SelfCheckRecord
     """What was measured twice."""
+    probe: Literal["on", "off"] = "on"
+    """Whether its models answered a few prompts first, to be told from chance; in the file only where it was off."""
     notices: tuple[Notice, ...] = ()
     """What to know before the numbers are read; in the file only where there is something."""
     scores_digest: str = ""
@@ -194,7 +196,8 @@ class ResultHeader(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as the file holds it, without `digest`."""
-        unsaid = {"digest", "job", "self_check"} | (set[str]() if self.notices else {"notices"})
+        silent = {name for name, said in (("notices", self.notices), ("probe", self.probe == "off")) if not said}
+        unsaid = {"digest", "job", "self_check"} | silent
         data = self.model_dump(exclude=unsaid)
         return data | {"job": self.job.to_dict(), "self_check": self.self_check.to_dict()}
 

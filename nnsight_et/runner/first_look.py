@@ -40,7 +40,7 @@ class Look:
     notices: Callable[[dict[str, Any]], list[Notice]]
 
 
-def look_first(context: RunContext, jobs: Sequence[Job], probe: bool) -> None:
+def look_first(context: RunContext, jobs: Sequence[Job]) -> None:
     """Tell of the jobs without a result what must be known of their models first.
 
     Models are looked at in reverse, so that the one that is measured first stays in memory. On a server the looks go
@@ -60,7 +60,7 @@ def look_first(context: RunContext, jobs: Sequence[Job], probe: bool) -> None:
                         context.tell(one, notice)
                 _look(
                     context,
-                    [*_bos(context, job, choice), *(_chance(context, job, choice) if probe else ())],
+                    [*_bos(context, job, choice), *(_chance(context, job, choice) if context.probed else ())],
                     theirs,
                     choice,
                 )

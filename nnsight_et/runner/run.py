@@ -79,8 +79,8 @@ def run(
         _clear_up(store, folder, server, fresh)
         models = ModelPool(device, server is not None, options.on_layer)
         checks, on_notice = SelfCheck(plan.self_check), options.on_notice
-        context = RunContext(store, folder, models, plan.memory, fresh, server, workers, on_notice, checks)
-        _check_first(context, jobs, plan.probe)
+        context = RunContext(store, folder, models, plan.memory, fresh, server, workers, on_notice, plan.probe, checks)
+        _check_first(context, jobs)
         for job in jobs:
             try:
                 context.self_check = SelfCheck(plan.self_check)
@@ -89,6 +89,7 @@ def run(
                     continue
                 start = time.monotonic()
                 output = yield from METHODS[job.spec.method].experiment().measure(context, job)
+                context.executor.look_at(job)
                 _write_result(context, job, output, start)
             except Exception as error:
                 error.add_note(f"while running {job.name}")
@@ -104,7 +105,7 @@ def _clear_up(store: Store, folder: Path, server: Server | None, fresh: bool) ->
             server.journal.clear()
 
 
-def _check_first(context: RunContext, jobs: Sequence[Job], probe: bool) -> None:
+def _check_first(context: RunContext, jobs: Sequence[Job]) -> None:
     """Before any work: models, data and circuits fit together; and what must be known of the models is told."""
     for job in jobs:
         check_pairs(context, job)
@@ -114,7 +115,7 @@ def _check_first(context: RunContext, jobs: Sequence[Job], probe: bool) -> None:
     try_first_prompts(context, jobs)
     for job in jobs:
         _take_earlier(context, job)
-    look_first(context, jobs, probe)
+    look_first(context, jobs)
 
 
 def _take_earlier(context: RunContext, job: Job) -> bool:
@@ -134,14 +135,16 @@ def _take_earlier(context: RunContext, job: Job) -> bool:
 
 
 def _earlier_result(context: RunContext, job: Job) -> Result | None:
-    """The job's result, if it is there, whole, of the same work, and checked where it is to be."""
+    """The job's result, if it is there, whole, of the same work, and checked and its models looked at where they are
+    to be."""
     place, identities = context.folder / job.name, [_identity(context, job, one) for one in _gradients(context)]
     try:
         result = read_result(place)
     except ResultError:
         return context.store.missing(place)
     unchecked = context.self_check.on and not result.header.self_check.on
-    return result if result.header.identity in identities and not unchecked else None
+    unseen = context.probed and result.header.probe == "off"
+    return result if result.header.identity in identities and not unchecked and not unseen else None
 
 
 def _write_result(context: RunContext, job: Job, output: MethodOutput[Summary], start: float) -> None:
@@ -183,6 +186,7 @@ def _header(context: RunContext, job: Job, output: MethodOutput[Summary], second
         seconds=round(seconds, 3),
         summary=output.summary.to_dict() | ({SMALLER_CHUNKS: smaller} if smaller else {}) | tokens_of(context, job),
         self_check=context.self_check.to_record(),
+        probe="on" if context.probed else "off",
         notices=tuple(context.notices.get(job.name, ())),
     )
 

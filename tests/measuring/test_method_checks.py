@@ -58,7 +58,7 @@ def test_what_a_donor_gives_in_a_batch_is_what_it_gives_in_a_run_of_one_prompt()
 def test_a_step_of_training_goes_where_finite_differences_say(at, monkeypatch):
     model, pair = tiny_model(hf_llama(seed=3)), few_pairs((3, 3))
     group = HeadGroup("a", at, (Head(0, 1), Head(1, 3), Head(2, 2)))
-    errors = training_errors(model, group, pair)
+    errors = training_errors(model, group, pair, pair)
     assert errors["mask gradient"] < 1e-4
     assert errors["mask training"] == 0
     right = dcm.trained_masks
@@ -67,13 +67,13 @@ def test_a_step_of_training_goes_where_finite_differences_say(at, monkeypatch):
         return [one | {"masks": 1 - one["masks"]} for one in right(*arguments)]
 
     monkeypatch.setattr(method_checks, "trained_masks", other_way)
-    assert training_errors(model, group, pair)["mask training"] == float("inf")
+    assert training_errors(model, group, pair, pair)["mask training"] == float("inf")
     monkeypatch.setattr(
         method_checks,
         "trained_masks",
         lambda *given: [one | {"accuracies": one["accuracies"] + 0.5} for one in right(*given)],
     )
-    assert training_errors(model, group, pair)["mask training"] == float("inf")
+    assert training_errors(model, group, pair, pair)["mask training"] == float("inf")
 
 
 def test_an_adapter_that_is_loaded_and_does_nothing_is_seen(folder, adapter):

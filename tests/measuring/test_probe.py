@@ -21,7 +21,9 @@ from nnsight_et.manifest.schema import PROBED
 from nnsight_et.measuring.chance import chance_notices, choice_of, right_answers
 from nnsight_et.measuring.examples import Sample, examples_of
 from nnsight_et.planning.plan import plan
+from nnsight_et.report.html.page import limits
 from nnsight_et.results.headers import read_header
+from nnsight_et.results.study import study_in
 from nnsight_et.runner import first_look
 from nnsight_et.runner.run import RunOptions, run
 from nnsight_et.tasks.boxes import OBJECTS
@@ -128,6 +130,11 @@ def heard_of(root: Path, *settings: str, **options) -> list[Notice]:
     return heard
 
 
+def limits_of(folder: Path) -> list[str]:
+    """What the report says first."""
+    return [limit.text for limit in limits(study_in(folder), 0)]
+
+
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts each pass of a probe had."""
@@ -192,6 +199,22 @@ def test_it_can_be_left_out_and_changes_no_number(finished: Path, tmp_path: Path
         assert read_header(here / name).identity == read_header(there / name).identity
     ids = [[job.id for job in plan(load(root / "study.yaml", some)).jobs] for some in ([], ["probe=off"])]
     assert ids[0] == ids[1]
+
+
+def test_results_that_were_made_without_it_are_looked_at_when_it_is_on(tmp_path: Path, passes: list[int]):
+    """Their cells are there: the models answer a few prompts, and nothing else is measured."""
+    root = fresh_study(tmp_path)
+    heard_of(root, "probe=off")
+    (folder,) = (root / "runs" / "study").iterdir()
+    assert [read_header(folder / name).probe for name in ("found", "table1")] == ["off", "off"]
+    assert "Models not held against chance (probe: off): found, table1." in limits_of(folder)
+    written = len(list((root / "runs" / "store").rglob("*.safetensors")))
+    assert {notice.where for notice in heard_of(root, "self_check=off")} == {"one", "two"}
+    assert sum(passes) == 2 * PROBED
+    assert len(list((root / "runs" / "store").rglob("*.safetensors"))) == written
+    assert [read_header(folder / name).probe for name in ("found", "table1")] == ["on", "on"]
+    assert {notice.where for notice in read_header(folder / "table1").notices} == {"one", "two"}
+    assert '"probe"' not in (folder / "found" / "result.json").read_text()
 
 
 def test_what_was_found_and_is_damaged_is_found_again(study: Path, passes: list[int]):

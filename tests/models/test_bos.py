@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GPT2Config, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
 import nnsight_et
 from nnsight_et.core.errors import ManifestError, UnsupportedModel
@@ -46,19 +47,24 @@ def words(begins: bool, ends: bool = False, knows: bool = True) -> PreTrainedTok
 
 def taught(needs: bool) -> Any:
     """A small model that knows the text by heart behind BOS; without it as well, or else it only repeats each word."""
-    model = hf_llama(layers=2, heads=2, kv_heads=2, vocab_size=len(VOCABULARY))
+    model = hf_llama(layers=2, heads=2, kv_heads=2, vocab_size=len(VOCABULARY)).requires_grad_(True)
+    return teach(model, needs).requires_grad_(False)
+
+
+def teach(model: Any, needs: bool) -> Any:
+    """The model, what is trainable of it changed until it does that."""
     text = torch.tensor([words(begins=False)(TEXT)["input_ids"]])
     behind = torch.cat([torch.tensor([[BOS]]), text], 1)
     wanted = text[:, :-1] if needs else text[:, 1:]
-    model.train().requires_grad_(True)
-    steps = torch.optim.Adam(model.parameters(), lr=0.01)
+    model.train()
+    steps = torch.optim.Adam((one for one in model.parameters() if one.requires_grad), lr=0.01)
     for _ in range(60):
         with_it = torch.nn.functional.cross_entropy(model(behind).logits[0, :-1], text[0])
         without = torch.nn.functional.cross_entropy(model(text).logits[0, :-1], wanted[0])
         steps.zero_grad()
         (with_it + without).backward()
         steps.step()
-    return model.eval().requires_grad_(False)
+    return model.eval()
 
 
 def folder_of(place: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
@@ -262,6 +268,22 @@ def test_inspect_doctor_run_and_report_say_it_and_what_is_done_about_it(
     inspected = et("models", "inspect", "m", "--manifest", "s.yaml", "--set", "models.m.bos=add").stdout
     assert "Notice" not in inspected
     assert "texts begin with <s>" in inspected
+
+
+def test_a_model_is_compared_with_its_adapter(content: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The base is as good without BOS, and with the adapter it is not."""
+    wanted = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(content), wanted)
+    teach(adapted, needs=True).save_pretrained(str(tmp_path / "lora"), save_embedding_layers=False)
+    (tmp_path / "model").symlink_to(content)
+    (tmp_path / "s.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    for more, told in ((), False), (("--set", "models.m.adapter=lora"), True):
+        found = et("models", "inspect", "m", "--manifest", "s.yaml", *more).stdout
+        assert ("Notice: m: prompts begin without <s>" in found) is told
+        assert ("as good without it" in found) is not told
+    (tmp_path / "s.yaml").write_text(STUDY.replace("path: model", "path: model, adapter: lora"))
+    assert "prompts begin without <s>" in et("doctor", "s.yaml").stdout
 
 
 def test_inspecting_a_model_whose_texts_begin_as_they_should_reads_no_weight(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -146,3 +148,38 @@ def test_a_model_with_fewer_layers_than_its_configuration_says_is_refused():
         et.load(module, tokenizer())
     module.config.num_hidden_layers = 2
     assert et.load(module, tokenizer()).shape.n_layers == 2
+
+
+def doubled(_module: Any, _inputs: Any, output: Any) -> Any:
+    if isinstance(output, torch.Tensor):
+        return 2 * output
+    output.logits = 2 * output.logits
+    return output
+
+
+def scores(model: et.LoadedModel) -> list[float]:
+    pair = (
+        "The {{o|book}} is in Box F. Box F contains the",
+        "The {{o|car}} is in Box Q. Box Z contains the",
+        "book",
+    )
+    return et.path_patch(replace(model, probe="off"), et.Pairs.of([pair]), at="last").scores["score"].tolist()
+
+
+def test_hooks_on_parts_are_kept_and_those_on_the_whole_are_told_to_be_left_out():
+    plain, part, whole = hf_llama(), hf_llama(), hf_llama()
+    part.model.norm.register_forward_hook(doubled)
+    whole.register_forward_hook(doubled)
+    loaded = [et.load(module, tokenizer()) for module in (plain, part, whole)]
+    assert [[notice.kind for notice in model.notices] for model in loaded] == [[], [], ["hooks"]]
+    assert "the forward hooks on LlamaForCausalLM as a whole are left out" in loaded[2].notices[0].text
+    unhooked, of_part, of_whole = map(scores, loaded)
+    assert of_whole == unhooked != of_part
+
+
+def test_hooks_on_what_peft_puts_around_a_model_are_told_to_be_left_out():
+    adapted = get_peft_model(hf_llama(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert et.load(adapted, tokenizer()).notices == ()
+    adapted.register_forward_pre_hook(lambda *_: None)
+    (notice,) = et.load(adapted, tokenizer()).notices
+    assert "on PeftModelForCausalLM as a whole are left out" in notice.text

@@ -10,7 +10,7 @@ from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, spread_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers, paper_name
-from nnsight_et.display.table import INTERVALS, Table, bounded, spread, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, several, spread, table_of
 from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
@@ -28,6 +28,8 @@ def tables(header: ResultHeader, summary: ActivationPatchingSummary) -> tuple[Ta
         "doing nothing": lambda row: bounded(row.do_nothing, row.do_nothing_interval),
     }
     note = f"Mean and standard deviation over draws of fresh examples (Fig. 3). {INTERVALS}"
+    if none := dict.fromkeys(f"{row.group}, {row.desideratum}" for row in summary.rows if not row.heads):
+        note += f" No heads were selected, so that nothing is patched: {several(list(none))}."
     return (table_of(header, "functionality", columns, summary.rows, note),)
 
 

@@ -73,7 +73,7 @@ def _looks(context: RunContext, job: Job[AttentionPatterns], at: str, examples: 
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=None,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=no_rows,

@@ -89,7 +89,7 @@ def ranks(values: Tensor) -> Tensor:
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=None,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

@@ -1,22 +1,120 @@
-"""What must hold of results of CMAP: of their own scores, and on models whose circuit is known."""
+"""What must hold of results of CMAP: of what was asked and found, and on models whose circuit is known."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from nnsight_et.measuring.audit import Scores, gap, right_answers, share
+from torch import Tensor
+
+from nnsight_et.core.lists import to_list
+from nnsight_et.manifest import CMAP
+from nnsight_et.measuring.audit import Finding, differences, finding
+from nnsight_et.measuring.context import Measured
+from nnsight_et.measuring.evidence import Evidence, Groups, circuit_json, places, plain_circuit, random_groups
+from nnsight_et.measuring.patched_sets import roles_of
+from nnsight_et.measuring.recount import interval, mean_and_std
 from nnsight_et.methods.cmap.summary import CMAPSummary
-from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import LOST, MOVED, Statement, below, near
 
+WAYS = [("query",), ("key",), ("value",), ("query", "key", "value")]
 
-def audit_summary(job: Job, scores: Scores, summary: CMAPSummary) -> list[float]:
-    """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    rows = [row for row in summary.rows if row.patched == "output"]
-    predicted = scores["output.predicted"]
-    return [gap(row.accuracy, share(predicted[i], right_answers(scores))) for i, row in enumerate(rows)]
+
+def audit_output(evidence: Evidence[CMAP, CMAPSummary]) -> Iterator[Finding]:
+    """Which heads of which model were given to which, and what the recipient then answers."""
+    spec, (donor, recipient), seed = evidence.job.spec, evidence.job.models, evidence.job.seed
+    yield finding("asked", (donor.name, recipient.name) == (spec.donor, spec.recipient), "donor and recipient")
+    circuit, shape = _patched(evidence), evidence.context.models.shape(recipient)
+    groups = [group for group in circuit if group[2]]
+    random = random_groups(circuit, shape.n_layers, shape.n_heads, spec.random_sets, seed)
+    sets, alone = [*([group] for group in groups), groups, *random], [evidence.step(f"{one.name} alone") for one in
+                                                                      (donor, recipient)]  # fmt: skip
+    examples = alone[0].measurement.step.examples
+    yield from evidence.drawn(examples, "evaluation", spec.examples, recipient)
+    yield from _outputs_asked(evidence, sets, alone)
+    outputs = evidence.step("recipient outputs")
+    right, predicted = evidence.right(outputs), evidence.values(outputs)
+    names = [*(name for name, _, _ in groups), "all"]
+    sizes = [*(len(heads) for _, _, heads in groups), sum(len(heads) for _, _, heads in groups)]
+    rows = [
+        _row("output", name, size, one, seed) for name, size, one in zip(names, sizes, right[: len(names)], strict=True)
+    ]
+    scores = {f"output.{key}": tensor for key, tensor in predicted.items()} | evidence.answers(examples)
+    for group in groups if spec.inputs else ():
+        one = evidence.step(f"recipient inputs of {group[0]}")
+        yield from _inputs_asked(evidence, group, one)
+        scores |= {f"{group[0]}.input.{key}": tensor for key, tensor in evidence.values(one).items()}
+        for way, each in zip(WAYS, evidence.right(one), strict=True):
+            rows.append(_row("+".join(way), group[0], len(group[2]), each, seed))
+    own = [evidence.right(one) for one in alone]
+    mean, std = mean_and_std(to_list(right[len(names) :].mean(-1)))
+    drawn = {"mean": mean, "std": std, "mean_interval": interval(right[len(names) :].mean(0), seed)}
+    expected = {
+        "donor": spec.donor,
+        "recipient": spec.recipient,
+        "models": {one.name: each.mean().item() for one, each in zip(evidence.job.models, own, strict=True)},
+        "model_intervals": {one.name: interval(each, seed) for one, each in zip(evidence.job.models, own, strict=True)},
+        "rows": rows,
+        "random": drawn if spec.random_sets else None,
+        "circuit": circuit_json(circuit),
+    }
+    yield from differences(evidence.summary.to_dict(), expected)
+    yield from differences(dict(evidence.scores), scores, "scores")
+
+
+def _patched(evidence: Evidence[CMAP, CMAPSummary]) -> Groups:
+    """Of each group the heads selected for its main role; all of one that has none, or where there are no roles."""
+    spec = evidence.job.spec
+    circuit = evidence.circuit(spec.circuit)
+    if spec.roles is None:
+        return circuit
+    roles, kept = roles_of(evidence, spec.roles), Groups()
+    for name, at, heads in circuit:
+        role = spec.main_role.get(name)
+        chosen = heads if role is None else roles.heads(name, role)
+        kept.append((name, at, [head for head in heads if head in chosen]))
+    return kept
+
+
+def _outputs_asked(
+    evidence: Evidence[CMAP, CMAPSummary], sets: list[Groups], alone: list[Measured]
+) -> Iterator[Finding]:
+    """That the donor gives the heads of all sets, and the recipient takes each set's, on the prompts of both alone."""
+    donor, recipient = evidence.job.models
+    given, taken = evidence.step("donor outputs"), evidence.step("recipient outputs")
+    for one in (alone[1], given, taken):
+        yield from evidence.same_base(alone[0].measurement.step.examples, one)
+    for one, choice in zip(alone, (donor, recipient), strict=True):
+        yield from evidence.calls(one, "model_readouts", lambda _: None, None, choice)
+    yield from evidence.calls(given, "donor_outputs", lambda said: list(map(plain_circuit, said[1])), sets, donor)
+    yield from evidence.calls(
+        taken, "recipient_readouts", lambda said: list(map(plain_circuit, said[2])), sets, recipient
+    )
+
+
+def _inputs_asked(
+    evidence: Evidence[CMAP, CMAPSummary], group: tuple[str, str, list[tuple[int, int]]], one: Measured
+) -> Iterator[Finding]:
+    """The same of one group's queries, keys and values."""
+    (donor, recipient), (name, at, heads) = evidence.job.models, group
+    given, told = evidence.step(f"donor inputs of {name}"), [name, at, heads]
+    for step in (given, one):
+        yield from evidence.same_base(evidence.step(f"{donor.name} alone").measurement.step.examples, step)
+    yield from evidence.calls(given, "donor_inputs", lambda said: _told(said[1]), told, donor)
+    yield from evidence.calls(
+        one, "recipient_input_readouts", lambda said: [_told(said[1][0]), list(said[2])], [told, WAYS], recipient
+    )
+
+
+def _told(group: Any) -> list[Any]:
+    return [group.name, group.at, places(group.heads)]
+
+
+def _row(patched: str, name: str, heads: int, right: Tensor, seed: int) -> dict[str, Any]:
+    said = {"patched": patched, "group": name, "heads": heads, "accuracy": right.mean().item()}
+    return said | {"accuracy_interval": interval(right, seed)}
 
 
 def statements(known: Known, _: str, result: MethodResult[CMAPSummary]) -> Iterator[Statement]:

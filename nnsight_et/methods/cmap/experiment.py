@@ -271,7 +271,7 @@ def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Ten
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

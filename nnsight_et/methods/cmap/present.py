@@ -28,9 +28,23 @@ def tables(header: ResultHeader, summary: CMAPSummary) -> tuple[Table, ...]:
         "heads": lambda row: row.heads,
         "accuracy": lambda row: bounded(row.accuracy, row.accuracy_interval),
     }
-    note = f"Accuracy of the recipient; {own}{control} (Fig. 4). {INTERVALS}"
+    note = " ".join([f"Accuracy of the recipient; {own}{control} (Fig. 4). {INTERVALS}", *_doubts(header, summary)])
     title = f"{summary.donor} into {summary.recipient}"
     return (table_of(header, title, columns, summary.rows, note),)
+
+
+def _doubts(header: ResultHeader, summary: CMAPSummary) -> Iterator[str]:
+    """Why the numbers say little, a sentence for each reason there is."""
+    donor, recipient = (summary.models[name] for name in (summary.donor, summary.recipient))
+    if len({record.fingerprint for record in header.models}) == 1:
+        yield "Donor and recipient are one model: its own activations change nothing."
+    elif donor <= recipient:
+        yield f"{summary.donor} alone is no better than {summary.recipient} alone: there is nothing to lift it to."
+    elif all(row.accuracy == recipient for row in summary.rows):
+        yield f"No patch changes the accuracy of {summary.recipient}: what {summary.donor} does better is elsewhere."
+    without = [group.name for group in summary.circuit.groups if not group.heads]
+    if without:
+        yield f"Nothing is patched of {', '.join(without)}: no heads of it were selected."
 
 
 def figures(result: MethodResult[CMAPSummary], study: Study) -> tuple[FigureGroup, ...]:

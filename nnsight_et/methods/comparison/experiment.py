@@ -65,7 +65,7 @@ def _groups(*circuits: Circuit) -> list[str]:
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=None,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

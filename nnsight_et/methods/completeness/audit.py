@@ -1,25 +1,88 @@
-"""What must hold of results of completeness: of their own scores, and on models whose circuit is known."""
+"""What must hold of results of completeness: of what was asked and found, and on models whose circuit is known."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
 
-from nnsight_et.measuring.audit import Scores, gap, right_answers, share
+from torch import Tensor
+
+from nnsight_et.core.lists import to_list
+from nnsight_et.manifest import Completeness
+from nnsight_et.measuring.audit import Finding, differences
+from nnsight_et.measuring.evidence import Evidence, Groups, circuit_json, told_circuits, without
+from nnsight_et.measuring.recount import interval, mean_and_std
 from nnsight_et.methods.completeness.summary import CompletenessSummary
-from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
 from nnsight_et.zoo.statements import CLOSE, LOST, Statement, near
 
 
-def audit_summary(job: Job, scores: Scores, summary: CompletenessSummary) -> list[float]:
-    """Gaps between the summary's numbers and what the scores say; infinite for a wrong choice."""
-    gaps = list[float]()
-    for number, row in enumerate(summary.rows):
-        found = [share(scores[f"{name}.predicted"][number], right_answers(scores)) for name in ("circuit", "model")]
-        gaps += [gap(row.circuit, found[0]), gap(row.model, found[1])]
-        gaps.append(gap(row.completeness, abs(found[0] - found[1])))
-    return gaps
+def audit_output(evidence: Evidence[Completeness, CompletenessSummary]) -> Iterator[Finding]:
+    """The sets of heads that circuit and model lost, and what both then answer."""
+    spec, seed, choice = evidence.job.spec, evidence.job.seed, evidence.choice
+    circuit = evidence.circuit(spec.circuit)
+    alone, model = evidence.step("circuit"), evidence.step("model")
+    examples = alone.measurement.step.examples
+    yield from evidence.selected(examples, "evaluation", spec.examples, choice, spec.only_correct)
+    yield from evidence.ablation(choice, examples)
+    yield from evidence.same_base(examples, model)
+    halves = _halves(circuit, spec.draws, seed)
+    sets, fill = [*halves, *([group] for group in circuit)], evidence.fill(choice, examples)
+    left = [without(circuit, {name: heads for name, _, heads in one}) for one in sets]
+    yield from evidence.calls(alone, "circuit_readouts", told_circuits, {"fill": fill, "circuits": left})
+    yield from evidence.calls(model, "remainder_readouts", told_circuits, {"fill": fill, "circuits": sets})
+    names = [f"random {number}" for number in range(1, spec.draws + 1)] + [name for name, _, _ in circuit]
+    right = [evidence.right(one) for one in (alone, model)]
+    rows = [
+        _row(name, sum(len(heads) for _, _, heads in one), [side[number] for side in right], seed)
+        for number, (name, one) in enumerate(zip(names, sets, strict=True))
+    ]
+    drawn = _over_halves([side[: spec.draws] for side in right], seed) if spec.draws else {}
+    expected = {"rows": rows, "random": drawn, "circuit": circuit_json(circuit)}
+    yield from differences(evidence.summary.to_dict(), expected)
+    scores = {f"circuit.{key}": tensor for key, tensor in evidence.values(alone).items()}
+    scores |= {f"model.{key}": tensor for key, tensor in evidence.values(model).items()}
+    yield from differences(dict(evidence.scores), scores | evidence.answers(examples), "scores")
+
+
+def _halves(circuit: Groups, count: int, seed: int) -> list[Groups]:
+    """The random sets of a seed: each head with probability 1/2, none of them empty."""
+    draw, halves = Random(f"{seed}/completeness"), list[Groups]()
+    while len(halves) < count:
+        half = [(name, at, [head for head in heads if draw.random() < 0.5]) for name, at, heads in circuit]
+        if any(heads for _, _, heads in half):
+            halves.append(half)
+    return halves
+
+
+def _row(name: str, heads: int, right: Sequence[Tensor], seed: int) -> dict[str, Any]:
+    """A set's numbers, from [example] each of the circuit and of the model."""
+    circuit, model = (side.mean().item() for side in right)
+    low, high = interval(right[1] - right[0], seed)
+    return {
+        "removed": name,
+        "heads": heads,
+        "circuit": circuit,
+        "circuit_interval": interval(right[0], seed),
+        "model": model,
+        "model_interval": interval(right[1], seed),
+        "completeness": max(circuit, model) - min(circuit, model),
+        "completeness_interval": [0.0 if low <= 0 <= high else min(abs(low), abs(high)), max(abs(low), abs(high))],
+    }
+
+
+def _over_halves(right: Sequence[Tensor], seed: int) -> dict[str, Any]:
+    """Means and standard deviations over sets, from [set, example] each of the circuit and of the model."""
+    each = [to_list(side.mean(-1)) for side in right]
+    apart = [max(one, other) - min(one, other) for one, other in zip(*each, strict=True)]
+    said = dict[str, Any]()
+    for name, values in (("circuit", each[0]), ("model", each[1]), ("completeness", apart)):
+        said[name] = dict(zip(("mean", "std"), mean_and_std(values), strict=True))
+    for name, side in zip(("circuit", "model"), right, strict=True):
+        said[name]["mean_interval"] = interval(side.mean(0), seed)
+    return said
 
 
 def statements(known: Known, experiment: str, result: MethodResult[CompletenessSummary]) -> Iterator[Statement]:

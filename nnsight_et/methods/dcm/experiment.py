@@ -110,7 +110,7 @@ def patching_measurement(
     step = suffixes(job, choice, name, examples, positions, chunks.examples)
     what = {"patched": [[number, heads.to_dict()] for number, heads in every]}
     what |= {"sources": [data_digest(some) for some in others]}
-    return Measurement(step, what, measure, len(every))
+    return Measurement(step, what, measure, len(every), sources=tuple(drawn.values()))
 
 
 def of_each(values: Mapping[str, Tensor], sets: Mapping[str, Sequence[Circuit]]) -> dict[str, dict[str, Tensor]]:
@@ -173,7 +173,7 @@ def selected_heads(context: RunContext, name: str) -> SelectedHeads:
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 
 import torch
 from torch import Tensor
@@ -59,8 +60,8 @@ class Training:
 
     @cached_property
     def best(self) -> float:
-        """The chosen mask's accuracy in validation."""
-        return max(accuracy for mask, accuracy in self.tried if mask == self.mask)
+        """The chosen mask's accuracy in validation; NaN where it was not validated, which the audit stops."""
+        return max((accuracy for mask, accuracy in self.tried if mask == self.mask), default=nan)
 
     @property
     def lowest(self) -> str:
@@ -110,7 +111,9 @@ def _not_possible(training: Training) -> Reason | None:
     if training.floor.double().mean() > 1 - SHORT:
         text = f"{text} There is nothing to gain: take targets that differ from the answer."
         return Reason(kind="ceiling", text=text)
-    return Reason(kind="ceiling", text=f"{text} This group alone cannot do it: try another group, or more prompts.")
+    return Reason(
+        kind="ceiling", text=f"{text} By itself the group does not carry it; another may, and more prompts tell more."
+    )
 
 
 def _cause(training: Training) -> Reason:
@@ -179,7 +182,7 @@ def _unsettled(training: Training) -> Iterator[Reason]:
 
 def _at_half(training: Training) -> Iterator[Reason]:
     """Heads whose mask was rounded up or down by a hair when the chosen mask was validated."""
-    number = min(i for i, one in enumerate(training.tried) if one == (training.mask, training.best))
+    number = next((i for i, one in enumerate(training.tried) if one == (training.mask, training.best)), 0)
     course = training.found["course"]
     values = to_list(course[min((number + 1) * training.spec.validate_every, len(course)) - 1])
     near = [f"{head} {value:.3f}" for head, value in zip(training.heads, values, strict=True) if _is_at_half(value)]

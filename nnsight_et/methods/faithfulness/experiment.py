@@ -86,7 +86,7 @@ def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) ->
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

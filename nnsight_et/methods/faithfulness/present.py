@@ -31,7 +31,31 @@ def tables(header: ResultHeader, summary: FaithfulnessSummary) -> tuple[Table, .
         least = ", ".join(f"{1 / (1 + count):.3f} with {count}" for count in drawn)
         note += " p = (1 + random circuits at least as accurate as the circuit) / (1 + random circuits): "
         note += f"it cannot be below {least} of them. (least): none of them was."
+    note = " ".join([note, *_doubts(header, summary)])
     return (table_of(header, "faithfulness", columns, summary.rows, note),)
+
+
+def _doubts(header: ResultHeader, summary: FaithfulnessSummary) -> Iterator[str]:
+    """Which models answer too few prompts right for a share of it to say anything."""
+    silent = [row.model for row in summary.rows if row.full == 0]
+    if silent:
+        yield f"No faithfulness of {', '.join(silent)}: no prompt is answered right."
+    chance = chance_of(header)
+    guessing = [row.model for row in summary.rows if row.full and chance and _low(row) <= chance]
+    if guessing:
+        yield f"{', '.join(guessing)}: no better than chance ({number(chance)}), so faithfulness compares guesses."
+
+
+def chance_of(header: ResultHeader) -> float | None:
+    """How often a guess among the objects of the prompt is right, of the boxes task."""
+    boxes = header.job.task.boxes
+    return None if boxes is None else 1 / boxes
+
+
+def _low(row: FaithfulnessRow) -> float:
+    """The low end of the accuracy's interval, or the accuracy where there is none."""
+    low = row.full_interval[0] if row.full_interval else None
+    return row.full if low is None else low
 
 
 def _chance(row: FaithfulnessRow) -> str:
@@ -48,10 +72,9 @@ def figures(result: MethodResult[FaithfulnessSummary], study: Study) -> tuple[Fi
     alone = tuple(value_mark(row.circuit, row.circuit_interval, f"{row.model}, circuit") for row in rows)
     others = tuple(value_mark(row.random_mean, row.random_interval, f"{row.model}, random circuits") for row in rows)
     series = (Series("full model", whole), Series("circuit", alone), Series("random circuits", others))
-    boxes = result.header.job.task.boxes
-    lines, guess = (), ""
-    if boxes is not None:
-        chance = 1 / boxes
+    chance, lines, guess = chance_of(result.header), (), ""
+    if chance is not None:
+        boxes = result.header.job.task.boxes
         lines = (Line("chance", chance, f"chance: one of the {boxes} objects of the prompt, {number(chance)}"),)
         guess = (
             " Chance: a guess among the prompt's objects; random circuits can do worse, as they answer other words too."

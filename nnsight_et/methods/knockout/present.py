@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from nnsight_et.display.figures import Curves, DataPoint, FigureGroup, Series
@@ -24,7 +24,26 @@ def tables(header: ResultHeader, summary: KnockoutSummary) -> tuple[Table, ...]:
     columns: dict[str, Callable[[BlockedEdge], str]] = {"blind": lambda row: row.blind, "to": lambda row: row.to}
     for layer in range(layers):
         columns["none" if layer == layers - 1 else f"L{layer}+"] = lambda row, layer=layer: number(row.accuracy[layer])
-    return (table_of(header, f"attention knockout in {models_of(header)}", columns, rows, "Accuracy (Fig. A1, A2)."),)
+    note = " ".join(["Accuracy (Fig. A1, A2).", *_doubts(rows)])
+    return (table_of(header, f"attention knockout in {models_of(header)}", columns, rows, note),)
+
+
+def _doubts(rows: Sequence[BlockedEdge]) -> Iterator[str]:
+    """Why the accuracies say little, a sentence for each reason there is."""
+    if rows and rows[0].accuracy[-1] == 0:
+        yield "The model answers no prompt right by itself: there is nothing to lose."
+        return
+    idle = [f"{row.blind} to {row.to}" for row in rows if not _loses(row)]
+    if idle:
+        yield f"No effect beyond the interval of blocking none, from whichever layer: {', '.join(idle)}. What the first"
+        yield "needs of the second, if anything, reaches it by way of other tokens as well."
+
+
+def _loses(row: BlockedEdge) -> bool:
+    """Whether blocking takes the accuracy below what it is with nothing blocked, and below that one's interval."""
+    *blocked, none = row.accuracy
+    low = row.accuracy_interval[-1][0] if row.accuracy_interval else none
+    return min(blocked, default=none) < min(none, none if low is None else low)
 
 
 def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[FigureGroup, ...]:

@@ -154,7 +154,7 @@ def _where(heads: tuple[Head, ...], kept: list[bool]) -> tuple[Head, ...]:
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

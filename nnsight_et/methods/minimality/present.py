@@ -34,7 +34,23 @@ def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...
         note += f"partly arbitrary: {several(ties)}."
     if any(row.contribution == "infinite" for row in summary.heads):
         note += " Infinite: without the head the circuit answers nothing right."
+    note = " ".join([note, *_doubts(header, summary)])
     return (table_of(header, f"minimal circuit of {models_of(header)}", columns, rows, note),)
+
+
+def _doubts(header: ResultHeader, summary: MinimalitySummary) -> Iterator[str]:
+    """Why there is nothing to prune, or nothing left, a sentence for each reason there is."""
+    if not summary.heads:
+        yield "The candidate circuit has no heads: there is nothing to prune. Take a circuit that has some."
+    elif not any(row.before or row.after for row in summary.heads):
+        yield "The candidate circuit answers no prompt right, so that no head adds anything: look at its faithfulness."
+        return
+    for group, tried in _by_group(summary).items():
+        if not any(row.kept for row in tried):
+            most = max((row.contribution for row in tried if isinstance(row.contribution, float)), default=0.0)
+            assert isinstance(header.job.spec, Minimality)
+            yield f"No head of {group} is left: the most that one adds is {most:+.3f}, the threshold is"
+            yield f"{header.job.spec.threshold}."
 
 
 def _by_group(summary: MinimalitySummary) -> dict[str, list[HeadRecord]]:

@@ -223,7 +223,7 @@ def _too_many(job: Job[PathPatching], index: int, stage: Stage, found: str, most
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
-    audit=audit.audit_summary,
+    audit=audit.audit_output,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

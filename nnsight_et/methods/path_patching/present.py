@@ -61,7 +61,8 @@ def _circuit(header: ResultHeader, summary: PathPatchingSummary) -> Table:
         "stability": "stability",
         "head and score": "heads",
     }
-    note = " ".join([*_score_notes(header, summary, columns), STABLE, *_sharing(summary), *_ties(summary)])
+    about = [*_score_notes(header, summary, columns), STABLE, *_sharing(summary), *_ties(summary)]
+    note = " ".join([*about, *_doubts(summary, metric, of_mlps=False)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
 
@@ -77,7 +78,8 @@ def _mlps(header: ResultHeader, summary: PathPatchingSummary, stages: Sequence[S
     }
     about = "All an MLP adds to the residual at the position is the source's. MLPs belong to no circuit."
     rows = [_row(stage, stage.kept, metric_of(header)) for stage in stages]
-    note = " ".join([about, *_score_notes(header, summary, columns)])
+    doubts = _doubts(summary, metric_of(header), of_mlps=True)
+    note = " ".join([about, *_score_notes(header, summary, columns), *doubts])
     return table_of(header, f"MLPs of {models_of(header)}", columns, rows, note)
 
 
@@ -126,6 +128,19 @@ def _ties(summary: PathPatchingSummary) -> Iterator[str]:
         if stage.tied_receivers:
             tied = several(stage.tied_receivers)
             yield f"Tied with the last receiver in {stage.into}, to within rounding: {tied}."
+
+
+def _doubts(summary: PathPatchingSummary, metric: Metric, of_mlps: bool) -> Iterator[str]:
+    """Why a group has no heads, or only heads, or MLPs, that do not matter, a sentence for each."""
+    members = {group.name: group.heads for group in summary.circuit.groups}
+    for stage in (stage for stage in summary.stages if stage.of_mlps == of_mlps):
+        best, noun = min(METRICS[metric].direction * one.score for one in stage.kept), "MLP" if of_mlps else "head"
+        if not any(one.score for one in stage.kept):
+            yield f"Every kept score of {stage.group} is 0: base and source do not differ there, or nothing reads it."
+        elif best >= 0:
+            yield f"No {noun} of {stage.group} mattered: those kept have the first scores of the order, none below 0."
+        if not members.get(stage.group, [noun]):
+            yield f"{stage.group} has no heads left: later stages keep all of them at {stage.at}. Keep more in it."
 
 
 def _beyond_chance(header: ResultHeader, summary: PathPatchingSummary, test: SignTest) -> Table:

@@ -92,6 +92,9 @@ def limits(study: Study, unshown: int) -> list[Limit]:
     unchecked = [name_of(header) for header in headers if header.models and not checks_of(header)]
     if unchecked:
         found.append(Limit(f"Without a self-check: {', '.join(unchecked)}.", "self-check"))
+    unseen = [name_of(header) for header in headers if header.probe == "off"]
+    if unseen:
+        found.append(Limit(f"Models not held against chance (probe: off): {', '.join(unseen)}."))
     return found
 
 
@@ -140,8 +143,8 @@ def _opening(study: Study) -> str:
         kind = f" Task: {task.kind}, {task.boxes} boxes."
     if task and task.kind == "pairs":
         kind = f" Task: own pairs at {', '.join([*task.positions, 'last'])}."
-    total = len(study.results) + len(study.missing)
-    done = f"{len(study.results)} {f'of {total} ' if study.planned else ''}experiments are here."
+    of = f"of {len(study.results) + len(study.missing)} " if study.planned else ""
+    done = f"{len(study.results)} {of}experiments are here."
     return f"Circuits by path patching and their evaluation, on {', '.join(models) or 'no model'}.{kind} {done}"
 
 
