@@ -35,9 +35,8 @@ def expected(manifest: Manifest, jobs: Plan, rounds: int) -> dict[str, tuple[Est
     """Experiment -> its estimate, and its seconds by the median of several calibrations."""
     found = []
     for _ in range(rounds):
-        measured = calibrate_models(manifest, jobs)
-        checked = manifest.self_check == "on"
-        found.append(estimates(jobs, measured.rows, {}, measured.speeds, checked))
+        rows, speeds = calibrate_models(manifest, jobs)
+        found.append(estimates(jobs, rows, {}, speeds, manifest.self_check == "on"))
     return {name: (one, median(each[name].seconds or 0.0 for each in found)) for name, one in found[-1].items()}
 
 

@@ -10,28 +10,12 @@ import typer
 from nnsight_et import __version__
 from nnsight_et.core.errors import quantity
 
+from . import options
 from .circuit import circuit
 from .diff import diff_and_export
 from .execute import RunTarget, execute
 from .method_commands import method_commands
 from .models import check_models, models
-from .options import (
-    RUNS,
-    Backend,
-    Device,
-    Fresh,
-    Json,
-    Limit,
-    Memory,
-    Out,
-    Quiet,
-    SelfCheck,
-    Settings,
-    Workers,
-    manifests,
-    settings_of,
-    view_of,
-)
 from .plan_view import show_plan
 from .report import find_study, formats_of, show_missing, show_notices, write_figures, write_page
 from .selfcheck import selfcheck_commands
@@ -51,7 +35,7 @@ ManifestPath = Annotated[
     typer.Argument(
         metavar="MANIFEST",
         help="A YAML file such as experiments.yaml; or one that is shipped: tiny, paper.",
-        autocompletion=manifests,
+        autocompletion=options.manifests,
     ),
 ]
 
@@ -62,34 +46,34 @@ def run(
     only: Annotated[
         Optional[list[str]], typer.Option(metavar="NAME", help="Only this experiment and what it needs.")
     ] = None,
-    settings: Settings = None,
-    fresh: Fresh = False,
-    out: Out = RUNS,
-    backend: Backend = None,
-    device: Device = None,
-    memory: Memory = None,
-    self_check: SelfCheck = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    settings: options.Settings = None,
+    fresh: options.Fresh = False,
+    out: options.Out = options.RUNS,
+    backend: options.Backend = None,
+    device: options.Device = None,
+    memory: options.Memory = None,
+    self_check: options.SelfCheck = None,
+    limit: options.Limit = None,
+    workers: options.Workers = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Run a manifest's experiments; run it again to continue where it was stopped."""
     from nnsight_et.manifest import load
 
-    read = load(manifest, settings_of(settings, backend, device, memory, self_check))
-    where = RunTarget(out, tuple(only or ()), fresh, view_of(quiet, as_json), workers)
+    read = load(manifest, options.settings_of(settings, backend, device, memory, self_check))
+    where = RunTarget(out, tuple(only or ()), fresh, options.view_of(quiet, as_json), workers)
     execute(read.with_limit(limit) if limit else read, where)
 
 
 @app.command()
 def plan(
     manifest: ManifestPath,
-    settings: Settings = None,
-    out: Out = RUNS,
-    limit: Limit = None,
-    device: Device = None,
-    memory: Memory = None,
+    settings: options.Settings = None,
+    out: options.Out = options.RUNS,
+    limit: options.Limit = None,
+    device: options.Device = None,
+    memory: options.Memory = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Also how long it takes, from a few passes of its models on the device.")
     ] = False,
@@ -98,7 +82,7 @@ def plan(
     from nnsight_et.manifest import load
     from nnsight_et.planning.plan import plan as planned
 
-    read = load(manifest, settings_of(settings, None, device, memory, None))
+    read = load(manifest, options.settings_of(settings, None, device, memory, None))
     jobs = planned(read.with_limit(limit) if limit else read)
     check_models(read)
     show_plan(read, jobs, out, calibrate)
@@ -111,9 +95,9 @@ def report(
         Optional[Path], typer.Option(metavar="DIR", help="Also put the figures there, one file each, for papers.")
     ] = None,
     formats: Annotated[str, typer.Option(help="Their formats, separated by commas.")] = "pdf,png,svg",
-    settings: Settings = None,
-    out: Out = RUNS,
-    limit: Limit = None,
+    settings: options.Settings = None,
+    out: options.Out = options.RUNS,
+    limit: options.Limit = None,
 ) -> None:
     """Write report.html from the results there are, without running anything."""
     wanted = formats_of(formats) if figures else ()
@@ -126,7 +110,7 @@ def report(
 
 
 @app.command()
-def validate(manifest: ManifestPath, settings: Settings = None) -> None:
+def validate(manifest: ManifestPath, settings: options.Settings = None) -> None:
     """Check a manifest's text, and import its task if that is Python; of models, only whether one is quantized.
 
     No weight is read, and no network is used.

@@ -88,8 +88,9 @@ def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path) -> int:
         return follow(naming(status.between(steps), where.view), console, info, where.view, status.text)
     except NnsightEtError as error:
         models = (choice.name for job in chosen for choice in job.models)
-        if isinstance(error, UnsupportedModel) and (standing_in := _stand_ins(models)):
-            error.add_note(f"Embedded models that need no files and run now: {standing_in}")
+        standing_in = [f"{name}-tiny for {name}" for name in dict.fromkeys(models) if f"{name}-tiny" in KNOWN_MODELS]
+        if isinstance(error, UnsupportedModel) and standing_in:
+            error.add_note(f"Embedded models that need no files and run now: {', '.join(standing_in)}")
         if where.view == "json":
             write_object({"event": "error", "message": str(error), "exit_code": error.exit_code})
         raise
@@ -148,8 +149,3 @@ def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:
             | {"notices": [vars(notice) for notice in header.notices]}
         )
     write_object({"event": "end", "folder": str(folder), "computed": computed})
-
-
-def _stand_ins(models: Iterable[str]) -> str:
-    """The embedded models that stand for those of `models` that are too large to embed; empty if there are none."""
-    return ", ".join(f"{name}-tiny for {name}" for name in dict.fromkeys(models) if f"{name}-tiny" in KNOWN_MODELS)

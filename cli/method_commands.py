@@ -6,35 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from . import options
 from .execute import RunTarget, execute
-from .options import (
-    RUNS,
-    Backend,
-    Boxes,
-    CircuitArgument,
-    CircuitPlace,
-    Device,
-    Examples,
-    Fresh,
-    Json,
-    Memory,
-    ModelName,
-    Out,
-    Quiet,
-    Seed,
-    SelfCheck,
-    Settings,
-    circuits,
-    model_lists,
-    model_names,
-    names_of,
-    settings_of,
-    view_of,
-)
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
-    from nnsight_et.manifest.single import Setting
+    from nnsight_et.manifest.single import SingleMethod
 
 method_commands = typer.Typer()
 Build = Callable[..., "Manifest"]
@@ -42,24 +19,24 @@ Build = Callable[..., "Manifest"]
 
 def _shared_options(
     *,
-    examples: Examples = None,
-    seed: Seed = 0,
-    boxes: Boxes = 7,
-    settings: Settings = None,
-    fresh: Fresh = False,
-    out: Out = RUNS,
-    backend: Backend = None,
-    device: Device = None,
-    memory: Memory = None,
-    self_check: SelfCheck = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> "tuple[Setting, RunTarget]":
+    examples: options.Examples = None,
+    seed: options.Seed = 0,
+    boxes: options.Boxes = 7,
+    settings: options.Settings = None,
+    fresh: options.Fresh = False,
+    out: options.Out = options.RUNS,
+    backend: options.Backend = None,
+    device: options.Device = None,
+    memory: options.Memory = None,
+    self_check: options.SelfCheck = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> "tuple[SingleMethod, RunTarget]":
     """The options that methods share, as what a manifest is built and run with."""
-    from nnsight_et.manifest.single import Setting
+    from nnsight_et.manifest.single import SingleMethod
 
-    setting = Setting(seed, boxes, examples, settings_of(settings, backend, device, memory, self_check))
-    return setting, RunTarget(out, fresh=fresh, view=view_of(quiet, as_json))
+    setting = SingleMethod(seed, boxes, examples, options.settings_of(settings, backend, device, memory, self_check))
+    return setting, RunTarget(out, fresh=fresh, view=options.view_of(quiet, as_json))
 
 
 SHARED = inspect.signature(_shared_options).parameters
@@ -83,8 +60,8 @@ def _command(name: str, shared: Collection[str] = tuple(SHARED)) -> Callable[[Bu
 
 @_command("path-patch")
 def path_patch(
-    setting: "Setting",
-    model: ModelName,
+    setting: "SingleMethod",
+    model: options.ModelName,
     stage: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -93,93 +70,89 @@ def path_patch(
     ] = None,
 ) -> "Manifest":
     """Find a circuit by path patching; without --stage, by the boxes task's four stages."""
-    from nnsight_et.manifest import single
-
-    return single.path_patching(model, stage or (), setting)
+    return setting.path_patching(model, stage or ())
 
 
 @_command("evaluate")
 def evaluate(
-    setting: "Setting",
-    circuit: CircuitArgument,
+    setting: "SingleMethod",
+    circuit: options.CircuitArgument,
     models: Annotated[
         str,
-        typer.Option(metavar="A,B", help="The models to measure, separated by commas.", autocompletion=model_lists),
+        typer.Option(
+            metavar="A,B", help="The models to measure, separated by commas.", autocompletion=options.model_lists
+        ),
     ],
     minimality: Annotated[bool, typer.Option("--minimality", help="Also which heads add to the circuit.")] = False,
     completeness: Annotated[bool, typer.Option("--completeness", help="Also how complete the circuit is.")] = False,
 ) -> "Manifest":
     """Measure a circuit on one or several models: its faithfulness, and what else is asked for."""
-    from nnsight_et.manifest import single
-
     also = [name for name, wanted in (("minimality", minimality), ("completeness", completeness)) if wanted]
-    return single.evaluation(circuit, names_of(models), also, setting)
+    return setting.evaluation(circuit, options.names_of(models), also)
 
 
 @_command("dcm", [name for name in SHARED if name != "examples"])
 def dcm(
-    setting: "Setting",
-    model: ModelName,
-    circuit: CircuitPlace = None,
+    setting: "SingleMethod",
+    model: options.ModelName,
+    circuit: options.CircuitPlace = None,
     desiderata: Annotated[
         Optional[str], typer.Option(metavar="A,B", help="The variables: object, label, position or a variant of it.")
     ] = None,
 ) -> "Manifest":
     """Find which heads of a circuit carry which variable; the circuit is the shipped one, or found first."""
-    from nnsight_et.manifest import single
-
-    return single.dcm(model, circuit, names_of(desiderata or ""), setting)
+    return setting.dcm(model, circuit, options.names_of(desiderata or ""))
 
 
 @_command("cmap")
 def cmap(
-    setting: "Setting",
+    setting: "SingleMethod",
     donor: Annotated[
         str,
         typer.Option(
-            "--src", metavar="MODEL", help="The donor: its head activations are taken.", autocompletion=model_names
+            "--src",
+            metavar="MODEL",
+            help="The donor: its head activations are taken.",
+            autocompletion=options.model_names,
         ),
     ],
     recipient: Annotated[
         str,
         typer.Option(
-            "--dst", metavar="MODEL", help="The recipient: they are put into its runs.", autocompletion=model_names
+            "--dst",
+            metavar="MODEL",
+            help="The recipient: they are put into its runs.",
+            autocompletion=options.model_names,
         ),
     ],
-    circuit: CircuitPlace = None,
+    circuit: options.CircuitPlace = None,
     roles: Annotated[Optional[str], typer.Option(help="Whose selected heads: published/goat and the like.")] = None,
 ) -> "Manifest":
     """Patch a donor's head activations into a recipient; its circuit is the shipped one, or found first."""
-    from nnsight_et.manifest import single
-
-    return single.cmap(donor, recipient, setting, circuit=circuit, roles=roles)
+    return setting.cmap(donor, recipient, circuit=circuit, roles=roles)
 
 
 @_command("knockout")
-def knockout(setting: "Setting", model: ModelName) -> "Manifest":
+def knockout(setting: "SingleMethod", model: options.ModelName) -> "Manifest":
     """Block attention between named positions, from each layer up."""
-    from nnsight_et.manifest import single
-
-    return single.knockout(model, setting)
+    return setting.knockout(model)
 
 
 @_command("compare", ("out", "quiet", "as_json"))
 def compare(
-    setting: "Setting",
+    setting: "SingleMethod",
     first: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="A .json file, a result's folder, or published/llama.", autocompletion=circuits
+            metavar="A", help="A .json file, a result's folder, or published/llama.", autocompletion=options.circuits
         ),
     ],
     second: Annotated[
-        str, typer.Argument(metavar="B", help="The circuit to compare it with.", autocompletion=circuits)
+        str, typer.Argument(metavar="B", help="The circuit to compare it with.", autocompletion=options.circuits)
     ],
     scores: Annotated[
         Optional[str], typer.Option(metavar="PUBLISHED", help="Order the heads by scores: published/goat and the like.")
     ] = None,
 ) -> "Manifest":
     """Show how two circuits overlap."""
-    from nnsight_et.manifest import single
-
-    return single.comparison(first, second, scores, setting)
+    return setting.comparison(first, second, scores)

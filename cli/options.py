@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from glob import escape, glob
+from os.path import isdir
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -48,18 +50,8 @@ def names_of(text: str) -> list[str]:
 
 def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
     """Files of these endings, and folders, whose path begins so."""
-    folder, slash, beginning = incomplete.rpartition("/")
-    try:
-        found = sorted(Path(f"{folder}{slash}" or ".").iterdir())
-    except OSError:
-        return []
-    hidden = beginning.startswith(".")
-    named = [path for path in found if path.name.startswith(beginning) and (hidden or not path.name.startswith("."))]
-    return [
-        f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}"
-        for path in named
-        if path.is_dir() or path.name.endswith(endings)
-    ]
+    found = sorted(glob(f"{escape(incomplete)}*"))
+    return [f"{path}/" if isdir(path) else path for path in found if isdir(path) or path.endswith(endings)]
 
 
 Settings = Annotated[

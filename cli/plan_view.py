@@ -29,8 +29,7 @@ def show_plan(manifest: Manifest, jobs: Plan, out: Path, calibrate: bool) -> Non
     if calibrate:
         from nnsight_et.diagnostics.calibration import calibrate_models
 
-        measured = calibrate_models(manifest, jobs)
-        rows, speeds = measured.rows, measured.speeds
+        rows, speeds = calibrate_models(manifest, jobs)
     else:
         rows, unknown = _rows(manifest, jobs)
     checked, probed = manifest.self_check == "on", manifest.probe == "on"
@@ -60,8 +59,7 @@ def _rows(manifest: Manifest, jobs: Plan) -> tuple[Mapping, Mapping[str, str]]:
         return rows, {}
     from nnsight_et.diagnostics.sizing import read_rows
 
-    sizing = read_rows(jobs, rows, manifest.memory_bytes)
-    return sizing.rows, sizing.unknown
+    return read_rows(jobs, rows, manifest.memory_bytes)
 
 
 def find_finished(jobs: Plan, out: Path) -> tuple[Path, set[str]]:

@@ -3,40 +3,12 @@
 The names of nnsight_et.api are here too; they are imported, and torch with them, when they are first used.
 """
 
+# ruff: noqa: F403, F405
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnsight_et.api import (
-        Circuit,
-        Example,
-        Finding,
-        Head,
-        HeadGroup,
-        ImportedCircuit,
-        LoadedModel,
-        Overlap,
-        Pairs,
-        PatchingScores,
-        Prompt,
-        Selection,
-        activation_patch,
-        attention_patterns,
-        attribution,
-        circuit_of,
-        cmap,
-        compare,
-        completeness,
-        dcm,
-        evaluate,
-        import_circuit,
-        knockout,
-        load,
-        minimality,
-        open_run,
-        path_patch,
-        path_patch_mlps,
-    )
+    from nnsight_et.api import *
 
 __version__ = "0.1.0"
 __all__ = [

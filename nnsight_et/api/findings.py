@@ -12,7 +12,7 @@ from torch import Tensor
 from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.notices import Notice
-from nnsight_et.core.statistics import intervals
+from nnsight_et.core.statistics import accuracy_intervals
 from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Line, Series
 from nnsight_et.display.marks import BARS, value_mark
 from nnsight_et.display.table import Table, number
@@ -27,7 +27,7 @@ from nnsight_et.results.study import Study
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SEED = 0  # of bootstrap resamples: the same numbers give the same intervals
+SEED = 0  # of resamples: the same numbers give the same stability
 LISTED = 15  # rows
 Row = Mapping[str, Any]
 
@@ -139,7 +139,7 @@ def unprefixed(scores: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def accuracy_with_interval(right: Tensor) -> dict[str, Any]:
     """Accuracy and its interval of right [example]: a part of a row."""
-    return {"accuracy": right.double().mean().item(), "accuracy_interval": intervals(right, SEED)}
+    return {"accuracy": right.double().mean().item(), "accuracy_interval": accuracy_intervals(right)}
 
 
 def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lines: Sequence[Row] = ()) -> FigureGroup:

@@ -15,8 +15,8 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp, as_part, part
 from nnsight_et.core.errors import ExperimentError, TaskError, brief, quantity
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric, too_few
-from nnsight_et.core.statistics import LEVEL
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
+from nnsight_et.core.statistics import LEVEL, too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
 from nnsight_et.display.figures import FigureGroup
 from nnsight_et.engine.paths import End
@@ -27,6 +27,8 @@ from nnsight_et.measuring.stage_scores import ranking, stage_scores
 from nnsight_et.methods.path_patching.experiment import patched_paths
 
 Order = Literal["score", "size"]
+KEPT = {"head": 10, "MLP": 3}
+"""How many are kept if nobody says, where there are as many."""
 SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": "PD"}
 
 
@@ -72,7 +74,7 @@ def path_patch(
     at: str = "last",
     into: str | HeadGroup | Iterable[Component | str] = "logits",
     via: End | None = None,
-    keep: int = 10,
+    keep: int | None = None,
 ) -> PatchingScores:
     """How much the answer's probability changes when one head's path is broken: path patching (§4.1).
 
@@ -87,11 +89,12 @@ def path_patch(
         at: The named position of the heads that are patched; "last" if `into` is the logits.
         into: "logits", or the receivers: heads such as scores.top(5), a group or ["L4H0"]; or MLPs such as ["L3MLP"].
         via: The input through which receivers are reached: "query", "key" or "value", of MLPs "input".
-        keep: How many heads are marked as kept; `group(name)` makes a group of them.
+        keep: How many heads are marked as kept; `group(name)` makes a group of them. None: 10, or all if fewer can
+            reach `into`.
 
     Returns:
         PatchingScores. `.values`: the scores [layer, head], a share of p, exactly 0 where `into` cannot be reached.
-        `.rows`: a head each, the most negative first, with its 95% interval, sign-flip p, and p_holm, corrected over
+        `.rows`: a head each, the most negative first, with its 95% interval, p of a t test, and p_holm, corrected over
         all heads. `.scores`: the same as tensors, and "per_example" [layer, head, example].
 
     Raises:
@@ -117,12 +120,12 @@ def path_patch_mlps(
     at: str = "last",
     into: str | HeadGroup | Iterable[Component | str] = "logits",
     via: End | None = None,
-    keep: int = 3,
+    keep: int | None = None,
 ) -> PatchingScores:
     """The same for MLPs: at `at`, all that one of them adds to the residual is the source's (docs/methods.md).
 
-    Arguments, result and errors are those of `path_patch`; `.values` is [layer, 1]. Kept MLPs can be receivers of
-    `path_patch`, via "input". They belong to no circuit.
+    Arguments, result and errors are those of `path_patch`; `.values` is [layer, 1], and `keep` None is 3. Kept MLPs can
+    be receivers of `path_patch`, via "input". They belong to no circuit.
 
     Examples:
         >>> import nnsight_et as et
@@ -142,13 +145,15 @@ def _check(model: LoadedModel, pairs: Pairs, at: str, into: object) -> None:
         raise TaskError(f"at: {at!r}, but the logits are read at last; accepted: last, or into= heads there")
 
 
-def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> PatchingScores:
-    keep = whole_number(keep, "keep", 1)
+def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int | None) -> PatchingScores:
     senders = path.reaching(model.shape.n_layers, model.shape.n_heads, model.shape.parallel)
+    kind = "MLP" if path.senders == "mlps" else "head"
     if not senders:
-        kind = "MLP" if path.senders == "mlps" else "head"
         raise TaskError(f"into: no {kind} can reach it: all of it is in layer 0; accepted: what is in later layers")
-
+    keep = min(KEPT[kind], len(senders)) if keep is None else whole_number(keep, "keep", 1)
+    if keep > len(senders):
+        found = f"{quantity(keep, kind)}; {len(senders)} can reach {'the logits' if path.via is None else 'into'}"
+        raise TaskError(f"keep: {found}; accepted: 1 to {len(senders)}")
     examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     known = model.collect_notices(examples)
     stage = Stage(group="found", into="logits", via=path.via, at=path.at, senders=path.senders, keep=keep)
@@ -160,7 +165,6 @@ def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int) -> 
     if have := without_score(found, pairs.metric, examples, model.tokenizer):
         accept = 'prompts the model gives some chance, or load(dtype="float64")'
         raise ExperimentError(f"pairs: {have}; accepted: {accept}")
-    keep = min(keep, len(senders))
     scores = stage_scores(found, senders, model.shape, keep, SEED, pairs.metric)
     ranked = ranking(scores["score"], senders, pairs.metric)
     scored = _finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric)
@@ -192,7 +196,7 @@ def _finding(
     against = max(rows, key=lambda row: row["score"])
     if metric != "kl" and against["score_interval"][0] > 0:
         note += f' The strongest against the answer is {against["head"]}: {against["score"]:+.3f} (top(by="size")).'
-    few = too_few(len(base), len(rows), LEVEL) if METRICS[metric].statistic else ""
+    few = too_few(len(base), len(rows)) if METRICS[metric].statistic else ""
     return PatchingScores(title, rows, (plate,), f"{note} {few}".strip(), scores, path=path, kept=kept)
 
 

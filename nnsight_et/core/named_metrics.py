@@ -40,17 +40,3 @@ METRICS: dict[Metric, NamedMetric] = {
     ),
     "kl": NamedMetric("KL(base || patched) over the next token, in nats", None, ranks="large"),
 }
-
-
-def too_few(examples: int, heads: int, level: float) -> str:
-    """What to say where so few examples can put no head beyond chance at that level; empty where they can.
-
-    The smallest p-value of random sign flips is about the share of flips that change no sign, 1 / 2**examples.
-    """
-    least = 0.5**examples
-    if least * heads <= level:
-        return ""
-    few = f"{examples} example{'s' * (examples != 1)}"
-    return (
-        f"With {few} no head can be beyond chance: no p is below {least:.2g}, before the correction for {heads} heads."
-    )

@@ -5,7 +5,9 @@ docs/statistics.md says which results carry which of them, and how they are read
 
 from __future__ import annotations
 
-from math import comb, nan, sqrt
+from collections.abc import Callable
+from functools import cache
+from math import comb, inf, nan, pi, sqrt
 from typing import Any
 
 import torch
@@ -13,18 +15,76 @@ from torch import Tensor
 
 RESAMPLES = 2000
 LEVEL = 0.05  # at which a head is called beyond chance
-LEAST_FLIPS = 10_000
-FLIPS_PER_HEAD = 64  # so that Holm over m heads can get down to m / (64 m + 1), 0.016, well below LEVEL
-FLIPS_AT_ONCE = 1024  # of memory alone: the draws do not depend on it
-ROWS_AT_ONCE = 4096  # torch has no quantiles of more than 16 million numbers
-ROUNDING = 1e-12  # sums that differ by less than this share of the terms' sizes are ties
+LEAST_P = 1e-13  # a smaller p-value is rounding
+ROUNDING = 1e-12  # values that differ by less than this share of their size are alike
+Z = 1.959964  # the normal distribution's 97.5%
 
 
-def wilson_interval(right: int, count: int) -> tuple[float, float]:
+def wilson_interval(right: float, count: float) -> tuple[float, float]:
     """Low and high of a share: Wilson's 95% interval (1927) of `right` among `count`, which is wide where few are."""
-    z, share = 1.959964, right / count
-    middle, width = share + z * z / (2 * count), z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, (middle - width) / (1 + z * z / count)), min(1.0, (middle + width) / (1 + z * z / count))
+    share, room = right / count, Z * Z / count
+    middle, width = share + room / 2, Z * sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)
+    return max(0.0, min(share, (middle - width) / (1 + room))), max(share, (middle + width) / (1 + room))
+
+
+def accuracy_intervals(right: Tensor) -> list[Any]:
+    """[low, high], nested as right [..., example] is: Wilson's 95% intervals of the mean over examples.
+
+    `right` is true or false, or a share of several draws. Shares that vary less than ones and zeros of their mean count
+    as that many more examples, by the ratio of the two variances; a quarter in each sum keeps few examples from saying
+    that nothing varies.
+    """
+    values = right.double()
+    count = values.shape[-1]
+    means = values.mean(-1)
+    varies = (values - means[..., None]).square().sum(-1) * count / max(count - 1, 1)
+    counts = (count * (count * means * (1 - means) + 0.25) / (varies + 0.25)).clamp(min=count)
+    found = [
+        wilson_interval(share * number, number) if share == share else (nan, nan)
+        for share, number in zip(means.flatten().tolist(), counts.flatten().tolist(), strict=True)
+    ]
+    return torch.tensor(found, dtype=torch.float64).reshape(*means.shape, 2).tolist()
+
+
+def ratio_interval(over: Tensor, under: Tensor) -> list[float]:
+    """[low, high] of the accuracy of `over` by that of `under`, both right or wrong [example] on the same examples.
+
+    The 95% score interval of a ratio of paired shares (Nam and Blackwelder 2002): the ratios r that the test of
+    share(over) = r * share(under) does not reject. Examples that neither answers have no say. NaN where `under`
+    is never right.
+    """
+    over, under = over.bool(), under.bool()
+    both, alone, other = (int(one.sum()) for one in (over & under, over & ~under, under & ~over))
+    if both + other == 0:
+        return [nan, nan]
+    found = (both + alone) / (2 * both + alone + other)  # r / (1 + r), which is between 0 and 1
+
+    def is_rejected(place: float) -> bool:
+        return _ratio_score(place / (1 - place), both, alone, other) > Z * Z
+
+    low, high = _edge(is_rejected, 0.0, found) if found else 0.0, _edge(is_rejected, 1.0, found)
+    return [low / (1 - low), high / (1 - high)]
+
+
+def difference_interval(first: Tensor, second: Tensor) -> list[float]:
+    """[low, high] of the first accuracy minus the second, both right or wrong [example] on the same examples.
+
+    Bonett and Price's 95% interval (2012): Wald's, with one more example of either way to differ.
+    """
+    first, second, count = first.bool(), second.bool(), len(first) + 2
+    more, less = (1 + int(one.sum()) for one in (first & ~second, second & ~first))
+    middle = (more - less) / count
+    width = Z * sqrt(((more + less) / count - middle * middle) / count)
+    return [max(-1.0, middle - width), min(1.0, middle + width)]
+
+
+def mean_interval(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Low and high [...] of the mean of values [..., example]: Student's 95% interval; NaN of a single example."""
+    count, means = values.shape[-1], values.double().mean(-1)
+    if count == 1:
+        return means * nan, means * nan
+    width = student_quantile(count - 1) * values.double().std(-1) / sqrt(count)
+    return means - width, means + width
 
 
 def resampled_means(values: Tensor, seed: int) -> Tensor:
@@ -41,24 +101,6 @@ def resampled_means(values: Tensor, seed: int) -> Tensor:
     return values.double() @ weights.T / count
 
 
-def bootstrap_interval(values: Tensor, seed: int, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Low and high [...] of the mean of values [..., example]: a percentile bootstrap over the examples."""
-    return _percentiles(resampled_means(values, seed), level)
-
-
-def ratio_interval(over: Tensor, under: Tensor, seed: int, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Low and high [...] of mean(over) / mean(under), both [..., example] on the same, jointly resampled examples.
-
-    NaN where a resample has no ratio, its mean(under) being 0.
-    """
-    return _percentiles((resampled_means(over, seed) / resampled_means(under, seed)).nan_to_num(nan, nan, nan), level)
-
-
-def intervals(values: Tensor, seed: int) -> list[Any]:
-    """[low, high] of bootstrap_interval as plain numbers, nested as values [..., example] are: what summaries hold."""
-    return torch.stack(bootstrap_interval(values, seed), -1).tolist()
-
-
 def log_ratios(patched: Tensor, base: Tensor) -> Tensor:
     """[sender, example]: log(p_patched / p_base), from [sender, example] and [example].
 
@@ -70,32 +112,68 @@ def log_ratios(patched: Tensor, base: Tensor) -> Tensor:
     return ratios.masked_fill(~(base > 0), nan)
 
 
-def flips_for(heads: int) -> int:
-    """How many random flips test this many heads: enough for Holm's correction over them to reach LEVEL.
+def effect_p_values(effects: Tensor) -> Tensor:
+    """[head]: one-sided p-values of effects [head, example], log ratios or differences. Hypothesis: their mean is 0.
 
-    An add-one p-value is at least 1 / (flips + 1), and Holm multiplies the smallest by the number of heads.
+    Alternative: it is below 0, the head mattered. Student's t of the examples and of one more, which speaks against it
+    half as loudly as the loudest; where the effects are skewed to the right, corrected by Hall's transformation (1992).
+    Both keep a few prompts that would have spoken against the head, and were not drawn, from being taken for none.
+    A head with a value that is not finite has the p-value NaN; one that changes nothing, 1.
     """
-    return max(LEAST_FLIPS, FLIPS_PER_HEAD * heads)
+    values, count = effects.double(), effects.shape[-1]
+    against = values.abs().amax(-1) / 2
+    mean = (values.sum(-1) + against) / (count + 1)
+    size = ((values.square().sum(-1) + against.square()) / (count + 1) - mean.square()).clamp(min=0).sqrt()
+    apart = values - values.mean(-1, keepdim=True)
+    spread = apart.square().mean(-1).sqrt()
+    # what is left by rounding of values that are all alike has no shape
+    alike = spread <= ROUNDING * values.abs().amax(-1)
+    skew = (apart.pow(3).mean(-1) / spread.pow(3)).clamp(min=0).masked_fill(alike, 0.0)
+    ratio = mean / size
+    hall = ratio + skew * ratio.square() / 3 + skew.square() * ratio.pow(3) / 27 + skew / (6 * (count + 1))
+    p_values = student_below(torch.maximum(hall, ratio) * sqrt(count), count)
+    p_values = p_values.masked_fill(against == 0, 1.0)
+    return p_values.masked_fill(~values.isfinite().all(-1), nan)
 
 
-def sign_flip_p_values(effects: Tensor, seed: int) -> Tensor:
-    """[head]: one-sided p-values of effects [head, example], log ratios, by random flips of the examples' signs.
+def too_few(examples: int, heads: int) -> str:
+    """What to say where so few examples can put no head beyond chance; empty where they can.
 
-    Statistic: the mean over examples. Hypothesis: a head's log ratios are symmetric about 0, as they are where base
-    and patched run are exchangeable; alternative: their mean is below 0, the head mattered. Log ratios, as x and 1/x
-    are then equally far from 0; the ratio (p_patched - p_base) / p_base is bounded by -1 on one side alone.
-    p = (1 + flips whose mean is at most the observed one) / (1 + flips), so never 0; ties count. Every head has the
-    same flips, which leaves what heads share in place. A head with a value that is not finite has the p-value NaN.
+    The smallest p-value is that of effects that are all alike.
     """
-    heads, count = effects.shape
-    values, flips = effects.double(), flips_for(heads)
-    reached = values.sum(-1, keepdim=True) + ROUNDING * values.abs().sum(-1, keepdim=True)
-    generator = torch.Generator().manual_seed(seed)
-    as_low = torch.zeros(heads, dtype=torch.long)
-    for first in range(0, flips, FLIPS_AT_ONCE):
-        signs = torch.randint(2, (min(FLIPS_AT_ONCE, flips - first), count), generator=generator).double() * 2 - 1
-        as_low += (values @ signs.T <= reached).sum(-1)
-    return ((1 + as_low).double() / (1 + flips)).masked_fill(~values.isfinite().all(-1), nan)
+    least = student_below(torch.tensor((0.5 - examples) / 1.5, dtype=torch.float64), examples).item()
+    if least * heads <= LEVEL:
+        return ""
+    few = f"{examples} example{'s' * (examples != 1)}"
+    return (
+        f"With {few} no head can be beyond chance: no p is below {least:.2g}, before the correction for {heads} heads."
+    )
+
+
+def student_below(values: Tensor, freedom: int) -> Tensor:
+    """[...]: the probability that Student's t with so many degrees of freedom is at most the values [...].
+
+    The finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4; at least LEAST_P, below which they are rounding.
+    """
+    angle = (values.double() / sqrt(freedom)).atan()
+    cosine, odd = angle.cos(), freedom % 2
+    term = cosine if odd else torch.ones_like(cosine)
+    total = torch.zeros_like(cosine) if freedom == 1 else term.clone()
+    for power in range(2 + odd, freedom - 1, 2):
+        term = term * cosine.square() * (power - 1) / power
+        total = total + term
+    between = (
+        2 / pi * (angle + angle.sin() * total) if odd else angle.sin() * total
+    )  # the share from -|t| to |t|, signed
+    return ((1 + between) / 2).clamp(min=LEAST_P)
+
+
+@cache
+def student_quantile(freedom: int) -> float:
+    """The value that Student's t with so many degrees of freedom exceeds with a probability of 0.025."""
+    return -_edge(
+        lambda value: student_below(torch.tensor(value, dtype=torch.float64), freedom).item() < 0.025, -13.0, 0.0
+    )
 
 
 def holm(p_values: Tensor) -> Tensor:
@@ -153,12 +231,28 @@ def is_more_often(right: Tensor, other: Tensor, level: float = LEVEL) -> bool:
     return sum(comb(differ, more) for more in range(wins, differ + 1)) / 2**differ <= level
 
 
-def _percentiles(samples: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """The bounds [...] between which `level` of samples [..., resample] lie, as many beyond either; NaN if one is."""
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    rows = samples.reshape(-1, samples.shape[-1]).split(ROWS_AT_ONCE)
-    bounds = torch.cat([some.quantile(tails, dim=-1) for some in rows], -1).reshape(2, *samples.shape[:-1])
-    return bounds[0], bounds[1]
+def _ratio_score(ratio: float, both: int, alone: int, other: int) -> float:
+    """Chi-squared of the hypothesis that the ratio of shares is that, from how many examples both and one only answer.
+
+    Of the examples that are answered at all, `least` is the likeliest share of those that only the first answers if it
+    is true: the larger root of a quadratic.
+    """
+    count = both + alone + other
+    square = count * ratio * (1 + ratio)
+    linear = both * (1 - ratio**2) - other * ratio**2 - alone * (2 * ratio**2 - 1)
+    rest = alone * ratio * (1 - ratio)
+    least = (sqrt(max(linear**2 + 4 * square * rest, 0.0)) - linear) / (2 * square)
+    variance = ratio * count * (1 - ratio + (1 + ratio) * least)
+    difference = both + alone - ratio * (both + other)
+    return difference**2 / variance if variance > 0 else inf
+
+
+def _edge(is_outside: Callable[[float], bool], outside: float, inside: float) -> float:
+    """Where what is outside begins, between a value outside and one inside; by bisection, to 15 digits."""
+    for _ in range(60):
+        middle = (outside + inside) / 2
+        outside, inside = (middle, inside) if is_outside(middle) else (outside, middle)
+    return inside
 
 
 def _lowest(means: Tensor, top: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -26,8 +26,7 @@ from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import methods
-from nnsight_et.planning.cost.methods import Rows
-from nnsight_et.planning.cost.passes import Count, path_patching
+from nnsight_et.planning.cost.methods import Count, Rows, path_patching
 from nnsight_et.planning.plan import Plan
 from nnsight_et.runner.run import device_of
 
@@ -39,17 +38,10 @@ Timed = tuple[str, Callable[[], object], Count]
 """Which speed is told, by what, and what that costs: everything else in it is told by those before."""
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Prompts and sizes, and speeds, by model."""
+def calibrate_models(manifest: Manifest, plan: Plan) -> tuple[dict[str, Rows], dict[str, Speeds]]:
+    """Measure every model of the plan: prompts and sizes, and speeds, by model.
 
-    rows: dict[str, Rows]
-    speeds: dict[str, Speeds]
-
-
-def calibrate_models(manifest: Manifest, plan: Plan) -> Calibration:
-    """Measure every model of the plan; models of one shape and dtype share what the first of them takes.
-
+    Models of one shape and dtype share what the first of them takes.
     Reads weights, and raises what reading them raises; ManifestError for a run on a server.
     """
     if manifest.backend != "local":
@@ -74,7 +66,7 @@ def calibrate_models(manifest: Manifest, plan: Plan) -> Calibration:
         rows[choice.name] = rows_with_chunks(shape, choice.dtype, prompt_layouts(examples), budget)
         measured = speeds_of(model, rows[choice.name], examples)
         speeds[choice.name] = replace(measured, texts=texts, loading=loading)
-    return Calibration(rows, speeds)
+    return rows, speeds
 
 
 def speeds_of(model: Model, rows: Rows, examples: Sequence[Example]) -> Speeds:

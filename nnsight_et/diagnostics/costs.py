@@ -13,8 +13,7 @@ from nnsight_et.manifest.schema import PROBED
 from nnsight_et.methods import METHODS
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import expected
-from nnsight_et.planning.cost.methods import Rows, plain
-from nnsight_et.planning.cost.passes import Count, Prompts, Sizes, total
+from nnsight_et.planning.cost.methods import Count, Prompts, Rows, Sizes, plain, total
 from nnsight_et.planning.cost.pieces import CostSetting, Estimate, Piece
 from nnsight_et.planning.plan import Plan
 

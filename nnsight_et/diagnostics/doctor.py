@@ -18,14 +18,19 @@ from packaging.requirements import Requirement
 
 from nnsight_et import __version__
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.adapter_kinds import check_no_adapter, read_settings
+from nnsight_et.models.adapters import check_no_adapter, read_settings
 from nnsight_et.models.bos_here import bos_here
 from nnsight_et.models.files import WEIGHTS, describe_files
 from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
 LOW_DISK = 5 * GIB
-EXTRAS = {"export": ("pandas", "pyarrow"), "figures": ("vl-convert-python",), "gguf": ("gguf",)}
+EXTRAS = {
+    "export": (("pandas", "pyarrow"), "et export --format parquet, to_dataframe()"),
+    "figures": (("vl-convert-python",), "et report --figures"),
+    "gguf": (("gguf",), "gguf: FILE.gguf of a model"),
+}
+"""Their packages, and what they are for."""
 BYTES = 2  # of a weight in bfloat16
 
 
@@ -74,15 +79,10 @@ def _version(package: str) -> str | None:
 
 
 def _extras() -> Iterator[Diagnosis]:
-    purposes = {
-        "export": "et export --format parquet, to_dataframe()",
-        "figures": "et report --figures",
-        "gguf": "gguf: FILE.gguf of a model",
-    }
-    for extra, packages in EXTRAS.items():
+    for extra, (packages, purpose) in EXTRAS.items():
         versions = {name: _version(name) for name in packages}
         if missing := [name for name, version in versions.items() if version is None]:
-            do = f"for {purposes[extra]}: pip install 'nnsight-et[{extra}]'"
+            do = f"for {purpose}: pip install 'nnsight-et[{extra}]'"
             yield Diagnosis(f"extra {extra}", f"no {', '.join(missing)}", "note", do)
         else:
             yield Diagnosis(f"extra {extra}", ", ".join(f"{name} {version}" for name, version in versions.items()))

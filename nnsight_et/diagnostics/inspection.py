@@ -19,8 +19,7 @@ from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import chunk_bytes, chunks, kept_per_token
 from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.measuring.examples import task_of
-from nnsight_et.models.adapter_kinds import read_settings, summary
-from nnsight_et.models.adapters import attach_adapter, has_weights
+from nnsight_et.models.adapters import attach_adapter, has_weights, read_settings, summary
 from nnsight_et.models.bos_here import BosFound, bos_here
 from nnsight_et.models.families import Architecture, Projection, architecture
 from nnsight_et.models.files import Files, describe_files

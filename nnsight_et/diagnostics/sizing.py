@@ -19,8 +19,7 @@ from nnsight_et.manifest.template import InitOptions, render_manifest
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.models.files import describe_files
 from nnsight_et.models.load import shape_of, tokenizer_of
-from nnsight_et.planning.cost.methods import Rows
-from nnsight_et.planning.cost.passes import Prompts
+from nnsight_et.planning.cost.methods import Prompts, Rows
 from nnsight_et.planning.plan import Job, ModelChoice, Plan, plan
 from nnsight_et.runner.run import device_of
 
@@ -32,34 +31,24 @@ MINUTES = 15  # that a first study may take
 SHARE = 0.3  # what passes get of the speed of large products of matrices
 
 
-@dataclass(frozen=True)
-class Sizing:
-    """Prompts and sizes by model; and of models that cannot be sized, why not."""
-
-    rows: dict[str, Rows]
-    unknown: dict[str, str]
-
-
-def read_rows(jobs: Plan, known: Mapping[str, Rows], memory: int | None) -> Sizing:
+def read_rows(
+    jobs: Plan, known: Mapping[str, Rows], memory: int | None
+) -> tuple[Mapping[str, Rows], Mapping[str, str]]:
     """What is `known`, and the same of the plan's other models whose configuration and tokenizer are on this machine.
 
-    Those are in folders, or in the hub's cache; nothing is downloaded.
+    Those are in folders, or in the hub's cache; nothing is downloaded. And of models that cannot be sized, why not.
     """
-    found = Sizing(dict(known), {})
+    rows, unknown = dict(known), dict[str, str]()
     for job, choice in choices(jobs):
         if choice.name in known:
             continue
         try:
-            found.rows[choice.name] = _rows(job, choice, memory)
+            files = describe_files(choice.name, choice.spec, here=True)
+            layouts = prompt_layouts(sample(job, tokenizer_of(files)))
+            rows[choice.name] = rows_with_chunks(choice.shape or shape_of(files), choice.dtype, layouts, memory)
         except NnsightEtError as error:
-            found.unknown[choice.name] = str(error)
-    return found
-
-
-def _rows(job: Job, choice: ModelChoice, memory: int | None) -> Rows:
-    files = describe_files(choice.name, choice.spec, here=True)
-    shape = choice.shape or shape_of(files)
-    return rows_with_chunks(shape, choice.dtype, prompt_layouts(sample(job, tokenizer_of(files))), memory)
+            unknown[choice.name] = str(error)
+    return rows, unknown
 
 
 def choices(jobs: Plan) -> Iterator[tuple[Job, ModelChoice]]:
@@ -116,9 +105,8 @@ def _cost(text: str, folder: Path) -> tuple[float, str]:
     """The floating-point operations of a manifest's run; or why they are not known."""
     manifest = parse(text, "the manifest", lines=False, folder=folder)
     jobs = plan(manifest)
-    sizing = read_rows(jobs, rows_of(jobs, manifest.memory_bytes), manifest.memory_bytes)
-    flops = sum(one.flops for one in estimates(jobs, sizing.rows, {}).values())
-    return flops, next(iter(sizing.unknown.values()), "")
+    rows, unknown = read_rows(jobs, rows_of(jobs, manifest.memory_bytes), manifest.memory_bytes)
+    return sum(one.flops for one in estimates(jobs, rows, {}).values()), next(iter(unknown.values()), "")
 
 
 def flops_per_second(device: str, size: int = 1024, seconds: float = 0.3) -> float:

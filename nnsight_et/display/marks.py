@@ -7,7 +7,7 @@ from nnsight_et.display.table import Bounds, number
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
 
-BARS = "Error bars: 95% bootstrap intervals over prompts."
+BARS = "Error bars: 95% intervals over prompts."
 
 
 def plate(result: Result, what: str, title: str, caption: str, panels: tuple[Figure, ...]) -> FigureGroup:
@@ -18,7 +18,7 @@ def plate(result: Result, what: str, title: str, caption: str, panels: tuple[Fig
 def spread_mark(
     mean: float | None, std: float | None, bounds: Bounds | None, what: str, nothing: float | None = None
 ) -> DataPoint | None:
-    """A mean over draws, with the bootstrap's interval, or one standard deviation to each side where there is none."""
+    """A mean over draws, with its interval, or one standard deviation to each side where there is none."""
     if mean is not None and std is not None and bounds is None:
         bounds = [mean - std, mean + std]
         what += f" (± {number(std, 3)} over draws)"

@@ -36,7 +36,7 @@ class TidyRow:
     metric: str = ""
     value: float | None = None
     low: float | None = None
-    """With `high`: the 95% bootstrap interval."""
+    """With `high`: the 95% interval."""
     high: float | None = None
     p: float | None = None
     p_adjusted: float | None = None

@@ -14,7 +14,13 @@ if TYPE_CHECKING:  # every command shows tables, and reads no results for `--hel
 Row = Mapping[str, Any]
 R = TypeVar("R")
 Bounds = Sequence[float | None]
-INTERVALS = "In brackets: 95% bootstrap intervals over prompts."
+FEW = 5  # prompts: with fewer that count, the coverage of a 95% interval is not near enough to 95% (docs/statistics.md)
+NEARLY = 0.58
+"""Of fewer than FEW right or wrong prompts Wilson's interval goes more than this share of the way to 0 or 1."""
+INTERVALS = (
+    f"In brackets: 95% intervals over prompts. ~: fewer than {FEW} prompts are right, or wrong, or tell two accuracies "
+    "apart; the interval then holds the truth in 90% to 100% of cases rather than 95%."
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,26 @@ def several(names: Sequence[str], most: int = 8) -> str:
 
 def spread(mean: float | None, std: float | None, bounds: Bounds | None = None) -> str:
     """A mean, its standard deviation, and its interval if there is one; a dash where there is no number."""
-    return _with_bounds(f"{number(mean)} ± {number(std)}" if mean is not None else number(None), bounds)
+    text = _with_bounds(f"{number(mean)} ± {number(std)}" if mean is not None else number(None), bounds)
+    return text + ("~" if rests_on_few(mean, bounds) else "")
 
 
-def bounded(value: Any, bounds: Bounds | None) -> str:
-    """A number, with its interval if it has one: 0.67 [0.62, 0.71]."""
-    return _with_bounds(_text(value), bounds)
+def bounded(value: Any, bounds: Bounds | None, differing: int | None = None) -> str:
+    """A number, with its interval if it has one: 0.67 [0.62, 0.71]; with ~ behind it, if that rests on few prompts.
+
+    `differing`: of two accuracies' ratio or difference, how many prompts tell them apart. Without: an accuracy.
+    """
+    few = rests_on_few(value, bounds) if differing is None else differing < FEW
+    return _with_bounds(_text(value), bounds) + ("~" if few and bounds and None not in bounds else "")
+
+
+def rests_on_few(accuracy: Any, bounds: Bounds | None) -> bool:
+    """Whether fewer than FEW prompts are right, or wrong, by how far the interval goes towards 0 or 1."""
+    low, high = bounds or (None, None)
+    if not isinstance(accuracy, float) or low is None or high is None:
+        return False
+    near, bound = (1 - accuracy, 1 - high) if accuracy > 0.5 else (accuracy, low)
+    return near - bound > NEARLY * near or near <= 0
 
 
 def _with_bounds(text: str, bounds: Bounds | None) -> str:

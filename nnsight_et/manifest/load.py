@@ -54,7 +54,7 @@ def parse(
         manifest = Manifest.model_validate(document.data)
     except ValidationError as error:
         raise document.error(_problems(error, document.data)) from None
-    manifest = manifest.in_folder(folder or Path(), document.places)
+    manifest = manifest.in_folder(folder or Path(), document.places).with_data(document.data)
     if problems := tuple(checks.problems(manifest)):
         raise document.error(problems)
     return manifest

@@ -34,9 +34,9 @@ class OwnModel(SpecModel):
     adapter: Annotated[str, Field(min_length=1)] | None = None
     """An adapter over it, LoRA or another kind: a folder or a hub id."""
     revision: str | None = None
-    """The hub's revision of the model: a branch, tag or commit."""
+    """The hub's revision of the model: a branch, tag or commit. Of a folder only with `ndif`: the server's."""
     adapter_revision: str | None = None
-    """The hub's revision of the adapter."""
+    """The hub's revision of the adapter; not of a folder."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
     """A folder or a hub id, where the tokenizer is not beside the weights."""
     dtype: DType | None = None
@@ -111,12 +111,24 @@ class Manifest(SpecModel):
 
     _folder: Path = PrivateAttr(default_factory=Path)
     _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+    _data: dict[str, Any] = PrivateAttr(default_factory=dict)
     _made: MadeTask | None = PrivateAttr(default=None)
 
     @property
     def folder(self) -> Path:
         """Where relative paths in the manifest start."""
         return self._folder
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What is written, before any of it was checked; nothing where limits changed it since."""
+        return self._data
+
+    def with_data(self, data: dict[str, Any]) -> Manifest:
+        """The same manifest, which knows what it was written as."""
+        moved = self.model_copy()
+        moved._data = data
+        return moved
 
     def in_folder(self, folder: Path, places: dict[KeyPath, str] | None = None) -> Manifest:
         """The same manifest with relative paths that start in `folder`; `places`: where its parts are written."""
@@ -180,7 +192,7 @@ class Manifest(SpecModel):
         Mask trainings keep as many as they need to select a head.
         """
         experiments = {name: experiment.with_limit(examples) for name, experiment in self.experiments.items()}
-        return self.model_copy(update={"experiments": experiments})
+        return self.model_copy(update={"experiments": experiments}).with_data({})
 
 
 FILE = "manifest.schema.json"

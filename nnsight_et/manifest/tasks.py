@@ -145,6 +145,9 @@ class PairsFile:
     positions: tuple[str, ...]
     space: str | None = None
     special_tokens: str | None = None
+    version: ClassVar[int] = (
+        2  # raised when the same file starts to mean other prompts; without one, bases were ablated
+    )
 
     @property
     def all_positions(self) -> tuple[str, ...]:
@@ -160,7 +163,8 @@ class PairsFile:
     @property
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data: the positions and a digest of the file's text, not its name."""
-        return {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, **self.tokens_as}
+        known = {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, "version": self.version}
+        return known | self.tokens_as
 
     @cached_property
     def _digest(self) -> str:

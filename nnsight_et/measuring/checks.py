@@ -18,6 +18,7 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
+from nnsight_et.manifest import BoxesTask
 from nnsight_et.measuring.audit import Finding, finding
 from nnsight_et.measuring.context import MethodOutput, RunContext
 from nnsight_et.measuring.evidence import Evidence
@@ -28,6 +29,8 @@ from nnsight_et.models.prints import file_print
 from nnsight_et.planning.plan import Job, ModelChoice
 
 EXAMPLES = 2  # of one recomputed sample
+ORDER = ("manifest", "weights", "splits", "examples", "asked", "decisions", "recount")
+"""What is told first of several that fail: what the others may come of."""
 RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
 Values = Mapping[str, Tensor]
@@ -79,17 +82,38 @@ def _weights(context: RunContext, job: Job) -> Iterator[Finding]:
             yield finding("weights", (one == two) == same, f"{choice.name} and {known.name}")
 
 
+def _as_written(job: Job) -> Iterator[Finding]:
+    """That the job is what the manifest's text asks for, key by key as it is written."""
+    own = job.text.get("experiments", {}).get(job.name, {})
+    settings = {key: job.text[key] for key in ("seed", "engine") if key in job.text}
+    task = job.text.get("task") if isinstance(job.text.get("task"), dict) else None
+    yield finding("manifest", _says(job.spec.model_dump(mode="json"), own), f"experiments.{job.name}")
+    yield finding("manifest", all(getattr(job, key) == value for key, value in settings.items()), "settings")
+    if isinstance(job.task, BoxesTask) and task:
+        yield finding("manifest", _says(job.task.identity, task), "task")
+
+
+def _says(found: Any, written: Any) -> bool:
+    """Whether plain data has all that is written, and has it so; lists have no more."""
+    if isinstance(written, dict):
+        return isinstance(found, dict) and all(key in found and _says(found[key], one) for key, one in written.items())
+    if isinstance(written, list):
+        return len(found) == len(written) and all(map(_says, found, written))
+    return found == written
+
+
 def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit: Audit) -> None:
     """Derive what the experiment decided and counted again from what was measured; ExperimentError if it differs."""
     start, worst = time.monotonic(), dict[str, Finding]()
     try:
         derived = audit(Evidence(job, output.scores, output.summary, context))
-        for found in chain(_weights(context, job), derived) if context.self_check.on else ():
+        for found in chain(_as_written(job), _weights(context, job), derived) if context.self_check.on else ():
             if found.check not in worst or found.gap > worst[found.check].gap:
                 worst[found.check] = found
     except (LookupError, TypeError, ValueError) as error:  # something is not there, or of another kind
-        worst = {"decisions": finding("decisions", False, f"{type(error).__name__}: {error}")}
-    for found in worst.values():
+        if all(found.gap <= RECOUNT for found in worst.values()):
+            worst["decisions"] = finding("decisions", False, f"{type(error).__name__}: {error}")
+    for found in sorted(worst.values(), key=lambda one: ORDER.index(one.check)):
         more = {"at": found.where} if found.gap > RECOUNT else {}
         context.self_check.add(job, found.check, found.gap, RECOUNT, **more)
     context.measured.pop(job.name, None)

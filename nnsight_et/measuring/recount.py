@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import nan
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RESAMPLES, LEVEL, LEAST_FLIPS, FLIPS_PER_HEAD = 2000, 0.05, 10_000, 64
+RESAMPLES, LEVEL, LEAST_P, Z = 2000, 0.05, 1e-13, 1.959964
 ROUNDING = 1e-12  # of the terms' sizes
 Array = np.ndarray[Any, Any]
 
@@ -29,20 +29,68 @@ def _means(values: Tensor, seed: int) -> Array:
     return values.double().numpy() @ _resamples(values.shape[-1], seed)
 
 
-def mean_interval(values: Tensor, seed: int) -> Tensor:
-    """[..., 2]: low and high of the mean of values [..., example]."""
-    return _ends(_means(values, seed))
+def mean_interval(values: Tensor) -> Tensor:
+    """[..., 2]: low and high of the mean of values [..., example], by Student's t; NaN of one example."""
+    each = values.double().numpy()
+    count = each.shape[-1]
+    if count == 1:
+        return torch.full((*values.shape[:-1], 2), nan, dtype=torch.float64)
+    width = _root(lambda t: 0.025 - t_below(np.array(-t), count - 1).item(), 0.0, 13.0)
+    width = width * (np.square(each - each.mean(-1, keepdims=True)).sum(-1) / (count - 1) / count) ** 0.5
+    return torch.from_numpy(np.stack([each.mean(-1) - width, each.mean(-1) + width], -1))
 
 
-def interval(values: Tensor, seed: int) -> list[Any]:
-    """The same as plain numbers, of accuracies too."""
-    return mean_interval(values, seed).tolist()
+def interval(values: Tensor) -> list[Any]:
+    """Low and high of accuracies [..., example], nested as they are: the shares p with n (x - p)^2 = z^2 p (1 - p)."""
+    if values.ndim > 1:
+        return [interval(one) for one in values]
+    each = values.double().numpy()
+    count, mean = len(each), each.mean()
+    if not np.isfinite(mean):
+        return [nan, nan]
+    varies = np.square(each - mean).sum() * count / max(count - 1, 1)
+    count = max(count, count * (count * mean * (1 - mean) + 0.25) / (varies + 0.25))
+    ends = np.roots([count + Z**2, -2 * count * mean - Z**2, count * mean**2]).real
+    return [max(0.0, ends.min()), min(1.0, ends.max())]
 
 
-def ratio_interval(over: Tensor, under: Tensor, seed: int) -> list[float]:
-    """Low and high of mean(over) / mean(under), from [example] each; NaN if a resample has no ratio."""
-    above, below = _means(over, seed), _means(under, seed)
-    return [nan, nan] if (below == 0).any() else _ends(above / below).tolist()
+def ratio_interval(over: Tensor, under: Tensor) -> list[float]:
+    """The ratios of accuracy(over) to accuracy(under), from [example] each, that a score test does not reject."""
+    both, first, second = (int(one.sum()) for one in (over * under, over * (1 - under), under * (1 - over)))
+    if not both + second:
+        return [nan, nan]
+
+    def excess(place: float) -> float:
+        ratio = place / (1 - place)
+        least, most = max(0.0, (ratio - 1) / ratio), ratio / (1 + ratio)
+        alone = _root(lambda w: _slope(w, ratio, both, first, second), least, most)
+        variance = ratio * (both + first + second) * (1 - ratio + (1 + ratio) * alone)
+        return (both + first - ratio * (both + second)) ** 2 - Z**2 * variance
+
+    found = (both + first) / (2 * both + first + second)
+    low, high = _root(excess, found, 1e-15) if found else 0.0, _root(excess, found, 1 - 1e-15)
+    return [low / (1 - low), high / (1 - high)]
+
+
+def _slope(alone: float, ratio: float, both: int, first: int, second: int) -> float:
+    """How the log likelihood falls with the share of examples, of those answered, that only the first answers."""
+    parts = ((both, ratio - (1 + ratio) * alone, -1 - ratio), (second, 1 - ratio + ratio * alone, ratio))
+    return -sum(n * by / max(share, 1e-300) for n, share, by in (*parts, (first, alone, 1.0)) if n)
+
+
+def difference_interval(first: Tensor, second: Tensor) -> list[float]:
+    """Low and high of accuracy(first) - accuracy(second): Wald's after one more example of either way to differ."""
+    each = np.concatenate([(first - second).double().numpy(), [1.0, -1.0]])
+    width = Z * (each.var() / len(each)) ** 0.5
+    return [max(-1.0, each.mean() - width), min(1.0, each.mean() + width)]
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function changes its sign from below 0 at `low` to above."""
+    for _ in range(42):
+        middle = (low + high) / 2
+        low, high = (low, middle) if function(middle) > 0 else (middle, high)
+    return (low + high) / 2
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
@@ -53,26 +101,30 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return mean, (sum((one - mean) ** 2 for one in values) / len(values)) ** 0.5
 
 
-def _ends(samples: Array) -> Tensor:
-    kept = np.where(np.isfinite(samples).all(-1, keepdims=True), samples, np.nan)
-    return torch.from_numpy(np.moveaxis(np.quantile(kept, [0.025, 0.975], axis=-1), 0, -1))
+def t_below(values: Array, freedom: int) -> Array:
+    """The probability that Student's t is at most the values: of its angle, whose density is a power of the cosine."""
+    points, weights = np.polynomial.legendre.leggauss(300)
+
+    def area(end: Array) -> Array:
+        half = (end + np.pi / 2) / 2
+        return half * (np.cos(half[..., None] * (points + 1) - np.pi / 2) ** (freedom - 1) @ weights)
+
+    return area(np.arctan(values / freedom**0.5)) / area(np.array(np.pi / 2))
 
 
-def flips_for(heads: int) -> int:
-    """How many sign flips test so many heads."""
-    return max(LEAST_FLIPS, FLIPS_PER_HEAD * heads)
-
-
-def p_values(values: Tensor, seed: int) -> Tensor:
-    """[head]: one-sided, of values [head, example] being symmetric about 0, by random flips of the examples' signs."""
-    each, flips = values.double().numpy(), flips_for(len(values))
-    most = each.sum(-1) + ROUNDING * np.abs(each).sum(-1)
-    generator, reached = torch.Generator().manual_seed(seed), np.ones(len(each))
-    for first in range(0, flips, 1024):
-        drawn = torch.randint(2, (min(1024, flips - first), each.shape[1]), generator=generator).numpy()
-        flipped = np.where(drawn == 1, 1.0, -1.0)
-        reached += (each @ flipped.T <= most[:, None]).sum(-1)
-    return torch.from_numpy(np.where(np.isfinite(each).all(-1), reached / (1 + flips), nan))
+def p_values(values: Tensor) -> Tensor:
+    """[head]: one-sided, of values [head, example] having the mean 0, allowing for skew to the right."""
+    each = values.double().numpy()
+    count, loudest = each.shape[1], np.abs(each).max(-1)
+    with np.errstate(all="ignore"):
+        more = np.concatenate([each, loudest[:, None] / 2], 1)
+        ratio = more.mean(-1) / more.std(-1)
+        spread = each.std(-1)
+        skew = np.power(each - each.mean(-1, keepdims=True), 3).mean(-1) / spread**3
+        skew = np.where((spread <= ROUNDING * loudest) | (skew < 0), 0, skew)
+        hall = ratio + skew * ratio**2 / 3 + skew**2 * ratio**3 / 27 + skew / 6 / (count + 1)
+        p = np.maximum(t_below(np.maximum(hall, ratio) * count**0.5, count), LEAST_P)
+    return torch.from_numpy(np.where(np.isfinite(each).all(-1), np.where(loudest > 0, p, 1.0), nan))
 
 
 def holm(p: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 A check that fails stops the experiment before its result is written. In every experiment, what is done to each model
 for the first time is checked, on at least four cells in all, a cell being one variant of one example, measured alone;
-what is done again, with other examples, desiderata or groups, as often as 3% of the forward passes allow.
+what is done again, with other examples, desiderata or groups, as often as 3% of the forward passes allow. Then all that
+the experiment decided and counted is derived again from what was measured (docs/truth.md).
 """
 
 from __future__ import annotations

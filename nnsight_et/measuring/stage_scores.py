@@ -13,11 +13,11 @@ from nnsight_et.core.metrics import patching_effect, patching_score
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import (
     benjamini_hochberg,
-    bootstrap_interval,
+    effect_p_values,
     holm,
     log_ratios,
+    mean_interval,
     rank_stability,
-    sign_flip_p_values,
 )
 from nnsight_et.measuring.tolerance import ROUNDING
 from nnsight_et.models.named import Shape
@@ -37,16 +37,16 @@ def stage_scores(
     """A stage's tensors by name, [layer, head, ...]; heads that cannot reach the end of the path score exactly 0.
 
     Of MLPs they are [layer, 1, ...].
-    Of the metric's effect: score, its bootstrap interval low and high, median, largest, and per_example [layer, head,
+    Of the metric's effect: score, its interval low and high, median, largest, and per_example [layer, head,
     example]. p, p_holm, p_bh over the senders, NaN for heads that were not run and where there is no test; for the
     paper's metric log_ratio, the mean they are of. How firm the `keep` best are: selection_frequency, and for all of
     them stability [], a mean Jaccard index. base [example], the answer's probability in the base run, and base_value,
     another metric's; reach, which heads were run.
     """
     effect, tested = effects(probabilities, metric), _tested_values(probabilities, metric)
-    p_values = torch.full((len(effect),), nan).double() if tested is None else sign_flip_p_values(tested, seed)
+    p_values = torch.full((len(effect),), nan).double() if tested is None else effect_p_values(tested)
     stability, frequency = rank_stability(METRICS[metric].direction * effect, keep, seed)
-    of_senders = _score_intervals(probabilities, seed, metric) | {
+    of_senders = _score_intervals(probabilities, metric) | {
         "median": effect.median(-1).values,
         "largest": effect.max(-1).values,
         "selection_frequency": frequency,
@@ -68,10 +68,10 @@ def effects(probabilities: Found, metric: Metric) -> Tensor:
 
 
 def held_out_scores(
-    probabilities: Found, kept: Sequence[Component], shape: Shape, seed: int, metric: Metric = DEFAULT_METRIC
+    probabilities: Found, kept: Sequence[Component], shape: Shape, metric: Metric = DEFAULT_METRIC
 ) -> dict[str, Tensor]:
     """held_out_score, held_out_low and held_out_high [layer, head] of the kept heads; NaN for all others."""
-    found = _score_intervals(probabilities, seed, metric)
+    found = _score_intervals(probabilities, metric)
     return {f"held_out_{name}": _over_all(values, kept, shape, nan) for name, values in found.items()}
 
 
@@ -102,14 +102,14 @@ def _values(probabilities: Found, metric: Metric) -> tuple[Tensor, Tensor]:
     return probabilities[f"patched{name}"].double(), probabilities[f"base{name}"].double()
 
 
-def _score_intervals(probabilities: Found, seed: int, metric: Metric) -> dict[str, Tensor]:
+def _score_intervals(probabilities: Found, metric: Metric) -> dict[str, Tensor]:
     """score, low and high [sender]."""
-    low, high = bootstrap_interval(effects(probabilities, metric), seed)
+    low, high = mean_interval(effects(probabilities, metric))
     return {"score": patching_score(*_values(probabilities, metric), metric), "low": low, "high": high}
 
 
 def _tested_values(probabilities: Found, metric: Metric) -> Tensor | None:
-    """[sender, example]: what is tested to be below 0, symmetric about 0 if base and patched run are exchangeable.
+    """[sender, example]: whose mean is tested to be below 0.
 
     None: the effect is never below 0, so there is nothing to test.
     """

@@ -9,9 +9,9 @@ import torch
 
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.core.notices import Notice
-from nnsight_et.models.bos import bos_comparison_run, bos_notices, bos_of, leading
 from nnsight_et.models.files import WEIGHTS, Files
 from nnsight_et.models.load import configuration, load_model, shape_of, tokenizer_of
+from nnsight_et.models.tokenizing import bos_comparison_run, bos_notices, bos_of, leading
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.adapter_kinds import CONFIG, check_no_adapter, check_words, read_settings
+from nnsight_et.models.adapters import CONFIG, check_no_adapter, check_words, read_settings
 from nnsight_et.models.failures import first_line
 from nnsight_et.models.named import ModelSpec, is_hub_id
 from nnsight_et.models.stored import check_not_quantized
@@ -52,6 +52,7 @@ def download_files(name: str, spec: ModelSpec, weights_too: bool = True) -> File
     Unless `weights_too`, the hub is only asked for what says how the model is made, and weights need not be here: the
     fingerprint is then of that, of the weights in folders of this machine, and of the hub's commits.
     """
+    _check_revisions(name, spec)
     if spec.gguf:
         return _download_gguf(name, spec, weights_too)
     wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
@@ -76,6 +77,7 @@ def describe_files(name: str, spec: ModelSpec, here: bool = False) -> Files:
 
     If they are to be `here` already, nothing is. UnsupportedModel if it has no configuration.
     """
+    _check_revisions(name, spec)
     if spec.gguf:
         return _describe_gguf(name, spec)
     weights = _folder(name, spec.path, spec.revision, FETCHED, here)
@@ -240,17 +242,31 @@ def check_no_code(name: str, folder: Path, config: str) -> None:
     )
 
 
-def _folder(
-    name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED, here: bool = False
-) -> Path:
+def _check_revisions(name: str, spec: ModelSpec) -> None:
+    """Raise UnsupportedModel for a revision beside a folder, which has one content; `ndif` may have its own."""
+    of_model = ("revision", None if spec.ndif else spec.revision, spec.path)
+    for key, revision, place in (of_model, ("adapter_revision", spec.adapter_revision, spec.adapter)):
+        if revision and place and _local(name, place):
+            found = f"{key} is '{revision}', and {place} is a folder of this machine, whose files are what they are"
+            raise UnsupportedModel(f"{name}: {found}; accepted: no {key}, or a hub id")
+
+
+def _local(name: str, place: str) -> Path | None:
+    """The folder of this machine that is meant; None if there is none; UnsupportedModel if there cannot be one."""
     try:
-        local = Path(place).expanduser()
-        if local.is_dir():
-            return local
+        folder = Path(place).expanduser()
+        return folder if folder.is_dir() else None
     except (OSError, RuntimeError) as error:  # longer than a path can be, or ~ of nobody
         raise UnsupportedModel(
             f"{name}: no folder {place[:200]} ({first_line(error)[:200]}); accepted: a model's folder"
         ) from None
+
+
+def _folder(
+    name: str, place: str, revision: str | None, patterns: tuple[str, ...] = FETCHED, here: bool = False
+) -> Path:
+    if local := _local(name, place):
+        return local
     if not is_hub_id(place):
         raise UnsupportedModel(f"{name}: no folder {place}; accepted: a model's folder, or a hub id such as org/name")
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic
@@ -70,6 +70,8 @@ class Job(Generic[Spec]):
     """What those jobs compute, in the same order."""
     written: dict[str, CircuitFile]
     """The circuits that no earlier job finds, by the names the experiment uses: from files, or shipped ones."""
+    text: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
+    """What the manifest says, as it is written."""
 
     @property
     def circuits(self) -> dict[str, Circuit]:
@@ -196,6 +198,7 @@ def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: TaskData) ->
         needs=spec.needs,
         need_ids=tuple(jobs[need].id for need in spec.needs),
         written=_circuits(manifest, name, models),
+        text=manifest.data,
     )
 
 

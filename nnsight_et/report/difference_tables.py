@@ -79,7 +79,7 @@ def _metrics(found: Difference) -> Table:
         for change in found.metrics
     )
     columns = ("experiment", "of", "metric", "A", "B", "difference", "intervals")
-    note = f"Values that lie more than {found.tolerance:g} apart. In brackets: 95% bootstrap intervals."
+    note = f"Values that lie more than {found.tolerance:g} apart. In brackets: 95% intervals."
     return Table("metric by metric", columns, rows, frozenset({"difference"}), note)
 
 

@@ -10,7 +10,7 @@ from nnsight_et.core.circuit import HEAD_NAME, MLP_NAME, Circuit
 from nnsight_et.core.errors import TaskError
 
 Interval = Annotated[list[float | None], Field(min_length=2, max_length=2)]
-"""Low and high end of a 95% bootstrap interval; null where there is none."""
+"""Low and high end of a 95% interval; null where there is none."""
 HeadName = Annotated[str, Field(pattern=f"^{HEAD_NAME}$")]
 """The name of a head, such as L9H3."""
 MlpName = Annotated[str, Field(pattern=f"^{MLP_NAME}$")]

@@ -1,4 +1,7 @@
-"""What to know of a run's models before hours of work: whether they need a BOS that prompts lack, and answer by chance.
+"""What to know of a run's models and task before hours of work.
+
+Whether models need a BOS that prompts lack, or answer by chance; whether those in float16 overflow; whether a Python
+task gives what every experiment asks for, and nothing measures what selected.
 
 A model is looked at once for all experiments of a run: a pass over a few prompts, and over one plain text where there
 is a BOS to compare. What was found is kept beside the cells; a run whose results are there looks at nothing.
@@ -7,26 +10,30 @@ is a BOS to compare. What was found is kept beside the cells; a run whose result
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
 
 from nnsight_et.core.batch import Example, padded_batch
+from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import DEFAULT_BYTES, chunks
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.interventions.calls import Call
-from nnsight_et.manifest import BoxesTask, MadeTask
+from nnsight_et.manifest import BoxesTask, Comparison, MadeTask
+from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.context import RunContext
-from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_errors
+from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_errors, task_of
 from nnsight_et.measuring.own_pairs import splits
+from nnsight_et.measuring.predictions import plain_model
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.measuring.tokens import end_notices
-from nnsight_et.models.bos import TEXT, bos_comparison_run, notices_of_losses, text_losses
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
+from nnsight_et.models.tokenizing import TEXT, bos_comparison_run, notices_of_losses, text_losses
 from nnsight_et.planning.plan import Job, ModelChoice
 
 
@@ -149,3 +156,69 @@ def _examples(context: RunContext, job: Job, choice: ModelChoice) -> list[Exampl
         drawn = examples_of(job.task, tokenizer_of(files), Sample(split, int(wanted), job.seed, foils=True))
     longest, rows = longest_prompt(files), context.models.shape(choice).vocabulary
     return [one for one in drawn if (longest is None or one.base.length <= longest) and one.largest < rows]
+
+
+TRIED = "float16"
+"""The dtype whose largest number, 65504, activations of real models pass."""
+
+
+def try_first_prompts(context: RunContext, jobs: Sequence[Job]) -> None:
+    """Run every float16 model on the first prompt it is asked for; an error names where numbers overflow.
+
+    What the prompt gives is stored: a run that is continued loads no model for it.
+    """
+    first: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        for choice in job.models if not isinstance(job.spec, Comparison) else ():
+            if choice.dtype == TRIED:
+                first.setdefault((choice.name, job.attention), job)
+    for (name, _), job in reversed(first.items()):  # the model that is wanted first is in memory last
+        choice = next(one for one in job.models if one.name == name)
+        split = next(split for _, split in splits(job))
+        examples = context.data.examples(job, choice, split, 1)
+        for _ in measure_cells(
+            context, [replace(plain_model(context, job, choice, examples, "first prompt"), sampled=False)]
+        ):
+            pass
+
+
+Asked = tuple[str, str, int]
+"""A model, a split, and how many examples of it."""
+
+
+def check_own_task(context: RunContext, jobs: Sequence[Job]) -> None:
+    """Raise TaskError naming an experiment and an example that cannot be used, or is in a split it must not be in."""
+    drawn = dict[Asked, list[Example]]()
+    selecting, measuring = dict[tuple[str, tuple[int, ...]], str](), dict[tuple[str, tuple[int, ...]], str]()
+    for job in jobs:
+        if not isinstance(job.task, MadeTask) or isinstance(job.spec, Comparison):
+            continue
+        for (key, split), choice in product(splits(job), job.models):
+            examples = _draw_examples(context, job, choice, (key, split), drawn)
+            if split != "ablation":
+                used = measuring if split == "evaluation" else selecting
+                for number, one in enumerate(examples, start=1):
+                    place = f"experiments.{job.name}.{key}: example {number} of {split}"
+                    used.setdefault((choice.name, one.base.tokens), place)
+    for base, place in measuring.items():
+        if base in selecting:
+            found = f"has the base prompt of {selecting[base]}"
+            raise TaskError(f"{place} {found}; accepted: evaluation apart from discovery and pruning")
+
+
+def _draw_examples(
+    context: RunContext, job: Job, choice: ModelChoice, part: tuple[str, str], drawn: dict[Asked, list[Example]]
+) -> list[Example]:
+    """What the job takes of a split for one of its keys; TaskError if there is less, or each time something else."""
+    (key, split), where = part, f"experiments.{job.name}.{part[0]}"
+    count, there = getattr(job.spec, key), context.data.available(job, split)
+    if count > there:
+        accept = f"1 to {there}" if there else "a task that has some of this split"
+        raise TaskError(f"{where}: {quantity(count, 'example')}; the task has {there} of {split}; accepted: {accept}")
+    asked = (choice.name, split, count)
+    if count and asked not in drawn:
+        drawn[asked] = context.data.examples(job, choice, split, count)
+        if task_of(job.task).examples(context.models.tokenizer(choice), count, job.seed, split) != drawn[asked]:
+            found = f"other examples of {split} when asked again"
+            raise TaskError(f"{where}: {found}; accepted: the same for the same count, seed and split")
+    return drawn.get(asked, [])

@@ -31,9 +31,7 @@ from nnsight_et.remote.server import Remote, Server, name_on_server, open_server
 from nnsight_et.results.headers import JobRecord, ModelRecord, ResultHeader, folder_of
 from nnsight_et.results.store import Result, Store, read_result, write_result
 from nnsight_et.results.summary import Summary
-from nnsight_et.runner.first_look import look_first
-from nnsight_et.runner.float16 import try_first_prompts
-from nnsight_et.runner.own_task import check_own_task
+from nnsight_et.runner.first_look import check_own_task, look_first, try_first_prompts
 from nnsight_et.tasks.boxes import VERSION
 from nnsight_et.workers.pool import check_workers, on_cluster, start_workers
 

@@ -23,9 +23,9 @@ class OwnPairs:
     """Marked pairs, each with the line it is written in, and their positions in the order of a base prompt.
 
     The file's different base prompts are shuffled by the seed and dealt in turn to three parts: one for the circuit to
-    be found and pruned on, one for it to be tested on (held-out examples too), one whose base prompts say what ablated
-    heads output. So no base prompt that selects heads measures them, and none is ablated by itself. A part's pairs are
-    always in the same order, and a split takes as many as it needs from the front.
+    be found and pruned on, one for it to be tested on (held-out examples too), one whose sources say what ablated heads
+    output. So no base prompt that selects heads measures them. A part's pairs are always in the same order, and a
+    split takes as many as it needs from the front.
     """
 
     pairs: tuple[tuple[str, MarkedPair], ...]
@@ -62,8 +62,8 @@ class OwnPairs:
         return [self._encoded_example(where, pair, tokenizer) for where, pair in part[:count]]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
-        """The base prompts of those examples."""
-        return [example.base for example in self.examples(tokenizer, count, seed, split)]
+        """The source prompts of those examples: what mean ablation averages over."""
+        return [example.source for example in self.examples(tokenizer, count, seed, split)]
 
     def longest(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, Example]:
         """The pair with the longest prompt, and its line; TaskError naming a line that does not fit the tokenizer."""

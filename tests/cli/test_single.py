@@ -3,27 +3,27 @@ from __future__ import annotations
 import pytest
 
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.manifest import CMAP, BoxesTask, PathPatching, single
-from nnsight_et.manifest.single import STAGE, Setting
+from nnsight_et.manifest import CMAP, BoxesTask, PathPatching
+from nnsight_et.manifest.single import STAGE, SingleMethod
 from nnsight_et.planning.plan import plan, senders
 from tests.helpers.commands import et
 
-SETTING = Setting(seed=3, boxes=5, examples=40)
+SETTING = SingleMethod(seed=3, boxes=5, examples=40)
 
 
 def test_the_default_stages_are_the_papers_for_its_models_and_smaller_for_others():
-    large, small = (single.path_patching(model, (), SETTING).experiments["circuit"] for model in ("goat", "goat-tiny"))
+    large, small = (SETTING.path_patching(model, ()).experiments["circuit"] for model in ("goat", "goat-tiny"))
     assert isinstance(large, PathPatching)
     assert isinstance(small, PathPatching)
     assert [(stage.keep, stage.receivers) for stage in large.stages] == [(58, 20), (10, 5), (25, 10), (5, None)]
     assert [stage.at for stage in large.stages] == ["last", "last", "query_label", "previous_query_label"]
     assert all(mine.keep < papers.keep for mine, papers in zip(small.stages, large.stages, strict=True))
-    assert senders(plan(single.path_patching("llama", (), SETTING)).jobs[0]) == (32 + 31 + 30 + 29) * 32
+    assert senders(plan(SETTING.path_patching("llama", ())).jobs[0]) == (32 + 31 + 30 + 29) * 32
 
 
 def test_stages_and_settings_are_those_that_are_given():
     stage = "{group: a, into: logits, at: last, keep: 3}"
-    manifest = single.path_patching("llama-tiny", [stage], Setting(3, 5, None, ["engine=reference"]))
+    manifest = SingleMethod(3, 5, None, ["engine=reference"]).path_patching("llama-tiny", [stage])
     circuit = manifest.experiments["circuit"]
     assert isinstance(circuit, PathPatching)
     assert (circuit.examples, len(circuit.stages)) == (300, 1)
@@ -40,39 +40,39 @@ def test_stages_and_settings_are_those_that_are_given():
 )
 def test_a_stage_that_cannot_be_read_is_refused(stage: str, part: str):
     with pytest.raises(ManifestError) as raised:
-        single.path_patching("llama-tiny", [stage], SETTING)
+        SETTING.path_patching("llama-tiny", [stage])
     assert str(raised.value).startswith(part) or f": {part}" in str(raised.value)
 
 
 def test_a_circuit_that_is_not_named_is_shipped_with_the_model_or_is_found_first():
-    papers = plan(single.cmap("goat", "llama", SETTING))
+    papers = plan(SETTING.cmap("goat", "llama"))
     assert [job.name for job in papers.jobs] == ["cmap"]
     assert isinstance(spec := papers.jobs[0].spec, CMAP)
     assert (spec.circuit, spec.roles, spec.examples) == ("published/goat", "published/goat", 40)
 
-    (tiny,) = plan(single.cmap("goat-tiny", "llama-tiny", SETTING)).jobs
+    (tiny,) = plan(SETTING.cmap("goat-tiny", "llama-tiny")).jobs
     assert isinstance(tiny.spec, CMAP)
     assert (tiny.spec.circuit, tiny.spec.roles) == ("embedded/goat-tiny", "embedded/goat-tiny")
     assert [choice.name for choice in tiny.models] == ["goat-tiny", "llama-tiny"]
 
-    own = plan(single.cmap("vicuna-tiny", "llama-tiny", SETTING))
+    own = plan(SETTING.cmap("vicuna-tiny", "llama-tiny"))
     assert [job.name for job in own.jobs] == ["circuit", "roles", "cmap"]
     assert own.job("circuit").models[0].name == "vicuna-tiny"
 
-    assert [job.name for job in plan(single.dcm("llama", None, ["object"], Setting(3, 5))).jobs] == ["roles"]
+    assert [job.name for job in plan(SingleMethod(3, 5).dcm("llama", None, ["object"])).jobs] == ["roles"]
 
 
 def test_evaluation_also_measures_what_is_asked_for_on_every_model():
-    manifest = single.evaluation("published/llama", ["llama", "goat"], ["completeness"], SETTING)
+    manifest = SETTING.evaluation("published/llama", ["llama", "goat"], ["completeness"])
     assert list(manifest.experiments) == ["faithfulness", "completeness_1", "completeness_2"]
     assert all(job.spec.model_dump()["examples"] == 40 for job in plan(manifest).jobs)
 
 
 def test_published_circuits_can_be_compared_without_a_model():
-    (job,) = plan(single.comparison("published/llama", "published/goat", "published/goat", Setting(0, 7))).jobs
+    (job,) = plan(SingleMethod(0, 7).comparison("published/llama", "published/goat", "published/goat")).jobs
     assert not job.models
     with pytest.raises(ManifestError, match="published/lama"):
-        single.comparison("published/lama", "published/goat", None, Setting(0, 7))
+        SingleMethod(0, 7).comparison("published/lama", "published/goat", None)
 
 
 @pytest.mark.parametrize(

@@ -188,13 +188,13 @@ def test_what_matters_most_is_ranked_first_and_kept():
     assert found["selection_frequency"][1, 1] > 0.6
 
 
-def test_differences_are_tested_by_sign_flips_and_kl_which_has_no_sign_is_not():
+def test_differences_are_tested_and_kl_which_has_no_sign_is_not():
     senders, shape = [Head(0, 0), Head(0, 1)], Shape(3, 2, 2, 4, 8, 16, 50)
     change = torch.stack([-torch.ones(12), torch.ones(12)])
     values = {"base": torch.full((12,), 0.5), "base_value": torch.ones(12), "patched": torch.full((2, 12), 0.5)}
     found = stage_scores(values | {"patched_value": 1 + change}, senders, shape, 1, 0, "logit_difference")
-    assert found["p"][0, 0] < 2**-12 * 3  # no flip but one of 4096 has a mean as low
-    assert found["p"][0, 1] == 1
+    assert found["p"][0, 0] < 1e-4
+    assert found["p"][0, 1] > 1 - 1e-4
     stage = Stage(group="a", into="logits", at="last", keep=1)
     record = stage_record(stage, (), [Head(0, 0)], found, "logit_difference")
     assert (record.beyond_chance, record.tested, record.base_logit_difference) == (["L0H0"], 2, 1.0)
@@ -203,7 +203,7 @@ def test_differences_are_tested_by_sign_flips_and_kl_which_has_no_sign_is_not():
     )
     record = stage_record(stage, (), [Head(0, 1)], found, "kl")
     assert all(found[name].isnan().all() for name in ("p", "p_holm", "p_bh"))
-    assert (record.beyond_chance, record.tested, record.flips) == ([], 0, 0)
+    assert (record.beyond_chance, record.tested) == ([], 0)
     assert record.kept[0].beyond_chance is None
 
 

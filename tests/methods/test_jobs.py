@@ -11,7 +11,7 @@ import torch
 from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ExperimentError, TaskError
-from nnsight_et.core.statistics import intervals
+from nnsight_et.core.statistics import accuracy_intervals
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods import METHODS
 from nnsight_et.planning.plan import plan
@@ -91,13 +91,13 @@ def test_every_accuracy_and_what_is_made_of_it_has_its_interval(everything, name
 def test_intervals_are_of_the_examples_of_all_draws_and_models(everything):
     table, answers = everything["table"], everything["table"].scores["one.answer"]
     (first, *_), alone = rows(table), table.scores["one.circuit.predicted"] == answers
-    assert first["full_interval"] == intervals(table.scores["one.model.predicted"] == answers, SEED)
-    assert first["random_interval"] == intervals(alone[1:].double().mean(0), SEED)
+    assert first["full_interval"] == accuracy_intervals(table.scores["one.model.predicted"] == answers)
+    assert first["random_interval"] == accuracy_intervals(alone[1:].double().mean(0))
     better = int((alone[1:].double().mean(-1) >= first["circuit"]).sum())
     assert first["random_p"] == (1 + better) / (1 + first["random_circuits"])
     for edge in rows(everything["blind"]):
         right = everything["blind"].scores[f"{edge['blind']} to {edge['to']}.predicted"]
-        assert edge["accuracy_interval"] == intervals(right == everything["blind"].scores["answer"], SEED)
+        assert edge["accuracy_interval"] == accuracy_intervals(right == everything["blind"].scores["answer"])
     across = everything["across"].header.summary
     assert across["model_intervals"].keys() == across["models"].keys() == {"one", "two"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from math import log
 
 import pytest
@@ -12,6 +11,7 @@ from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Head
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.core.metrics import patching_ratio
+from nnsight_et.core.statistics import effect_p_values
 from nnsight_et.manifest import Stage, load
 from nnsight_et.measuring.stage_scores import stage_scores, tied_heads
 from nnsight_et.measuring.steps import data_digest
@@ -35,14 +35,12 @@ def by_group(result, group: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("group", ["a", "b", "c", "d"])
-def test_the_p_values_of_a_stage_are_those_of_all_sign_flips_over_the_heads_that_can_reach(finished, group):
+def test_the_p_values_of_a_stage_are_of_its_log_ratios_over_the_heads_that_can_reach(finished, group):
     found = by_group(results(finished)["found"], group)
     logs = found["per_example"].double().log1p()  # the ratio is p_patched / p_base - 1
     torch.testing.assert_close(found["log_ratio"], logs.mean(-1), atol=1e-6, rtol=1e-5)
-    signs = torch.tensor(list(product((-1.0, 1.0), repeat=EXAMPLES)), dtype=torch.float64)
-    exact = (logs @ signs.T <= logs.sum(-1, keepdim=True) + 1e-12).double().mean(-1)
     reach = found["reach"]
-    torch.testing.assert_close(found["p"][reach], exact[reach], atol=0.02, rtol=0)
+    torch.testing.assert_close(found["p"][reach], effect_p_values(logs[reach]), atol=1e-3, rtol=0)
     ascending, adjusted = sorted(found["p"][reach].tolist()), 0.0
     for rank, p in enumerate(ascending):
         adjusted = min(1, max(adjusted, p * (len(ascending) - rank)))
@@ -64,8 +62,9 @@ def test_a_head_beyond_chance_is_told_from_a_kept_one():
     record = stage_record(stage, (), [Head(1, 1), Head(0, 0)], found)
     assert [one.beyond_chance for one in record.kept] == [True, False]
     assert record.beyond_chance == record.beyond_chance_bh == ["L1H1"]
-    assert (record.tested, record.flips) == (4, 10_000)
-    assert found["p"][:2].flatten().tolist()[2:] == [1, 1 / 10_001]
+    assert record.tested == 4
+    assert found["p"][1, 0] > 1 - 1e-6
+    assert found["p"][1, 1] < 1e-6
     assert 0.01 < found["p"][0, 1] < 0.9
     assert found["p"][0, 0] == 1
     assert found["p_holm"][2].isnan().all()

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFa
 import nnsight_et
 from nnsight_et.core.errors import ManifestError, UnsupportedModel
 from nnsight_et.manifest import parse
-from nnsight_et.models import bos
-from nnsight_et.models.bos import TEXT, WORSE, bos_comparison_run, leading, notices_of_losses, set_bos
+from nnsight_et.models import tokenizing
 from nnsight_et.models.files import describe_files
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.models.named import ModelSpec
+from nnsight_et.models.tokenizing import TEXT, WORSE, bos_comparison_run, leading, notices_of_losses, set_bos
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import read_header
 from nnsight_et.tasks.boxes import LABELS, OBJECTS
@@ -121,7 +121,7 @@ def test_a_model_and_a_tokenizer_in_memory_are_compared_too_and_the_tokenizer_st
     "tokenizer", [words(begins=True), words(begins=False, knows=False)], ids=["begins with it", "knows no English"]
 )
 def test_nothing_is_run_where_there_is_nothing_to_compare(tokenizer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bos, "text_losses", lambda *_: pytest.fail("a pass was run"))
+    monkeypatch.setattr(tokenizing, "text_losses", lambda *_: pytest.fail("a pass was run"))
     assert nnsight_et.load(hf_llama(vocab_size=len(VOCABULARY)), tokenizer).notices == ()
 
 

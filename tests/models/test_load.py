@@ -18,7 +18,7 @@ from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.models.files import Files, download_files
+from nnsight_et.models.files import Files, describe_files, download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of, wrap_model
 from nnsight_et.models.named import ModelSpec, Shape
 from tests.helpers import plain_hooks
@@ -123,6 +123,17 @@ def test_a_folder_without_weights_is_refused(folder):
     message = refusal(ModelSpec(str(folder)))
     assert message.startswith(f"mine: no weights in {folder}; accepted: ")
     assert "*.safetensors" in message
+
+
+@pytest.mark.parametrize("read", [download_files, describe_files])
+def test_a_revision_of_a_folder_is_refused_but_for_the_servers(folder, adapter, read):
+    for key, spec in {
+        "revision": ModelSpec(str(folder), revision="v2"),
+        "adapter_revision": ModelSpec(str(folder), adapter=str(adapter), adapter_revision="v2"),
+    }.items():
+        with pytest.raises(UnsupportedModel, match=rf"mine: {key} is 'v2', and .* is a folder.*; accepted: no {key}"):
+            read("mine", spec)
+    assert read("mine", ModelSpec(str(folder), revision="v2", ndif="org/mine")).weights == folder
 
 
 def test_a_folder_without_a_configuration_is_refused(folder):

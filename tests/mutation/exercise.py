@@ -1,8 +1,9 @@
-"""Runs that reach every method, on tiny models in which a fault shows: GQA, biases, an adapter, two lengths."""
+"""Runs that reach every method, on tiny models in which a fault shows: GQA, biases, an adapter, two lengths, a file."""
 
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from nnsight_et.manifest import parse
 from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import run
+from nnsight_et.tasks.boxes import Boxes
+from nnsight_et.tasks.encoding import MarkedText
 from tests.helpers.methods_study import CIRCUIT, OBJECTS
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
@@ -49,15 +52,29 @@ experiments:
   blind: {method: knockout, model: one, examples: 6}
   looks: {method: attention_patterns, circuit: ./circuit.json, model: one, examples: 6}
   screen: {method: attribution, model: one, examples: 6}
+  overlap: {method: comparison, circuits: [found, ./circuit.json], scores: found}
   kl: {method: path_patching, model: one, metric: kl, examples: 6, stages: [{group: a, into: logits, at: last, keep: 4}]}
   logits: {method: path_patching, model: one, metric: logit_difference, examples: 6, stages: [{group: a, into: logits, at: last, keep: 4}]}
   shares: {method: path_patching, model: one, metric: probability_difference, examples: 6, stages: [{group: a, into: logits, at: last, keep: 4}]}
+"""
+PAIRS = """\
+name: exercise
+seed: 3
+task: {kind: pairs, file: pairs.jsonl, positions: [correct_object, previous_query_label, query_label]}
+memory: 4MiB
+models: {one: {path: one}}
+experiments:
+  found:
+    {method: path_patching, model: one, examples: 6, held_out_examples: 4, stages: [{group: a, into: logits, at: last, keep: 4}]}
+  pruned: {method: minimality, circuit: found, examples: 6, ablation_examples: 5}
+  table: {method: faithfulness, circuit: pruned, models: [one], examples: 6, ablation_examples: 5}
 """
 EXERCISES: dict[str, dict[str, Any]] = {
     "gqa": {},
     "bias": {"kv_heads": 1, "attention_bias": True},
     "lora": {},
     "padding": {},
+    "pairs": {},
 }
 
 
@@ -71,9 +88,26 @@ def run_exercise(name: str, folder: Path) -> None:
     if name == "lora":
         _adapter(_guessing(1, EXERCISES[name])).save_pretrained(str(folder / "adapter"))
     (folder / "circuit.json").write_text(CIRCUIT)
-    study = STUDY % (", adapter: adapter" if name == "lora" else "")
+    (folder / "pairs.jsonl").write_text(_pairs(60))
+    study = PAIRS if name == "pairs" else STUDY % (", adapter: adapter" if name == "lora" else "")
     for _ in run(plan(parse(study, "exercise.yaml").in_folder(folder)), folder / "runs"):
         pass
+
+
+def _pairs(count: int) -> str:
+    """Prompts about boxes as a file of pairs, in which the other box's object is right as well."""
+    pairs = Boxes(2, tuple(OBJECTS)).pairs(count, 3, "discovery")
+    texts = [{"base": _marked(one.base), "source": _marked(one.source)} for one in pairs]
+    answers = [{"answer": one.answer, "also_right": list(one.foils), "space": "yes"} for one in pairs]
+    return "".join(json.dumps(text | answer) + "\n" for text, answer in zip(texts, answers, strict=True))
+
+
+def _marked(text: MarkedText) -> str:
+    """The text with its marks written in it."""
+    written = text.text
+    for name, (start, end) in sorted(text.spans.items(), key=lambda one: one[1], reverse=True):
+        written = f"{written[:start]}{{{{{name}|{written[start:end]}}}}}{written[end:]}"
+    return written
 
 
 def _guessing(seed: int, config: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ tests that should find it. `python -m tests.mutation NAME` tries it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .runner import ROOT, Change
@@ -471,13 +472,23 @@ FAULTS: tuple[Fault, ...] = (
 
 def problems() -> list[str]:
     """What is wrong with the faults themselves: a text that is not there once, no Python, a kind at one place only."""
+    kinds = Counter(fault.kind for fault in FAULTS)
+    alone = [f"kind '{kind}' is at one place only" for kind, count in kinds.items() if count < 2]
+    return [*text_problems(FAULTS), *alone, *repeated_names(FAULTS)]
+
+
+def text_problems(faults: Iterable[Fault]) -> list[str]:
+    """Whose text is not there once, or becomes no Python."""
     found = []
-    for fault in FAULTS:
+    for fault in faults:
         try:
             compile(fault.change.text, fault.file, "exec")
         except (ValueError, SyntaxError) as error:
             found.append(str(error))
-    kinds = Counter(fault.kind for fault in FAULTS)
-    found += [f"kind '{kind}' is at one place only" for kind, count in kinds.items() if count < 2]
-    names = Counter(fault.name for fault in FAULTS)
-    return found + [f"two faults are called '{name}'" for name, count in names.items() if count > 1]
+    return found
+
+
+def repeated_names(faults: Iterable[Fault]) -> list[str]:
+    """Which names more than one fault has."""
+    names = Counter(fault.name for fault in faults)
+    return [f"two faults are called '{name}'" for name, count in names.items() if count > 1]

@@ -1,13 +1,14 @@
-"""docs/mutation.md: the shares, the table of the seeded faults, and the mechanical mutants that survive."""
+"""docs/mutation.md: the shares and the tables of the seeded faults, in sample and out of it, and surviving mutants."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .faults_strangers import DECISION, NOTES, TESTS_TEXT
 from .mutants import Mutant
 from .runner import Outcome
 from .seeded import AT_RUN_TIME, Tried
@@ -17,13 +18,23 @@ HEAD = """\
 # Mutation
 
 Faults put into a copy of the package, one at a time: does a user's own run notice, and do the tests? Written by
-`make mutation`; do not edit.
+`make mutation`; do not edit. In sample are the faults that the checks were written with in view; how good a check is
+at what nobody had in view, those out of sample say.
 """
+SEEDED, STRANGERS, MECHANICAL = "## Seeded faults", "## Out of sample", "## Mechanical mutants"
+"""How the headings of the page's parts begin."""
 RUN_TIME = """\
 A run catches a fault by its self-check, by the check of the model when it is loaded, or by refusing a step that cannot
-be (`refusal`). Each fault runs all methods but comparison on two random three-layer models: `gqa` four query and two
-key-value heads; `bias` one key-value head and biases, the output projection's too; `lora` an adapter on q, k, v and o;
-`padding` prompts of two lengths. A crash is caught as well, and counted by itself. "Tests" is the first that fails.
+be (`refusal`). Each fault runs all methods on two random three-layer models: `gqa` four query and two key-value heads;
+`bias` one key-value head and biases, the output projection's too; `lora` an adapter on q, k, v and o; `padding` prompts
+of two lengths; `pairs` three methods on a file of pairs. A crash is caught as well, and counted by itself. "Tests" is
+the first that fails.
+"""
+OUT_OF_SAMPLE = f"""\
+Written from the documents and the code of the methods alone, by somebody who had seen neither checks nor tests, tried
+once, and shown as it came out then. Runs are those of the seeded faults: they draw no table or figure and read no file
+of scores. {TESTS_TEXT} Faults of decision change what is
+chosen, drawn, ranked or counted; those of computation how it is measured, stored or shown.
 """
 
 
@@ -52,10 +63,21 @@ def line_of_mutant(mutant: Mutant, tests: Outcome, run: Outcome | None = None) -
     return Line(mutant.kind, mutant.name, mutant.place, "", mutant.text.strip(), said, asdict(tests))
 
 
-def page(seeded: Sequence[Line], mechanical: Sequence[Line]) -> str:
-    """The whole page."""
-    parts = [HEAD, *(_seeded(seeded) if seeded else ()), *(_mechanical(mechanical) if mechanical else ())]
-    return "\n".join(parts)
+def page(old: str, seeded: Sequence[Line], strangers: Mapping[str, Sequence[Line]], mechanical: Sequence[Line]) -> str:
+    """The whole page; a part of which there are no lines stays as the `old` page has it."""
+    out_of_sample = [part for name, lines in strangers.items() for part in _strangers(name, lines)]
+    made = {
+        SEEDED: _seeded(seeded) if seeded else [],
+        STRANGERS: out_of_sample,
+        MECHANICAL: _mechanical(mechanical) if mechanical else [],
+    }
+    return "\n".join([HEAD, *(one for start, part in made.items() for one in part or _as_it_was(old, start))])
+
+
+def _as_it_was(old: str, start: str) -> list[str]:
+    """The part of the page whose heading begins so; nothing if it has none."""
+    parts = ("\n" + old).split("\n## ")[1:]
+    return ["## " + part.removesuffix("\n") + "\n" for part in parts if f"## {part}".startswith(start)]
 
 
 def _seeded(lines: Sequence[Line]) -> list[str]:
@@ -64,7 +86,7 @@ def _seeded(lines: Sequence[Line]) -> list[str]:
     of_tests = sum(bool(line.tests["caught"]) for line in lines)
     kinds = len({line.kind for line in lines})
     shares = [
-        f"## Seeded faults: {len(lines)} of {kinds} kinds\n",
+        f"{SEEDED}, in sample: {len(lines)} of {kinds} kinds\n",
         f"- by the run itself: {_share(noticed, lines)}; with crashes {_share(len(lines) - of_run['missed'], lines)}",
         f"- by the tests: {_share(of_tests, lines)}\n",
         RUN_TIME,
@@ -72,6 +94,26 @@ def _seeded(lines: Sequence[Line]) -> list[str]:
     ]
     rows = [[line.kind, line.name, line.place, line.exercise, _by(line.run), _by(line.tests)] for line in lines]
     return [*shares, _table(["kind", "fault", "file", "exercise", "run", "tests"], rows)]
+
+
+def _strangers(name: str, lines: Sequence[Line]) -> list[str]:
+    of_decision = [line for line in lines if line.kind == DECISION]
+    rows = [[line.kind, line.name, line.place, line.exercise, _by(line.run), _by(line.tests)] for line in lines]
+    shares = [["all", *_found(lines)], [f"of {DECISION}", *_found(of_decision)]]
+    return [
+        f"{STRANGERS}, {name} set: {len(lines)}, {len(of_decision)} of them of decision\n",
+        OUT_OF_SAMPLE,
+        *([f"{NOTES[name]}\n"] if name in NOTES else []),
+        _table(["faults", "by the run alone", "by the tests alone", "by run or tests"], shares),
+        _table(["kind", "fault", "file", "exercise", "run", "tests"], rows),
+    ]
+
+
+def _found(lines: Sequence[Line]) -> list[str]:
+    """How many the run finds, the tests find, and either of them finds; a run that crashes finds it."""
+    found = [(bool(line.run["caught"]), bool(line.tests["caught"])) for line in lines]
+    counts = sum(run for run, _ in found), sum(tests for _, tests in found), sum(map(any, found))
+    return [_share(count, lines) for count in counts]
 
 
 def _mechanical(lines: Sequence[Line]) -> list[str]:
@@ -83,7 +125,7 @@ def _mechanical(lines: Sequence[Line]) -> list[str]:
         for kind, of in _grouped(lines, lambda line: line.kind).items()
     ]
     return [
-        f"## Mechanical mutants of engine/ and interventions/: {len(lines)}, drawn by seed\n",
+        f"{MECHANICAL} of engine/ and interventions/: {len(lines)}, drawn by seed\n",
         f"- killed by the tests of their file: {_share(len(lines) - len(survivors), lines)}",
         f"- survivors that change a number somebody could see, or are not judged yet: {len(left)}\n",
         _of_runs([line for line in lines if line.run and line.tests["caught"]]),
@@ -132,6 +174,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def write(path: Path, seeded: Sequence[Line], mechanical: Sequence[Line]) -> None:
+def write(
+    path: Path, seeded: Sequence[Line], strangers: Mapping[str, Sequence[Line]], mechanical: Sequence[Line]
+) -> None:
     """Write the page."""
-    path.write_text(page(seeded, mechanical))
+    path.write_text(page(path.read_text(), seeded, strangers, mechanical))

@@ -59,9 +59,9 @@ class Bench:
         """Whether a run of the exercise with its self-checks notices the change."""
         return self._outcome(change, {"exercise": name})
 
-    def tests(self, change: Change | None, tests: Sequence[str]) -> Outcome:
+    def tests(self, change: Change | None, tests: Sequence[str], limit: int = LIMIT) -> Outcome:
         """Whether one of these tests fails; they run in their order, up to the first that does."""
-        return self._outcome(change, {"tests": [f"tests/{name}" for name in tests]})
+        return self._outcome(change, {"tests": [f"tests/{name}" for name in tests], "limit": limit})
 
     def close(self) -> None:
         """End the process."""
@@ -72,7 +72,7 @@ class Bench:
     def _outcome(self, change: Change | None, job: dict[str, Any]) -> Outcome:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        whole = job | {"copy": str(self.copy), "limit": LIMIT, "log": str(self.copy.with_name("log"))}
+        whole = {"limit": LIMIT} | job | {"copy": str(self.copy), "log": str(self.copy.with_name("log"))}
         with self._changed(change):
             self.process.stdin.write(json.dumps(whole) + "\n")
             self.process.stdin.flush()
@@ -122,11 +122,11 @@ def outcomes(items: Iterable[Item], found: Callable[[Bench, Item], Found], worke
             benches.get().close()
 
 
-def check_clean(tests: Sequence[str], exercises: Sequence[str] = ()) -> None:
+def check_clean(tests: Sequence[str], exercises: Sequence[str] = (), limit: int = LIMIT) -> None:
     """Raise RuntimeError unless the copy as it is passes these tests and exercises."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        found = [bench.tests(None, tests)] if tests else []
+        found = [bench.tests(None, tests, limit)] if tests else []
         found += [bench.exercise(None, name) for name in exercises]
         bench.close()
     for outcome in found:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .faults import Fault
-from .runner import Bench, Outcome, check_clean, outcomes
+from .runner import LIMIT, Bench, Outcome, check_clean, outcomes
 
 AT_RUN_TIME = ("self-check", "load check", "refusal")
 """What a user's own run says of a fault: a check of the engine, of the loaded model, or of a step that cannot be."""
@@ -21,12 +21,13 @@ class Tried:
     tests: Outcome
 
 
-def tried(faults: Sequence[Fault], workers: int) -> Iterator[Tried]:
+def tried(faults: Sequence[Fault], workers: int, limit: int = LIMIT) -> Iterator[Tried]:
     """Each fault with what the self-check and the tests make of it; RuntimeError if either complains without it."""
     tests = {name for fault in faults for name in fault.tests}
-    check_clean(sorted(tests), sorted({fault.exercise for fault in faults}))
+    check_clean(sorted(tests), sorted({fault.exercise for fault in faults}), limit)
 
     def one(bench: Bench, fault: Fault) -> Tried:
-        return Tried(fault, bench.exercise(fault.change, fault.exercise), bench.tests(fault.change, fault.tests))
+        run = bench.exercise(fault.change, fault.exercise)
+        return Tried(fault, run, bench.tests(fault.change, fault.tests, limit))
 
     return outcomes(faults, one, workers)

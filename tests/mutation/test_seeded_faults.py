@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from . import faults
+from . import faults, faults_strangers
 from .faults import FAULTS, problems
 from .runner import outcomes
 from .seeded import AT_RUN_TIME, tried
@@ -18,6 +18,14 @@ SHARE = 0.95
 def test_every_fault_can_be_put_in_and_every_kind_is_at_two_places_or_more():
     assert problems() == []
     assert len(FAULTS) >= 40
+
+
+def test_every_fault_out_of_sample_can_be_put_in():
+    assert faults_strangers.problems() == []
+    for found in faults_strangers.SETS.values():
+        decisions = [fault for fault in found if fault.kind == faults_strangers.DECISION]
+        assert len(found) >= 24
+        assert len(decisions) >= len(found) / 2
 
 
 def test_a_text_that_is_not_there_once_is_refused(monkeypatch):

@@ -407,7 +407,7 @@ def test_importing_the_package_imports_no_torch():
 def test_a_note_says_what_the_metric_is_in_the_base_run_and_when_no_p_can_be_small(model: et.LoadedModel):
     boxes = et.Pairs.boxes(4, boxes=3)
     few = et.path_patch(model, boxes)
-    assert "With 4 examples no head can be beyond chance: no p is below 0.062, before the correction for 12" in few.note
+    assert "With 4 examples no head can be beyond chance: no p is below 0.04, before the correction for 12" in few.note
     assert "LD" not in few.note
     with_foils = et.Pairs.of(
         [{"base": p.base.text, "source": p.source.text, "answer": p.answer, "foil": "is"} for p in boxes]

@@ -26,9 +26,8 @@ from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import shape_from
 from nnsight_et.models.named import Shape
-from nnsight_et.planning.cost import methods, passes
-from nnsight_et.planning.cost.methods import Rows
-from nnsight_et.planning.cost.passes import Count, Prompts, Sizes
+from nnsight_et.planning.cost import methods
+from nnsight_et.planning.cost.methods import Count, Prompts, Rows, Sizes
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers.architecture_table import made
 from tests.helpers.tiny_model import hf_llama, tiny_model, tokenizer
@@ -115,7 +114,7 @@ def test_path_patching(model, pair, rows, end, kind):
     with counted(model) as found:
         path_probabilities(model, pair, path, senders, "default", CHUNKS)
     (prompts,) = rows.of(3, ["query_label"])
-    same(passes.path_patching(rows.sizes, prompts, path, senders), found)
+    same(methods.path_patching(rows.sizes, prompts, path, senders), found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,7 +130,7 @@ def test_path_patching_of_other_blocks(pair, rows, name, end, kind):
     with counted(model) as found:
         path_probabilities(model, pair, path, senders, "default", CHUNKS)
     (prompts,) = rows.of(3, ["query_label"])
-    same(passes.path_patching(Sizes(shape, CHUNKS), prompts, path, senders), found)
+    same(methods.path_patching(Sizes(shape, CHUNKS), prompts, path, senders), found)
 
 
 def test_circuits_alone_and_their_means(model, pair, rows):
@@ -189,6 +188,6 @@ def test_attribution_of_every_head(model, pair, rows):
         head_effects(model, pair, "query_label", heads, "default", CHUNKS)
     once = methods.every_head(rows, 3, "query_label")
     (prompts,) = rows.of(3, ["query_label"])
-    back = passes.suffix_run(rows.sizes, prompts, 3, 0, 1).again  # forward once, and back once per example
+    back = methods.suffix_run(rows.sizes, prompts, 3, 0, 1).again  # forward once, and back once per example
     assert once.trained == (1 + 3) / 2 * back
     assert once.whole + once.again + back == found["layers"]

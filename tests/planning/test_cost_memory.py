@@ -18,9 +18,8 @@ from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import DCM
 from nnsight_et.models.named import TINY
-from nnsight_et.planning.cost import methods, passes
-from nnsight_et.planning.cost.methods import Rows
-from nnsight_et.planning.cost.passes import Prompts, Sizes
+from nnsight_et.planning.cost import methods
+from nnsight_et.planning.cost.methods import Prompts, Rows, Sizes
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers.tiny_model import hf_llama, tiny_model, tokenizer
 
@@ -82,7 +81,7 @@ def test_the_most_bytes_at_once_are_what_the_formula_says(model, pair, what):
         ),
         "values": (
             lambda: path_probabilities(model, pair, path, senders, "default", chunks),
-            passes.path_patching(sizes, prompts, path, senders),
+            methods.path_patching(sizes, prompts, path, senders),
         ),
     }.get(what.removesuffix(" at last")) or (
         lambda: patched_readouts(model, pair, sets, "default", chunks),

@@ -22,8 +22,8 @@ from nnsight_et.diagnostics.sizing import read_rows
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import DCM, BoxesTask, load, parse
 from nnsight_et.models.named import EMBEDDED, TINY
-from nnsight_et.planning.cost import expected, methods, passes
-from nnsight_et.planning.cost.passes import Count
+from nnsight_et.planning.cost import expected, methods
+from nnsight_et.planning.cost.methods import Count
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import plan_table
 from tests.helpers.commands import ROOT, et
@@ -111,12 +111,12 @@ def test_receivers_say_how_much_a_path_costs():
     senders = [Head(layer, index) for layer in range(4) for index in range(8)]
     direct = [Head(layer, index) for layer in range(6) for index in range(8)]
     every = [
-        passes.path_patching(rows.sizes, one, path, some)
+        methods.path_patching(rows.sizes, one, path, some)
         for path, some in ((Path("last"), direct), (Path("last", "query", (Head(4, 0), Head(4, 1))), senders))
         for one in rows.of(10, ["last"])
     ]
     assert prompts.tokens == 26
-    assert costs(JOBS, rows_of(JOBS, None), {})[job.name].count.token_layers == passes.total(every).token_layers
+    assert costs(JOBS, rows_of(JOBS, None), {})[job.name].count.token_layers == methods.total(every).token_layers
 
 
 def test_stages_of_mlps_cost_one_sender_a_layer_and_put_nothing_into_the_circuit():
@@ -134,13 +134,13 @@ def test_stages_of_mlps_cost_one_sender_a_layer_and_put_nothing_into_the_circuit
     whole = [(10, paths[0], mlps), (4, paths[0], kept), (10, paths[1], heads)]
     whole.append((4, paths[1], [Head(2, 0), Head(2, 1), Head(2, 2)]))
     every = [
-        passes.path_patching(rows.sizes, one, path, some)
+        methods.path_patching(rows.sizes, one, path, some)
         for count, path, some in whole
         for one in rows.of(count, ["last"])
     ]
     found = costs(jobs, rows_of(jobs, None), {})["found"].count
-    assert found.token_layers == passes.total(every).token_layers
-    assert found.passes == pytest.approx(passes.total(every).passes)
+    assert found.token_layers == methods.total(every).token_layers
+    assert found.passes == pytest.approx(methods.total(every).passes)
     assert [group.name for group in expected.circuits(jobs, {}, {"llama-tiny": TINY})["found"].groups] == ["h"]
 
 
@@ -154,15 +154,15 @@ def test_a_folder_costs_what_the_same_model_known_by_name_costs(tmp_path):
     text = models + TEXT.replace("llama-tiny", "mine")
     jobs = plan(parse(text, "x", folder=tmp_path))
     assert rows_of(jobs, None) == {}
-    sizing = read_rows(jobs, {}, None)
+    rows, _ = read_rows(jobs, {}, None)
     named = estimates(JOBS, rows_of(JOBS, None), {})
-    for name, one in estimates(jobs, sizing.rows, {}).items():
+    for name, one in estimates(jobs, rows, {}).items():
         assert one.flops == pytest.approx(named[name].flops, rel=0.03)
         assert one.peak == pytest.approx(named[name].peak, rel=0.03)
     other = plan(parse(text.replace("[mine, goat-tiny]", "[mine, away]"), "x", folder=tmp_path))
-    unknown = read_rows(other, {}, None).unknown
+    rows, unknown = read_rows(other, {}, None)
     assert unknown == {"away": "away: the files of 'org/none' are not on this machine yet"}
-    shown = plan_table(other, (), estimates(other, read_rows(other, {}, None).rows, {}), {"mine": TINY}, unknown)
+    shown = plan_table(other, (), estimates(other, rows, {}), {"mine": TINY}, unknown)
     assert shown.note.endswith("Not counted: one, two. away: the files of 'org/none' are not on this machine yet.")
     assert shown.rows[0][5] == "2 stages, at most 88 senders"
 
@@ -171,9 +171,9 @@ def test_other_tasks_have_estimates_too():
     text = "{name: x, task: {kind: ioi}, experiments: {found: {method: path_patching, model: llama-tiny, stages: ["
     jobs = plan(parse(text + "{group: a, into: logits, at: last, keep: 3}]}}}", "x"))
     assert estimates(jobs, rows_of(jobs, None), {}) == {}
-    sizing = read_rows(jobs, {}, None)
-    assert set(sizing.unknown) == {"llama-tiny"}  # its tokenizer knows no word of these prompts
-    assert "of this tokenizer" in sizing.unknown["llama-tiny"]
+    _, unknown = read_rows(jobs, {}, None)
+    assert set(unknown) == {"llama-tiny"}  # its tokenizer knows no word of these prompts
+    assert "of this tokenizer" in unknown["llama-tiny"]
 
 
 def test_seconds_are_work_times_speeds_and_what_a_run_does_once():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import setting, seven_b
+from benchmarks import coverage, setting, seven_b
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.tasks.boxes import Boxes
@@ -30,6 +30,7 @@ experiments:
 FIELDS = {"stage", "senders", "receivers", "examples", "seconds", "tokens_per_second", "tflop"}
 FIELDS |= {"floor_seconds", "share_of_peak", "peak_gib"}
 SMALL = {  # benchmark -> how it is run here, and what it then writes
+    "coverage": ("--trials 20 --sizes 20 50", "coverage"),
     "engine": ("--size small --rounds 1", "engine_small"),
     "half_precision": ("--device cpu --examples 1", "half_precision"),
     "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
@@ -65,7 +66,36 @@ def run(name: str, written: Path) -> dict:
 def test_every_benchmark_is_run_here():
     scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "def main(" in path.read_text()]
     assert {path.stem for path in scripts} == set(SMALL)
-    assert all(f"benchmarks.{name}`" in (ROOT / "docs" / "performance.md").read_text() for name in SMALL)
+    told = "".join((ROOT / "docs" / name).read_text() for name in ("performance.md", "statistics.md"))
+    assert all(f"benchmarks.{name}`" in told for name in SMALL)
+
+
+def test_coverage_is_simulated_and_told_as_it_was_found(written):
+    found = run("coverage", written)
+    assert {row["what"] for row in found["rows"]} == {
+        "accuracy",
+        "mean of 10 draws",
+        "faithfulness",
+        "completeness",
+        "test",
+    }
+    assert all(row["coverage"] > 0.7 for row in found["rows"])
+    normal = [row for row in found["rows"] if row.get("shape") == "normal"]
+    assert [row["n"] for row in normal] == [20, 50]
+    assert run("coverage", written)["rows"] == found["rows"]
+
+
+def test_statistics_shows_what_the_last_simulation_found():
+    data = json.loads((ROOT / "benchmarks" / "results" / "coverage.json").read_text())
+    text = coverage.DOCUMENT.read_text()
+    assert coverage.document(text, data) == text
+    for name, drawn in coverage.figures(data).items():
+        assert (coverage.DOCUMENT.parent / "figures" / name).read_bytes() == drawn
+        assert f"figures/{name}" in text
+    assert {row["n"] for row in data["rows"]} == set(coverage.SIZES)
+    exact = {(row["n"], row["accuracy"]): row["coverage"] for row in data["rows"] if row["what"] == "accuracy"}
+    now = {(row["n"], row["accuracy"]): round(row["coverage"], 4) for row in coverage.accuracy_rows([20, 100])}
+    assert now == pytest.approx({place: exact[place] for place in now}, abs=2e-4)
 
 
 def test_what_each_method_costs_is_measured_and_written(written):

@@ -8,8 +8,8 @@ import torch
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
 from nnsight_et.display.figures import HeatMap
-from nnsight_et.report.html.maps import colour
-from nnsight_et.report.html.maps import heat_map as as_svg
+from nnsight_et.report.html.svg import colour
+from nnsight_et.report.html.svg import heat_map as as_svg
 from nnsight_et.results.records import CircuitRecord
 
 LIGHT = "d20"  # the colour of 0

@@ -50,7 +50,7 @@ STAGE = {
 FOUND = {
     "circuit": {"schema": 1, "groups": [{"name": "a", "at": "last", "heads": ["L4H1", "L4H0"]}]},
     "stages": [STAGE],
-    "test": {"statistic": "mean x", "alternative": "below 0", "null": "sign flips", "level": 0.05},
+    "test": {"statistic": "mean x", "alternative": "below 0", "null": "t corrected for skew", "level": 0.05},
     "examples": 300,
     "held_out_examples": 0,
     "query_heads_per_kv_head": 1,
@@ -94,7 +94,7 @@ def test_heads_beyond_chance_are_named_kept_or_not_with_the_test_that_says_so():
     _, table = tables(header("path_patching", FOUND))
     assert table.columns[1:4] == ("heads tested", "beyond chance", "by Benjamini-Hochberg")
     assert table.rows == (("a", "12", "3", "4", "L2H2 L2H3"),)
-    assert "mean x is below 0, by sign flips" in table.note
+    assert "mean x is below 0, by t corrected for skew" in table.note
     assert "p at most 0.05 after Holm's correction" in table.note
     _, none = tables(header("path_patching", FOUND | {"stages": [STAGE | {"beyond_chance": ["L4H1"]}]}))
     assert none.rows[0][-1] == "–"
@@ -128,8 +128,8 @@ def test_accuracies_stand_with_their_intervals():
     row = {"model": "m", "group": "a", "desideratum": "object", "heads": 3, "mean": 0.5, "std": 0.125}
     row |= {"draws": 2, "do_nothing": 0.0, "mean_interval": [0.4, 0.6], "do_nothing_interval": [0.0, 0.0]}
     (table,) = tables(header("activation_patching", {"rows": [row], "circuit": FOUND["circuit"]}))
-    assert table.rows[0][-2:] == ("0.50 ± 0.12 [0.40, 0.60]", "0.00 [0.00, 0.00]")
-    assert "95% bootstrap intervals" in table.note
+    assert table.rows[0][-2:] == ("0.50 ± 0.12 [0.40, 0.60]", "0.00 [0.00, 0.00]~")
+    assert "95% intervals" in table.note
 
 
 CANDIDATE = {"schema": 1, "groups": [{"name": "a", "at": "last", "heads": []}]}

@@ -71,6 +71,36 @@ def test_every_method_that_needs_no_desiderata_runs(every: tuple[Path, dict[str,
     assert "own pairs at object, label, asked, last" in (page / "report.html").read_text()
 
 
+GIVEN = """\
+from pathlib import Path
+from nnsight_et.tasks.own_pairs import OwnPairs
+
+class Given:
+    positions = ("object", "label", "asked")
+    def examples(self, tokenizer, count, seed, split):
+        text = (Path(__file__).parent / "pairs.jsonl").read_text()
+        return OwnPairs.of(text, "pairs.jsonl", self.positions).examples(tokenizer, count, seed, split)
+"""
+
+
+def test_the_same_pairs_from_a_class_are_ablated_alike(
+    every: tuple[Path, dict[str, Result]], two_models: Path, tmp_path: Path
+):
+    """What heads output on average is taken from source prompts in both."""
+    circuit = every[1]["found"].header.summary["circuit"]
+    text = MANIFEST.partition("  found:")[0] + EVERY.partition("\n")[0].replace("found", "./circuit.json") + "\n"
+    path = written(tmp_path, two_models, text)
+    (tmp_path / "circuit.json").write_text(json.dumps(circuit))
+    (tmp_path / "given.py").write_text(GIVEN)
+    of_file = results(path)["table1"]
+    of_class = results(path, "task={kind: 'given:Given'}")["table1"]
+    assert of_file.header.job_id != of_class.header.job_id
+    assert of_file.scores.keys() == of_class.scores.keys()
+    assert all(torch.equal(values, of_class.scores[name]) for name, values in of_file.scores.items())
+    cells = {read.read_bytes() for read in (tmp_path / "runs" / "store").rglob("*.safetensors")}
+    assert len(cells) == len(list((tmp_path / "runs" / "store").rglob("*.safetensors")))  # all shared
+
+
 def test_splits_of_the_file_are_apart_and_each_has_its_third():
     made = OwnPairs.of("\n".join([*lines(), *lines(8, answer="apple")]), "pairs.jsonl", ("object", "label", "asked"))
     parts = {}
@@ -81,7 +111,7 @@ def test_splits_of_the_file_are_apart_and_each_has_its_third():
     assert sorted(map(len, bases.values())) == [5, 5, 6]  # of 16 different base prompts, 8 of them twice
     assert sum(map(len, parts.values())) == 24
     assert len(set.union(*bases.values())) == 16
-    assert made.prompts(tokenizer(), 4, 3, "ablation") == [one.base for one in parts["ablation"][:4]]
+    assert made.prompts(tokenizer(), 4, 3, "ablation") == [one.source for one in parts["ablation"][:4]]
     assert made.available(3, "pruning") == made.available(3, "discovery")
     assert made.examples(tokenizer(), 5, 4, "discovery") != parts["discovery"][:5]  # another seed, other pairs
     with pytest.raises(TaskError, match="split ablation: 99 pairs of "):
@@ -177,7 +207,7 @@ def test_a_job_is_named_by_what_the_file_says_not_by_what_it_is_called(two_model
     assert plan(renamed).job("found").id == before.header.job_id
     assert [step.reused for step in run(plan(renamed), tmp_path / "runs")] == [1]  # the result itself
     assert before.header.job.task.to_dict() == {
-        "kind": "pairs", "positions": ["object", "label", "asked"],
+        "kind": "pairs", "positions": ["object", "label", "asked"], "version": 2,
         "pairs": blake2b((tmp_path / "others.jsonl").read_bytes(), digest_size=10).hexdigest(),
     }  # fmt: skip
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines(answer="apple")))

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from nnsight_et.core.batch import Example, Pair, collate
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.manifest import PathPatching, load, parse, single
+from nnsight_et.manifest import PathPatching, load, parse
 from nnsight_et.manifest.schema import MODELINE
-from nnsight_et.manifest.single import Setting
+from nnsight_et.manifest.single import SingleMethod
 from nnsight_et.manifest.template import METHODS, STUDIES, InitOptions, render_manifest
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
@@ -144,7 +144,7 @@ def test_wishes_that_the_task_cannot_meet_are_refused(wishes: InitOptions, messa
 
 
 def test_a_single_method_takes_the_stages_of_its_task():
-    made = single.path_patching("org/model", [], Setting(0, 7, settings=["task={kind: ioi}"]))
+    made = SingleMethod(0, 7, settings=["task={kind: ioi}"]).path_patching("org/model", [])
     circuit = made.experiments["circuit"]
     assert isinstance(circuit, PathPatching)
     assert [stage.group for stage in circuit.stages] == ["name_mover", "s_inhibition", "induction", "previous_token"]

@@ -15,7 +15,7 @@ from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import NnsightEtError, TaskError
 from nnsight_et.diagnostics.inspection import inspect_model
 from nnsight_et.manifest import load, parse
-from nnsight_et.models.bos import set_bos
+from nnsight_et.models.tokenizing import set_bos
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.html.page import report_html
 from nnsight_et.results.headers import folder_of

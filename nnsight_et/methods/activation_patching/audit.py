@@ -60,7 +60,7 @@ def _rows(
     right = [right_by_source(evidence, evidence.step(f"{choice.name} draw {draw}"), sizes)[number] for draw in draws]
     each = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]
     scores[f"{choice.name}.{names[number]}.accuracy"] = each
-    bounds = interval(torch.cat(right, -1), evidence.job.seed)
+    bounds = interval(torch.cat(right, -1))
     rows = list[dict[str, Any]]()
     for index, ((group, _, heads),) in enumerate(roles.sets(names[number])):
         mean, std = mean_and_std(to_list(each[index]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.metrics import is_right
-from nnsight_et.core.statistics import intervals
+from nnsight_et.core.statistics import accuracy_intervals
 from nnsight_et.display.measurement import no_rows
 from nnsight_et.manifest import ActivationPatching
 from nnsight_et.manifest.written import is_shipped
@@ -66,7 +66,7 @@ def measure(
             for readouts, examples in zip(found, drawn, strict=True):
                 right.append(is_right(readouts[name]["predicted"], right_tokens(examples[name])).double())
             values = torch.stack([one.mean(-1) for one in right], -1)  # [set + 1, draw]
-            bounds = intervals(torch.cat(right, -1), job.seed)  # of all draws' examples together
+            bounds = accuracy_intervals(torch.cat(right, -1))  # of all draws' examples together
             scores[f"{choice.name}.{name}.accuracy"] = values
             rows += _rows(choice.name, name, sets[name], values, bounds)
     summary = ActivationPatchingSummary(rows=rows, circuit=CircuitRecord.of(roles.circuit))

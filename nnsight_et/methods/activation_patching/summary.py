@@ -25,11 +25,11 @@ class PatchedGroup(Record):
     std: float
     """The population standard deviation of that share over the draws."""
     mean_interval: Interval | None = None
-    """The 95% bootstrap interval of `mean`, over the examples of all draws together."""
+    """The 95% interval of `mean`, over the examples of all draws together."""
     do_nothing: float
     """How often the answer is given when nothing is patched: the mean over draws."""
     do_nothing_interval: Interval | None = None
-    """The 95% bootstrap interval of `do_nothing`."""
+    """The 95% interval of `do_nothing`."""
     draws: int
     """How many draws of fresh examples there were."""
 

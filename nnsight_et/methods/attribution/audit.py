@@ -35,7 +35,7 @@ def audit_output(evidence: Evidence[Attribution, AttributionSummary]) -> Iterato
         yield from evidence.calls(one, "head_effects", lambda said: [said[1], *places(said[2])], [at, *heads])
         found = evidence.values(one)
         means = {name: found[name].double().sum(-1) / len(examples) for name in ("attributed", "exact")}
-        means["low"], means["high"] = mean_interval(found["exact"], evidence.job.seed).unbind(-1)
+        means["low"], means["high"] = mean_interval(found["exact"]).unbind(-1)
         scores |= {f"{at}.{name}": values.reshape(shape.n_layers, shape.n_heads) for name, values in means.items()}
         said = (to_list(evidence.scores[f"{at}.{name}"].flatten()) for name in ("attributed", "exact"))
         how = "autograd" if bool(found["autograd"].all()) else "finite differences"

@@ -10,7 +10,7 @@ from torch import Tensor
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Head
 from nnsight_et.core.lists import to_list
-from nnsight_et.core.statistics import bootstrap_interval
+from nnsight_et.core.statistics import mean_interval
 from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import Attribution
@@ -49,7 +49,7 @@ def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, N
         gradient = gradient_of({"autograd": found.pop("autograd")})
         means = {name: values.double().mean(-1) for name, values in found.items()}  # [layer * head]
         rows.append(agreement(at, means["attributed"], means["exact"], gradient))
-        means["low"], means["high"] = bootstrap_interval(found["exact"], job.seed)
+        means["low"], means["high"] = mean_interval(found["exact"])
         for name, values in means.items():
             scores[f"{at}.{name}"] = values.unflatten(0, (shape.n_layers, shape.n_heads))
     return MethodOutput(scores, AttributionSummary(rows=rows, model=choice.name), data_digest(examples))

@@ -35,7 +35,7 @@ class AttributionSummary(Summary):
         for name, what in {
             "exact": "Mean exact effect of patching the head's output, (p_patched - p_base) / p_base.",
             "attributed": "Mean of the gradient's estimate of that effect.",
-            "low": "Low end of the exact effect's 95% bootstrap interval.",
+            "low": "Low end of the exact effect's 95% interval.",
             "high": "High end of it.",
         }.items()
     )

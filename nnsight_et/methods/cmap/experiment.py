@@ -12,7 +12,7 @@ from nnsight_et.core.batch import Example, right_tokens
 from nnsight_et.core.circuit import Circuit, HeadGroup, Via
 from nnsight_et.core.errors import TaskError, UnsupportedModel, accepted_names
 from nnsight_et.core.metrics import accuracy, is_right
-from nnsight_et.core.statistics import intervals
+from nnsight_et.core.statistics import accuracy_intervals
 from nnsight_et.display.measurement import no_rows
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import random_circuits
@@ -101,19 +101,19 @@ def measure(context: RunContext, job: Job[CMAP]) -> Generator[Progress, None, Me
     scores = {f"output.{key}": tensor for key, tensor in outputs.items()} | answer_scores(answers)
     rows = list[PatchedRecipient]()
     for (name, heads), predicted in zip(named.items(), outputs["predicted"], strict=False):
-        rows.append(_row("output", name, heads, predicted, answers, job.seed))
+        rows.append(_row("output", name, heads, predicted, answers))
     for group, found in zip(groups, inputs_of, strict=False):
         scores |= {f"{group.name}.input.{key}": tensor for key, tensor in found.items()}
         for inputs, predicted in zip(INPUTS, found["predicted"], strict=True):
-            rows.append(_row("+".join(inputs), group.name, Circuit((group,)), predicted, answers, job.seed))
+            rows.append(_row("+".join(inputs), group.name, Circuit((group,)), predicted, answers))
     drawn = is_right(outputs["predicted"][len(named) :], answers).double()
     summary = CMAPSummary(
         donor=donor.name,
         recipient=recipient.name,
         models={name: accuracy(one["predicted"], answers) for name, one in alone.items()},
-        model_intervals={name: intervals(is_right(one["predicted"], answers), job.seed) for name, one in alone.items()},
+        model_intervals={name: accuracy_intervals(is_right(one["predicted"], answers)) for name, one in alone.items()},
         rows=rows,
-        random=_mean_and_std(drawn, job.seed),
+        random=_mean_and_std(drawn),
         circuit=CircuitRecord.of(circuit),
     )
     return MethodOutput(scores, summary, data_digest(examples))
@@ -248,23 +248,23 @@ def _without_padding(donated: dict[Any, dict[int, Tensor]], before: int) -> dict
     return donated | cut
 
 
-def _mean_and_std(right: Tensor, seed: int) -> RandomHeads | None:
+def _mean_and_std(right: Tensor) -> RandomHeads | None:
     """Mean and standard deviation of the controls' accuracies, from right [set, example]; None if there are none."""
     if not len(right):
         return None
-    accuracies, bounds = right.mean(-1), intervals(right.mean(0), seed)
+    accuracies, bounds = right.mean(-1), accuracy_intervals(right.mean(0))
     mean, std = accuracies.mean().item(), accuracies.std(correction=0).item()
     return RandomHeads(mean=mean, std=std, mean_interval=bounds)
 
 
-def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Tensor, seed: int) -> PatchedRecipient:
+def _row(inputs: str, name: str, heads: Circuit, predicted: Tensor, answers: Tensor) -> PatchedRecipient:
     right = is_right(predicted, answers).double()
     return PatchedRecipient(
         patched=inputs,
         group=name,
         heads=heads.size,
         accuracy=right.mean().item(),
-        accuracy_interval=intervals(right, seed),
+        accuracy_interval=accuracy_intervals(right),
     )
 
 

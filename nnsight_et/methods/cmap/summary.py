@@ -23,7 +23,7 @@ class PatchedRecipient(Record):
     accuracy: float
     """The recipient's accuracy: a share of the examples."""
     accuracy_interval: Interval | None = None
-    """The 95% bootstrap interval of `accuracy`."""
+    """The 95% interval of `accuracy`."""
 
 
 class RandomHeads(Record):
@@ -34,7 +34,7 @@ class RandomHeads(Record):
     std: float
     """The population standard deviation of these accuracies over the sets."""
     mean_interval: Interval | None = None
-    """The 95% bootstrap interval of `mean`, over examples."""
+    """The 95% interval of `mean`, over examples."""
 
 
 class CMAPSummary(Summary):
@@ -60,7 +60,7 @@ class CMAPSummary(Summary):
     models: dict[str, float]
     """Model -> its accuracy alone: a share of the examples."""
     model_intervals: dict[str, Interval] = Field(default_factory=dict)
-    """Model -> the 95% bootstrap interval of that accuracy."""
+    """Model -> the 95% interval of that accuracy."""
     rows: list[PatchedRecipient]
     """The outputs of each group and of all, then, where asked for, the inputs of each group."""
     random: RandomHeads | None

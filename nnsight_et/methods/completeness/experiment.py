@@ -12,7 +12,7 @@ from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import completeness, is_right
-from nnsight_et.core.statistics import intervals
+from nnsight_et.core.statistics import accuracy_intervals, difference_interval
 from nnsight_et.display.measurement import no_rows
 from nnsight_et.manifest import Completeness
 from nnsight_et.measuring.cells import measure_cells
@@ -62,10 +62,9 @@ def measure(
     right = torch.stack([is_right(readouts["predicted"], answers).double() for readouts in (alone, remainder)])
     names = [*(f"random {i + 1}" for i in range(spec.draws)), *(group.name for group in circuit.groups)]
     rows = [
-        _row(name, heads.size, right[:, index], job.seed)
-        for index, (name, heads) in enumerate(zip(names, sets, strict=True))
+        _row(name, heads.size, right[:, index]) for index, (name, heads) in enumerate(zip(names, sets, strict=True))
     ]
-    halves = _random_halves(right[:, : spec.draws], job.seed) if spec.draws else NoHalves()
+    halves = _random_halves(right[:, : spec.draws]) if spec.draws else NoHalves()
     summary = CompletenessSummary(rows=rows, random=halves, circuit=CircuitRecord.of(circuit))
     scores = {f"circuit.{name}": values for name, values in alone.items()}
     scores |= {f"model.{name}": values for name, values in remainder.items()} | answer_scores(answers)
@@ -87,26 +86,27 @@ def random_halves(circuit: Circuit, count: int, seed: int) -> list[Circuit]:
     return halves
 
 
-def _row(name: str, heads: int, right: Tensor, seed: int) -> CompletenessRow:
+def _row(name: str, heads: int, right: Tensor) -> CompletenessRow:
     """A set's numbers and their intervals, from right [circuit and model, example]."""
     circuit, model = to_list(right.mean(-1))
-    low, high = intervals(right[1] - right[0], seed)
+    low, high = difference_interval(right[1], right[0])
     return CompletenessRow(
         removed=name,
         heads=heads,
         circuit=circuit,
-        circuit_interval=intervals(right[0], seed),
+        circuit_interval=accuracy_intervals(right[0]),
         model=model,
-        model_interval=intervals(right[1], seed),
+        model_interval=accuracy_intervals(right[1]),
         completeness=completeness(circuit, model),
         completeness_interval=[max(0.0, low, -high), max(abs(low), abs(high))],
+        differing=int((right[0] != right[1]).sum()),
     )
 
 
-def _random_halves(right: Tensor, seed: int) -> RandomHalves:
+def _random_halves(right: Tensor) -> RandomHalves:
     """Mean and standard deviation over the random sets, from right [circuit and model, set, example]."""
     circuit, model = right.mean(-1)
-    of_circuit, of_model = (intervals(one, seed) for one in right.mean(1))
+    of_circuit, of_model = (accuracy_intervals(one) for one in right.mean(1))
     return RandomHalves(
         model=AccuracySpread(mean_interval=of_model, **_spread(model)),
         circuit=AccuracySpread(mean_interval=of_circuit, **_spread(circuit)),

@@ -31,7 +31,7 @@ def tables(header: ResultHeader, summary: CompletenessSummary) -> tuple[Table, .
             "heads": row.heads,
             "model": bounded(row.model, row.model_interval),
             "circuit": bounded(row.circuit, row.circuit_interval),
-            "completeness": bounded(row.completeness, row.completeness_interval),
+            "completeness": bounded(row.completeness, row.completeness_interval, row.differing),
         }
         for row in summary.rows
         if not _is_half(row)

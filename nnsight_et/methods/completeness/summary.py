@@ -10,7 +10,7 @@ from nnsight_et.results.summary import Summary
 
 
 class CompletenessRow(Record):
-    """Circuit and model without the same heads. Accuracies are from 0 to 1; intervals are bootstraps over examples."""
+    """Circuit and model without the same heads. Accuracies are from 0 to 1; intervals are over examples."""
 
     removed: str
     """What was removed: random 1, random 2, ..., or the name of a group."""
@@ -28,6 +28,8 @@ class CompletenessRow(Record):
     """The absolute difference of the two; 0 for a complete circuit."""
     completeness_interval: Interval
     """95% interval of `completeness`."""
+    differing: int | None = None
+    """On how many prompts one of circuit and model is right and the other is not."""
 
 
 class Spread(Record):
@@ -43,7 +45,7 @@ class AccuracySpread(Spread):
     """An accuracy over the random halves."""
 
     mean_interval: Interval
-    """95% bootstrap interval of the mean over examples."""
+    """95% interval of the mean over examples."""
 
 
 class RandomHalves(Record):

@@ -22,7 +22,7 @@ from nnsight_et.zoo.statements import GUESSED, Statement, below, near, same_head
 
 def audit_output(evidence: Evidence[DCM, DCMSummary]) -> Iterator[Finding]:
     """Desideratum by desideratum: what masks learned from, which was chosen, and what it does elsewhere."""
-    spec, seed, circuit = evidence.job.spec, evidence.job.seed, evidence.circuit(evidence.job.spec.circuit)
+    spec, circuit = evidence.job.spec, evidence.circuit(evidence.job.spec.circuit)
     groups = [group for group in circuit if group[2]]
     scores, rows, sets = dict[str, Tensor](), list[dict[str, Any]](), dict[str, list[Groups]]()
     chosen = dict[tuple[str, str], dict[str, Any]]()
@@ -51,8 +51,8 @@ def audit_output(evidence: Evidence[DCM, DCMSummary]) -> Iterator[Finding]:
         scores |= {f"{group}.{name}.ceiling.predicted": said[number] for number, (group, _, _) in enumerate(groups)}
         for number, (group, _, heads) in enumerate(groups):
             row = {"group": group, "desideratum": name, "heads": len(heads)} | chosen[group, name]
-            row |= _share("accuracy", tested[number], seed) | _share("do_nothing", tested[-1], seed)
-            row |= _share("ceiling", validated[number], seed) | _share("floor", validated[-1], seed)
+            row |= _share("accuracy", tested[number]) | _share("do_nothing", tested[-1])
+            row |= _share("ceiling", validated[number]) | _share("floor", validated[-1])
             rows.append(row)
     yield from _explained(evidence.summary, rows)
     yield from differences(evidence.summary.to_dict(), {"rows": rows, "circuit": circuit_json(circuit)})
@@ -75,8 +75,8 @@ def _chosen(found: dict[str, Tensor], heads: Heads) -> tuple[int, dict[str, Any]
     return first, {"selected": selected, "tied": alike, "gradient": how, "validated": shares[first]}
 
 
-def _share(name: str, right: Tensor, seed: int) -> dict[str, Any]:
-    return {name: right.mean().item(), f"{name}_interval": interval(right, seed)}
+def _share(name: str, right: Tensor) -> dict[str, Any]:
+    return {name: right.mean().item(), f"{name}_interval": interval(right)}
 
 
 def _explained(summary: DCMSummary, rows: list[dict[str, Any]]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from nnsight_et.core.batch import Example, Question, right_tokens
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import is_right
-from nnsight_et.core.statistics import intervals
+from nnsight_et.core.statistics import accuracy_intervals
 from nnsight_et.interventions.activation_patching import patched_readouts_by_source
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import DCM
@@ -132,7 +132,7 @@ def _rows(
     from possible [group + 1, validation example], the same with all heads of each group.
     """
     tested, validated = (
-        list(zip(to_list(one.mean(-1)), intervals(one, job.seed), strict=True)) for one in (right, possible)
+        list(zip(to_list(one.mean(-1)), accuracy_intervals(one), strict=True)) for one in (right, possible)
     )
     for i, (group, masks) in enumerate(zip(groups, found, strict=True)):
         names = [str(head) for head in group.heads]

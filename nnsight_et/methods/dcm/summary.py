@@ -30,21 +30,21 @@ class GroupMask(Record):
     accuracy: float
     """How often patching the selected heads gives the desideratum's answer: a share of the test examples."""
     accuracy_interval: Interval | None = None
-    """The 95% bootstrap interval of `accuracy`."""
+    """The 95% interval of `accuracy`."""
     do_nothing: float
     """How often that answer is given when nothing is patched."""
     do_nothing_interval: Interval | None = None
-    """The 95% bootstrap interval of `do_nothing`."""
+    """The 95% interval of `do_nothing`."""
     validated: float | None = None
     """The selected heads' share of the validation examples: the best of all masks that were validated."""
     floor: float | None = None
     """The share of the validation examples that give that answer when nothing is patched."""
     floor_interval: Interval | None = None
-    """The 95% bootstrap interval of `floor`."""
+    """The 95% interval of `floor`."""
     ceiling: float | None = None
     """The share of the validation examples when all heads of the group are patched."""
     ceiling_interval: Interval | None = None
-    """The 95% bootstrap interval of `ceiling`."""
+    """The 95% interval of `ceiling`."""
     why: list[Reason] = Field(default_factory=list[Reason])
     """Why the selection is empty or of no use, or what it hangs by."""
 
@@ -74,28 +74,28 @@ class DCMSummary(Summary):
         ScoreTensor(
             "{group}.{desideratum}.course",
             ("step", "heads"),
-            "The mask after every step of training, from 0 to 1.",
+            "The mask after every step of its training.",
             each="rows",
             always=False,
         ),
         ScoreTensor(
             "{group}.{desideratum}.gradients",
             ("step", "heads"),
-            "What the step's mean logit of the target changes by with the mask.",
+            "By how many logits the mean logit of the target changes with the mask, at every step.",
             each="rows",
             always=False,
         ),
         ScoreTensor(
             "{group}.{desideratum}.ceiling.predicted",
             ("example",),
-            "Id of the token with the largest logit on each validation example, all heads of the group patched.",
+            "Id of the predicted token in validation when all heads of the group take the source's outputs.",
             each="rows",
             always=False,
         ),
         ScoreTensor(
             "{desideratum}.floor.predicted",
             ("example",),
-            "Id of the token with the largest logit on each validation example, nothing patched.",
+            "Id of the predicted token in validation when nothing is patched.",
             each="rows",
             always=False,
         ),

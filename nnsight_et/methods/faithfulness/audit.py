@@ -38,8 +38,11 @@ def _model(
     circuit: Groups,
     rows: list[dict[str, Any]],
 ) -> Iterator[Finding]:
-    spec, seed, shape = evidence.job.spec, evidence.job.seed, evidence.context.models.shape(choice)
-    circuits = [circuit, *random_groups(circuit, shape.n_layers, shape.n_heads, spec.random_circuits, seed)]
+    spec, shape, seed = evidence.job.spec, evidence.context.models.shape(choice), evidence.job.seed
+    circuits = [
+        circuit,
+        *random_groups(circuit, shape.n_layers, shape.n_heads, spec.random_circuits, seed),
+    ]
     plain, alone = (evidence.step(f"{choice.name} {what}") for what in ("plain", "circuits"))
     examples = plain.measurement.step.examples
     yield from evidence.selected(examples, "evaluation", spec.examples, choice, spec.only_correct)
@@ -56,16 +59,17 @@ def _model(
     rows.append({
         "model": choice.name,
         "full": full,
-        "full_interval": interval(whole, seed),
+        "full_interval": interval(whole),
         "circuit": each[0],
-        "circuit_interval": interval(right[0], seed),
+        "circuit_interval": interval(right[0]),
         "random_mean": mean,
         "random_std": std,
-        "random_interval": interval(right[1:].mean(0), seed),
+        "random_interval": interval(right[1:].mean(0)),
         "random_circuits": spec.random_circuits,
         "random_p": (1 + better) / (1 + spec.random_circuits) if spec.random_circuits else nan,
         "faithfulness": each[0] / full if full else nan,
-        "faithfulness_interval": ratio_interval(right[0], whole, seed),
+        "faithfulness_interval": ratio_interval(right[0], whole),
+        "differing": int((right[0] != whole).sum()),
         "examples": len(examples),
     })  # fmt: skip
 

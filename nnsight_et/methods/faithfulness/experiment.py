@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.metrics import accuracy, faithfulness, is_right
-from nnsight_et.core.statistics import intervals, random_circuit_p_value, ratio_interval
+from nnsight_et.core.statistics import accuracy_intervals, random_circuit_p_value, ratio_interval
 from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.manifest import Faithfulness
@@ -52,7 +52,7 @@ def measure(
         yield from measure_cells(context, measurements)
         whole, alone = (context.cells.values(one) for one in measurements)
         answers = right_tokens(examples)
-        rows.append(_row(choice.name, whole["predicted"], alone["predicted"], answers, job.seed))
+        rows.append(_row(choice.name, whole["predicted"], alone["predicted"], answers))
         scores |= {f"{choice.name}.model.{name}": tensor for name, tensor in whole.items()}
         scores |= {f"{choice.name}.circuit.{name}": tensor for name, tensor in alone.items()}
         scores |= {f"{choice.name}.{name}": tensor for name, tensor in answer_scores(answers).items()}
@@ -60,25 +60,25 @@ def measure(
     return MethodOutput(scores, FaithfulnessSummary(rows=rows, circuit=CircuitRecord.of(circuit)), digest(digests))
 
 
-def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor, seed: int) -> FaithfulnessRow:
-    """A model's line of Table 1; the 95% intervals are bootstraps over examples."""
+def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor) -> FaithfulnessRow:
+    """A model's line of Table 1 with its 95% intervals."""
     right, right_whole = is_right(alone, answers), is_right(whole, answers)  # [circuit, example] and [example]
     others = right[1:].double().mean(-1)
-    low, high = ratio_interval(right[0], right_whole, seed)
     full, circuit = accuracy(whole, answers), accuracy(alone[0], answers)
     return FaithfulnessRow(
         model=name,
         full=full,
-        full_interval=intervals(right_whole, seed),
+        full_interval=accuracy_intervals(right_whole),
         circuit=circuit,
-        circuit_interval=intervals(right[0], seed),
+        circuit_interval=accuracy_intervals(right[0]),
         random_mean=others.mean().item() if len(others) else float("nan"),
         random_std=others.std(correction=0).item() if len(others) else float("nan"),
-        random_interval=intervals(right[1:].double().mean(0), seed),
+        random_interval=accuracy_intervals(right[1:].double().mean(0)),
         random_circuits=len(others),
         random_p=random_circuit_p_value(circuit, others),
         faithfulness=faithfulness(circuit, full),
-        faithfulness_interval=[low.item(), high.item()],
+        faithfulness_interval=[*ratio_interval(right[0], right_whole)],
+        differing=int((right[0] != right_whole).sum()),
         examples=len(answers),
     )
 

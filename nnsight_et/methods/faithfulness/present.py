@@ -23,7 +23,7 @@ def tables(header: ResultHeader, summary: FaithfulnessSummary) -> tuple[Table, .
         "circuit": lambda row: bounded(row.circuit, row.circuit_interval),
         "random circuits": lambda row: spread(row.random_mean, row.random_std),
         "p": _chance,
-        "faithfulness": lambda row: bounded(row.faithfulness, row.faithfulness_interval),
+        "faithfulness": lambda row: bounded(row.faithfulness, row.faithfulness_interval, row.differing),
     }
     counts = " or ".join(sorted({str(row.examples) for row in summary.rows}))
     note = f"Accuracy on {counts} prompts; faithfulness = circuit / full model (Table 1). {INTERVALS}"

@@ -10,7 +10,7 @@ from nnsight_et.results.summary import Summary
 
 
 class FaithfulnessRow(Record):
-    """A model's line of Table 1. Accuracies are from 0 to 1; intervals are 95% bootstraps over examples."""
+    """A model's line of Table 1. Accuracies are from 0 to 1; intervals are over examples."""
 
     model: str
     """The model's name."""
@@ -36,6 +36,8 @@ class FaithfulnessRow(Record):
     """circuit / full; null where the model answers nothing right."""
     faithfulness_interval: Interval
     """Interval of `faithfulness`."""
+    differing: int | None = None
+    """On how many prompts one of circuit and model is right and the other is not."""
     examples: int
     """How many prompts were answered."""
 

@@ -36,7 +36,7 @@ def audit_output(evidence: Evidence[Knockout, KnockoutSummary]) -> Iterator[Find
             arguments = one.measurement.measure(batch, EvalSettings(evidence.job.engine)).arguments
             yield from _ends(evidence, edge, arguments, [examples[index] for index in batch])
         right = evidence.right(one)
-        said = {"accuracy": to_list(right.mean(-1)), "accuracy_interval": interval(right, evidence.job.seed)}
+        said = {"accuracy": to_list(right.mean(-1)), "accuracy_interval": interval(right)}
         rows.append({"blind": edge.blind, "to": edge.to} | said)
         scores |= {f"{name}.{key}": tensor for key, tensor in evidence.values(one).items()}
     yield from differences(evidence.summary.to_dict(), {"rows": rows, "model": choice.name})

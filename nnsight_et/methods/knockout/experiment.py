@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from nnsight_et.core.batch import Example, right_tokens
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import is_right
-from nnsight_et.core.statistics import intervals
+from nnsight_et.core.statistics import accuracy_intervals
 from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
@@ -44,7 +44,7 @@ def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None
     for edge, measurement in zip(spec.edges, measurements, strict=True):
         found = context.cells.values(measurement)
         right = is_right(found["predicted"], answers).double()  # [first layer, example]
-        accuracy, bounds = to_list(right.mean(-1)), intervals(right, job.seed)
+        accuracy, bounds = to_list(right.mean(-1)), accuracy_intervals(right)
         rows.append(BlockedEdge(blind=edge.blind, to=edge.to, accuracy=accuracy, accuracy_interval=bounds))
         scores |= {f"{edge.blind} to {edge.to}.{key}": tensor for key, tensor in found.items()}
     return MethodOutput(scores, KnockoutSummary(rows=rows, model=choice.name), data_digest(examples))

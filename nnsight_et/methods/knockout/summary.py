@@ -21,7 +21,7 @@ class BlockedEdge(Record):
     accuracy: list[float]
     """[first layer]: the model's accuracy when that layer and all above it are blocked; last, when none is."""
     accuracy_interval: list[Interval] | None = None
-    """[first layer]: the 95% bootstrap intervals of `accuracy`."""
+    """[first layer]: the 95% intervals of `accuracy`."""
 
     @model_validator(mode="after")
     def _has_every_interval(self) -> Self:

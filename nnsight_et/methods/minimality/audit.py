@@ -102,10 +102,10 @@ def _row(
     right: Tensor,
 ) -> dict[str, Any]:
     """A head's line, from [before and after, example]."""
-    (name, heads), seed = group, evidence.job.seed
+    name, heads = group
     before, after = to_list(right.mean(-1))
     adds = before / after - 1 if after else inf if before else nan
-    low, high = ratio_interval(right[0], right[1], seed)
+    low, high = ratio_interval(right[0], right[1])
     return {
         "group": name,
         "head": name_of(heads[v]),
@@ -114,8 +114,8 @@ def _row(
         "after": after,
         "contribution": adds,
         "kept": adds > evidence.job.spec.threshold - NEAR,
-        "before_interval": interval(right[0], seed),
-        "after_interval": interval(right[1], seed),
+        "before_interval": interval(right[0]),
+        "after_interval": interval(right[1]),
         "contribution_interval": [low - 1, high - 1],
         "tied": [name_of(heads[w]) for w in sets[1]],
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import contribution, greedy_set, greedy_ties, is_kept, is_right
-from nnsight_et.core.statistics import intervals, ratio_interval
+from nnsight_et.core.statistics import accuracy_intervals, ratio_interval
 from nnsight_et.manifest import Minimality
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.circuits import AblationSetup, circuits_alone, set_up_ablation
@@ -52,7 +52,7 @@ def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, No
         kept = [is_kept(before, after, spec.threshold) for before, after in to_list(values)]
         groups.append(HeadGroup(group.name, group.at, _where(group.heads, kept)))
         ties = [greedy_ties(pairs[group], number, spec.fraction) for number in range(len(group.heads))]
-        rows += _rows(group, removed[group], right[group], kept, ties, job.seed)
+        rows += _rows(group, removed[group], right[group], kept, ties)
         scores |= {f"{group.name}.pair_accuracy": pairs[group], f"{group.name}.before_after": values}
     summary = MinimalitySummary(
         circuit=CircuitRecord.of(Circuit(tuple(groups))), candidate=CircuitRecord.of(circuit), heads=rows
@@ -116,7 +116,6 @@ def _rows(
     right: Tensor,
     kept: list[bool],
     ties: list[tuple[int, ...]],
-    seed: int,
 ) -> list[HeadRecord]:
     """The group's heads with their numbers and intervals, from right [head, 2, example]."""
     return [
@@ -129,16 +128,16 @@ def _rows(
             contribution=_finite(contribution(before, after)),
             kept=kept[number],
             tied=_names(group, ties[number]),
-            **_bounds(right[number], seed),
+            **_bounds(right[number]),
         )
         for number, (head, (before, after)) in enumerate(zip(group.heads, to_list(right.mean(-1)), strict=True))
     ]
 
 
-def _bounds(right: Tensor, seed: int) -> dict[str, Interval]:
+def _bounds(right: Tensor) -> dict[str, Interval]:
     """Intervals of a head's before, after and contribution, from right [2, example]."""
-    (before, after), (low, high) = intervals(right, seed), ratio_interval(right[0], right[1], seed)
-    contribution = [low.item() - 1, high.item() - 1]
+    (before, after), (low, high) = accuracy_intervals(right), ratio_interval(right[0], right[1])
+    contribution: Interval = [low - 1, high - 1]
     return {"before_interval": before, "after_interval": after, "contribution_interval": contribution}
 
 

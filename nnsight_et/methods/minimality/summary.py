@@ -29,11 +29,11 @@ class HeadRecord(Record):
     kept: bool
     """Whether it contributes at least the threshold."""
     before_interval: Interval
-    """95% bootstrap interval of `before` over examples."""
+    """95% interval of `before` over examples."""
     after_interval: Interval
-    """95% bootstrap interval of `after`."""
+    """95% interval of `after`."""
     contribution_interval: Interval
-    """95% bootstrap interval of `contribution`."""
+    """95% interval of `contribution`."""
     tied: list[HeadName]
     """Heads that make up for it as well as the last one removed does, and were not removed."""
 

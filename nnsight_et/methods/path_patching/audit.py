@@ -19,7 +19,6 @@ from nnsight_et.measuring.evidence import Evidence, Heads, circuit_json, name_of
 from nnsight_et.measuring.recount import (
     LEVEL,
     benjamini_hochberg,
-    flips_for,
     holm,
     mean_interval,
     p_values,
@@ -64,7 +63,7 @@ def audit_output(evidence: Evidence[PathPatching, PathPatchingSummary]) -> Itera
         yield from _stage(stages, stage)
     shape = evidence.context.models.shape(choice)
     statistic = TESTED.get(spec.metric)
-    test = {"statistic": statistic, "alternative": "below 0", "null": "sign flips", "level": LEVEL}
+    test = {"statistic": statistic, "alternative": "below 0", "null": "t corrected for skew", "level": LEVEL}
     expected = {
         "circuit": circuit_json(_circuit(stages)),
         "mlps": [
@@ -102,7 +101,7 @@ def _stage(stages: _Stages, stage: Stage) -> Iterator[Finding]:
     found, ranks_low = evidence.values(one), spec.metric != "kl"
     name = "" if spec.metric == "probability_ratio" else "_value"
     effect = _effect(found[f"patched{name}"], found[f"base{name}"], spec.metric)
-    low, high = mean_interval(effect, evidence.job.seed).unbind(-1)
+    low, high = mean_interval(effect).unbind(-1)
     mean = effect.mean(-1)
     tensors = {
         "score": mean, "low": low, "high": high, "median": effect.sort(-1).values[:, (effect.shape[1] - 1) // 2],
@@ -114,7 +113,7 @@ def _stage(stages: _Stages, stage: Stage) -> Iterator[Finding]:
         least = torch.finfo(found["patched"].dtype).tiny
         sign = found["patched"].double().clamp(min=least).log() - found["base"].double().log()
         tensors["log_ratio"] = sign.mean(-1)
-    p = torch.full((len(senders),), nan).double() if sign is None else p_values(sign, evidence.job.seed)
+    p = torch.full((len(senders),), nan).double() if sign is None else p_values(sign)
     tests = {"p": p, "p_holm": holm(p), "p_bh": benjamini_hochberg(p)}
     whole = {key: _over_all(values, senders, shape.n_layers, width, 0) for key, values in tensors.items()}
     whole |= {key: _over_all(values, senders, shape.n_layers, width, nan) for key, values in tests.items()}
@@ -180,7 +179,7 @@ def _held_out(stages: _Stages, stage: Stage, told: dict[str, Any], whole: dict[s
     yield from evidence.calls(one, "path_probabilities", _told, told | {"from": kept})
     found, name = evidence.values(one), "" if evidence.job.spec.metric == "probability_ratio" else "_value"
     effect = _effect(found[f"patched{name}"], found[f"base{name}"], evidence.job.spec.metric)
-    low, high = mean_interval(effect, evidence.job.seed).unbind(-1)
+    low, high = mean_interval(effect).unbind(-1)
     layers, width = whole["reach"].shape
     for key, values in (("score", effect.mean(-1)), ("low", low), ("high", high)):
         whole[f"held_out_{key}"] = _over_all(values, kept, layers, width, nan)
@@ -218,7 +217,7 @@ def _record(
     lowest = sorted(ranked, key=lambda head: (score[head].item(), head))
     for name, adjusted in (("beyond_chance", "p_holm"), ("beyond_chance_bh", "p_bh")):
         said[name] = [name_of(head, mlps) for head in lowest if whole[adjusted][head].item() <= LEVEL]
-    said |= {"kept": kept, "tested": tested, "flips": flips_for(tested) if tested else 0}
+    said |= {"kept": kept, "tested": tested}
     return said | {"stability": whole["stability"].item()}
 
 

@@ -13,7 +13,7 @@ from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
-from nnsight_et.core.statistics import LEVEL, flips_for
+from nnsight_et.core.statistics import LEVEL
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import PathPatching, Stage
@@ -26,7 +26,7 @@ from nnsight_et.measuring.stage_scores import held_out_scores, ranking, stage_sc
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.path_patching import audit, present
-from nnsight_et.methods.path_patching.summary import KeptHead, PathPatchingSummary, SignTest, StageRecord
+from nnsight_et.methods.path_patching.summary import KeptHead, MeanTest, PathPatchingSummary, StageRecord
 from nnsight_et.models.named import Shape
 from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.records import CircuitRecord, MlpGroupRecord
@@ -77,7 +77,7 @@ def measure(
             yield from measure_cells(context, [measurement])
             again = context.cells.values(measurement)
             check_scored(context, job, "held_out_examples", again, held_out)
-            found |= held_out_scores(again, sorted(kept), shape, job.seed, spec.metric)
+            found |= held_out_scores(again, sorted(kept), shape, spec.metric)
         scores |= {f"{stage.group}.{name}": tensor for name, tensor in found.items()}
         ties, tied_receivers = tied_heads(found["score"], order, stage.keep, choice.dtype), list[str]()
         if stage.via:
@@ -89,7 +89,7 @@ def measure(
         circuit=CircuitRecord.of(assembled_circuit(spec.stages, ranked)),
         mlps=mlps(spec.stages, ranked),
         stages=stages,
-        test=_sign_test(spec.metric),
+        test=_test_of(spec.metric),
         examples=len(examples),
         held_out_examples=len(held_out),
         query_heads_per_kv_head=shape.n_heads // shape.n_kv_heads,
@@ -180,7 +180,6 @@ def stage_record(
         receivers=list(map(str, receivers)),
         kept=heads,
         tested=tested,
-        flips=flips_for(tested) if tested else 0,
         beyond_chance=_at_level(found, "p_holm", kept),
         beyond_chance_bh=_at_level(found, "p_bh", kept),
         stability=found["stability"].item(),
@@ -198,12 +197,12 @@ def _at_level(found: Mapping[str, Tensor], name: str, alike: Sequence[Component]
     return [str(head) for head in ranking(found["score"], heads)]
 
 
-def _sign_test(metric: Metric) -> SignTest | None:
+def _test_of(metric: Metric) -> MeanTest | None:
     """What a stage's p-values are of; None: the metric's effect has no sign to test."""
     statistic = METRICS[metric].statistic
     if statistic is None:
         return None
-    return SignTest(statistic=statistic, alternative="below 0", null="sign flips", level=LEVEL)
+    return MeanTest(statistic=statistic, alternative="below 0", null="t corrected for skew", level=LEVEL)
 
 
 def _reaching(path: Path, shape: Shape) -> list[Component]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric, too_few
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
+from nnsight_et.core.statistics import too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, drawn_circuit, heat_map
 from nnsight_et.display.figures import FigureGroup
 from nnsight_et.display.measurement import (
@@ -19,7 +20,7 @@ from nnsight_et.display.measurement import (
     tensors_of_group,
 )
 from nnsight_et.display.table import Table, number, several, signed_score, table_of
-from nnsight_et.methods.path_patching.summary import KeptHead, PathPatchingSummary, SignTest, StageRecord
+from nnsight_et.methods.path_patching.summary import KeptHead, MeanTest, PathPatchingSummary, StageRecord
 from nnsight_et.results.headers import ResultHeader, metric_of, models_of, name_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
@@ -143,7 +144,7 @@ def _doubts(summary: PathPatchingSummary, metric: Metric, of_mlps: bool) -> Iter
             yield f"{stage.group} has no heads left: later stages keep all of them at {stage.at}. Keep more in it."
 
 
-def _beyond_chance(header: ResultHeader, summary: PathPatchingSummary, test: SignTest) -> Table:
+def _beyond_chance(header: ResultHeader, summary: PathPatchingSummary, test: MeanTest) -> Table:
     """Per stage how many of the tested heads are beyond chance, and which of them were not kept."""
     both = any(stage.of_mlps for stage in summary.stages)
     columns: dict[str, Callable[[StageRecord], Any]] = {
@@ -158,7 +159,7 @@ def _beyond_chance(header: ResultHeader, summary: PathPatchingSummary, test: Sig
         f"p at most {test.level} after Holm's correction over all that the stage tested."
     )
     most = max((stage.tested for stage in summary.stages), default=0)
-    note = f"{note} {too_few(summary.examples, most, test.level)}".strip()
+    note = f"{note} {too_few(summary.examples, most)}".strip()
     return table_of(header, f"heads beyond chance in {models_of(header)}", columns, summary.stages, note)
 
 
@@ -183,16 +184,16 @@ def _held_out_table(header: ResultHeader, summary: PathPatchingSummary) -> Table
     ]
     columns = {"group": "group", "head": "head", "selected": "selected", "held out": "held_out", "difference": "shift"}
     note = (
-        f"Scores with 95% bootstrap intervals: on the {summary.examples} examples that selected the heads, and on "
+        f"Scores with 95% intervals: on the {summary.examples} examples that selected the heads, and on "
         f"{summary.held_out_examples} of another split. Mean: {_mean([one.score for _, one, _ in kept], metric)} and "
         f"{_mean([again[0] for *_, again in kept], metric)}."
     )
     return table_of(header, f"kept heads of {models_of(header)} on held-out examples", columns, rows, note)
 
 
-def _score(found: tuple[float, float, float], metric: Metric) -> str:
-    score, low, high = (signed_score(one, metric) for one in found)
-    return f"{score} [{low}, {high}]"
+def _score(found: tuple[float, float | None, float | None], metric: Metric) -> str:
+    score, *bounds = ("–" if one is None else signed_score(one, metric) for one in found)
+    return f"{score} [{', '.join(bounds)}]"
 
 
 def _mean(scores: Sequence[float], metric: Metric) -> str:

@@ -14,7 +14,7 @@ ONE_PERCENT = "base_probability_1%"  # a key that is no name
 TENSORS = {
     ("layer", "head"): {
         "score": "Mean effect over the examples, in the unit of the metric's effect; 0 where it was not run.",
-        "low": "Low end of the score's 95% bootstrap interval.",
+        "low": "Low end of the score's 95% interval.",
         "high": "High end of it.",
         "median": "Median effect over the examples.",
         "largest": "Largest effect on one example.",
@@ -25,7 +25,7 @@ TENSORS = {
         "selection_frequency": "Share of resamples of the examples that would keep it, from 0 to 1.",
         "reach": "Whether it can reach the end of the path, and was run.",
         "held_out_score": "Mean effect over the held-out examples; NaN where it was not kept.",
-        "held_out_low": "Low end of that score's 95% bootstrap interval.",
+        "held_out_low": "Low end of that score's 95% interval.",
         "held_out_high": "High end of it.",
     },
     ("layer", "head", "example"): {"per_example": "Effect on each example."},
@@ -39,7 +39,7 @@ TENSORS = {
 SOMETIMES = {"log_ratio", "base_value", "held_out_score", "held_out_low", "held_out_high"}
 
 
-class SignTest(Record):
+class MeanTest(Record):
     """What p-values are of (docs/statistics.md)."""
 
     statistic: str
@@ -61,9 +61,9 @@ class KeptHead(Record):
     """Whether `p_holm` is at most the test's level; null where nothing was tested."""
     score: float
     """Mean effect over the examples."""
-    low: float
-    """Low end of the score's 95% bootstrap interval."""
-    high: float
+    low: float | None
+    """Low end of the score's 95% interval; null where one example was all there was."""
+    high: float | None
     """High end of it."""
     median: float
     """Median effect over the examples."""
@@ -82,7 +82,7 @@ class KeptHead(Record):
     held_out_score: float | None = None
     """Mean effect over the held-out examples, if there are any."""
     held_out_low: float | None = None
-    """Low end of that score's 95% bootstrap interval."""
+    """Low end of that score's 95% interval."""
     held_out_high: float | None = None
     """High end of it."""
 
@@ -114,8 +114,6 @@ class StageRecord(Record):
     """What the stage kept, that which matters most first."""
     tested: int
     """How many heads or MLPs were tested; 0 where the metric's effect has no sign to test."""
-    flips: int
-    """How many sign flips each p-value is from."""
     beyond_chance: list[PartName]
     """All heads or MLPs whose p-value after Holm's correction is at most the test's level."""
     beyond_chance_bh: list[PartName]
@@ -155,7 +153,7 @@ class PathPatchingSummary(Summary):
     """The kept MLPs, a group for each stage that keeps some."""
     stages: list[StageRecord]
     """The stages, from the logits back."""
-    test: SignTest | None
+    test: MeanTest | None
     """What was tested; null where the metric's effect has no sign to test."""
     examples: int
     """How many examples selected the heads."""

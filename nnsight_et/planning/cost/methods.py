@@ -1,23 +1,210 @@
-"""What each method's measurements cost on one model: passes of the engine, as nnsight_et.interventions makes them."""
+"""What a pass of the engine costs, in tokens times layers; and what methods' measurements on one model cost in passes.
+
+Tests hold these formulas to what the engine runs, and nnsight_et.interventions asks of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from math import ceil
 
-from nnsight_et.core.circuit import Circuit, HeadGroup
+from nnsight_et.core.circuit import Circuit, Component, HeadGroup
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import DCM
-from nnsight_et.planning.cost.passes import (
-    Count,
-    Prompts,
-    Sizes,
-    captured_run,
-    suffix_run,
-    total,
-    trained_run,
-    whole_run,
-)
+from nnsight_et.models.named import Shape
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """So many prompts of one length whose named positions stand at one place, in so many batches.
+
+    In an estimate both are expectations, and need not be whole numbers.
+    """
+
+    count: float
+    tokens: int
+    places: Mapping[str, int]
+    batches: float = 1.0
+
+    def live(self, names: Iterable[str]) -> int:
+        """How many tokens there are from the first of the named positions on."""
+        return self.tokens - min(self.places[name] for name in names)
+
+    @property
+    def in_batch(self) -> int:
+        """How many prompts a batch has."""
+        return max(1, round(self.count / self.batches))
+
+    def cached_tokens(self, layers: int) -> float:
+        """Tokens times layers of the keys and values of a batch."""
+        return self.in_batch * self.tokens * layers
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """What is in memory at the fullest moment of a pass.
+
+    kept: tokens times layers of keys and values. passing: tokens in one layer. outputs: tokens times layers of head
+    outputs. mask: numbers in an attention mask. saved: tokens times layers kept for the way back. answers: tokens whose
+    logits are there.
+    """
+
+    kept: float = 0.0
+    passing: float = 0.0
+    outputs: float = 0.0
+    mask: float = 0.0
+    saved: float = 0.0
+    answers: float = 0.0
+
+    def bytes(self, shape: Shape, itemsize: int) -> float:
+        """The same in bytes, in numbers of `itemsize` bytes; without the weights."""
+        queries, keys = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+        attention = 3 * shape.d_model + 2 * queries + 5 * keys + 2 * shape.d_head
+        widest = max(attention, 4 * shape.d_model + 3 * shape.d_mlp)
+        saved = 4 * shape.d_model + 2 * queries + 3 * shape.d_mlp
+        numbers = self.kept * 2 * keys + self.passing * widest + self.outputs * queries + self.saved * saved + self.mask
+        return itemsize * numbers + 12 * self.answers * shape.vocabulary
+
+
+@dataclass(frozen=True)
+class Count:
+    """Work: tokens times layers by the kind of pass, and what is not in layers. Everything adds up.
+
+    whole: tokens of whole prompts. again: recomputed ones. trained: recomputed ones whose gradient is taken. mlp:
+    tokens whose attention is frozen, so that they go through norms and MLPs alone. seen: what the tokens of the first
+    three attend to. answers: tokens through the vocabulary. passes: how often the model is called. texts: prompts that
+    are made. holds: what is in memory in the different passes, which does not add up.
+    """
+
+    whole: float = 0.0
+    again: float = 0.0
+    trained: float = 0.0
+    mlp: float = 0.0
+    seen: float = 0.0
+    answers: float = 0.0
+    passes: float = 0.0
+    texts: float = 0.0
+    holds: frozenset[PeakMemory] = frozenset()
+
+    def __add__(self, other: Count) -> Count:
+        sums = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(Count)[:-1]}
+        return Count(**sums, holds=self.holds | other.holds)
+
+    def __mul__(self, times: float) -> Count:
+        return Count(**{one.name: getattr(self, one.name) * times for one in fields(Count)[:-1]}, holds=self.holds)
+
+    def beside(self, kept: float) -> Count:
+        """The same work while so many more tokens times layers of keys and values are kept."""
+        return replace(self, holds=frozenset(replace(one, kept=one.kept + kept) for one in self.holds))
+
+    def peak(self, shape: Shape, itemsize: int) -> float:
+        """The most bytes in memory at once, without the weights."""
+        return max((one.bytes(shape, itemsize) for one in self.holds), default=0.0)
+
+    @property
+    def token_layers(self) -> float:
+        """Tokens times layers of every kind."""
+        return self.whole + self.again + self.trained + self.mlp
+
+    def flops(self, shape: Shape) -> float:
+        """The same in floating-point operations, two to a multiplication and addition.
+
+        Weights are frozen: the way back through a layer costs what the way there does. Left out: norms, softmax.
+        """
+        mlp = 3 * shape.d_model * shape.d_mlp
+        attention = 2 * shape.d_model * (shape.n_heads + shape.n_kv_heads) * shape.d_head
+        layers = (self.whole + self.again + 2 * self.trained) * (attention + mlp) + self.mlp * mlp
+        return 2 * (layers + self.answers * shape.d_model * shape.vocabulary) + 4 * self.seen * (
+            shape.n_heads * shape.d_head
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model's shape, and how much goes through it at once."""
+
+    shape: Shape
+    chunks: Chunks
+
+
+def total(counts: Iterable[Count]) -> Count:
+    """All of them together."""
+    return sum(counts, Count())
+
+
+def whole_run(prompts: Prompts, layers: int, answers: bool = False) -> Count:
+    """A run of whole prompts that stops above so many layers, or ends in the logits of the last token."""
+    seen, batch = prompts.tokens * (prompts.tokens + 1) / 2, prompts.in_batch
+    return Count(
+        whole=prompts.count * prompts.tokens * layers,
+        seen=prompts.count * seen * layers,
+        answers=prompts.count * answers,
+        passes=prompts.batches,
+        holds=frozenset([PeakMemory(passing=batch * prompts.tokens, answers=batch * answers)]),
+    )
+
+
+def captured_run(prompts: Prompts, layers: int, background: bool = False) -> Count:
+    """A run of whole prompts that is kept: its keys and values; with a background all other tokens' head outputs."""
+    held = prompts.in_batch * prompts.tokens
+    hold = PeakMemory(kept=held * (layers - 0.5), passing=held, outputs=held * layers * background)
+    return replace(whole_run(prompts, layers, answers=True), holds=frozenset([hold]))
+
+
+def suffix_run(sizes: Sizes, prompts: Prompts, live: int, start: int, variants: int, copies: int = 1) -> Count:
+    """Variants of `live` tokens at the end of each prompt, recomputed from layer `start` up."""
+    laid, layers = sizes.chunks.plan_passes(variants, prompts.in_batch, live, copies), sizes.shape.n_layers - start
+    run = prompts.count * sum(rows * branches for _, rows, branches in laid)
+    sees = live * (prompts.tokens - live) + live * (live + 1) / 2
+    return Count(
+        again=run * copies * live * layers,
+        seen=run * copies * sees * layers,
+        answers=run,
+        passes=prompts.batches * len(laid),
+        holds=frozenset(
+            _suffix_hold(sizes, prompts, live, start, rows * copies, branches) for _, rows, branches in laid
+        ),
+    )
+
+
+def _suffix_hold(sizes: Sizes, prompts: Prompts, live: int, start: int, rows: int, branches: int) -> PeakMemory:
+    """The capture, a copy of its prefix for every row, and the keys and values of all but the last layer's tokens."""
+    batch, layers = prompts.in_batch, sizes.shape.n_layers - start
+    prefix, side = prompts.tokens - live, branches * live
+    tokens = batch * rows * side
+    own = batch * prompts.tokens * sizes.shape.n_layers
+    copied = batch * rows * prefix * (layers + 1)
+    mask = batch * rows * side * (prefix + side)
+    return PeakMemory(own + copied + tokens * max(layers - 1, 0), tokens, mask=mask, answers=batch * rows * branches)
+
+
+def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
+    """One variant, and the way back through it; until then what went through all layers but the last is kept."""
+    once, layers = suffix_run(sizes, prompts, live, start, 1), sizes.shape.n_layers - start
+    saved = prompts.in_batch * live * (layers - 1)
+    holds = frozenset(replace(one, saved=saved) for one in once.holds)
+    return Count(trained=once.again, seen=3 * once.seen, answers=2 * once.answers, passes=2 * once.passes, holds=holds)
+
+
+def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
+    """The path of each sender: the passes that interventions.path_patching makes, senders in ascending order."""
+    layers, live, shape = sorted({one.layer for one in senders}), prompts.live([path.at]), sizes.shape
+    starts, top = path.starts(layers, shape.parallel), shape.n_layers
+    last = max((one.layer for one in path.receivers), default=top - 1)  # whose attention is the last that is frozen
+    mlps = last + 1 if path.via in (None, "input") else last  # the end of a head's input comes before its layer's MLP
+    # receivers that see other keys or values than heads that share them need all of it twice
+    shared = path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads
+    copies = 2 if path.kv_heads == "expanded" and shared else 1
+    found = [captured_run(prompts, top), whole_run(prompts, layers[-1] + 1).beside(prompts.cached_tokens(top))]
+    for some in path.passes(senders, starts, sizes.chunks.variants(prompts.in_batch, live)):
+        first, variants = some[0].layer, prompts.count * len(some)
+        answers = 0 if starts else variants
+        found.append(Count(mlp=variants * (mlps - first), answers=answers, passes=prompts.batches))
+        if starts:
+            found.append(suffix_run(sizes, prompts, live, starts[first], len(some), copies))
+    return total(found)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.manifest import Experiment as Spec
 from nnsight_et.manifest.methods.shared import Measured
 from nnsight_et.planning.cost import expected, methods
-from nnsight_et.planning.cost.methods import Rows
-from nnsight_et.planning.cost.passes import Count
+from nnsight_et.planning.cost.methods import Count, Rows
 from nnsight_et.planning.plan import Job
 
 M = TypeVar("M", bound=Spec)

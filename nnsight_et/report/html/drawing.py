@@ -8,10 +8,8 @@ from xml.etree.ElementTree import Element
 from markupsafe import Markup
 
 from nnsight_et.display.figures import Bars, Curves, Diagram, Figure, FigureGroup, HeatMap, ImpactPlot, Scatter
-from nnsight_et.report.html.charts import COLOURS, bars, curves, impact, scatter
 from nnsight_et.report.html.diagram import circuit
-from nnsight_et.report.html.maps import heat_map
-from nnsight_et.report.html.svg import add, markup, point
+from nnsight_et.report.html.svg import COLOURS, add, bars, curves, heat_map, impact, markup, point, scatter
 
 FITTING = 34  # heads
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import quantity
-from nnsight_et.display.table import number
+from nnsight_et.display.table import FEW, number
 from nnsight_et.manifest import Minimality
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
@@ -105,6 +105,8 @@ def tiles(study: Study) -> list[Tile]:
     for row in FaithfulnessSummary.read(evaluated[0]).rows if evaluated else ():
         low, high = row.faithfulness_interval
         bounds = f"95% interval {number(low)} to {number(high)}; " if low is not None else ""
+        if row.differing is not None and row.differing < FEW:
+            bounds += f"fewer than {FEW} prompts tell the two apart; "
         more = f"{bounds}accuracy {number(row.circuit)} of {number(row.full)}"
         found.append(Tile(number(row.faithfulness), f"faithfulness on {row.model}", more))
     for header, circuit in final_circuits(study):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nnsight_et.report.html.maps import SIGNED, UNSIGNED
 from nnsight_et.report.html.parts import text_of
+from nnsight_et.report.html.svg import SIGNED, UNSIGNED
 
 Stops = tuple[str, ...]
 
