@@ -103,7 +103,7 @@ def real_effects(folders: Sequence[Path]) -> dict[str, Tensor]:
         result = read_result(folder)
         for name in [key.removesuffix(".per_example") for key in result.scores if key.endswith(".per_example")]:
             effects = result.scores[f"{name}.per_example"].double()[result.scores[f"{name}.reach"]]
-            shown = f"{result.header.job['name']}, {name.replace('_', ' ')}"
+            shown = f"{result.header.job.name}, {name.replace('_', ' ')}"
             found[shown] = effects.log1p() if f"{name}.log_ratio" in result.scores else effects
     return found
 

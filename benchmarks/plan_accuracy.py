@@ -21,8 +21,8 @@ from rich.table import Table
 
 from benchmarks.allocated import Allocated
 from benchmarks.setting import written
-from nnsight_et.diagnostics.calibration import calibrate_models
 from nnsight_et.diagnostics.costs import estimates
+from nnsight_et.diagnostics.sizing import calibrate_models
 from nnsight_et.manifest import Manifest, load
 from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import Plan, plan

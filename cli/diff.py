@@ -29,8 +29,7 @@ def diff(
     """
     from nnsight_et.api.runs import open_run
     from nnsight_et.core.errors import quantity
-    from nnsight_et.report.difference import difference
-    from nnsight_et.report.difference_tables import difference_data, difference_tables
+    from nnsight_et.report.difference import difference, difference_data, difference_tables
 
     studies = [open_run(folder).study for folder in (a, b)]
     found = difference(*studies, tolerance=tolerance)

@@ -27,7 +27,7 @@ def show_plan(manifest: Manifest, jobs: Plan, out: Path, calibrate: bool) -> Non
     folder, done = find_finished(jobs, out)
     speeds, unknown = None, {}
     if calibrate:
-        from nnsight_et.diagnostics.calibration import calibrate_models
+        from nnsight_et.diagnostics.sizing import calibrate_models
 
         rows, speeds = calibrate_models(manifest, jobs)
     else:

@@ -12,9 +12,8 @@ from nnsight_et.manifest import BoxesTask
 from nnsight_et.manifest.schema import PROBED
 from nnsight_et.methods import METHODS
 from nnsight_et.models.named import Shape
-from nnsight_et.planning.cost import expected
 from nnsight_et.planning.cost.methods import Count, Prompts, Rows, Sizes, plain, total
-from nnsight_et.planning.cost.pieces import CostSetting, Estimate, Piece
+from nnsight_et.planning.cost.pieces import CostSetting, Estimate, Piece, expected_circuits
 from nnsight_et.planning.plan import Plan
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -78,7 +77,7 @@ def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit], pr
     """
     shapes = {name: one.sizes.shape for name, one in rows.items()}
     looked = set[str]()
-    circuits, made, costs = expected.circuits(plan, found, shapes), set[str](), dict[str, Cost]()
+    circuits, made, costs = expected_circuits(plan, found, shapes), set[str](), dict[str, Cost]()
     for job in plan.jobs:
         if job.engine == "reference" or any(choice.name not in rows for choice in job.models):
             continue

@@ -67,7 +67,7 @@ class Use:
     """What a model is looked at for."""
 
     task: Any
-    """What jobs.tasks.task_of takes."""
+    """What measuring.examples.task_of takes."""
     seed: int
     """Of the task's prompts."""
     memory: int | None

@@ -127,7 +127,7 @@ def _text(name: str, here: Mapping[str, float], metric: Metric) -> str:
     if "low" in here:
         text += f" [{signed_score(here['low'], metric)}, {signed_score(here['high'], metric)}]"
     if not math.isnan(here.get("p", math.nan)):
-        text += f"; p {here['p']:.2g}, Holm {here['p_holm']:.2g}"
+        text += f"; p {here['p']:.2g}" + (f", Holm {here['p_holm']:.2g}" if "p_holm" in here else "")
     return text
 
 

@@ -35,7 +35,7 @@ class Capture:
     cache: list[tuple[Tensor, Tensor]]  # per layer keys and values [batch, kv head, seq, d_head] of all tokens
     visible: Tensor  # [batch, m, c]: which of the first c tokens each live token sees through the cache
     logits: Tensor  # [batch, vocabulary]: the run's own, at `last`
-    token: TokenCapture | None
+    tokens: tuple[TokenCapture, ...]  # one per position that was asked for
 
     def with_live(self, live: Tensor) -> Capture:
         """The same run with fewer live tokens [batch, fewer]: those in between are now seen through the cache."""
@@ -65,18 +65,19 @@ def capture_run(
     run: PromptBatch,
     live: Tensor,
     layers: Iterable[int],
-    at: Tensor | None = None,
+    at: Sequence[Tensor] = (),
     background: Sequence[Tensor] | None = None,
 ) -> Capture:
     """Run the prompts once, keeping what suffix passes over `live` [batch, m] from any of `layers` need.
 
-    With `at` [batch], what the one-token pass needs of that token is kept too. With a background, per layer z
+    Of the tokens `at`, [batch] each, what the one-token pass needs is kept too. With a background, per layer z
     [batch, seq, head, d_head], the tokens that are not live have these head outputs.
     """
     kept, entering, streams, heads, attention = frozenset(layers), {}, [], [], []
     row = torch.arange(len(run.tokens), device=model.device)[:, None]
     columns = torch.arange(run.tokens.shape[1], device=model.device)
     is_live = (live[:, :, None] == columns).any(1)[:, :, None, None]  # [batch, seq, 1, 1]
+    places = torch.stack(tuple(at), 1) if at else None  # [batch, n]
     with model.trace(run.tokens, run.position_ids, run.mask, cache=DynamicCache()):
         for layer in range(model.n_layers):
             residual = model.residual(layer)
@@ -85,21 +86,23 @@ def capture_run(
             z = model.z(layer)
             if background is not None:
                 model.write_z(layer, torch.where(is_live, z, background[layer]))
-            if at is not None:
-                streams.append(residual[row, at[:, None]])
-                heads.append(z[row[:, 0], at])
-                attention.append(model.attention(layer)[row, at[:, None]])
+            if places is not None:
+                streams.append(residual[row, places])
+                heads.append(z[row, places])
+                attention.append(model.attention(layer)[row, places])
         model.narrow_unembedding(row, run.positions["last"][:, None])
         logits = model.logits()[:, 0]
         cache = model.cached_keys_and_values()
     if any(keys.shape[2] != run.tokens.shape[1] for keys, _ in cache):
         found = sorted({keys.shape[2] for keys, _ in cache})
         raise ExperimentError(f"capture: keys of {found} tokens in the cache; accepted: of all {run.tokens.shape[1]}")
-    token = None
-    if at is not None:
-        at = at[:, None]
-        token = TokenCapture(run.tokens[row, at], run.position_ids[row, at], streams, heads, attention)
-    return Capture(run, live, entering, cache, _visible(run, live), logits, token)
+    tokens = []
+    for number, place in enumerate(at):
+        one, only = slice(number, number + 1), place[:, None]
+        entered, added = ([values[:, one] for values in some] for some in (streams, attention))
+        z = [values[:, number] for values in heads]
+        tokens.append(TokenCapture(run.tokens[row, only], run.position_ids[row, only], entered, z, added))
+    return Capture(run, live, entering, cache, _visible(run, live), logits, tuple(tokens))
 
 
 def _visible(run: PromptBatch, live: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nnsight_et.core.circuit import Component, Mlp
+from nnsight_et.core.circuit import Component, Head, Mlp
 from nnsight_et.engine.capture import TokenCapture
 from nnsight_et.engine.paths import End, KvHeads
 from nnsight_et.engine.readout import Readout, ReadoutSpec, readout
@@ -51,11 +51,12 @@ class Receivers:
 
 @dataclass(frozen=True)
 class Senders:
-    """Senders of one pass, in ascending order: heads of one layer, or MLPs."""
+    """Senders of one pass, in ascending order: heads of one layer, or MLPs; or sets of heads of any layers."""
 
     layers: tuple[int, ...]
-    heads: Tensor | None  # [sender]: their indices; None: MLPs
+    heads: Tensor | None  # [sender]: their indices; None: MLPs, or sets
     donated: Mapping[int, Tensor]  # layer -> z [batch, head, d_head], or MLP's output [batch, d], in the source run
+    sets: Tensor | None = None  # [sender, layer, head]: which heads donate together
 
     @classmethod
     def of(cls, model: Model, senders: Sequence[Component], donated: Mapping[int, Tensor]) -> Senders:
@@ -64,6 +65,19 @@ class Senders:
         if isinstance(senders[0], Mlp):
             return cls(layers, None, donated)
         return cls(layers, torch.tensor([sender.index for sender in senders], device=model.device), donated)
+
+    @classmethod
+    def together(cls, model: Model, sets: Sequence[Sequence[Head]], donated: Mapping[int, Tensor]) -> Senders:
+        """Sets of heads, each of which donates at once."""
+        members = torch.zeros(len(sets), model.n_layers, model.n_heads, dtype=torch.bool)
+        for number, heads in enumerate(sets):
+            for layer, index in heads:
+                members[number, layer, index] = True
+        return cls((0,) * len(sets), None, donated, members.to(model.device))
+
+    def mlps_of(self, layer: int) -> bool:
+        """Whether the layer's MLP is one of the senders."""
+        return self.heads is None and self.sets is None and layer in self.layers
 
 
 def to_receivers(model: Model, token: TokenCapture, senders: Senders, receivers: Receivers) -> dict[int, Tensor]:
@@ -114,6 +128,10 @@ def _enter(model: Model, token: TokenCapture, senders: Senders) -> None:
 def _frozen_attention(model: Model, token: TokenCapture, here: int, senders: Senders) -> Tensor:
     """[sender * batch, 1, d]: inside a trace, clean attention output, in the layer of heads with their donation."""
     count = len(senders.layers)
+    if senders.sets is not None and here in senders.donated:
+        z = token.z[here].unflatten(0, (1, -1))  # [1, batch, head, d_head]
+        z = torch.where(senders.sets[:, here, None, :, None], senders.donated[here], z)  # [sender, batch, head, d_head]
+        return model.attention_of(here, z.flatten(0, 1)[:, None])
     if senders.heads is None or here > senders.layers[0]:
         return token.attention[here].repeat(count, 1, 1)
     z = token.z[here].repeat(count, 1, 1, 1)  # [sender, batch, head, d_head]
@@ -124,7 +142,7 @@ def _frozen_attention(model: Model, token: TokenCapture, here: int, senders: Sen
 
 def _donate_mlps(model: Model, here: int, senders: Senders, size: tuple[int, int]) -> None:
     """Inside a trace, after attention: the layer's MLP, if it is a sender, adds what it adds in the source run."""
-    if senders.heads is None and here in senders.layers:
+    if senders.mlps_of(here):
         output = model.mlp(here, size[0] * size[1]).clone()
         output.unflatten(0, size)[senders.layers.index(here), :, 0] = senders.donated[here]
         model.write_mlp(here, output)

@@ -99,6 +99,38 @@ def path_effects(model: Model, pair: Pair, path: Path, senders: Sequence[Compone
     return clean, patched
 
 
+def probe_effects(
+    model: Model, pair: Pair, probes: Sequence[tuple[Path, Sequence[Head] | None]]
+) -> tuple[Readout, list[Readout]]:
+    """The base run's readout [batch], and one per probe: the inputs at the end of its path are what heads make them.
+
+    The heads write at the position what they write in the source run, all others what they write in the base run; None:
+    the inputs are those of the source run.
+    """
+    base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
+    row = torch.arange(len(pair.answer), device=model.device)
+    logits = last_logits(model, pair.base)
+    asked = ReadoutSpec.of(pair, logits)
+    patched = []
+    for path, heads in probes:
+        here, there = pair.base.positions[path.at], pair.source.positions[path.at]
+        if heads is None:
+            as_it_is = {layer: Replacement(z, torch.zeros_like(z[..., 0]).bool()) for layer, z in enumerate(source_z)}
+            given = receiver_inputs(model, pair.source, as_it_is, path)
+            inputs = {}
+            for layer, values in given.items():
+                inputs[layer] = values.new_zeros(len(row), pair.base.tokens.shape[1], *values.shape[2:])
+                inputs[layer][row, here] = values[row, there]
+        else:
+            frozen = frozen_but(pair, path.at, None, base_z, source_z)
+            for layer, index in heads:
+                frozen[layer].values[row, here, index] = source_z[layer][row, there, index]
+            inputs = receiver_inputs(model, pair.base, frozen, path)
+        run_2 = with_mlp_inputs if path.via == "input" else with_inputs
+        patched.append(run_2(model, pair.base, path, inputs, asked))
+    return reference_readout(logits, asked), patched
+
+
 def last_logits(model: Model, run: PromptBatch) -> Tensor:
     """[batch, vocabulary]: the logits at `last` of a plain run."""
     row = torch.arange(len(run.tokens), device=model.device)

@@ -26,7 +26,8 @@ from nnsight_et.interventions.dcm import (
     trained_masks,
 )
 from nnsight_et.interventions.knockout import knockout_readouts
-from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.interventions.path_patching import edge_probabilities, path_probabilities
+from nnsight_et.interventions.probes import probe_probabilities
 
 RunCall = Callable[[Call], Any]
 """Does a call, wherever the model is."""
@@ -39,6 +40,8 @@ VARIANT_ARGUMENT: dict[Callable[..., Any], int] = {
     recipient_readouts: 2,
     recipient_input_readouts: 2,
     head_effects: 2,
+    probe_probabilities: 1,
+    edge_probabilities: 1,
 }
 """Which argument of an intervention lists its variants: they need nothing of each other."""
 

@@ -11,16 +11,17 @@ Into the logits run 1 is all there is. Run 1 changes one token, run 2 only what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import nnsight
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, PromptBatch
+from nnsight_et.core.batch import Pair
 from nnsight_et.core.circuit import Component
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import capture_run, head_outputs, mlp_outputs, suffix_of
+from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, head_outputs, mlp_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
@@ -45,49 +46,112 @@ def path_probabilities(
     return check_numbers(model, outcome, [pair])
 
 
+def edge_probabilities(
+    model: Model, pair: Pair, edges: Sequence[tuple[Path, Component]], engine: str, chunks: Chunks
+) -> dict[str, Tensor]:
+    """The same of many paths, each with one sender, {"base": [batch], "patched": [edge, batch]}: both runs run once.
+
+    Edges of one path stand together, their senders in ascending order.
+    """
+    with model.session():
+        together = _reference_edge_effects if engine == "reference" else _edge_effects
+        outcome = nnsight.save(together(model, pair, _by_path(edges), chunks))
+    return check_numbers(model, outcome, [pair])
+
+
+Senders = Sequence[tuple[Path, Sequence[Component]]]
+
+
+def _by_path(edges: Sequence[tuple[Path, Component]]) -> Senders:
+    return [(path, [sender for _, sender in some]) for path, some in groupby(edges, lambda edge: edge[0])]
+
+
 def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Component], chunks: Chunks) -> dict[str, Tensor]:
-    at = pair.base.positions[path.at]
-    receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
-    layers = sorted({sender.layer for sender in senders})
-    starts = path.starts(layers, model.parallel)
-    capture = capture_run(model, pair.base, suffix_of(pair.base, at), starts.values(), at)
-    assert capture.token is not None
-    asked = ReadoutSpec.of(pair, capture.logits)
-    step = chunks.variants(len(pair.answer), capture.live.shape[1])
-    donated = _donated_outputs(model, pair.source, path, layers)
+    return _edge_effects(model, pair, [(path, senders)], chunks)
+
+
+def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> dict[str, Tensor]:
+    run = pair.base
+    names = sorted({path.at for path, _ in paths}, key=lambda name: (int(run.positions[name].min()), name))
+    layers = [sorted({sender.layer for sender in senders}) for _, senders in paths]
+    starts = [path.starts(some, model.parallel) for (path, _), some in zip(paths, layers, strict=True)]
+    every = sorted({start for some in starts for start in some.values()})
+    whole = capture_run(
+        model, run, suffix_of(run, run.positions[names[0]]), every, [run.positions[name] for name in names]
+    )
+    tokens = dict(zip(names, whole.tokens, strict=True))
+    asked = ReadoutSpec.of(pair, whole.logits)
+    wanted: dict[str, set[int]] = {}
+    for (path, _), some in zip(paths, layers, strict=True):
+        if path.senders == "heads":
+            wanted.setdefault(path.at, set()).update(some)
+    donated = head_outputs(model, pair.source, wanted)
     parts: list[Readout] = []
+    for (path, senders), some, begins in zip(paths, layers, starts, strict=True):
+        given = donated[path.at] if path.senders == "heads" else mlp_outputs(model, pair.source, path.at, some)
+        capture = whole.with_live(suffix_of(run, run.positions[path.at]))
+        parts += _of_path(
+            model,
+            capture,
+            path,
+            senders,
+            token=tokens[path.at],
+            starts=begins,
+            donated=given,
+            asked=asked,
+            chunks=chunks,
+        )
+    return numbers_of(readout(whole.logits, asked), joined_readouts(parts))
+
+
+def _of_path(
+    model: Model,
+    capture: Capture,
+    path: Path,
+    senders: Sequence[Component],
+    *,
+    token: TokenCapture,
+    starts: Mapping[int, int],
+    donated: Mapping[int, Tensor],
+    asked: Tensor | ReadoutSpec,
+    chunks: Chunks,
+) -> Iterator[Readout]:
+    """[sender, batch], in several parts: the readouts when each of a path's senders donates."""
+    receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads) if path.via else None
+    step = chunks.variants(*capture.live.shape)
     for some in path.passes(senders, starts, step):
         model.report_layer(some[0].layer)
         here = one_token.Senders.of(model, some, donated)
         if receivers is None:
-            parts.append(one_token.to_logits(model, capture.token, here, asked))
+            yield one_token.to_logits(model, token, here, asked)
             continue
         start = starts[some[0].layer]
-        inputs = one_token.to_receivers(model, capture.token, here, receivers.above(start))
-        slot, site = capture.live_index(at), "mlp" if receivers.via == "input" else receivers.via
+        inputs = one_token.to_receivers(model, token, here, receivers.above(start))
+        slot, site = (
+            capture.live_index(capture.run.positions[path.at]),
+            "mlp" if receivers.via == "input" else receivers.via,
+        )
         edits = [
             Edit(end, site, slot, receivers.heads[end], values, visible_to_heads=receivers.seen_by.get(end))
             for end, values in inputs.items()
         ]
-        parts.append(suffix(model, capture, start, edits, asked, chunks))
-    return _numbers(readout(capture.logits, asked), joined_readouts(parts))
+        yield suffix(model, capture, start, edits, asked, chunks)
 
 
-def _donated_outputs(model: Model, source: PromptBatch, path: Path, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Layer -> what its heads [batch, head, d_head], or its MLP [batch, d], give in the source run."""
-    if path.senders == "mlps":
-        return mlp_outputs(model, source, path.at, layers)
-    return head_outputs(model, source, {path.at: layers})[path.at]
+def _reference_edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> dict[str, Tensor]:
+    found = [reference.path_effects(model, pair, path, senders) for path, senders in paths]
+    return numbers_of(found[0][0], stacked_readouts([one for _, patched in found for one in patched]))
 
 
 def _reference_effects(
     model: Model, pair: Pair, path: Path, senders: Sequence[Component], chunks: Chunks
 ) -> dict[str, Tensor]:
     base, patched = reference.path_effects(model, pair, path, senders)
-    return _numbers(base, stacked_readouts(patched))
+    return numbers_of(base, stacked_readouts(patched))
 
 
-def _numbers(base: Readout, patched: Readout) -> dict[str, Tensor]:
+def numbers_of(base: Readout, patched: Readout) -> dict[str, Tensor]:
+    """What leaves of a base run's readout [batch] and of its variants' [variant, batch]: see path_probabilities."""
     found = {"base": base.probability.cpu(), "patched": patched.probability.cpu()}
     if base.value is None or patched.value is None:
         return found

@@ -9,6 +9,7 @@ from nnsight_et.manifest.methods.cmap import CMAP
 from nnsight_et.manifest.methods.comparison import Comparison
 from nnsight_et.manifest.methods.completeness import Completeness
 from nnsight_et.manifest.methods.dcm import DCM
+from nnsight_et.manifest.methods.discovery import Discovery
 from nnsight_et.manifest.methods.faithfulness import Faithfulness
 from nnsight_et.manifest.methods.knockout import Edge, Knockout
 from nnsight_et.manifest.methods.minimality import Minimality
@@ -26,6 +27,7 @@ __all__ = [
     "BoxesTask",
     "Comparison",
     "Completeness",
+    "Discovery",
     "Edge",
     "Experiment",
     "Faithfulness",

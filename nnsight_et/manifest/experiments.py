@@ -13,6 +13,7 @@ from nnsight_et.manifest.methods.cmap import CMAP
 from nnsight_et.manifest.methods.comparison import Comparison
 from nnsight_et.manifest.methods.completeness import Completeness
 from nnsight_et.manifest.methods.dcm import DCM
+from nnsight_et.manifest.methods.discovery import Discovery
 from nnsight_et.manifest.methods.faithfulness import Faithfulness
 from nnsight_et.manifest.methods.knockout import Knockout
 from nnsight_et.manifest.methods.minimality import Minimality
@@ -30,6 +31,7 @@ AnyMethod = (
     | Knockout
     | AttentionPatterns
     | Attribution
+    | Discovery
 )
 Experiment = Annotated[AnyMethod, Field(discriminator="method")]
 METHODS: dict[str, type[AnyMethod]] = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nnsight_et.core.errors import accepted_names
-from nnsight_et.manifest.document import KeyPath
+from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.models.named import Shape
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -124,11 +124,69 @@ def is_shipped(name: str) -> bool:
     return name.startswith(("published/", "embedded/"))
 
 
-def no_circuit(name: str, known: ValidationContext) -> str:
-    """The message about a `circuit:` that names no experiment that finds one."""
+CircuitName = Annotated[str, Field(min_length=1)]
+Ablation = Literal["mean", "zero", "resample"]
+
+
+class OnCircuit(Method):
+    """Base of the methods that take a circuit, and one model: by default the one it was found in."""
+
+    finds_circuit: ClassVar[bool] = False
+
+    circuit: CircuitName
+    """An experiment that finds a circuit, a .json file, or one of published/llama, embedded/llama-tiny, ..."""
+    model: str | None = None
+    """The model to measure; when absent the one the circuit was found in."""
+
+    def problems(self, known: ValidationContext) -> Iterator[Problem]:
+        """What is wrong with the circuit, if anything."""
+        yield from circuit_problems(("circuit",), self.circuit, known)
+        if self.model is None and is_file(self.circuit) and not is_shipped(self.circuit):
+            yield Problem(
+                ("model",), "missing, and the circuit comes from a file; accepted: the model to measure it in"
+            )
+
+
+class Measured(Method):
+    """Base of the methods that ablate heads on prompts."""
+
+    examples: Count = 500
+    """How many prompts accuracy is measured on."""
+    only_correct: Flag = False
+    """Whether only prompts that the model itself answers right count."""
+    ablation: Ablation = "mean"
+    """What an ablated head outputs: its mean over prompts (the paper's), zero, or its output in another prompt."""
+    ablation_examples: Count = 500
+    """How many prompts ablated heads' outputs come from."""
+
+
+def circuit_problems(path: KeyPath, name: str, known: ValidationContext) -> Iterator[Problem]:
+    """A problem if `name` is no circuit: neither an experiment's, nor a file's, nor a shipped one."""
     tail = accepted_names(name, known.circuits)
-    if name in known.only_mlps:
-        return f"experiment {name!r} keeps MLPs alone, which belong to no circuit; {tail}"
-    if name in known.experiments:
-        return f"experiment {name!r} finds no circuit; {tail}"
-    return f"no experiment named {name!r}; {tail}, a .json file, or one of {', '.join(SHIPPED)}"
+    if name in SHIPPED or name in known.circuits:
+        return
+    if is_shipped(name):
+        yield Problem(path, f"no shipped circuit {name!a}; {accepted_names(name, SHIPPED)}")
+    elif name in known.only_mlps:
+        yield Problem(path, f"experiment {name!r} keeps MLPs alone, which belong to no circuit; {tail}")
+    elif name in known.experiments:
+        yield Problem(path, f"experiment {name!r} finds no circuit; {tail}")
+    elif not is_file(name):
+        yield Problem(path, f"no experiment named {name!r}; {tail}, a .json file, or one of {', '.join(SHIPPED)}")
+
+
+def roles_problems(path: KeyPath, name: str, known: ValidationContext) -> Iterator[Problem]:
+    """A problem if `name` is neither an experiment that selects heads by DCM, nor a shipped selection."""
+    names = (*known.roles, *SHIPPED)
+    if name not in names:
+        found = (
+            f"experiment {name!r} selects no heads" if name in known.experiments else f"no experiment named {name!a}"
+        )
+        yield Problem(path, f"{found}; {accepted_names(name, names)}")
+
+
+def twice(path: KeyPath, names: tuple[str, ...]) -> Iterator[Problem]:
+    """A problem for each name that is there twice."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem((*path, index), f"{name} is there twice")

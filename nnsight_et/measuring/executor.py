@@ -13,8 +13,7 @@ from nnsight_et.measuring.memory import OutOfMemoryBackoff, run_call
 from nnsight_et.measuring.model_pool import Key, ModelPool
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.remote.server import Server, check_place
-from nnsight_et.workers.pool import Workers
-from nnsight_et.workers.worker import LoadSpec
+from nnsight_et.workers.pool import LoadSpec, Workers
 
 
 @dataclass

@@ -25,7 +25,7 @@ def _resamples(count: int, seed: int) -> Array:
 
 
 def _means(values: Tensor, seed: int) -> Array:
-    """[..., resample]"""
+    """[..., resample]: means of values [..., example] over the resamples."""
     return values.double().numpy() @ _resamples(values.shape[-1], seed)
 
 
@@ -38,6 +38,11 @@ def mean_interval(values: Tensor) -> Tensor:
     width = _root(lambda t: 0.025 - t_below(np.array(-t), count - 1).item(), 0.0, 13.0)
     width = width * (np.square(each - each.mean(-1, keepdims=True)).sum(-1) / (count - 1) / count) ** 0.5
     return torch.from_numpy(np.stack([each.mean(-1) - width, each.mean(-1) + width], -1))
+
+
+def means_of_resamples(values: Tensor, seed: int) -> Tensor:
+    """[..., resample]: means of the resamples of values [..., example]."""
+    return torch.from_numpy(_means(values, seed))
 
 
 def interval(values: Tensor) -> list[Any]:

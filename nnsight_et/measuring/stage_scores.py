@@ -43,7 +43,7 @@ def stage_scores(
     them stability [], a mean Jaccard index. base [example], the answer's probability in the base run, and base_value,
     another metric's; reach, which heads were run.
     """
-    effect, tested = effects(probabilities, metric), _tested_values(probabilities, metric)
+    effect, tested = effects(probabilities, metric), tested_values(probabilities, metric)
     p_values = torch.full((len(effect),), nan).double() if tested is None else effect_p_values(tested)
     stability, frequency = rank_stability(METRICS[metric].direction * effect, keep, seed)
     of_senders = _score_intervals(probabilities, metric) | {
@@ -55,9 +55,9 @@ def stage_scores(
     if tested is not None and metric == DEFAULT_METRIC:
         of_senders["log_ratio"] = tested.mean(-1)
     tests = {"p": p_values, "p_holm": holm(p_values), "p_bh": benjamini_hochberg(p_values)}
-    found = {name: _over_all(values, senders, shape, 0) for name, values in of_senders.items()}
-    found |= {name: _over_all(values, senders, shape, nan) for name, values in tests.items()}
-    reach = _over_all(torch.ones(len(senders), dtype=torch.bool), senders, shape, 0)
+    found = {name: over_all(values, senders, shape, 0) for name, values in of_senders.items()}
+    found |= {name: over_all(values, senders, shape, nan) for name, values in tests.items()}
+    reach = over_all(torch.ones(len(senders), dtype=torch.bool), senders, shape, 0)
     found |= {name: probabilities[name] for name in ("base", "base_value") if name in probabilities}
     return found | {"reach": reach, "stability": torch.tensor(stability).double()}
 
@@ -72,7 +72,7 @@ def held_out_scores(
 ) -> dict[str, Tensor]:
     """held_out_score, held_out_low and held_out_high [layer, head] of the kept heads; NaN for all others."""
     found = _score_intervals(probabilities, metric)
-    return {f"held_out_{name}": _over_all(values, kept, shape, nan) for name, values in found.items()}
+    return {f"held_out_{name}": over_all(values, kept, shape, nan) for name, values in found.items()}
 
 
 def ranking(score: Tensor, senders: Sequence[Component], metric: Metric = DEFAULT_METRIC) -> list[Component]:
@@ -108,7 +108,7 @@ def _score_intervals(probabilities: Found, metric: Metric) -> dict[str, Tensor]:
     return {"score": patching_score(*_values(probabilities, metric), metric), "low": low, "high": high}
 
 
-def _tested_values(probabilities: Found, metric: Metric) -> Tensor | None:
+def tested_values(probabilities: Found, metric: Metric) -> Tensor | None:
     """[sender, example]: whose mean is tested to be below 0.
 
     None: the effect is never below 0, so there is nothing to test.
@@ -118,7 +118,7 @@ def _tested_values(probabilities: Found, metric: Metric) -> Tensor | None:
     return effects(probabilities, metric) if METRICS[metric].statistic else None
 
 
-def _over_all(values: Tensor, senders: Sequence[Component], shape: Shape, other: float) -> Tensor:
+def over_all(values: Tensor, senders: Sequence[Component], shape: Shape, other: float) -> Tensor:
     """[layer, head, ...]: values [sender, ...] where the senders are, `other` elsewhere; of MLPs one a layer."""
     width = 1 if isinstance(senders[0], Mlp) else shape.n_heads
     whole = values.new_full((shape.n_layers * width, *values.shape[1:]), other)

@@ -9,6 +9,7 @@ from nnsight_et.methods import (
     comparison,
     completeness,
     dcm,
+    discovery,
     faithfulness,
     knockout,
     minimality,
@@ -29,6 +30,7 @@ METHODS: dict[str, AnyMethod] = {
         cmap,
         knockout,
         attention_patterns,
+        discovery,
         attribution,
     )
 }

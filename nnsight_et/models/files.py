@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -54,7 +54,7 @@ def download_files(name: str, spec: ModelSpec, weights_too: bool = True) -> File
     """
     _check_revisions(name, spec)
     if spec.gguf:
-        return _download_gguf(name, spec, weights_too)
+        return _download_gguf(name, spec, spec.gguf, weights_too)
     wanted = (*WEIGHTS, *FETCHED) if weights_too else FETCHED
     weights = _folder(name, spec.path, spec.revision, wanted)
     _check_files(name, weights, "config.json", weights_too)
@@ -79,7 +79,7 @@ def describe_files(name: str, spec: ModelSpec, here: bool = False) -> Files:
     """
     _check_revisions(name, spec)
     if spec.gguf:
-        return _describe_gguf(name, spec)
+        return _describe_gguf(name, spec, spec.gguf)
     weights = _folder(name, spec.path, spec.revision, FETCHED, here)
     _check_config(name, weights, "config.json")
     check_not_quantized(name, weights)
@@ -113,55 +113,49 @@ def check_no_gguf(name: str, spec: ModelSpec) -> None:
         raise UnsupportedModel(f"{found}; accepted: backend: local, or a model in Hugging Face format")
 
 
-def _download_gguf(name: str, spec: ModelSpec, weights_too: bool) -> Files:
+def _download_gguf(name: str, spec: ModelSpec, gguf: str, weights_too: bool) -> Files:
     """The files of a model whose weights are in a GGUF file: of that folder, only this file and a tokenizer count."""
     if not weights_too:
         check_no_gguf(name, spec)
-    assert spec.gguf
-    folder = _folder(name, spec.path, spec.revision, (spec.gguf, *FETCHED))
-    file = _gguf_in(name, folder, spec.gguf)
-    adapter = _adapter(name, spec, folder, weights_too)
-    tokenizer = _gguf_tokenizer(name, spec, folder, file)
-    digest = blake2b(digest_size=16)
-    _add(digest, name, [file])
-    _add(digest, name, _matching(adapter, FILES) if adapter else ())
-    _add(digest, name, _matching(tokenizer, DESCRIBING) | _vocabulary(tokenizer) if tokenizer.is_dir() else ())
-    return Files(name, folder, adapter, tokenizer, digest.hexdigest(), file, spec.bos)
+    folder = _folder(name, spec.path, spec.revision, (gguf, *FETCHED))
+    files, digest = _gguf_files(name, spec, folder, gguf, weights_too), blake2b(digest_size=16)
+    tokenizer = (
+        _matching(files.tokenizer, DESCRIBING) | _vocabulary(files.tokenizer) if files.tokenizer.is_dir() else ()
+    )
+    for paths in ([folder / gguf], _matching(files.adapter, FILES) if files.adapter else (), tokenizer):
+        _add(digest, name, paths)
+    return replace(files, fingerprint=digest.hexdigest())
 
 
-def _describe_gguf(name: str, spec: ModelSpec) -> Files:
+def _describe_gguf(name: str, spec: ModelSpec, gguf: str) -> Files:
     """Those files, without a fingerprint; UnsupportedModel if they are on the hub alone, for it tells all."""
-    assert spec.gguf
     folder = Path(spec.path).expanduser()
     if not folder.is_dir() and is_hub_id(spec.path):
-        cached = huggingface_hub.try_to_load_from_cache(spec.path, spec.gguf, revision=spec.revision)
+        cached = huggingface_hub.try_to_load_from_cache(spec.path, gguf, revision=spec.revision)
         if not isinstance(cached, str):
-            found = f"{name}: {spec.gguf} of {spec.path} is not here, and what it is made of is said in it alone"
-            raise UnsupportedModel(f"{found}; accepted: after hf download {spec.path} {spec.gguf}")
-        folder = Path(cached.removesuffix(spec.gguf))
+            found = f"{name}: {gguf} of {spec.path} is not here, and what it is made of is said in it alone"
+            raise UnsupportedModel(f"{found}; accepted: after hf download {spec.path} {gguf}")
+        folder = Path(cached.removesuffix(gguf))
     else:
         folder = _folder(name, spec.path, spec.revision)
-    file = _gguf_in(name, folder, spec.gguf)
-    adapter = _adapter(name, spec, folder, weights_too=False)
-    return Files(name, folder, adapter, _gguf_tokenizer(name, spec, folder, file), "", file, spec.bos)
+    return _gguf_files(name, spec, folder, gguf, weights_too=False)
 
 
-def _gguf_in(name: str, folder: Path, gguf: str) -> Path:
+def _gguf_files(name: str, spec: ModelSpec, folder: Path, gguf: str, weights_too: bool) -> Files:
+    """The files of a model with that GGUF file in its folder, without a fingerprint.
+
+    The tokenizer is that of the manifest, else in files beside the weights, else in the GGUF file itself.
+    """
     file = folder / gguf
     if not (file.is_file() or file.is_symlink()):
         there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
         raise UnsupportedModel(f"{name}: no {gguf} in {folder}; accepted: a GGUF file in it ({there})")
     check_no_adapter(folder, name)
     next(_content(name, file), None)
-    return file
-
-
-def _gguf_tokenizer(name: str, spec: ModelSpec, folder: Path, file: Path) -> Path:
-    """Where the tokenizer is: `tokenizer` of the manifest, else files beside the weights, else the GGUF file itself."""
-    if spec.tokenizer:
-        return _folder(name, spec.tokenizer, None, FETCHED)
+    adapter = _adapter(name, spec, folder, weights_too)
     beside = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file() or _vocabulary(folder)
-    return folder if beside else file
+    tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else folder if beside else file
+    return Files(name, folder, adapter, tokenizer, "", file, spec.bos)
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:

@@ -21,8 +21,7 @@ from nnsight_et.circuits.circuit_files import OURS, CircuitFile, read_circuit
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest import Experiment, Manifest, OwnModel, PathPatching, TaskData
-from nnsight_et.manifest.methods.shared import OnCircuit
-from nnsight_et.manifest.written import is_file, is_shipped
+from nnsight_et.manifest.written import OnCircuit, is_file, is_shipped
 from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
 
 SCHEMA = 2  # of what is digested: a change of meaning without a change of text raises it

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.table import Table, number
-from nnsight_et.manifest import Faithfulness, PathPatching
+from nnsight_et.manifest import Discovery, Faithfulness, PathPatching
 from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS, NamedModel, Shape
 from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import Job, Plan, senders
@@ -97,6 +97,8 @@ def _work(job: Job, shapes: Mapping[str, Shape]) -> str:
         most = senders(job, shapes.get(name))
         found = "senders not known before the model is read" if most is None else f"at most {quantity(most, 'sender')}"
         return f"{quantity(len(spec.stages), 'stage')}, {found}"
+    if isinstance(spec, Discovery):
+        return f"at most {quantity(spec.branches, 'branch', 'branches')}; all numbers are bounds"
     if isinstance(spec, Faithfulness):
         return f"{models}, {quantity(spec.random_circuits, 'random circuit')} each"
     return models if job.models else "no model"

@@ -17,8 +17,7 @@ from transformers.utils import logging
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.zoo.layout import CONSTANT, LAYOUT, SCALE, answer_directions, token_embeddings
 from nnsight_et.zoo.phases import D_HEAD
-from nnsight_et.zoo.plant import LAYER_0, N_HEADS, PlantedHead, blank_model, layers_of, write_weights
-from nnsight_et.zoo.roles import known_weights
+from nnsight_et.zoo.plant import LAYER_0, N_HEADS, PlantedHead, blank_model, known_weights, layers_of, write_weights
 from nnsight_et.zoo.tokenizer import UNKNOWN, vocabulary, word_tokenizer
 
 DOUBT = 1.5

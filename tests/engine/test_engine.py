@@ -216,11 +216,10 @@ def test_the_one_token_pass_gives_receivers_what_the_frozen_run_gives_them(model
     with model.session():
         ends = Receivers.of(model, receivers, via)
         live = suffix_of(pair.base, pair.base.positions[at])
-        capture = capture_run(model, pair.base, live, [1], pair.base.positions[at])
+        capture = capture_run(model, pair.base, live, [1], [pair.base.positions[at]])
         donated = head_outputs(model, pair.source, {at: [0]})[at][0]
-        assert capture.token
         senders = one_token.Senders((0, 0, 0), torch.tensor([0, 2, 3]), {0: donated})
-        found = nnsight.save(one_token.to_receivers(model, capture.token, senders, ends))
+        found = nnsight.save(one_token.to_receivers(model, capture.tokens[0], senders, ends))
         base_z, source_z = reference.head_outputs(model, pair.base), reference.head_outputs(model, pair.source)
         expected = {1: [], 2: []}
         for sender in (0, 2, 3):

@@ -64,6 +64,9 @@ EVERYTHING = """\
   blind: {method: knockout, model: one, examples: 6}
   looks: {method: attention_patterns, circuit: found, examples: 6}
   screen: {method: attribution, model: one, examples: 6}
+  graph:
+    {method: discovery, model: one, examples: 6, held_out_examples: 6, mlps: true, level: 0.9, effect: 0.001, keep: 2,
+     branches: 3, closed_sample: 1}
   mlps:
     method: path_patching
     model: one

@@ -56,6 +56,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "knockout": {"model": "m"},
     "attention_patterns": {"circuit": "c"},
     "attribution": {"model": "m"},
+    "discovery": {"model": "m"},
 }
 """What a manifest has to say of each method."""
 

@@ -28,6 +28,7 @@ experiments:
   blind: {method: knockout, model: llama-tiny, edges: [{blind: last, to: random}, {blind: last, to: query_label}]}
   looks: {method: attention_patterns, circuit: published/llama}
   screen: {method: attribution, model: llama-tiny, at: [last, query_label]}
+  graph: {method: discovery, model: goat-tiny, effect: 0.03, budget: {minutes: 5}, positions: [query_label]}
 """
 LINES = {line.split(":")[0].strip(): number for number, line in enumerate(TEXT.splitlines(), 1)}
 
@@ -115,6 +116,16 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("at: [last, query_label]", "at: last", "screen.at", "found 'last'; accepted: a list"),
     ("at: [last, query_label]", "at: []", "screen.at", "found a list of 0; accepted: "),
     ("method: attribution", "method: atribution", "screen.method", "no method 'atribution'; did you mean 'attributio"),
+    # graph (discovery)
+    ("effect: 0.03", "effect: 1.0", "graph.effect", "found 1.0; accepted: less than 1"),
+    ("effect: 0.03", "level: 0", "graph.level", "found 0; accepted: greater than 0"),
+    ("effect: 0.03", "metric: kl", "graph.metric", "kl, which has no sign to test; accepted: probability_ratio"),
+    ("effect: 0.03", "keep: 0", "graph.keep", "found 0; accepted: greater than or equal to 1"),
+    ("{minutes: 5}", "{}", "graph.budget", "accepted: either token_layers or minutes"),
+    ("{minutes: 5}", "{minutes: 5, token_layers: 7}", "graph.budget", "accepted: either token_layers or minutes"),
+    ("{minutes: 5}", "{hours: 5}", "graph.budget.hours", "no key 'hours' here; "),
+    ("positions: [query_label]", "positions: [qlabel]", "graph.positions.0", "no position 'qlabel'; did you mean 'qu"),
+    ("positions: [query_label]", "positions: [last, last]", "graph.positions.1", "last is there twice"),
 ]  # fmt: skip
 
 
@@ -149,6 +160,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "looks": {"model": None, "examples": 500},
     "screen": {"examples": 300},
+    "graph": {"examples": 100, "held_out_examples": 200, "mlps": False, "level": 0.05},
 }  # fmt: skip
 
 
@@ -178,7 +190,7 @@ def test_jobs_come_after_what_they_need_and_have_its_model_unless_told_otherwise
     lines = TEXT.splitlines()
     jobs = plan(parse("\n".join([*lines[:2], *reversed(lines[2:])]), "study.yaml")).jobs
     order = [job.name for job in jobs]
-    assert len(order) == 11
+    assert len(order) == 12
     for job in jobs:
         assert all(order.index(need) < order.index(job.name) for need in job.needs)
     needs = {job.name: job.needs for job in jobs}

@@ -51,7 +51,7 @@ FIRST: tuple[Fault, ...] = (
     ),
     _computation(
         "the random circuits' interval is over the circuits, not over the examples", METHODS.format("faithfulness"),
-        ("intervals(right[1:].double().mean(0), seed)", "intervals(right[1:].double().mean(-1), seed)"),
+        ("accuracy_intervals(right[1:].double().mean(0))", "accuracy_intervals(right[1:].double().mean(-1))"),
     ),
     _decision(
         "random halves have exactly half of every group", METHODS.format("completeness"),
@@ -103,8 +103,7 @@ FIRST: tuple[Fault, ...] = (
     ),
     _decision(
         "95% intervals end at the quantiles 5% and 95%", "core/statistics.py",
-        ("torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)",
-         "torch.tensor([1 - level, level], dtype=torch.float64)"),
+        ("Z = 1.959964", "Z = 1.644854"),
     ),
     _computation(
         "an adapter's weights are not in the fingerprint of its model", "models/files.py",
@@ -137,8 +136,121 @@ FIRST: tuple[Fault, ...] = (
         ("(sign * matrix.scores).flatten()", "(-matrix.scores.abs()).flatten()"),
     ),
     _computation(
-        "a heat map's layers are labelled from the top down", "report/html/maps.py",
+        "a heat map's layers are labelled from the top down", "report/html/svg.py",
         ('add(svg, "text", names[index], x=left - 4', 'add(svg, "text", names[place], x=left - 4'),
+    ),
+)  # fmt: skip
+SECOND: tuple[Fault, ...] = (
+    _decision(
+        "what is kept is ranked without the metric: of kl the least effects", METHODS.format("path_patching"),
+        ('order = ranking(found["score"], senders, spec.metric)', 'order = ranking(found["score"], senders)'),
+    ),
+    _decision(
+        "heads are pruned on the split that found them", METHODS.format("minimality"),
+        ('SPLIT = "pruning"', 'SPLIT = "discovery"'),
+    ),
+    _computation(
+        "prompts that tell circuit and model apart are counted by predictions", METHODS.format("faithfulness"),
+        ("differing=int((right[0] != right_whole).sum())", "differing=int((alone[0] != whole).sum())"),
+    ),
+    _computation(
+        "the interval of a difference is folded end by end, though 0 is in it", METHODS.format("completeness"),
+        ("[max(0.0, low, -high), max(abs(low), abs(high))]", "sorted([abs(low), abs(high)])"),
+    ),
+    _decision(
+        "a mask's accuracy in validation is the mean over batches, not over prompts", "interventions/dcm.py",
+        (".where(found.logit.isfinite(), torch.nan).sum(-1)\n"
+         "    count, outcomes = sum(len(pair.answer) for pair in validation), []",
+         ".where(found.logit.isfinite(), torch.nan).mean(-1)\n"
+         "    count, outcomes = len(validation), []"),
+    ),
+    _decision(
+        "intervals take the draws to have the same prompts", METHODS.format("activation_patching"),
+        ("accuracy_intervals(torch.cat(right, -1))", "accuracy_intervals(torch.stack(right).mean(0))"),
+    ),
+    _computation(
+        "the first token is the first of the padded row", "interventions/attention_patterns.py",
+        ("columns = [run.positions[name] for name in to] + [run.mask.argmax(-1)]",
+         "columns = [run.positions[name] for name in to] + [torch.zeros_like(run.positions[at])]"),
+        "padding",
+    ),
+    _computation(
+        "the exact effect has the interval of its estimate", METHODS.format("attribution"),
+        ('mean_interval(found["exact"])', 'mean_interval(found["attributed"])'),
+    ),
+    _decision(
+        "the whole circuit counts among the random sets", METHODS.format("cmap"),
+        ('outputs["predicted"][len(named) :]', 'outputs["predicted"][len(groups) :]'),
+    ),
+    _decision(
+        "the sweep leaves out that nothing is blocked", METHODS.format("knockout"),
+        ("range(context.models.shape(choice).n_layers + 1)", "range(context.models.shape(choice).n_layers)"),
+    ),
+    _computation(
+        "which circuit a head is in is told of the other circuit", METHODS.format("comparison"),
+        ("causal_impact(first, second, ", "causal_impact(second, first, "),
+    ),
+    _decision(
+        "the source of `object` asks for the segment that the base asks for", "tasks/desiderata.py",
+        ("variant_prompt(scene.source, draw.randrange(len(scene.source.objects)))",
+         "variant_prompt(scene.source, scene.queried)"),
+    ),
+    _decision(
+        "ablated heads output means over the pairs that circuits are measured on", "tasks/own_pairs.py",
+        ('"evaluation": 1, "ablation": 2', '"evaluation": 1, "ablation": 1'),
+        "pairs",
+    ),
+    _computation(
+        "the source run is read at the base run's positions", "core/batch.py",
+        ("padded_batch([example.source for example in examples], pad, side)",
+         "padded_batch([Prompt(one.source.tokens, one.base.positions) for one in examples], pad, side)"),
+    ),
+    _decision(
+        "K is rounded down", "core/metrics.py",
+        ("ceil(round(fraction * len(accuracy), TIE_DIGITS))", "int(round(fraction * len(accuracy), TIE_DIGITS))"),
+    ),
+    _decision(
+        "Benjamini and Hochberg's p-values are made to rise as Holm's are", "core/statistics.py",
+        ("raised.clamp(max=1).flip(-1).cummin(-1).values.flip(-1)", "raised.clamp(max=1).cummax(-1).values"),
+    ),
+    _decision(
+        "the test has a degree of freedom less than examples", "core/statistics.py",
+        ("student_below(torch.maximum(hall, ratio) * sqrt(count), count)",
+         "student_below(torch.maximum(hall, ratio) * sqrt(count), count - 1)"),
+    ),
+    _decision(
+        "a head that a later stage keeps at any position leaves the earlier group", "core/circuit.py",
+        ("for other in found[index + 1 :] if other.at == group.at for head in other.heads}",
+         "for other in found[index + 1 :] for head in other.heads}"),
+    ),
+    _computation(
+        "an adapter's weights are rounded to bfloat16", "models/adapters.py",
+        ('else PREFIX + key: one for key, one in weights.items()}',
+         'else PREFIX + key: one.bfloat16() for key, one in weights.items()}'),
+        "lora",
+    ),
+    _computation(
+        "an MLP that donates does so in the passes of the others", "engine/one_token.py",
+        ("output.unflatten(0, size)[senders.layers.index(here), :, 0]", "output.unflatten(0, size)[:, :, 0]"),
+    ),
+    _decision(
+        "random circuits have the size of a position's last group", "interventions/ablation.py",
+        ("sizes = {at: len(circuit.at(at)) for at in circuit.positions}",
+         "sizes = {group.at: len(group.heads) for group in circuit.groups}"),
+    ),
+    _decision(
+        "examples that fill no whole batch are left out of training and validation", "measuring/mask_training.py",
+        ("for first in range(0, len(examples), size):", "for first in range(0, len(examples) - size + 1, size):"),
+    ),
+    _decision(
+        "a file's heads are put in the order of layers, not of importance", "circuits/circuit_files.py",
+        ("return Circuit.from_dict(Circuit(tuple(groups)).to_dict(), where)",
+         "ordered = (HeadGroup(one.name, one.at, tuple(sorted(one.heads))) for one in groups)\n"
+         "    return Circuit.from_dict(Circuit(tuple(ordered)).to_dict(), where)"),
+    ),
+    _computation(
+        "the second sweep blocks the label's earlier mention", "manifest/methods/knockout.py",
+        ('Edge(blind="last", to="query_label")', 'Edge(blind="last", to="previous_query_label")'),
     ),
 )  # fmt: skip
 NOTES = {
@@ -148,7 +260,7 @@ NOTES = {
     "right, circuits the imported scores. The table and the heat map were found by none that were tried."
 }
 """What is to be known of a set."""
-SETS: dict[str, tuple[Fault, ...]] = {"first": FIRST}
+SETS: dict[str, tuple[Fault, ...]] = {"first": FIRST, "second": SECOND}
 """By the order in which they were written."""
 
 

@@ -22,7 +22,8 @@ from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.cmap import by_place, donor_inputs, recipient_input_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.knockout import knockout_readouts
-from nnsight_et.interventions.path_patching import Path, path_probabilities
+from nnsight_et.interventions.path_patching import Path, edge_probabilities, path_probabilities
+from nnsight_et.interventions.probes import Probe, probe_probabilities
 from nnsight_et.manifest import DCM
 from nnsight_et.models.load import shape_from
 from nnsight_et.models.named import Shape
@@ -191,3 +192,31 @@ def test_attribution_of_every_head(model, pair, rows):
     back = methods.suffix_run(rows.sizes, prompts, 3, 0, 1).again  # forward once, and back once per example
     assert once.trained == (1 + 3) / 2 * back
     assert once.whole + once.again + back == found["layers"]
+
+
+def test_edges_of_several_paths(model, pair, rows):
+    (prompts,) = rows.prompts
+    paths = [
+        (Path("last"), [Head(0, 1), Head(3, 3)]),
+        (Path("query_label", "value", HEADS), [Head(0, 2), Head(1, 1), Head(2, 0)]),
+        (Path("previous_query_label", "key", HEADS[:1]), [Head(2, 1)]),
+    ]
+    edges = [(path, sender) for path, senders in paths for sender in senders]
+    with counted(model) as found:
+        edge_probabilities(model, pair, edges, "default", CHUNKS)
+    same(methods.edges(rows.sizes, prompts, paths), found)
+
+
+def test_probes_of_several_places(model, pair, rows):
+    (prompts,) = rows.prompts
+    donors = (Head(0, 1), Head(1, 3))
+    ends: list[tuple[str, End, tuple[Component, ...]]] = [
+        ("last", "query", HEADS),
+        ("query_label", "value", HEADS[:1]),
+        ("last", "input", MLPS),
+    ]
+    every = [Probe(Path(at, via, parts), given) for at, via, parts in ends for given in (None, None, donors)]
+    places = {(at, via): (sorted({one.layer for one in parts}), 3, 1) for at, via, parts in ends}
+    with counted(model) as found:
+        probe_probabilities(model, pair, every, "default", CHUNKS)
+    same(methods.probing(rows.sizes, prompts, places), found)

@@ -22,7 +22,7 @@ from nnsight_et.diagnostics.sizing import read_rows
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import DCM, BoxesTask, load, parse
 from nnsight_et.models.named import EMBEDDED, TINY
-from nnsight_et.planning.cost import expected, methods
+from nnsight_et.planning.cost import methods, pieces
 from nnsight_et.planning.cost.methods import Count
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import plan_table
@@ -93,14 +93,14 @@ def test_the_ceilings_of_masks_cost_what_the_selected_heads_do_on_the_validation
 
 def test_a_circuit_that_was_found_is_taken_as_it_is_and_another_has_as_many_heads_as_are_kept():
     shapes = {"llama-tiny": TINY}
-    guessed = expected.circuits(JOBS, {}, shapes)["found"]
+    guessed = pieces.expected_circuits(JOBS, {}, shapes)["found"]
     assert [len(group.heads) for group in guessed.groups] == [3, 2]
     known = Circuit((HeadGroup("a", "last", (Head(5, 5),)),))
-    assert expected.circuits(JOBS, {"found": known}, shapes)["one"] == known
+    assert pieces.expected_circuits(JOBS, {"found": known}, shapes)["one"] == known
 
 
 def test_stages_of_an_unknown_circuit_lie_evenly_over_the_layers():
-    heads = [group.heads for group in expected.circuits(JOBS, {}, {"llama-tiny": TINY})["found"].groups]
+    heads = [group.heads for group in pieces.expected_circuits(JOBS, {}, {"llama-tiny": TINY})["found"].groups]
     assert {head.layer for head in heads[0]} == {4}  # two of three parts up
     assert {head.layer for head in heads[1]} == {2}
 
@@ -141,7 +141,7 @@ def test_stages_of_mlps_cost_one_sender_a_layer_and_put_nothing_into_the_circuit
     found = costs(jobs, rows_of(jobs, None), {})["found"].count
     assert found.token_layers == methods.total(every).token_layers
     assert found.passes == pytest.approx(methods.total(every).passes)
-    assert [group.name for group in expected.circuits(jobs, {}, {"llama-tiny": TINY})["found"].groups] == ["h"]
+    assert [group.name for group in pieces.expected_circuits(jobs, {}, {"llama-tiny": TINY})["found"].groups] == ["h"]
 
 
 def test_a_folder_costs_what_the_same_model_known_by_name_costs(tmp_path):

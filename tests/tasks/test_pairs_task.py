@@ -15,7 +15,7 @@ from nnsight_et.core.batch import collate
 from nnsight_et.core.errors import ExperimentError, TaskError
 from nnsight_et.core.metrics import patching_score
 from nnsight_et.manifest import PairsFile, load
-from nnsight_et.manifest.methods.shared import Measured
+from nnsight_et.manifest.written import Measured
 from nnsight_et.measuring.own_pairs import splits
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import plan

@@ -27,8 +27,7 @@ from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import RunOptions, run
 from nnsight_et.workers import pool
-from nnsight_et.workers.pool import Workers, check_workers
-from nnsight_et.workers.worker import LoadSpec
+from nnsight_et.workers.pool import LoadSpec, Workers, check_workers
 from tests.cli.test_resume import RUN
 from tests.helpers.methods_study import EVERYTHING, models_in, steps
 from tests.helpers.small_study import cells, fresh_study, scores

@@ -17,19 +17,23 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.zoo.layout import D_MODEL, LAYOUT, N_TOKENS, SCALE, SEGMENT_TOKENS, answer_directions, token_embeddings
 from nnsight_et.zoo.phases import D_HEAD, segment_phases
-from nnsight_et.zoo.plant import LAYER_0, N_HEADS, PlantedHead, blank_model, write_weights
-from nnsight_et.zoo.roles import (
+from nnsight_et.zoo.plant import (
+    LAYER_0,
+    N_HEADS,
     STEADIEST,
     STEADY,
     Carries,
     HeadWeights,
     Looks,
+    PlantedHead,
+    blank_model,
     copies,
     looks_back,
     matches,
     position_transmitter,
     prefers,
     structure_reader,
+    write_weights,
 )
 from nnsight_et.zoo.tokenizer import word_tokenizer
 

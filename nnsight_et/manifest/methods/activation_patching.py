@@ -10,8 +10,7 @@ from pydantic import Field
 from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
-from nnsight_et.manifest.methods.shared import roles_problems, twice
-from nnsight_et.manifest.written import Count, Method, ValidationContext
+from nnsight_et.manifest.written import Count, Method, ValidationContext, roles_problems, twice
 
 
 class ActivationPatching(Method):

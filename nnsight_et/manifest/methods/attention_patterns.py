@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from nnsight_et.manifest.methods.shared import OnCircuit
-from nnsight_et.manifest.written import Count, Flag
+from nnsight_et.manifest.written import Count, Flag, OnCircuit
 
 
 class AttentionPatterns(OnCircuit):

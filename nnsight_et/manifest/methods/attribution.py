@@ -9,8 +9,7 @@ from pydantic import Field
 
 from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.methods.shared import twice
-from nnsight_et.manifest.written import Count, Flag, Method, ValidationContext
+from nnsight_et.manifest.written import Count, Flag, Method, ValidationContext, twice
 
 
 class Attribution(Method):

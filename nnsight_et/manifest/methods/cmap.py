@@ -9,8 +9,16 @@ from pydantic import Field
 
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
-from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems, roles_problems
-from nnsight_et.manifest.written import Count, Flag, Method, Name, ValidationContext
+from nnsight_et.manifest.written import (
+    CircuitName,
+    Count,
+    Flag,
+    Method,
+    Name,
+    ValidationContext,
+    circuit_problems,
+    roles_problems,
+)
 
 MAIN_ROLES = {"value_fetcher": "object", "position_transmitter": "position", "position_detector": "position"}
 

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 
 from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.methods.shared import CircuitName, circuit_problems
-from nnsight_et.manifest.written import PUBLISHED, Method, ValidationContext
+from nnsight_et.manifest.written import PUBLISHED, CircuitName, Method, ValidationContext, circuit_problems
 
 
 class Comparison(Method):

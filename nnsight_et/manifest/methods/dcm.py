@@ -10,8 +10,7 @@ from pydantic import Field
 
 from nnsight_et.core.errors import quantity
 from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.methods.shared import OnCircuit, twice
-from nnsight_et.manifest.written import Count, ValidationContext
+from nnsight_et.manifest.written import Count, OnCircuit, ValidationContext, twice
 
 Desideratum = Literal[
     "object",

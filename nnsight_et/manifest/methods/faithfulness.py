@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.methods.shared import CircuitName, Measured, circuit_problems, twice
-from nnsight_et.manifest.written import ValidationContext
+from nnsight_et.manifest.written import CircuitName, Measured, ValidationContext, circuit_problems, twice
 
 
 class Faithfulness(Measured):

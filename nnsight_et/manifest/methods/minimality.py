@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from nnsight_et.manifest.methods.shared import Measured, OnCircuit
-from nnsight_et.manifest.written import Count
+from nnsight_et.manifest.written import Count, Measured, OnCircuit
 
 
 class Minimality(OnCircuit, Measured):

@@ -9,8 +9,8 @@ from nnsight_et.manifest import CMAP
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.cmap.summary import CMAPSummary
 from nnsight_et.methods.sections import ACROSS
-from nnsight_et.planning.cost import expected
 from nnsight_et.planning.cost import methods as passes_of
+from nnsight_et.planning.cost import pieces
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 INPUTS = 4  # ways in which a donor's inputs are given: each of three, and all
@@ -21,7 +21,7 @@ def cost(setting: CostSetting[CMAP]) -> Iterator[Piece]:
     spec, circuit = setting.job.spec, setting.circuit
     donor, recipient = (choice.name for choice in setting.job.models)
     n, given, taken = spec.examples, setting.rows[donor], setting.rows[recipient]
-    anywhere = expected.anywhere(circuit, taken.sizes.shape)
+    anywhere = pieces.anywhere(circuit, taken.sizes.shape)
     sets = [*(Circuit((group,)) for group in circuit.groups), circuit, *([anywhere] * spec.random_sets)]
     yield texts_made("evaluation", 2 * n, recipient)
     yield f"{donor}: plain {n}", donor, passes_of.plain(given, n)

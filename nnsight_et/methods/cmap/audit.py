@@ -123,7 +123,7 @@ def _given(evidence: Evidence[CMAP, CMAPSummary], given: Measured, taken: Measur
             yield finding("asked", False, f"step {taken.measurement.step.name}: its batches")
             continue
         cell = evidence.context.cells.read(key)
-        arguments = taken.measurement.measure(batch, EvalSettings(evidence.job.engine)).arguments
+        arguments: Any = taken.measurement.measure(batch, EvalSettings(evidence.job.engine)).arguments
         places: Any = arguments[1] if isinstance(arguments[1], dict) else arguments[1][1]
         told = dict[str, Tensor]()
         for name, layers in places.items():

@@ -9,7 +9,7 @@ from nnsight_et.manifest import PathPatching
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.methods.sections import CIRCUITS
-from nnsight_et.planning.cost import expected
+from nnsight_et.planning.cost import pieces
 from nnsight_et.planning.cost.methods import path_patching, total
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
@@ -20,10 +20,10 @@ def cost(setting: CostSetting[PathPatching]) -> Iterator[Piece]:
     shape = rows.sizes.shape
     yield texts_made("discovery", 2 * spec.examples, name)
     for stage in spec.stages:
-        receivers = expected.receivers(setting.job, stage, setting.circuits, shape)
+        receivers = pieces.receivers(setting.job, stage, setting.circuits, shape)
         path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
         every = path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
-        found = set(expected.kept_components(setting.job, stage, setting.circuits, shape))
+        found = set(pieces.kept_components(setting.job, stage, setting.circuits, shape))
         kept = [one for one in every if one in found]
         for senders, count in ((every, spec.examples), (kept, spec.held_out_examples)):
             if senders and count:

@@ -16,7 +16,7 @@ from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
-from nnsight_et.manifest import PathPatching, Stage
+from nnsight_et.manifest import Discovery, PathPatching, Stage
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
@@ -109,7 +109,7 @@ def _select_held_out(context: RunContext, job: Job[PathPatching]) -> Generator[P
 
 def patched_paths(
     context: RunContext,
-    job: Job[PathPatching],
+    job: Job[PathPatching] | Job[Discovery],
     path: Path,
     senders: Sequence[Component],
     name: str,

@@ -1,0 +1,42 @@
+"""What a search costs, in tokens times layers, counted by the formulas of plans on the prompts it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nnsight_et.core.circuit import Component
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.paths import Path
+from nnsight_et.interventions.probes import Probe
+from nnsight_et.measuring.steps import Step
+from nnsight_et.models.named import Shape
+from nnsight_et.planning.cost.methods import Prompts, Sizes, edges, probing, total
+
+
+def prompts_in(step: Step) -> Iterator[Prompts]:
+    """The step's batches as plans count them: base prompts padded to the longest, their positions at their first."""
+    for batch in step.batches:
+        prompts = [step.examples[index].base for index in batch]
+        width = max(prompt.length for prompt in prompts)
+        places = {
+            name: min(prompt.positions[name] + width - prompt.length for prompt in prompts)
+            for name in prompts[0].positions
+        }
+        yield Prompts(len(batch), width, places)
+
+
+def of_paths(step: Step, shape: Shape, chunks: Chunks, paths: Sequence[tuple[Path, Sequence[Component]]]) -> int:
+    """Patching each sender along its path, all in one measurement."""
+    sizes = Sizes(shape, chunks)
+    return round(total(edges(sizes, one, paths) for one in prompts_in(step)).token_layers)
+
+
+def of_probes(step: Step, shape: Shape, chunks: Chunks, probes: Sequence[Probe]) -> int:
+    """Probes of one measurement."""
+    places: dict[tuple[str, str], tuple[Sequence[int], int, int]] = {}
+    for probe in probes:
+        layers, variants, sets = places.get(probe.place, ((), 0, 0))
+        here = {receiver.layer for receiver in probe.path.receivers}
+        places[probe.place] = (sorted({*layers, *here}), variants + 1, sets + (probe.donors is not None))
+    sizes = Sizes(shape, chunks)
+    return round(total(probing(sizes, one, places) for one in prompts_in(step)).token_layers)

@@ -1,0 +1,52 @@
+"""What a graph says, in sentences: of each group where it reads and what it writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnsight_et.core.errors import quantity
+from nnsight_et.methods.discovery.summary import DiscoverySummary, GroupOfNodes
+
+ENDS = ("whole", "heads")
+
+
+def reads(summary: DiscoverySummary, group: GroupOfNodes) -> str:
+    """Where the inputs of a group come from: "its query from last_2 at last; its value from the token at s1"."""
+    found, whose = list[str](), "its" if len(group.nodes) == 1 else "their"
+    owner = {(one.node, one.at): one.group for one in summary.nodes}
+    for branch in summary.branches:
+        if branch.into != group.name:
+            continue
+        sources = list(dict.fromkeys(owner[node, branch.at] for node in branch.found))
+        whole, heads = (min((one.score for one in branch.probes if one.what == what), default=0.0) for what in ENDS)
+        if whole <= -summary.effect and heads > whole / 2:
+            sources.append("the token")
+        elif not sources and whole <= -summary.effect:
+            sources.append("no node that was found")
+        if sources:
+            found.append(f"{whose} {branch.via} from {listed(sources)} at {branch.at}")
+    return "; ".join(found) or ("nothing that was found" if _probed(summary, group) else "tokens alone")
+
+
+def _probed(summary: DiscoverySummary, group: GroupOfNodes) -> bool:
+    return any(branch.into == group.name for branch in summary.branches)
+
+
+def writes(summary: DiscoverySummary, group: GroupOfNodes) -> str:
+    """What the group's nodes act on: "the logits and the key of last_1"."""
+    members = {(node, group.at) for node in group.nodes}
+    ends = dict.fromkeys((edge.into, edge.via) for edge in summary.graph if (edge.node, edge.at) in members)
+    return listed(["the logits" if via is None else f"the {via} of {into}" for into, via in ends])
+
+
+def sentence(summary: DiscoverySummary, group: GroupOfNodes) -> str:
+    """What a group of the graph does, as far as paths say it."""
+    count = quantity(len(group.nodes), "head" if group.kind == "heads" else "MLP")
+    verbs = ("reads", "writes") if len(group.nodes) == 1 else ("read", "write")
+    who = f"{group.name}, {count} at {group.at}"
+    return f"{who}, {verbs[0]} {reads(summary, group)}, and {verbs[1]} to {writes(summary, group)}."
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names with commas, and an "and" before the last."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

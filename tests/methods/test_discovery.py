@@ -1,0 +1,232 @@
+"""Discovery on a model whose circuit was planted: the search, its decisions, the graph, and what is shown of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nnsight_et.core.circuit import Head, Mlp
+from nnsight_et.core.errors import ManifestError
+from nnsight_et.manifest import Manifest, parse
+from nnsight_et.methods.discovery.experiment import EXPERIMENT
+from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
+from nnsight_et.methods.discovery.summary import DiscoverySummary
+from nnsight_et.methods.discovery.words import sentence
+from nnsight_et.planning.plan import Plan, plan
+from nnsight_et.report.results import head_rows, metric_rows, tables
+from nnsight_et.results.headers import folder_of
+from nnsight_et.results.store import MethodResult, read_result
+from nnsight_et.results.study import Study
+from nnsight_et.runner.run import Progress, run
+from nnsight_et.zoo.known import POSITION, make_model, store
+
+SEARCH = {"method": "discovery", "model": "planted", "examples": 48, "held_out_examples": 60}
+GROUPS = {  # what was planted, and the heads of layer 0 that tell tokens their segment
+    "last_1": {"L4H0", "L4H1"},
+    "last_2": {"L3H0"},
+    "query_label_1": {"L2H0"},
+}
+
+
+def manifest_of(folder: Path, **more: Any) -> Manifest:
+    data = {
+        "name": "d",
+        "seed": 1,
+        "device": "cpu",
+        "models": {"planted": {"path": "./planted"}},
+        "experiments": {
+            "found": SEARCH | more,
+            "alone": {"method": "faithfulness", "circuit": "found", "models": ["planted"], "examples": 40}
+            | {"ablation_examples": 40, "random_circuits": 0},
+        },
+    }
+    return parse(json.dumps(data), "d", lines=False).in_folder(folder)
+
+
+def finish(jobs: Plan, root: Path, only: tuple[str, ...] = ()) -> list[Progress]:
+    return list(run(jobs, root, only))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("planted")
+    store(make_model(POSITION, 0), root / "planted")
+    jobs = plan(manifest_of(root))
+    finish(jobs, root / "runs")
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(planted) -> MethodResult[DiscoverySummary]:
+    return read_result(folder_of(planted / "runs", plan(manifest_of(planted))) / "found").read(DiscoverySummary)
+
+
+def test_it_finds_what_was_planted_without_being_told_a_stage(found):
+    summary, heads = found.summary, {}
+    for group in summary.groups:
+        heads[group.name] = set(group.nodes)
+    assert GROUPS.items() <= heads.items()
+    assert {"L1H0"} in [nodes for name, nodes in heads.items() if name.startswith("previous_query_label")]
+    others = {node for name, nodes in heads.items() for node in nodes if name not in GROUPS} - {"L1H0"}
+    assert others <= {f"L0H{index}" for index in range(7)}  # they write the segments that the others read
+    edges = {(edge.node, edge.at, edge.into, edge.via) for edge in summary.graph if edge.node[1] != "0"}
+    reader = next(group.name for group in summary.groups if group.nodes == ["L1H0"])
+    assert edges == {
+        ("L4H0", "last", "logits", None),
+        ("L4H1", "last", "logits", None),
+        ("L3H0", "last", "last_1", "query"),
+        ("L2H0", "query_label", "last_2", "value"),
+        ("L1H0", "previous_query_label", "query_label_1", "value"),
+    }
+    assert reader.startswith("previous_query_label")
+
+
+def test_the_closed_branches_say_why(found):
+    why = {(one.into, one.via, one.at): one.why for one in found.summary.branches}
+    assert why["last_1", "query", "last"] == "effect"
+    assert why["last_1", "value", "correct_object"] == "token"  # the object itself, which no head carries
+    assert why["query_label_1", "query", "query_label"] == "token"  # the label itself
+    assert set(why.values()) <= {"logits", "effect", "sampled", "nothing", "token"}
+    sample = found.summary.closed_sample
+    assert sample.searched == 2 < sample.closed
+    assert found.summary.ended == "nothing more"
+
+
+def test_halves_open_a_branch_on_which_heads_cancel(found):
+    """Each head of layer 0 marks one segment: all of them swap one mark for another, and the key adds marks up."""
+    (branch,) = [
+        one
+        for one in found.summary.branches
+        if (one.into, one.via, one.at) == ("query_label_1", "key", "previous_query_label")
+    ]
+    scores = {what: [one.score for one in branch.probes if one.what == what] for what in ("heads", "half")}
+    assert scores["heads"][0] > -found.summary.effect
+    assert min(scores["half"]) < -0.1
+    assert branch.why == "effect"
+    assert branch.found
+    assert all(node.startswith("L0H") for node in branch.found)
+
+
+def test_the_circuit_is_one_for_every_other_method(planted, found):
+    alone = read_result(folder_of(planted / "runs", plan(manifest_of(planted))) / "alone")
+    (row,) = alone.header.summary["rows"]
+    assert row["faithfulness"] >= 0.95
+    groups = found.summary.circuit.to_circuit().groups
+    assert [group.name for group in groups] == [group.name for group in found.summary.groups if group.nodes]
+
+
+def test_a_search_that_is_continued_measures_nothing_twice_and_finds_the_same(planted, found):
+    jobs = plan(manifest_of(planted))
+    folder = folder_of(planted / "runs", jobs) / "found"
+    (folder / "result.json").unlink()
+    steps = finish(jobs, planted / "runs", ("found",))
+    assert all(step.reused == step.done for step in steps)
+    assert len({step.step for step in steps}) > 10
+    again = read_result(folder)
+    assert again.header.summary == found.header.summary
+    assert again.header.scores_digest == found.header.scores_digest
+
+
+def test_what_it_cost_is_counted_beside_the_exhaustive_search(found):
+    cost = found.summary.cost
+    assert 0 < cost.total < 0.3 * cost.exhaustive  # of a model with 5 layers of 8 heads; deeper ones save more
+
+
+def test_tables_figures_and_long_tables_show_it(found):
+    groups, edges, branches = tables(found.header)
+    assert groups.rows[0][:3] == ("last_1", "last", "2")
+    assert len(edges.rows) == len(found.summary.graph)
+    assert len(branches.rows) == len(found.summary.branches)
+    drawn, maps = EXPERIMENT.figures(found, Study("d", (found,), ()))
+    (panel,) = drawn.panels
+    assert ("last_2", "last_1", "query") in {(arrow.source, arrow.target, arrow.via) for arrow in panel.arrows}
+    assert len(maps.panels) == sum(one.open for one in found.summary.branches)
+    kept = [row for row in head_rows(found) if row.metric == "held_out_patching_score" and row.kept]
+    assert len(kept) == len(found.summary.graph)
+    values = {row.metric: row.value for row in metric_rows(found)}
+    assert values["nodes"] == len(found.summary.nodes)
+    first = next(group for group in found.summary.groups if group.name == "last_2")
+    text = (
+        "last_2, 1 head at last, reads its value from query_label_1 at query_label, and writes to the query of last_1."
+    )
+    assert sentence(found.summary, first) == text
+
+
+@pytest.mark.parametrize(
+    ("more", "ended", "opened"),
+    [
+        ({"branches": 1}, "branches", 1),
+        ({"budget": {"token_layers": 1.0}}, "budget", 0),
+        ({"budget": {"minutes": 1e-9}}, "budget", 0),
+    ],
+)
+def test_a_search_ends_where_it_may_cost_no_more(planted, more, ended, opened):
+    jobs = plan(manifest_of(planted, **more))
+    finish(jobs, planted / "runs", ("found",))
+    summary = read_result(folder_of(planted / "runs", jobs) / "found").read(DiscoverySummary).summary
+    assert summary.ended == ended
+    assert sum(one.open for one in summary.branches) == 1 + opened
+    assert {group.name for group in summary.groups if group.round == 1} == {"last_1"}
+
+
+def test_mistakes_are_told_by_line(tmp_path):
+    for more, text in (
+        ({"metric": "kl"}, "kl, which has no sign to test"),
+        ({"positions": ["first"]}, "no position 'first'"),
+        ({"budget": {}}, "either token_layers or minutes"),
+        ({"budget": {"minutes": 1, "token_layers": 1}}, "either token_layers or minutes"),
+        ({"effect": 0}, "effect"),
+    ):
+        with pytest.raises(ManifestError, match=text):
+            manifest_of(tmp_path, **more)
+
+
+def test_nodes_form_groups_by_position_and_profile():
+    profiles = {
+        node_at(Head(4, 0), "last"): [-0.5, 0.0, -0.4],
+        node_at(Head(4, 1), "last"): [-0.05, 0.0, -0.05],
+        node_at(Head(3, 0), "last"): [0.0, -0.6, 0.0],
+        node_at(Head(3, 1), "last"): [0.0, 0.001, 0.0],
+        node_at(Head(2, 1), "other"): [-0.5, 0.0],
+        node_at(Mlp(2), "last"): [-0.5],
+        node_at(Head(2, 2), "last"): [0.001, 0.0, 0.0],
+    }
+    groups = grouped(profiles, 0.02, 0.7, {"last_1"}, 2)
+    assert {group.name: group.parts for group in groups} == {
+        "last_2": (Head(4, 0), Head(4, 1)),
+        "last_3": (Head(3, 0),),
+        "last_4": (Head(3, 1), Head(2, 2)),
+        "other_1": (Head(2, 1),),
+        "last_mlps_1": (Mlp(2),),
+    }
+
+
+def test_branches_go_to_earlier_positions_alone():
+    group = Group("b_1", "b", "heads", (Head(2, 0),), 1)
+    ends = [(one.via, one.at) for one in branches_of(group, ("a", "b", "c"), lambda *_: False)]
+    assert ends == [("query", "b"), ("key", "a"), ("key", "b"), ("value", "a"), ("value", "b")]
+    assert len(branches_of(group, ("a", "b", "c"), lambda *pair: set(pair) == {"a", "b"})) == 3
+
+
+def test_edges_that_lead_nowhere_are_no_part_of_the_graph():
+    nodes = [node_at(Head(layer, 0), "last") for layer in range(4)]
+    into = {name: Branch(name, "query", "last") for name in ("a", "b")}
+    logits = Branch("logits", None, "last")
+    edges = [Edge(nodes[3], logits), Edge(nodes[2], into["a"]), Edge(nodes[1], into["b"]), Edge(nodes[0], into["a"])]
+    groups = {nodes[3]: "a", nodes[2]: "c", nodes[1]: "d", nodes[0]: "b"}
+    assert connected(edges, groups) == set(edges)
+    assert connected(edges[:3], groups) == set(edges[:2])
+    assert connected(edges[1:], groups) == set()
+
+
+def test_senders_that_cannot_matter_are_run_on_the_first_examples_alone(found):
+    each, reach = (found.scores[f"last_1.query.last.{name}"] for name in ("per_example", "reach"))
+    run = (~each.isnan()).sum(-1)
+    assert run[3, 0] == 48
+    assert set(run[reach].tolist()) == {16, 48}
+    assert not each[~reach].any()
+    assert torch.equal(found.scores["last_1.query.last.p"].isnan(), ~reach)
