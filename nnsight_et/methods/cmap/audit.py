@@ -124,7 +124,7 @@ def _given(evidence: Evidence[CMAP, CMAPSummary], given: Measured, taken: Measur
             continue
         cell = evidence.context.cells.read(key)
         arguments: Any = taken.measurement.measure(batch, EvalSettings(evidence.job.engine)).arguments
-        places: Any = arguments[1] if isinstance(arguments[1], dict) else arguments[1][1]
+        places: dict[str, dict[int, Any]] = arguments[1] if isinstance(arguments[1], dict) else arguments[1][1]
         told = dict[str, Tensor]()
         for name, layers in places.items():
             for layer, values in layers.items():
