@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from nnsight_et.core.batch import Example, Pair, Prompt, check_lengths, check_tokens, collate
 from nnsight_et.core.errors import TaskError
 from nnsight_et.core.named_metrics import METRICS
-from nnsight_et.manifest import BoxesTask, GreaterThanTask, IOITask, MadeTask, PairsFile, PathPatching, TaskData
+from nnsight_et.manifest import BoxesTask, GreaterThanTask, IOITask, MadeTask, PairsFile, TaskData
+from nnsight_et.manifest.written import Scored
 from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.models.files import Files
 from nnsight_et.models.load import longest_alike, longest_prompt, shape_of
@@ -154,7 +155,7 @@ def _prompts(task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample)
 
 def needs_foils(job: Job) -> bool:
     """Whether the job's metric compares the answer with foils."""
-    return isinstance(job.spec, PathPatching) and METRICS[job.spec.metric].needs_foils
+    return isinstance(job.spec, Scored) and METRICS[job.spec.metric].needs_foils
 
 
 @contextmanager

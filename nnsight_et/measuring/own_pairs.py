@@ -8,6 +8,7 @@ from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.named_metrics import METRICS
 from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
+from nnsight_et.manifest.written import Scored
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.examples import has_length_limit, needs_foils, require_prompts_fit, task_of
 from nnsight_et.models.load import tokenizer_of
@@ -54,7 +55,7 @@ def check_foils(job: Job, examples: Sequence[Example]) -> None:
 
 
 def _reason(job: Job) -> str:
-    assert isinstance(job.spec, PathPatching)
+    assert isinstance(job.spec, Scored)
     return f"experiments.{job.name}.metric: {job.spec.metric} compares the answer with foils"
 
 

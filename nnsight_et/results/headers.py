@@ -12,8 +12,8 @@ from nnsight_et.core.errors import ResultError
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import Experiment
-from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.schema import DType
+from nnsight_et.manifest.written import Scored
 from nnsight_et.planning.plan import Job, Plan, digest
 from nnsight_et.results.records import CircuitRecord, Record
 
@@ -250,7 +250,7 @@ def models_of(header: ResultHeader) -> str:
 
 def metric_of(header: ResultHeader) -> Metric:
     """What the scores of a result are of; the paper's metric, of a method that has no other."""
-    return header.job.spec.metric if isinstance(header.job.spec, PathPatching) else DEFAULT_METRIC
+    return header.job.spec.metric if isinstance(header.job.spec, Scored) else DEFAULT_METRIC
 
 
 def method_of(header: ResultHeader) -> str:

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.methods.shared import Scored, twice
-from nnsight_et.manifest.written import Count, Flag, SpecModel, ValidationContext
+from nnsight_et.manifest.written import Count, Flag, Scored, SpecModel, ValidationContext, twice
 
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 

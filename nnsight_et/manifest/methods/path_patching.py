@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from nnsight_et.core.errors import accepted_names, quantity
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.written import Count, Flag, Method, Name, SpecModel, ValidationContext
+from nnsight_et.manifest.written import Count, Flag, Name, Scored, SpecModel, ValidationContext
 from nnsight_et.models.named import Shape
 
 HEAD_INPUTS = ("query", "key", "value")
@@ -43,7 +42,7 @@ class Stage(SpecModel):
     """How many of the kept ones later stages patch into."""
 
 
-class PathPatching(Method):
+class PathPatching(Scored):
     """Find a circuit by path patching, stage by stage from the logits back (§4.1)."""
 
     needs_desiderata: ClassVar[bool] = False
@@ -58,13 +57,6 @@ class PathPatching(Method):
             - <stages>
     """
 
-    metric: Metric = DEFAULT_METRIC
-    """What the score of a head is the mean of.
-
-    `probability_ratio`: the paper's, (p_patched - p_base) / p_base of the answer; `logit_difference`: the change of the
-    answer's logit minus the foils' mean logit; `probability_difference`: of the probability of all right tokens minus
-    that of the foils; `kl`: KL(base || patched) over the next token. For kl the largest scores come first.
-    """
     method: Literal["path_patching"]
     model: str
     """A built-in model, one of `models:`, a folder, or a hub id."""
@@ -92,11 +84,6 @@ class PathPatching(Method):
                 del stage["senders"]
         return spec
 
-    @model_serializer(mode="wrap")
-    def without_the_papers(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As plain data, the paper's metric left out: what was computed before there were others keeps its name."""
-        return {key: value for key, value in plain(self).items() if (key, value) != ("metric", DEFAULT_METRIC)}
-
     def most_senders(self, shape: Shape) -> int:
         """How many heads and MLPs the stages patch together at most: those that can reach."""
         groups = {stage.group: stage for stage in self.stages}
@@ -104,9 +91,7 @@ class PathPatching(Method):
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the stages, if anything."""
-        if self.reproduces and self.metric != DEFAULT_METRIC:
-            found = f"{self.metric}, and the paper's numbers are of {DEFAULT_METRIC}"
-            yield Problem(("metric",), f"{found}; accepted: {DEFAULT_METRIC}")
+        yield from self.metric_problems()
         earlier: dict[str, Stage] = {}
         for index, stage in enumerate(self.stages):
             for key, text in _stage_problems(stage, earlier, known.positions):
