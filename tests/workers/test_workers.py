@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from nnsight_et.core.errors import ExperimentError, ManifestError, UnsupportedModel
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import load
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import download_files
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import RunOptions, run
 from nnsight_et.workers import pool
