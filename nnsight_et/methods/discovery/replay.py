@@ -228,9 +228,9 @@ class Race:
         yield from self._asked(steps[0], search.examples[:first], range(count))
         found = search.evidence.values(steps[0])
         effect, sign = search.effect(found), search.sign(found)
-        rest, seed = [] if part else search.examples[first:], search.evidence.job.seed
+        rest = [] if part else search.examples[first:]
         if not rest:
-            self.effect, self.p = effect, p_values(sign, seed)
+            self.effect, self.p = effect, p_values(sign)
             return
         error = effect.std(-1) / sqrt(first)
         alive: list[int] = to_list((effect.mean(-1) - 2 * error <= -search.least).nonzero()[:, 0])
@@ -241,7 +241,7 @@ class Race:
             yield from self._asked(steps[1], rest, alive)
             more = search.evidence.values(steps[1])
             self.effect[alive, first:] = search.effect(more)
-            self.p[alive] = p_values(torch.cat([sign[alive], search.sign(more)], -1), seed)
+            self.p[alive] = p_values(torch.cat([sign[alive], search.sign(more)], -1))
 
     def _asked(self, one: Measured, examples: Sequence[Example], which: Sequence[int]) -> Iterator[Finding]:
         name = one.measurement.step.name
