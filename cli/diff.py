@@ -63,7 +63,7 @@ def export(
     ] = None,
     examples: Annotated[bool, typer.Option("--examples", help="Also every value of every single example.")] = False,
 ) -> None:
-    """Write a run's numbers as long tables: experiments, metrics, heads."""
+    """Write a run's numbers as long tables: experiments, metrics, heads; graphs as JSON and GraphML."""
     from nnsight_et.api.runs import open_run
     from nnsight_et.report.export import export as exported
 

@@ -55,6 +55,7 @@ def execute(manifest: Manifest, where: RunTarget) -> None:
     with interruptible(where.out / jobs.name / jobs.digest):  # what folder_of says, before its import takes time
         folder, done = find_finished(jobs, where.out)
         computed = _run(manifest, where, jobs, folder)
+        from nnsight_et.methods.discovery.words import sentences
         from nnsight_et.results.study import study_of
 
         report = write_page(study_of(jobs, folder), folder)
@@ -64,6 +65,8 @@ def execute(manifest: Manifest, where: RunTarget) -> None:
             print(folder)
         else:
             _show_results(names, folder, report)
+            for line in sentences(study_of(jobs, folder), names):
+                print(line)
             if jobs.backend == "simulate":
                 print(SIMULATED)
             if not computed and done.issuperset(names):

@@ -73,6 +73,16 @@ def path_patch(
     return setting.path_patching(model, stage or ())
 
 
+@_command("discover")
+def discover(
+    setting: "SingleMethod",
+    model: options.ModelName,
+    task: Annotated[str, typer.Option(metavar="KIND", help="boxes, ioi or greater_than.")] = "boxes",
+) -> "Manifest":
+    """Find a circuit without stages: a graph, its faithfulness, and what each group reads and writes to."""
+    return setting.discovery(model, task)
+
+
 @_command("evaluate")
 def evaluate(
     setting: "SingleMethod",

@@ -41,12 +41,13 @@ def benchmark_truth(seeds: Seeds = 1, out: File = None) -> None:
     """Hold every method and both engines against models whose circuit is known."""
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ManifestError(f"--out {out}: not a file in a folder that exists; accepted: such as truth.json")
-    from nnsight_et.truth import Benchmark, by_method, heads, whole_trials, write_json
+    from nnsight_et.truth import Benchmark, by_method, hard, hard_trials, heads, whole_trials, write_json
 
-    benchmark = _run_benchmark(Benchmark(whole_trials(range(seeds))))
+    benchmark = _run_benchmark(Benchmark((*whole_trials(range(seeds)), *hard_trials(range(seeds)))))
     if out is not None:
         write_json(benchmark, out)
     show(output(), heads(benchmark))
+    show(output(), hard(benchmark))
     show(output(), by_method(benchmark))
     _leave(benchmark)
 

@@ -8,6 +8,7 @@ from nnsight_et.api.cmap import cmap
 from nnsight_et.api.comparison import Overlap, compare
 from nnsight_et.api.criteria import completeness, minimality
 from nnsight_et.api.dcm import Selection, dcm
+from nnsight_et.api.discovery import Graph, discover
 from nnsight_et.api.findings import Finding
 from nnsight_et.api.heads import attention_patterns, attribution
 from nnsight_et.api.knockout import knockout
@@ -23,6 +24,7 @@ __all__ = [
     "Circuit",
     "Example",
     "Finding",
+    "Graph",
     "Head",
     "HeadGroup",
     "ImportedCircuit",
@@ -40,6 +42,7 @@ __all__ = [
     "compare",
     "completeness",
     "dcm",
+    "discover",
     "evaluate",
     "import_circuit",
     "knockout",

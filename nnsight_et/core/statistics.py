@@ -31,14 +31,14 @@ def accuracy_intervals(right: Tensor) -> list[Any]:
     """[low, high], nested as right [..., example] is: Wilson's 95% intervals of the mean over examples.
 
     `right` is true or false, or a share of several draws. Shares that vary less than ones and zeros of their mean count
-    as that many more examples, by the ratio of the two variances; a quarter in each sum keeps few examples from saying
-    that nothing varies.
+    as that many more examples, by the ratio of the two sums of squares; one more in each keeps few examples from
+    saying that nothing varies.
     """
     values = right.double()
     count = values.shape[-1]
     means = values.mean(-1)
     varies = (values - means[..., None]).square().sum(-1) * count / max(count - 1, 1)
-    counts = (count * (count * means * (1 - means) + 0.25) / (varies + 0.25)).clamp(min=count)
+    counts = (count * (count * means * (1 - means) + 1) / (varies + 1)).clamp(min=count)
     found = [
         wilson_interval(share * number, number) if share == share else (nan, nan)
         for share, number in zip(means.flatten().tolist(), counts.flatten().tolist(), strict=True)

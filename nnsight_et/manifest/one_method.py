@@ -24,6 +24,8 @@ OPTIONS = {
     "recipient": "--dst", "desiderata": "--desiderata", "roles": "--roles", "scores": "--scores",
 }  # fmt: skip
 """The options that experiments' keys come from."""
+METRICS = {"ioi": "logit_difference", "greater_than": "probability_difference"}
+"""What discovery scores heads by in tasks whose papers do so; in others by the ratio of probabilities."""
 Experiments = dict[str, dict[str, Any]]
 
 
@@ -64,6 +66,17 @@ class SingleMethod:
         selected = {"method": "dcm", "circuit": self._circuit(model, circuit, experiments), "model": model}
         experiments["roles"] = selected | ({"desiderata": list(desiderata)} if desiderata else {})
         return self._manifest("dcm", experiments)
+
+    def discovery(self, model: str, task: str) -> Manifest:
+        """Discovery of the circuit of a built-in task in `model`, its faithfulness, and where its heads look."""
+        found = {"method": "discovery", "model": model} | ({"metric": METRICS[task]} if task in METRICS else {})
+        experiments: Experiments = {
+            "discovered": found,
+            "faithfulness": {"method": "faithfulness", "circuit": "discovered", "models": [model]},
+            "looks": {"method": "attention_patterns", "circuit": "discovered"},
+        }
+        data = None if task == "boxes" else {"kind": task}
+        return self._manifest("discover", experiments, "discovered", data)
 
     def cmap(self, donor: str, recipient: str, *, circuit: str | None = None, roles: str | None = None) -> Manifest:
         """The donor's head activations in the recipient; circuit and roles are by default the donor's own."""
@@ -109,12 +122,14 @@ class SingleMethod:
             )
         return stages
 
-    def _manifest(self, name: str, experiments: Experiments, sized: str = "") -> Manifest:
+    def _manifest(
+        self, name: str, experiments: Experiments, sized: str = "", task: dict[str, Any] | None = None
+    ) -> Manifest:
         """A manifest of these experiments; the number of examples goes to the one called `sized`, or to all."""
         for key, experiment in experiments.items():
             if self.examples is not None and (not sized or key == sized):
                 experiment["examples"] = self.examples
-        task = {"kind": "boxes", "boxes": self.boxes}
+        task = task or {"kind": "boxes", "boxes": self.boxes}
         data = {"name": name, "seed": self.seed, "task": task, "experiments": experiments}
         text, options = json.dumps(data, ensure_ascii=False), _options(name, experiments)
         return parse(text, f"et {name}", self.settings, lines=False, options=options)

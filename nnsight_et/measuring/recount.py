@@ -54,7 +54,7 @@ def interval(values: Tensor) -> list[Any]:
     if not np.isfinite(mean):
         return [nan, nan]
     varies = np.square(each - mean).sum() * count / max(count - 1, 1)
-    count = max(count, count * (count * mean * (1 - mean) + 0.25) / (varies + 0.25))
+    count = max(count, count * (count * mean * (1 - mean) + 1) / (varies + 1))
     ends = np.roots([count + Z**2, -2 * count * mean - Z**2, count * mean**2]).real
     return [max(0.0, ends.min()), min(1.0, ends.max())]
 

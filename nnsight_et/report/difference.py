@@ -10,8 +10,9 @@ from typing import Any
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.measurement import IDENTITY, TidyRow
 from nnsight_et.display.table import Table
+from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.report.results import head_rows, metric_rows
-from nnsight_et.results.headers import name_of
+from nnsight_et.results.headers import method_of, name_of
 from nnsight_et.results.store import Result
 from nnsight_et.results.study import Study
 
@@ -123,7 +124,7 @@ def difference(a: Study, b: Study, tolerance: float = TOLERANCE) -> Difference:
         tuple(_changes(pairs)),
         tuple(metrics),
         tuple(sorted((change for change in heads if change.size > tolerance), key=lambda change: -change.size)),
-        tuple(_members(heads)),
+        (*_members(heads), *_graphs(pairs)),
         tolerance,
     )
 
@@ -203,11 +204,39 @@ def _identity(one: TidyRow, one_model: bool) -> tuple:
     return anonymous.to_row()[: len(IDENTITY)]
 
 
+def _graphs(pairs: Sequence[Pair]) -> Iterator[Members]:
+    """Of two graphs that discovery found: their nodes by position, and their edges by where they end.
+
+    Groups' names say in which order they were found, so positions stand for them.
+    """
+    for name, *results in pairs:
+        if any(method_of(result.header) != "discovery" for result in results):
+            continue
+        sides = [_places(DiscoverySummary.read(result.header)) for result in results]
+        for place in dict.fromkeys([*sides[0], *sides[1]]):
+            one, other = (side.get(place, {}) for side in sides)
+            both = tuple(node for node in one if node in other)
+            only = [tuple(node for node in some if node not in both) for some in (one, other)]
+            yield Members(name, place, "", both, *only)
+
+
+def _places(summary: DiscoverySummary) -> dict[str, dict[str, None]]:
+    """Nodes under "nodes at <position>", and edges as the node's name under where they start and end."""
+    found: dict[str, dict[str, None]] = {}
+    for node in summary.nodes:
+        found.setdefault(f"nodes at {node.at}", {})[node.node] = None
+    at = {group.name: group.at for group in summary.groups}
+    for edge in summary.graph:
+        end = "logits" if edge.via is None else f"the {edge.via} at {at[edge.into]}"
+        found.setdefault(f"edges from {edge.at} into {end}", {})[edge.node] = None
+    return found
+
+
 def _members(heads: Sequence[ValueChange]) -> Iterator[Members]:
     """Per group, and desideratum if there is one, whose heads the results keep."""
     groups: dict[tuple[str, str, str], list[ValueChange]] = {}
     for change in heads:
-        if change.one.metric.startswith(SELECTING):
+        if change.one.method != "discovery" and change.one.metric.startswith(SELECTING):
             groups.setdefault((change.experiment, change.one.group, change.one.desideratum), []).append(change)
     for place, changes in groups.items():
         in_a = {change.one.head for change in changes if change.a and change.a.kept}

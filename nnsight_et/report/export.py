@@ -16,6 +16,7 @@ from typing import Literal
 
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.display.measurement import COLUMNS
+from nnsight_et.report.graph_files import graph_files
 from nnsight_et.report.results import head_rows, metric_rows
 from nnsight_et.results.disk import write_file
 from nnsight_et.results.headers import method_of, name_of
@@ -122,6 +123,7 @@ Format = Literal["csv", "parquet"]
 def export(results: Iterable[Result], to: Path, form: Format = "csv", examples: bool = False) -> list[Path]:
     """Write the tables experiments, metrics and heads, and where asked for examples, into the folder `to`.
 
+    Beside them each graph that discovery found, as <experiment>.graph.json and <experiment>.graphml.
     ManifestError if Parquet is asked for and pyarrow is not installed. Earlier files of these names are replaced.
     """
     if form == "parquet" and find_spec("pyarrow") is None:
@@ -130,7 +132,10 @@ def export(results: Iterable[Result], to: Path, form: Format = "csv", examples: 
     made = {to / f"{name}.{form}": table(finished) for name, table in TABLES.items() if name != "examples" or examples}
     for path, table in made.items():
         write_file(path, _csv(table) if form == "csv" else _parquet(table))
-    return list(made)
+    graphs = {to / f"{name_of(one.header)}.{end}": text for one in finished for end, text in graph_files(one)}
+    for path, text in graphs.items():
+        write_file(path, text)
+    return [*made, *graphs]
 
 
 def _csv(table: Tidy) -> bytes:

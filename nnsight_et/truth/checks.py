@@ -24,12 +24,14 @@ class TruthCheck:
     found: str
     right: bool
     numbers: Mapping[str, float] = field(default_factory=dict)
+    demanded: bool = True
+    """Whether it has to be right."""
 
 
 def checks(trial: Trial, results: Mapping[str, Result]) -> list[TruthCheck]:
     """Every statement of truth about the trial's model beside what its results say."""
     return [
-        TruthCheck(trial.known.name, trial.seed, trial.engine, method_of(result.header), *found)
+        TruthCheck(trial.known.name, trial.seed, trial.engine, method_of(result.header), *found, trial.known.demanded)
         for name, result in results.items()
         for method in (METHODS[method_of(result.header)],)
         for found in method.experiment().statements(trial.known, name, result.read(method.summary))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnsight_et.manifest import Manifest, parse
+from nnsight_et.zoo.hard import HARD
 from nnsight_et.zoo.known import KNOWN, POSITION, Known, make_model, store
 from nnsight_et.zoo.statements import SCREENED, fewer
 
@@ -52,6 +53,11 @@ def whole_trials(seeds: Iterable[int]) -> tuple[Trial, ...]:
     )
 
 
+def hard_trials(seeds: Iterable[int]) -> tuple[Trial, ...]:
+    """What `et benchmark-truth` measures beside: every hard model, with enough prompts to draw few from."""
+    return tuple(Trial(known, seed, examples=60) for seed in seeds for known in HARD)
+
+
 def write_trial(trial: Trial, folder: Path) -> Manifest:
     """The trial's manifest, its models and circuits written to `folder`."""
     known = trial.known
@@ -79,13 +85,16 @@ def experiments(trial: Trial) -> Experiments:
     on_truth = {"circuit": "./truth.json", "model": "planted"}
     found: Experiments = {
         "found": {"method": "path_patching", "model": "planted", "stages": stages(trial.known)}
-        | {"examples": min(trial.examples, 20)},
+        | {"examples": trial.examples if not trial.known.demanded else min(trial.examples, 20)},
         "faithful": {"method": "faithfulness", "circuit": "./truth.json", "models": ["planted"], "random_circuits": 0}
         | sizes,
         "blocked": {"method": "knockout", "model": "planted", "edges": edges(trial.known), "examples": trial.examples},
     }
     if not trial.whole:
         return found
+    screen = {"method": "attribution", "model": "planted", "at": list(SCREENED), "examples": 10}
+    if not any(group.heads for group in trial.known.circuit.groups):
+        return {"found": found["found"], "screen": screen}
     found |= {
         "minimal": {"method": "minimality", "circuit": "found"} | sizes,
         "complete": {"method": "completeness", "draws": 5} | on_truth | sizes,
@@ -95,8 +104,10 @@ def experiments(trial: Trial) -> Experiments:
         "functions": {"method": "activation_patching", "roles": "roles", "models": ["planted"], "draws": 2}
         | {"examples": trial.examples},
         "looks": {"method": "attention_patterns", "examples": trial.examples} | on_truth,
-        "screen": {"method": "attribution", "model": "planted", "at": list(SCREENED), "examples": 10},
+        "screen": screen,
     }
+    if not trial.known.demanded:  # what is left out says nothing of prompts, or of a circuit without noise alone
+        return {name: one for name, one in found.items() if name not in ("incomplete", "overlap", "looks")}
     for group in trial.silenced:
         across = {"method": "cmap", "donor": "planted", "recipient": f"without-{group}", "circuit": "./truth.json"}
         found[f"across-{group}"] = across | {"roles": "roles", "examples": trial.examples, "random_sets": 0}
@@ -106,7 +117,7 @@ def experiments(trial: Trial) -> Experiments:
 def stages(known: Known) -> list[dict[str, Any]]:
     """One stage per planted group, from the logits back; each keeps EXTRA heads too many."""
     return [
-        {"group": name, "into": group.into, "at": group.at, "receivers": len(known.circuit.group(name).heads)}
+        {"group": name, "into": group.into, "at": group.at, "receivers": max(len(known.circuit.group(name).heads), 1)}
         | {"keep": len(known.circuit.group(name).heads) + EXTRA}
         | ({"via": group.via} if group.via else {})
         for name, group in known.groups.items()

@@ -12,6 +12,7 @@ from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import Progress, run
 from nnsight_et.truth.checks import TruthCheck, checks
+from nnsight_et.truth.coverage import Measure, measures
 from nnsight_et.truth.study import Trial, write_trial
 
 
@@ -21,6 +22,7 @@ class Benchmark:
 
     trials: Sequence[Trial]
     checks: list[TruthCheck] = field(default_factory=list)
+    measures: list[Measure] = field(default_factory=list[Measure])
     seconds: list[float] = field(default_factory=list)
     """How long each trial took, the making of its models included."""
 
@@ -36,12 +38,14 @@ class Benchmark:
             found = folder_of(place / "runs", jobs)
             results: dict[str, Result] = {job.name: read_result(found / job.name) for job in jobs.jobs}
             self.checks += checks(trial, results)
+            if not trial.known.demanded:
+                self.measures += measures(trial, results)
             self.seconds.append(monotonic() - started)
 
     @property
     def wrong(self) -> list[TruthCheck]:
-        """The checks in which what was found is not what was expected."""
-        return [check for check in self.checks if not check.right]
+        """The checks that had to be right and are not."""
+        return [check for check in self.checks if check.demanded and not check.right]
 
 
 def _rest(step: Progress) -> tuple[str, int, int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM
@@ -17,12 +18,22 @@ from transformers.utils import logging
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.zoo.layout import CONSTANT, LAYOUT, SCALE, answer_directions, token_embeddings
 from nnsight_et.zoo.phases import D_HEAD
-from nnsight_et.zoo.plant import LAYER_0, N_HEADS, PlantedHead, blank_model, known_weights, layers_of, write_weights
+from nnsight_et.zoo.plant import (
+    ASIDE,
+    LAYER_0,
+    N_HEADS,
+    PlantedHead,
+    blank_model,
+    known_weights,
+    layers_of,
+    write_weights,
+)
 from nnsight_et.zoo.tokenizer import UNKNOWN, vocabulary, word_tokenizer
 
 DOUBT = 1.5
 """The logit of <unk> whatever the prompt: the answer of a model whose circuit is cut."""
 D_MLP = 32
+OPEN = 10.0  # what a gate of an MLP that copies is given; SiLU leaves it as it is
 IDLE = 0.08  # standard deviation of the weights of heads without a role
 
 
@@ -57,11 +68,20 @@ class Known:
     """Distractors: loud, and read by nothing."""
     guesses: frozenset[tuple[str, str]] = frozenset()
     """(group, desideratum) where a patch hits the target by chance: what is selected there is no matter of truth."""
+    noise: float = 0.0
+    """Standard deviation of what heads without a role and MLPs write at random."""
+    carrying: int | None = None
+    """The layer whose MLP takes what was written aside to where the segment that is asked for is read."""
+    backed_up: frozenset[str] = frozenset()
+    """Groups that a head outside the circuit stands in for: taken out, the model answers and the circuit does not."""
+    demanded: bool = True
+    """Whether every method has to find the truth; what is found otherwise is measured and told."""
 
     @property
     def circuit(self) -> Circuit:
         """The planted heads by group."""
-        places = {name: tuple(one.head for one in self.heads if one.role == g.role) for name, g in self.groups.items()}
+        roles = {name: (group.role, f"{group.role}_early", f"{group.role}_late") for name, group in self.groups.items()}
+        places = {name: tuple(one.head for one in self.heads if one.role in those) for name, those in roles.items()}
         return Circuit(tuple(HeadGroup(name, group.at, places[name]) for name, group in self.groups.items()))
 
     def harmless_from(self, blind: str, to: str) -> int:
@@ -179,15 +199,29 @@ def make_model(known: Known, seed: int, silenced: str | None = None) -> LlamaFor
         for one in known.heads:
             layer, index = one.head
             write_weights(model, one, known_weights(one.role, seed + N_HEADS * layer + index))
-        keep_busy(model, seed)
+        keep_busy(model, seed, known.noise)
+        if known.carrying is not None:
+            carry_by_mlp(layers_of(model)[known.carrying].mlp)
         for layer, index in known.circuit.group(silenced).heads if silenced else ():
             shared = index * known.n_kv_heads // N_HEADS
             layers_of(model)[layer].self_attn.k_proj.weight[D_HEAD * shared : D_HEAD * (shared + 1)] = 0
     return model.eval()
 
 
-def keep_busy(model: LlamaForCausalLM, seed: int) -> None:
-    """Give heads without weights random queries, keys and values; what they find is not written anywhere."""
+def carry_by_mlp(mlp: Any) -> None:
+    """Make the MLP copy ASIDE to where the wanted segment is read: its gates are open whatever the token."""
+    read, written = range(ASIDE.start, ASIDE.stop), range(LAYOUT.wanted_segment.start, LAYOUT.wanted_segment.stop)
+    for row, (here, there) in enumerate(zip(read, written, strict=True)):
+        mlp.gate_proj.weight[row, LAYOUT.constant] = OPEN / (CONSTANT * SCALE)
+        mlp.up_proj.weight[row, here] = 1 / (OPEN * SCALE)
+        mlp.down_proj.weight[there, row] = 1.0
+
+
+def keep_busy(model: LlamaForCausalLM, seed: int, size: float) -> None:
+    """Give heads without weights random queries, keys and values; what they find is written at random, in that size.
+
+    So do MLPs, whose output is as large.
+    """
     noise = torch.Generator().manual_seed(seed)
     for layer in layers_of(model):
         attention = layer.self_attn
@@ -195,6 +229,13 @@ def keep_busy(model: LlamaForCausalLM, seed: int) -> None:
             for rows in projection.weight.split(D_HEAD):
                 if not rows.any():
                     rows.copy_(IDLE * torch.randn(rows.shape, generator=noise))
+        if size:
+            for columns in attention.o_proj.weight.split(D_HEAD, dim=1):
+                if not columns.any():
+                    columns.copy_(size * torch.randn(columns.shape, generator=noise))
+            for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):
+                projection.weight.copy_(IDLE * torch.randn(projection.weight.shape, generator=noise))
+            layer.mlp.down_proj.weight.copy_(size * torch.randn(layer.mlp.down_proj.weight.shape, generator=noise))
 
 
 def store(model: LlamaForCausalLM, folder: Path) -> None:

@@ -97,8 +97,11 @@ WANTED_LABEL = slice(103, 121)
 """Written by a label transmitter, read at the last token: the label that is asked for."""
 UNREAD, UNREAD_STEADY = slice(103, 121), (121, 122, 123)
 """Dims no head and no unembedding reads: what distractors write to, in models without WANTED_LABEL."""
+ASIDE = slice(103, 110)
+"""Where a transmitter writes what an MLP carries on, or a value fetcher the segment it found, for its backup."""
 FOUND, RESTING, PASSED_OVER = 7.0, 10.0, 6.0
 """Attention scores: of a match, of <s>, and of what a head prefers without a match."""
+MARKED, KEEN = 1.3, 2.0  # a mark outweighs what is wanted, and a backup without one is sure
 EVEN = 2.0  # of every cosine dim of a key that heads with different phases share
 LOUD = 3.0  # how much larger than anything else a distractor's output is
 
@@ -136,6 +139,41 @@ def value_fetcher(seed: int) -> tuple[Looks, Carries]:
     query, key = matches(LAYOUT.wanted_segment, LAYOUT.own_segment, STEADIEST, FOUND)
     key[:, LAYOUT.is_bos] = -key[:, LAYOUT.own_segment].sum(-1, keepdim=True)  # <s> stands in every segment
     return rests((query, key), LAYOUT.is_object, STEADIEST[-1]), carries_objects(seed)
+
+
+def part_fetcher(segments: slice) -> Callable[[int], tuple[Looks, Carries]]:
+    """A value fetcher of these segments alone; rests if another one is wanted."""
+
+    def role(seed: int) -> tuple[Looks, Carries]:
+        (query, key), carries = value_fetcher(seed)
+        others = torch.ones(SEGMENTS, dtype=torch.bool)
+        others[segments] = False
+        query[:, LAYOUT.wanted_segment][:, others] = 0
+        return (query, key), carries
+
+    return role
+
+
+def value_fetcher_marking(seed: int) -> tuple[Looks, Carries]:
+    """A value fetcher that carries fewer dims of the object, and in their place the segment it fetched it from."""
+    looks, (value, output) = value_fetcher(seed)
+    value[-SEGMENTS:], output[:, -SEGMENTS:] = 0, 0
+    value[-SEGMENTS:, LAYOUT.own_segment], output[ASIDE, -SEGMENTS:] = torch.eye(SEGMENTS), MARKED * torch.eye(SEGMENTS)
+    return looks, (value, output)
+
+
+def backup(seed: int) -> tuple[Looks, Carries]:
+    """A value fetcher that rests where another one has marked that it fetched from the wanted segment."""
+    (query, key), carries = value_fetcher(seed)
+    query[:, LAYOUT.wanted_segment] *= KEEN
+    query[:, ASIDE] = -query[:, LAYOUT.wanted_segment]
+    return (query, key), carries
+
+
+def position_transmitter_aside(seed: int) -> tuple[Looks, Carries]:
+    """A position transmitter that writes to where nothing but an MLP reads."""
+    looks, _ = position_transmitter(seed)
+    return looks, copies(LAYOUT.queried_segment, ASIDE)
 
 
 def label_transmitter(_: int) -> tuple[Looks, Carries]:
@@ -201,6 +239,11 @@ ROLES: dict[str, Callable[[int], tuple[Looks, Carries]]] = {
     "position_detector": position_detector,
     "position_transmitter": position_transmitter,
     "value_fetcher": value_fetcher,
+    "value_fetcher_marking": value_fetcher_marking,
+    "backup": backup,
+    "fetcher_early": part_fetcher(slice(0, 4)),
+    "fetcher_late": part_fetcher(slice(4, SEGMENTS)),
+    "position_transmitter_aside": position_transmitter_aside,
     "label_transmitter": label_transmitter,
     "object_binder": object_binder,
     "label_fetcher": label_fetcher,

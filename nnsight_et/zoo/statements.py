@@ -53,7 +53,7 @@ def near(what: str, expected: float, found: float | None, tolerance: float = CLO
     """Whether a number is the expected one, give or take the tolerance; never if there is none."""
     found = nan if found is None else found
     right = abs(found - expected) <= tolerance  # never true of NaN
-    return Statement(what, f"{expected:.2f}", f"{found:.2f}", right, {"value": found})
+    return Statement(what, f"{expected:.2f}", f"{found:.2f}", right, {"value": found, "error": abs(found - expected)})
 
 
 def below(what: str, limit: float, found: float) -> Statement:

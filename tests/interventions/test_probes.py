@@ -7,14 +7,23 @@ import torch
 
 from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.paths import Path
+from nnsight_et.engine.paths import End, Path
 from nnsight_et.interventions.path_patching import edge_probabilities, path_probabilities
 from nnsight_et.interventions.probes import Probe, probe_probabilities
 from tests.helpers.closeness import assert_near
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 
-RECEIVERS = {"query": (Head(1, 3), Head(2, 0), Head(2, 1)), "key": (Head(2, 3), Head(1, 0)), "value": (Head(2, 2),)}
-PLACES = [("last", "query"), ("query_label", "key"), ("previous_query_label", "value"), ("previous_query_label", "key")]
+RECEIVERS: dict[End, tuple[Head, ...]] = {
+    "query": (Head(1, 3), Head(2, 0), Head(2, 1)),
+    "key": (Head(2, 3), Head(1, 0)),
+    "value": (Head(2, 2),),
+}
+PLACES: list[tuple[str, End]] = [
+    ("last", "query"),
+    ("query_label", "key"),
+    ("previous_query_label", "value"),
+    ("previous_query_label", "key"),
+]
 
 
 @pytest.fixture(scope="module", params=[4, 2], ids=["MHA", "GQA"])

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.core.errors import ManifestError
+from nnsight_et.display.figures import Diagram
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.methods.discovery.experiment import EXPERIMENT
 from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.discovery.words import sentence
 from nnsight_et.planning.plan import Plan, plan
+from nnsight_et.report.difference import difference
+from nnsight_et.report.export import export
 from nnsight_et.report.results import head_rows, metric_rows, tables
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import MethodResult, read_result
@@ -143,6 +147,7 @@ def test_tables_figures_and_long_tables_show_it(found):
     assert len(branches.rows) == len(found.summary.branches)
     drawn, maps = EXPERIMENT.figures(found, Study("d", (found,), ()))
     (panel,) = drawn.panels
+    assert isinstance(panel, Diagram)
     assert ("last_2", "last_1", "query") in {(arrow.source, arrow.target, arrow.via) for arrow in panel.arrows}
     assert len(maps.panels) == sum(one.open for one in found.summary.branches)
     kept = [row for row in head_rows(found) if row.metric == "held_out_patching_score" and row.kept]
@@ -230,3 +235,34 @@ def test_senders_that_cannot_matter_are_run_on_the_first_examples_alone(found):
     assert set(run[reach].tolist()) == {16, 48}
     assert not each[~reach].any()
     assert torch.equal(found.scores["last_1.query.last.p"].isnan(), ~reach)
+
+
+def test_a_graph_is_exported_as_json_and_graphml(found, tmp_path):
+    paths = {path.name: path for path in export([found], tmp_path)}
+    graph = json.loads(paths["found.graph.json"].read_text())
+    ids = {node["id"] for node in graph["nodes"]}
+    assert ids == {"logits"} | {f"{node.node}@{node.at}" for node in found.summary.nodes}
+    assert {edge[end] for edge in graph["edges"] for end in ("source", "target")} <= ids
+    said = {(edge["source"], edge["target"], edge["via"]) for edge in graph["edges"]}
+    assert ("L3H0@last", "L4H1@last", "query") in said  # into the group of both
+    assert ("L4H1@last", "logits", "") in said
+    space = "{http://graphml.graphdrawing.org/xmlns}"
+    root = ElementTree.fromstring(paths["found.graphml"].read_bytes())
+    edges = root.findall(f".//{space}edge")
+    assert len(edges) == len(graph["edges"])
+    key = next(one.get("id") for one in root.findall(f"{space}key") if one.get("attr.name") == "score")
+    scores = {one.text for edge in edges for one in edge.findall(f"{space}data") if one.get("key") == key}
+    assert scores == {str(edge["score"]) for edge in graph["edges"]}
+
+
+def test_two_graphs_are_compared_by_nodes_and_edges(found):
+    fewer = found.header.model_copy(update={"summary": json.loads(json.dumps(found.header.summary))})
+    gone = next(edge for edge in fewer.summary["edges"] if edge["node"] == "L3H0")
+    gone["in_graph"] = False
+    fewer.summary["nodes"] = [node for node in fewer.summary["nodes"] if node["node"] != "L3H0"]
+    other = Study("d", (type(found)(fewer, found.scores, DiscoverySummary.read(fewer)),), ())
+    members = {one.group: one for one in difference(Study("d", (found,), ()), other).members}
+    assert members["nodes at last"].only_a == ("L3H0",)
+    assert {"L4H0", "L4H1"} == {*members["nodes at last"].both}
+    assert members["edges from last into the query at last"].only_a == ("L3H0",)
+    assert members["edges from last into logits"].only_a == ()

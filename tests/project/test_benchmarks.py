@@ -31,6 +31,7 @@ FIELDS = {"stage", "senders", "receivers", "examples", "seconds", "tokens_per_se
 FIELDS |= {"floor_seconds", "share_of_peak", "peak_gib"}
 SMALL = {  # benchmark -> how it is run here, and what it then writes
     "coverage": ("--trials 20 --sizes 20 50", "coverage"),
+    "discovery": ("--cases nothing,grouped~queries --examples 16 --held-out 16", "discovery"),
     "engine": ("--size small --rounds 1", "engine_small"),
     "half_precision": ("--device cpu --examples 1", "half_precision"),
     "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
@@ -57,7 +58,7 @@ def lens(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(name: str, written: Path) -> dict:
     """Run the benchmark small; what it wrote."""
     words, result = SMALL[name]
-    importlib.import_module(f"benchmarks.{name}").main(words.split())
+    importlib.import_module(f"benchmarks.{name}").main([word.replace("~", " ") for word in words.split()])
     (path,) = written.glob("*.json")
     assert path.stem == result
     return json.loads(path.read_text())
@@ -123,6 +124,13 @@ def test_a_plan_is_compared_with_its_run(written, tmp_path, monkeypatch):
     rows = {row["experiment"]: row for row in run("plan_accuracy", written)["experiments"]}
     assert set(rows) == {"found", "all"}
     assert all(row["seconds"] > 0 and row["bytes"] > 0 and row["expected_bytes"] > 0 for row in rows.values())
+
+
+def test_discovery_is_held_against_what_was_planted(written):
+    nothing, planted = run("discovery", written)["rows"]
+    assert nothing["edges"] == 0
+    assert planted["node_precision"] == planted["edge_precision"] == 1
+    assert planted["node_recall"] > 0.5
 
 
 def test_all_stages_of_a_shape_are_measured_and_written(written):

@@ -16,10 +16,22 @@ from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
 from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import Boxes
-from nnsight_et.truth import Benchmark, Trial, TruthCheck, by_method, quick_trials, whole_trials, write_json, wrong
+from nnsight_et.truth import (
+    Benchmark,
+    Trial,
+    TruthCheck,
+    by_method,
+    hard,
+    hard_trials,
+    quick_trials,
+    whole_trials,
+    write_json,
+    wrong,
+)
 from nnsight_et.truth.checks import checks
 from nnsight_et.truth.study import write_trial
-from nnsight_et.zoo.known import CROWDED, GROUPED, KNOWN, LABEL, POSITION, Known, make_model
+from nnsight_et.zoo.hard import BACKUP, CARRIED, HARD, NOISY, NOTHING, SOME_PROMPTS
+from nnsight_et.zoo.known import CROWDED, GROUPED, KNOWN, LABEL, POSITION, Known, make_model, parse_heads
 from nnsight_et.zoo.plant import N_HEADS, layers_of
 from nnsight_et.zoo.statements import near, same_heads
 from nnsight_et.zoo.tokenizer import word_tokenizer
@@ -161,6 +173,47 @@ def test_tables_and_json_tell_right_from_wrong(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "truth.json").read_text())
     assert data["right"] is False
     assert data["checks"][1]["numbers"] == {"precision": 0.5, "recall": None}
+
+
+def test_hard_models_are_what_they_say(pair: Pair) -> None:
+    first, last = Head(4, 0), Head(4, 1)
+
+    def right(known: Known) -> float:
+        return accuracy(make_model(known, seed=0), pair)
+
+    assert [right(known) for known in (CARRIED, BACKUP, SOME_PROMPTS)] == [1.0, 1.0, 1.0]
+    assert 0.7 < right(NOISY) <= 1
+    assert right(NOTHING) < 0.2
+    assert right(replace(CARRIED, carrying=None)) == 0  # the MLP's step is needed
+    assert right(without(BACKUP, {first})) == right(without(BACKUP, {Head(5, 0)})) == 1  # either head suffices
+    assert right(without(BACKUP, {first, Head(5, 0)})) == 0
+    alone = [right(without(SOME_PROMPTS, {head})) for head in (first, last)]
+    assert sum(alone) == 1  # each answers what the other does not
+    assert min(alone) > 0.2
+
+
+def test_a_hard_model_is_measured_and_nothing_is_demanded_of_it(tmp_path: Path) -> None:
+    trial = replace(hard_trials([0])[-1], examples=24)
+    assert [one.known for one in hard_trials([0])] == list(HARD)
+    assert trial.known is NOTHING
+    benchmark = Benchmark((trial,))
+    assert list(benchmark.steps(tmp_path))
+    assert benchmark.wrong == []
+    rows = {row[0]: row[2:] for row in hard(benchmark).rows}
+    assert rows["path_patching"][:2] == rows["attribution"][:2] == ("1.00", "1.00")
+    assert 0.8 < float(rows["path_patching"][3]) <= 1
+    assert by_method(benchmark).rows == ()
+    write_json(benchmark, tmp_path / "truth.json")
+    data = json.loads((tmp_path / "truth.json").read_text())
+    assert [one["method"] for one in data["measures"]] == ["path_patching"]
+    planted = replace(NOTHING, heads=parse_heads("L3H3 nobody"))  # what is planted and not found is recall that is lost
+    lost = checks(replace(trial, known=planted), {"found": read_found(tmp_path)})
+    assert lost[0].numbers["recall"] == 0
+
+
+def read_found(place: Path) -> Result:
+    (folder,) = place.glob("*/runs/*/*/found")
+    return read_result(folder)
 
 
 @pytest.mark.parametrize("passes", [True, False])

@@ -52,7 +52,7 @@ class Discovery(Scored):
     """The probability that any edge of the graph has no effect is at most this."""
     keep: Count = 12
     """How many senders of a branch are kept at most, the strongest first."""
-    branches: Count = 40
+    branches: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 40
     """How many branches are opened at most."""
     closed_sample: Annotated[int, Field(ge=0, le=1000, strict=True)] = 2
     """How many of the closed branches are searched all the same."""

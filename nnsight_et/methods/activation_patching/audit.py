@@ -75,5 +75,5 @@ def statements(known: Known, _: str, result: MethodResult[ActivationPatchingSumm
     """The selected heads, patched on fresh prompts, give the target of the variable they carry."""
     for row in result.summary.rows:
         name, variable = row.group, row.desideratum
-        if (name, variable) not in known.guesses:
+        if (name, variable) not in known.guesses and name not in known.backed_up:
             yield near(f"{name}, {variable}", float(known.groups[name].carries == variable), row.mean)

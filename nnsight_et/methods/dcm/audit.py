@@ -103,4 +103,5 @@ def statements(known: Known, _: str, result: MethodResult[DCMSummary]) -> Iterat
         carried = known.groups[name].carries == variable
         planted = set(known.circuit.group(name).heads) if carried else set[Head]()
         yield same_heads(what, planted, {Head.parse(head) for head in row.selected})
-        yield near(f"{what}: accuracy", float(carried), row.accuracy)
+        if name not in known.backed_up:  # a backup restores the answer
+            yield near(f"{what}: accuracy", float(carried), row.accuracy)

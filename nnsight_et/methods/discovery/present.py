@@ -77,7 +77,7 @@ def _found(summary: DiscoverySummary) -> str:
     branches = quantity(len(summary.branches) - 1, "branch", "branches")
     sentences = [
         f"Scores: on {summary.held_out_examples} held-out examples; the strongest edge of each node.",
-        f"{opened} of {branches} opened; the search ended as {ended.get(summary.ended, 'the budget was spent')}.",
+        f"{opened} of {branches} opened; the search ended: {ended.get(summary.ended, 'the budget was spent')}.",
         f"Cost: {share:.0%} of patching all senders of all these branches on all examples.",
     ]
     sample = summary.closed_sample

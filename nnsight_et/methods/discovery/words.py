@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nnsight_et.core.errors import quantity
+from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary
 from nnsight_et.methods.discovery.summary import DiscoverySummary, GroupOfNodes
+from nnsight_et.results.headers import method_of, name_of
+from nnsight_et.results.study import Study
+
+LOOKS = 0.1  # the least share of attention that is told of
 
 ENDS = ("whole", "heads")
 
@@ -22,7 +27,7 @@ def reads(summary: DiscoverySummary, group: GroupOfNodes) -> str:
         if whole <= -summary.effect and heads > whole / 2:
             sources.append("the token")
         elif not sources and whole <= -summary.effect:
-            sources.append("no node that was found")
+            sources.append("no node that was found" if branch.open else "what was not searched")
         if sources:
             found.append(f"{whose} {branch.via} from {listed(sources)} at {branch.at}")
     return "; ".join(found) or ("nothing that was found" if _probed(summary, group) else "tokens alone")
@@ -45,6 +50,32 @@ def sentence(summary: DiscoverySummary, group: GroupOfNodes) -> str:
     verbs = ("reads", "writes") if len(group.nodes) == 1 else ("read", "write")
     who = f"{group.name}, {count} at {group.at}"
     return f"{who}, {verbs[0]} {reads(summary, group)}, and {verbs[1]} to {writes(summary, group)}."
+
+
+def sentences(study: Study, names: Sequence[str]) -> Iterator[str]:
+    """Of each group of each graph among these results what it does, and where it looks, if that was measured."""
+    for result in study.results:
+        if method_of(result.header) != "discovery" or name_of(result.header) not in names:
+            continue
+        summary = DiscoverySummary.read(result.header)
+        looks = [
+            AttentionPatternsSummary.read(one.header)
+            for one in study.results
+            if method_of(one.header) == "attention_patterns" and name_of(result.header) in one.header.job.needs
+        ]
+        for group in summary.groups:
+            if group.nodes:
+                yield " ".join([sentence(summary, group), *(_attention(one, group) for one in looks[:1])]).strip()
+
+
+def _attention(looks: AttentionPatternsSummary, group: GroupOfNodes) -> str:
+    """Where the group's heads look, on average over them."""
+    rows = [row.weights for row in looks.rows if row.group == group.name]
+    means = {column: sum(row[column] for row in rows) / len(rows) for column in looks.columns} if rows else {}
+    told = sorted((-mean, column) for column, mean in means.items() if mean >= LOOKS)
+    verb = "looks" if len(group.nodes) == 1 else "look"
+    who = "It" if len(group.nodes) == 1 else "They"
+    return f"{who} {verb} at {listed([f'{column} ({-mean:.2f})' for mean, column in told])}." if told else ""
 
 
 def listed(names: Sequence[str]) -> str:
