@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.named_metrics import METRICS
-from nnsight_et.manifest import Attribution, Comparison, Minimality, PairsFile, PathPatching
+from nnsight_et.manifest import Attribution, Comparison, Discovery, Minimality, PairsFile, PathPatching
 from nnsight_et.manifest.written import Scored
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.examples import has_length_limit, needs_foils, require_prompts_fit, task_of
@@ -61,7 +61,7 @@ def _reason(job: Job) -> str:
 
 def splits(job: Job) -> Iterator[tuple[str, str]]:
     """The job's keys that say how many pairs it takes, each with the split they are from."""
-    finds, prunes = isinstance(job.spec, (PathPatching, Attribution)), isinstance(job.spec, Minimality)
+    finds, prunes = isinstance(job.spec, (PathPatching, Attribution, Discovery)), isinstance(job.spec, Minimality)
     yield "examples", "discovery" if finds else "pruning" if prunes else "evaluation"
     if isinstance(job.spec, PathPatching):
         yield "held_out_examples", "evaluation"

@@ -129,10 +129,12 @@ FAULTS = {
     "sources that answer": Fault(
         f"{DATA}.examples", after(lambda some: list(map(unlike, some))), SCREEN, "'examples'.*the source"
     ),
-    "no correction": Fault(f"{STAGES}.holm", lambda _: lambda p: p, FOUND, "'decisions', at .*beyond_chance"),
-    "half the flips": Fault(f"{STAGES}.sign_flip_p_values", after(lambda p: p / 2), FOUND, "'recount'"),
+    "no correction": Fault(
+        f"{STAGES}.holm", lambda _: lambda p: p, FOUND, "'recount', at .*p_holm|'decisions', at .*beyond"
+    ),
+    "p-values of two sides": Fault(f"{STAGES}.effect_p_values", after(lambda p: p * 2), FOUND, "'recount'"),
     "narrow intervals": Fault(
-        f"{STAGES}.bootstrap_interval", after(lambda ends: (ends[0] / 2, ends[1])), FOUND, "'recount'"
+        f"{STAGES}.mean_interval", after(lambda ends: (ends[0] / 2, ends[1])), FOUND, "'recount'"
     ),
     "values of another sender": Fault(
         "measuring.cell_cache.CellCache.values",
@@ -155,7 +157,7 @@ FAULTS = {
         f"{FAITHFUL}.is_right",
         RIGHT_OF_ANOTHER,
         TABLE,
-        "'recount'",
+        "'recount'|'decisions'",
     ),
     "K of everyone": Fault(
         f"{MINIMAL}.greedy_set",
@@ -254,6 +256,7 @@ def test_a_wrong_decision_stops_the_run(root, monkeypatch, name):
     for part in parts[count:-1]:
         holder = getattr(holder, part)
     right = getattr(holder, parts[-1], None)
+    assert right is not None or parts[-1] == "range"
     monkeypatch.setattr(holder, parts[-1], fault.wrong(right), raising=False)
     monkeypatch.setattr(checks, "engine_errors", lambda *_: {})  # no model is wrong here
     monkeypatch.setattr(checks, "_sample", lambda *_: checks.Check((), lambda _: None))

@@ -47,7 +47,8 @@ SPLIT = "discovery"
 
 def check(context: RunContext, job: Job[Discovery]) -> None:
     """Raise TaskError if the data cannot be made."""
-    check_foils(job, context.data.examples(job, job.models[0], SPLIT, 1))
+    count = job.spec.examples + job.spec.held_out_examples
+    check_foils(job, context.data.examples(job, job.models[0], SPLIT, count))
 
 
 def measure(context: RunContext, job: Job[Discovery]) -> Generator[Progress, None, MethodOutput[DiscoverySummary]]:
