@@ -22,6 +22,7 @@ EXAMPLES = {
     "validate": "et validate experiments.yaml --set experiments.circuit.examples=30",
     "models": "et models inspect llama-tiny",
     "path-patch": "et path-patch --model llama-tiny --examples 50",
+    "discover": "et discover --model llama-tiny --task boxes",
     "evaluate": "et evaluate embedded/llama-tiny --models llama-tiny,goat-tiny --minimality",
     "dcm": "et dcm --model llama-tiny --desiderata object,position",
     "cmap": "et cmap --src goat-tiny --dst llama-tiny",

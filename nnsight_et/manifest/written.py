@@ -171,29 +171,6 @@ class OnCircuit(Method):
             )
 
 
-class Scored(Method):
-    """Base of the methods that score single heads."""
-
-    metric: Metric = DEFAULT_METRIC
-    """What the score of a head is the mean of.
-
-    `probability_ratio`: the paper's, (p_patched - p_base) / p_base of the answer; `logit_difference`: the change of the
-    answer's logit minus the foils' mean logit; `probability_difference`: of the probability of all right tokens minus
-    that of the foils; `kl`: KL(base || patched) over the next token. For kl the largest scores come first.
-    """
-
-    @model_serializer(mode="wrap")
-    def without_the_papers(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As plain data, the paper's metric left out: what was computed before there were others keeps its name."""
-        return {key: value for key, value in plain(self).items() if (key, value) != ("metric", DEFAULT_METRIC)}
-
-    def metric_problems(self) -> Iterator[Problem]:
-        """A problem if the paper's numbers are to stand beside another metric's."""
-        if self.reproduces and self.metric != DEFAULT_METRIC:
-            found = f"{self.metric}, and the paper's numbers are of {DEFAULT_METRIC}"
-            yield Problem(("metric",), f"{found}; accepted: {DEFAULT_METRIC}")
-
-
 class Measured(Method):
     """Base of the methods that ablate heads on prompts."""
 
