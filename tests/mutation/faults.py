@@ -70,7 +70,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "off-by-one position", "the captured token is the one before", CAPTURE,
-        ("heads.append(z[row[:, 0], at])", "heads.append(z[row[:, 0], at - 1])"), "gqa", "engine/engine", "interventions/path_patching",
+        ("heads.append(z[row, places])", "heads.append(z[row, places - 1])"), "gqa", "engine/engine", "interventions/path_patching",
     ),
     _fault(
         "off-by-one position", "the source's token is the one before", CAPTURE,
@@ -114,8 +114,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "dropped o_proj bias", "the sender's layer without its bias", ONE_TOKEN,
-        ("return model.attention_of(here, z.flatten(0, 1)[:, None])",
-         "z = z.flatten(0, 1)[:, None]\n"
+        ("transpose(0, 1)\n    return model.attention_of(here, z.flatten(0, 1)[:, None])",
+         "transpose(0, 1)\n    z = z.flatten(0, 1)[:, None]\n"
          "    return model.attention_of(here, z) - model.attention_of(here, torch.zeros_like(z))"),
         "bias", "interventions/path_patching",
     ),
@@ -242,7 +242,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong metric", "KL beside another run than the base", PATHS,
-        ("asked = ReadoutSpec.of(pair, capture.logits)", "asked = ReadoutSpec.of(pair, capture.logits.roll(1, 0))"),
+        ("asked = ReadoutSpec.of(pair, whole.logits)", "asked = ReadoutSpec.of(pair, whole.logits.roll(1, 0))"),
         "gqa", "interventions/path_metrics",
     ),
     _fault(
