@@ -25,9 +25,9 @@ from nnsight_et.core.circuit import Component, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.measuring.steps import batches
+from nnsight_et.models.catalog import EMBEDDED
 from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import EMBEDDED
 
 DTYPES = ("bfloat16", "float16")
 ENGINES = ("default", "reference")

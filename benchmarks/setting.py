@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from nnsight_et.core.batch import Example, Pair, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.models.catalog import EMBEDDED
 from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import EMBEDDED
 from nnsight_et.tasks.boxes import Boxes
 
 RESULTS = Path(__file__).parent / "results"

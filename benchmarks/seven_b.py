@@ -39,9 +39,9 @@ from nnsight_et.core.circuit import Component, Head
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.measuring.steps import batches
+from nnsight_et.models.catalog import LLAMA_7B, Shape
 from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import LLAMA_7B, Shape
 from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, path_patching, total
 
 LLAMA3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_head=128, d_model=4096, d_mlp=14336, vocabulary=128256)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from nnsight_et.core.errors import NnsightEtError, UnsupportedModel
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 
 from .plan_view import find_finished, time_scale
 from .progress import StatusLine, View, follow, is_live, write_object
@@ -124,7 +124,7 @@ def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:
 
 
 def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
-    from nnsight_et.report.paper import paper_tables
+    from nnsight_et.report.reproduction import paper_tables
     from nnsight_et.report.results import tables
     from nnsight_et.results.headers import read_header
     from nnsight_et.results.study import notice_text

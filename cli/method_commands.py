@@ -11,7 +11,7 @@ from .execute import RunTarget, execute
 
 if TYPE_CHECKING:
     from nnsight_et.manifest import Manifest
-    from nnsight_et.manifest.single import SingleMethod
+    from nnsight_et.manifest.one_method import SingleMethod
 
 method_commands = typer.Typer()
 Build = Callable[..., "Manifest"]
@@ -33,7 +33,7 @@ def _shared_options(
     as_json: options.Json = False,
 ) -> "tuple[SingleMethod, RunTarget]":
     """The options that methods share, as what a manifest is built and run with."""
-    from nnsight_et.manifest.single import SingleMethod
+    from nnsight_et.manifest.one_method import SingleMethod
 
     setting = SingleMethod(seed, boxes, examples, options.settings_of(settings, backend, device, memory, self_check))
     return setting, RunTarget(out, fresh=fresh, view=options.view_of(quiet, as_json))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 
 from .progress import View
 

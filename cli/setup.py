@@ -61,7 +61,7 @@ def init(
 def _fit_manifest(wishes: InitOptions, path: Path) -> tuple[str, str]:
     """The manifest's text, and how long a run of it takes, of models that are not known by name."""
     from nnsight_et.manifest.template import render_manifest
-    from nnsight_et.models.named import KNOWN_MODELS
+    from nnsight_et.models.catalog import KNOWN_MODELS
 
     if all(model in KNOWN_MODELS for model in (wishes.pretrained, wishes.finetuned) if model):
         return render_manifest(wishes), ""

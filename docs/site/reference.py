@@ -24,7 +24,7 @@ MODULES = {
     "Words": ("core.circuit", "core.batch", "core.metrics", "core.statistics", "core.errors"),
     "Tasks": ("tasks.boxes", "tasks.desiderata", "tasks.ioi", "tasks.greater_than", "tasks.marked", "tasks.own_pairs",
         "tasks.own_task", "tasks.encoding"),
-    "Models": ("models.load", "models.own", "models.model", "models.named"),
+    "Models": ("models.load", "models.in_memory", "models.model", "models.catalog"),
     "Engine": ("engine.capture", "engine.one_token", "engine.suffix", "engine.reference", "engine.budget"),
     "Methods": (
         "interventions.path_patching", "interventions.ablation", "interventions.activation_patching",

@@ -4,17 +4,17 @@ Everything here is also an attribute of nnsight_et itself.
 """
 
 from nnsight_et.api.circuits import activation_patch, circuit_of, evaluate
+from nnsight_et.api.cmap import cmap
 from nnsight_et.api.comparison import Overlap, compare
 from nnsight_et.api.criteria import completeness, minimality
-from nnsight_et.api.cross import cmap
+from nnsight_et.api.dcm import Selection, dcm
 from nnsight_et.api.discovery import Graph, discover
 from nnsight_et.api.findings import Finding
 from nnsight_et.api.heads import attention_patterns, attribution
 from nnsight_et.api.knockout import knockout
-from nnsight_et.api.masking import Selection, dcm
 from nnsight_et.api.models import LoadedModel, load
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.api.paths import PatchingScores, path_patch, path_patch_mlps
+from nnsight_et.api.path_patching import PatchingScores, path_patch, path_patch_mlps
 from nnsight_et.api.runs import open_run
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup

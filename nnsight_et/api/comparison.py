@@ -10,7 +10,7 @@ from torch import Tensor
 from nnsight_et.api.arguments import AnyHeads, as_circuit
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, Row, finding_of
-from nnsight_et.api.paths import PatchingScores
+from nnsight_et.api.path_patching import PatchingScores
 from nnsight_et.core.errors import TaskError, brief, quantity
 from nnsight_et.manifest import Comparison
 

@@ -28,8 +28,8 @@ from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.measuring.self_check import SelfCheck
 from nnsight_et.measuring.steps import Measurement, data_digest
 from nnsight_et.methods import METHODS
+from nnsight_et.models.catalog import ModelSpec, Shape
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec, Shape
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.results.headers import JobRecord, ModelRecord, ResultHeader
 from nnsight_et.results.store import Result, Store, read_result, write_result

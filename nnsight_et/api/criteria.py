@@ -7,8 +7,8 @@ from typing import Literal
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_setting, number, whole_number
 from nnsight_et.api.circuits import ABLATIONS, encode_pairs
 from nnsight_et.api.context import experimenting
+from nnsight_et.api.dcm import Selection
 from nnsight_et.api.findings import Finding, finding_of
-from nnsight_et.api.masking import Selection
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.circuit import Circuit

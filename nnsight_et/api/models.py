@@ -20,11 +20,11 @@ from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.steps import batches
 from nnsight_et.measuring.tokens import end_notices
+from nnsight_et.models.catalog import KNOWN_MODELS, ModelSpec, Shape
 from nnsight_et.models.files import download_files
+from nnsight_et.models.in_memory import ATTENTION, from_module, hook_notices
 from nnsight_et.models.load import load_model, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
-from nnsight_et.models.own import ATTENTION, from_module, hook_notices
 from nnsight_et.models.tokenizing import bos_notices, set_bos
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from nnsight_et.engine.budget import chunks
 from nnsight_et.manifest import BoxesTask
 from nnsight_et.manifest.schema import PROBED
 from nnsight_et.methods import METHODS
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.cost.methods import Count, Prompts, Rows, Sizes, plain, total
 from nnsight_et.planning.cost.pieces import CostSetting, Estimate, Piece, expected_circuits
 from nnsight_et.planning.plan import Plan

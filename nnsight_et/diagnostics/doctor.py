@@ -20,8 +20,8 @@ from nnsight_et import __version__
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.adapters import check_no_adapter, read_settings
 from nnsight_et.models.bos_here import bos_here
+from nnsight_et.models.catalog import KNOWN_MODELS, ModelSpec, Shape, is_hub_id
 from nnsight_et.models.files import WEIGHTS, describe_files
-from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape, is_hub_id
 
 GIB = 1 << 30
 LOW_DISK = 5 * GIB

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from packaging.version import InvalidVersion, Version
 
 from nnsight_et.diagnostics.doctor import Diagnosis
-from nnsight_et.models.named import KNOWN_MODELS, is_hub_id
+from nnsight_et.models.catalog import KNOWN_MODELS, is_hub_id
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client, configuration, origin
 from nnsight_et.remote.failures import Rejected, RemoteFailure, Retryable

@@ -21,11 +21,11 @@ from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.models.adapters import attach_adapter, has_weights, read_settings, summary
 from nnsight_et.models.bos_here import BosFound, bos_here
+from nnsight_et.models.catalog import KNOWN_MODELS, ModelSpec, Shape
 from nnsight_et.models.families import Architecture, Projection, architecture
 from nnsight_et.models.files import Files, describe_files
 from nnsight_et.models.gguf_file import quantization_note
 from nnsight_et.models.load import configuration, outline, tokenizer_of
-from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
 from nnsight_et.planning.plan import model_choice
 from nnsight_et.tasks.encoding import trailing_tokens
 from nnsight_et.tasks.own_pairs import OwnPairs

@@ -28,10 +28,10 @@ from nnsight_et.manifest import DCM, Manifest, parse
 from nnsight_et.manifest.template import InitOptions, render_manifest
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.measuring.memory import capacity
+from nnsight_et.models.catalog import Shape
 from nnsight_et.models.files import describe_files, download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import methods
 from nnsight_et.planning.cost.methods import Count, Prompts, Rows, path_patching
 from nnsight_et.planning.plan import Job, ModelChoice, Plan, plan

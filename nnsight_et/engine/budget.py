@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import ceil
 
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 
 DEFAULT_BYTES = 2 << 30
 

@@ -17,7 +17,7 @@ from nnsight_et.manifest.own_task import UnusableTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
 from nnsight_et.manifest.tasks import IOITask
 from nnsight_et.manifest.written import ValidationContext, is_shipped
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 
 
 def problems(manifest: Manifest) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.schema import MODELINE
-from nnsight_et.models.named import KNOWN_MODELS, LLAMA_7B
+from nnsight_et.models.catalog import KNOWN_MODELS, LLAMA_7B
 
 Stages = tuple[dict[str, Any], ...]
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from nnsight_et.core.errors import accepted_names
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Flag = Annotated[bool, Field(strict=True)]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nnsight_et.core.circuit import Circuit
+from nnsight_et.models.catalog import Shape
 from nnsight_et.models.files import Files, download_files
 from nnsight_et.models.load import distant, load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import Shape
 from nnsight_et.models.prints import memory_print
 from nnsight_et.planning.plan import Job, ModelChoice
 

@@ -20,7 +20,7 @@ from nnsight_et.core.statistics import (
     rank_stability,
 )
 from nnsight_et.measuring.tolerance import ROUNDING
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 
 Found = dict[str, Tensor]
 """What path_probabilities finds: base [example] and patched [sender, example], and another metric's values."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 
 
 @dataclass(frozen=True)

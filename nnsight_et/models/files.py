@@ -15,8 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.adapters import CONFIG, check_no_adapter, check_words, read_settings
+from nnsight_et.models.catalog import ModelSpec, is_hub_id
 from nnsight_et.models.failures import first_line
-from nnsight_et.models.named import ModelSpec, is_hub_id
 from nnsight_et.models.stored import check_not_quantized
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")

@@ -22,13 +22,13 @@ from transformers.utils import logging
 
 from nnsight_et.core.errors import UnsupportedModel, quantity
 from nnsight_et.models.adapters import attach_adapter, check_fit, check_served, has_adapter
+from nnsight_et.models.catalog import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.failures import reading_files
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
 from nnsight_et.models.finite import accepted_dtypes, try_prompt
 from nnsight_et.models.gguf_file import check_all_read, dequantising, read_configuration, without_bars
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.rotary import rotate_each_prompt, unchanging_length
 from nnsight_et.models.tokenizing import check_tokenizing, read_tokenizer, set_bos, with_padding_token
 from nnsight_et.models.weights import check_parameters, stored_tensors

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.named import ModelSpec, is_hub_id
+from nnsight_et.models.catalog import ModelSpec, is_hub_id
 
 KEYS = ("quantization_config", "compression_config")
 """The second is what compressed-tensors wrote before 2025."""

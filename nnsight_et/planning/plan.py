@@ -22,7 +22,7 @@ from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest import Experiment, Manifest, OwnModel, PathPatching, TaskData
 from nnsight_et.manifest.written import OnCircuit, is_file, is_shipped
-from nnsight_et.models.named import KNOWN_MODELS, ModelSpec, Shape
+from nnsight_et.models.catalog import KNOWN_MODELS, ModelSpec, Shape
 
 SCHEMA = 2  # of what is digested: a change of meaning without a change of text raises it
 NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits", "roles", "scores", "reproduces"}

@@ -25,12 +25,12 @@ from nnsight.tracing.backend import Backend
 
 from nnsight_et.core.errors import ExperimentError, UnsupportedModel
 from nnsight_et.interventions.calls import Call, run_calls
-from nnsight_et.interventions.parts import split_call
+from nnsight_et.interventions.split_calls import split_call
 from nnsight_et.loopback.handle import Loopback
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import check_no_gguf, download_files
 from nnsight_et.models.load import check_gap
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import JobLost, Rejected, Retryable, ServerSilent, TooLarge, failure_from_description

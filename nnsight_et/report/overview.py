@@ -8,7 +8,7 @@ from pathlib import Path
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.table import Table, number
 from nnsight_et.manifest import Discovery, Faithfulness, PathPatching
-from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS, NamedModel, Shape
+from nnsight_et.models.catalog import EMBEDDED, KNOWN_MODELS, NamedModel, Shape
 from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import Job, Plan, senders
 

@@ -55,17 +55,12 @@ def readouts(
     return tuple(ScoreTensor(f"{name}.{key}", tuple(axes), what, each, always) for key, what in found.items())
 
 
-def answers(prefix: str = "", each: str = "") -> tuple[ScoreTensor, ScoreTensor]:
+def answers(prefix: str = "", *, each: str = "", always: bool = True) -> tuple[ScoreTensor, ScoreTensor]:
     """The right tokens of the examples."""
+    more = "Ids of other right tokens; -1 where an example has fewer."
     return (
-        ScoreTensor(f"{prefix}answer", ("example",), "Id of the answer.", each),
-        ScoreTensor(
-            f"{prefix}also_right",
-            ("example", "token"),
-            "Ids of other right tokens; -1 where there is none.",
-            each,
-            False,
-        ),
+        ScoreTensor(f"{prefix}answer", ("example",), "Id of the answer.", each, always),
+        ScoreTensor(f"{prefix}also_right", ("example", "token"), more, each, always=False),
     )
 
 

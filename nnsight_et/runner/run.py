@@ -23,15 +23,15 @@ from nnsight_et.measuring.own_pairs import check_every_prompt, check_pairs
 from nnsight_et.measuring.self_check import SelfCheck
 from nnsight_et.measuring.tokens import tokens_of
 from nnsight_et.methods import METHODS
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import Files
 from nnsight_et.models.gguf_file import quantization_note
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, Plan, digest
 from nnsight_et.remote.server import Remote, Server, name_on_server, open_server
 from nnsight_et.results.headers import JobRecord, ModelRecord, ResultHeader, folder_of
 from nnsight_et.results.store import Result, Store, read_result, write_result
 from nnsight_et.results.summary import Summary
-from nnsight_et.runner.first_look import check_own_task, look_first, try_first_prompts
+from nnsight_et.runner.preflight import check_own_task, look_first, try_first_prompts
 from nnsight_et.tasks.boxes import VERSION
 from nnsight_et.workers.pool import check_workers, on_cluster, start_workers
 

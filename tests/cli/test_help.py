@@ -13,7 +13,7 @@ from nnsight_et_cli.shell import EXAMPLES
 from typer.testing import CliRunner
 
 from nnsight_et.manifest.load import SHIPPED
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 from tests.helpers.commands import et
 
 SHELL = typer.main.get_command(app)

@@ -19,7 +19,7 @@ from nnsight_et.manifest.document import read
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.schema import MODELINE, json_schema, schema_text
 from nnsight_et.manifest.template import TWO_MODELS, InitOptions, render_manifest
-from nnsight_et.models.named import EMBEDDED
+from nnsight_et.models.catalog import EMBEDDED
 from nnsight_et.planning.plan import plan
 from tests.helpers.commands import EVERY, ROOT, STUDY, et, python
 

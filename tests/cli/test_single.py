@@ -4,7 +4,7 @@ import pytest
 
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import CMAP, BoxesTask, PathPatching
-from nnsight_et.manifest.single import STAGE, SingleMethod
+from nnsight_et.manifest.one_method import STAGE, SingleMethod
 from nnsight_et.planning.plan import plan, senders
 from tests.helpers.commands import et
 

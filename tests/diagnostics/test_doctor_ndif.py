@@ -14,7 +14,7 @@ from nnsight.schema.config import CONFIG
 from nnsight_et.diagnostics import doctor_ndif
 from nnsight_et.diagnostics.doctor import Diagnosis
 from nnsight_et.diagnostics.doctor_ndif import known_models, server_findings
-from nnsight_et.models.named import ModelSpec
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.failures import Rejected, Retryable

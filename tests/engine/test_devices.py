@@ -19,11 +19,11 @@ from nnsight_et.interventions.calls import resolve_placement
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.manifest import load
 from nnsight_et.measuring import model_pool
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.families import FAMILIES
 from nnsight_et.models.files import Files, download_files
 from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.runner.run import device_of, run
 from tests.helpers.architectures import QUICK, hf_model

@@ -17,7 +17,7 @@ from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout, plain, readout
 from nnsight_et.engine.suffix import Edit, suffix
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 from tests.helpers import plain_hooks
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 

@@ -12,8 +12,8 @@ from nnsight_et.core.circuit import Head, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import Training, trained_masks
-from nnsight_et.interventions.parts import VARIANT_ARGUMENT, split_call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
+from nnsight_et.interventions.split_calls import VARIANT_ARGUMENT, split_call
 from tests.helpers.closeness import assert_near
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
 

@@ -24,7 +24,7 @@ from nnsight_et.manifest import Stage
 from nnsight_et.measuring.missing_scores import without_score
 from nnsight_et.measuring.stage_scores import ranking, stage_scores
 from nnsight_et.methods.path_patching.experiment import stage_record
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.export import heads, metrics
 from nnsight_et.report.results import plates, tables

@@ -6,7 +6,7 @@ import pytest
 
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import DCM, Faithfulness, PathPatching, load, parse
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 
 TEXT = """\
 name: study

@@ -14,10 +14,10 @@ from nnsight_et.core.errors import ExperimentError
 from nnsight_et.interventions import ablation, cmap, dcm, method_checks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.method_checks import donated_values, means_error, training_errors
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec
 from tests.helpers import plain_methods
 from tests.helpers.closeness import assert_near
 from tests.helpers.methods_study import models_in, steps

@@ -24,7 +24,7 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.report.html.page import limits
 from nnsight_et.results.headers import read_header
 from nnsight_et.results.study import study_in
-from nnsight_et.runner import first_look
+from nnsight_et.runner import preflight
 from nnsight_et.runner.run import RunOptions, run
 from nnsight_et.tasks.boxes import OBJECTS
 from tests.helpers.commands import et
@@ -144,7 +144,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(prompts.tokens))
         return plain_answers(model, prompts, candidates)
 
-    monkeypatch.setattr(first_look, "plain_answers", counting)
+    monkeypatch.setattr(preflight, "plain_answers", counting)
     return counts
 
 

@@ -27,10 +27,10 @@ from nnsight_et.manifest import parse
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.methods.cmap.experiment import INPUTS, patched_heads
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import Job, plan
 from nnsight_et.results.store import Store
 from nnsight_et.tasks.boxes import Boxes

@@ -13,7 +13,7 @@ from nnsight_et.core.metrics import patching_score
 from nnsight_et.display.figures import Diagram, HeatMap
 from nnsight_et.manifest import Stage
 from nnsight_et.methods.path_patching.experiment import assembled_circuit, mlps
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 from nnsight_et.planning.plan import digest, plan, senders
 from nnsight_et.report.results import head_rows, metric_rows, plates, tables
 from nnsight_et.results.records import MlpGroupRecord

@@ -16,7 +16,7 @@ from nnsight_et.manifest import Stage, load
 from nnsight_et.measuring.stage_scores import stage_scores, tied_heads
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.path_patching.experiment import stage_record
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.results import tables
 from nnsight_et.runner.run import run

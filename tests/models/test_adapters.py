@@ -20,10 +20,10 @@ from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.models.adapters import _weights as read_weights
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import describe_files, download_files
 from nnsight_et.models.load import load_model
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec
 from tests.helpers import plain_hooks
 from tests.helpers.adapter_folders import (
     REFUSED,

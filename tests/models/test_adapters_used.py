@@ -21,9 +21,9 @@ from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.models.adapters import check_fit
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import download_files
 from nnsight_et.models.load import distant, outline
-from nnsight_et.models.named import ModelSpec
 from tests.helpers import plain_hooks
 from tests.helpers.adapter_folders import (
     REFUSED,

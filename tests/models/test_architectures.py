@@ -18,10 +18,10 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.families import FAMILIES
 from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model, shape_from, wrap_model
-from nnsight_et.models.named import ModelSpec
 from tests.helpers import architecture_table, plain_hooks
 from tests.helpers.architecture_table import COLUMNS, ENGINES, SENDERS, made, measured
 from tests.helpers.architectures import ARCHITECTURES, QUICK, WINDOW, configuration, every, hf_model

@@ -15,9 +15,9 @@ import nnsight_et
 from nnsight_et.core.errors import ManifestError, UnsupportedModel
 from nnsight_et.manifest import parse
 from nnsight_et.models import tokenizing
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import describe_files
 from nnsight_et.models.load import tokenizer_of
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.models.tokenizing import TEXT, WORSE, bos_comparison_run, leading, notices_of_losses, set_bos
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import read_header

@@ -15,9 +15,9 @@ import nnsight_et
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.manifest import load
 from nnsight_et.models import gguf_file
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import read_header
 from tests.helpers.commands import et

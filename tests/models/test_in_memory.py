@@ -23,7 +23,7 @@ from transformers import (
 
 import nnsight_et as et
 from nnsight_et.core.errors import ManifestError, NnsightEtError, UnsupportedModel
-from nnsight_et.models.own import from_module
+from nnsight_et.models.in_memory import from_module
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

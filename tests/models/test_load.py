@@ -18,9 +18,9 @@ from nnsight_et.core.metrics import patching_score
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.models.catalog import ModelSpec, Shape
 from nnsight_et.models.files import Files, describe_files, download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of, wrap_model
-from nnsight_et.models.named import ModelSpec, Shape
 from tests.helpers import plain_hooks
 from tests.helpers.closeness import assert_near
 from tests.helpers.tiny_model import change_config, few_pairs, hf_llama, tiny_model, tokenizer

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models import tokenizing
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.failures import LOADING_ERRORS, reading_files
 from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec
 from tests.helpers.commands import STUDY, et
 from tests.helpers.tiny_model import change_config, hf_llama, tokenizer
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 from tests.helpers.loopback_hub import serving
 from tests.helpers.tiny_model import hf_llama, tokenizer
 
@@ -42,7 +42,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 ADAPTED = """
 import torch; from nnsight_et.models.files import download_files
-from nnsight_et.models.load import load_model; from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.load import load_model; from nnsight_et.models.catalog import KNOWN_MODELS
 models = {name: load_model(download_files(name, KNOWN_MODELS[name].spec)) for name in ('llama', 'goat')}
 names = [name for name, _ in models['goat'].nn.named_parameters()]
 print(sum('lora' in name for name in names), sum('base_layer' in name for name in names))

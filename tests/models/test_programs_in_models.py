@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nnsight_et.core.errors import UnsupportedModel
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import FILES, download_files
 from nnsight_et.models.load import configuration, distant, load_model, tokenizer_of
-from nnsight_et.models.named import ModelSpec
 from tests.helpers.commands import STUDY, et
 from tests.helpers.tiny_model import change_config, hf_llama, tokenizer
 

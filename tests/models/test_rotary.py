@@ -30,9 +30,9 @@ from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.measuring.examples import has_length_limit, require_prompts_fit
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import download_files as found_files
 from nnsight_et.models.load import longest_alike
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.models.rotary import unchanging_length
 from tests.helpers import own_pairs_study, plain_hooks, plain_methods
 from tests.helpers.architecture_table import EDGES, HEADS, PATHS, SENDERS, SET, apart

@@ -17,9 +17,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForC
 import nnsight_et
 from nnsight_et.core.batch import collate
 from nnsight_et.core.errors import UnsupportedModel
+from nnsight_et.models.catalog import EMBEDDED, ModelSpec
 from nnsight_et.models.files import FETCHED, WEIGHTS, download_files
 from nnsight_et.models.load import load_model, tokenizer_of
-from nnsight_et.models.named import EMBEDDED, ModelSpec
 from tests.helpers.commands import STUDY, et
 from tests.helpers.tiny_model import PAD, change_config, few_examples, hf_llama, tokenizer
 

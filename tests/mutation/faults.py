@@ -114,10 +114,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "dropped o_proj bias", "the sender's layer without its bias", ONE_TOKEN,
-        ("z[one, :, senders.heads] = senders.donated[here][:, senders.heads].transpose(0, 1)\n"
-         "    return model.attention_of(here, z.flatten(0, 1)[:, None])",
-         "z[one, :, senders.heads] = senders.donated[here][:, senders.heads].transpose(0, 1)\n"
-         "    z = z.flatten(0, 1)[:, None]\n"
+        ("transpose(0, 1)\n    return model.attention_of(here, z.flatten(0, 1)[:, None])",
+         "transpose(0, 1)\n    z = z.flatten(0, 1)[:, None]\n"
          "    return model.attention_of(here, z) - model.attention_of(here, torch.zeros_like(z))"),
         "bias", "interventions/path_patching",
     ),

@@ -25,8 +25,8 @@ from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path, edge_probabilities, path_probabilities
 from nnsight_et.interventions.probes import Probe, probe_probabilities
 from nnsight_et.manifest import DCM
+from nnsight_et.models.catalog import Shape
 from nnsight_et.models.load import shape_from
-from nnsight_et.models.named import Shape
 from nnsight_et.planning.cost import methods
 from nnsight_et.planning.cost.methods import Count, Prompts, Rows, Sizes
 from nnsight_et.tasks.boxes import Boxes

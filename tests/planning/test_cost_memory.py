@@ -17,7 +17,7 @@ from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import DCM
-from nnsight_et.models.named import TINY
+from nnsight_et.models.catalog import TINY
 from nnsight_et.planning.cost import methods
 from nnsight_et.planning.cost.methods import Prompts, Rows, Sizes
 from nnsight_et.tasks.boxes import Boxes

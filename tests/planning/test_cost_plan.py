@@ -21,7 +21,7 @@ from nnsight_et.diagnostics.costs import (
 from nnsight_et.diagnostics.sizing import read_rows
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import DCM, BoxesTask, load, parse
-from nnsight_et.models.named import EMBEDDED, TINY
+from nnsight_et.models.catalog import EMBEDDED, TINY
 from nnsight_et.planning.cost import methods, pieces
 from nnsight_et.planning.cost.methods import Count
 from nnsight_et.planning.plan import plan

@@ -10,7 +10,7 @@ import pytest
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import load, parse
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 from nnsight_et.planning.plan import Plan, digest, plan, senders
 
 TEXT = """\

@@ -12,7 +12,7 @@ PACKAGE = "nnsight_et"
 
 TEXT = {
     *("core.errors", "core.notices", "core.circuit", "core.named_metrics"),
-    *("circuits", "models.named", "manifest", "planning"),
+    *("circuits", "models.catalog", "manifest", "planning"),
 }
 """What may be imported before any model is read."""
 THINGS = {"core", "tasks", "models"}
@@ -52,7 +52,7 @@ LIGHT = {
     *("core.errors", "core.notices", "core.circuit", "core.named_metrics"),
     *("circuits", "manifest", "planning", "engine.budget", "engine.paths"),
     *("results.disk", "results.headers", "results.summary"),
-    *("display.table", "report.overview", "models.named", "models.stored", "cli"),
+    *("display.table", "report.overview", "models.catalog", "models.stored", "cli"),
     *("diagnostics.costs", "methods.base", "methods.sections"),
 }
 ONLY_IN = {
@@ -75,7 +75,7 @@ ONLY_IN = {
 
 
 def modules() -> dict[str, Path]:
-    """Every module, named from inside the package: plan, models.named, cli.app."""
+    """Every module, named from inside the package: plan, models.catalog, cli.app."""
     files = {path.relative_to(ROOT / PACKAGE): path for path in (ROOT / PACKAGE).rglob("*.py")}
     files |= {path.relative_to(ROOT): path for path in (ROOT / "cli").rglob("*.py")}
     return {".".join(place.with_suffix("").parts): path for place, path in sorted(files.items())}

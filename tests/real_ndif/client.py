@@ -28,10 +28,10 @@ from nnsight_et.interventions.dcm import Training, masked_readout, prepare_batch
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import download_files
 from nnsight_et.models.load import load_model, tokenizer_of
 from nnsight_et.models.model import Model
-from nnsight_et.models.named import ModelSpec
 from nnsight_et.tasks.boxes import Boxes
 
 CHUNKS = Chunks()

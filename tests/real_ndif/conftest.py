@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.models.named import EMBEDDED
+from nnsight_et.models.catalog import EMBEDDED
 from tests.helpers.methods_study import models_in
 from tests.helpers.remote_study import folders
 from tests.real_ndif.server import RealNdif

@@ -6,7 +6,7 @@ import pytest
 from nnsight.schema.config import CONFIG
 
 from nnsight_et.diagnostics.doctor_ndif import server_findings
-from nnsight_et.models.named import ModelSpec
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.planning.plan import ModelChoice
 from nnsight_et.remote.client import Client
 from tests.real_ndif.server import RealNdif

@@ -17,7 +17,7 @@ import torch
 from nnsight.schema.request import RequestModel
 
 from nnsight_et.manifest import Manifest, parse
-from nnsight_et.models.named import EMBEDDED
+from nnsight_et.models.catalog import EMBEDDED
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.client import Client
 from nnsight_et.remote.server import RemoteJob, RetryPolicy

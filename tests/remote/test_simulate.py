@@ -7,7 +7,7 @@ import pytest
 
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.models import files
-from nnsight_et.models.named import ModelSpec
+from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.planning.plan import plan
 from nnsight_et.remote.server import name_on_server
 from nnsight_et.results.headers import folder_of

@@ -7,7 +7,7 @@ import pytest
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import parse
 from nnsight_et.planning.plan import plan
-from nnsight_et.report.paper import paper_tables
+from nnsight_et.report.reproduction import paper_tables
 from nnsight_et.results.headers import ModelRecord, ResultHeader
 from tests.helpers.summaries import header_of, summary_of
 

@@ -7,7 +7,7 @@ from nnsight_et.display.table import Table
 from nnsight_et.manifest import parse
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.methods import METHODS as RECORDS
-from nnsight_et.models.named import KNOWN_MODELS
+from nnsight_et.models.catalog import KNOWN_MODELS
 from nnsight_et.planning.cost.pieces import Estimate
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import models_table, plan_table

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from nnsight_et.core.batch import Example, Pair, collate
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import PathPatching, load, parse
+from nnsight_et.manifest.one_method import SingleMethod
 from nnsight_et.manifest.schema import MODELINE
-from nnsight_et.manifest.single import SingleMethod
 from nnsight_et.manifest.template import METHODS, STUDIES, InitOptions, render_manifest
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of

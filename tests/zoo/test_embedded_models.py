@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Circuit, Head
-from nnsight_et.models.named import EMBEDDED
+from nnsight_et.models.catalog import EMBEDDED
 from nnsight_et.tasks.boxes import LABELS, OBJECTS, Boxes
 from tools.embedded_models.make import digests, load
 from tools.embedded_models.measure import accuracy, all_heads, stage_scores

@@ -17,7 +17,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from nnsight_et.models.named import EMBEDDED
+from nnsight_et.models.catalog import EMBEDDED
 from nnsight_et.zoo.tokenizer import word_tokenizer
 from tools.embedded_models import family
 from tools.embedded_models.lessons import arithmetic_lessons, rephrased_lessons

@@ -10,7 +10,7 @@ from pydantic import Field
 from nnsight_et.core.errors import accepted_names, quantity
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.written import Count, Flag, Name, Scored, SpecModel, ValidationContext
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 
 HEAD_INPUTS = ("query", "key", "value")
 

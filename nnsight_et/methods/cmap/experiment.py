@@ -36,7 +36,7 @@ from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.cmap import audit, present
 from nnsight_et.methods.cmap.summary import CMAPSummary, PatchedRecipient, RandomHeads
 from nnsight_et.methods.dcm.experiment import selected_heads
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.results.records import CircuitRecord
 

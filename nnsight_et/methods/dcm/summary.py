@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import replace
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -100,7 +99,7 @@ class DCMSummary(Summary):
             each="rows",
             always=False,
         ),
-        *(replace(one, always=False) for one in answers("{desideratum}.", each="rows")),
+        *answers("{desideratum}.", each="rows", always=False),
     )
     rows: list[GroupMask]
     """Per desideratum, a row for every group that has heads, in the circuit's order."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nnsight_et.core.circuit import Component, Head, Mlp
 from nnsight_et.engine.paths import End, Kind, Path
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 
 LOGITS = "logits"
 Profile = Sequence[float]

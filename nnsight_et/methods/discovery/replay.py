@@ -23,7 +23,7 @@ from nnsight_et.measuring.recount import benjamini_hochberg, p_values
 from nnsight_et.measuring.steps import EvalSettings
 from nnsight_et.methods.discovery import spent
 from nnsight_et.methods.discovery.summary import DiscoverySummary
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 
 Named = tuple[str, str]
 """A head or MLP by its name, and its position."""

@@ -45,7 +45,7 @@ from nnsight_et.methods.discovery.graph import (
 )
 from nnsight_et.methods.discovery.summary import OPEN, ProbeRecord, Why
 from nnsight_et.methods.path_patching.experiment import patched_paths
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.plan import Job
 
 SPLITS = 2  # of the heads below a branch, each into two halves

@@ -9,7 +9,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path
 from nnsight_et.interventions.probes import Probe
 from nnsight_et.measuring.steps import Step
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.cost.methods import Prompts, Sizes, edges, probing, total
 
 

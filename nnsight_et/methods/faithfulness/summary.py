@@ -48,7 +48,7 @@ class FaithfulnessSummary(Summary):
     scores: ClassVar = (
         *readouts("{model}.model", ("example",), "in the whole model", each="rows"),
         *readouts("{model}.circuit", ("set", "example"), "in the circuit alone, then in each random one", each="rows"),
-        *answers("{model}.", "rows"),
+        *answers("{model}.", each="rows"),
     )
     rows: list[FaithfulnessRow]
     """A row per model."""

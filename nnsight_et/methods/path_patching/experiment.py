@@ -27,7 +27,7 @@ from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_di
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.path_patching import audit, present
 from nnsight_et.methods.path_patching.summary import KeptHead, MeanTest, PathPatchingSummary, StageRecord
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.records import CircuitRecord, MlpGroupRecord
 

@@ -13,7 +13,7 @@ from nnsight_et.core.circuit import Circuit, Component, HeadGroup
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import DCM
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from nnsight_et.manifest import Experiment as Spec
 from nnsight_et.manifest import PathPatching
 from nnsight_et.manifest.methods.path_patching import Stage
 from nnsight_et.manifest.written import Measured, is_shipped
-from nnsight_et.models.named import Shape
+from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.cost import methods
 from nnsight_et.planning.cost.methods import Count, Rows
 from nnsight_et.planning.plan import Job, Plan

@@ -14,7 +14,7 @@ from nnsight_et.core.errors import quantity
 from nnsight_et.display.table import FEW, number
 from nnsight_et.manifest import Minimality
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
-from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
+from nnsight_et.models.catalog import EMBEDDED, KNOWN_MODELS
 from nnsight_et.report.html import palette
 from nnsight_et.report.html.parts import template, text_of
 from nnsight_et.report.html.sections import (

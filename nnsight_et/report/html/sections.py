@@ -14,7 +14,7 @@ from nnsight_et.display.table import Table
 from nnsight_et.methods import METHODS
 from nnsight_et.methods.sections import SECTIONS
 from nnsight_et.report.html.drawing import DrawnGroup, draw_group
-from nnsight_et.report.paper import paper_tables
+from nnsight_et.report.reproduction import paper_tables
 from nnsight_et.report.results import plates, tables
 from nnsight_et.results.headers import CheckRecord, method_of, models_of, name_of
 from nnsight_et.results.store import Result, ResultHeader

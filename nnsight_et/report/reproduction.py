@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from nnsight_et.circuits import published
 from nnsight_et.display.table import Table, number
 from nnsight_et.methods import METHODS
-from nnsight_et.models.named import EMBEDDED, KNOWN_MODELS
+from nnsight_et.models.catalog import EMBEDDED, KNOWN_MODELS
 from nnsight_et.results.headers import method_of, name_of
 from nnsight_et.results.store import ResultHeader
 
