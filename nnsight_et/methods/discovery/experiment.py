@@ -138,7 +138,9 @@ def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> Disco
         ended="budget" if "budget" in reasons else "branches" if "branches" in reasons else "nothing more",
         closed_sample=_closed_sample(search, branches),
         stability=_stability(search),
-        cost=CostRecord(**search.cost, held_out=tests.cost, exhaustive=search.exhaustive_cost(held_out)),
+        cost=CostRecord(
+            **search.cost, held_out=tests.cost, exhaustive=search.exhaustive_cost(held_out if tests.edges else ())
+        ),
         examples=len(search.examples),
         held_out_examples=len(held_out),
         base=next(reversed(search.bases.values())).double().mean().item(),
