@@ -151,7 +151,7 @@ class CostRecord(Record):
     held_out: int
     """Measuring the candidates again."""
     exhaustive: int
-    """What patching all senders of all branches of the same groups costs, on the examples of both samples."""
+    """What patching all senders of all branches of the same groups costs, on all examples that were measured."""
 
     @property
     def total(self) -> int:
