@@ -133,11 +133,12 @@ def _take_earlier(context: RunContext, job: Job) -> bool:
 
 
 def _earlier_result(context: RunContext, job: Job) -> Result | None:
-    """The job's result, if it is there, whole, of the same work, and checked and its models looked at where they are
-    to be."""
+    """The job's result, if it is there, whole, as its method writes it now, of the same work, and checked and its
+    models looked at where they are to be."""
     place, identities = context.folder / job.name, [_identity(context, job, one) for one in _gradients(context)]
     try:
         result = read_result(place)
+        METHODS[job.spec.method].summary.read(result.header)
     except ResultError:
         return context.store.missing(place)
     unchecked = context.self_check.on and not result.header.self_check.on
