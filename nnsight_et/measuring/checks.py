@@ -19,6 +19,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.engine_checks import engine_errors, row_gap
 from nnsight_et.interventions.method_checks import donated_values, taken_means_error, training_errors
 from nnsight_et.manifest import BoxesTask
+from nnsight_et.manifest.written import Scored
 from nnsight_et.measuring.audit import Finding, finding
 from nnsight_et.measuring.context import MethodOutput, RunContext
 from nnsight_et.measuring.evidence import Evidence
@@ -89,7 +90,10 @@ def _as_written(job: Job) -> Iterator[Finding]:
     own = job.text.get("experiments", {}).get(job.name, {})
     settings = {key: job.text[key] for key in ("seed", "engine") if key in job.text}
     task = job.text.get("task") if isinstance(job.text.get("task"), dict) else None
-    yield finding("manifest", _says(job.spec.model_dump(mode="json"), own), f"experiments.{job.name}")
+    spec = job.spec.model_dump(mode="json")
+    if isinstance(job.spec, Scored):
+        spec["metric"] = job.spec.metric  # left out of plain data where it is the paper's
+    yield finding("manifest", _says(spec, own), f"experiments.{job.name}")
     yield finding("manifest", all(getattr(job, key) == value for key, value in settings.items()), "settings")
     if isinstance(job.task, BoxesTask) and task:
         yield finding("manifest", _says(job.task.identity, task), "task")
