@@ -16,7 +16,7 @@ def memory_print(model: Model) -> str:
     for name, parameter in model.nn._module.named_parameters():
         if parameter.is_floating_point() and not parameter.is_meta:
             numbers = parameter.detach()
-            sums = [numbers.sum(dtype=torch.float64).item(), numbers.norm(dtype=torch.float64).item()]
+            sums = [numbers.sum(dtype=torch.float64).item(), numbers.abs().sum(dtype=torch.float64).item()]
             state.update(f"{name}:{tuple(parameter.shape)}:{sums};".encode())
     return state.hexdigest()
 

@@ -30,6 +30,7 @@ EVERY = """\
   minimal: {method: minimality, circuit: found, examples: 4, ablation_examples: 4}
   complete: {method: completeness, circuit: found, examples: 4, ablation_examples: 4, draws: 2}
   overlap: {method: comparison, circuits: [found, minimal], scores: found}
+  graph: {method: discovery, model: one, examples: 4, held_out_examples: 4, keep: 1, branches: 1, closed_sample: 0}
   selected: {method: dcm, circuit: found, training_examples: 4, validation_examples: 2, test_examples: 3, batch: 1}
   functions: {method: activation_patching, roles: selected, models: [one, two], examples: 3, draws: 2}
   across: {method: cmap, donor: one, recipient: two, circuit: found, roles: selected, examples: 4, random_sets: 2}
