@@ -28,7 +28,7 @@ TWO = ONE % (
 )
 ALONE = "  table: {method: faithfulness, circuit: ./circuit.json, models: [one], examples: 6, ablation_examples: 5}\n"
 FIRST_STEPS = {
-    "found": 2, "table": 4, "pruned": 1, "complete": 2, "masks": 1, "roles": 2, "across": 4, "blind": 5, "looks": 1,
+    "found": 2, "table": 4, "pruned": 1, "complete": 2, "masks": 1, "roles": 2, "across": 3, "blind": 5, "looks": 1,
     "screen": 1, "mlps": 2, "graph": 1,
 }  # fmt: skip
 """How many steps of an experiment do something to a model for the first time."""
