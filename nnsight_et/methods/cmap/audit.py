@@ -26,7 +26,8 @@ WAYS = [("query",), ("key",), ("value",), ("query", "key", "value")]
 def audit_output(evidence: Evidence[CMAP, CMAPSummary]) -> Iterator[Finding]:
     """Which heads of which model were given to which, and what the recipient then answers."""
     spec, (donor, recipient) = evidence.job.spec, evidence.job.models
-    yield finding("asked", (donor.name, recipient.name) == (spec.donor, spec.recipient), "donor and recipient")
+    if evidence.context.data.made:  # a notebook's models may share a name, and are then numbered
+        yield finding("asked", (donor.name, recipient.name) == (spec.donor, spec.recipient), "donor and recipient")
     circuit, shape = _patched(evidence), evidence.context.models.shape(recipient)
     groups = [group for group in circuit if group[2]]
     random = random_groups(circuit, shape.n_layers, shape.n_heads, spec.random_sets, evidence.job.seed)
@@ -51,8 +52,8 @@ def audit_output(evidence: Evidence[CMAP, CMAPSummary]) -> Iterator[Finding]:
     mean, std = mean_and_std(to_list(right[len(names) :].mean(-1)))
     drawn = {"mean": mean, "std": std, "mean_interval": interval(right[len(names) :].mean(0))}
     expected = {
-        "donor": spec.donor,
-        "recipient": spec.recipient,
+        "donor": donor.name,
+        "recipient": recipient.name,
         "models": {one.name: each.mean().item() for one, each in zip(evidence.job.models, own, strict=True)},
         "model_intervals": {one.name: interval(each) for one, each in zip(evidence.job.models, own, strict=True)},
         "rows": rows,
