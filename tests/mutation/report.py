@@ -110,10 +110,17 @@ def _strangers(name: str, lines: Sequence[Line]) -> list[str]:
 
 
 def _found(lines: Sequence[Line]) -> list[str]:
-    """How many the run finds, the tests find, and either of them finds; a run that crashes finds it."""
-    found = [(bool(line.run["caught"]), bool(line.tests["caught"])) for line in lines]
-    counts = sum(run for run, _ in found), sum(tests for _, tests in found), sum(map(any, found))
-    return [_share(count, lines) for count in counts]
+    """How many the run finds, the tests find, and either of them finds; a run that crashes finds it.
+
+    Of the tests' shares are the faults that they were tried on.
+    """
+    tested = [line for line in lines if line.tests]
+    of_run, of_tests, of_either = (
+        sum(bool(line.run["caught"]) for line in lines),
+        sum(bool(line.tests["caught"]) for line in tested),
+        sum(bool(line.run["caught"] or line.tests["caught"]) for line in tested),
+    )
+    return [_share(of_run, lines), _share(of_tests, tested), _share(of_either, tested)]
 
 
 def _mechanical(lines: Sequence[Line]) -> list[str]:
@@ -162,6 +169,8 @@ def _share(count: int, lines: Sequence[Any]) -> str:
 
 
 def _by(outcome: dict[str, str]) -> str:
+    if not outcome:
+        return "not tried"
     if not outcome["caught"]:
         return "**missed**"
     if outcome["caught"] in ("test", "self-check"):
