@@ -141,7 +141,8 @@ class Evidence(Generic[M, S]):
             seen = self.context.splits.read
             if not any(some is examples or some == examples for some in seen.get((split, swapped), ())):
                 seen.setdefault((split, swapped), []).append(examples)
-                yield from examples_findings(self.job.task, tokenizer, examples, split, swapped)
+                resampled = getattr(self.job.spec, "ablation", "mean") == "resample"  # held against its own prompts
+                yield from examples_findings(self.job.task, tokenizer, examples, split, swapped, sources=not resampled)
             yield finding("examples", True, split)
 
     def selected(

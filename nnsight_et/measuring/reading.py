@@ -101,11 +101,18 @@ class BoxesReader:
 
 
 def examples_findings(
-    task: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], split: str, swapped: str | None
+    task: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    split: str,
+    swapped: str | None,
+    *,
+    sources: bool = True,
 ) -> Iterator[Finding]:
     """That pairs of the boxes task are of that split, and their positions, answers and foils what their texts say.
 
-    swapped: the desideratum they are of. Of other tasks, and where a tokenizer's tokens are no words, nothing.
+    swapped: the desideratum they are of. sources: whether their sources are the task's. Of other tasks, and where a
+    tokenizer's tokens are no words, nothing.
     """
     if not isinstance(task, BoxesTask):
         return
@@ -121,19 +128,25 @@ def examples_findings(
         right = example.base.positions == base.places(segment, example.base.length)
         yield finding("examples", right, f"{where}: the base's positions")
         if swapped is None:
-            yield from _pair(reader, example, base, where)
+            yield from _answer(reader, example, base, where)
+            if sources:
+                yield from _source(reader, example, base, where)
         else:
             yield from _swap(reader, example, base, swapped, where)
 
 
-def _pair(reader: BoxesReader, example: Example, base: Scene, where: str) -> Iterator[Finding]:
-    """A pair whose source cannot answer."""
+def _answer(reader: BoxesReader, example: Example, base: Scene, where: str) -> Iterator[Finding]:
+    """The base's own answer, and the other objects as foils."""
     segment = base.labels.index(base.asked)
-    source = reader.scene(example.source)
     yield finding("examples", reader.word(example.answer) == base.objects[segment], f"{where}: the answer")
     others = [base.objects[index] for index in range(reader.boxes) if index != segment]
     foils = sorted(map(reader.word, example.foils))
     yield finding("examples", foils in ([], sorted(others)) and not example.also_right, f"{where}: the foils")
+
+
+def _source(reader: BoxesReader, example: Example, base: Scene, where: str) -> Iterator[Finding]:
+    """A source that cannot answer."""
+    source = reader.scene(example.source)
     if source is None:
         yield finding("examples", False, f"{where}: the source")
         return

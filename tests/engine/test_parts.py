@@ -71,4 +71,4 @@ def test_one_step_and_one_sender_have_no_parts(model):
 def test_the_argument_that_is_halved_lists_the_variants():
     for function, number in VARIANT_ARGUMENT.items():
         name = list(inspect.signature(function).parameters)[number + 1]
-        assert name in ("senders", "circuits", "knocked", "sets", "firsts", "heads"), function
+        assert name in ("senders", "circuits", "knocked", "sets", "firsts", "heads", "probes", "edges"), function

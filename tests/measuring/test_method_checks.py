@@ -109,7 +109,7 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
          lambda found: {name: z + 0.01 * ("key" in name) for name, z in found.items()}, ACROSS,
          "self-check 'donation', step donor inputs of value_fetcher"),
         ("measuring.mask_training", "trained_masks",
-         lambda found: [one | {"mask": one["masks"][0], "accuracies": torch.linspace(0, 1, len(one["masks"]))}
+         lambda found: [one | {"mask": one["masks"][0].clone(), "accuracies": torch.linspace(0, 1, len(one["masks"]))}
                         for one in found], MASKS, "'decisions'"),
     ],
 )  # fmt: skip

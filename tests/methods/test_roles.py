@@ -40,7 +40,8 @@ def decreed(tmp_path_factory) -> dict[str, Result]:
         given.extend(masks)
         course = ("masks", "course", "gradients")
         return [
-            {"mask": mask, "accuracies": torch.ones(1)} | {name: mask[None].clone() for name in course}
+            {"mask": mask, "accuracies": torch.ones(1), "autograd": torch.tensor(True)}
+            | {name: mask[None].clone() for name in course}
             for mask in masks
         ]
 
