@@ -109,8 +109,7 @@ def test_a_fill_of_the_layer_below_is_seen(monkeypatch):
          lambda found: {name: z + 0.01 * ("key" in name) for name, z in found.items()}, ACROSS,
          "self-check 'donation', step donor inputs of value_fetcher"),
         ("measuring.mask_training", "trained_masks",
-         lambda found: [one | {"mask": one["masks"][0].clone(), "accuracies": torch.linspace(0, 1, len(one["masks"]))}
-                        for one in found], MASKS, "'decisions'"),
+         lambda found: [one | {"mask": 1 - one["mask"]} for one in found], MASKS, "'decisions'"),
     ],
 )  # fmt: skip
 def test_a_run_stops_where_one_of_them_differs(tmp_path, monkeypatch, module, name, changed, study, message):
