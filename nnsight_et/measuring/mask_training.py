@@ -14,6 +14,7 @@ from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.dcm import COURSE, Training, trained_masks
 from nnsight_et.manifest import DCM
+from nnsight_et.measuring.cell_records import digest_of
 from nnsight_et.measuring.checks import check_cell, training_check
 from nnsight_et.measuring.context import RunContext, Trained
 from nnsight_et.measuring.self_check import Check, calls_of
@@ -76,8 +77,9 @@ def _masks(context: RunContext, job: Job[DCM], groups: Sequence[HeadGroup], data
         what = {"group": Circuit((group,)).to_dict(), "training": vars(_training(job)), "batch": spec.batch}
         keys[group] = context.cells.key(job, job.models[0], {"dcm": what, "data": digests})
     cells = {group: _read_training(context, key) for group, key in keys.items()}
+    pairs = digest_of(Call(trained_masks, (*data, spec.batch)))
     for group, cell in cells.items():
-        asked = Call(trained_masks, ([group], _training(job), *data, spec.batch))
+        asked = Call(trained_masks, ([group], _training(job), pairs))
         check_cell(context, job, "masks", keys[group], asked, cell is not None)
     missing = [group for group, cell in cells.items() if cell is None]
     return _Masks(keys, cells, training_check(context, job, missing, data) if missing else [], data)

@@ -35,8 +35,7 @@ def mean_interval(values: Tensor) -> Tensor:
     count = each.shape[-1]
     if count == 1:
         return torch.full((*values.shape[:-1], 2), nan, dtype=torch.float64)
-    width = _root(lambda t: 0.025 - t_below(np.array(-t), count - 1).item(), 0.0, 13.0)
-    width = width * (np.square(each - each.mean(-1, keepdims=True)).sum(-1) / (count - 1) / count) ** 0.5
+    width = _student(count - 1) * (np.square(each - each.mean(-1, keepdims=True)).sum(-1) / (count - 1) / count) ** 0.5
     return torch.from_numpy(np.stack([each.mean(-1) - width, each.mean(-1) + width], -1))
 
 
@@ -106,9 +105,21 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return mean, (sum((one - mean) ** 2 for one in values) / len(values)) ** 0.5
 
 
+@lru_cache(maxsize=1)
+def _nodes() -> tuple[Array, Array]:
+    """Points and weights of an integral from -1 to 1."""
+    return np.polynomial.legendre.leggauss(300)
+
+
+@lru_cache(maxsize=64)
+def _student(freedom: int) -> float:
+    """What Student's t exceeds with a probability of 0.025."""
+    return _root(lambda t: 0.025 - t_below(np.array(-t), freedom).item(), 0.0, 13.0)
+
+
 def t_below(values: Array, freedom: int) -> Array:
     """The probability that Student's t is at most the values: of its angle, whose density is a power of the cosine."""
-    points, weights = np.polynomial.legendre.leggauss(300)
+    points, weights = _nodes()
 
     def area(end: Array) -> Array:
         half = (end + np.pi / 2) / 2
