@@ -24,7 +24,7 @@ exported = importlib.import_module("nnsight_et.report.export")
 
 def test_a_run_lists_its_experiments_after_what_they_need(every: Run):
     names = list(every)
-    assert len(every) == len(names) == 11
+    assert len(every) == len(names) == 12
     assert names.index("found") < names.index("minimal") < names.index("overlap")
     assert repr(every).startswith("<run of small: ")
     assert repr(every["found"]) == "<found: path_patching on one>"
@@ -98,8 +98,11 @@ def test_notebooks_show_tables_with_names_escaped(every: Run):
 def test_csv_files_hold_the_tables(every: Run, tmp_path: Path):
     result = et("export", every.folder, "--to", tmp_path / "tables", "--examples")
     assert result.exit_code == 0
-    written = [Path(line) for line in result.stdout.splitlines()]
-    assert [path.name for path in written] == ["experiments.csv", "metrics.csv", "heads.csv", "examples.csv"]
+    tables = ["experiments.csv", "metrics.csv", "heads.csv", "examples.csv"]
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    written = [path for path in paths if path.name in tables]
+    assert [path.name for path in written] == tables
+    assert {path.name for path in paths} == {*tables, "graph.graph.json", "graph.graphml"}
     for path in written:
         table = TABLES[path.stem](every.study.results)
         with path.open(newline="", encoding="utf-8") as file:
@@ -139,5 +142,5 @@ def test_opening_a_run_needs_no_pandas(every: Run, tmp_path: Path):
     code += f"run = open_run({str(every.folder)!r}); print(len(run))\n"
     code += "try: run.to_dataframe()\nexcept ImportError as error: print(error.__notes__[0])"
     assert python(code, tmp_path).splitlines() == [
-        "11", "DataFrames need pandas: pip install 'nnsight-et[export]'"
+        "12", "DataFrames need pandas: pip install 'nnsight-et[export]'"
     ]  # fmt: skip
