@@ -49,7 +49,7 @@ def _errors(model: Model, pair: Pair) -> dict[str, Tensor]:
     errors["padding"] = _padding(model, pair)
     for via, name in VIAS:
         errors[f"heads of {name}"] = _heads_of(model, pair.base, model.n_layers // 2, via)
-    adapted = [_adapter(model, pair.base, layer) for layer in layers]
+    adapted = [_adapter(model, pair.base, layer) for layer in layers if model.adapted]
     if any(error is not None for error in adapted):
         errors["adapter"] = torch.stack([error for error in adapted if error is not None]).max()
     if torch.equal(_at_last(model, pair.base), _at_last(model, pair.source)):

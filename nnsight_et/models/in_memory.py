@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import nnsight
 from nnsight import TransformersModel
 from peft import PeftMixedModel, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nnsight_et.core.errors import UnsupportedModel, brief, quantity
@@ -45,7 +47,9 @@ def from_module(
         raise UnsupportedModel(f"{name}: {found}; accepted: {' or '.join(ATTENTION)}, when the model is loaded")
     with_padding_token(tokenizer, name, module.config.get_text_config().vocab_size)
     nnsight.register("nnsight_et")
-    return wrap_model(TransformersModel(module, task="text-generation", tokenizer=tokenizer), name)
+    adapted = not any(isinstance(one, BaseTunerLayer) and one.disable_adapters for one in module.modules())
+    model = wrap_model(TransformersModel(module, task="text-generation", tokenizer=tokenizer), name)
+    return replace(model, adapted=adapted)
 
 
 def hook_notices(module: PreTrainedModel | PeftModel | PeftMixedModel, name: str) -> list[Notice]:

@@ -38,6 +38,8 @@ class Model:
     windows: tuple[int | None, ...]  # per layer how many tokens back, itself included, a token sees; None: all
     parallel: bool = False
     """Whether an MLP does not see the attention of its own layer: both have the residual that enters the layer."""
+    adapted: bool = True
+    """Whether its adapters, if it has some, are on; not where who made the model in memory switched them off."""
     gradients: bool = True
     """Whether derivatives pass through its runs; not where a server keeps the weights from the code that asks."""
     on_layer: Callable[[int], None] | None = None

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 import nnsight_et as et
 from nnsight_et.core.batch import Pair, PromptBatch, collate
@@ -128,6 +130,20 @@ def test_heads_that_work_against_the_answer_are_named_and_given_by_size(model, p
     assert [str(head) for head in found.top(12, by="size")] == sorted(sizes, key=lambda head: -sizes[head])
     with pytest.raises(TaskError, match="by: 'value'; accepted: score, size"):
         found.top(by="value")  # type: ignore[arg-type]
+
+
+def test_a_model_whose_adapter_is_switched_off_gives_the_numbers_of_its_base(model, pairs):
+    adapted: Any = inject_adapter_in_model(
+        LoraConfig(target_modules=["q_proj", "o_proj"], init_lora_weights=False), hf_llama()
+    )
+    on = et.path_patch(et.load(adapted, tokenizer()), pairs)
+    for layer in adapted.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.enable_adapters(False)
+    off = et.path_patch(et.load(adapted, tokenizer()), pairs)
+    assert_near(off.values, et.path_patch(model, pairs).values)
+    assert not torch.allclose(off.values, on.values, atol=1e-3)
+    assert "adapter" in {check["check"] for check in on.self_check["checks"]}
 
 
 def test_activation_patching_agrees_with_plain_hooks(model: et.LoadedModel, pairs: et.Pairs):
