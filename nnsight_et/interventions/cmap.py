@@ -213,6 +213,8 @@ def _with_cache(
     for layer in {head.layer for head in group.heads}:
         entry = list(cache[layer])
         heads = _heads_in(model, group, layer, via).to(entry[which].device)
+        copies = entry[which].shape[1] // model.n_kv_heads  # Falcon keeps one of each key for every query head
+        heads = (heads[:, None] * copies + torch.arange(copies, device=heads.device)).flatten()
         entry[which] = entry[which].clone()
         entry[which][:, heads] = donated[layer][which][:, heads]
         cache[layer] = (entry[0], entry[1])

@@ -257,10 +257,12 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
     if there != shape.n_layers:
         found = f"its configuration says {quantity(shape.n_layers, 'layer')}, and it has {there}"
         raise UnsupportedModel(f"{name}: {found}; accepted: config.num_hidden_layers as many as there are")
+    text = nn.config.get_text_config()
+    scales = [float(getattr(text, key)) if key else 1.0 for key in (parts.embedding_scale, parts.residual_scale)]
     return Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
-        dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()), parallel=shape.parallel,
-        name=name,
+        dtype=dtype, device=device, windows=parts.windows(text), parallel=shape.parallel,
+        embedding_scale=scales[0], residual_scale=scales[1], name=name,
     )  # fmt: skip
 
 
@@ -304,7 +306,8 @@ def part_gaps(model: Model) -> Tensor:
             gaps.append(_share(whole - written, leaving, written, terms))
             gaps.append(_share(writes - written, leaving, written, terms))
             gaps.append(_share(added - attention, leaving, attention))
-            gaps.append(_share(entering + attention + mlp - leaving, leaving, entering, attention, mlp))
+            added = [attention * model.residual_scale, mlp * model.residual_scale]
+            gaps.append(_share(entering + added[0] + added[1] - leaving, leaving, entering, *added))
     return torch.stack([gap.to(model.device) for gap in gaps])
 
 
