@@ -12,6 +12,7 @@ from nnsight_et.core.errors import quantity
 
 from . import options
 from .circuit import circuit
+from .demo import demo_command
 from .diff import diff_and_export
 from .execute import RunTarget, execute
 from .method_commands import method_commands
@@ -34,7 +35,7 @@ ManifestPath = Annotated[
     Path,
     typer.Argument(
         metavar="MANIFEST",
-        help="A YAML file such as experiments.yaml; or one that is shipped: tiny, paper.",
+        help="A YAML file such as experiments.yaml; or one that is shipped: demo, tiny, paper.",
         autocompletion=options.manifests,
     ),
 ]
@@ -137,6 +138,7 @@ def et(
     """Find and evaluate circuits in language models, from one manifest."""
 
 
+app.add_typer(demo_command)
 app.add_typer(method_commands)
 app.add_typer(selfcheck_commands)
 app.add_typer(diff_and_export)

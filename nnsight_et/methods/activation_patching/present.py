@@ -10,11 +10,19 @@ from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, spread_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers, paper_name
-from nnsight_et.display.table import INTERVALS, Table, bounded, several, spread, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, several, spread, table_of
 from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: ActivationPatchingSummary) -> str:
+    """Per variable, the group that carries it best."""
+    best: dict[str, PatchedGroup] = {}
+    for row in summary.rows:
+        best[row.desideratum] = max(best.get(row.desideratum, row), row, key=lambda one: one.mean)
+    return several([f"{name}: {one.group} {number(one.mean)} in {one.model}" for name, one in best.items()], 4)
 
 
 def tables(header: ResultHeader, summary: ActivationPatchingSummary) -> tuple[Table, ...]:

@@ -8,11 +8,16 @@ from dataclasses import replace
 from nnsight_et.display.figures import DataPoint, FigureGroup, Point, Scatter
 from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import TidyRow, all_heads, number_at, of_experiment, tensors_of_group
-from nnsight_et.display.table import Table, table_of
+from nnsight_et.display.table import Table, number, several, table_of
 from nnsight_et.methods.attribution.summary import Agreement, AttributionSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: AttributionSummary) -> str:
+    """How well the estimate ranks heads, position by position."""
+    return "rank correlation " + several([f"{number(row.spearman)} at {row.at}" for row in summary.rows], 4)
 
 
 def tables(header: ResultHeader, summary: AttributionSummary) -> tuple[Table, ...]:

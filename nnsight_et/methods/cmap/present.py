@@ -17,6 +17,15 @@ from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
 
 
+def headline(summary: CMAPSummary) -> str:
+    """The recipient's accuracy alone and at its best."""
+    own = number(summary.models[summary.recipient])
+    best = max(summary.rows, key=lambda row: row.accuracy, default=None)
+    name = "all groups" if best and best.group == "all" else best and best.group
+    with_donor = f", {number(best.accuracy)} with {name} of {summary.donor}" if best else ""
+    return f"{summary.recipient} {own} alone{with_donor}"
+
+
 def tables(header: ResultHeader, summary: CMAPSummary) -> tuple[Table, ...]:
     """The recipient's accuracy with the donor's activations, beside both models' own."""
     own = ", ".join(f"{name} alone {number(value)}" for name, value in summary.models.items())

@@ -11,11 +11,19 @@ from nnsight_et.display.figures import FigureGroup, Point, Scatter
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers
-from nnsight_et.display.table import INTERVALS, Table, bounded, spread, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, spread, table_of
 from nnsight_et.methods.completeness.summary import CompletenessRow, CompletenessSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: CompletenessSummary) -> str:
+    """How far circuit and model are apart without the same heads."""
+    if half := summary.halves:
+        return f"circuit and model {number(half.completeness.mean)} apart without random halves"
+    worst = max(summary.rows, key=lambda row: row.completeness, default=None)
+    return f"circuit and model at most {number(worst.completeness)} apart" if worst else "nothing removed"
 
 
 def tables(header: ResultHeader, summary: CompletenessSummary) -> tuple[Table, ...]:

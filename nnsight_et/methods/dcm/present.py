@@ -10,7 +10,7 @@ from nnsight_et.core.lists import to_list
 from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
-from nnsight_et.display.table import INTERVALS, Table, bounded, number, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, several, table_of
 from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
@@ -20,6 +20,14 @@ LIMITS = (
     "Floor, validated, ceiling: the same share of the validation prompts with none of the group's heads patched, with "
     "the selected ones, and with all."
 )
+
+
+def headline(summary: DCMSummary) -> str:
+    """Per variable, how many heads carry it."""
+    counts: dict[str, int] = {}
+    for row in summary.rows:
+        counts[row.desideratum] = counts.get(row.desideratum, 0) + len(row.selected)
+    return several([f"{quantity(count, 'head')} for {name}" for name, count in counts.items()], 4)
 
 
 def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:

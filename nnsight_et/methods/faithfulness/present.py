@@ -8,11 +8,16 @@ from nnsight_et.display.figures import Bars, FigureGroup, Line, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers, paper_name
-from nnsight_et.display.table import INTERVALS, Table, bounded, number, spread, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, several, spread, table_of
 from nnsight_et.methods.faithfulness.summary import FaithfulnessRow, FaithfulnessSummary
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: FaithfulnessSummary) -> str:
+    """The circuit's faithfulness on each model."""
+    return "faithfulness " + several([f"{number(row.faithfulness)} on {row.model}" for row in summary.rows], 4)
 
 
 def tables(header: ResultHeader, summary: FaithfulnessSummary) -> tuple[Table, ...]:

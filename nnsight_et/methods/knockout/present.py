@@ -17,6 +17,16 @@ from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
 
 
+def headline(summary: KnockoutSummary) -> str:
+    """The accuracy as it is, and where blocking costs most of it."""
+    worst = min(summary.rows, key=lambda row: min(row.accuracy), default=None)
+    if worst is None:
+        return "nothing blocked"
+    return (
+        f"accuracy {number(worst.accuracy[-1])}, {number(min(worst.accuracy))} with {worst.blind} blind to {worst.to}"
+    )
+
+
 def tables(header: ResultHeader, summary: KnockoutSummary) -> tuple[Table, ...]:
     """Accuracy when one position is blind to another, from each layer up."""
     rows = summary.rows

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Literal
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import quantity
 from nnsight_et.display.circuit_figures import StageView, drawn_circuit
 from nnsight_et.display.figures import FigureGroup
 from nnsight_et.display.measurement import TidyRow, of_experiment
@@ -19,6 +20,11 @@ from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.results.headers import ResultHeader, method_of, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: MinimalitySummary) -> str:
+    """How many heads are left."""
+    return f"{sum(row.kept for row in summary.heads)} of {quantity(len(summary.heads), 'head')} kept"
 
 
 def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from nnsight_et.core.errors import quantity
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, drawn_circuit, heat_map
@@ -34,6 +35,15 @@ def score_note(metric: Metric) -> str:
 
 
 STABLE = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
+
+
+def headline(summary: PathPatchingSummary) -> str:
+    """How many heads and MLPs were kept, and the strongest of them."""
+    strongest = [f"{stage.kept[0].head} {stage.kept[0].score:+.3g}" for stage in summary.stages[:1] if stage.kept]
+    heads = sum(len(group.heads) for group in summary.circuit.groups)
+    mlps = sum(len(group.mlps) for group in summary.mlps)
+    counted = [quantity(heads, "head"), *([quantity(mlps, "MLP")] if mlps else [])]
+    return " ".join([" and ".join(counted), *(f"kept, the strongest {one}" for one in strongest)])
 
 
 def tables(header: ResultHeader, summary: PathPatchingSummary) -> tuple[Table, ...]:
