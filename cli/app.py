@@ -35,7 +35,7 @@ ManifestPath = Annotated[
     Path,
     typer.Argument(
         metavar="MANIFEST",
-        help="A YAML file such as experiments.yaml; or one that is shipped: demo, tiny, paper.",
+        help="A YAML file such as experiments.yaml; or one that is shipped: demo, tiny, paper, real.",
         autocompletion=options.manifests,
     ),
 ]
