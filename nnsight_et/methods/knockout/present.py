@@ -70,7 +70,7 @@ def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[Figure
         layers = len(series[0].marks) - 1
         ticks = (*map(str, range(layers)), "none")
         panels.append(Curves(f"{blind} blind to …", ticks, "first blocked layer", tuple(series), "accuracy"))
-    caption = f"Accuracy when one position may not attend to another in all layers from one up. {BARS}"
+    caption = f"Accuracy when one position cannot attend to another from a given layer upwards. {BARS}"
     title = f"Attention knockout in {models_of(result.header)}"
     return (plate(result, "knockout", title, caption, tuple(panels)),)
 
