@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLAIN = ("object", "label", "position")  # desiderata whose sources are written as all prompts are
-SHARED = {"pruning": "discovery"}  # splits that files and classes may fill from one part
+SHARED = {
+    "pruning": "discovery", "mask_training": "discovery", "mask_validation": "discovery", "mask_test": "evaluation",
+}  # fmt: skip
+"""Splits that files and classes may fill from one part."""
 
 
 @dataclass
