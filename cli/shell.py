@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from nnsight_et.core.errors import NnsightEtError, quantity
 
 EXAMPLES = {
+    "demo": "et demo",
     "run": "et run experiments.yaml --only circuit --limit 20",
     "plan": "et plan paper",
     "report": "et report experiments.yaml --figures figures",
