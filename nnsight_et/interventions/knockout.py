@@ -15,7 +15,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Question
+from nnsight_et.core.batch import Answers, Question
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
@@ -37,11 +37,14 @@ def knockout_readouts(
     The edge is (blind, to), positions [batch], to before blind. A first layer past the last one blocks nothing.
     """
     _check_blockable(model, firsts)
+    blind, to = edge
+    if isinstance(question.answer, Answers):
+        blind, to = blind[question.answer.example], to[question.answer.example]
     with model.session():
         # a pass that begins below `first`, for the keys it stores, would block there too
         whole = engine == "reference" or model.storing is not None
         blocked = _reference_blocked_readout if whole else _blocked_readout
-        outcome = nnsight.save(blocked(model, question, edge, firsts, chunks).numbers())
+        outcome = nnsight.save(blocked(model, question.by_row(), (blind, to), firsts, chunks).numbers())
     return check_numbers(model, outcome, [question.run])
 
 

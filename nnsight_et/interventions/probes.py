@@ -58,7 +58,7 @@ def probe_probabilities(
         model.check_has(probe.path.via, [one.layer for one in probe.path.receivers])
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
-        outcome = nnsight.save(effects(model, pair, probes, chunks))
+        outcome = nnsight.save(effects(model, pair.by_row(), probes, chunks))
     return check_numbers(model, outcome, [pair])
 
 

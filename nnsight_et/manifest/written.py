@@ -38,6 +38,8 @@ class Method(SpecModel):
     needs_desiderata: ClassVar[bool]
     """Whether it works only on a task that has desiderata."""
 
+    title: str | None = Field(default=None, min_length=1, max_length=120)
+    """A heading for the experiment in reports; its name if not given. Not part of what is computed."""
     reproduces: tuple[str, ...] = ()
     """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
 

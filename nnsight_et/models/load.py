@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging
 
 from nnsight_et.core.errors import UnsupportedModel, quantity
-from nnsight_et.models.adapters import attach_adapter, check_fit, check_served, has_adapter
+from nnsight_et.models.adapters import attach_adapter, check_adapter, check_fit, check_served, has_adapter
 from nnsight_et.models.catalog import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.failures import reading_files
 from nnsight_et.models.families import architecture
@@ -167,6 +167,7 @@ def load_model(files: Files, dtype: str = "float32", device: str = "cpu", attent
         check_all_read(files.name, files.gguf, module)
     if files.adapter:
         attach_adapter(module, files.adapter, files.name)
+        check_adapter(module, files.adapter, files.name)
     if has_adapter(module) != (files.adapter is not None):
         raise UnsupportedModel(f"{files.name}: its adapter is not in the model, or one is that was not asked for")
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))

@@ -55,7 +55,7 @@ def test_a_model_known_by_name_is_described():
     found = lines("goat-tiny")
     assert found["adapter"].endswith("goat-tiny")
     assert found["layers"] == "6"
-    assert et("models").stdout.startswith("models known by name")
+    assert et("models").stdout.startswith("built-in models")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

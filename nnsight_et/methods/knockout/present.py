@@ -17,6 +17,16 @@ from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
 
 
+def headline(summary: KnockoutSummary) -> str:
+    """The accuracy as it is, and where blocking costs most of it."""
+    worst = min(summary.rows, key=lambda row: min(row.accuracy), default=None)
+    if worst is None:
+        return "nothing blocked"
+    return (
+        f"accuracy {number(worst.accuracy[-1])}, {number(min(worst.accuracy))} with {worst.blind} blind to {worst.to}"
+    )
+
+
 def tables(header: ResultHeader, summary: KnockoutSummary) -> tuple[Table, ...]:
     """Accuracy when one position is blind to another, from each layer up."""
     rows = summary.rows
@@ -60,7 +70,7 @@ def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[Figure
         layers = len(series[0].marks) - 1
         ticks = (*map(str, range(layers)), "none")
         panels.append(Curves(f"{blind} blind to …", ticks, "first blocked layer", tuple(series), "accuracy"))
-    caption = f"Accuracy when one position may not attend to another in all layers from one up. {BARS}"
+    caption = f"Accuracy when one position cannot attend to another from a given layer upwards. {BARS}"
     title = f"Attention knockout in {models_of(result.header)}"
     return (plate(result, "knockout", title, caption, tuple(panels)),)
 
