@@ -25,16 +25,13 @@ from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
 from nnsight_et.runner.run import run
+from nnsight_et.zoo.hard import BACKUP, CARRIED, NOISY, SOME_PROMPTS
 from nnsight_et.zoo.known import CROWDED, GROUPED, LABEL, POSITION, Known, make_model, parse_heads, store
-from nnsight_et.zoo.layout import CONSTANT, LAYOUT, SCALE
 from nnsight_et.zoo.plant import LAYER_0, layers_of
 
 NOISE = 0.01
 """Standard deviation of what is added to every weight of attention, of which planted ones are 0.1 and more."""
-GATE = 10.0
-CARRIED = slice(103, 110)
-"""Where the MLP of the MLP-carried model puts the queried segment."""
-BACKUP = replace(
+PAIR = replace(
     POSITION,
     name="backup pair",
     heads=(
@@ -70,24 +67,6 @@ def with_noise(known: Known, seed: int) -> LlamaForCausalLM:
     return model
 
 
-def carried_by_mlp(known: Known, seed: int) -> LlamaForCausalLM:
-    """The model whose transmitters read what an MLP of layer 2 makes of what the detectors write."""
-    model = make_model(known, seed)
-    with torch.no_grad():
-        mlp = layers_of(model)[2].mlp
-        for row, (read, write) in enumerate(zip(_dims(LAYOUT.queried_segment), _dims(CARRIED), strict=True)):
-            mlp.gate_proj.weight[row, LAYOUT.constant] = GATE / (CONSTANT * SCALE)
-            mlp.up_proj.weight[row, read] = 1.0
-            mlp.down_proj.weight[write, row] = 1 / (GATE * SCALE)
-        for one in known.heads:
-            if one.role == "position_transmitter":
-                value = layers_of(model)[one.head.layer].self_attn.v_proj.weight
-                rows = slice(32 * one.head.index, 32 * one.head.index + 32)
-                value[rows, CARRIED] = value[rows, LAYOUT.queried_segment].clone()
-                value[rows, LAYOUT.queried_segment] = 0
-    return model
-
-
 def nothing(known: Known, seed: int) -> LlamaForCausalLM:
     """A model of random weights: its heads write a lot, and no head has anything to do with the answer."""
     model = make_model(known, seed)
@@ -97,10 +76,6 @@ def nothing(known: Known, seed: int) -> LlamaForCausalLM:
             if "norm" not in name:
                 weight.normal_(std=0.1)
     return model
-
-
-def _dims(part: slice) -> range:
-    return range(part.start, part.stop)
 
 
 class Case(NamedTuple):
@@ -116,9 +91,12 @@ CASES = {
     "grouped queries": Case(GROUPED, make_model),
     "by label": Case(LABEL, make_model),
     "distractors": Case(CROWDED, make_model),
-    "backup pair": Case(BACKUP, make_model),
+    "backup pair": Case(PAIR, make_model),
+    "backup": Case(BACKUP, make_model),
+    "carried by an MLP": Case(CARRIED, make_model),
+    "some prompts": Case(SOME_PROMPTS, make_model),
     "deep": Case(DEEP, make_model),
-    "carried by an MLP": Case(POSITION, carried_by_mlp),
+    "noisy": Case(NOISY, make_model),
     "noise": Case(POSITION, with_noise),
     "grouped queries with noise": Case(GROUPED, with_noise),
     "nothing": Case(POSITION, nothing, planted=False),

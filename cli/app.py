@@ -17,6 +17,7 @@ from .diff import diff_and_export
 from .execute import RunTarget, execute
 from .method_commands import method_commands
 from .models import check_models, models
+from .pairs import pairs
 from .plan_view import show_plan
 from .report import find_study, formats_of, show_missing, show_notices, write_figures, write_page
 from .selfcheck import selfcheck_commands
@@ -35,7 +36,7 @@ ManifestPath = Annotated[
     Path,
     typer.Argument(
         metavar="MANIFEST",
-        help="A YAML file such as experiments.yaml, or a shipped manifest: demo, tiny, paper.",
+        help="A YAML file such as experiments.yaml, or a shipped manifest: demo, tiny, paper, real.",
         autocompletion=options.manifests,
     ),
 ]
@@ -150,3 +151,4 @@ app.add_typer(diff_and_export)
 app.add_typer(setup)
 app.add_typer(models, name="models")
 app.add_typer(circuit, name="circuit")
+app.add_typer(pairs, name="pairs")

@@ -29,6 +29,7 @@ EXAMPLES = {
     "cmap": "et cmap --src goat-tiny --dst llama-tiny",
     "knockout": "et knockout --model llama-tiny --examples 50",
     "circuit": "et circuit import value_fetcher.pt pos_transmitter.pt --keep 50 --keep 10 --to circuit.json",
+    "pairs": "et pairs check pairs.jsonl --model llama-tiny",
     "compare": "et compare published/llama published/goat",
     "selfcheck": "et selfcheck",
     "benchmark-truth": "et benchmark-truth --seeds 3 --out truth.json",

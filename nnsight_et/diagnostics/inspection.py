@@ -184,7 +184,13 @@ def _sites(parts: Architecture, shape: Shape, module: Any) -> Iterator[Site]:
 
 def _part(projection: Projection, via: str) -> str:
     order = ("query", "key", "value").index(via) + 1
-    texts = {"alone": "", "blocks": f", block {order} of 3", "per head": f", third {order} of each head's"}
+    within = f", part {order} of 3 in each kv head's group"
+    texts = {
+        "alone": "",
+        "blocks": f", block {order} of 3",
+        "per group": within,
+        "gated": ", the first half of each head's",
+    }
     return texts[projection.packed]
 
 

@@ -83,7 +83,7 @@ def heat_map(
         if not here.get("reach", True):
             return Cell(0.0, f"{name}: cannot reach {end}; exactly 0, not run", reached=False)
         if math.isnan(here["score"]):
-            return Cell(None, f"{name}: not measured")
+            return Cell(None, f"{name}: {_left_text(here, metric)}")
         text = _text(name, here, metric) + (f"; kept{moved.get(name, '')}" if name in stage.kept else "")
         return Cell(here["score"], text, framed=name in stage.kept, dotted=name in stage.beyond_chance)
 
@@ -119,7 +119,7 @@ def _moved_heads(stage: StageView, circuit: CircuitRecord | None) -> dict[str, s
     }
 
 
-_OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach")
+_OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach", "prompts")
 
 
 def _text(name: str, here: Mapping[str, float], metric: Metric) -> str:
@@ -129,6 +129,14 @@ def _text(name: str, here: Mapping[str, float], metric: Metric) -> str:
     if not math.isnan(here.get("p", math.nan)):
         text += f"; p {here['p']:.2g}" + (f", Holm {here['p_holm']:.2g}" if "p_holm" in here else "")
     return text
+
+
+def _left_text(here: Mapping[str, float], metric: Metric) -> str:
+    """What is known of a head that has no score."""
+    if "prompts" not in here:
+        return "not measured"
+    ends = f"{signed_score(here['low'], metric)} to {signed_score(here['high'], metric)}"
+    return f"left after {quantity(int(here['prompts']), 'prompt')}; its score is bounded by {ends}"
 
 
 def _numbers(count: int) -> tuple[str, ...]:

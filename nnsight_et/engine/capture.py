@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from nnsight_et.core.batch import PromptBatch
 from nnsight_et.core.errors import ExperimentError
+from nnsight_et.engine.readout import read_logits
 from nnsight_et.models.model import Model
 
 
@@ -34,7 +35,7 @@ class Capture:
     entering: dict[int, Tensor]  # layer -> [batch, m, d]: residual entering it at the live tokens
     cache: list[tuple[Tensor, Tensor]]  # per layer keys and values [batch, kv head, seq, d_head] of all tokens
     visible: Tensor  # [batch, m, c]: which of the first c tokens each live token sees through the cache
-    logits: Tensor  # [batch, vocabulary]: the run's own, at `last`
+    logits: Tensor  # [batch, vocabulary]: the run's own, at `last`; with a continuation [batch, token, vocabulary]
     tokens: tuple[TokenCapture, ...]  # one per position that was asked for
 
     def with_live(self, live: Tensor) -> Capture:
@@ -56,8 +57,9 @@ def suffix_of(run: PromptBatch, position: Tensor) -> Tensor:
 
 
 def live_at(run: PromptBatch, positions: Sequence[str]) -> Tensor:
-    """[batch, m]: the tokens at the named positions, in the order of the prompt."""
-    return torch.stack([run.positions[name] for name in positions], 1).sort(1).values
+    """[batch, m]: the tokens at the named positions, in the order of the prompt, and all that follow it."""
+    named = torch.stack([run.positions[name] for name in positions], 1)
+    return torch.cat([named, run.read[:, 1:]], 1).sort(1).values
 
 
 def capture_run(
@@ -90,8 +92,7 @@ def capture_run(
                 streams.append(residual[row, places])
                 heads.append(z[row, places])
                 attention.append(model.attention(layer)[row, places])
-        model.narrow_unembedding(row, run.positions["last"][:, None])
-        logits = model.logits()[:, 0]
+        logits = read_logits(model, run)
         cache = model.cached_keys_and_values()
     if any(keys.shape[2] != run.tokens.shape[1] for keys, _ in cache):
         found = sorted({keys.shape[2] for keys, _ in cache})

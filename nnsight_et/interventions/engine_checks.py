@@ -37,6 +37,7 @@ def engine_errors(model: Model, pair: Pair) -> dict[str, float]:
     each position a patched head has the source's output at the source's own position. fill: an ablated head takes what
     belongs to its layer and position. adapter: what adapted modules give is their base's output and the adapter's.
     """
+    pair = pair.first_tokens()
     with model.session():
         errors = nnsight.save(_errors(model, pair))
     found = {name: error.item() for name, error in errors.items()} | _path_errors(model, pair)
@@ -129,7 +130,7 @@ def _padding(model: Model, pair: Pair) -> Tensor:
     wide = _more_padding(pair.base)
     capture = capture_run(model, wide, suffix_of(wide, wide.positions["last"] - 1), [0])
     again = suffix(model, capture, 0, [], pair.answer, Chunks())
-    alone = [_logit(model, pair, index) for index in range(len(pair.answer))]
+    alone = [_logit(model, pair, index) for index in range(len(pair.base.tokens))]
     return torch.maximum(
         gap(readout(capture.logits, pair.answer).logit, torch.cat(alone)), gap(again.logit[0], torch.cat(alone))
     )
@@ -140,7 +141,7 @@ def _logit(model: Model, pair: Pair, index: int) -> Tensor:
     tokens = pair.base.tokens[index, pair.base.mask[index].bool()]
     with model.nn.trace(input_ids=tokens[None], use_cache=False):
         logits = model.logits()[:, -1]
-    return readout(logits, pair.answer[index : index + 1]).logit
+    return readout(logits, pair.right[index : index + 1, 0]).logit
 
 
 def _more_padding(run: PromptBatch) -> PromptBatch:
@@ -182,7 +183,7 @@ def _all_heads(model: Model, pair: Pair) -> Tensor:
     every = tuple(Head(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads))
     circuit = Circuit((HeadGroup("all", "last", every),))
     z = reference.head_outputs(model, pair.source)
-    row = torch.arange(len(pair.answer), device=model.device)
+    row = torch.arange(len(pair.base.tokens), device=model.device)
     donated = {"last": {layer: one[row, pair.source.positions["last"]] for layer, one in enumerate(z)}}
     found = with_donation(model, pair.question, donated, [circuit], "default", Chunks())
     return gap(found.logit[0], plain(model, pair.source, pair.answer).logit)

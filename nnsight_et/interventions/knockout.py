@@ -15,7 +15,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Question
+from nnsight_et.core.batch import Answers, Question
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import capture_run, suffix_of
@@ -35,9 +35,12 @@ def knockout_readouts(
 
     The edge is (blind, to), positions [batch], to before blind. A first layer past the last one blocks nothing.
     """
+    blind, to = edge
+    if isinstance(question.answer, Answers):
+        blind, to = blind[question.answer.example], to[question.answer.example]
     with model.session():
         blocked = _reference_blocked_readout if engine == "reference" else _blocked_readout
-        outcome = nnsight.save(blocked(model, question, edge, firsts, chunks).numbers())
+        outcome = nnsight.save(blocked(model, question.by_row(), (blind, to), firsts, chunks).numbers())
     return check_numbers(model, outcome, [question.run])
 
 

@@ -24,7 +24,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, head_outputs, mlp_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
+from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
@@ -42,7 +42,7 @@ def path_probabilities(
     assert list(senders) == sorted(senders), "senders in the order of a forward pass"
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
-        outcome = nnsight.save(effects(model, pair, path, senders, chunks))
+        outcome = nnsight.save(effects(model, pair.by_row(), path, senders, chunks))
     return check_numbers(model, outcome, [pair])
 
 
@@ -55,7 +55,7 @@ def edge_probabilities(
     """
     with model.session():
         together = _reference_edge_effects if engine == "reference" else _edge_effects
-        outcome = nnsight.save(together(model, pair, _by_path(edges), chunks))
+        outcome = nnsight.save(together(model, pair.by_row(), _by_path(edges), chunks))
     return check_numbers(model, outcome, [pair])
 
 
@@ -75,9 +75,12 @@ def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> d
     names = sorted({path.at for path, _ in paths}, key=lambda name: (int(run.positions[name].min()), name))
     layers = [sorted({sender.layer for sender in senders}) for _, senders in paths]
     starts = [path.starts(some, model.parallel) for (path, _), some in zip(paths, layers, strict=True)]
-    every = sorted({start for some in starts for start in some.values()})
+    every = {start for some in starts for start in some.values()}
+    for (path, _), some in zip(paths, layers, strict=True):
+        if run.continuation and path.via is None:  # what follows the prompt reads what the senders change
+            every.update(some)
     whole = capture_run(
-        model, run, suffix_of(run, run.positions[names[0]]), every, [run.positions[name] for name in names]
+        model, run, suffix_of(run, run.positions[names[0]]), sorted(every), [run.positions[name] for name in names]
     )
     tokens = dict(zip(names, whole.tokens, strict=True))
     asked = ReadoutSpec.of(pair, whole.logits)
@@ -113,7 +116,7 @@ def _of_path(
     token: TokenCapture,
     starts: Mapping[int, int],
     donated: Mapping[int, Tensor],
-    asked: Tensor | ReadoutSpec,
+    asked: Asked,
     chunks: Chunks,
 ) -> Iterator[Readout]:
     """[sender, batch], in several parts: the readouts when each of a path's senders donates."""
@@ -122,6 +125,10 @@ def _of_path(
     for some in path.passes(senders, starts, step):
         model.report_layer(some[0].layer)
         here = one_token.Senders.of(model, some, donated)
+        if receivers is None and capture.run.continuation:
+            frozen = one_token.frozen_edits(model, token, here, capture)
+            yield suffix(model, capture, some[0].layer, frozen, asked, chunks)
+            continue
         if receivers is None:
             yield one_token.to_logits(model, token, here, asked)
             continue

@@ -56,7 +56,7 @@ def probe_probabilities(
     """
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
-        outcome = nnsight.save(effects(model, pair, probes, chunks))
+        outcome = nnsight.save(effects(model, pair.by_row(), probes, chunks))
     return check_numbers(model, outcome, [pair])
 
 

@@ -14,6 +14,7 @@ from nnsight_et.manifest.methods.dcm import DCM
 from nnsight_et.manifest.methods.knockout import Knockout
 from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.own_task import UnusableTask
+from nnsight_et.manifest.pairs import PairsTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
 from nnsight_et.manifest.tasks import IOITask
 from nnsight_et.manifest.written import ValidationContext, is_shipped
@@ -118,6 +119,8 @@ def _order_problems(experiment: Experiment, task: IOITask) -> Iterator[Problem]:
 
 def _task_problems(manifest: Manifest) -> Iterator[Problem]:
     task = manifest.task
+    if isinstance(task, PairsTask):
+        yield from _pairs_problems(task)
     if isinstance(task, IOITask) and task.names:
         yield from _words_problems("names", task.names)
     if isinstance(task, BoxesTask) and task.objects is not None:
@@ -126,6 +129,22 @@ def _task_problems(manifest: Manifest) -> Iterator[Problem]:
         if len(task.objects) < need:
             text = f"{len(task.objects)} objects; accepted: at least {need} for {task.boxes} boxes in base and source"
             yield Problem(("task", "objects"), text)
+
+
+def _pairs_problems(task: PairsTask) -> Iterator[Problem]:
+    """A problem for each key of the task that another one rules out or needs."""
+    if task.file is None and task.dataset is None:
+        yield Problem(("task", "file"), "missing; accepted: a file of pairs, or a dataset")
+    if task.file is not None and task.dataset is not None:
+        yield Problem(("task", "dataset"), "there is a file, too; accepted: one of the two")
+    if task.layout is not None and task.columns is not None:
+        yield Problem(("task", "layout"), "there are columns, too; accepted: one of the two")
+    if task.sources == "next_row" and task.columns is not None and task.columns.source is not None:
+        yield Problem(("task", "columns", "source"), "sources are those of the next row; accepted: one of the two")
+    for name in task.find or ():
+        if name not in task.positions:
+            text = f"task.positions does not list {name!r}; {accepted_names(name, task.positions)}"
+            yield Problem(("task", "find", name), text)
 
 
 def _words_problems(key: str, words: tuple[str, ...]) -> Iterator[Problem]:

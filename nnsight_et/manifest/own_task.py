@@ -24,7 +24,7 @@ from pydantic import Field
 
 from nnsight_et.core.errors import ManifestError, TaskError, accepted_names
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.tasks import TAKEN
+from nnsight_et.manifest.pairs import TAKEN
 from nnsight_et.manifest.written import SpecModel
 
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"

@@ -115,7 +115,7 @@ def task_of(task: TaskData, foils: bool = False) -> AnyTask:
 
 @lru_cache(maxsize=1)
 def _pairs_of(task: PairsFile) -> OwnPairs:
-    return OwnPairs.of(task.text, task.name, task.positions, task.tokens_as)
+    return OwnPairs.of(task.text, task.name, task.positions, task.tokens_as, form=task.form, mapping=task.mapping)
 
 
 def boxes_of(task: TaskData) -> Boxes:

@@ -5,6 +5,7 @@ An entry says where the residual, z, q, k, v and the attention output are. Nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,9 +18,10 @@ class Projection:
     """The module whose output has the queries, keys or values, and how they lie in it."""
 
     path: str
-    packed: Literal["alone", "blocks", "per head"] = "alone"
-    """alone: the output is nothing else. blocks: all queries, then all keys, then all values. per head: the query, key
-    and value of the first head, then of the second, ..."""
+    packed: Literal["alone", "blocks", "per group", "gated"] = "alone"
+    """alone: the output is nothing else. blocks: all queries, then all keys, then all values. per group: the queries
+    that share the first key head, its key and its value, then those of the second, ... gated: of each head its query,
+    then what gates its output"""
     norm: str | None = None
     """A norm over all heads at once, if there is one: queries or keys are read after it, where a head's are its own."""
 
@@ -58,6 +60,16 @@ class Experts:
     shared: str | None = None  # the width of an MLP that every token passes through as well
 
 
+def named_kv_heads(config: Any) -> int | None:
+    """How many key heads there are by the name that most configurations have for it."""
+    return getattr(config, "num_key_value_heads", None)
+
+
+def falcon_kv_heads(config: Any) -> int:
+    """Falcon's, which goes by the first of three ways that its configuration asks for."""
+    return 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Attribute paths of a decoder-only model's parts; those of a layer's parts start at the layer."""
@@ -73,12 +85,16 @@ class Architecture:
     unembedding: str
     attention_norm: str | None = None  # what attention gives passes through it before it is added to the residual
     mlp_norm: str | None = None
-    layer_gave_tuple: bool = False  # before transformers 5.24, with the residual as its first entry
-    parallel: bool | str = False  # MLPs see no attention of their own layer; or the configuration's key that says so
+    layer_gives_tuple: bool | Literal["before 5.24"] = False  # with the residual as its first entry
+    parallel: bool | tuple[str, ...] = False  # MLPs see no attention of their own layer; or the keys that can say so
     mlp_sees: Literal["prompts", "tokens"] = "prompts"  # [batch, seq, d] or [batch * seq, d]
+    mlp_gives_tuple: bool = False  # with what it adds as its first entry
+    embedding_scale: str | None = None  # the configuration's key for what embeddings are multiplied by
+    residual_scale: str | None = None  # and what attention and MLP give when they are added
     position_table: bool = False  # positions are looked up, and there are max_position_embeddings of them
     masks: Literal["causal", "sliding", "by layer type"] = "causal"  # which attention masks the model makes
     implementations: tuple[str, ...] = ("sdpa", "eager")  # of attention
+    kv_heads: Callable[[Any], int | None] = named_kv_heads  # their number by the configuration; None: as many as heads
     d_mlp: str = "intermediate_size"  # its name in the configuration, where None means 4 d_model
     experts: Experts | None = None
     needs: tuple[Requirement, ...] = ()
@@ -118,13 +134,15 @@ class Architecture:
         return Shape(
             n_layers=config.num_hidden_layers,
             n_heads=heads,
-            n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            n_kv_heads=self.kv_heads(config) or heads,
             d_head=getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1),
             d_model=config.hidden_size,
             d_mlp=width,
             vocabulary=config.vocab_size,
             d_experts=of_all,
-            parallel=bool(getattr(config, self.parallel) if isinstance(self.parallel, str) else self.parallel),
+            parallel=self.parallel
+            if isinstance(self.parallel, bool)
+            else any(getattr(config, key) for key in self.parallel),
         )
 
 
@@ -140,9 +158,13 @@ LLAMA = Architecture(
     unembedding="lm_head",
 )
 HEAD_NORMS = "queries and keys are read before the norms each head has for them"
+HEAD_NORMS_IF = "where it has norms of queries and keys, they are read before"
+NORM_OVER_ALL = "queries and keys are read after their norm, which runs over all heads at once"
+SINKS = "part of each head's attention goes to no token: weights of a row add up to less than one"
 POST_NORMS = "attention and MLP pass through a norm before they are added: heads write side by side before it"
 ROUTED = "MLPs are routed: a patch that moves a token to other experts has their effect too"
 PARALLEL = "where blocks are parallel, a layer's MLP does not see the same layer's attention"
+ALIBI = "its positions are biases of attention scores, made from a mask of whole prompts (ALiBi)"
 WINDOWS = "where the configuration has a sliding window, a token sees no further back than that"
 GEMMA2 = replace(
     LLAMA,
@@ -171,7 +193,7 @@ OLMO2 = replace(
     key=Projection("self_attn.k_proj", norm="self_attn.k_norm"),
     attention_norm="post_attention_layernorm",
     mlp_norm="post_feedforward_layernorm",
-    notes=(POST_NORMS, "queries and keys are read after their norm, which runs over all heads at once"),
+    notes=(POST_NORMS, NORM_OVER_ALL),
 )
 GPT2 = Architecture(
     embeddings=("transformer.wte", "transformer.wpe"),
@@ -191,13 +213,13 @@ NEOX = Architecture(
     embeddings=("gpt_neox.embed_in",),
     layers="gpt_neox.layers",
     attention="attention",
-    query=Projection("attention.query_key_value", "per head"),
-    key=Projection("attention.query_key_value", "per head"),
-    value=Projection("attention.query_key_value", "per head"),
+    query=Projection("attention.query_key_value", "per group"),
+    key=Projection("attention.query_key_value", "per group"),
+    value=Projection("attention.query_key_value", "per group"),
     attention_out="attention.dense",
     mlp="mlp",
     unembedding="lm_head",
-    parallel="use_parallel_residual",
+    parallel=("use_parallel_residual",),
     notes=(PARALLEL,),
 )
 GPTJ = replace(
@@ -210,7 +232,7 @@ GPTJ = replace(
     value=Projection("attn.v_proj"),
     attention_out="attn.out_proj",
     parallel=True,
-    layer_gave_tuple=True,
+    layer_gives_tuple="before 5.24",
     implementations=("eager",),
     d_mlp="n_inner",
     position_table=True,
@@ -230,6 +252,28 @@ OPT = replace(
         Requirement("word_embed_proj_dim", "its embedding has another width than its layers", same_as="hidden_size"),
     ),
     notes=("queries are read before they are scaled",),
+)
+GRANITE = replace(
+    LLAMA,
+    embedding_scale="embedding_multiplier",
+    residual_scale="residual_multiplier",
+    notes=("what attention and MLP give is read before it is multiplied by residual_multiplier and added",),
+)
+FALCON = replace(
+    LLAMA,
+    embeddings=("transformer.word_embeddings",),
+    layers="transformer.h",
+    attention="self_attention",
+    query=Projection("self_attention.query_key_value", "per group"),
+    key=Projection("self_attention.query_key_value", "per group"),
+    value=Projection("self_attention.query_key_value", "per group"),
+    attention_out="self_attention.dense",
+    parallel=("new_decoder_architecture", "parallel_attn"),
+    layer_gives_tuple=True,
+    kv_heads=falcon_kv_heads,
+    d_mlp="ffn_hidden_size",
+    needs=(Requirement("alibi", ALIBI, False),),
+    notes=(PARALLEL,),
 )
 
 FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
@@ -258,13 +302,40 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     "olmo": replace(LLAMA, notes=("where it clips queries, keys and values, they are read before",)),
     "olmo2": OLMO2,
     "olmo3": replace(OLMO2, masks="by layer type", notes=(*OLMO2.notes, WINDOWS)),
+    "olmoe": replace(
+        LLAMA,
+        query=OLMO2.query,
+        key=OLMO2.key,
+        experts=Experts("num_experts", "intermediate_size"),
+        notes=(NORM_OVER_ALL, ROUTED),
+    ),
     "smollm3": QWEN2,
+    "ministral": QWEN2,
+    "ministral3": replace(LLAMA, masks="sliding", notes=(WINDOWS, "queries are read before they grow with the place")),
+    "granite": GRANITE,
+    "glm": LLAMA,
+    "glm4": replace(
+        LLAMA, attention_norm="post_self_attn_layernorm", mlp_norm="post_mlp_layernorm", notes=(POST_NORMS,)
+    ),
+    "apertus": replace(LLAMA, notes=(HEAD_NORMS,)),
+    "seed_oss": LLAMA,
+    "ernie4_5": LLAMA,
+    "hunyuan_v1_dense": replace(LLAMA, notes=("queries and keys are read before rotations, and norms, of each head",)),
+    "nemotron": LLAMA,
+    "gpt_oss": replace(
+        QWEN2,
+        mlp_gives_tuple=True,
+        implementations=("eager",),
+        experts=Experts("num_local_experts", "intermediate_size"),
+        notes=(SINKS, ROUTED, WINDOWS),
+    ),
     "starcoder2": replace(LLAMA, masks="sliding", notes=(WINDOWS,)),
     "stablelm": replace(
         LLAMA,
-        parallel="use_parallel_residual",
-        notes=("where it has norms of queries and keys, they are read before", PARALLEL),
+        parallel=("use_parallel_residual",),
+        notes=(HEAD_NORMS_IF, PARALLEL),
     ),
+    "cohere": replace(LLAMA, parallel=True, notes=(HEAD_NORMS_IF, PARALLEL)),
     "cohere2": replace(QWEN2, parallel=True, notes=(WINDOWS, PARALLEL)),
     "phi": replace(LLAMA, attention_out="self_attn.dense", parallel=True, notes=(PARALLEL,)),
     "phi3": replace(
@@ -278,10 +349,16 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     "gpt2": GPT2,
     "gpt_neox": NEOX,
     "gptj": GPTJ,
+    "gpt_bigcode": replace(
+        GPT2,
+        query=Projection("attn.c_attn", "per group"),
+        key=Projection("attn.c_attn", "per group"),
+        value=Projection("attn.c_attn", "per group"),
+    ),
+    "falcon": FALCON,
     "opt": OPT,
 }  # fmt: skip
 
-ALIBI = "its positions are biases of attention scores, made from a mask of whole prompts (ALiBi)"
 LATENT = "its keys and values come from a shared compressed vector, not from a projection per head"
 REFUSED: dict[str, str] = {
     "bloom": ALIBI,

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging
 
 from nnsight_et.core.errors import UnsupportedModel, quantity
-from nnsight_et.models.adapters import attach_adapter, check_fit, check_served, has_adapter
+from nnsight_et.models.adapters import attach_adapter, check_adapter, check_fit, check_served, has_adapter
 from nnsight_et.models.catalog import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.failures import reading_files
 from nnsight_et.models.families import architecture
@@ -167,6 +167,7 @@ def load_model(files: Files, dtype: str = "float32", device: str = "cpu", attent
         check_all_read(files.name, files.gguf, module)
     if files.adapter:
         attach_adapter(module, files.adapter, files.name)
+        check_adapter(module, files.adapter, files.name)
     if has_adapter(module) != (files.adapter is not None):
         raise UnsupportedModel(f"{files.name}: its adapter is not in the model, or one is that was not asked for")
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
@@ -256,10 +257,12 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
     if there != shape.n_layers:
         found = f"its configuration says {quantity(shape.n_layers, 'layer')}, and it has {there}"
         raise UnsupportedModel(f"{name}: {found}; accepted: config.num_hidden_layers as many as there are")
+    text = nn.config.get_text_config()
+    scales = [float(getattr(text, key)) if key else 1.0 for key in (parts.embedding_scale, parts.residual_scale)]
     return Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
-        dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()), parallel=shape.parallel,
-        name=name,
+        dtype=dtype, device=device, windows=parts.windows(text), parallel=shape.parallel,
+        embedding_scale=scales[0], residual_scale=scales[1], name=name,
     )  # fmt: skip
 
 
@@ -303,7 +306,8 @@ def part_gaps(model: Model) -> Tensor:
             gaps.append(_share(whole - written, leaving, written, terms))
             gaps.append(_share(writes - written, leaving, written, terms))
             gaps.append(_share(added - attention, leaving, attention))
-            gaps.append(_share(entering + attention + mlp - leaving, leaving, entering, attention, mlp))
+            added = [attention * model.residual_scale, mlp * model.residual_scale]
+            gaps.append(_share(entering + added[0] + added[1] - leaving, leaving, entering, *added))
     return torch.stack([gap.to(model.device) for gap in gaps])
 
 

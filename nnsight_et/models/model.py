@@ -38,6 +38,10 @@ class Model:
     windows: tuple[int | None, ...]  # per layer how many tokens back, itself included, a token sees; None: all
     parallel: bool = False
     """Whether an MLP does not see the attention of its own layer: both have the residual that enters the layer."""
+    embedding_scale: float = 1.0
+    """By what the embeddings' sum is multiplied when it enters the first layer."""
+    residual_scale: float = 1.0
+    """By what the outputs of attention and MLP are multiplied when they are added to the residual."""
     adapted: bool = True
     """Whether its adapters, if it has some, are on; not where who made the model in memory switched them off."""
     gradients: bool = True
@@ -108,7 +112,8 @@ class Model:
         """[batch, seq, d]: inside a trace, the residual stream entering `layer`, or, past the last one, leaving it."""
         if layer == 0:
             outputs = [self.part(path).output for path in self.parts.embeddings]
-            return outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
+            entering = outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
+            return entering if self.embedding_scale == 1 else entering * self.embedding_scale
         output = self.layer(layer - 1).output
         return self._to_main(output[0] if self._layer_gives_tuple else output)
 
@@ -156,12 +161,16 @@ class Model:
 
     def mlp(self, layer: int, batch: int) -> Tensor:
         """[batch, seq, d]: inside a trace of `batch` prompts, what the MLP, with all experts, adds to the residual."""
-        output = self._to_main(self.part(self.parts.mlp_norm or self.parts.mlp, layer).output)
+        output = self.part(self.parts.mlp_norm or self.parts.mlp, layer).output
+        output = self._to_main(output[0] if self.parts.mlp_gives_tuple else output)
+        if self.parallel:
+            output = output.clone()  # Falcon adds its attention into it
         return output.unflatten(0, (batch, -1)) if self.parts.mlp_sees == "tokens" else output
 
     def write_mlp(self, layer: int, output: Tensor) -> None:
         """Inside a trace: let the layer's MLP add output [batch, seq, d] to the residual."""
-        self.part(self.parts.mlp_norm or self.parts.mlp, layer).output = self._for_mlp(layer, output)
+        module, output = self.part(self.parts.mlp_norm or self.parts.mlp, layer), self._for_mlp(layer, output)
+        module.output = (output, *module.output[1:]) if self.parts.mlp_gives_tuple else output
 
     def mlp_input(self, layer: int, batch: int) -> Tensor:
         """[batch, seq, width]: inside a trace of `batch` prompts, what enters the module of the layer's MLP.
@@ -191,7 +200,8 @@ class Model:
         module = self.part(projection.site, layer)
         whole = values.flatten(-2) if projection.packed == "alone" else module.output.clone()
         if projection.packed != "alone":
-            self._by_head(whole, via).copy_(values)
+            kept = self._in_groups(whole, via)
+            kept.copy_(values.unflatten(-2, kept.shape[-3:-1]))
         module.output = self._to_layer(layer, whole)
 
     def projection_of_input(self, layer: int, via: Via) -> Tensor:
@@ -203,14 +213,22 @@ class Model:
         return self._by_head(self._to_main(output), via)
 
     def _by_head(self, output: Tensor, via: Via) -> Tensor:
-        """[..., head, d_head]: a view of the queries, keys or values in the output [..., width] of their module."""
-        index, packed = VIAS.index(via), self.parts.projection(via).packed
-        if packed == "per head":
-            return output.unflatten(-1, (self.n_heads, len(VIAS), self.d_head))[..., index, :]
+        """[..., head, d_head]: the queries, keys or values in the output [..., width] of their module."""
+        return self._in_groups(output, via).flatten(-3, -2)
+
+    def _in_groups(self, output: Tensor, via: Via) -> Tensor:
+        """[..., group, head of it, d_head]: a view of them, in groups that lie apart, or each a group of its own."""
+        packed, heads = self.parts.projection(via).packed, self.heads_of(via)
+        if packed == "per group":
+            shared = self.n_heads // self.n_kv_heads
+            first, count = {"query": (0, shared), "key": (shared, 1), "value": (shared + 1, 1)}[via]
+            groups = output.unflatten(-1, (self.n_kv_heads, shared + 2, self.d_head))
+            return groups[..., first : first + count, :]
+        if packed == "gated":
+            return output.unflatten(-1, (heads, 2, self.d_head))[..., :1, :]
         if packed == "blocks":
-            widths = [self.heads_of(one) * self.d_head for one in VIAS]
-            output = output.split(widths, -1)[index]
-        return output.unflatten(-1, (self.heads_of(via), self.d_head))
+            output = output.split([self.heads_of(one) * self.d_head for one in VIAS], -1)[VIAS.index(via)]
+        return output.unflatten(-1, (heads, 1, self.d_head))
 
     def write_attention_mask(self, layer: int, mask: Tensor, position_ids: Tensor) -> None:
         """Inside a trace of whole prompts: give the layer's attention this mask [batch, 1, seq, seq], added to scores.
@@ -236,7 +254,8 @@ class Model:
 
     def skip_mlp(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's MLP, let it add output [batch, seq, d]."""
-        self.part(self.parts.mlp, layer).skip(self._for_mlp(layer, output))
+        given = self._for_mlp(layer, output)
+        self.part(self.parts.mlp, layer).skip((given, None) if self.parts.mlp_gives_tuple else given)
         if self.parts.mlp_norm:
             self.part(self.parts.mlp_norm, layer).skip(self._to_layer(layer, output))
 
@@ -248,7 +267,8 @@ class Model:
 
     @property
     def _layer_gives_tuple(self) -> bool:
-        return self.parts.layer_gave_tuple and not _is_5_24()
+        when = self.parts.layer_gives_tuple
+        return when is True or (when == "before 5.24" and not _is_5_24())
 
     def skip_unembedding(self, residual: Tensor) -> None:
         """Inside a trace whose logits nobody reads: do not compute them."""

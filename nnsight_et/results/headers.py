@@ -45,11 +45,15 @@ class TaskRecord(Record):
     positions: list[str] = Field(default_factory=list[str])
     """pairs, and a task of your own: its named positions, without `last`."""
     pairs: str = ""
-    """pairs: digest of the file's text."""
+    """pairs: digest of the file's content."""
     space: str = ""
     """pairs: what the manifest says of spaces before answers."""
     special_tokens: str = ""
     """pairs: what the manifest says of special tokens."""
+    form: str = ""
+    """pairs: commas, tabs or rows (Parquet, a dataset), where the file is no JSON."""
+    mapping: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """pairs: which columns make a pair, and how positions are found, where the manifest says it."""
     order: str = ""
     """ioi: who is named first."""
     templates: int = 0

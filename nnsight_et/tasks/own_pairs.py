@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError, accepted_names, quantity
+from nnsight_et.rows.mapping import FOIL, PairMapping
+from nnsight_et.rows.read import Data, Form, each_of
 from nnsight_et.tasks.encoding import MarkedPair
-from nnsight_et.tasks.marked import FOIL, encoded_pair, pairs_in
+from nnsight_et.tasks.marked import PLAIN, encoded_pair, pairs_in
 
 PARTS = {"discovery": 0, "pruning": 0, "evaluation": 1, "ablation": 2}
 """Which third of the file each split draws from."""
@@ -22,33 +24,35 @@ PARTS = {"discovery": 0, "pruning": 0, "evaluation": 1, "ablation": 2}
 class OwnPairs:
     """Marked pairs, each with the line it is written in, and their positions in the order of a base prompt.
 
-    The file's different base prompts are shuffled by the seed and dealt in turn to three parts: one for the circuit to
-    be found and pruned on, one for it to be tested on (held-out examples too), one whose sources say what ablated heads
-    output. So no base prompt that selects heads measures them. A part's pairs are always in the same order, and a
-    split takes as many as it needs from the front.
+    The file's different base prompts, or the groups they are in, are shuffled by the seed and dealt in turn to three
+    parts: one for the circuit to be found and pruned on, one for it to be tested on (held-out examples too), one whose
+    sources say what ablated heads output. So no base prompt that selects heads measures them. A part's pairs are always
+    in the same order, and a split takes as many as it needs from the front.
     """
 
     pairs: tuple[tuple[str, MarkedPair], ...]
     positions: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str, name: str, positions: Sequence[str], defaults: Mapping[str, str] | None = None) -> OwnPairs:
-        """The pairs written in a file's text; TaskError naming a line that is wrong or marks other positions.
+    def of(
+        cls,
+        text: str,
+        name: str,
+        positions: Sequence[str],
+        defaults: Mapping[str, str] | None = None,
+        *,
+        form: Form = "json",
+        mapping: PairMapping = PLAIN,
+    ) -> OwnPairs:
+        """The pairs in a file's text; TaskError with a line for each row that is wrong or marks other positions.
 
-        defaults: space and special_tokens, for lines without them.
+        defaults: space and special_tokens, for rows without them.
         """
-        pairs = tuple(pairs_in(text, name, defaults))
-        for where, pair in pairs:
-            marked = list(pair.base.spans)
-            for position in marked:
-                if position not in positions:
-                    text = f"position {position!r} is marked, and task.positions does not list it"
-                    raise TaskError(f"{where}: {text}; {accepted_names(position, positions)}")
-            for position in positions:
-                if position not in marked:
-                    text = f"no position {position!r}, which task.positions lists; accepted: the same in all pairs"
-                    raise TaskError(f"{where}: {text}")
-        return cls(pairs, tuple(positions))
+        pairs = each_of(
+            pairs_in(Data(name, text, form), defaults, mapping), lambda one: _with_positions(*one, positions)
+        )
+        _check_groups(pairs)
+        return cls(tuple(pairs), tuple(positions))
 
     def available(self, seed: int, split: str) -> int:
         """How many pairs the split can have."""
@@ -59,7 +63,7 @@ class OwnPairs:
         part = self._part(seed, split)
         if len(part) < count:
             raise TaskError(f"split {split}: {quantity(count, 'pair')} of {len(part)}; accepted: 1 to {len(part)}")
-        return [self._encoded_example(where, pair, tokenizer) for where, pair in part[:count]]
+        return [self.example(where, pair, tokenizer) for where, pair in part[:count]]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
         """The source prompts of those examples: what mean ablation averages over."""
@@ -67,8 +71,12 @@ class OwnPairs:
 
     def longest(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, Example]:
         """The pair with the longest prompt, and its line; TaskError naming a line that does not fit the tokenizer."""
-        encoded = [(where, self._encoded_example(where, pair, tokenizer)) for where, pair in self.pairs]
-        return max(encoded, key=lambda one: one[1].length)
+        encoded = self.all_examples(tokenizer)
+        return max(zip((where for where, _ in self.pairs), encoded, strict=True), key=lambda one: one[1].length)
+
+    def all_examples(self, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+        """Every pair of the file; TaskError with a line for each row that does not fit the tokenizer."""
+        return each_of(self.pairs, lambda one: self.example(*one, tokenizer))
 
     def check_foils(self, reason: str) -> None:
         """Raise TaskError naming the first line without a foil, and the reason why it needs one."""
@@ -77,7 +85,7 @@ class OwnPairs:
                 accept = f'a {FOIL}, such as "{FOIL}": "...", in every pair, or a metric without foils'
                 raise TaskError(f"{where}: no {FOIL}, and {reason}; accepted: {accept}")
 
-    def _encoded_example(self, where: str, pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
+    def example(self, where: str, pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
         """The pair as tokens; TaskError unless its positions are different tokens, in the base in the listed order."""
         example = encoded_pair(pair, tokenizer, where)
         for side, prompt in (("base", example.base), ("source", example.source)):
@@ -95,8 +103,37 @@ class OwnPairs:
 
     def _part(self, seed: int, split: str) -> list[tuple[str, MarkedPair]]:
         draw = random.Random(f"{seed}/pairs")
-        bases = list(dict.fromkeys(pair.base.text for _, pair in self.pairs))
-        draw.shuffle(bases)
-        mine = set(bases[PARTS[split] :: len(set(PARTS.values()))])
+        units = list(dict.fromkeys(_unit(pair) for _, pair in self.pairs))
+        draw.shuffle(units)
+        mine = set(units[PARTS[split] :: len(set(PARTS.values()))])
         mixed = draw.sample(self.pairs, len(self.pairs))
-        return [(where, pair) for where, pair in mixed if pair.base.text in mine]
+        return [(where, pair) for where, pair in mixed if _unit(pair) in mine]
+
+
+def _unit(pair: MarkedPair) -> str:
+    """What is dealt to one part as a whole: the base prompt, or the group it is in."""
+    return pair.base.text if pair.group is None else pair.group
+
+
+def _with_positions(where: str, pair: MarkedPair, positions: Sequence[str]) -> tuple[str, MarkedPair]:
+    """The pair, and where it is; TaskError unless it has just these positions."""
+    marked = list(pair.base.spans)
+    for position in marked:
+        if position not in positions:
+            text = f"position {position!r} is marked, and task.positions does not list it"
+            raise TaskError(f"{where}: {text}; {accepted_names(position, positions)}")
+    for position in positions:
+        if position not in marked:
+            text = f"no position {position!r}, which task.positions lists; accepted: the same in all pairs"
+            raise TaskError(f"{where}: {text}")
+    return where, pair
+
+
+def _check_groups(pairs: Sequence[tuple[str, MarkedPair]]) -> None:
+    """Raise TaskError if a base prompt is in two groups, which may be dealt to different parts."""
+    seen = dict[str, tuple[str, str | None]]()
+    for where, pair in pairs:
+        other, group = seen.setdefault(pair.base.text, (where, pair.group))
+        if group != pair.group:
+            found = f"group {pair.group!r}, and the same base prompt is in group {group!r} ({other})"
+            raise TaskError(f"{where}: {found}; accepted: a base prompt in one group")

@@ -88,7 +88,7 @@ def test_what_differs_between_architectures_is_told(tmp_path):
     assert gpt2["value"] == "output of transformer.h.*.attn.c_attn, block 3 of 3"
     assert gpt2["residual"].startswith("transformer.wte + transformer.wpe, then output of transformer.h.*")
     _, neox, _ = told("GPT-NeoX")
-    assert neox["key"] == "output of gpt_neox.layers.*.attention.query_key_value, third 2 of each head's"
+    assert neox["key"] == "output of gpt_neox.layers.*.attention.query_key_value, part 2 of 3 in each kv head's group"
     facts, gemma, support = told("Gemma-2")
     assert facts["sliding window"] == f"{WINDOW} tokens in layers 0, 2"
     assert gemma["attention"] == "output of model.layers.*.post_attention_layernorm"

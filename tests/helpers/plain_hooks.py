@@ -23,7 +23,16 @@ def sizes(model) -> tuple[int, int, int]:
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if config.model_type == "falcon":
+        return heads, falcon_key_heads(config), width
     return heads, getattr(config, "num_key_value_heads", None) or heads, width
+
+
+def falcon_key_heads(config) -> int:
+    """Falcon 7B has one, Falcon 40B and 11B as many as they say, the oldest ones as many as heads."""
+    if config.new_decoder_architecture:
+        return config.num_kv_heads
+    return 1 if config.multi_query else config.num_attention_heads
 
 
 def head_size(model) -> int:
@@ -41,7 +50,7 @@ def named(module, *names: str):
 
 
 def attention_module(block):
-    return named(block, "self_attn", "attn", "attention")
+    return named(block, "self_attn", "attn", "attention", "self_attention")
 
 
 def out_projection(block):
@@ -54,15 +63,19 @@ def projection(model, layer: int, via: str):
     attention, (heads, kv_heads, d) = attention_module(blocks(model)[layer]), sizes(model)
     count = heads if via == "query" else kv_heads
     which = ("query", "key", "value").index(via)
-    if hasattr(attention, "query_key_value"):  # the first head's query, key and value, then the second's, ...
-        module, first = attention.query_key_value, [(3 * head + which) * d for head in range(count)]
+    group = heads // kv_heads
+    by_group = [(head // group * (group + 2) + head % group) * d for head in range(heads)]
+    if which:  # a group is its queries, its key and its value
+        by_group = [(head * (group + 2) + group + which - 1) * d for head in range(kv_heads)]
+    if hasattr(attention, "query_key_value") or hasattr(attention, "multi_query"):
+        module, first = named(attention, "query_key_value", "c_attn"), by_group
     elif hasattr(attention, "c_attn") or hasattr(attention, "qkv_proj"):  # all queries, all keys, all values
         start = (0, heads * d, (heads + kv_heads) * d)[which]
         module, first = named(attention, "c_attn", "qkv_proj"), [start + head * d for head in range(count)]
     else:
         module, first = getattr(attention, f"{via[0]}_proj"), [head * d for head in range(count)]
         norm = getattr(attention, f"{via[0]}_norm", None)
-        if norm is not None and norm.weight.numel() == count * d > d:  # over all heads at once: a head's own are after
+        if norm is not None and norm.weight.shape == (count * d,) != (d,):  # over all at once: a head's own are after
             module = norm
     return module, torch.tensor(first)[:, None] + torch.arange(d)
 
@@ -87,7 +100,14 @@ def editing(modules, edits: Sequence[Callable[[Tensor], Tensor | None]], side: s
 
                 handle = module.register_forward_pre_hook(before)
             else:
-                handle = module.register_forward_hook(lambda _, args, output, edit=edit: edit(output))
+
+                def after(_, args, output, edit=edit):
+                    if not isinstance(output, tuple):
+                        return edit(output)
+                    new = edit(output[0])
+                    return None if new is None else (new, *output[1:])
+
+                handle = module.register_forward_hook(after)
             stack.callback(handle.remove)
         yield
 

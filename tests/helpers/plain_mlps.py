@@ -16,6 +16,7 @@ from tests.helpers.plain_hooks import (
     editing,
     frozen_to_base,
     head_outputs,
+    named,
     out_projection,
     projection,
     received,
@@ -38,7 +39,7 @@ def mlp_in(block):
 
 def mlp_out(block):
     """The module whose output is added to the residual."""
-    return block.fc2 if hasattr(block, "fc2") else getattr(block, "post_feedforward_layernorm", block.mlp)
+    return named(block, "fc2", "post_feedforward_layernorm", "post_mlp_layernorm", "mlp")
 
 
 def at_position(p: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:

@@ -128,6 +128,12 @@ SHAPES = {  # layers, query heads, kv heads, width of a head, d_model, width of 
     "GPT-NeoX": (3, 4, 4, 8, 32, 48, 122),
     "GPT-J": (3, 4, 4, 8, 32, 128, 122),
     "OPT": (3, 4, 4, 8, 32, 48, 122),
+    "GPT-BigCode": (3, 4, 1, 8, 32, 128, 122),
+    "GPT-BigCode (MHA)": (3, 4, 4, 8, 32, 128, 122),
+    "Falcon 7B": (3, 4, 1, 8, 32, 128, 122),
+    "Falcon 40B, 11B": (3, 4, 2, 8, 32, 128, 122),
+    "Falcon, serial (MHA)": (3, 4, 4, 8, 32, 128, 122),
+    "gpt-oss": (3, 4, 2, 10, 32, 96, 122, 192),
     "Mixtral": (3, 4, 2, 10, 32, 96, 122, 192),
     "Qwen2-MoE": (3, 4, 2, 8, 32, 68, 122, 116),
     "Qwen3-MoE": (3, 4, 2, 10, 32, 48, 122, 96),
@@ -213,6 +219,7 @@ REFUSED = {
     "GPT-2 in an encoder-decoder": (GPT2Config(add_cross_attention=True), "add_cross_attention is True.*encoder"),
     "Gemma-3 that sees later tokens": (configuration("Gemma-3", use_bidirectional_attention=True), "see later ones"),
     "Gemma-2 that sees later tokens": (configuration("Gemma-2", use_bidirectional_attention=True), "see later ones"),
+    "Falcon with ALiBi": (configuration("Falcon 7B", alibi=True), "alibi is True.*ALiBi"),
     "ALiBi": (BloomConfig(), "'bloom' cannot be run exactly: .*ALiBi.*accepted: llama, mistral"),
 }
 

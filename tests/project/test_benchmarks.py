@@ -35,6 +35,7 @@ SMALL = {  # benchmark -> how it is run here, and what it then writes
     "engine": ("--size small --rounds 1", "engine_small"),
     "half_precision": ("--device cpu --examples 1", "half_precision"),
     "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
+    "self_checks": ("study.yaml --limit 2", "self_checks"),
     "seven_b": ("--shape small --device cpu --examples 3 --batch 2 --peak-tflops 0.01", "seven_b_small"),
     "transformer_lens": ("--size small --rounds 1", "transformer_lens_small"),
 }
@@ -124,6 +125,16 @@ def test_a_plan_is_compared_with_its_run(written, tmp_path, monkeypatch):
     rows = {row["experiment"]: row for row in run("plan_accuracy", written)["experiments"]}
     assert set(rows) == {"found", "all"}
     assert all(row["seconds"] > 0 and row["bytes"] > 0 and row["expected_bytes"] > 0 for row in rows.values())
+
+
+def test_what_self_checks_cost_is_counted_both_ways(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(fresh_study(tmp_path / "study"))
+    Path("study.yaml").write_text(PLANNED.replace('self_check: "off"\n', ""))
+    found = run("self_checks", written)
+    assert found["on"]["token_layers"] > found["off"]["token_layers"] > 0
+    assert found["share"]["token_layers"] == pytest.approx(
+        found["on"]["token_layers"] / found["off"]["token_layers"] - 1
+    )
 
 
 def test_discovery_is_held_against_what_was_planted(written):

@@ -73,6 +73,7 @@ def _circuit(header: ResultHeader, summary: PathPatchingSummary) -> Table:
         "head and score": "heads",
     }
     about = [*_score_notes(header, summary, columns), STABLE, *_sharing(summary), *_ties(summary)]
+    about += _screens(summary, of_mlps=False)
     note = " ".join([*about, *_doubts(summary, metric, of_mlps=False)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
@@ -92,7 +93,7 @@ def _mlps(header: ResultHeader, summary: PathPatchingSummary, stages: Sequence[S
     )
     rows = [_row(stage, stage.kept, metric_of(header)) for stage in stages]
     doubts = _doubts(summary, metric_of(header), of_mlps=True)
-    note = " ".join([about, *_score_notes(header, summary, columns), *doubts])
+    note = " ".join([about, *_score_notes(header, summary, columns), *_screens(summary, of_mlps=True), *doubts])
     return table_of(header, f"MLPs of {models_of(header)}", columns, rows, note)
 
 
@@ -141,6 +142,22 @@ def _ties(summary: PathPatchingSummary) -> Iterator[str]:
         if stage.tied_receivers:
             tied = several(stage.tied_receivers)
             yield f"Tied with the last receiver in {stage.into}, to within rounding: {tied}."
+
+
+def _screens(summary: PathPatchingSummary, of_mlps: bool) -> Iterator[str]:
+    """On how many prompts a screened stage measured what, and what it may miss, a few sentences for each."""
+    for stage in (stage for stage in summary.stages if stage.of_mlps == of_mlps):
+        if (screen := stage.screen) is None:
+            continue
+        noun, every = "MLP" if of_mlps else "head", quantity(summary.examples, "prompt")
+        yield (
+            f"{stage.group}: {quantity(screen.whole, noun)} measured on all {every}; {screen.left} left before, none "
+            f"below the weakest kept score but with a probability of at most {screen.miss:g}"
+            + (f", if no prompt has more than {screen.tail:g} times" if screen.tail else "")
+            + (f" the largest effect of the same {noun} on its first {screen.first}." if screen.tail else ".")
+        )
+        if screen.louder:
+            yield f"Of the {screen.whole}, {screen.louder} had more: so may some of those that left."
 
 
 def _doubts(summary: PathPatchingSummary, metric: Metric, of_mlps: bool) -> Iterator[str]:
@@ -270,12 +287,15 @@ def heads(result: MethodResult[PathPatchingSummary]) -> Iterator[TidyRow]:
             reached = bool(tensors["reach"][head])
             one = replace(place.at_head(head), kept=str(head) in kept, reached=reached)
             yield from _of_score(one, {name: number_at(values, head) for name, values in tensors.items()}, suffix)
+            if "prompts" in tensors:
+                yield one.of("prompts_measured", tensors["prompts"][head].item())
 
 
 def _of_score(head: TidyRow, values: dict[str, float | None], suffix: str) -> Iterator[TidyRow]:
     score = head.of(f"patching_score{suffix}", values["score"], (values["low"], values["high"]), values["p"])
     yield replace(score, p_adjusted=values["p_holm"])
-    for name in BESIDE_IT:
+    left = "prompts" in values and values["score"] is None
+    for name in () if left else BESIDE_IT:
         if name in values:
             yield head.of(name if name == "selection_frequency" else f"{name}{suffix}", values[name])
     if (again := values.get("held_out_score")) is not None:
