@@ -105,8 +105,8 @@ def _overview(study: Study) -> str:
         "<!-- made by `make gallery` -->",
         "# Gallery",
         (
-            f"{quantity(len(DEFINED), 'method')}, each once on the small models that come with the package: the whole "
-            "[manifest](gallery.yaml) takes a minute or two. Click a picture for the formula, the manifest and the result. "
+            f"{quantity(len(DEFINED), 'method')}, each once on the small models that come with the package: the "
+            "whole [manifest](gallery.yaml) takes a minute or two. Click a picture for the formula, the manifest and the result. "
             "[The report of this run](live/report.html) has everything, with the numbers of every mark."
         ),
     ]
@@ -145,8 +145,8 @@ def _page(study: Study, method: str) -> str:
         f"{headline_of(study, method)}.",
         *(text for table in tables(_result(study, method).header)[:1] for text in _table(table)),
         (
-            f"What the result's files hold: [result files](../reference/results.md). The [report](../live/report.html#x-{method}) "
-            "has all figures and tables."
+            "What the result's files hold: [result files](../reference/results.md). "
+            f"The [report](../live/report.html#x-{method}) has all figures and tables."
         ),
     ]
     return "\n\n".join(said) + "\n"
