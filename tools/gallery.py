@@ -106,8 +106,8 @@ def _overview(study: Study) -> str:
         "# Gallery",
         (
             f"{quantity(len(DEFINED), 'method')}, each once on the small models that come with the package: the "
-            "whole [manifest](gallery.yaml) takes a minute or two. Click a picture for the formula, the manifest and the result. "
-            "[The report of this run](live/report.html) has everything, with the numbers of every mark."
+            "whole [manifest](gallery.yaml) takes a minute or two. Click a picture for the formula, the manifest and "
+            "the result. [The report of this run](live/report.html) has everything, with the numbers of every mark."
         ),
     ]
     for method, (title, _, _) in DEFINED.items():
