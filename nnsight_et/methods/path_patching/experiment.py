@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nnsight_et.core.batch import Example
@@ -15,6 +16,7 @@ from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL
 from nnsight_et.interventions.calls import Call
+from nnsight_et.interventions.path_estimates import path_estimates
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.manifest import Discovery, PathPatching, Stage
 from nnsight_et.measuring.cells import measure_cells
@@ -127,25 +129,57 @@ def _race(
         check_scored(context, job, f"stages[{index}]", found, here)
         return found
 
+    estimates = torch.zeros(len(senders), len(examples))
+    if _has_estimates(stage, job):
+        estimating = _path_estimates(context, job, path, senders, f"{stage.group} estimate", examples)
+        yield from measure_cells(context, [estimating])
+        estimates = context.cells.values(estimating)["estimate"]
     seed = f"{job.seed}/{stage.group}"
-    course = run_race(ask, len(senders), len(examples), screen=stage.screen, metric=metric, keep=stage.keep, seed=seed)
-    return (yield from course)
+    return (yield from run_race(ask, estimates, screen=stage.screen, metric=metric, keep=stage.keep, seed=seed))
+
+
+def _has_estimates(stage: Stage, job: Job[PathPatching]) -> bool:
+    """Whether a gradient may help: the divergence has none at the base run, and MLPs are too few for it."""
+    gradient = stage.screen is not None and stage.screen.gradient
+    return gradient and stage.senders == "heads" and job.spec.metric != "kl" and job.engine != "reference"
+
+
+def _path_estimates(
+    context: RunContext,
+    job: Job[PathPatching],
+    path: Path,
+    senders: Sequence[Component],
+    name: str,
+    examples: Sequence[Example],
+) -> Measurement:
+    """What path_estimates finds, {"estimate": [sender, example]}."""
+    choice, metric = job.models[0], job.spec.metric
+    chunks = context.chunk_sizes.of(choice, examples)
+
+    def measure(batch: Batch, settings: EvalSettings) -> Call:
+        pair = replace(context.data.pair(choice, examples, batch), metric=metric)
+        return Call(path_estimates, (pair, path, settings.select(senders), chunks))
+
+    ends = [path.at, path.via, path.kv_heads, sorted(map(str, path.receivers))]
+    step = suffixes(job, choice, name, examples, [path.at], chunks.examples)
+    return Measurement(step, {"estimates": ends, "metric": metric}, measure, len(senders), sampled=False)
 
 
 def _screen_record(race: Race) -> ScreenRecord:
     """What a race says of itself."""
     senders, whole = len(race.prompts), race.whole
-    measured, loudest = race.values[whole, race.screen.first :].abs(), race.loudest()[whole]
+    largest = race.rests[whole, race.first :].abs().amax(-1) if race.first < len(race.order) else torch.zeros(0)
     tail = None if race.screen.tail == "any" else race.screen.tail
-    louder = 0 if tail is None or not measured.numel() else int((measured.amax(-1) > tail * loudest).sum())
+    louder = (largest > tail * race.loudest()[whole][: len(largest)]).sum().item() if tail else 0
     return ScreenRecord(
         miss=race.screen.miss,
-        first=min(race.screen.first, len(race.order)),
+        first=race.first,
         tail=tail,
         whole=len(whole),
         left=senders - len(whole),
         measured=race.prompts.double().mean().item() / len(race.order),
-        louder=louder,
+        estimated=int(race.estimated.sum()),
+        louder=int(louder),
     )
 
 
