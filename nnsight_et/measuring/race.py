@@ -26,8 +26,10 @@ from nnsight_et.measuring.context import Progress
 from nnsight_et.measuring.stage_scores import Found, effects
 
 GROWTH = 1.5  # how many times the prompts of a round those of the next are, all before them included
+ESTIMATED = ("round 1", "whole 1")  # the steps that see every prompt once: estimates come with them
 Ask = Callable[[Sequence[int], Sequence[int], str], Generator[Progress, None, Found]]
-"""Measures senders on prompts, both by their numbers, in a step of that name."""
+"""Measures senders on prompts, both by their numbers, in a step of that name; where it can, with "estimate" [1, sender,
+example] of all senders."""
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Race:
     prompts: Tensor
     """[sender]: on how many prompts, the first of the order, each was measured."""
     estimates: Tensor
-    """[sender, example]: of the effects, in the order of the examples; 0 where there are none."""
+    """[sender, example]: of the effects; 0 where there are none."""
     found: Found = field(default_factory=dict[str, Tensor])
     """base [example] and patched [sender, example], and another metric's values; NaN where nothing was measured."""
     estimated: Tensor = field(init=False)
@@ -142,21 +144,22 @@ class Race:
 
 
 def run_race(
-    ask: Ask, estimates: Tensor, *, screen: Screen, metric: Metric, keep: int, seed: str
+    ask: Ask, how_many: tuple[int, int], *, screen: Screen, metric: Metric, keep: int, seed: str
 ) -> Generator[Progress, None, Race]:
-    """Race senders on prompts, drawn in the order that `seed` says; estimates [sender, example] of their effects."""
-    senders, prompts = estimates.shape
+    """Race so many senders on so many prompts, drawn in the order that `seed` says."""
+    senders, prompts = how_many
     order = random.Random(f"{seed}/screen").sample(range(prompts), prompts)
-    race = Race(screen, metric, keep, order, torch.zeros(senders, dtype=torch.long), estimates)
+    race = Race(screen, metric, keep, order, torch.zeros(senders, dtype=torch.long), torch.zeros(how_many))
     done, rounds, times = race.first, 1, 0
     yield from _measure(race, ask, range(senders), done, "round 1")
-    race.choose_estimates()
     strong = sorted(race.means(done).argsort(stable=True).tolist()[: screen.whole(keep)])
     racing = [one for one in range(senders) if one not in strong]
     while done < prompts:
         if strong:
             times += 1
             yield from _measure(race, ask, strong, prompts, f"whole {times}")
+            if times == 1:
+                race.choose_estimates()
         racing = sorted(set(racing) - set(race.cannot_be_kept(racing, done)))
         strong = race.best(racing, done, keep)
         racing = [one for one in racing if one not in strong]
@@ -172,7 +175,11 @@ def _measure(race: Race, ask: Ask, senders: Sequence[int], until: int, name: str
     """Measure senders that have all seen as many prompts on the next ones, up to `until` of the order."""
     some = race.order[int(race.prompts[list(senders)].max()) : until]
     new = yield from ask(senders, some, name)
+    if (estimates := new.get("estimate")) is not None:
+        race.estimates[:, some] = estimates[0].to(race.estimates)
     for key, values in new.items():
+        if key == "estimate":
+            continue
         shape = (*([len(race.prompts)] if values.ndim == 2 else []), len(race.order))
         whole = race.found.setdefault(key, values.new_full(shape, nan))
         if values.ndim == 2:

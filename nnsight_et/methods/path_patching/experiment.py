@@ -16,15 +16,15 @@ from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL
 from nnsight_et.interventions.calls import Call
-from nnsight_et.interventions.path_estimates import path_estimates
 from nnsight_et.interventions.path_patching import Path, path_probabilities
+from nnsight_et.interventions.screened_paths import screened_probabilities
 from nnsight_et.manifest import Discovery, PathPatching, Stage
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
-from nnsight_et.measuring.race import Race, run_race
+from nnsight_et.measuring.race import ESTIMATED, Race, run_race
 from nnsight_et.measuring.screened_scores import screened_scores
 from nnsight_et.measuring.stage_scores import Found, held_out_scores, ranking, stage_scores, tied_heads
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
@@ -124,18 +124,15 @@ def _race(
         here = [examples[number] for number in prompts]
         racing = [senders[number] for number in some]
         measurement = patched_paths(context, job, path, racing, f"{stage.group} {name}", here)
+        if name in ESTIMATED and _has_estimates(stage, job):
+            measurement = _with_estimates(measurement)
         yield from measure_cells(context, [measurement])
         found = context.cells.values(measurement)
         check_scored(context, job, f"stages[{index}]", found, here)
         return found
 
-    estimates = torch.zeros(len(senders), len(examples))
-    if _has_estimates(stage, job):
-        estimating = _path_estimates(context, job, path, senders, f"{stage.group} estimate", examples)
-        yield from measure_cells(context, [estimating])
-        estimates = context.cells.values(estimating)["estimate"]
-    seed = f"{job.seed}/{stage.group}"
-    return (yield from run_race(ask, estimates, screen=stage.screen, metric=metric, keep=stage.keep, seed=seed))
+    how_many, seed = (len(senders), len(examples)), f"{job.seed}/{stage.group}"
+    return (yield from run_race(ask, how_many, screen=stage.screen, metric=metric, keep=stage.keep, seed=seed))
 
 
 def _has_estimates(stage: Stage, job: Job[PathPatching]) -> bool:
@@ -144,25 +141,13 @@ def _has_estimates(stage: Stage, job: Job[PathPatching]) -> bool:
     return gradient and stage.senders == "heads" and job.spec.metric != "kl" and job.engine != "reference"
 
 
-def _path_estimates(
-    context: RunContext,
-    job: Job[PathPatching],
-    path: Path,
-    senders: Sequence[Component],
-    name: str,
-    examples: Sequence[Example],
-) -> Measurement:
-    """What path_estimates finds, {"estimate": [sender, example]}."""
-    choice, metric = job.models[0], job.spec.metric
-    chunks = context.chunk_sizes.of(choice, examples)
+def _with_estimates(measurement: Measurement) -> Measurement:
+    """The same, and estimates of all heads' effects beside it: {"estimate": [1, head, example]}."""
 
     def measure(batch: Batch, settings: EvalSettings) -> Call:
-        pair = replace(context.data.pair(choice, examples, batch), metric=metric)
-        return Call(path_estimates, (pair, path, settings.select(senders), chunks))
+        return replace(measurement.measure(batch, settings), function=screened_probabilities)
 
-    ends = [path.at, path.via, path.kv_heads, sorted(map(str, path.receivers))]
-    step = suffixes(job, choice, name, examples, [path.at], chunks.examples)
-    return Measurement(step, {"estimates": ends, "metric": metric}, measure, len(senders), sampled=False)
+    return replace(measurement, cache_key=measurement.cache_key | {"estimated": True}, measure=measure)
 
 
 def _screen_record(race: Race) -> ScreenRecord:

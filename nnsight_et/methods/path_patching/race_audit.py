@@ -64,7 +64,7 @@ class Replay:
         self.order, self.counts = drawn_order(self.evidence, self.stage), [0] * len(self.senders)
         self.sign = -1 if self.evidence.job.spec.metric == "kl" else 1
         self.estimates = np.zeros((len(self.senders), len(self.order)))
-        self.known = self.estimates
+        self.known = np.zeros_like(self.estimates)
 
     @property
     def effect(self) -> Tensor:
@@ -132,11 +132,8 @@ class Replay:
         """Go through the rounds as they must have been."""
         assert self.stage.screen is not None
         every, done, number, times = len(self.examples), self.first, 1, 0
-        yield from self._estimate()
         yield from self._take(list(range(len(self.senders))), done, "round 1")
-        smaller = abs(self.signed - self.estimates)[:, :done].max(1) < abs(self.signed)[:, :done].max(1)
-        self.known = np.where(smaller[:, None], self.estimates, 0.0)
-        means = self.rests[:, :done].mean(1) + self.known.mean(1)
+        means = self.signed[:, :done].mean(1)
         best = sorted(range(len(means)), key=lambda one: (means[one], one))
         exact = self.stage.screen.exact or -(-3 * self.stage.keep // 2)
         strong, racing = sorted(best[:exact]), sorted(best[exact:])
@@ -144,6 +141,8 @@ class Replay:
             if strong:
                 times += 1
                 yield from self._take(strong, every, f"whole {times}")
+                early = abs(np.stack([self.signed - self.estimates, self.signed]))[..., : self.first].max(-1)
+                self.known = np.where((early[0] < early[1])[:, None], self.estimates, 0.0)
             bar = sorted(self.signed[self.whole].mean(1))[self.stage.keep - 1]
             offsets = self.known.mean(1)
             rests, floors = self.rests[racing, :done], self.floors(1)[racing]
@@ -159,18 +158,13 @@ class Replay:
                 done, number = min(every, -int(-1.5 * done // 1)), number + 1
                 yield from self._take(racing, done, f"round {number}")
 
-    def _estimate(self) -> Findings:
-        """Look up what gradients say, where they were asked."""
+    @property
+    def can_estimate(self) -> bool:
+        """Whether gradients had to be asked."""
         job = self.evidence.job
         assert self.stage.screen is not None
         no_use = self.stage.senders == "mlps" or job.spec.metric == "kl" or job.engine == "reference"
-        if not self.stage.screen.gradient or no_use:
-            return
-        one = self.evidence.step(f"{self.stage.group} estimate")
-        same = list(one.measurement.step.examples) == list(self.examples)
-        yield finding("splits", same, f"stage {self.stage.group} estimate: its examples")
-        yield from self.evidence.calls(one, "path_estimates", self.told, self.asked | {"from": self.senders})
-        self.estimates = self.sign * self.evidence.values(one)["estimate"].double().numpy()[:, self.order]
+        return self.stage.screen.gradient and not no_use
 
     def record(self) -> dict[str, Any]:
         """What the summary must say of the race."""
@@ -196,11 +190,17 @@ class Replay:
         expected = [self.examples[number] for number in where]
         same = list(one.measurement.step.examples) == expected
         yield finding("splits", same, f"stage {step}: its examples")
-        asked = self.asked | {"from": [self.senders[number] for number in some]}
-        yield from self.evidence.calls(one, "path_probabilities", self.told, asked)
+        asked, function = self.asked | {"from": [self.senders[number] for number in some]}, "path_probabilities"
+        if self.can_estimate and name in ("round 1", "whole 1"):
+            function = "screened_probabilities"
+        yield from self.evidence.calls(one, function, self.told, asked)
         if one.measurement.variants != len(some) or not same:
             raise ValueError(f"stage {step}: other senders or examples than must have raced")
         for key, values in self.evidence.values(one).items():
+            if key == "estimate":
+                places = [self.order.index(number) for number in where]
+                self.estimates[:, places] = self.sign * values[0].double().numpy()
+                continue
             rows = [len(self.senders)] if values.ndim == 2 else []
             whole = self.found.setdefault(key, values.new_full((*rows, len(self.examples)), nan))
             for number, column in zip(where, values.unbind(-1), strict=True):
