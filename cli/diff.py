@@ -40,7 +40,7 @@ def diff(
     found = difference(*studies, tolerance=tolerance)
     tables = difference_tables(found, top)
     if page is not None:
-        write_file(page, beside_html(studies[0], studies[1], tables).encode())
+        write_file(page, beside_html(studies[0], studies[1], tables, (str(a), str(b))).encode())
     if as_json:
         typer.echo(json.dumps(difference_data(found), indent=2, allow_nan=False))
         return

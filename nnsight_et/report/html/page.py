@@ -72,19 +72,19 @@ def report_html(study: Study) -> str:
     )
 
 
-def beside_html(a: Study, b: Study, differences: Sequence[Table]) -> str:
-    """Two runs side by side: what differs, then each experiment's figures of the one and of the other."""
+def beside_html(a: Study, b: Study, differences: Sequence[Table], names: tuple[str, str]) -> str:
+    """Two runs of these names side by side: what differs, then each experiment's figures of the one and the other."""
     found = [Section("differences", "What differs", "A dash: nothing there.", tables=tuple(differences))]
     sides = [{one.anchor: one for one in method_sections(study)[0]} for study in (a, b)]
     for anchor in dict.fromkeys(anchor for side in sides for anchor in side):
         section = next(side[anchor] for side in sides if anchor in side)
         parts = [{one.name: one for one in side[anchor].entries} if anchor in side else {} for side in sides]
-        names = dict.fromkeys(name for part in parts for name in part)
-        entries = tuple(_both_sides(*(part.get(name) for part in parts)) for name in names)
+        experiments = dict.fromkeys(name for part in parts for name in part)
+        entries = tuple(_both_sides(*(part.get(name) for part in parts)) for name in experiments)
         found.append(Section(section.anchor, section.title, section.lead, entries, listed=True))
     return render_page(
-        title=f"{a.name} and {b.name}",
-        opening=f"Two runs side by side. A: {a.name}. B: {b.name}.",
+        title="Two runs side by side",
+        opening=f"A: {names[0]}. B: {names[1]}.",
         limits=[],
         tiles=[
             replace(tile, name=f"{side}: {tile.name}")
