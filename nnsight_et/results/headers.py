@@ -54,6 +54,8 @@ class TaskRecord(Record):
     """pairs: commas, tabs or rows (Parquet, a dataset), where the file is no JSON."""
     mapping: dict[str, Any] = Field(default_factory=dict[str, Any])
     """pairs: which columns make a pair, and how positions are found, where the manifest says it."""
+    desiderata: dict[str, Any] | list[str] = Field(default_factory=dict[str, Any])
+    """pairs, and a task of your own: its desiderata; of files, by name what is said of the pairs."""
     order: str = ""
     """ioi: who is named first."""
     templates: int = 0
