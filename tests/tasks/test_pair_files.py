@@ -71,6 +71,13 @@ def _marked(pair) -> dict:
     return {"base": text(pair.base), "source": text(pair.source), "answer": pair.answer.strip()} | more
 
 
+def test_one_pair_to_select_on_and_one_held_out_are_reported_without_intervals(study: Path):
+    (study.parent / "few.yaml").write_text(manifest("x.csv", count=1))
+    done = command("run", study.parent / "few.yaml", "--out", study.parent / "runs", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "on held-out examples" in (Path(done.output.strip()) / "report.html").read_text()
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no cases here")
 @pytest.mark.parametrize(
     ("file", "keys", "first"),
