@@ -142,6 +142,9 @@ def test_desiderata_in_columns_and_in_files_are_the_same_and_are_reported(by_col
     assert [row["desideratum"] for row in rows_found] == ["object", "object", "label", "label"]
     assert {row["model"] for row in found["roles"].header.summary["rows"]} == {"one", "two"}
     assert et("report", path, "--out", path.parent / "runs").exit_code == 0
+    shown = et("pairs", "check", path)
+    assert "desiderata object, label" in shown.output
+    assert "mask_training 11, mask_validation 5, mask_test 16" in shown.output
 
 
 def pairs_of(path: Path) -> OwnPairs:

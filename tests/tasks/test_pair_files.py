@@ -225,7 +225,7 @@ BY_NAME = KEYS["x.csv"]
         (CSV, BY_NAME.replace("differing", "'(x?)went'"), ["'(x?)went' finds nothing between characters"]),
         (CSV.replace("Then, Laura and Peter went. Emma", "Then, Laura or Peter went. Emma"), BY_NAME,
          ["x.csv:2: place: base and source differ in 2 places ('and' and 'or', 'Peter' and 'Emma'); accepted: one"]),
-        (CSV.replace(",0", ",").replace(",1", ""), BY_NAME, ["x.csv:3: 4 cells, and 5 columns"]),
+        (CSV.replace(",0", ",").replace(",1", ""), BY_NAME, ["x.csv:3: 4 cells, and the columns are clean, "]),
     ],
 )  # fmt: skip
 def test_every_wrong_row_is_told_with_its_line_and_column(study: Path, text: str, keys: str, messages: list[str]):
