@@ -108,6 +108,8 @@ class ValidationContext:
     """The path patching experiments whose stages keep no heads."""
     experiments: tuple[str, ...]
     """All experiments."""
+    desiderata: tuple[str, ...]
+    """The desiderata that the task has."""
     shapes: Mapping[str, Shape]
     """The models whose shape is known without their files."""
 
