@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 
 SIMULATED = (
-    "Simulated: every job was sent to a server of this machine, run there without this package, and fetched by NDIF's "
-    "protocol. Not shown by this: your server's versions, its sandbox, its memory, its queue; et doctor --ndif asks it."
+    "Simulated: every job went to a server on this machine, which ran it without this package, by NDIF's protocol. It "
+    "cannot show the versions, sandbox, memory and queue of your server; et doctor --ndif asks it."
 )
 
 
@@ -79,7 +80,7 @@ def execute(manifest: Manifest, where: RunTarget, show_one: ShowResult | None = 
             if jobs.backend == "simulate":
                 print(SIMULATED)
             if not computed and done.issuperset(names):
-                print("Nothing to do: every result was there; no forward pass was run.")
+                print("Nothing to do: every result was stored; no forward pass was run.")
 
 
 def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path, show_one: ShowResult) -> int:
@@ -124,7 +125,8 @@ def tell(notice: Notice, view: View) -> None:
     if view == "json":
         write_object({"event": "notice", **vars(notice)})
     elif view == "auto":
-        typer.echo(f"Notice: {notice}", err=True)
+        colour = False if os.environ.get("NO_COLOR") else None
+        typer.echo(typer.style(f"Notice: {notice}", fg="yellow"), err=True, color=colour)
 
 
 def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:
@@ -135,7 +137,7 @@ def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:
             if view == "json":
                 write_object({"event": "damaged", "file": str(path)})
             else:
-                typer.echo(f"{path}: damaged; it is made again", err=True)
+                typer.echo(f"{path}: damaged; computing it again", err=True)
         named = len(step.damaged)
         yield step
 

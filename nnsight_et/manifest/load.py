@@ -26,7 +26,7 @@ SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "shipped"
 def load(path: Path, settings: Sequence[str] = ()) -> Manifest:
     """The manifest in the file `path`, with `settings` (each key.path=value) in place of what it says there.
 
-    `tiny` and `paper` are the shipped ones, where there is no file of that name.
+    `demo`, `tiny`, `paper` and `real` are the shipped ones, where there is no file of that name.
     """
     path = path if path.exists() else SHIPPED.get(str(path), path)
     return parse(_text(path), path.name, settings, folder=path.parent)

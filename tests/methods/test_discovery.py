@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from benchmarks.discovery import CASES, edges_of, exhaustive, found_in, search, truth
 from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.display.figures import Diagram
@@ -26,7 +27,9 @@ from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import MethodResult, read_result
 from nnsight_et.results.study import Study
 from nnsight_et.runner.run import Progress, run
+from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.zoo.known import POSITION, make_model, store
+from nnsight_et.zoo.tokenizer import word_tokenizer
 
 SEARCH = {"method": "discovery", "model": "planted", "examples": 48, "held_out_examples": 60}
 GROUPS = {  # what was planted, and the heads of layer 0 that tell tokens their segment
@@ -138,6 +141,25 @@ def test_a_search_that_is_continued_measures_nothing_twice_and_finds_the_same(pl
 def test_what_it_cost_is_counted_beside_the_exhaustive_search(found):
     cost = found.summary.cost
     assert 0 < cost.total < 0.5 * cost.exhaustive  # of a model with 5 layers of 8 heads; deeper ones save more
+
+
+def test_in_a_deep_model_it_costs_a_tenth_of_the_exhaustive_search(tmp_path):
+    """All senders of all branches on as many prompts as test an edge. tests/planning holds counts to the engine."""
+    case = CASES["twelve layers"]
+    summary = search(case, 0, tmp_path, {"examples": 64, "held_out_examples": 128}, boxes=4)
+    assert summary.cost.total <= 0.1 * summary.cost.exhaustive
+    assert found_in(case.known, summary) == truth(case.known)
+
+
+@pytest.mark.slow
+def test_in_a_deep_model_it_misses_little_of_what_the_exhaustive_search_finds(tmp_path):
+    case = CASES["twelve layers"]
+    summary = search(case, 0, tmp_path, {"examples": 64, "held_out_examples": 64}, boxes=4)
+    held_out = Boxes(4).examples(word_tokenizer(), 128, 0, "discovery")[64:]
+    everything = exhaustive(make_model(case.known, 0), summary, held_out)
+    for edges in everything.values():
+        assert truth(case.known)[0] <= {(Head.parse(node), at) for node, at, _ in edges}
+        assert len(edges & edges_of(summary)) >= 0.95 * len(edges)
 
 
 def test_tables_figures_and_long_tables_show_it(found):

@@ -37,7 +37,7 @@ def tables(header: ResultHeader, summary: ActivationPatchingSummary) -> tuple[Ta
     }
     note = f"Mean and standard deviation over draws of fresh examples (Fig. 3). {INTERVALS}"
     if none := dict.fromkeys(f"{row.group}, {row.desideratum}" for row in summary.rows if not row.heads):
-        note += f" No heads were selected, so that nothing is patched: {several(list(none))}."
+        note += f" Nothing is patched where no heads were selected: {several(list(none))}."
     return (table_of(header, "functionality", columns, summary.rows, note),)
 
 
@@ -65,8 +65,8 @@ def figures(result: MethodResult[ActivationPatchingSummary], study: Study) -> tu
         for group in dict.fromkeys(row.group for row in rows)
     )
     caption = (
-        "How often the desideratum's answer is given when each group's selected heads are patched, in every model; "
-        f"tick: patching nothing. {BARS}"
+        "How often each model gives the desideratum's answer when a group's selected heads are patched. "
+        f"Tick: nothing patched. {BARS}"
     )
     return (plate(result, "functionality", "Functionality of the groups across models", caption, panels),)
 

@@ -29,7 +29,13 @@ def tables(header: ResultHeader, summary: AttributionSummary) -> tuple[Table, ..
         "top heads found": lambda row: f"{round(row.top_found * row.top)} of {row.top}",
     }
     return (
-        table_of(header, f"attribution in {models_of(header)}", columns, summary.rows, "Over all heads at a position."),
+        table_of(
+            header,
+            f"attribution in {models_of(header)}",
+            columns,
+            summary.rows,
+            "Correlations are over all heads at a position.",
+        ),
     )
 
 
@@ -47,7 +53,9 @@ def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[Fig
         panels.append(Scatter(f"at {at}", ("exact effect", "estimate"), (("heads", tuple(points)),), shares=False))
     title = f"Gradient's estimate and exact effects in {models_of(result.header)}"
     return (
-        plate(result, "attribution", title, "A point per head; on the diagonal the estimate is exact.", tuple(panels)),
+        plate(
+            result, "attribution", title, "One point per head. On the diagonal the estimate is exact.", tuple(panels)
+        ),
     )
 
 

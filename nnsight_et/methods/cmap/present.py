@@ -46,14 +46,14 @@ def _doubts(header: ResultHeader, summary: CMAPSummary) -> Iterator[str]:
     """Why the numbers say little, a sentence for each reason there is."""
     donor, recipient = (summary.models[name] for name in (summary.donor, summary.recipient))
     if len({record.fingerprint for record in header.models}) == 1:
-        yield "Donor and recipient are one model: its own activations change nothing."
+        yield "Donor and recipient are the same model, whose own activations change nothing."
     elif donor <= recipient:
-        yield f"{summary.donor} alone is no better than {summary.recipient} alone: there is nothing to lift it to."
+        yield f"{summary.donor} alone is no better than {summary.recipient} alone, so its activations cannot help."
     elif all(row.accuracy == recipient for row in summary.rows):
-        yield f"No patch changes the accuracy of {summary.recipient}: what {summary.donor} does better is elsewhere."
+        yield f"No patch changes the accuracy of {summary.recipient}: {summary.donor} is better for another reason."
     without = [group.name for group in summary.circuit.groups if not group.heads]
     if without:
-        yield f"Nothing is patched of {', '.join(without)}: no heads of it were selected."
+        yield f"No heads were selected from {', '.join(without)}, so nothing of it is patched."
 
 
 def figures(result: MethodResult[CMAPSummary], study: Study) -> tuple[FigureGroup, ...]:

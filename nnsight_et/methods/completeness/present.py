@@ -51,7 +51,8 @@ def tables(header: ResultHeader, summary: CompletenessSummary) -> tuple[Table, .
         "circuit": "circuit",
         "difference": "completeness",
     }
-    note = f"Accuracy without the removed heads; in a complete circuit both lose alike (App. C). {INTERVALS}"
+    about = "Accuracy without the removed heads. In a complete circuit, circuit and model lose the same (App. C)."
+    note = f"{about} {INTERVALS}"
     return (table_of(header, f"completeness on {models_of(header)}", columns, rows, note),)
 
 
@@ -71,7 +72,7 @@ def figures(result: MethodResult[CompletenessSummary], study: Study) -> tuple[Fi
             kinds.setdefault(kind, []).append(Point(circuit, model, text))
     found = tuple((kind, tuple(points)) for kind, points in kinds.items())
     panel = Scatter("completeness", ("circuit without K", "model without K"), found)
-    caption = f"Accuracy of circuit and model without the same heads K: in a complete circuit, on the diagonal. {BARS}"
+    caption = f"Accuracy of circuit and model without the same heads K. A complete circuit lies on the diagonal. {BARS}"
     title = f"Completeness on {models_of(result.header)}"
     return (plate(result, "completeness", title, caption, (panel,)),)
 

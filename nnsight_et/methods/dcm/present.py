@@ -54,7 +54,7 @@ def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:
             "selected": lambda one: f"{len(one[0].selected)} of {one[0].heads}",
             "why": lambda one: one[1],
         }
-        title = f"selections in {models_of(header)} that are empty, of no use or decided by little"
+        title = f"selections in {models_of(header)} that are empty, useless or close calls"
         found.append(table_of(header, title, where, reasons, ""))
     return tuple(found)
 
@@ -75,7 +75,7 @@ def figures(result: MethodResult[DCMSummary], study: Study) -> tuple[FigureGroup
 
     series = tuple(Series(name, tuple(bar(group, name) for group in groups)) for name in names)
     panel = Bars("selected heads", groups, series, "accuracy")
-    caption = f"How often patching the selected heads gives the desideratum's answer; tick: patching nothing. {BARS}"
+    caption = f"How often patching the selected heads gives the desideratum's answer. Tick: nothing patched. {BARS}"
     title = f"What each group carries in {models_of(result.header)}"
     return (plate(result, "roles", title, caption, (panel,)),)
 

@@ -11,7 +11,8 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost.methods import Count as Count
-from nnsight_et.planning.cost.methods import path_patching, probing, total
+from nnsight_et.planning.cost.methods import total
+from nnsight_et.planning.cost.paths import path_patching, probing
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 

@@ -271,7 +271,7 @@ def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
             raced = tested.raced
             found = {"score": raced.score, "per_example": raced.effect, "reach": torch.ones(len(raced.p)).bool()}
             placed = {name: over_all(values, tested.senders, search.shape, 0) for name, values in found.items()}
-            found = {"p": raced.p, "p_bh": tested.p_bh}
+            found = {"p": raced.p, "p_bh": raced.p_bh}
             placed |= {name: over_all(values, tested.senders, search.shape, nan) for name, values in found.items()}
             stem = f"{one.branch.name}{'.mlps' * (kind == 'mlps')}"
             tensors |= {f"{stem}.{name}": values for name, values in placed.items()}

@@ -15,7 +15,7 @@ from nnsight_et.core.circuit import Component
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
-from nnsight_et.core.statistics import effect_p_values
+from nnsight_et.core.statistics import benjamini_hochberg, effect_p_values
 from nnsight_et.engine.paths import Path
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.probes import Probe, probe_probabilities
@@ -41,11 +41,12 @@ class Raced:
     """Variants on the search's examples: effects [variant, example], their means and p-values [variant].
 
     NaN where a variant was not run. p-values are 1 of those that cannot have an effect worth keeping, judged by the
-    first examples.
+    first examples. p_bh are after Benjamini and Hochberg's correction over the family, when a variant was run last.
     """
 
     effect: Tensor
     p: Tensor
+    p_bh: Tensor
 
     @property
     def score(self) -> Tensor:
@@ -55,9 +56,10 @@ class Raced:
     def among(self, indices: Sequence[int], count: int) -> Raced:
         """The same among `count` variants, of which these are numbers `indices`; the others were not run."""
         effect = self.effect.new_full((count, self.effect.shape[-1]), nan)
-        effect[list(indices)], p = self.effect, torch.ones(count, dtype=torch.float64)
-        p[list(indices)] = self.p
-        return Raced(effect, p)
+        p, p_bh = torch.ones(2, count, dtype=torch.float64)
+        for whole, some in ((effect, self.effect), (p, self.p), (p_bh, self.p_bh)):
+            whole[list(indices)] = some
+        return Raced(effect, p, p_bh)
 
 
 @dataclass
@@ -88,34 +90,36 @@ class Trials:
         """The examples on which all is run that is run at all."""
         return self.examples[:FIRST]
 
-    def race(self, measured: Measured, count: int, family: int, kind: str) -> Generator[Progress, None, Raced]:
+    def race(self, measured: Measured, count: int, kind: str, family: int = 1) -> Generator[Progress, None, Raced]:
         """Measure variants on the first examples, and those that these leave undecided on as many more, and so on.
 
         Decided: the mean effect is two standard errors short of one worth keeping; or as far beyond it, and beyond
-        chance among as many hypotheses as its family has. Each look takes twice the examples of the one before.
+        chance. family: of how many hypotheses they are a part, the others of which have no effect; 1: each is its own.
+        Each look takes twice the examples of the one before.
         """
         effect = torch.full((count, len(self.examples)), nan, dtype=torch.float64)
-        tested, p = effect.clone(), torch.ones(count, dtype=torch.float64)
+        tested, (p, p_bh) = effect.clone(), torch.ones(2, count, dtype=torch.float64)
         left, start, stop = list(range(count)), 0, len(self.first)
         while left and start < len(self.examples):
             found = yield from self.values(measured, left, self.examples[start:stop], kind)
             effect[left, start:stop], tested[left, start:stop] = effects(found, self.metric), self._tested(found)
             seen = effect[left, :stop]
             reach, mean = MARGIN * seen.std(-1) / sqrt(seen.shape[-1]), seen.mean(-1)
-            at_end = stop >= len(self.examples)
-            ruled_out = (mean - reach > -self.threshold) & (not at_end)
+            ruled_out = (mean - reach > -self.threshold) & (stop < len(self.examples))
             p[left] = effect_p_values(tested[left, :stop]).masked_fill(ruled_out, 1.0)
-            decided = ruled_out | ((mean + reach <= -self.threshold) & (p[left] * family <= self.job.spec.level))
+            p_bh[left] = _corrected(p, family)[left]
+            decided = ruled_out | ((mean + reach <= -self.threshold) & (p_bh[left] <= self.job.spec.level))
             left: list[int] = [index for index, done in zip(left, to_list(decided), strict=True) if not done]
             start, stop = stop, 2 * stop
-        return Raced(effect, p)
+        return Raced(effect, p, p_bh)
 
     def run_all(self, measured: Measured, count: int, kind: str) -> Generator[Progress, None, Raced]:
         """Measure all variants on all examples; they say what a share of the base is."""
         found = yield from self.values(measured, range(count), self.examples, kind)
         if not self.bases:
             self._keep_base(found)
-        return Raced(effects(found, self.metric), effect_p_values(self._tested(found)))
+        p = effect_p_values(self._tested(found))
+        return Raced(effects(found, self.metric), p, benjamini_hochberg(p))
 
     def values(
         self, measured: Measured, variants: Sequence[int], some: list[Example], kind: str
@@ -181,6 +185,11 @@ class Trials:
         chunks = self.context.chunk_sizes.of(self.job.models[0], some)
         step = suffixes(self.job, self.job.models[0], "", some, [path.at], chunks.examples)
         return spent.of_paths(step, self.shape, chunks, [(path, senders)]) if senders else 0
+
+
+def _corrected(p: Tensor, family: int) -> Tensor:
+    """[variant]: p-values [variant] after the correction over them and the rest of their family, which have 1."""
+    return p if family == 1 else benjamini_hochberg(torch.cat([p, p.new_ones(family - len(p))]))[: len(p)]
 
 
 def _plain(probe: Probe) -> list[Any]:

@@ -14,7 +14,6 @@ from nnsight_et.engine.paths import End
 from nnsight_et.manifest import IOITask
 from nnsight_et.measuring.audit import Finding
 from nnsight_et.measuring.evidence import Heads, name_of, place, places
-from nnsight_et.measuring.recount import benjamini_hochberg
 from nnsight_et.methods.discovery.replayed import (
     FIRST,
     BranchAgain,
@@ -41,10 +40,9 @@ def rounds_again(search: Replay) -> Iterator[Finding]:
         if sampled or not closed:
             return
         draw = random.Random(f"{search.evidence.job.seed}/closed branches")
-        for name in draw.sample(closed, min(search.spec.closed_sample, len(closed))):
-            if _limit(search, name) is None:
-                search.branches[name].why, sampled = "sampled", True
-                yield from _senders(search, search.branches[name])
+        some = [search.branches[name] for name in draw.sample(closed, min(search.spec.closed_sample, len(closed)))]
+        yield from _open(search, some, "sampled", "layers sampled")
+        sampled = any(one.why == "sampled" for one in some)
         if not _new(search):
             return
 
@@ -67,6 +65,21 @@ def _limit(search: Replay, name: str) -> str | None:
     return "budget" if kept_closed else None
 
 
+def _open(search: Replay, some: Sequence[BranchAgain], why: str, name: str) -> Iterator[Finding]:
+    """Branches that may be opened: halves of layers, then senders."""
+    opened = list[BranchAgain]()
+    for one in some:
+        limit = _limit(search, one.name)
+        if limit is None:
+            one.why = why
+            opened.append(one)
+        elif why == "effect":
+            one.why = limit
+    yield from _halves(search, opened, name)
+    for one in opened:
+        yield from _senders(search, one)
+
+
 def _senders(search: Replay, one: BranchAgain) -> Iterator[Finding]:
     """A branch's senders on the search's examples, and its candidates."""
     ranked = list[tuple[float, tuple[int, int], str]]()
@@ -79,7 +92,6 @@ def _senders(search: Replay, one: BranchAgain) -> Iterator[Finding]:
         said |= {"receivers": sorted(places(path.receivers)), "kv_heads": "shared"}
         alone = senders
         if one.why != "logits" and not mlps:
-            yield from _halves(search, one, senders)
             alone = one.alone
         found = Race(search, "path_probabilities", told_path, [said | {"from": [part]} for part in alone], "search")
         steps = search.evidence.steps(name)
@@ -93,9 +105,9 @@ def _senders(search: Replay, one: BranchAgain) -> Iterator[Finding]:
             search.unit = base["base_value"].double().mean().item() if "base_value" in base else 1.0
         at = [senders.index(part) for part in alone]
         effect = torch.full((len(senders), len(search.examples)), nan, dtype=torch.float64)
-        p = torch.ones(len(senders), dtype=torch.float64)
-        effect[at], p[at] = found.effect, found.p
-        bh, score = benjamini_hochberg(p), effect.nanmean(-1)
+        p, bh = torch.ones(2, len(senders), dtype=torch.float64)
+        effect[at], p[at], bh[at] = found.effect, found.p, found.p_bh
+        score = effect.nanmean(-1)
         one.tables[mlps], one.tested = (senders, effect), one.tested + len(alone)
         stem, width = f"{one.name}{'.mlps' * mlps}", 1 if mlps else search.shape.n_heads
         reach = torch.ones(len(senders), dtype=torch.bool)
@@ -114,35 +126,42 @@ def _senders(search: Replay, one: BranchAgain) -> Iterator[Finding]:
         search.scores[(name, one.at), one.name] = score
 
 
-def _halves(search: Replay, one: BranchAgain, senders: Heads) -> Iterator[Finding]:
-    """Halves of the layers below a branch: whose heads must have been patched one by one, and one of the others."""
-    seed, members = search.evidence.job.seed, list[Heads]()
-    draw = random.Random(f"{seed}/layers/{one.name}")
-    for layer in sorted({layer for layer, _ in senders}):
-        heads = [part for part in senders if part[0] == layer]
-        order = list(range(len(heads)))
-        draw.shuffle(order)
-        middle = len(order) // 2
-        members += [sorted(heads[index] for index in some) for some in (order[:middle], order[middle:]) if some]
-    (step,) = search.evidence.steps(f"{one.name} layers")
-    told = [[one.at, one.via, one.receivers, half] for half in members]
-    race = Race(search, "probe_probabilities", told_probes, told, "search")
-    yield from race.look(step, search.examples[:FIRST], range(len(members)))
-    effect = search.effect(search.evidence.values(step))
-    size = effect.abs()
-    most = size.mean(-1) + 2 * size.std(-1) / sqrt(size.shape[-1])
-    opened = [number for number, value in enumerate(to_list(most)) if value >= search.least]
-    cleared = [number for number in range(len(members)) if number not in opened]
-    sampled = [random.Random(f"{seed}/cleared/{one.name}").choice(cleared)] if cleared else []
-    one.halves, one.cleared = len(members), len(cleared)
-    one.sampled = [name_of(part, False) for number in sampled for part in members[number]]
-    one.alone = sorted(part for number in (*opened, *sampled) for part in members[number])
-    search.tensors[f"{one.name}.halves"] = effect
-    where = torch.full((search.shape.n_layers, search.shape.n_heads), nan)
-    for number, half in enumerate(members):
-        for layer, index in half:
-            where[layer, index] = number
-    search.tensors[f"{one.name}.in_half"] = where
+def _halves(search: Replay, some: Sequence[BranchAgain], name: str) -> Iterator[Finding]:
+    """Halves of the layers below branches: whose heads must have been patched one by one, and one of the others."""
+    seed, members = search.evidence.job.seed, dict[str, list[Heads]]()
+    for one in some:
+        draw, here = random.Random(f"{seed}/layers/{one.name}"), members.setdefault(one.name, [])
+        for layer in range(search.shape.n_layers):
+            heads = [part for part in one.senders(search.shape, False) if part[0] == layer]
+            order = list(range(len(heads)))
+            draw.shuffle(order)
+            middle = len(order) // 2
+            here += [sorted(heads[index] for index in part) for part in (order[:middle], order[middle:]) if part]
+    told = [[one.at, one.via, one.receivers, half] for one in some for half in members[one.name]]
+    if not told:
+        return
+    (step,) = search.evidence.steps(name)
+    yield from Race(search, "probe_probabilities", told_probes, told, "search").look(
+        step, search.examples[:FIRST], range(len(told))
+    )
+    every, first = search.effect(search.evidence.values(step)), 0
+    for one in some:
+        halves = members[one.name]
+        effect = every[first : first + len(halves)]
+        first += len(halves)
+        most = effect.abs().mean(-1) + 2 * effect.abs().std(-1) / sqrt(effect.shape[-1])
+        opened = [number for number, value in enumerate(to_list(most)) if value >= search.least]
+        cleared = [number for number in range(len(halves)) if number not in opened]
+        sampled = [random.Random(f"{seed}/cleared/{one.name}").choice(cleared)] if cleared else []
+        one.halves, one.cleared = len(halves), len(cleared)
+        one.sampled = [name_of(part, False) for number in sampled for part in halves[number]]
+        one.alone = sorted(part for number in (*opened, *sampled) for part in halves[number])
+        search.tensors[f"{one.name}.halves"] = effect
+        where = torch.full((search.shape.n_layers, search.shape.n_heads), nan)
+        for number, half in enumerate(halves):
+            for layer, index in half:
+                where[layer, index] = number
+        search.tensors[f"{one.name}.in_half"] = where
 
 
 def _inputs(search: Replay, at: str, mlps: bool) -> list[tuple[End, str]]:
@@ -239,10 +258,8 @@ def _openings(search: Replay, rounds: int) -> Iterator[Finding]:
             opened.append((min(opens), one.name))
         elif strong:
             one.why = "token"
-    for _, name in sorted(opened):
-        search.branches[name].why = _limit(search, name) or "effect"
-        if search.branches[name].why == "effect":
-            yield from _senders(search, search.branches[name])
+    some = [search.branches[name] for _, name in sorted(opened)]
+    yield from _open(search, some, "effect", f"layers {rounds}")
 
 
 def _probes(search: Replay, one: BranchAgain) -> list[tuple[str, Heads | None]]:

@@ -17,7 +17,7 @@ from nnsight_et.manifest import Discovery
 from nnsight_et.measuring.audit import Finding, finding
 from nnsight_et.measuring.context import Measured
 from nnsight_et.measuring.evidence import Evidence, Heads, place, places
-from nnsight_et.measuring.recount import p_values
+from nnsight_et.measuring.recount import benjamini_hochberg, p_values
 from nnsight_et.measuring.steps import EvalSettings
 from nnsight_et.methods.discovery import spent
 from nnsight_et.methods.discovery.summary import DiscoverySummary
@@ -143,13 +143,14 @@ class Race:
     def __init__(self, search: Replay, function: str, told: Any, variants: Sequence[Any], kind: str) -> None:
         self.search, self.function, self.told, self.variants, self.kind = search, function, told, variants, kind
         self.effect = torch.full((len(variants), len(search.examples)), nan, dtype=torch.float64)
-        self.p = torch.ones(len(variants), dtype=torch.float64)
+        self.p, self.p_bh = torch.ones(2, len(variants), dtype=torch.float64)
 
     def run_all(self, steps: Sequence[Measured]) -> Iterator[Finding]:
         """Hold the one step against what must have been asked; then `effect` and `p` are there."""
         yield from self.look(steps[0], self.search.examples, range(len(self.variants)))
         found = self.search.evidence.values(steps[0])
         self.effect, self.p = self.search.effect(found), p_values(self.search.sign(found))
+        self.p_bh = benjamini_hochberg(self.p)
 
     def run(self, steps: Sequence[Measured], family: int) -> Iterator[Finding]:
         """The same of one step after the other."""
@@ -162,17 +163,26 @@ class Race:
             yield from self.look(steps[looks], search.examples[start:seen], alive)
             found, looks, later = search.evidence.values(steps[looks]), looks + 1, list[int]()
             self.effect[alive, start:seen], sign[alive, start:seen] = search.effect(found), search.sign(found)
-            p = p_values(sign[alive, :seen])
+            p, short = p_values(sign[alive, :seen]), dict[int, bool]()
             for number, one in enumerate(alive):
-                effect = self.effect[one, :seen]
-                mean, reach = effect.mean().item(), 2 * effect.std().item() / sqrt(seen)
-                short = mean - reach > -search.least and seen < len(search.examples)
-                self.p[one] = 1.0 if short else p[number]
-                beyond = mean + reach <= -search.least and self.p[one].item() * family <= search.spec.level
-                later += [] if short or beyond else [one]
+                mean, reach = self._mean(one, seen)
+                short[one] = mean - reach > -search.least and seen < len(search.examples)
+                self.p[one] = 1.0 if short[one] else p[number]
+            others = torch.ones(max(family - len(self.variants), 0), dtype=torch.float64)
+            now = self.p if family == 1 else benjamini_hochberg(torch.cat([self.p, others]))
+            for one in alive:
+                mean, reach = self._mean(one, seen)
+                self.p_bh[one] = now[one]
+                beyond = mean + reach <= -search.least and now[one].item() <= search.spec.level
+                later += [] if short[one] or beyond else [one]
             alive = later
         complete = looks == len(steps) and (not alive or seen == len(search.examples))
         yield finding("asked", complete, f"{self.function}, {len(self.variants)} variants: how often they were run")
+
+    def _mean(self, one: int, seen: int) -> tuple[float, float]:
+        """A variant's mean effect so far, and two standard errors of it."""
+        effect = self.effect[one, :seen]
+        return effect.mean().item(), 2 * effect.std().item() / sqrt(seen)
 
     def look(self, one: Measured, examples: Sequence[Example], which: Sequence[int]) -> Iterator[Finding]:
         """What one step asks: some of the variants on some of the examples."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Component, Head
 from nnsight_et.core.lists import to_list
-from nnsight_et.core.statistics import benjamini_hochberg
 from nnsight_et.engine.paths import Kind, Path
 from nnsight_et.interventions.probes import Probe
 from nnsight_et.manifest import Discovery, IOITask
@@ -70,8 +69,6 @@ class Tested:
 
     senders: tuple[Component, ...]
     raced: Raced
-    p_bh: Tensor
-    halves: Halves | None
 
 
 @dataclass
@@ -83,13 +80,10 @@ class Searched:
     probes: list[ProbeRecord] = field(default_factory=list[ProbeRecord])
     probed: Tensor | None = None
     """[probe, example]: their effects."""
+    halves: Halves | None = None
+    """The halves of layers that were patched before its heads; of the logits none."""
     tested: dict[Kind, Tested] = field(default_factory=dict["Kind", Tested])
     candidates: list[Node] = field(default_factory=list[Node])
-
-    @property
-    def halves(self) -> Halves | None:
-        """The halves of layers that were patched before its heads."""
-        return self.tested["heads"].halves if "heads" in self.tested else None
 
     @property
     def open(self) -> bool:
@@ -145,16 +139,10 @@ class Search:
             while new := self._new_nodes():
                 rounds += 1
                 yield from self._form_groups(new, rounds)
-                for one in (yield from self._probe_branches(rounds)):
-                    one.why = self._limit(one.branch) or "effect"
-                    if one.open:
-                        yield from self._patch_senders(one)
+                yield from self._open((yield from self._probe_branches(rounds)), "effect", str(rounds))
             if any(one.why == "sampled" for one in self.branches.values()):
                 break
-            for one in self._sample():
-                if self._limit(one.branch) is None:
-                    one.why = "sampled"
-                    yield from self._patch_senders(one)
+            yield from self._open(self._sample(), "sampled", "sampled")
             if not self._new_nodes():
                 break
 
@@ -170,6 +158,21 @@ class Search:
                 best[node] = min(score, best.get(node, score))
         return sorted(best, key=lambda node: (best[node], node))
 
+    def _open(self, some: Sequence[Searched], why: Why, name: str) -> Steps:
+        """Search as many of the branches as may be: halves of layers of all of them at once, then branch by branch."""
+        opened, reserved = list[Searched](), 0
+        for one in some:
+            limit = self._limit(one.branch, reserved)
+            if limit is None:
+                one.why = why
+                opened.append(one)
+                reserved += self._most(one.branch)
+            elif why == "effect":
+                one.why = limit
+        yield from self._patch_halves(opened, f"layers {name}")
+        for one in opened:
+            yield from self._patch_senders(one)
+
     def _patch_senders(self, one: Searched) -> Steps:
         """Patch the senders of a branch, one by one, and choose its candidates."""
         ranked = list[tuple[float, Node]]()
@@ -178,16 +181,15 @@ class Search:
             if not senders:
                 continue
             path, name = one.branch.path(kind), f"{one.branch.name}{' MLPs' * (kind == 'mlps')}"
+            found = one.halves if kind == "heads" else None
             if one.why == "logits":
-                found = None
                 measured = partial(self.trials.edges, path, senders, name)
                 raced = yield from self.trials.run_all(measured, len(senders), "search")
             else:
-                found = (yield from self._patch_halves(one.branch, senders)) if kind == "heads" else None
                 alone = [index for index, sender in enumerate(senders) if found is None or sender in found.alone]
                 raced = yield from self._race_some(path, senders, name, alone)
-            one.tested[kind] = tested = Tested(tuple(senders), raced, benjamini_hochberg(raced.p), found)
-            chosen = (raced.score <= -self.trials.threshold) & (tested.p_bh <= self.spec.level)
+            one.tested[kind] = Tested(tuple(senders), raced)
+            chosen = (raced.score <= -self.trials.threshold) & (raced.p_bh <= self.spec.level)
             indices: list[int] = to_list(torch.nonzero(chosen)[:, 0])
             for index in indices:
                 ranked.append((raced.score[index].item(), node_at(senders[index], one.branch.at)))
@@ -201,24 +203,37 @@ class Search:
         """Race some of the senders; the others were not run."""
         if not alone:
             empty = torch.zeros(0, len(self.trials.examples), dtype=torch.float64)
-            return Raced(empty, empty[:, 0]).among((), len(senders))
+            return Raced(empty, empty[:, 0], empty[:, 0]).among((), len(senders))
         measured = partial(self.trials.edges, path, [senders[index] for index in alone], name)
-        raced = yield from self.trials.race(measured, len(alone), len(senders), "search")
+        raced = yield from self.trials.race(measured, len(alone), "search", len(senders))
         return raced.among(alone, len(senders))
 
-    def _patch_halves(self, branch: Branch, senders: Sequence[Component]) -> Generator[Progress, None, Halves]:
+    def _patch_halves(self, some: Sequence[Searched], name: str) -> Steps:
         """Patch halves of layers at once, and open those that move the answer of any prompts enough, up or down."""
-        members = halves_of_layers(senders, f"{self.trials.job.seed}/layers/{branch.name}")
-        measured = partial(
-            self.trials.probes, [Probe(branch.path(), half) for half in members], f"{branch.name} layers"
+        seed, trials = self.trials.job.seed, self.trials
+        asked = {
+            one.branch.name: halves_of_layers(
+                one.branch.senders(self.shape, "heads"), f"{seed}/layers/{one.branch.name}"
+            )
+            for one in some
+        }
+        probes = [Probe(one.branch.path(), half) for one in some for half in asked[one.branch.name]]
+        if not probes:
+            return
+        found = yield from trials.values(
+            partial(trials.probes, probes, name), range(len(probes)), trials.first, "search"
         )
-        found = yield from self.trials.values(measured, range(len(members)), self.trials.first, "search")
-        effect = effects(found, self.trials.metric)
-        most = effect.abs().mean(-1) + MARGIN * effect.abs().std(-1) / sqrt(effect.shape[-1])
-        opened: list[int] = to_list(torch.nonzero(most >= self.trials.threshold)[:, 0])
-        cleared = [number for number in range(len(members)) if number not in opened]
-        draw = random.Random(f"{self.trials.job.seed}/cleared/{branch.name}")
-        return Halves(members, effect, tuple(opened), draw.choice(cleared) if cleared else None)
+        every, start = effects(found, trials.metric), 0
+        for one in some:
+            members = asked[one.branch.name]
+            effect = every[start : start + len(members)]
+            start += len(members)
+            size = effect.abs()
+            most = size.mean(-1) + MARGIN * size.std(-1) / sqrt(size.shape[-1])
+            opened: list[int] = to_list(torch.nonzero(most >= trials.threshold)[:, 0])
+            cleared = [number for number in range(len(members)) if number not in opened]
+            draw = random.Random(f"{seed}/cleared/{one.branch.name}")
+            one.halves = Halves(members, effect, tuple(opened), draw.choice(cleared) if cleared else None)
 
     def _form_groups(self, new: Sequence[Node], rounds: int) -> Steps:
         """Put new nodes into groups by what each loses when one of its inputs is the source's as a whole.
@@ -257,7 +272,7 @@ class Search:
         if not probes:
             return []
         measured = partial(self.trials.probes, probes, f"branches {rounds}")
-        raced = yield from self.trials.race(measured, len(probes), 1, "probes")
+        raced = yield from self.trials.race(measured, len(probes), "probes")
         first, strong = 0, list[tuple[float, Searched]]()
         for one, kinds in asked:
             self.branches[one.branch.name] = one
@@ -295,15 +310,15 @@ class Search:
             one.why = "token"
         return min(opening, default=0.0)
 
-    def _limit(self, branch: Branch) -> Why | None:
-        """Why the branch may not be opened, if so."""
+    def _limit(self, branch: Branch, reserved: int) -> Why | None:
+        """Why the branch may not be opened, if so; reserved: what those take at most that are about to be."""
         if self.opened >= self.spec.branches:
             return "branches"
         budget = self.spec.budget
         if budget and budget.minutes is not None and monotonic() - self.started > 60 * budget.minutes:
             return "budget"
         most = budget.token_layers if budget else None
-        if most is not None and sum(self.trials.cost.values()) + self._most(branch) > most:
+        if most is not None and sum(self.trials.cost.values()) + reserved + self._most(branch) > most:
             return "budget"
         return None
 

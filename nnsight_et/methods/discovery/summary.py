@@ -23,7 +23,10 @@ TENSORS = {
         ("layer", "head"),
         "One-sided p-value; 1 where the first examples rule an effect out, NaN where out of reach.",
     ),
-    "p_bh": (("layer", "head"), "The same after Benjamini and Hochberg's correction over the branch."),
+    "p_bh": (
+        ("layer", "head"),
+        "The same after Benjamini and Hochberg's correction over the branch, when it was run last.",
+    ),
 }
 """Of each branch that was searched; of MLPs there is one head in a layer."""
 OPEN: tuple[Why, ...] = ("logits", "effect", "sampled")
