@@ -183,8 +183,9 @@ SECOND: tuple[Fault, ...] = (
         ('outputs["predicted"][len(named) :]', 'outputs["predicted"][len(groups) :]'),
     ),
     _decision(
-        "the sweep leaves out that nothing is blocked", METHODS.format("knockout"),
-        ("range(context.models.shape(choice).n_layers + 1)", "range(context.models.shape(choice).n_layers)"),
+        "the sweep leaves out that nothing is blocked", "manifest/methods/knockout.py",
+        ("range(n_layers) if self.layers is None else self.layers), n_layers]",
+         "range(n_layers) if self.layers is None else self.layers)]"),
     ),
     _computation(
         "which circuit a head is in is told of the other circuit", METHODS.format("comparison"),
