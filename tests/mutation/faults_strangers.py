@@ -352,7 +352,7 @@ THIRD: tuple[Fault, ...] = (
     _computation(
         'what enters receivers is projected without the adapter', 'models/model.py',
         ('        output = self.part(projection.path, layer)(normed)',
-         ('        module = self.part(projection.path, layer)\n' '        output = getattr(module, "base_layer", module)(normed)')),
+         ('        module = self.part(projection.path, layer)\n        output = getattr(module, "base_layer", module)(normed)')),
         'lora',
     ),
     _decision(
@@ -375,7 +375,7 @@ THIRD: tuple[Fault, ...] = (
     _decision(
         'the heads of a circuit from a file are sorted by layer, so that their order of importance is lost', 'circuits/circuit_files.py',
         ('    return Circuit.from_dict(Circuit(tuple(groups)).to_dict(), where)',
-         ('    groups = [HeadGroup(group.name, group.at, tuple(sorted(group.heads))) for group in groups]\n' '    return Circuit.from_dict(Circuit(tuple(groups)).to_dict(), where)')),
+         ('    groups = [HeadGroup(group.name, group.at, tuple(sorted(group.heads))) for group in groups]\n    return Circuit.from_dict(Circuit(tuple(groups)).to_dict(), where)')),
     ),
     _computation(
         'mean ablation averages over padding as well where prompts differ in length', 'interventions/ablation.py',
