@@ -62,6 +62,26 @@ class DatasetPlace(SpecModel):
     """The hub's revision of it."""
 
 
+class SwapColumns(SpecModel):
+    """Which columns are those of a desideratum."""
+
+    base: ColumnName = "base"
+    """The prompt that is patched."""
+    source: ColumnName = "source"
+    """The prompt that has another value of the variable."""
+    target: ColumnName = "target"
+    """What the patched base should be answered with."""
+
+
+class Swaps(SpecModel):
+    """A desideratum: pairs whose target is the answer that swapping one variable should give."""
+
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """A file of base, source and target, with the task's positions; the task's own file when absent."""
+    columns: SwapColumns = SwapColumns()
+    """Where the three are in it."""
+
+
 class PairsTask(SpecModel):
     """Pairs of prompts of your own: rows with base, source and answer, positions marked as {{name|text}} or found."""
 
@@ -86,6 +106,8 @@ class PairsTask(SpecModel):
     """By position a regular expression that finds it in base and source, or `differing`: where the two differ."""
     group: Annotated[str, Field(min_length=1)] | None = None
     """A column whose values keep rows together: no group is in two splits."""
+    desiderata: Annotated[dict[PositionName, Swaps], Field(min_length=1)] | None = None
+    """By variable the pairs that swap it, for dcm, activation_patching and cmap with roles."""
     space: Literal["yes", "no"] | None = None
     """Whether a space goes between a prompt and its answer, where it is not written; when absent the texts decide."""
     special_tokens: Literal["tokenizer", "text"] | None = None
@@ -124,6 +146,12 @@ class PairsTask(SpecModel):
         said = {key: getattr(self, key) for key in ("layout", "rows", "sources", "answers", "find", "group")}
         return mapping_of(columns=self.columns and self.columns.model_dump(exclude_none=True), **said)
 
+    def swap_mapping(self, swaps: Swaps) -> PairMapping:
+        """How rows of a desideratum are read."""
+        columns = {"base": swaps.columns.base, "source": swaps.columns.source, "answer": swaps.columns.target}
+        rows, group = (self.rows, self.group) if swaps.file is None else (None, None)
+        return mapping_of(columns=columns, rows=rows, answers=self.answers, find=self.find, group=group)
+
 
 @dataclass(frozen=True)
 class PairsFile:
@@ -138,6 +166,8 @@ class PairsFile:
     mapping: PairMapping = AS_NAMED
     digest: str | None = None
     """Of the file's bytes, where it is no text."""
+    desiderata: tuple[tuple[str, PairsFile], ...] = ()
+    """By variable the pairs that swap it."""
     version: ClassVar[int] = (
         2  # raised when the same file starts to mean other prompts; without one, bases were ablated
     )
@@ -160,6 +190,7 @@ class PairsFile:
         """
         known = {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, "version": self.version}
         read = {"form": self.form if self.form != "json" else None, "mapping": self.mapping.identity}
+        read |= {"desiderata": {name: file.identity for name, file in self.desiderata}}
         return known | self.tokens_as | {key: value for key, value in read.items() if value}
 
     @cached_property
@@ -167,19 +198,34 @@ class PairsFile:
         return self.digest or blake2b(self.text.encode(), digest_size=10).hexdigest()
 
 
-def read_pairs_file(task: PairsTask, folder: Path, place: Callable[[str, str], str]) -> PairsFile:
+def read_pairs_file(task: PairsTask, folder: Path, place: Callable[..., str]) -> PairsFile:
     """The file or dataset of the task, beside a manifest in `folder`; ManifestError if it cannot be read.
 
     place: where a key is written, for messages.
     """
-    key = "file" if task.dataset is None else "dataset"
+    data = _read(lambda: _data(task, folder), place("task", "file" if task.dataset is None else "dataset"))
+    swaps = []
+    for name, one in (task.desiderata or {}).items():
+        read = data
+        if one.file is not None:
+            path = folder / Path(one.file)
+            read = _read(lambda path=path: read_file(path), place("task", "desiderata", name, "file"))
+        swaps.append((name, _pairs_file(task, read, task.swap_mapping(one))))
+    return _pairs_file(task, data, task.mapping, tuple(swaps))
+
+
+def _read(reads: Callable[[], Data], where: str) -> Data:
     try:
-        data = _data(task, folder)
+        return reads()
     except ManifestError as error:
-        raise ManifestError(f"{place('task', key)}: {error}") from None
-    return PairsFile(
-        data.name, data.text, task.positions, task.space, task.special_tokens, data.form, task.mapping, data.digest
-    )
+        raise ManifestError(f"{where}: {error}") from None
+
+
+def _pairs_file(
+    task: PairsTask, data: Data, mapping: PairMapping, swaps: tuple[tuple[str, PairsFile], ...] = ()
+) -> PairsFile:
+    said = task.positions, task.space, task.special_tokens
+    return PairsFile(data.name, data.text, *said, data.form, mapping, data.digest, swaps)
 
 
 def _data(task: PairsTask, folder: Path) -> Data:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 PLAIN = ("object", "label", "position")  # desiderata whose sources are written as all prompts are
 UNLIKELY = 1e-9  # what draws at random do not come to
-SHARED = {"pruning": "discovery"}  # splits that files and classes may fill from one part
+SHARED = {
+    "pruning": "discovery", "mask_training": "discovery", "mask_validation": "discovery", "mask_test": "evaluation",
+}  # fmt: skip
+"""Splits that files and classes may fill from one part."""
 
 
 @dataclass

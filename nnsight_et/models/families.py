@@ -5,64 +5,12 @@ An entry says where the residual, z, q, k, v and the attention output are. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.catalog import Shape
-
-
-@dataclass(frozen=True)
-class Projection:
-    """The module whose output has the queries, keys or values, and how they lie in it."""
-
-    path: str
-    packed: Literal["alone", "blocks", "per group", "gated"] = "alone"
-    """alone: the output is nothing else. blocks: all queries, then all keys, then all values. per group: the queries
-    that share the first key head, its key and its value, then those of the second, ... gated: of each head its query,
-    then what gates its output"""
-    norm: str | None = None
-    """A norm over all heads at once, if there is one: queries or keys are read after it, where a head's are its own."""
-
-    @property
-    def site(self) -> str:
-        """The path of the module after which they are read and replaced."""
-        return self.norm or self.path
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """What a configuration must say for a model to be of its architecture: `key` is `value`, or what `same_as` is."""
-
-    key: str
-    why: str
-    value: Any = None
-    same_as: str | None = None
-
-    def is_met(self, config: Any) -> bool:
-        """Whether it does; a configuration without the key does, and None is as good as False."""
-        wanted = self.accepted_value(config)
-        found = getattr(config, self.key, wanted)
-        return found == wanted or not (found or wanted)
-
-    def accepted_value(self, config: Any) -> Any:
-        """The value of `key` that is accepted."""
-        return getattr(config, self.same_as) if self.same_as else self.value
-
-
-@dataclass(frozen=True)
-class Experts:
-    """A routed MLP: the names of its sizes in the configuration."""
-
-    count: str
-    width: str
-    shared: str | None = None  # the width of an MLP that every token passes through as well
-
-
-def named_kv_heads(config: Any) -> int | None:
-    """How many key heads there are by the name that most configurations have for it."""
-    return getattr(config, "num_key_value_heads", None)
+from nnsight_et.models.architecture import Architecture, Experts, Projection, Recurrence, Requirement
 
 
 def falcon_kv_heads(config: Any) -> int:
@@ -70,80 +18,13 @@ def falcon_kv_heads(config: Any) -> int:
     return 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Attribute paths of a decoder-only model's parts; those of a layer's parts start at the layer."""
-
-    embeddings: tuple[str, ...]  # their outputs add up to the residual that enters the first layer
-    layers: str
-    attention: str
-    query: Projection
-    key: Projection
-    value: Projection
-    attention_out: str  # its input is z, the heads' outputs side by side
-    mlp: str
-    unembedding: str
-    attention_norm: str | None = None  # what attention gives passes through it before it is added to the residual
-    mlp_norm: str | None = None
-    layer_gives_tuple: bool | Literal["before 5.24"] = False  # with the residual as its first entry
-    parallel: bool | tuple[str, ...] = False  # MLPs see no attention of their own layer; or the keys that can say so
-    mlp_sees: Literal["prompts", "tokens"] = "prompts"  # [batch, seq, d] or [batch * seq, d]
-    mlp_gives_tuple: bool = False  # with what it adds as its first entry
-    embedding_scale: str | None = None  # the configuration's key for what embeddings are multiplied by
-    residual_scale: str | None = None  # and what attention and MLP give when they are added
-    position_table: bool = False  # positions are looked up, and there are max_position_embeddings of them
-    masks: Literal["causal", "sliding", "by layer type"] = "causal"  # which attention masks the model makes
-    implementations: tuple[str, ...] = ("sdpa", "eager")  # of attention
-    kv_heads: Callable[[Any], int | None] = named_kv_heads  # their number by the configuration; None: as many as heads
-    d_mlp: str = "intermediate_size"  # its name in the configuration, where None means 4 d_model
-    experts: Experts | None = None
-    needs: tuple[Requirement, ...] = ()
-    notes: tuple[str, ...] = ()  # what a reader of its results should know
-
-    @property
-    def decoder(self) -> str:
-        """The path of the module that runs the layers."""
-        return self.layers.rpartition(".")[0]
-
-    def projection(self, via: str) -> Projection:
-        """Where the `via` ("query", "key" or "value") of the heads comes from."""
-        return {"query": self.query, "key": self.key, "value": self.value}[via]
-
-    def longest(self, config: Any) -> int | None:
-        """How many tokens a prompt can have; None where there is no end, as with rotations of queries and keys."""
-        return config.max_position_embeddings if self.position_table else None
-
-    def windows(self, config: Any) -> tuple[int | None, ...]:
-        """Per layer how many tokens back, itself included, a token sees; None: all of them."""
-        count, window = config.num_hidden_layers, getattr(config, "sliding_window", None) or None
-        if self.masks == "causal":
-            return (None,) * count
-        if self.masks == "sliding":
-            return (window,) * count
-        return tuple(window if kind == "sliding_attention" else None for kind in config.layer_types)
-
-    def shape(self, config: Any) -> Shape:
-        """The sizes in a configuration of this architecture."""
-        heads, width = config.num_attention_heads, getattr(config, self.d_mlp) or 4 * config.hidden_size
-        of_all = 0
-        if self.experts:
-            each = getattr(config, self.experts.width)
-            shared = getattr(config, self.experts.shared) if self.experts.shared else 0
-            width = each * config.num_experts_per_tok + shared
-            of_all = each * getattr(config, self.experts.count) + shared
-        return Shape(
-            n_layers=config.num_hidden_layers,
-            n_heads=heads,
-            n_kv_heads=self.kv_heads(config) or heads,
-            d_head=getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1),
-            d_model=config.hidden_size,
-            d_mlp=width,
-            vocabulary=config.vocab_size,
-            d_experts=of_all,
-            parallel=self.parallel
-            if isinstance(self.parallel, bool)
-            else any(getattr(config, key) for key in self.parallel),
-        )
+def gemma4_layers(config: Any) -> list[Any]:
+    """The same of Gemma 4, whose heads are wider in layers with full attention."""
+    differing = getattr(config, "per_layer_config", None)  # since transformers 5.20
+    if differing is not None:
+        return [differing[layer] for layer in range(config.num_hidden_layers)]
+    wide = SimpleNamespace(head_dim=config.global_head_dim, num_key_value_heads=config.num_key_value_heads)
+    return [wide if kind == "full_attention" else config for kind in config.layer_types]
 
 
 LLAMA = Architecture(
@@ -162,6 +43,11 @@ HEAD_NORMS_IF = "where it has norms of queries and keys, they are read before"
 NORM_OVER_ALL = "queries and keys are read after their norm, which runs over all heads at once"
 SINKS = "part of each head's attention goes to no token: weights of a row add up to less than one"
 POST_NORMS = "attention and MLP pass through a norm before they are added: heads write side by side before it"
+HYBRID = (
+    "layers of linear attention are patched by their heads' outputs; what looks back at tokens, as queries, keys, "
+    "values and knockout do, is refused there by layer"
+)
+GATED = "what gates a head's output is no part of its query, and recomputes"
 ROUTED = "MLPs are routed: a patch that moves a token to other experts has their effect too"
 PARALLEL = "where blocks are parallel, a layer's MLP does not see the same layer's attention"
 ALIBI = "its positions are biases of attention scores, made from a mask of whole prompts (ALiBi)"
@@ -276,6 +162,32 @@ FALCON = replace(
     notes=(PARALLEL,),
 )
 
+DELTA_NET = Recurrence("linear_attn", "linear_attn.out_proj", "linear_num_value_heads", "linear_value_head_dim")
+MAMBA = Recurrence("mamba", "mamba.out_proj", "mamba_n_heads", "mamba_d_head")
+QWEN3_5 = replace(
+    LLAMA,
+    query=Projection("self_attn.q_proj", "gated"),
+    recurrence=DELTA_NET,
+    notes=(HYBRID, HEAD_NORMS, GATED),
+)
+GEMMA4 = replace(
+    GEMMA3,
+    layer_configs=gemma4_layers,
+    also_adds="post_per_layer_input_norm",
+    layer_scale="layer_scalar",
+    needs=(
+        Requirement("use_bidirectional_attention", "its tokens see later ones", None),
+        Requirement("enable_moe_block", "its experts see the residual itself, beside an MLP that sees a norm", False),
+    ),
+    notes=(
+        POST_NORMS,
+        WINDOWS,
+        HEAD_NORMS,
+        "heads are wider in layers with full attention, others are filled up with zeros",
+        "what a layer adds for each token it knows by sight (per-layer embeddings) recomputes, as norms do",
+    ),
+)
+
 FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     "llama": LLAMA,
     "mistral": replace(LLAMA, masks="sliding", notes=(WINDOWS,)),
@@ -295,10 +207,24 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
         experts=Experts("num_experts", "moe_intermediate_size"),
         notes=(HEAD_NORMS, ROUTED, WINDOWS),
     ),
+    "qwen3_next": replace(
+        QWEN3_5,
+        experts=Experts("num_experts", "moe_intermediate_size", "shared_expert_intermediate_size"),
+        notes=(*QWEN3_5.notes, ROUTED),
+    ),
+    "qwen3_5_text": QWEN3_5,
+    "qwen3_5": QWEN3_5,  # its text model alone, without the one for images
     "gemma": replace(LLAMA, needs=(Requirement("use_bidirectional_attention", "its tokens see later ones", False),)),
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gemma3": GEMMA3_IMAGES,
+    "gemma4_text": GEMMA4,
+    "gemma4": replace(
+        GEMMA4,
+        embeddings=GEMMA3_IMAGES.embeddings,
+        layers=GEMMA3_IMAGES.layers,
+        notes=(*GEMMA4.notes, "its text model, with its image and audio models beside it in memory"),
+    ),
     "olmo": replace(LLAMA, notes=("where it clips queries, keys and values, they are read before",)),
     "olmo2": OLMO2,
     "olmo3": replace(OLMO2, masks="by layer type", notes=(*OLMO2.notes, WINDOWS)),
@@ -313,6 +239,14 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     "ministral": QWEN2,
     "ministral3": replace(LLAMA, masks="sliding", notes=(WINDOWS, "queries are read before they grow with the place")),
     "granite": GRANITE,
+    "granitemoehybrid": replace(
+        GRANITE,
+        mlp="shared_mlp",
+        d_mlp="shared_intermediate_size",
+        recurrence=MAMBA,
+        needs=(Requirement("num_local_experts", "its experts are beside its MLP, in a module of their own", 0),),
+        notes=(*GRANITE.notes, HYBRID),
+    ),
     "glm": LLAMA,
     "glm4": replace(
         LLAMA, attention_norm="post_self_attn_layernorm", mlp_norm="post_mlp_layernorm", notes=(POST_NORMS,)
@@ -390,4 +324,10 @@ def architecture(config: Any, where: str) -> Architecture:
             found = f"{need.key} is {getattr(text, need.key)!r}, so {need.why}"
             wanted = f"{need.key} {need.accepted_value(text)!r}"
             raise UnsupportedModel(f"{where}: architecture '{kind}': {found}; accepted: {wanted}")
+    if layers := parts.recurrent(text):
+        assert parts.recurrence is not None
+        own, heads = getattr(text, parts.recurrence.heads), text.num_attention_heads
+        if own % heads:
+            found = f"layers {', '.join(map(str, layers))} are linear attention of {own} heads"
+            raise UnsupportedModel(f"{where}: {found}; accepted: a multiple of attention's {heads}")
     return parts

@@ -259,10 +259,13 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
         raise UnsupportedModel(f"{name}: {found}; accepted: config.num_hidden_layers as many as there are")
     text = nn.config.get_text_config()
     scales = [float(getattr(text, key)) if key else 1.0 for key in (parts.embedding_scale, parts.residual_scale)]
+    widths, storing = parts.widths(text), parts.storing(text)
     return Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
         dtype=dtype, device=device, windows=parts.windows(text), parallel=shape.parallel,
-        embedding_scale=scales[0], residual_scale=scales[1], name=name,
+        embedding_scale=scales[0], residual_scale=scales[1],
+        widths=widths if set(widths) != {shape.d_head} else (), recurrent=parts.recurrent(text),
+        lacking=parts.lacking(text), storing=storing if storing < shape.n_layers else None, name=name,
     )  # fmt: skip
 
 
@@ -286,8 +289,9 @@ def part_gaps(model: Model) -> Tensor:
     residual, attention and MLP from what leaves the layer. Relative to the token's largest number there, or the largest
     that is added up to it: the first token's can be thousands of times the second's.
     """
-    tokens = _two_tokens(model)
+    tokens, parts = _two_tokens(model), model.parts
     places = torch.arange(2, device=model.device)[None]
+    also = parts.also_adds if hasattr(model.layer(0)._module, parts.also_adds or "") else None
     with model.trace(tokens, places):
         gaps = []
         for layer in range(model.n_layers):
@@ -302,12 +306,14 @@ def part_gaps(model: Model) -> Tensor:
             written = model.attention_output(layer)
             attention = model.attention(layer)
             mlp = model.mlp(layer, len(tokens))
+            more = [model.part(also, layer).output] if also else []
             leaving = model.residual(layer + 1)
             gaps.append(_share(whole - written, leaving, written, terms))
             gaps.append(_share(writes - written, leaving, written, terms))
             gaps.append(_share(added - attention, leaving, attention))
-            added = [attention * model.residual_scale, mlp * model.residual_scale]
-            gaps.append(_share(entering + added[0] + added[1] - leaving, leaving, entering, *added))
+            added = [attention * model.residual_scale, mlp * model.residual_scale, *more]
+            scale = getattr(model.layer(layer), parts.layer_scale) if parts.layer_scale else 1.0
+            gaps.append(_share((entering + sum(added)) * scale - leaving, leaving, entering * scale, *added))
     return torch.stack([gap.to(model.device) for gap in gaps])
 
 

@@ -155,7 +155,7 @@ def _table_rows(data: Data) -> Iterator[Row]:
                 columns = _column_names(values, f"{data.name}:{line}")
                 continue
             if len(values) != len(columns):
-                found = f"{quantity(len(values), 'cell')}, and {quantity(len(columns), 'column')}"
+                found = f"{quantity(len(values), 'cell')}, and the columns are {', '.join(columns)}"
                 raise TaskError(f"{data.name}:{line}: {found}; accepted: a cell for each, in quotes if it has a comma")
             yield Row(f"{data.name}:{line}", {name: cell for name, cell in zip(columns, values, strict=True) if name})
     except csv.Error as error:

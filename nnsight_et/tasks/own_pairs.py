@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +19,8 @@ from nnsight_et.tasks.marked import PLAIN, encoded_pair, pairs_in
 
 PARTS = {"discovery": 0, "pruning": 0, "evaluation": 1, "ablation": 2}
 """Which third of the file each split draws from."""
+SWAP_PARTS = {"mask_training": 0, "mask_validation": 0, "mask_test": 1, "evaluation": 1}
+"""The same of pairs that swap a variable: what selects heads, and what measures them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class OwnPairs:
 
     pairs: tuple[tuple[str, MarkedPair], ...]
     positions: tuple[str, ...]
+    swaps: Mapping[str, OwnPairs] = field(default_factory=dict[str, "OwnPairs"])
+    """By variable the pairs that swap it: all with the same base prompts, as `with_swaps` checks."""
 
     @classmethod
     def of(
@@ -64,6 +69,24 @@ class OwnPairs:
         if len(part) < count:
             raise TaskError(f"split {split}: {quantity(count, 'pair')} of {len(part)}; accepted: 1 to {len(part)}")
         return [self.example(where, pair, tokenizer) for where, pair in part[:count]]
+
+    def desideratum(
+        self, name: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str, *, draw: int = 0
+    ) -> list[Example]:
+        """`count` pairs that swap a variable; no pair is in two draws. TaskError if there are fewer.
+
+        Those of all variables have the same base prompts. A base prompt that is in the task's own pairs is in the part
+        that it has there; the others are dealt to the first two.
+        """
+        part = self._swap_part(name, seed, split)
+        if len(part) < count * (draw + 1):
+            found = f"{quantity(draw + 1, 'draw')} of {quantity(count, 'pair')} of desideratum {name}, from {len(part)}"
+            raise TaskError(f"split {split}: {found}; accepted: 1 to {len(part) // (draw + 1)}")
+        return [self.example(where, pair, tokenizer) for where, pair in part[draw * count : (draw + 1) * count]]
+
+    def available_swaps(self, seed: int, split: str) -> int:
+        """How many pairs of each variable the split has."""
+        return len(self._swap_part(next(iter(self.swaps)), seed, split))
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
         """The source prompts of those examples: what mean ablation averages over."""
@@ -102,12 +125,52 @@ class OwnPairs:
         return example
 
     def _part(self, seed: int, split: str) -> list[tuple[str, MarkedPair]]:
-        draw = random.Random(f"{seed}/pairs")
-        units = list(dict.fromkeys(_unit(pair) for _, pair in self.pairs))
-        draw.shuffle(units)
+        units, draw = self._units(seed)
         mine = set(units[PARTS[split] :: len(set(PARTS.values()))])
         mixed = draw.sample(self.pairs, len(self.pairs))
         return [(where, pair) for where, pair in mixed if _unit(pair) in mine]
+
+    def _units(self, seed: int) -> tuple[list[str], random.Random]:
+        """What is dealt as a whole, in the order in which it is dealt to the parts in turn; and what shuffled it."""
+        draw = random.Random(f"{seed}/pairs")
+        units = list(dict.fromkeys(_unit(pair) for _, pair in self.pairs))
+        draw.shuffle(units)
+        return units, draw
+
+    def _swap_part(self, name: str, seed: int, split: str) -> list[tuple[str, MarkedPair]]:
+        """A variable's pairs in a split, in an order that is the same for all variables."""
+        pairs, units = _by_base(self.swaps[name].pairs), {pair.base.text: _unit(pair) for _, pair in self.pairs}
+        keys, dealt = list(pairs), {unit: index % 3 for index, unit in enumerate(self._units(seed)[0])}
+        random.Random(f"{seed}/desiderata").shuffle(keys)
+        own = dict.fromkeys(base for base, _ in keys if base not in units)
+        dealt |= {base: index % 2 for index, base in enumerate(own)}
+        every = dict.fromkeys(units.get(base, base) for base, _ in keys)
+        mine = [unit for unit in every if dealt[unit] == SWAP_PARTS[split]]
+        if split.startswith("mask_") and SWAP_PARTS[split] == 0:  # of three one validates
+            mine = [unit for index, unit in enumerate(mine) if (index % 3 == 2) == (split == "mask_validation")]
+        chosen = set(mine)
+        return [pairs[base, number] for base, number in keys if units.get(base, base) in chosen]
+
+
+def with_swaps(pairs: OwnPairs, swaps: Mapping[str, OwnPairs]) -> OwnPairs:
+    """The pairs with those that swap a variable; TaskError naming a row whose base prompt another variable lacks."""
+    every = {name: _by_base(one.pairs) for name, one in swaps.items()}
+    for name, own in every.items():
+        for other, others in every.items():
+            for key in own:
+                if key not in others:
+                    found = f"desideratum {other} has no row {key[1] + 1} with the base prompt of this one of {name}"
+                    raise TaskError(f"{own[key][0]}: {found}; accepted: the same base prompts in all desiderata")
+    return replace(pairs, swaps=swaps)
+
+
+def _by_base(pairs: Sequence[tuple[str, MarkedPair]]) -> dict[tuple[str, int], tuple[str, MarkedPair]]:
+    """The pairs by base prompt, and by which one with that prompt it is."""
+    found, seen = dict[tuple[str, int], tuple[str, MarkedPair]](), Counter[str]()
+    for where, pair in pairs:
+        found[pair.base.text, seen[pair.base.text]] = where, pair
+        seen[pair.base.text] += 1
+    return found
 
 
 def _unit(pair: MarkedPair) -> str:

@@ -68,7 +68,8 @@ def test_every_architectures_parts_are_where_it_says(name, tmp_path):
     parameters = sum(one.numel() for one in module.parameters()) - tied * module.lm_head.weight.numel()
     assert facts["parameters"] == f"{parameters:,}"
     assert facts["architecture"] == f"{kind} ({type(module).__name__})"
-    windowed = "sliding_window" in ARCHITECTURES[name][1] or name == "Gemma-3 with images"
+    own = ARCHITECTURES[name][1]
+    windowed = "sliding_window" in own | own.get("text_config", {})
     assert facts["sliding window"].startswith(f"{WINDOW} tokens in" if windowed else "none")
     assert [site.what for site in found.sites] == [
         "residual", "z", "query", "key", "value", "attention", "mlp", "mlp input", "logits",

@@ -35,6 +35,15 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 ROUTED = {"num_local_experts": 4, "num_experts_per_tok": 2}
 MULTIPLIED = {"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.4,
               "logits_scaling": 0.5}  # fmt: skip
+LINEAR = ["linear_attention", "full_attention", "linear_attention"]
+DELTA = {"linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_key_head_dim": 6, "linear_value_head_dim": 4,
+         "layer_types": LINEAR}  # fmt: skip
+MAMBA = {"layer_types": LINEAR, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 6, "mamba_n_groups": 1,
+         "mamba_chunk_size": 8}  # fmt: skip
+DENSE = {"num_local_experts": 0, "shared_intermediate_size": 48}
+GEMMA_4 = HEAD | {"global_head_dim": 12, "sliding_window": WINDOW, "layer_types": [TYPES[0], *TYPES[1:2] * 2],
+                  "hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": 122,
+                  "final_logit_softcapping": 4.0}  # fmt: skip
 CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}
 IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 7}
 
@@ -45,11 +54,21 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> model_type, 
     "Mistral": ("mistral", HEAD | {"sliding_window": WINDOW}),
     "Qwen2, Qwen2.5": ("qwen2", BY_TYPE),
     "Qwen3": ("qwen3", HEAD | BY_TYPE),
+    "Qwen3-Next": ("qwen3_next", HEAD | EXPERTS | DELTA | {"shared_expert_intermediate_size": 20}),
+    "Qwen3.5": ("qwen3_5_text", HEAD | DELTA),
+    "Qwen3.5 with images": ("qwen3_5", {"text_config": SIZES | HEAD | DELTA, "vision_config": {"depth": 1}}),
     "Gemma": ("gemma", HEAD),
     "Gemma-2": ("gemma2", GEMMA | CAPS),
     "Gemma-3": ("gemma3_text", GEMMA),
     "Gemma-3 with images": ("gemma3", {"text_config": SIZES | GEMMA, "vision_config": IMAGES | {"image_size": 14},
                                        "mm_tokens_per_image": 4, "initializer_range": 0.2}),
+    "Gemma-4": ("gemma4_text", GEMMA_4),
+    "Gemma-4 with shared keys": ("gemma4_text", GEMMA_4 | {"num_kv_shared_layers": 1}),
+    "Gemma-4 with keys for values": ("gemma4_text", GEMMA_4 | {
+        "layer_types": TYPES[:1] * 2 + TYPES[1:2], "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+        "hidden_size_per_layer_input": 0}),
+    "Gemma-4 with images": ("gemma4", {"text_config": SIZES | GEMMA_4, "vision_config": IMAGES | {
+        "num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 9}, "initializer_range": 0.2}),
     "OLMo-2": ("olmo2", {}),
     "OLMo": ("olmo", {"clip_qkv": 2.0}),
     "OLMo-3": ("olmo3", {"sliding_window": WINDOW, "layer_types": TYPES}),
@@ -59,6 +78,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> model_type, 
     "Ministral 3": ("ministral3", HEAD | {"sliding_window": WINDOW, "rope_parameters": YARN | {
         "original_max_position_embeddings": 8, "factor": 16.0, "llama_4_scaling_beta": 0.4}}),
     "Granite 3": ("granite", MULTIPLIED),
+    "Granite 4 (dense)": ("granitemoehybrid", MULTIPLIED | DENSE | MAMBA | {"layer_types": [TYPES[1]] * 3}),
+    "Granite 4 (dense, with Mamba)": ("granitemoehybrid", MULTIPLIED | DENSE | MAMBA),
     "GLM-4 (9B, 2024)": ("glm", HEAD),
     "GLM-4 (0414)": ("glm4", HEAD),
     "Apertus": ("apertus", ROPE),
@@ -97,6 +118,8 @@ NAMES = {  # what other configurations call the sizes
     "gpt_bigcode": ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
     "gptj": ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id"),
     "gemma3": (),
+    "gemma4": (),
+    "qwen3_5": (),
 }
 
 

@@ -21,6 +21,8 @@ Where = tuple[Tensor, Tensor]
 def sizes(model) -> tuple[int, int, int]:
     """Query heads, key heads, and the width of one."""
     config = model.config.get_text_config()
+    if config.model_type == "gemma4_text":  # its configuration has a width for each layer, and says none of all
+        config = config.per_layer_config[0]
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     if config.model_type == "falcon":
@@ -33,10 +35,6 @@ def falcon_key_heads(config) -> int:
     if config.new_decoder_architecture:
         return config.num_kv_heads
     return 1 if config.multi_query else config.num_attention_heads
-
-
-def head_size(model) -> int:
-    return sizes(model)[2]
 
 
 def blocks(model):
@@ -55,12 +53,14 @@ def attention_module(block):
 
 def out_projection(block):
     """The module whose input is z."""
-    return named(attention_module(block), "o_proj", "out_proj", "c_proj", "dense")
+    mixer = getattr(block, "linear_attn", None) or getattr(block, "mamba", None) or attention_module(block)
+    return named(mixer, "o_proj", "out_proj", "c_proj", "dense")
 
 
 def projection(model, layer: int, via: str):
     """The module that gives the queries, keys or values, and its output's columns that are each head's [head, d]."""
     attention, (heads, kv_heads, d) = attention_module(blocks(model)[layer]), sizes(model)
+    d = getattr(attention, "head_dim", d)
     count = heads if via == "query" else kv_heads
     which = ("query", "key", "value").index(via)
     group = heads // kv_heads
@@ -73,9 +73,13 @@ def projection(model, layer: int, via: str):
         start = (0, heads * d, (heads + kv_heads) * d)[which]
         module, first = named(attention, "c_attn", "qkv_proj"), [start + head * d for head in range(count)]
     else:
-        module, first = getattr(attention, f"{via[0]}_proj"), [head * d for head in range(count)]
+        module, each = getattr(attention, f"{via[0]}_proj"), d
+        if via == "query" and module.weight.shape[0] == 2 * heads * d:  # and behind it what gates the head's output
+            each = 2 * d
+        first = [head * each for head in range(count)]
         norm = getattr(attention, f"{via[0]}_norm", None)
-        if norm is not None and norm.weight.shape == (count * d,) != (d,):  # over all at once: a head's own are after
+        shape = getattr(getattr(norm, "weight", None), "shape", None)
+        if shape == (count * d,) != (d,):  # over all at once: a head's own are after
             module = norm
     return module, torch.tensor(first)[:, None] + torch.arange(d)
 
@@ -118,7 +122,7 @@ def head_outputs(model, run) -> list[Tensor]:
     modules = [out_projection(block) for block in blocks(model)]
     with editing(modules, [lambda z: kept.append(z.clone())] * len(modules), "input"):
         run_model(model, run.tokens, run.mask)
-    return [z.unflatten(-1, (-1, head_size(model))) for z in kept]
+    return [z.unflatten(-1, (sizes(model)[0], -1)) for z in kept]
 
 
 def answer_probability(logits: Tensor, last: Tensor, answer: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def test_blocked_attention(model, pair, rows):
     edge = pair.base.positions["query_label"], pair.base.positions["previous_query_label"]
     with counted(model) as found:
         knockout_readouts(model, pair.question, edge, range(5), "default", CHUNKS)
-    same(methods.knockout(rows, 3, "query_label"), found)
+    same(methods.knockout(rows, 3, "query_label", range(4)), found)
 
 
 def test_a_donors_inputs(model, pair, rows):

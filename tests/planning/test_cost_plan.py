@@ -135,9 +135,7 @@ def test_stages_of_mlps_cost_one_sender_a_layer_and_put_nothing_into_the_circuit
     whole = [(10, paths[0], mlps), (4, paths[0], kept), (10, paths[1], heads)]
     whole.append((4, paths[1], [Head(2, 0), Head(2, 1), Head(2, 2)]))
     every = [
-        path_patching(rows.sizes, one, path, some)
-        for count, path, some in whole
-        for one in rows.of(count, ["last"])
+        path_patching(rows.sizes, one, path, some) for count, path, some in whole for one in rows.of(count, ["last"])
     ]
     found = costs(jobs, rows_of(jobs, None), {})["found"].count
     assert found.token_layers == methods.total(every).token_layers

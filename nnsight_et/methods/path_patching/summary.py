@@ -89,10 +89,9 @@ class KeptHead(Record):
     """High end of it."""
 
     @property
-    def held_out(self) -> tuple[float, float, float] | None:
-        """The held-out score and its interval, if there is one."""
-        score, low, high = self.held_out_score, self.held_out_low, self.held_out_high
-        return None if score is None or low is None or high is None else (score, low, high)
+    def held_out(self) -> tuple[float, float | None, float | None] | None:
+        """The held-out score, if there is one, and its interval, which one example does not have."""
+        return None if self.held_out_score is None else (self.held_out_score, self.held_out_low, self.held_out_high)
 
 
 class ScreenRecord(Record):
@@ -103,13 +102,15 @@ class ScreenRecord(Record):
     first: int
     """On how many prompts every sender was measured."""
     tail: float | None
-    """On no prompt has a sender more than so many times its largest effect on the first; null: nothing is assumed."""
+    """On no prompt has a sender more than so many times what is largest on the first; null: nothing is assumed."""
     whole: int
     """How many senders were measured on all prompts."""
     left: int
     """How many left before: they have an interval, and no score."""
     measured: float
     """The share of all pairs of a sender and a prompt that was measured, from 0 to 1."""
+    estimated: int
+    """Of how many the difference from a gradient's estimate was bounded, and not the effect itself."""
     louder: int
     """Of those measured on all prompts, how many have an effect that `tail` says there is not."""
 

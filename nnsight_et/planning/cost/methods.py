@@ -318,12 +318,12 @@ def _preparing_work(prompts: Prompts, top: int, groups: Sequence[HeadGroup]) -> 
     return captured_run(prompts, top) + whole_run(prompts, last + 1)
 
 
-def knockout(rows: Rows, count: int, blind: str) -> Count:
-    """One edge blocked from every layer up."""
+def knockout(rows: Rows, count: int, blind: str, firsts: Sequence[int]) -> Count:
+    """One edge blocked from each of these layers up."""
     found = []
     for one in rows.of(count, [blind]):
         found.append(captured_run(one, rows.top))
-        found += [suffix_run(rows.sizes, one, one.live([blind]), first, 1) for first in range(rows.top)]
+        found += [suffix_run(rows.sizes, one, one.live([blind]), first, 1) for first in firsts]
     return total(found)
 
 
