@@ -17,7 +17,7 @@ MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL)
 SEVERAL = (FOIL, ALSO_RIGHT)  # may come from several columns
 FORM = '{"base": "...", "source": "...", "answer": "..."}'
 ACCEPTED = (
-    "columns, in the task, that say which of them are a pair's; or texts "
+    "columns that say which of them are a pair's; or texts "
     f"under {', '.join(KEYS)}, as in {FORM}, and with them, if wanted, {', '.join(MORE)}"
 )
 DIFFERING = "differing"
