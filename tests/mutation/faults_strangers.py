@@ -184,7 +184,8 @@ SECOND: tuple[Fault, ...] = (
     ),
     _decision(
         "the sweep leaves out that nothing is blocked", METHODS.format("knockout"),
-        ("range(context.models.shape(choice).n_layers + 1)", "range(context.models.shape(choice).n_layers)"),
+        ("spec.first_layers(context.models.shape(choice).n_layers)",
+         "spec.first_layers(context.models.shape(choice).n_layers)[:-1]"),
     ),
     _computation(
         "which circuit a head is in is told of the other circuit", METHODS.format("comparison"),
