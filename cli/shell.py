@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 from nnsight_et.core.errors import NnsightEtError, quantity
 
 EXAMPLES = {
+    "demo": "et demo",
     "run": "et run experiments.yaml --only circuit --limit 20",
     "plan": "et plan paper",
     "report": "et report experiments.yaml --figures figures",
@@ -28,6 +30,7 @@ EXAMPLES = {
     "cmap": "et cmap --src goat-tiny --dst llama-tiny",
     "knockout": "et knockout --model llama-tiny --examples 50",
     "circuit": "et circuit import value_fetcher.pt pos_transmitter.pt --keep 50 --keep 10 --to circuit.json",
+    "pairs": "et pairs check pairs.jsonl --model llama-tiny",
     "compare": "et compare published/llama published/goat",
     "selfcheck": "et selfcheck",
     "benchmark-truth": "et benchmark-truth --seeds 3 --out truth.json",
@@ -67,8 +70,15 @@ class Shell(TyperGroup):
         try:
             return super().invoke(ctx)
         except NnsightEtError as error:
-            typer.echo("\n".join((str(error), *getattr(error, "__notes__", ()))), err=True)
+            lines = [_placed(line) for line in (*str(error).split("\n"), *getattr(error, "__notes__", ()))]
+            typer.echo("\n".join(lines), err=True, color=False if os.environ.get("NO_COLOR") else None)
             raise typer.Exit(error.exit_code) from None
+
+
+def _placed(line: str) -> str:
+    """A line of an error, the place it is about in red; typer leaves colours out where there is no terminal."""
+    place, colon, rest = line.partition(": ")
+    return typer.style(place + colon, fg="red") + rest if colon else line
 
 
 def _plain(options: Any) -> Any:

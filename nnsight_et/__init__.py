@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnsight_et.api import *
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Circuit",
     "Example",
@@ -35,6 +35,7 @@ __all__ = [
     "dcm",
     "discover",
     "evaluate",
+    "export_circuit",
     "import_circuit",
     "knockout",
     "load",
@@ -42,6 +43,7 @@ __all__ = [
     "open_run",
     "path_patch",
     "path_patch_mlps",
+    "view_attention",
 ]
 
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.errors import TaskError
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 
 Side = Literal["left", "right"]
 NO_TOKEN = -1
 """Fills the rows of token tensors [batch, n] that have fewer than n."""
+UNFINISHED = -2
+"""Stands for the predicted token where an answer of several is begun as a right one is, and none is finished."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Example:
     """A base prompt, the source prompt that donates activations, and the token that answers the base prompt.
 
     also_right: further tokens that are right as well; foils: tokens that are wrong, for metrics that compare.
+    further: where one of these texts has several tokens, all are by their first ones, and this has what follows it in
+    the answer, in each that is right as well, and in each foil.
     """
 
     base: Prompt
@@ -47,16 +51,42 @@ class Example:
     answer: int
     also_right: tuple[int, ...] = ()
     foils: tuple[int, ...] = ()
+    further: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        texts = 1 + len(self.also_right) + len(self.foils)
+        if self.further and len(self.further) != texts:
+            raise ValueError(f"further tokens of {len(self.further)} texts, and there are {texts}")
+
+    @property
+    def right(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of the answer, then of each text that is right as well."""
+        return self._texts((self.answer, *self.also_right), 0)
+
+    @property
+    def wrong(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each foil."""
+        return self._texts(self.foils, 1 + len(self.also_right))
+
+    def _texts(self, firsts: tuple[int, ...], start: int) -> tuple[tuple[int, ...], ...]:
+        more = self.further[start : start + len(firsts)] or ((),) * len(firsts)
+        return tuple((first, *rest) for first, rest in zip(firsts, more, strict=True))
+
+    @property
+    def continuation(self) -> int:
+        """How many tokens of its answers follow the prompt when all but the last are put there."""
+        return max(map(len, self.further), default=0)
 
     @property
     def length(self) -> int:
-        """How many tokens the longer of its prompts has."""
-        return max(self.base.length, self.source.length)
+        """How many tokens the longer of its prompts has, with those of its answers that follow it."""
+        return max(self.base.length + self.continuation, self.source.length)
 
     @property
     def largest(self) -> int:
         """The largest number of a token in its prompts and answers."""
-        return max(self.base.largest, self.source.largest, self.answer, *self.also_right, *self.foils)
+        texts = (token for text in (*self.right, *self.wrong) for token in text)
+        return max(self.base.largest, self.source.largest, *texts)
 
 
 def check_lengths(some: Iterable[Prompt | Example], most: int | None, where: str, model: str) -> None:
@@ -82,6 +112,8 @@ class PromptBatch:
     tokens: Tensor
     mask: Tensor
     positions: dict[str, Tensor]
+    continuation: int = 0
+    """How many tokens behind each prompt's `last` are those of an answer."""
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.mask.shape != self.tokens.shape:
@@ -100,7 +132,61 @@ class PromptBatch:
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same batch on `device`."""
         moved = {name: index.to(device) for name, index in self.positions.items()}
-        return PromptBatch(self.tokens.to(device), self.mask.to(device), moved)
+        return PromptBatch(self.tokens.to(device), self.mask.to(device), moved, self.continuation)
+
+    @property
+    def read(self) -> Tensor:
+        """[batch, 1 + continuation]: where logits say what comes next: at `last`, and at the answer's tokens."""
+        last = self.positions["last"]
+        return last[:, None] + torch.arange(1 + self.continuation, device=last.device)
+
+    @property
+    def behind(self) -> Tensor:
+        """[batch, seq]: which tokens are behind the prompt: those of an answer, which no intervention touches."""
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return (columns > self.positions["last"][:, None]) & (self.continuation > 0)
+
+    def rows(self, index: Tensor) -> PromptBatch:
+        """[row, seq]: the prompts with these numbers [row]."""
+        positions = {name: place[index] for name, place in self.positions.items()}
+        return PromptBatch(self.tokens[index], self.mask[index], positions, self.continuation)
+
+    def continued(self, answers: Answers) -> PromptBatch:
+        """[row, seq + n]: for each row of the answers its prompt, and behind it the answer's tokens but the last."""
+        fed, given = answers.tokens[:, 1:] != NO_TOKEN, answers.tokens[:, :-1]
+        prompts = self.rows(answers.example)
+        tokens, mask = (torch.cat([one, torch.zeros_like(given)], 1) for one in (prompts.tokens, prompts.mask))
+        row = torch.arange(len(given), device=given.device)[:, None]
+        place = prompts.positions["last"][:, None] + 1 + torch.arange(given.shape[1], device=given.device)
+        tokens[row, place], mask[row, place] = given * fed, fed.long()
+        return PromptBatch(tokens, mask, prompts.positions, given.shape[1])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a batch, one of which has several tokens, with what is right as well and what is a foil.
+
+    Each text is a row: tokens [row, n], NO_TOKEN behind shorter ones; example [row]: the number of its prompt. Rows of
+    each prompt: right [batch, 1 + n], the answer first, and foils [batch, n], NO_TOKEN where there are fewer.
+    """
+
+    tokens: Tensor
+    example: Tensor
+    right: Tensor
+    foils: Tensor | None = None
+
+    @property
+    def first(self) -> Tensor:
+        """[batch]: the first token of each answer."""
+        return self.tokens[self.right[:, 0], 0]
+
+    def to(self, device: torch.device | str) -> Answers:
+        """The same on `device`."""
+        return Answers(*(None if one is None else one.to(device) for one in vars(self).values()))  # type: ignore[arg-type]
+
+    def of_some(self, texts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Values [..., row] of rows [batch, n] as [..., batch, n], and which of them are there [batch, n]."""
+        return texts[..., rows.clamp(min=0)], rows != NO_TOKEN
 
 
 @dataclass(frozen=True)
@@ -112,22 +198,36 @@ class Pair:
 
     base: PromptBatch
     source: PromptBatch
-    answer: Tensor
+    answer: Tensor | Answers
     also_right: Tensor | None = None
     foils: Tensor | None = None
     metric: Metric = DEFAULT_METRIC
 
     def __post_init__(self) -> None:
-        if not len(self.base.tokens) == len(self.source.tokens) == len(self.answer):
+        if not len(self.base.tokens) == len(self.source.tokens) == _count(self.base, self.answer):
             raise ValueError("base, source and answer differ in batch size")
-        if any(more is not None and len(more) != len(self.answer) for more in (self.also_right, self.foils)):
+        if any(more is not None and len(more) != len(self.base.tokens) for more in (self.also_right, self.foils)):
             raise ValueError("answer and further tokens differ in batch size")
 
     @property
     def right(self) -> Tensor:
-        """[batch, 1 + n]: the answer, then what is right as well."""
+        """[batch, 1 + n]: the answer, then what is right as well; of several tokens the first."""
+        if isinstance(self.answer, Answers):
+            firsts, there = self.answer.of_some(self.answer.tokens[:, 0], self.answer.right)
+            return firsts.masked_fill(~there, NO_TOKEN)
         first = self.answer[:, None]
         return first if self.also_right is None else torch.cat([first, self.also_right], 1)
+
+    def by_row(self) -> Pair:
+        """The same with a row for each text of several tokens, which continues its prompt; itself if there is none."""
+        if not isinstance(self.answer, Answers) or self.base.continuation:
+            return self
+        base, source = self.base.continued(self.answer), self.source.rows(self.answer.example)
+        return replace(self, base=base, source=source)
+
+    def first_tokens(self) -> Pair:
+        """The same prompts, answered by the first tokens alone."""
+        return Pair(self.base, self.source, self.answer.first) if isinstance(self.answer, Answers) else self
 
     @property
     def question(self) -> Question:
@@ -136,7 +236,8 @@ class Pair:
 
     def to(self, device: torch.device | str) -> Pair:
         """The same batch on `device`."""
-        moved = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, (PromptBatch, Tensor))}
+        kinds = (PromptBatch, Tensor, Answers)
+        moved = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, kinds)}
         return replace(self, **moved)
 
 
@@ -145,15 +246,28 @@ class Question:
     """A batch of prompts and the token [batch] that answers each, or that an intervention should make the answer."""
 
     run: PromptBatch
-    answer: Tensor
+    answer: Tensor | Answers
 
     def __post_init__(self) -> None:
-        if len(self.run.tokens) != len(self.answer):
+        if len(self.run.tokens) != _count(self.run, self.answer):
             raise ValueError("prompts and answers differ in batch size")
+
+    def by_row(self) -> Question:
+        """The same with a row for each text of several tokens, which continues its prompt; itself if there is none."""
+        if not isinstance(self.answer, Answers) or self.run.continuation:
+            return self
+        return Question(self.run.continued(self.answer), self.answer)
 
     def to(self, device: torch.device | str) -> Question:
         """The same batch on `device`."""
         return Question(self.run.to(device), self.answer.to(device))
+
+
+def _count(run: PromptBatch, answer: Tensor | Answers) -> int:
+    """How many prompts the answers are of; or rows, if that is what the run has."""
+    if isinstance(answer, Answers):
+        return len(answer.tokens) if run.continuation else len(answer.right)
+    return len(answer)
 
 
 def padded_batch(prompts: Sequence[Prompt], pad: int = 0, side: Side = "left") -> PromptBatch:
@@ -174,12 +288,28 @@ def padded_batch(prompts: Sequence[Prompt], pad: int = 0, side: Side = "left") -
     return PromptBatch(tokens, mask, positions)
 
 
-def collate(examples: Sequence[Example], pad: int = 0, side: Side = "left") -> Pair:
-    """The examples as one padded batch of pairs."""
+def collate(examples: Sequence[Example], pad: int = 0, side: Side = "left", *, metric: Metric = DEFAULT_METRIC) -> Pair:
+    """The examples as one padded batch of pairs; foils of several tokens are there if the metric needs them."""
     base = padded_batch([example.base for example in examples], pad, side)
     source = padded_batch([example.source for example in examples], pad, side)
+    if any(example.further for example in examples):
+        return Pair(base, source, answers_of(examples, METRICS[metric].needs_foils), metric=metric)
     also_right, foils = (_tokens([getattr(one, name) for one in examples]) for name in ("also_right", "foils"))
-    return Pair(base, source, torch.tensor([example.answer for example in examples]), also_right, foils)
+    return Pair(base, source, torch.tensor([example.answer for example in examples]), also_right, foils, metric)
+
+
+def answers_of(examples: Sequence[Example], foils: bool) -> Answers:
+    """The answers of the examples, one of which has several tokens; with their foils or without."""
+    texts, owners, right, wrong = list[tuple[int, ...]](), list[int](), list[tuple[int, ...]](), list[tuple[int, ...]]()
+    for number, example in enumerate(examples):
+        for rows, some in ((right, example.right), (wrong, example.wrong if foils else ())):
+            rows.append(tuple(range(len(texts), len(texts) + len(some))))
+            texts += some
+            owners += [number] * len(some)
+    tokens, rows = _tokens(texts), _tokens(right)
+    assert tokens is not None
+    assert rows is not None
+    return Answers(tokens, torch.tensor(owners), rows, _tokens(wrong))
 
 
 def right_tokens(examples: Sequence[Example]) -> Tensor:

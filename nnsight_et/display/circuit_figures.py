@@ -56,9 +56,9 @@ def colour_legend(metric: Metric, panels: Sequence[HeatMap]) -> str:
     found = METRICS[metric]
     matter = "Blue: negative, the head mattered." if found.ranks == "negative" else "Blue: large, the head mattered."
     dot = " Dot: beyond chance." if found.statistic else ""
-    log = " Log: colours grow with the logarithm, so that weak heads show beside strong ones."
+    log = " Logarithmic colours, so that weak heads show next to strong ones."
     scale = log if any(panel.knee is not None for panel in panels) else ""
-    return f"{matter} Framed: kept.{dot} Hatched: cannot reach, exactly 0.{scale}"
+    return f"{matter} Framed: kept.{dot} Hatched: cannot reach the receivers, exactly 0.{scale}"
 
 
 def heat_map(
@@ -155,7 +155,8 @@ def drawn_circuit(
     groups = quantity(len(circuit.groups), "group")
     caption = f"{quantity(size, 'head')} in {groups}, each at its position. "
     if mlps:
-        caption += f"Beside them {quantity(sum(len(group.mlps) for group in mlps), 'MLP')}, which are in no circuit. "
+        count = quantity(sum(len(group.mlps) for group in mlps), "MLP")
+        caption += f"Next to them {count}, which are not part of the circuit. "
     if stages:
         more = ", or which MLPs' input (I)," if mlps else ""
         caption += f"Arrows: whose query (Q), key (K) or value (V){more} the group below reaches."

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.circuit import Component, Head, Mlp
-from nnsight_et.engine.capture import TokenCapture
+from nnsight_et.engine.capture import Capture, TokenCapture
 from nnsight_et.engine.paths import End, KvHeads
-from nnsight_et.engine.readout import Readout, ReadoutSpec, readout
+from nnsight_et.engine.readout import Asked, Readout, readout
+from nnsight_et.engine.suffix import Edit
 from nnsight_et.models.model import Model
 
 
@@ -107,7 +108,7 @@ def to_receivers(model: Model, token: TokenCapture, senders: Senders, receivers:
     return values
 
 
-def to_logits(model: Model, token: TokenCapture, senders: Senders, spec: Tensor | ReadoutSpec) -> Readout:
+def to_logits(model: Model, token: TokenCapture, senders: Senders, spec: Asked) -> Readout:
     """[sender, batch]: the logits' readout when one of the senders donates and every attention is frozen."""
     size = (len(senders.layers), len(token.tokens))
     with model.trace(token.tokens.repeat(size[0], 1), token.position_ids.repeat(size[0], 1)):
@@ -134,10 +135,29 @@ def _frozen_attention(model: Model, token: TokenCapture, here: int, senders: Sen
         return model.attention_of(here, z.flatten(0, 1)[:, None])
     if senders.heads is None or here > senders.layers[0]:
         return token.attention[here].repeat(count, 1, 1)
-    z = token.z[here].repeat(count, 1, 1, 1)  # [sender, batch, head, d_head]
-    one = torch.arange(count, device=z.device)
-    z[one, :, senders.heads] = senders.donated[here][:, senders.heads].transpose(0, 1)
-    return model.attention_of(here, z.flatten(0, 1)[:, None])
+    return model.attention_of(here, _donated_z(token, here, senders, senders.heads).flatten(0, 1)[:, None])
+
+
+def _donated_z(token: TokenCapture, here: int, senders: Senders, heads: Tensor) -> Tensor:
+    """[sender, batch, head, d_head]: in the layer of heads, clean outputs with each sender's donation."""
+    z = token.z[here].repeat(len(heads), 1, 1, 1)
+    one = torch.arange(len(heads), device=z.device)
+    z[one, :, heads] = senders.donated[here][:, heads].transpose(0, 1)
+    return z
+
+
+def frozen_edits(model: Model, token: TokenCapture, senders: Senders, capture: Capture) -> list[Edit]:
+    """What a suffix pass is told for `last`, the token, to be as in to_logits, while what follows it recomputes."""
+    slot, every = capture.live_index(capture.run.positions["last"]), torch.arange(model.n_heads, device=model.device)
+    only, first, edits = every[:1], senders.layers[0], []
+    for here in range(first, model.n_layers):
+        heads = senders.heads if here == first else None
+        z = token.z[here][None] if heads is None else _donated_z(token, here, senders, heads)
+        edits.append(Edit(here, "z", slot, every, z))
+        if senders.mlps_of(here):
+            own = torch.tensor([[layer != here] for layer in senders.layers], device=model.device)
+            edits.append(Edit(here, "mlp", slot, only, senders.donated[here][None, :, None], own))
+    return edits
 
 
 def _donate_mlps(model: Model, here: int, senders: Senders, size: tuple[int, int]) -> None:

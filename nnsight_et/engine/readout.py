@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, PromptBatch
+from nnsight_et.core.batch import NO_TOKEN, UNFINISHED, Answers, Pair, PromptBatch
 from nnsight_et.core.metrics import kl_divergence, logit_difference, probability_difference
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.models.model import Model
@@ -18,17 +18,18 @@ from nnsight_et.models.model import Model
 class ReadoutSpec:
     """What else than the answer [batch] is read: a metric's value, beside other tokens or the base run's logits.
 
-    right and foils [batch, n], NO_TOKEN where a row has fewer; base [batch, vocabulary], on the model's device.
+    right and foils [batch, n], NO_TOKEN where a row has fewer; base [batch, vocabulary], on the model's device; with
+    answers of several tokens [row, token, vocabulary].
     """
 
-    answer: Tensor
+    answer: Tensor | Answers
     metric: Metric
     right: Tensor
     foils: Tensor | None
     base: Tensor
 
     @classmethod
-    def of(cls, pair: Pair, base: Tensor) -> Tensor | ReadoutSpec:
+    def of(cls, pair: Pair, base: Tensor) -> Asked:
         """What is read for the pair's metric, its base run having the logits `base`: for the paper's the answer."""
         return (
             pair.answer
@@ -37,10 +38,16 @@ class ReadoutSpec:
         )
 
 
+Asked = Tensor | Answers | ReadoutSpec
+"""What is read: the answers, or a metric's value beside them."""
+
+
 @dataclass(frozen=True)
 class Readout:
     """Of each variant and example: the answer's probability and logit, and the predicted token. All [..., batch].
 
+    Of an answer of several tokens: the probability of all of them, the sum of their logits, and the token predicted
+    first; UNFINISHED where that begins a right answer, and none is predicted to its end.
     value [..., batch]: the metric's, where another than the paper's is asked for.
     """
 
@@ -67,18 +74,63 @@ class Readout:
         }
 
 
-def readout(logits: Tensor, spec: Tensor | ReadoutSpec) -> Readout:
-    """The readout of logits [..., batch, vocabulary] for answer [batch]; softmax over all tokens, in fp32 at least."""
+def read_logits(model: Model, run: PromptBatch) -> Tensor:
+    """Inside a trace: logits [batch, vocabulary] at `last`; with a continuation [batch, token, vocabulary], at `read`.
+
+    No others are computed.
+    """
+    model.narrow_unembedding(torch.arange(len(run.tokens), device=model.device)[:, None], run.read)
+    logits = model.logits()
+    return logits if run.continuation else logits[:, 0]
+
+
+def readout(logits: Tensor, spec: Asked) -> Readout:
+    """The readout of logits [..., batch, vocabulary] for answer [batch]; softmax over all tokens, in fp32 at least.
+
+    Of answers of several tokens: of logits [..., row, token, vocabulary].
+    """
     answer = spec.answer if isinstance(spec, ReadoutSpec) else spec
     wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if isinstance(answer, Answers):
+        return _readout_of_several(wide, answer, spec if isinstance(spec, ReadoutSpec) else None)
     index = answer.expand(wide.shape[:-1])[..., None]
     probability = wide.softmax(-1).gather(-1, index)[..., 0]
     value = _value(wide, spec) if isinstance(spec, ReadoutSpec) else None
     return Readout(probability, wide.gather(-1, index)[..., 0], wide.argmax(-1), value)
 
 
+def _readout_of_several(wide: Tensor, answers: Answers, spec: ReadoutSpec | None) -> Readout:
+    """The readout of logits [..., row, token, vocabulary], each token's where those before it are given."""
+    tokens, there, rows = answers.tokens, answers.tokens != NO_TOKEN, answers.right[:, 0]
+    index = tokens.clamp(min=0).expand(wide.shape[:-1])[..., None]
+    logit = wide.gather(-1, index)[..., 0].masked_fill(~there, 0.0).sum(-1)
+    log_p = wide.log_softmax(-1).gather(-1, index)[..., 0].masked_fill(~there, 0.0).sum(-1)  # [..., row]
+    said = wide.argmax(-1)
+    whole, first = ((said == tokens) | ~there).all(-1), said[..., rows, 0]
+    finished, of_right = answers.of_some(whole, answers.right)
+    begun = (first[..., None] == answers.of_some(tokens[:, 0], answers.right)[0]) & of_right
+    left = begun.any(-1) & ~(finished & of_right).any(-1)
+    value = _value_of_several(wide, log_p, answers, spec) if spec else None
+    return Readout(log_p[..., rows].exp(), logit[..., rows], first.masked_fill(left, UNFINISHED), value)
+
+
+def _value_of_several(wide: Tensor, log_p: Tensor, answers: Answers, spec: ReadoutSpec) -> Tensor:
+    """[..., batch]: what the metric makes of logits [..., row, token, vocabulary] that give texts log_p [..., row]."""
+    rows = answers.right[:, 0]
+    if spec.metric == "kl":
+        divergence = kl_divergence(spec.base[rows].to(wide.dtype), wide[..., rows, :, :])
+        return divergence.masked_fill(answers.tokens[rows] == NO_TOKEN, 0.0).sum(-1)
+    assert answers.foils is not None, "pairs without foils are refused before"
+    wrong, of_foils = answers.of_some(log_p, answers.foils)
+    if spec.metric == "logit_difference":
+        return log_p[..., rows] - wrong.masked_fill(~of_foils, 0.0).sum(-1) / of_foils.sum(-1)
+    right, of_right = answers.of_some(log_p, answers.right)
+    return right.exp().masked_fill(~of_right, 0.0).sum(-1) - wrong.exp().masked_fill(~of_foils, 0.0).sum(-1)
+
+
 def _value(wide: Tensor, spec: ReadoutSpec) -> Tensor:
     """[..., batch]: what the metric makes of logits [..., batch, vocabulary]."""
+    assert isinstance(spec.answer, Tensor)
     if spec.metric == "kl":
         return kl_divergence(spec.base.to(wide.dtype), wide)
     assert spec.foils is not None, "pairs without foils are refused before"
@@ -87,12 +139,10 @@ def _value(wide: Tensor, spec: ReadoutSpec) -> Tensor:
     return probability_difference(wide, spec.right, spec.foils)
 
 
-def plain(model: Model, run: PromptBatch, answer: Tensor) -> Readout:
+def plain(model: Model, run: PromptBatch, answer: Tensor | Answers) -> Readout:
     """[batch]: the readout of a run nothing is done to."""
-    row = torch.arange(len(run.tokens), device=model.device)[:, None]
     with model.trace(run.tokens, run.position_ids, run.mask):
-        model.narrow_unembedding(row, run.positions["last"][:, None])
-        logits = model.logits()[:, 0]
+        logits = read_logits(model, run)
     return readout(logits, answer)
 
 

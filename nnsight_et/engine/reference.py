@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import NO_TOKEN, Pair, PromptBatch
+from nnsight_et.core.batch import NO_TOKEN, UNFINISHED, Answers, Pair, PromptBatch
 from nnsight_et.core.circuit import Component, Head, Mlp
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Readout, ReadoutSpec
+from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec
 from nnsight_et.models.model import Model
 
 
@@ -58,7 +58,7 @@ def run_with_replacements(
     model: Model,
     run: PromptBatch,
     replacements: dict[int, Replacement],
-    spec: Tensor | ReadoutSpec,
+    spec: Asked,
     mlps: Mapping[int, Replacement] = NONE,
 ) -> Readout:
     """[batch]: the readout of a run in which head outputs of some layers are replaced; later layers see it.
@@ -72,7 +72,7 @@ def run_with_replacements(
                 model.write_z(layer, replacements[layer].of(model.z(layer)))
             if layer in mlps:
                 model.write_mlp(layer, mlps[layer].of(model.mlp(layer, len(row))))
-        outcome = reference_readout(model.logits()[row, run.positions["last"]], spec)
+        outcome = reference_readout(logits_read(model, run), spec)
     return outcome
 
 
@@ -108,7 +108,7 @@ def probe_effects(
     the inputs are those of the source run.
     """
     base_z, source_z = head_outputs(model, pair.base), head_outputs(model, pair.source)
-    row = torch.arange(len(pair.answer), device=model.device)
+    row = torch.arange(len(pair.base.tokens), device=model.device)
     logits = last_logits(model, pair.base)
     asked = ReadoutSpec.of(pair, logits)
     patched = []
@@ -132,38 +132,46 @@ def probe_effects(
 
 
 def last_logits(model: Model, run: PromptBatch) -> Tensor:
-    """[batch, vocabulary]: the logits at `last` of a plain run."""
-    row = torch.arange(len(run.tokens), device=model.device)
+    """[batch, vocabulary]: the logits at `last` of a plain run; with a continuation [batch, token, vocabulary]."""
     with model.trace(run.tokens, run.position_ids, run.mask):
-        logits = model.logits()[row, run.positions["last"]]
+        logits = logits_read(model, run)
     return logits
+
+
+def logits_read(model: Model, run: PromptBatch) -> Tensor:
+    """Inside a trace: the same of that run."""
+    row = torch.arange(len(run.tokens), device=model.device)
+    if run.continuation:
+        return model.logits()[row[:, None], run.read]
+    return model.logits()[row, run.positions["last"]]
 
 
 def frozen_but(
     pair: Pair, at: str, sender: Head | None, base_z: list[Tensor], source_z: list[Tensor]
 ) -> dict[int, Replacement]:
-    """Every head from the position on as in the base run, except the sender at the position, as in the source run.
+    """Every head from the position to `last` as in the base run, except the sender at the position, as in the source.
 
-    None: no head donates.
+    None: no head donates. What is behind the prompt recomputes.
     """
-    row = torch.arange(len(pair.answer), device=pair.answer.device)
     position = pair.base.positions[at]
-    columns = torch.arange(pair.base.tokens.shape[1], device=pair.answer.device)
+    row = torch.arange(len(position), device=position.device)
+    columns = torch.arange(pair.base.tokens.shape[1], device=position.device)
     replacements = {}
     for layer, z in enumerate(base_z):
         values = z.clone()
         if sender and layer == sender.layer:
             donated = source_z[layer][row, pair.source.positions[at], sender.index]
             values[row, position, sender.index] = donated
-        where = (columns >= position[:, None])[..., None].expand(values.shape[:-1])
+        frozen = (columns >= position[:, None]) & ~pair.base.behind
+        where = frozen[..., None].expand(values.shape[:-1])
         replacements[layer] = Replacement(values, where)
     return replacements
 
 
 def donating(pair: Pair, at: str, source_mlp: Tensor) -> Replacement:
     """An MLP that adds at the position what it adds in the source run, [batch, seq, d], at the source's own."""
-    row = torch.arange(len(pair.answer), device=pair.answer.device)
-    columns = torch.arange(pair.base.tokens.shape[1], device=pair.answer.device)
+    row = torch.arange(len(source_mlp), device=source_mlp.device)
+    columns = torch.arange(pair.base.tokens.shape[1], device=source_mlp.device)
     donated = source_mlp[row, pair.source.positions[at]]  # [batch, d]
     where = columns == pair.base.positions[at][:, None]
     return Replacement(donated[:, None].expand(-1, len(columns), -1), where)
@@ -190,9 +198,7 @@ def receiver_inputs(
     return inputs
 
 
-def with_mlp_inputs(
-    model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Tensor | ReadoutSpec
-) -> Readout:
+def with_mlp_inputs(model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Asked) -> Readout:
     """[batch]: run 2 of MLPs: the base run with what enters all of them at the position replaced at once."""
     position = run.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
@@ -201,13 +207,11 @@ def with_mlp_inputs(
             current = model.mlp_input(layer, len(row)).clone()
             current[row, position] = inputs[layer][row, position]
             model.write_mlp_input(layer, current)
-        outcome = reference_readout(model.logits()[row, run.positions["last"]], spec)
+        outcome = reference_readout(logits_read(model, run), spec)
     return outcome
 
 
-def with_inputs(
-    model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Tensor | ReadoutSpec
-) -> Readout:
+def with_inputs(model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Asked) -> Readout:
     """[batch]: the base run with all receivers' inputs at the position replaced at once, nothing frozen (run 2)."""
     position = run.positions[path.at]
     row = torch.arange(len(run.tokens), device=model.device)
@@ -220,12 +224,12 @@ def with_inputs(
                     index = model.receiver(receiver.index, path.via)
                     current[row, position, index] = inputs[layer][row, position, index]
             model.write_projection(layer, path.via, current)
-        outcome = reference_readout(model.logits()[row, run.positions["last"]], spec)
+        outcome = reference_readout(logits_read(model, run), spec)
     return outcome
 
 
 def with_inputs_of_their_own(
-    model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Tensor | ReadoutSpec
+    model: Model, run: PromptBatch, path: Path, inputs: dict[int, Tensor], spec: Asked
 ) -> Readout:
     """[batch]: run 2 if no query head but the receivers sees the replaced keys or values.
 
@@ -246,12 +250,12 @@ def with_inputs_of_their_own(
             outputs = z[:batch].clone()
             outputs[:, :, mine] = z[batch:, :, mine]
             model.write_z(layer, outputs.repeat(2, 1, 1, 1))
-        outcome = reference_readout(model.logits()[row, run.positions["last"]], spec)
+        outcome = reference_readout(logits_read(model, run), spec)
     return outcome
 
 
 def run_with_blocked_attention(
-    model: Model, run: PromptBatch, first: int, blind: Tensor, to: Tensor, answer: Tensor
+    model: Model, run: PromptBatch, first: int, blind: Tensor, to: Tensor, answer: Tensor | Answers
 ) -> Readout:
     """[batch]: the run in which no head of layers >= first at `blind` [batch] attends to `to` [batch] (App. A)."""
     row = torch.arange(len(run.tokens), device=model.device)
@@ -266,14 +270,16 @@ def run_with_blocked_attention(
         model.narrow_windows(masks[0], run.position_ids, run.position_ids)
         for layer in range(first, model.n_layers):
             model.write_attention_mask(layer, masks[1], run.position_ids)
-        outcome = reference_readout(model.logits()[row, run.positions["last"]], answer)
+        outcome = reference_readout(logits_read(model, run), answer)
     return outcome
 
 
-def reference_readout(logits: Tensor, spec: Tensor | ReadoutSpec) -> Readout:
+def reference_readout(logits: Tensor, spec: Asked) -> Readout:
     """The readout of logits [batch, vocabulary], by code of its own: p = exp(logit - log sum exp), in float64."""
     answer = spec.answer if isinstance(spec, ReadoutSpec) else spec
     wide = logits.double()
+    if isinstance(answer, Answers):
+        return readout_of_several(wide, answer, spec, logits.dtype)
     largest = wide.max(-1)
     logit = wide[torch.arange(len(wide), device=wide.device), answer]
     normaliser = largest.values + (wide - largest.values[:, None]).exp().sum(-1).log()
@@ -282,8 +288,41 @@ def reference_readout(logits: Tensor, spec: Tensor | ReadoutSpec) -> Readout:
     return Readout((logit - normaliser).exp().to(kept), logit.to(kept), largest.indices, value)
 
 
+def readout_of_several(wide: Tensor, answers: Answers, spec: Asked, dtype: torch.dtype) -> Readout:
+    """The same of answers of several tokens and logits [row, token, vocabulary], prompt by prompt and text by text."""
+    log_q = wide - wide.logsumexp(-1, keepdim=True)
+    texts = [[token for token in row if token != NO_TOKEN] for row in answers.tokens.tolist()]
+    log_p = []
+    for row, text in enumerate(texts):
+        log_p.append(torch.stack([log_q[row, i, token] for i, token in enumerate(text)]).sum())
+    said = [wide[row, : len(text)].argmax(-1).tolist() for row, text in enumerate(texts)]
+    probability, logit, predicted, values = [], [], [], []
+    for number, (row, *others) in enumerate(answers.right.tolist()):
+        right = [row, *(other for other in others if other != NO_TOKEN)]
+        probability.append(log_p[row].exp())
+        logit.append(torch.stack([wide[row, i, token] for i, token in enumerate(texts[row])]).sum())
+        begun = said[row][0] in [texts[one][0] for one in right]
+        predicted.append(UNFINISHED if begun and all(said[one] != texts[one] for one in right) else said[row][0])
+        if isinstance(spec, ReadoutSpec) and spec.metric == "kl":
+            clean = spec.base[row, : len(texts[row])].double().log_softmax(-1)
+            terms = clean.exp() * (clean - log_q[row, : len(texts[row])])
+            values.append(terms.masked_fill(clean == -torch.inf, 0.0).sum())
+        elif isinstance(spec, ReadoutSpec):
+            assert answers.foils is not None
+            wrong = torch.stack([log_p[one] for one in answers.foils[number].tolist() if one != NO_TOKEN])
+            if spec.metric == "logit_difference":
+                values.append(log_p[row] - wrong.mean())
+            else:
+                values.append(torch.stack([log_p[one] for one in right]).exp().sum() - wrong.exp().sum())
+    kept = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    value = torch.stack(values).to(kept) if values else None
+    first = torch.tensor(predicted, device=wide.device)
+    return Readout(torch.stack(probability).to(kept), torch.stack(logit).to(kept), first, value)
+
+
 def value_of(wide: Tensor, spec: ReadoutSpec) -> Tensor:
     """[batch]: the metric's value of logits [batch, vocabulary] in float64, prompt by prompt, from its definition."""
+    assert isinstance(spec.answer, Tensor)
     values = []
     for row, logits in enumerate(wide):
         log_q = logits - logits.logsumexp(-1)

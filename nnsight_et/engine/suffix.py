@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture
-from nnsight_et.engine.readout import Readout, ReadoutSpec, joined_readouts, readout
+from nnsight_et.engine.readout import Asked, Readout, joined_readouts, readout
 from nnsight_et.models.model import Model
 
 Site = Literal["query", "key", "value", "z", "mlp"]
@@ -82,15 +82,14 @@ class Layout:
         return rows.unflatten(3, (self.branches, self.live)).transpose(2, 3)
 
 
-def suffix(
-    model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Tensor | ReadoutSpec, chunks: Chunks
-) -> Readout:
+def suffix(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Asked, chunks: Chunks) -> Readout:
     """[variant, batch]: the readout of every variant of the captured run, recomputed from layer `start` up.
 
     There are as many variants as the edits have; without edits one, the run itself.
     """
     variants = max((edit.variants for edit in edits), default=1)
-    batch, live = capture.live.shape
+    start, (batch, live) = model.recompute_from(start), capture.live.shape
+    chunks = replace(chunks, branch_tokens=live) if capture.whole else chunks
     copies = 2 if any(edit.visible_to_heads is not None for edit in edits) else 1
     parts, first = list[Readout](), 0
     for count, rows, branches in chunks.plan_passes(variants, batch, live, copies):
@@ -103,24 +102,28 @@ def suffix(
     return joined_readouts(parts)
 
 
-def _pass(
-    model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Tensor | ReadoutSpec, layout: Layout
-) -> Readout:
+def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Asked, layout: Layout) -> Readout:
     row = torch.arange(layout.batch, device=model.device)[:, None]
     tokens = layout.spread(capture.run.tokens[row, capture.live])
     places = layout.spread(capture.run.position_ids[row, capture.live])
     last = layout.spread(capture.live_index(capture.run.positions["last"])[:, None])
     last = last + torch.arange(layout.branches, device=model.device) * layout.live  # [size, branches]
+    if more := capture.run.continuation:  # live tokens too, one behind the other
+        last = (last[:, :, None] + torch.arange(1 + more, device=model.device)).flatten(1)
     first_copy = torch.arange(layout.rows * layout.batch, device=model.device)[:, None]
     fixed = capture.run.position_ids[:, : capture.visible.shape[-1]]
     keys = torch.cat([fixed.repeat(layout.copies * layout.rows, 1), places], 1)
-    mask = _mask(model, capture, layout)
-    with model.trace(tokens, places, mask, cache=_prefix(capture, start, layout)):
-        model.narrow_windows(mask, places, keys)
+    mask = layout.spread(capture.run.mask) if capture.whole else _mask(model, capture, layout)
+    with model.trace(tokens, places, mask, cache=None if capture.whole else _prefix(capture, start, layout)):
+        if not capture.whole:
+            model.narrow_windows(mask, places, keys)
         if start:
             model.skip_layers(range(start), layout.spread(capture.entering[start]))
         applied = 0
         for layer in range(start, model.n_layers):
+            if capture.background is not None:
+                where, values = (layout.spread(one) for one in (capture.background[0], capture.background[1][layer]))
+                model.write_z(layer, torch.where(where, values, model.z(layer)))
             here = [edit for site in SITES for edit in edits if (edit.layer, edit.site) == (layer, site)]
             for edit in here:
                 _apply(model, edit, layout)
@@ -131,7 +134,10 @@ def _pass(
         if applied != len(edits):
             raise ExperimentError(f"suffix from layer {start}: {applied} of {len(edits)} edits applied; accepted: all")
         model.narrow_unembedding(first_copy, last[: len(first_copy)])
-        logits = model.logits().unflatten(0, (layout.rows, layout.batch)).transpose(1, 2).flatten(0, 1)
+        logits = model.logits().unflatten(0, (layout.rows, layout.batch))
+        if more:
+            logits = logits.unflatten(2, (layout.branches, 1 + more))
+        logits = logits.transpose(1, 2).flatten(0, 1)  # [variant, batch, (token,) vocabulary]
         outcome = readout(logits, spec)  # [variant, batch]
     return outcome
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import nnsight
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from nnsight_et.core.batch import PromptBatch, Question
+from nnsight_et.core.batch import Answers, PromptBatch, Question
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
@@ -43,15 +44,27 @@ class AblationValues:
     _taken: list[Tensor] = field(default_factory=list, compare=False)
 
     def outputs(self, model: Model, run: PromptBatch) -> list[Tensor]:
-        """Per layer [batch, seq, head, d_head]: what each token of the run has if the head is ablated there."""
+        """Per layer [batch, seq, head, d_head]: what each token of the run has if the head is ablated there.
+
+        What is there behind the prompts says nothing: no head is ablated there.
+        """
         if self.resampled is not None:
-            return reference.head_outputs(model, self.resampled.to(model.device))
+            found = reference.head_outputs(model, self.resampled.to(model.device))
+            return [pad(z, (0, 0, 0, 0, 0, run.continuation)) for z in found] if run.continuation else found
         means = self._taken_means(model) if self.runs else self.means
         if means is None:
             zero = torch.zeros(*run.tokens.shape, model.n_heads, model.d_head, dtype=model.dtype, device=model.device)
             return [zero] * model.n_layers
         slot = slots(run, self.names)
+        if run.continuation:
+            slot = slot.masked_fill(run.behind, 0)
         return [layer[slot] for layer in means.to(model.device)]
+
+    def by_row(self, answer: Tensor | Answers) -> AblationValues:
+        """The same for a run with a row for each text of several tokens."""
+        if self.resampled is None or not isinstance(answer, Answers):
+            return self
+        return replace(self, resampled=self.resampled.rows(answer.example.to(self.resampled.tokens.device)))
 
     def _taken_means(self, model: Model) -> Tensor:
         if not self._taken:
@@ -103,7 +116,8 @@ def circuit_readouts(
     """
     with model.session():
         alone = _reference_circuit_readout if engine == "reference" else _circuit_readout
-        outcome = nnsight.save(alone(model, question, fill, circuits, chunks).numbers())
+        found = alone(model, question.by_row(), fill.by_row(question.answer), circuits, chunks)
+        outcome = nnsight.save(found.numbers())
     return check_numbers(model, outcome, _all_runs(question, fill))
 
 
@@ -116,14 +130,15 @@ def remainder_readouts(
     """
     with model.session():
         remainder = _reference_remainder if engine == "reference" else _remainder
-        outcome = nnsight.save(remainder(model, question, fill, knocked, chunks).numbers())
+        found = remainder(model, question.by_row(), fill.by_row(question.answer), knocked, chunks)
+        outcome = nnsight.save(found.numbers())
     return check_numbers(model, outcome, _all_runs(question, fill))
 
 
 def model_readouts(model: Model, question: Question, engine: str) -> dict[str, Tensor]:
     """Readouts, by name, of the run nothing is done to: tensors [batch]."""
     with model.session():
-        run, answer = question.run, question.answer
+        run, answer = question.by_row().run, question.answer
         found = (
             reference.run_with_replacements(model, run, {}, answer)
             if engine == "reference"
@@ -209,6 +224,8 @@ def _reference_ablation(
             where = torch.full((*run.tokens.shape, model.n_heads), elsewhere, device=model.device)
             for name, ablated in heads:
                 where[row, run.positions[name]] = ablated[layer]
+            if run.continuation:
+                where = where & ~run.behind[..., None]
             replacements[layer] = reference.Replacement(background[layer], where)
         readouts.append(reference.run_with_replacements(model, run, replacements, question.answer))
     return stacked_readouts(readouts)

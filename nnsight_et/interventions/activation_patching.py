@@ -14,7 +14,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, PromptBatch, Question
+from nnsight_et.core.batch import Answers, Pair, PromptBatch, Question
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
@@ -67,10 +67,13 @@ def _from_each(
     of_each = [
         (sources[number], [heads for _, heads in some]) for number, some in groupby(sets, key=lambda one: one[0])
     ]
-    exact, parts = engine == "reference", []
-    whole = None if exact else _capture_run(model, base, [heads for _, heads in of_each])
+    shared = engine != "reference" and not any(isinstance(source.answer, Answers) for source in sources)
+    whole, parts = _capture_run(model, base, [heads for _, heads in of_each]) if shared else None, []
     for source, some in of_each:
-        question, donated = Question(base, source.answer), head_outputs(model, source.run, layers_of(some))
+        question, run = Question(base, source.answer).by_row(), source.run
+        if isinstance(source.answer, Answers):
+            run = run.rows(source.answer.example)
+        donated = head_outputs(model, run, layers_of(some))
         if whole is None:
             parts.append(with_donation(model, question, donated, some, engine, chunks))
         else:
@@ -108,7 +111,7 @@ def _capture_run(model: Model, run: PromptBatch, parts: Sequence[Sequence[Circui
 
 
 def _recompute_sets(
-    model: Model, whole: Capture, answer: Tensor, donated: Donation, sets: Sequence[Circuit], chunks: Chunks
+    model: Model, whole: Capture, answer: Tensor | Answers, donated: Donation, sets: Sequence[Circuit], chunks: Chunks
 ) -> Readout:
     """[set, batch]: the readout of a captured run when each set's heads have the donated outputs. Opens traces."""
     run = whole.run

@@ -13,7 +13,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair
+from nnsight_et.core.batch import Answers, Pair
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
@@ -36,8 +36,8 @@ def head_effects(
     """
     with model.session():
         effects = _reference_effects if engine == "reference" else _head_effects
-        found = effects(model, pair, at, heads, chunks)
-        outcome = nnsight.save(found | {"autograd": torch.full((len(pair.answer),), model.gradients)})
+        found = effects(model, pair.by_row(), at, heads, chunks)
+        outcome = nnsight.save(found | {"autograd": torch.full((len(pair.base.tokens),), model.gradients)})
     base = outcome.pop("base")
     too_small = base < torch.finfo(base.dtype).tiny
     check_numbers(model, {"base": base} if bool(too_small.any()) else outcome | {"base": base}, [pair])
@@ -85,7 +85,7 @@ def _reference_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head],
 
 def _slope(model: Model, pair: Pair, at: str, head: Head, z: tuple[list[Tensor], list[Tensor]]) -> Tensor:
     """[batch]: the derivative, at no share, of the probability by the share of the way; see dcm.mask_gradient."""
-    share = torch.zeros(len(pair.answer), dtype=torch.float64, device=model.device)
+    share = torch.zeros(len(pair.right), dtype=torch.float64, device=model.device)
     if model.gradients:
         share.requires_grad_()
         (slope,) = torch.autograd.grad(_interpolated_probability(model, pair, at, head, z, share).sum(), share)
@@ -99,7 +99,10 @@ def _interpolated_probability(
     model: Model, pair: Pair, at: str, head: Head, z: tuple[list[Tensor], list[Tensor]], share: Tensor
 ) -> Tensor:
     """[batch]: the probability with the head a share [batch] of the way from its output in the base to the source's."""
-    row, position = torch.arange(len(share), device=model.device), pair.base.positions[at]
+    position = pair.base.positions[at]
+    row = torch.arange(len(position), device=model.device)
+    if isinstance(pair.answer, Answers):
+        share = share[pair.answer.example]
     base, source = (one[head.layer] for one in z)
     values, where = base.clone(), torch.zeros(base.shape[:-1], dtype=torch.bool, device=model.device)
     own, other = base[row, position, head.index], source[row, pair.source.positions[at], head.index]

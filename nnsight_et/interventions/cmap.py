@@ -17,7 +17,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import PromptBatch, Question
+from nnsight_et.core.batch import Answers, PromptBatch, Question
 from nnsight_et.core.circuit import Circuit, HeadGroup, Via
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
@@ -84,11 +84,18 @@ def recipient_readouts(
 ) -> dict[str, Tensor]:
     """Readouts, by name, of the recipient when each set's heads have the donor's outputs: tensors [set, batch]."""
     here: Donation = {
-        at: {layer: _of_all(model, *outputs) for layer, outputs in layers.items()} for at, layers in donated.items()
+        at: {layer: _by_row(_of_all(model, *outputs), question) for layer, outputs in layers.items()}
+        for at, layers in donated.items()
     }
     with model.session():
-        outcome = nnsight.save(with_donation(model, question, here, sets, engine, chunks).numbers())
+        outcome = nnsight.save(with_donation(model, question.by_row(), here, sets, engine, chunks).numbers())
     return check_numbers(model, outcome, [question.run])
+
+
+def _by_row(given: Tensor, question: Question) -> Tensor:
+    """[row, ...]: what is given of each prompt [batch, ...], for each of its answer's texts."""
+    answer = question.answer
+    return given[answer.example.to(given.device)] if isinstance(answer, Answers) else given
 
 
 def _of_all(model: Model, heads: list[int], outputs: Tensor) -> Tensor:
@@ -100,6 +107,8 @@ def _of_all(model: Model, heads: list[int], outputs: Tensor) -> Tensor:
 
 def donor_inputs(model: Model, run: PromptBatch, group: HeadGroup) -> dict[str, Tensor]:
     """By "via layer": the donor's queries of the group's heads at its position, their keys and values before it."""
+    for via in VIAS:
+        model.check_has(via, [head.layer for head in group.heads])
     with model.session():
         inputs = _inputs(model, run, group)
         found = {(via, layer): values for via, layers in inputs.items() for layer, values in layers.items()}
@@ -119,9 +128,16 @@ def recipient_input_readouts(
 
     Head outputs before the group's position are the recipient's own; the position and all later ones recompute.
     """
+    group, inputs = given
+    for one in VIAS:
+        if any(one in some for some in sets):
+            model.check_has(one, [head.layer for head in group.heads])
+    by_row: Inputs = {
+        via: {layer: _by_row(values, question) for layer, values in layers.items()} for via, layers in inputs.items()
+    }
     with model.session():
-        patched = _reference_with_inputs if engine == "reference" else _with_inputs
-        outcome = nnsight.save(patched(model, question, given, sets, chunks).numbers())
+        patched = _reference_with_inputs if engine == "reference" or model.recurrent else _with_inputs
+        outcome = nnsight.save(patched(model, question.by_row(), (group, by_row), sets, chunks).numbers())
     return check_numbers(model, outcome, [question.run])
 
 
@@ -193,7 +209,7 @@ def _reference_run(
                     current[:, : values.shape[1], heads] = values
                 model.write_projection(layer, via, current)
             model.write_z(layer, torch.where(before, own[layer], model.z(layer)))
-        outcome = reference.reference_readout(model.logits()[row, run.positions["last"]], question.answer)
+        outcome = reference.reference_readout(reference.logits_read(model, run), question.answer)
     return outcome
 
 
@@ -213,6 +229,8 @@ def _with_cache(
     for layer in {head.layer for head in group.heads}:
         entry = list(cache[layer])
         heads = _heads_in(model, group, layer, via).to(entry[which].device)
+        copies = entry[which].shape[1] // model.n_kv_heads  # Falcon keeps one of each key for every query head
+        heads = (heads[:, None] * copies + torch.arange(copies, device=heads.device)).flatten()
         entry[which] = entry[which].clone()
         entry[which][:, heads] = donated[layer][which][:, heads]
         cache[layer] = (entry[0], entry[1])

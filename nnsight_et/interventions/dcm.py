@@ -15,7 +15,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair
+from nnsight_et.core.batch import Answers, Pair
 from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.core.metrics import is_right
@@ -47,7 +47,7 @@ class Prepared:
 
     capture: Capture
     start: int
-    answer: Tensor
+    answer: Tensor | Answers
     slot: Tensor
     donated: dict[int, Tensor]  # layer -> [batch, head, d_head]
 
@@ -141,6 +141,7 @@ def masked_readout(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor
 
 def prepare_batches(model: Model, groups: Sequence[HeadGroup], pair: Pair) -> list[Prepared]:
     """The batch for each group: one base run and one source run serve them all. Opens traces."""
+    pair = pair.by_row()
     base, starts = pair.base, [min(head.layer for head in group.heads) for group in groups]
     donated = head_outputs(model, pair.source, layers_of([Circuit(tuple(groups))]))
     first = torch.stack([base.positions[group.at] for group in groups]).min(0).values
@@ -200,7 +201,7 @@ class _Trainer:
         if index in self.kept:
             return self.kept[index]
         ready = prepare_batches(self.model, self.groups, self.pairs[index])
-        if (index + 1) * len(self.pairs[0].answer) <= self.chunks.kept:
+        if (index + 1) * len(self.pairs[0].base.tokens) <= self.chunks.kept:
             self.kept[index] = ready
         return ready
 
@@ -243,7 +244,7 @@ def _select_masks(
         for i, (group, batch) in enumerate(zip(groups, prepare_batches(model, groups, pair), strict=True)):
             found = masked_readout(model, group, batch, tried[i][0], chunks)
             right[i] += is_right(found.predicted, pair.right).double().where(found.logit.isfinite(), torch.nan).sum(-1)
-    count, outcomes = sum(len(pair.answer) for pair in validation), []
+    count, outcomes = sum(len(pair.base.tokens) for pair in validation), []
     for state, found, (_, which), correct in zip(states, masks, tried, right, strict=True):
         accuracies = (correct / count)[which].cpu()
         best = _best(found, accuracies)

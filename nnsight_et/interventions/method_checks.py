@@ -129,8 +129,9 @@ def _accuracy(model: Model, group: HeadGroup, pair: Pair, mask: Tensor) -> float
 def _logit_slope(model: Model, pair: Pair, at: str, head: Head) -> Tensor:
     """[]: the derivative of the mean logit of the answer by the head's mask at 1, from two whole runs beside it."""
     with model.session():
+        pair = pair.by_row()
         base, source = (reference.head_outputs(model, run)[head.layer] for run in (pair.base, pair.source))
-        row = torch.arange(len(pair.answer), device=model.device)
+        row = torch.arange(len(pair.base.tokens), device=model.device)
         where = torch.zeros(base.shape[:-1], dtype=torch.bool, device=model.device)
         where[row, pair.base.positions[at], head.index] = True
         own = base[row, pair.base.positions[at], head.index]

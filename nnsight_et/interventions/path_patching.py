@@ -11,7 +11,7 @@ Into the logits run 1 is all there is. Run 1 changes one token, run 2 only what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import nnsight
@@ -24,7 +24,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, head_outputs, mlp_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
+from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
@@ -40,9 +40,10 @@ def path_probabilities(
     Senders are in ascending order, and can all reach the end of the path: Path.reaching lists those that can.
     """
     assert list(senders) == sorted(senders), "senders in the order of a forward pass"
+    _check_ends(model, [path])
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
-        outcome = nnsight.save(effects(model, pair, path, senders, chunks))
+        outcome = nnsight.save(effects(model, pair.by_row(), path, senders, chunks))
     return check_numbers(model, outcome, [pair])
 
 
@@ -53,10 +54,17 @@ def edge_probabilities(
 
     Edges of one path stand together, their senders in ascending order.
     """
+    _check_ends(model, [path for path, _ in edges])
     with model.session():
         together = _reference_edge_effects if engine == "reference" else _edge_effects
-        outcome = nnsight.save(together(model, pair, _by_path(edges), chunks))
+        outcome = nnsight.save(together(model, pair.by_row(), _by_path(edges), chunks))
     return check_numbers(model, outcome, [pair])
+
+
+def _check_ends(model: Model, paths: Iterable[Path]) -> None:
+    """Raise UnsupportedModel if a receiver does not have the input that a path ends in."""
+    for path in paths:
+        model.check_has(path.via, [receiver.layer for receiver in path.receivers])
 
 
 Senders = Sequence[tuple[Path, Sequence[Component]]]
@@ -75,9 +83,12 @@ def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> d
     names = sorted({path.at for path, _ in paths}, key=lambda name: (int(run.positions[name].min()), name))
     layers = [sorted({sender.layer for sender in senders}) for _, senders in paths]
     starts = [path.starts(some, model.parallel) for (path, _), some in zip(paths, layers, strict=True)]
-    every = sorted({start for some in starts for start in some.values()})
+    every = {start for some in starts for start in some.values()}
+    for (path, _), some in zip(paths, layers, strict=True):
+        if run.continuation and path.via is None:  # what follows the prompt reads what the senders change
+            every.update(some)
     whole = capture_run(
-        model, run, suffix_of(run, run.positions[names[0]]), every, [run.positions[name] for name in names]
+        model, run, suffix_of(run, run.positions[names[0]]), sorted(every), [run.positions[name] for name in names]
     )
     tokens = dict(zip(names, whole.tokens, strict=True))
     asked = ReadoutSpec.of(pair, whole.logits)
@@ -113,7 +124,7 @@ def path_readouts(
     token: TokenCapture,
     starts: Mapping[int, int],
     donated: Mapping[int, Tensor],
-    asked: Tensor | ReadoutSpec,
+    asked: Asked,
     chunks: Chunks,
 ) -> Iterator[Readout]:
     """[sender, batch], in several parts: the readouts when each of a path's senders donates."""
@@ -122,6 +133,10 @@ def path_readouts(
     for some in path.passes(senders, starts, step):
         model.report_layer(some[0].layer)
         here = one_token.Senders.of(model, some, donated)
+        if receivers is None and capture.run.continuation:
+            frozen = one_token.frozen_edits(model, token, here, capture)
+            yield suffix(model, capture, some[0].layer, frozen, asked, chunks)
+            continue
         if receivers is None:
             yield one_token.to_logits(model, token, here, asked)
             continue

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 from nnsight_et.manifest.document import KeyPath, dotted_path
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.own_task import MadeTask, PythonTask, make_task
-from nnsight_et.manifest.tasks import BoxesTask, GreaterThanTask, IOITask, PairsFile, PairsTask, read_pairs_file
+from nnsight_et.manifest.pairs import PairsFile, PairsTask, read_pairs_file
+from nnsight_et.manifest.tasks import BoxesTask, ColoredObjectsTask, GreaterThanTask, IOITask
 from nnsight_et.manifest.written import Name, SpecModel
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
@@ -51,8 +52,8 @@ class OwnModel(SpecModel):
     """`add`: every text begins with the BOS, once; `none`: without it. Absent: as the tokenizer does it."""
 
 
-AnyTask = BoxesTask | PairsTask | IOITask | GreaterThanTask | PythonTask
-TaskData = BoxesTask | PairsFile | IOITask | GreaterThanTask | MadeTask
+AnyTask = BoxesTask | PairsTask | IOITask | GreaterThanTask | ColoredObjectsTask | PythonTask
+TaskData = BoxesTask | PairsFile | IOITask | GreaterThanTask | ColoredObjectsTask | MadeTask
 """A task with all that its examples are made from: its file read, its class imported."""
 PYTHON = "module:Class"
 TASKS: dict[str, type[AnyTask]] = {
@@ -60,6 +61,7 @@ TASKS: dict[str, type[AnyTask]] = {
     "pairs": PairsTask,
     "ioi": IOITask,
     "greater_than": GreaterThanTask,
+    "colored_objects": ColoredObjectsTask,
     PYTHON: PythonTask,
 }
 
@@ -77,6 +79,7 @@ Task = Annotated[
     | Annotated[PairsTask, Tag("[pairs]")]
     | Annotated[IOITask, Tag("[ioi]")]
     | Annotated[GreaterThanTask, Tag("[greater_than]")]
+    | Annotated[ColoredObjectsTask, Tag("[colored_objects]")]
     | Annotated[PythonTask, Tag(f"[{PYTHON}]")],
     Discriminator(task_tag),
 ]
@@ -102,7 +105,7 @@ class Manifest(SpecModel):
     self_check: Literal["on", "off"] = "on"
     """Whether a sample of every experiment is measured again by the reference engine; results say if it was not."""
     probe: Literal["on", "off"] = "on"
-    """Whether models first answer a few of the prompts, so that answers by chance are told of; it changes no number."""
+    """Whether each model first answers a few of the prompts, to warn you of answers by chance. It changes no number."""
     models: Annotated[dict[Name, OwnModel], Field(default_factory=dict)]
     """Models of your own, by the names the experiments use."""
     task: Task = BoxesTask()
@@ -145,7 +148,7 @@ class Manifest(SpecModel):
         if isinstance(self.task, PythonTask):
             return self.make_task(self.task)
         if isinstance(self.task, PairsTask):
-            return read_pairs_file(self.task, self.folder, self.place("task", "file"))
+            return read_pairs_file(self.task, self.folder, self.place)
         return self.task
 
     def make_task(self, task: PythonTask) -> MadeTask:

@@ -1,18 +1,13 @@
-"""Tasks as a manifest writes them: the built-in ones, and pairs of your own, with their file as it was when planned."""
+"""The built-in tasks as a manifest writes them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from hashlib import blake2b
-from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest.written import Count, SpecModel
 
 
@@ -47,6 +42,7 @@ class BoxesTask(SpecModel):
 
 FEWEST_NAMES = 5
 S1_POSITIONS = ("s1", "s1_plus_1")
+OF_OWN, OF_WANG = 8, 15  # sentences
 
 
 class IOITask(SpecModel):
@@ -60,10 +56,24 @@ class IOITask(SpecModel):
     kind: Literal["ioi"]
     order: Literal["mixed", "ABBA", "BABA"] = "mixed"
     """Who is named first: the indirect object (ABBA), the subject (BABA), or now the one and now the other."""
-    templates: Annotated[int, Field(ge=1, le=8, strict=True)] = 8
-    """How many of the 8 sentences are used. With 1 all prompts have one length, and means are taken token by token."""
+    templates: Annotated[int, Field(ge=1, le=OF_WANG, strict=True)] = OF_OWN
+    """How many of the 8 sentences are used; of the 15 of Wang et al. all when absent.
+
+    With 1 all prompts have one length, and means are taken token by token.
+    """
     names: Annotated[tuple[str, ...], Field(min_length=FEWEST_NAMES)] | None = None
     """Your own names, each a single token of the model's tokenizer; when absent those of 152 that are."""
+    sentences: Literal["own", "wang"] | None = None
+    """`wang`: the 15 of Wang et al., Appendix E; when absent 8 like them."""
+    sources: Literal["other_names", "symmetric"] | None = None
+    """`other_names`, also when absent: three others in the same sentence (their p_ABC). `symmetric`: the same names,
+    but the other one gives, so that the source's answer is the base's foil.
+    """
+
+    @property
+    def used(self) -> int:
+        """How many sentences are used: of Wang et al. all 15, unless another number is said."""
+        return OF_WANG if self.sentences == "wang" and "templates" not in self.model_fields_set else self.templates
 
     @property
     def all_positions(self) -> tuple[str, ...]:
@@ -74,7 +84,8 @@ class IOITask(SpecModel):
     @property
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data."""
-        return self.model_dump(mode="json") | {"version": self.version}
+        later = {key for key in ("sentences", "sources") if getattr(self, key) is None}
+        return self.model_dump(mode="json", exclude=later) | {"templates": self.used, "version": self.version}
 
     def is_unordered(self, one: str, other: str) -> bool:
         """Whether now one and now the other of two positions comes first."""
@@ -85,7 +96,8 @@ class IOITask(SpecModel):
 class GreaterThanTask(SpecModel):
     """Greater-than: "The war lasted from the year 1732 to the year 17" -> any two digits above 32 (Hanna et al. 2023).
 
-    Positions: start_year (its last two digits), last.
+    For tokenizers without tokens of two digits: "... to the year 173" -> any digit above 2. Positions: start_year (the
+    digits that are asked for), last.
     """
 
     version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
@@ -99,91 +111,19 @@ class GreaterThanTask(SpecModel):
         return self.model_dump(mode="json") | {"version": self.version}
 
 
-FILE_LIMIT = 1 << 26  # bytes
-TAKEN = ("last", "random", "group", "at", "head", "other")  # what manifests and results call something else
+class ColoredObjectsTask(SpecModel):
+    """Colored objects: "... I see a red pen, a blue cup, and a green bowl. What color is the cup?\nA:" -> "blue".
 
-PositionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+    Ippolito and Callison-Burch 2022; Merullo et al. 2024. An answered question of the same form stands before it.
+    Positions: color (the answer's mention), object (the noun behind it), asked (the noun in the question), last.
+    """
 
+    version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
+    all_positions: ClassVar[tuple[str, ...]] = ("color", "object", "asked", "last")
 
-class PairsTask(SpecModel):
-    """Pairs of prompts of your own: lines of JSON with base, source and answer, positions marked as {{name|text}}."""
-
-    kind: Literal["pairs"]
-    file: Annotated[str, Field(min_length=1)]
-    """The file of pairs, relative to the manifest."""
-    positions: Annotated[tuple[PositionName, ...], Field(max_length=64)] = ()
-    """The marked positions, in the order of a base prompt; `last`, the prompt's last token, is always there."""
-    space: Literal["yes", "no"] | None = None
-    """Whether a space goes between a prompt and its answer, where it is not written; when absent the texts decide."""
-    special_tokens: Literal["tokenizer", "text"] | None = None
-    """Who puts the special tokens in front of a prompt: the tokenizer (when absent), or the text, which has its own."""
-
-    @field_validator("positions")
-    @classmethod
-    def check_unique_names(cls, positions: tuple[str, ...]) -> tuple[str, ...]:
-        """Each name is there once, and none means something else."""
-        for index, name in enumerate(positions):
-            if name in TAKEN or name in positions[:index]:
-                found = "is there twice" if name in positions[:index] else "is taken"
-                text = "{name} {found}; accepted: each name once, none of {taken}"
-                given = {"name": repr(name), "found": found, "taken": ", ".join(TAKEN)}
-                raise PydanticCustomError("positions", text, given)
-        return positions
-
-    @property
-    def all_positions(self) -> tuple[str, ...]:
-        """The named positions of a prompt, in its order."""
-        return (*self.positions, "last")
-
-
-@dataclass(frozen=True)
-class PairsFile:
-    """A task's file of pairs as it was read: later changes of the file do not reach the jobs planned from it."""
-
-    name: str
-    text: str = field(repr=False)
-    positions: tuple[str, ...]
-    space: str | None = None
-    special_tokens: str | None = None
-    version: ClassVar[int] = (
-        2  # raised when the same file starts to mean other prompts; without one, bases were ablated
-    )
-
-    @property
-    def all_positions(self) -> tuple[str, ...]:
-        """The named positions of a prompt, in its order."""
-        return (*self.positions, "last")
-
-    @property
-    def tokens_as(self) -> dict[str, str]:
-        """What the manifest says of all lines: space and special_tokens, where it does."""
-        said = {"space": self.space, "special_tokens": self.special_tokens}
-        return {key: value for key, value in said.items() if value is not None}
+    kind: Literal["colored_objects"]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is computed on, as plain data: the positions and a digest of the file's text, not its name."""
-        known = {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, "version": self.version}
-        return known | self.tokens_as
-
-    @cached_property
-    def _digest(self) -> str:
-        return blake2b(self.text.encode(), digest_size=10).hexdigest()
-
-
-def read_pairs_file(task: PairsTask, folder: Path, where: str) -> PairsFile:
-    """The file of the task, beside a manifest in `folder`; ManifestError naming `where` if it cannot be read."""
-    path = folder / Path(task.file).expanduser()
-    accept = "accepted: a file of JSON lines with base, source and answer"
-    try:
-        if path.exists() and not path.is_file():
-            raise ManifestError(f"{where}: {path} is no file; {accept}")
-        if path.is_file() and path.stat().st_size > FILE_LIMIT:
-            raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
-        text = path.read_text(encoding="utf-8-sig")
-        return PairsFile(path.name, text, task.positions, task.space, task.special_tokens)
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{where}: {path} is not text in UTF-8 (byte {error.start}); {accept}") from None
-    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a name no file can have; RuntimeError: no home
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ManifestError(f"{where}: no file {ascii(str(path))[1:-1]} ({reason}); {accept}") from None
+        """What is computed on, as plain data."""
+        return self.model_dump(mode="json") | {"version": self.version}

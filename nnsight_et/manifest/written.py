@@ -38,8 +38,10 @@ class Method(SpecModel):
     needs_desiderata: ClassVar[bool]
     """Whether it works only on a task that has desiderata."""
 
+    title: str | None = Field(default=None, min_length=1, max_length=120)
+    """A heading for the experiment in reports; its name if not given. Not part of what is computed."""
     reproduces: tuple[str, ...] = ()
-    """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
+    """The tables and figures of the paper that this reproduces, such as Table 1: reports show both numbers."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -106,6 +108,8 @@ class ValidationContext:
     """The path patching experiments whose stages keep no heads."""
     experiments: tuple[str, ...]
     """All experiments."""
+    desiderata: tuple[str, ...]
+    """The desiderata that the task has."""
     shapes: Mapping[str, Shape]
     """The models whose shape is known without their files."""
 

@@ -37,7 +37,7 @@ class TaskRecord(Record):
     """The task's data, as far as they change what is computed. Which keys there are depends on `kind`."""
 
     kind: str
-    """boxes, pairs, ioi, greater_than, or the module:Class of a task of your own."""
+    """boxes, pairs, ioi, greater_than, colored_objects, or the module:Class of a task of your own."""
     boxes: Annotated[int, Field(ge=2)] | None = None
     """boxes: how many a prompt has."""
     objects: list[str] | None = None
@@ -45,17 +45,27 @@ class TaskRecord(Record):
     positions: list[str] = Field(default_factory=list[str])
     """pairs, and a task of your own: its named positions, without `last`."""
     pairs: str = ""
-    """pairs: digest of the file's text."""
+    """pairs: digest of the file's content."""
     space: str = ""
     """pairs: what the manifest says of spaces before answers."""
     special_tokens: str = ""
     """pairs: what the manifest says of special tokens."""
+    form: str = ""
+    """pairs: commas, tabs or rows (Parquet, a dataset), where the file is no JSON."""
+    mapping: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """pairs: which columns make a pair, and how positions are found, where the manifest says it."""
+    desiderata: dict[str, Any] | list[str] = Field(default_factory=dict[str, Any])
+    """pairs, and a task of your own: its desiderata; of files, by name what is said of the pairs."""
     order: str = ""
     """ioi: who is named first."""
     templates: int = 0
     """ioi: how many sentences are used."""
     names: list[str] | None = None
     """ioi: names of your own."""
+    sentences: str = ""
+    """ioi: whose sentences are used."""
+    sources: str = ""
+    """ioi: what the source prompts are."""
     options: dict[str, Any] = Field(default_factory=dict[str, Any])
     """A task of your own: its options."""
     source: str = ""

@@ -23,18 +23,19 @@ from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import DEFAULT_BYTES, chunks
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.interventions.calls import Call
-from nnsight_et.manifest import BoxesTask, Comparison, MadeTask
+from nnsight_et.manifest import DCM, ActivationPatching, BoxesTask, Comparison, MadeTask
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_errors, task_of
-from nnsight_et.measuring.own_pairs import splits
+from nnsight_et.measuring.own_pairs import splits, swap_splits
 from nnsight_et.measuring.predictions import plain_model
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.measuring.tokens import end_notices
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
 from nnsight_et.models.tokenizing import TEXT, bos_comparison_run, notices_of_losses, text_losses
 from nnsight_et.planning.plan import Job, ModelChoice
+from nnsight_et.tasks.own_task import OwnTask
 
 
 @dataclass(frozen=True)
@@ -193,17 +194,52 @@ def check_own_task(context: RunContext, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not isinstance(job.task, MadeTask) or isinstance(job.spec, Comparison):
             continue
-        for (key, split), choice in product(splits(job), job.models):
-            examples = _draw_examples(context, job, choice, (key, split), drawn)
+        for model, key, split, examples in _parts(context, job, drawn):
             if split != "ablation":
-                used = measuring if split == "evaluation" else selecting
+                used = measuring if split in ("evaluation", "mask_test") else selecting
                 for number, one in enumerate(examples, start=1):
                     place = f"experiments.{job.name}.{key}: example {number} of {split}"
-                    used.setdefault((choice.name, one.base.tokens), place)
+                    used.setdefault((model, one.base.tokens), place)
     for base, place in measuring.items():
         if base in selecting:
             found = f"has the base prompt of {selecting[base]}"
-            raise TaskError(f"{place} {found}; accepted: evaluation apart from discovery and pruning")
+            raise TaskError(f"{place} {found}; accepted: what measures apart from what selects")
+
+
+Part = tuple[str, str, str, list[Example]]
+"""A model, a key of its experiment, a split, and the examples that the key asks for."""
+
+
+def _parts(context: RunContext, job: Job, drawn: dict[Asked, list[Example]]) -> Iterator[Part]:
+    """What the job takes of its task; TaskError if it cannot be had."""
+    if job.spec.needs_desiderata:
+        yield from _swaps(context, job)
+        return
+    for (key, split), choice in product(splits(job), job.models):
+        yield choice.name, key, split, _draw_examples(context, job, choice, (key, split), drawn)
+
+
+def _swaps(context: RunContext, job: Job) -> Iterator[Part]:
+    """Its pairs that swap variables; TaskError unless all have the same base prompts, the same when asked again."""
+    spec, task, tokenizer = job.spec, task_of(job.task), context.models.tokenizer(job.models[0])
+    assert isinstance(spec, (DCM, ActivationPatching))
+    assert isinstance(task, OwnTask)
+    assert isinstance(job.task, MadeTask)
+    for key, split in swap_splits(job):
+        count, first = getattr(spec, key), dict[str, list[Example]]()
+        for name in spec.desiderata or job.task.desiderata:
+            where = f"experiments.{job.name}.{key}: desideratum {name} of {split}"
+            made = [context.data.swapped_pairs(job, job.models[0], name, split=split, count=count)]
+            made.append(task.desideratum(name, tokenizer, count, 1000 * job.seed, split))
+            if made[0] != made[1]:
+                raise TaskError(f"{where}: other examples when asked again; accepted: the same for the same call")
+            other, examples = next(iter(first.items()), (name, made[0]))
+            first.setdefault(name, made[0])
+            for number, (one, same) in enumerate(zip(made[0], examples, strict=True), start=1):
+                if one.base != same.base:
+                    found = f"example {number} has another base prompt than that of {other}"
+                    raise TaskError(f"{where}: {found}; accepted: the same ones, in the same order, for all desiderata")
+            yield job.models[0].name, key, split, made[0]
 
 
 def _draw_examples(

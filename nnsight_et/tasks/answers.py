@@ -15,12 +15,18 @@ MARKS = ("(", "/", "-", '"', "\n")
 """What a text can stand behind without a space, for its own tokens to be seen."""
 
 
-def next_token(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
+def next_token(text: str | int, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that follows the base prompt; TaskError naming `key` unless the text is one, and it is certain which.
 
+    A number is the token's id.
     Where the pair does not say whether there is a space, and its texts leave it open, the tokenizer may still make the
     same token of both.
     """
+
+    if isinstance(text, int):
+        if text >= len(tokenizer):
+            raise TaskError(f"{key}: token {text}; accepted: ids of this tokenizer, 0 to {len(tokenizer) - 1}")
+        return text
 
     def is_known(word: str) -> bool:
         before, whole = (encode(some, tokenizer).ids for some in ("the", f"the {word}"))
@@ -37,8 +43,10 @@ def next_token(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: P
     return tokens[0]
 
 
-def quoted_answer(text: str, pair: MarkedPair) -> str:
-    """The answer, or another text that may follow the base, in quotes with the space it is scored with."""
+def quoted_answer(text: str | int, pair: MarkedPair) -> str:
+    """The answer, or another text that may follow the base, in quotes with the space it is scored with; or its id."""
+    if isinstance(text, int):
+        return f"token {text}"
     space = _space(text, pair)
     if space is None:
         return f"{text!r} (with a space or without)"
@@ -50,7 +58,13 @@ def _space(text: str, pair: MarkedPair, known: Callable[[str], bool] = lambda wo
     if pair.space is not None:
         return pair.space
     found = space_before(text, pair.base.text, pair.source.text, known)
-    if found is None and text != pair.answer and text[0].isalnum() and pair.answer[0].isalnum():
+    if (
+        found is None
+        and isinstance(pair.answer, str)
+        and text != pair.answer
+        and text[0].isalnum()
+        and pair.answer[0].isalnum()
+    ):
         found = space_before(pair.answer, pair.base.text, pair.source.text, known)
     return found
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -27,18 +27,29 @@ class MarkedText:
 class MarkedPair:
     """A base text, a source text with the same named spans, and the text that answers the base: its next token.
 
-    also_right: further texts that are right as well; foils: wrong ones, for metrics that compare.
+    also_right: further texts that are right as well; foils: wrong ones, for metrics that compare. A number in place of
+    a text is the id of a token.
     """
 
     base: MarkedText
     source: MarkedText
-    answer: str
-    also_right: tuple[str, ...] = ()
-    foils: tuple[str, ...] = ()
+    answer: str | int
+    also_right: tuple[str | int, ...] = ()
+    foils: tuple[str | int, ...] = ()
     space: bool | None = None
     """Whether a space goes between the base and what follows it; None: as `joins` finds it in the texts."""
     special_tokens: SpecialTokens = "tokenizer"
     """Who puts the special tokens that texts begin with: the tokenizer, or the texts themselves."""
+    columns: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+    """What its file calls base, source, answer, ..., where that is something else."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    """What else its row in a file has."""
+    group: str | None = None
+    """What keeps it in one split with others."""
+
+    def name(self, key: str) -> str:
+        """What its file calls one of its keys."""
+        return self.columns.get(key, key)
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,12 @@ def test_an_interruption_inside_a_finaliser_stops_the_command_without_a_tracebac
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", ["find_finished", "_run", "write_page", "_show_results"])
+@pytest.mark.parametrize("moment", ["find_finished", "_run", "write_page", "show_path"])
 def test_a_command_that_is_stopped_says_so_from_its_start_to_its_end(tmp_path, monkeypatch, capsys, moment):
     def stop(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    for name in ("_run", "write_page", "_show_results"):
+    for name in ("_run", "write_page", "show_path"):
         monkeypatch.setattr(execute, name, lambda *_: None)
     monkeypatch.setattr(execute, moment, stop)
     with pytest.raises(typer.Exit) as stopped:
@@ -97,3 +97,9 @@ def test_a_live_view_that_is_stopped_gives_the_cursor_back(monkeypatch):
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0
+
+
+def test_the_place_an_error_is_about_is_red_and_the_rest_is_as_it_was():
+    placed = shell._placed("study.yaml:8: a.model: no model named 'x'")
+    assert placed == f"{typer.style('study.yaml:8: ', fg='red')}a.model: no model named 'x'"
+    assert shell._placed("no place here") == "no place here"

@@ -114,8 +114,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "dropped o_proj bias", "the sender's layer without its bias", ONE_TOKEN,
-        ("transpose(0, 1)\n    return model.attention_of(here, z.flatten(0, 1)[:, None])",
-         "transpose(0, 1)\n    z = z.flatten(0, 1)[:, None]\n"
+        ("    return model.attention_of(here, _donated_z(token, here, senders, senders.heads).flatten(0, 1)[:, None])",
+         "    z = _donated_z(token, here, senders, senders.heads).flatten(0, 1)[:, None]\n"
          "    return model.attention_of(here, z) - model.attention_of(here, torch.zeros_like(z))"),
         "bias", "interventions/path_patching",
     ),
@@ -276,8 +276,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "source position ignored", "the source's outputs at the base's position", ACTIVATION,
-        ("head_outputs(model, source.run, layers_of(some))",
-         "head_outputs(model, PromptBatch(source.run.tokens, source.run.mask, base.positions), layers_of(some))"),
+        ("head_outputs(model, run, layers_of(some))",
+         "head_outputs(model, PromptBatch(run.tokens, run.mask, base.positions), layers_of(some))"),
         "gqa", "interventions/activation_patching",
     ),
     _fault(
@@ -386,7 +386,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "frozen heads", "the reference lets the position's other heads recompute", REFERENCE,
-        ("where = (columns >= position[:, None])[..., None].expand(values.shape[:-1])",
+        ("where = frozen[..., None].expand(values.shape[:-1])",
          "where = (columns > position[:, None])[..., None].repeat(1, 1, values.shape[2])\n"
          "        if sender:\n"
          "            where[row, position, sender.index] = layer == sender.layer"),

@@ -160,7 +160,7 @@ SECOND: tuple[Fault, ...] = (
     _decision(
         "a mask's accuracy in validation is the mean over batches, not over prompts", "interventions/dcm.py",
         (".where(found.logit.isfinite(), torch.nan).sum(-1)\n"
-         "    count, outcomes = sum(len(pair.answer) for pair in validation), []",
+         "    count, outcomes = sum(len(pair.base.tokens) for pair in validation), []",
          ".where(found.logit.isfinite(), torch.nan).mean(-1)\n"
          "    count, outcomes = len(validation), []"),
     ),

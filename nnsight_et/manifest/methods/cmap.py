@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.written import (
@@ -41,7 +42,7 @@ class CMAP(Method):
     circuit: CircuitName
     """The donor's circuit: an experiment, a .json file, or a shipped one such as published/goat."""
     roles: Annotated[str, Field(min_length=1)] | None = None
-    """The dcm experiment, or published/goat and the like, that says which heads of each group to patch; absent: all."""
+    """The dcm experiment, or a shipped selection such as published/goat, that chooses the heads; absent: all."""
     main_role: dict[Name, Desideratum] = MAIN_ROLES  # type: ignore[assignment]
     """Which desideratum's heads are patched in each group; all heads of groups that are not named."""
     examples: Count = 500
@@ -56,6 +57,9 @@ class CMAP(Method):
         yield from circuit_problems(("circuit",), self.circuit, known)
         if self.roles is not None:
             yield from roles_problems(("roles",), self.roles, known)
+            for group, name in self.main_role.items():
+                if known.desiderata and name not in known.desiderata:
+                    yield Problem(("main_role", group), f"found {name!a:.60}; {accepted_names(name, known.desiderata)}")
         shapes = [known.shapes.get(name) for name in (self.donor, self.recipient)]
         if None not in shapes and shapes[0] != shapes[1]:
             text = f"{self.recipient} and the donor {self.donor} differ in shape; accepted: models of one shape"

@@ -34,7 +34,16 @@ def score_note(metric: Metric) -> str:
     return f"Score: mean of {found.effect} over the examples; {matter}."
 
 
-STABLE = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
+STABLE = "Stability: mean overlap (Jaccard index) of the kept heads with those kept on resampled examples."
+
+
+def headline(summary: PathPatchingSummary) -> str:
+    """How many heads and MLPs were kept, and the strongest of them."""
+    strongest = [f"{stage.kept[0].head} {stage.kept[0].score:+.3g}" for stage in summary.stages[:1] if stage.kept]
+    heads = sum(len(group.heads) for group in summary.circuit.groups)
+    mlps = sum(len(group.mlps) for group in summary.mlps)
+    counted = [quantity(heads, "head"), *([quantity(mlps, "MLP")] if mlps else [])]
+    return " ".join([" and ".join(counted), *(f"kept, the strongest {one}" for one in strongest)])
 
 
 def tables(header: ResultHeader, summary: PathPatchingSummary) -> tuple[Table, ...]:
@@ -79,7 +88,9 @@ def _mlps(header: ResultHeader, summary: PathPatchingSummary, stages: Sequence[S
         "stability": "stability",
         "MLP and score": "heads",
     }
-    about = "All an MLP adds to the residual at the position is the source's. MLPs belong to no circuit."
+    about = (
+        "All that an MLP adds to the residual at the position comes from the source run. MLPs are not in the circuit."
+    )
     rows = [_row(stage, stage.kept, metric_of(header)) for stage in stages]
     doubts = _doubts(summary, metric_of(header), of_mlps=True)
     note = " ".join([about, *_score_notes(header, summary, columns), *_screens(summary, of_mlps=True), *doubts])
@@ -155,11 +166,11 @@ def _doubts(summary: PathPatchingSummary, metric: Metric, of_mlps: bool) -> Iter
     for stage in (stage for stage in summary.stages if stage.of_mlps == of_mlps):
         best, noun = min(METRICS[metric].direction * one.score for one in stage.kept), "MLP" if of_mlps else "head"
         if not any(one.score for one in stage.kept):
-            yield f"Every kept score of {stage.group} is 0: base and source do not differ there, or nothing reads it."
+            yield f"Every kept score of {stage.group} is 0: base and source are alike there, or nothing reads it."
         elif best >= 0:
-            yield f"No {noun} of {stage.group} mattered: those kept have the first scores of the order, none below 0."
+            yield f"No {noun} of {stage.group} mattered: no score is below 0, and the lowest were kept."
         if not members.get(stage.group, [noun]):
-            yield f"{stage.group} has no heads left: later stages keep all of them at {stage.at}. Keep more in it."
+            yield f"{stage.group} has no heads left: later stages at {stage.at} took them all. Raise its keep."
 
 
 def _beyond_chance(header: ResultHeader, summary: PathPatchingSummary, test: MeanTest) -> Table:
@@ -202,8 +213,8 @@ def _held_out_table(header: ResultHeader, summary: PathPatchingSummary) -> Table
     ]
     columns = {"group": "group", "head": "head", "selected": "selected", "held out": "held_out", "difference": "shift"}
     note = (
-        f"Scores with 95% intervals: on the {summary.examples} examples that selected the heads, and on "
-        f"{summary.held_out_examples} of another split. Mean: {_mean([one.score for _, one, _ in kept], metric)} and "
+        f"Scores with 95% intervals: on the {summary.examples} examples used for selection, and on "
+        f"{summary.held_out_examples} held-out examples. Mean: {_mean([one.score for _, one, _ in kept], metric)} and "
         f"{_mean([again[0] for *_, again in kept], metric)}."
     )
     return table_of(header, f"kept heads of {models_of(header)} on held-out examples", columns, rows, note)
