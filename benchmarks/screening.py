@@ -107,10 +107,8 @@ def _table(rows: dict[str, dict[str, Any]]) -> Table:
     for name, row in rows.items():
         pairs = " ".join(f"{stage['measured']:.2f}" for stage in row["stages"])
         same = all(one["kept"] == two["kept"] for one, two in zip(row["stages"], whole["stages"], strict=True))
-        table.add_row(
-            name, f"{row['token_layers'] / whole['token_layers']:.3f}", f"{row['seconds'] / whole['seconds']:.3f}", pairs,
-            "yes" if same else "no"
-        )  # fmt: skip
+        shares = [f"{row[key] / whole[key]:.3f}" for key in ("token_layers", "seconds")]
+        table.add_row(name, *shares, pairs, "yes" if same else "no")
     return table
 
 
