@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -154,11 +153,18 @@ def formula(method: str, module: str | None) -> str:
 
 
 def manifest_of(method: str) -> str:
-    """What the manifest says of the method's experiment."""
+    """A manifest of the method's experiment and of those it needs, as they are written."""
     text = MANIFEST.read_text(encoding="utf-8")
-    found = re.search(rf"^  {method}:.*?(?=^  \w|\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found is not None, method
-    return textwrap.dedent(found[0]).strip()
+    experiments = load(MANIFEST).experiments
+    wanted = {method}
+    for name in reversed(experiments):  # one that is needed stands earlier
+        if name in wanted:
+            wanted.update(experiments[name].needs)
+    written = {name: re.search(rf"^  {name}:.*?(?=^  \w|\Z)", text, re.MULTILINE | re.DOTALL) for name in experiments}
+    parts = [found[0].rstrip() for name, found in written.items() if name in wanted and found]
+    task = re.search(r"^seed:.*?(?=^experiments:)", text, re.MULTILINE | re.DOTALL)
+    assert task is not None
+    return "\n".join([f"name: {method.replace('_', '-')}", task[0].strip(), "experiments:", *parts])
 
 
 def _table(table: Table) -> Iterator[str]:
