@@ -160,3 +160,17 @@ def test_an_accuracy_that_no_number_of_validation_pairs_gives_is_told(evidence, 
     monkeypatch.setattr(audit, "trained_findings", off)
     told = [one.where for one in audit.audit_output(evidence["masks"]) if one.gap > RECOUNT]
     assert any("accuracies are no shares" in where for where in told)
+
+
+def test_a_validation_too_many_is_told(evidence, monkeypatch):
+    audit = importlib.import_module("nnsight_et.methods.dcm.audit")
+    trained = audit.trained_findings
+
+    def more(*given):
+        found = yield from trained(*given)
+        again = ("masks", "accuracies")
+        return [tensors | {key: torch.cat([tensors[key], tensors[key][-1:]]) for key in again} for tensors in found]
+
+    monkeypatch.setattr(audit, "trained_findings", more)
+    told = [one.where for one in audit.audit_output(evidence["masks"]) if one.gap > RECOUNT]
+    assert any("how often masks are validated" in where for where in told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +33,9 @@ def audit_output(evidence: Evidence[DCM, DCMSummary]) -> Iterator[Finding]:
         for (group, at, heads), tensors in zip(groups, found, strict=True):
             scores |= {f"{group}.{name}.{key}": tensor for key, tensor in tensors.items() if key != "autograd"}
             number, chosen[group, name] = _chosen(tensors, heads)
+            steps = spec.epochs * ceil(spec.training_examples / spec.batch)
+            often = ceil(steps / spec.validate_every) == len(tensors["masks"])
+            yield finding("asked", often, f"{group}, {name}: how often masks are validated")
             counts = to_list(tensors["accuracies"].double() * spec.validation_examples)
             whole_counts = all(abs(one - round(one)) < 1e-3 for one in counts)
             yield finding("recount", whole_counts, f"{group}, {name}: accuracies are no shares of the validation pairs")
