@@ -82,6 +82,7 @@ def read_dataset(place: str, folder: Path, name: str | None, split: str, revisio
     except ImportError:
         found = "reading a dataset needs the package datasets"
         raise ManifestError(f"{found}; accepted: pip install 'nnsight-et[datasets]', or its rows as a file") from None
+    datasets.disable_progress_bars()
     beside = folder / Path(place).expanduser()
     try:
         if beside.is_dir() and any((beside / file).exists() for file in ("state.json", "dataset_dict.json")):
