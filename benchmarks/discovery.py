@@ -228,7 +228,7 @@ def rows(
                 everything = exhaustive(case.make(case.known, seed), summary, every[-compared:])
                 for name, edges in everything.items():
                     row[f"exhaustive_{name}"] = len(edges)
-                    row[f"recall_{name}"] = len(edges & edges_of(summary)) / max(len(edges), 1)
+                    row[f"recall_{name}"] = len(edges & edges_of(summary)) / len(edges) if edges else None
                     row[f"missed_{name}"] = [" ".join(one) for one in sorted(edges - edges_of(summary))]
             yield row
 
