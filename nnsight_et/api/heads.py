@@ -123,7 +123,7 @@ def view_attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, index: i
         patterns = whole_patterns(model.model, run, layers)
     finally:
         module.set_attn_implementation(before)
-    weights = torch.stack([patterns[head.layer][0, head.index] for head in heads])
+    weights = torch.stack([patterns[str(head.layer)][0, head.index] for head in heads])
     tokens = [str(model.tokenizer.decode([token])) for token in prompt.tokens]
     return AttentionView(attention_heads(weights, tokens, [str(head) for head in heads]).local_src)
 

@@ -31,18 +31,18 @@ def attention_from(model: Model, run: PromptBatch, at: str, to: tuple[str, ...],
     return check_numbers(model, {"weights": weights}, [run])
 
 
-def whole_patterns(model: Model, run: PromptBatch, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Layer -> its attention weights [batch, head, seq, seq], of a model whose attention is eager."""
+def whole_patterns(model: Model, run: PromptBatch, layers: Sequence[int]) -> dict[str, Tensor]:
+    """By layer, as text, its attention weights [batch, head, seq, seq], of a model whose attention is eager."""
     with model.session():
         weights = nnsight.save(_whole_patterns(model, run, layers))
     return check_numbers(model, weights, [run])
 
 
-def _whole_patterns(model: Model, run: PromptBatch, layers: Sequence[int]) -> dict[int, Tensor]:
+def _whole_patterns(model: Model, run: PromptBatch, layers: Sequence[int]) -> dict[str, Tensor]:
     found = {}
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in sorted(layers):
-            found[layer] = model.attention_weights(layer).float().cpu()
+            found[str(layer)] = model.attention_weights(layer).float().cpu()
         model.skip_unembedding(model.residual(model.n_layers))
     return found
 

@@ -25,7 +25,7 @@ from nnsight_et.engine.one_token import Receivers, Senders
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
 from nnsight_et.engine.suffix import Edit, suffix
-from nnsight_et.interventions.path_patching import numbers_of, path_readouts
+from nnsight_et.interventions.path_patching import check_ends, numbers_of, path_readouts
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
@@ -40,6 +40,7 @@ def screened_probabilities(
     Where gradients do not pass through the model, on a server that does not trust us, all estimates are 0. Both take
     one capture. The reference engine measures the senders; its estimates are those of the default one.
     """
+    check_ends(model, [path])
     with model.session():
         outcome = nnsight.save(_effects(model, pair, path, senders, engine, chunks))
     return check_numbers(model, outcome, [pair])
