@@ -37,8 +37,9 @@ def screened_probabilities(
 
     Of every head that can reach the end of the path, row-major: of the paper's metric (p_patched - p) / p, of others
     the difference of their values.
-    Into the logits, of answers of several tokens, there are none: all are 0. Where gradients do not pass through the model, on a server that does not trust us, all estimates are 0. Both take
-    one capture. The reference engine measures the senders; its estimates are those of the default one.
+    All estimates are 0 where there are no gradients: on a server that does not trust us, and into the logits of answers
+    of several tokens. Both take one capture. The reference engine measures the senders; its estimates are those of the
+    default one.
     """
     with model.session():
         outcome = nnsight.save(_effects(model, pair, path, senders, engine, chunks))
