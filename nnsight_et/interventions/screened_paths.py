@@ -23,7 +23,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, capture_run, head_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers, Senders
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
+from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.path_patching import check_ends, numbers_of, path_readouts
 from nnsight_et.models.finite import check_numbers
@@ -37,8 +37,9 @@ def screened_probabilities(
 
     Of every head that can reach the end of the path, row-major: of the paper's metric (p_patched - p) / p, of others
     the difference of their values.
-    Where gradients do not pass through the model, on a server that does not trust us, all estimates are 0. Both take
-    one capture. The reference engine measures the senders; its estimates are those of the default one.
+    All estimates are 0 where there are no gradients: on a server that does not trust us, and into the logits of answers
+    of several tokens. Both take one capture. The reference engine measures the senders; its estimates are those of the
+    default one.
     """
     check_ends(model, [path])
     with model.session():
@@ -52,7 +53,8 @@ def _effects(
     heads = [Head(*one) for one in path.reaching(model.n_layers, model.n_heads, model.parallel)]
     place, layers = pair.base.positions[path.at], sorted({sender.layer for sender in senders})
     starts, ends = path.starts(layers, model.parallel), sorted({receiver.layer for receiver in path.receivers})
-    kept = sorted({*starts.values(), *ends[:1]})
+    several = bool(pair.base.continuation) and path.via is None  # what follows the prompt reads what the senders change
+    kept = sorted({*starts.values(), *ends[:1], *(layers if several else ())})
     capture = capture_run(model, pair.base, suffix_of(pair.base, place), kept, [place])
     donated = head_outputs(model, pair.source, {path.at: sorted({head.layer for head in heads})})[path.at]
     asked = ReadoutSpec.of(pair, capture.logits)
@@ -65,8 +67,8 @@ def _effects(
             model, capture, path, senders, token=token, starts=starts, donated=donated, asked=asked, chunks=chunks
         )
         found = numbers_of(readout(capture.logits, asked), joined_readouts(list(parts)))
-    estimate = torch.zeros(len(heads), len(pair.answer))
-    if model.gradients:
+    estimate = torch.zeros(len(heads), len(pair.base.tokens))
+    if model.gradients and not several:
         estimate = _estimates(model, capture, path, heads, donated=donated, asked=asked, chunks=chunks)
     if pair.metric == DEFAULT_METRIC:
         estimate = estimate / found["base"]
@@ -80,7 +82,7 @@ def _estimates(
     heads: Sequence[Head],
     *,
     donated: Mapping[int, Tensor],
-    asked: Tensor | ReadoutSpec,
+    asked: Asked,
     chunks: Chunks,
 ) -> Tensor:
     """[head, batch]: how far what the metric compares moves, to first order, when a head donates."""
@@ -107,7 +109,7 @@ def _slopes(
     receivers: Receivers,
     *,
     inputs: dict[int, Tensor],
-    asked: Tensor | ReadoutSpec,
+    asked: Asked,
     chunks: Chunks,
 ) -> dict[int, Tensor]:
     """Receiver layer -> the metric's derivative by its inputs [1, batch, k, d_head], one suffix pass and back."""
