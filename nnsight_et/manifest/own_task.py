@@ -24,8 +24,8 @@ from pydantic import Field
 
 from nnsight_et.core.errors import ManifestError, TaskError, accepted_names
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.tasks import TAKEN
-from nnsight_et.manifest.written import SpecModel
+from nnsight_et.manifest.tasks import TAKEN, chat_identity, read_chat
+from nnsight_et.manifest.written import Chat, SpecModel
 
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 POSITION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -41,6 +41,11 @@ class PythonTask(SpecModel):
     """The module and the class in it, such as my_package.module:Task; the manifest's folder is looked into first."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What the class is called with."""
+    chat: Chat = None
+    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+
+    true; or a template's name, or a file with one in Jinja, relative to the manifest. A model's own goes first.
+    """
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class MadeTask:
     """The class's `version`, if it has one."""
     folder: Path
     made: Any = field(repr=False, compare=False)
+    chat: bool | str | None = None
+    """As it is written; of a file the template in it."""
 
     def __hash__(self) -> int:
         return hash((self.kind, self.positions, self.source, self.version, self.folder))
@@ -69,7 +76,7 @@ class MadeTask:
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data, without a folder of this machine."""
         named = {"kind": self.kind, "options": self.options, "positions": list(self.positions)}
-        return named | {"source": self.source, "version": self.version}
+        return named | {"source": self.source, "version": self.version} | chat_identity(self.chat)
 
     def examples(self, tokenizer: Any, count: int, seed: int, split: str) -> list[Any]:
         """What the object gives, as it is; TaskError with the user's line if it raises."""
@@ -105,7 +112,16 @@ def make_task(task: PythonTask, folder: Path) -> MadeTask:
     positions = _positions(found, class_name)
     if not isinstance(version, (str, int, type(None))):
         raise UnusableTask(("task", "kind"), f"{class_name}.version is {version!r:.60}; accepted: text or a number")
-    return MadeTask(task.kind, task.options, positions, _source(module, version), version, folder, made)
+    return MadeTask(
+        task.kind,
+        task.options,
+        positions,
+        _source(module, version),
+        version,
+        folder,
+        made,
+        read_chat(task.chat, folder),
+    )
 
 
 @contextmanager

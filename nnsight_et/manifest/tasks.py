@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from nnsight_et.core.errors import ManifestError
-from nnsight_et.manifest.written import Count, SpecModel
+from nnsight_et.manifest.written import Chat, Count, SpecModel
 
 
 class BoxesTask(SpecModel):
@@ -117,6 +117,13 @@ class PairsTask(SpecModel):
     """Whether a space goes between a prompt and its answer, where it is not written; when absent the texts decide."""
     special_tokens: Literal["tokenizer", "text"] | None = None
     """Who puts the special tokens in front of a prompt: the tokenizer (when absent), or the text, which has its own."""
+    answer_tokens: Literal["one", "several"] | None = None
+    """How many tokens an answer, what is right as well, and a foil may have: one (when absent), or several."""
+    chat: Chat = None
+    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+
+    true; or a template's name, or a file with one in Jinja, relative to the manifest. A model's own goes first.
+    """
 
     @field_validator("positions")
     @classmethod
@@ -145,6 +152,9 @@ class PairsFile:
     positions: tuple[str, ...]
     space: str | None = None
     special_tokens: str | None = None
+    answer_tokens: str | None = None
+    chat: bool | str | None = None
+    """As it is written; of a file the template in it."""
     version: ClassVar[int] = (
         2  # raised when the same file starts to mean other prompts; without one, bases were ablated
     )
@@ -156,19 +166,41 @@ class PairsFile:
 
     @property
     def tokens_as(self) -> dict[str, str]:
-        """What the manifest says of all lines: space and special_tokens, where it does."""
-        said = {"space": self.space, "special_tokens": self.special_tokens}
+        """What the manifest says of all lines: space, special_tokens and answer_tokens, where it does."""
+        said = {"space": self.space, "special_tokens": self.special_tokens, "answer_tokens": self.answer_tokens}
         return {key: value for key, value in said.items() if value is not None}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data: the positions and a digest of the file's text, not its name."""
         known = {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, "version": self.version}
-        return known | self.tokens_as
+        return known | self.tokens_as | chat_identity(self.chat)
 
     @cached_property
     def _digest(self) -> str:
         return blake2b(self.text.encode(), digest_size=10).hexdigest()
+
+
+def chat_identity(chat: bool | str | None) -> dict[str, Any]:
+    """What is digested of `chat`, if it is there: of a template that is given the digest of its text."""
+    if not chat:
+        return {}
+    given = isinstance(chat, str) and "{" in chat
+    return {"chat": blake2b(str(chat).encode(), digest_size=10).hexdigest() if given else chat}
+
+
+def read_chat(chat: bool | str | None, folder: Path) -> bool | str | None:
+    """What `chat` says, beside a manifest in `folder`: of a file the template in it; ManifestError if it has none."""
+    path = folder / Path(chat).expanduser() if isinstance(chat, str) else folder
+    if not isinstance(chat, str) or not path.is_file():
+        return chat or None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"chat: {path} cannot be read ({error}); accepted: a template in Jinja, in UTF-8") from None
+    if "{" not in text:
+        raise ManifestError(f"chat: {path} has no template; accepted: one in Jinja, such as a chat_template.jinja")
+    return text
 
 
 def read_pairs_file(task: PairsTask, folder: Path, where: str) -> PairsFile:
@@ -181,7 +213,15 @@ def read_pairs_file(task: PairsTask, folder: Path, where: str) -> PairsFile:
         if path.is_file() and path.stat().st_size > FILE_LIMIT:
             raise ManifestError(f"{where}: {path} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
         text = path.read_text(encoding="utf-8-sig")
-        return PairsFile(path.name, text, task.positions, task.space, task.special_tokens)
+        return PairsFile(
+            path.name,
+            text,
+            task.positions,
+            task.space,
+            task.special_tokens,
+            task.answer_tokens,
+            read_chat(task.chat, folder),
+        )
     except UnicodeDecodeError as error:
         raise ManifestError(f"{where}: {path} is not text in UTF-8 (byte {error.start}); {accept}") from None
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a name no file can have; RuntimeError: no home

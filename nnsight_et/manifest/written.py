@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import PydanticCustomError
 
 from nnsight_et.core.errors import accepted_names
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
@@ -16,6 +17,16 @@ from nnsight_et.models.catalog import Shape
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+
+
+def _check_chat(found: Any) -> Any:
+    if found is None or isinstance(found, bool) or (isinstance(found, str) and found):
+        return found
+    text = "found {found}; accepted: true, false, a template's name, or a file with one"
+    raise PydanticCustomError("chat", text, {"found": ascii(found)[:60]})
+
+
+Chat = Annotated[bool | str | None, BeforeValidator(_check_chat)]
 
 
 class SpecModel(BaseModel):

@@ -4,7 +4,8 @@
 marked text, which must be whole tokens, a space before them allowed. `last`, the prompt's last token, is always there.
 Base and source name the same positions. {{{{ and }}}} are two braces of the text.
 
-The answer is the one token that follows the base prompt. " apple" with its space and "apple" without are two tokens. A
+The answer is the one token that follows the base prompt, or, with "answer_tokens": "several", the tokens that do; so is
+each text beside it. " apple" with its space and "apple" without are two tokens. A
 text that begins with its space is taken so. Otherwise `space` decides: "yes" puts a space between prompt and answer,
 "no" puts none. Without it the texts decide, by the rules of `joins`, and what is not certain is asked for.
 
@@ -27,17 +28,19 @@ from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import ManifestError, TaskError
-from nnsight_et.tasks.answers import next_token
+from nnsight_et.tasks.answers import answer_tokens
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, encode, encoded_prompt, is_unknown
+from nnsight_et.tasks.turns import as_turns
 
 KEYS = ("base", "source", "answer")
 FOIL, ALSO_RIGHT = "foil", "also_right"  # the keys that a pair need not have
-SPACE, SPECIAL = "space", "special_tokens"
-MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL)
+SPACE, SPECIAL, ANSWER_TOKENS = "space", "special_tokens", "answer_tokens"
+MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL, ANSWER_TOKENS)
 FORM = '{"base": "...", "source": "...", "answer": "..."}'
 LINES = f"one JSON object a line, texts under {', '.join(KEYS)}, as in {FORM}; with them, if wanted, {', '.join(MORE)}"
 YES_NO = {"yes": True, "no": False}
-WHO = ("tokenizer", "text")
+WHO, HOW_MANY = ("tokenizer", "text"), ("one", "several")
+Tokens = tuple[int, ...]
 _OUTSIDE = re.compile(r"\{{4}|\}{4}|\{\{(?!\{)|\}\}")  # four braces are two of the text
 _WITHIN = re.compile(r"\{\{|\}\}")
 ACCEPTED = "accepted: marks such as {{name|text}}, and {{{{ or }}}} for two braces of the text"
@@ -85,7 +88,8 @@ def marked_pair(base: str, source: str, answer: str, where: str) -> MarkedPair:
 
 def pair_of(entry: Mapping[str, Any], where: str) -> MarkedPair:
     """The pair with these texts under base, source and answer, and under foil and also_right a text, or several, or
-    none; with what it says under space and special_tokens.
+    none; with what it says under space, special_tokens and
+    answer_tokens.
 
     TaskError naming `where` if one of them is wrong.
     """
@@ -97,9 +101,11 @@ def pair_of(entry: Mapping[str, Any], where: str) -> MarkedPair:
 
 
 def tokens_as(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What it says under space and special_tokens, as a pair's fields; TaskError naming `where` if one is wrong."""
+    """What it says under space, special_tokens and answer_tokens, as a pair's fields; TaskError naming `where` if one
+    is wrong.
+    """
     found: dict[str, Any] = {}
-    for key, accepts in ((SPACE, YES_NO), (SPECIAL, WHO)):
+    for key, accepts in ((SPACE, YES_NO), (SPECIAL, WHO), (ANSWER_TOKENS, HOW_MANY)):
         if key in entry:
             if entry[key] not in [*accepts]:
                 raise TaskError(f"{where}: {key}: found {entry[key]!a:.60}; accepted: {' or '.join(accepts)}")
@@ -124,7 +130,7 @@ def _check_whole(text: str, key: str, where: str) -> None:
 def read_pairs(path: Path, defaults: Mapping[str, str] | None = None) -> list[MarkedPair]:
     """The pairs in a file of JSON lines; ManifestError if it cannot be read, TaskError naming a line that is wrong.
 
-    defaults: space and special_tokens, for lines without them.
+    defaults: space, special_tokens and answer_tokens, for lines without them.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -182,12 +188,14 @@ def check_alike(pairs: Sequence[MarkedPair], names: Sequence[str]) -> None:
 def encoded_pair(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
     """The pair's prompts and its answer's token; TaskError naming `where` if a word or a mark does not fit."""
     try:
+        pair = as_turns(pair, tokenizer)
         base, source = (known_prompt(text, tokenizer, pair.special_tokens) for text in (pair.base, pair.source))
-        answer = next_token(pair.answer, "answer", pair, base, tokenizer)
-        also_right = [next_token(text, ALSO_RIGHT, pair, base, tokenizer) for text in pair.also_right]
-        foils = [next_token(text, FOIL, pair, base, tokenizer) for text in pair.foils]
-        _check_apart(pair, answer, also_right, foils)
-        return Example(base, source, answer, tuple(also_right), tuple(foils))
+        texts = {"answer": (pair.answer,), ALSO_RIGHT: pair.also_right, FOIL: pair.foils}
+        answer, also_right, foils = (
+            [answer_tokens(text, key, pair, base, tokenizer) for text in some] for key, some in texts.items()
+        )
+        _check_apart(pair, answer[0], also_right, foils)
+        return Example.scored_by(base, source, [*answer, *also_right], foils)
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
 
@@ -226,11 +234,15 @@ def known_prompt(
     return encoded_prompt(marked, tokenizer, single=False, special_tokens=special_tokens)
 
 
-def _check_apart(pair: MarkedPair, answer: int, also_right: Sequence[int], foils: Sequence[int]) -> None:
-    """Raise TaskError if a token is right and wrong, or there twice."""
+def _check_apart(pair: MarkedPair, answer: Tokens, also_right: Sequence[Tokens], foils: Sequence[Tokens]) -> None:
+    """Raise TaskError if a text is right and wrong, or there twice, or all that another one begins with."""
     before = {answer: "the answer"}
-    for key, texts, tokens in ((ALSO_RIGHT, pair.also_right, also_right), (FOIL, pair.foils, foils)):
-        for text, token in zip(texts, tokens, strict=True):
-            if token in before:
-                raise TaskError(f"{key}: {text!r} is {before[token]} too; accepted: tokens that are there once")
-            before[token] = f"{key} {text!r}"
+    for key, texts, some in ((ALSO_RIGHT, pair.also_right, also_right), (FOIL, pair.foils, foils)):
+        for text, tokens in zip(texts, some, strict=True):
+            if tokens in before:
+                raise TaskError(f"{key}: {text!r} is {before[tokens]} too; accepted: tokens that are there once")
+            for other, name in before.items():
+                if tokens[: len(other)] == other or other[: len(tokens)] == tokens:
+                    found = f"{text!r} goes on where {name} ends, or the other way round"
+                    raise TaskError(f"{key}: {found}; accepted: texts none of which is the beginning of another")
+            before[tokens] = f"{key} {text!r}"

@@ -35,7 +35,7 @@ class OwnPairs:
     def of(cls, text: str, name: str, positions: Sequence[str], defaults: Mapping[str, str] | None = None) -> OwnPairs:
         """The pairs written in a file's text; TaskError naming a line that is wrong or marks other positions.
 
-        defaults: space and special_tokens, for lines without them.
+        defaults: space, special_tokens and answer_tokens, for lines without them.
         """
         pairs = tuple(pairs_in(text, name, defaults))
         for where, pair in pairs:

@@ -64,7 +64,7 @@ ONLY_IN = {
     "ruamel": {"manifest.document"},
     "pandas": {"api.runs", "api.findings"},
     "pyarrow": {"report.export"},
-    "jinja2": {"report.html"},
+    "jinja2": {"report.html", "tasks.turns"},
     "markupsafe": {"report.html"},
     "vl_convert": {"report.html.figure_files"},
     "starlette": {"loopback"},
