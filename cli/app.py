@@ -12,10 +12,12 @@ from nnsight_et.core.errors import quantity
 
 from . import options
 from .circuit import circuit
+from .demo import demo_command
 from .diff import diff_and_export
 from .execute import RunTarget, execute
 from .method_commands import method_commands
 from .models import check_models, models
+from .pairs import pairs
 from .plan_view import show_plan
 from .report import find_study, formats_of, show_missing, show_notices, write_figures, write_page
 from .selfcheck import selfcheck_commands
@@ -34,7 +36,7 @@ ManifestPath = Annotated[
     Path,
     typer.Argument(
         metavar="MANIFEST",
-        help="A YAML file such as experiments.yaml; or one that is shipped: tiny, paper.",
+        help="A YAML file such as experiments.yaml, or a shipped manifest: demo, tiny, paper, real.",
         autocompletion=options.manifests,
     ),
 ]
@@ -44,7 +46,8 @@ ManifestPath = Annotated[
 def run(
     manifest: ManifestPath,
     only: Annotated[
-        Optional[list[str]], typer.Option(metavar="NAME", help="Only this experiment and what it needs.")
+        Optional[list[str]],
+        typer.Option(metavar="NAME", help="Run only this experiment and what it needs. Repeatable."),
     ] = None,
     settings: options.Settings = None,
     fresh: options.Fresh = False,
@@ -58,7 +61,7 @@ def run(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Run a manifest's experiments; run it again to continue where it was stopped."""
+    """Run the experiments of a manifest. Run it again to continue an interrupted run."""
     from nnsight_et.manifest import load
 
     read = load(manifest, options.settings_of(settings, backend, device, memory, self_check))
@@ -75,10 +78,13 @@ def plan(
     device: options.Device = None,
     memory: options.Memory = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Also how long it takes, from a few passes of its models on the device.")
+        bool,
+        typer.Option(
+            "--calibrate", help="Also estimate the time, from a few forward passes of the models on the device."
+        ),
     ] = False,
 ) -> None:
-    """Show the experiments in the order they run, what they cost, and what is done already."""
+    """Show the experiments in the order they run, what they cost, and which are done."""
     from nnsight_et.manifest import load
     from nnsight_et.planning.plan import plan as planned
 
@@ -92,14 +98,15 @@ def plan(
 def report(
     source: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest, or the folder of a run.")],
     figures: Annotated[
-        Optional[Path], typer.Option(metavar="DIR", help="Also put the figures there, one file each, for papers.")
+        Optional[Path],
+        typer.Option(metavar="DIR", help="Also save the figures there, one file each, ready for a paper."),
     ] = None,
-    formats: Annotated[str, typer.Option(help="Their formats, separated by commas.")] = "pdf,png,svg",
+    formats: Annotated[str, typer.Option(help="Formats of the figures, separated by commas.")] = "pdf,png,svg",
     settings: options.Settings = None,
     out: options.Out = options.RUNS,
     limit: options.Limit = None,
 ) -> None:
-    """Write report.html from the results there are, without running anything."""
+    """Write report.html from the results that exist. Runs nothing."""
     wanted = formats_of(formats) if figures else ()
     study, folder = find_study(source, settings or (), out, limit)
     show_notices(study)
@@ -111,15 +118,15 @@ def report(
 
 @app.command()
 def validate(manifest: ManifestPath, settings: options.Settings = None) -> None:
-    """Check a manifest's text, and import its task if that is Python; of models, only whether one is quantized.
+    """Check a manifest: its text, its task if that is Python, and that no model is quantized.
 
-    No weight is read, and no network is used.
+    Reads no weights and uses no network.
     """
     from nnsight_et.manifest import load
 
     read = load(manifest, settings or ())
     check_models(read)
-    typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, nothing to mend")
+    typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, no errors")
 
 
 def _version(wanted: bool) -> None:
@@ -131,15 +138,17 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def et(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Find and evaluate circuits in language models, from one manifest."""
 
 
+app.add_typer(demo_command)
 app.add_typer(method_commands)
 app.add_typer(selfcheck_commands)
 app.add_typer(diff_and_export)
 app.add_typer(setup)
 app.add_typer(models, name="models")
 app.add_typer(circuit, name="circuit")
+app.add_typer(pairs, name="pairs")

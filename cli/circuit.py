@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 circuit = typer.Typer(no_args_is_help=True)
 
-To = Annotated[Optional[Path], typer.Option("--to", metavar="FILE", help="A new .json file; printed when absent.")]
+To = Annotated[Optional[Path], typer.Option("--to", metavar="FILE", help="A new .json file. Printed if not given.")]
 
 
 @circuit.callback()
 def about() -> None:
-    """Look at circuits in files, make them from other forms, and take them out of runs."""
+    """Show circuits, convert them from other formats, and export them from runs."""
 
 
 @circuit.command("show")
 def show_circuit(place: CircuitArgument) -> None:
-    """Show a circuit's groups, their positions and heads."""
+    """Show the groups of a circuit, their positions and heads."""
     from nnsight_et.manifest.written import SHIPPED, is_shipped
 
     if is_shipped(place):
@@ -51,23 +51,26 @@ def import_one(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="A circuit as .json, or scores [layer, head]: .npy, .csv, .pt, .safetensors, a result's folder.",
+            help="A circuit as .json, or scores [layer, head] as .npy, .csv, .pt, .safetensors, or a result's folder.",
         ),
     ],
     group: Annotated[
-        Optional[list[str]], typer.Option(metavar="NAME", help="The group's name; one for each matrix of scores.")
+        Optional[list[str]], typer.Option(metavar="NAME", help="Name of the group. One for each matrix of scores.")
     ] = None,
     at: Annotated[
-        Optional[list[str]], typer.Option(metavar="POSITION", help="Where it is; one for all, or one for each.")
+        Optional[list[str]],
+        typer.Option(metavar="POSITION", help="Position of the group. One for all, or one for each."),
     ] = None,
     keep: Annotated[
         Optional[list[int]],
-        typer.Option(metavar="K", help="How many heads of the scores to keep; one for all, or one for each."),
+        typer.Option(metavar="K", help="How many heads to keep. One for all, or one for each."),
     ] = None,
-    largest: Annotated[bool, typer.Option("--largest", help="Keep the largest scores, not the most negative.")] = False,
+    largest: Annotated[
+        bool, typer.Option("--largest", help="Keep the largest scores instead of the most negative.")
+    ] = False,
     to: To = None,
 ) -> None:
-    """Make a circuit of this package from one of the paper's authors, or from scores of heads."""
+    """Convert a circuit of the paper's authors, or scores of heads, to a circuit file."""
     from nnsight_et.results.circuit_import import import_circuit
 
     _check_new(to)
@@ -77,11 +80,13 @@ def import_one(
 
 @circuit.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as `et run` names it at its end.")],
-    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Its name in the manifest.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as `et run` prints it.")],
+    experiment: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="The name of the experiment in the manifest.")
+    ],
     to: To = None,
 ) -> None:
-    """Write the circuit that an experiment found or used."""
+    """Save the circuit that an experiment found or used."""
     from nnsight_et.api.runs import open_run
 
     _check_new(to)

@@ -12,16 +12,16 @@ from .render import output, show
 
 diff_and_export = typer.Typer()
 
-FOLDER = "A run's folder, as `et run` names it at its end, or one experiment's in it."
+FOLDER = "The folder of a run, as `et run` prints it, or of one experiment in it."
 
 
 @diff_and_export.command()
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help=FOLDER)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The folder to compare it with.")],
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Values at most this far apart count as equal.")] = 1e-4,
-    top: Annotated[int, typer.Option(min=1, help="How many heads' scores to show, the most different first.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")] = False,
+    b: Annotated[Path, typer.Argument(metavar="B", help="The folder to compare with.")],
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Ignore differences up to this size.")] = 1e-4,
+    top: Annotated[int, typer.Option(min=1, help="How many heads to show, largest difference first.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Show what differs between two runs: manifest, models, data, versions, then metric by metric and head by head.
 
@@ -44,7 +44,7 @@ def diff(
     if found.same:
         typer.echo(f"No difference: {count}, equal to the last bit.")
     elif not tables:
-        typer.echo(f"No difference beyond {tolerance:g}: {count}.")
+        typer.echo(f"No difference larger than {tolerance:g}: {count}.")
     else:
         console = output()
         console.print(f"A: {a}\nB: {b}\n{count}\n", highlight=False, markup=False, soft_wrap=True)
@@ -56,14 +56,12 @@ def diff(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=FOLDER)],
     form: Annotated[
-        Literal["csv", "parquet"], typer.Option("--format", help="parquet needs pip install 'nnsight-et\\[export]'.")
+        Literal["csv", "parquet"], typer.Option("--format", help="Parquet needs pip install 'nnsight-et\\[export]'.")
     ] = "csv",
-    to: Annotated[
-        Optional[Path], typer.Option(metavar="DIR", help="The folder to write into; RUN/tables by default.")
-    ] = None,
-    examples: Annotated[bool, typer.Option("--examples", help="Also every value of every single example.")] = False,
+    to: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Where to write. RUN/tables by default.")] = None,
+    examples: Annotated[bool, typer.Option("--examples", help="Also write the value of every example.")] = False,
 ) -> None:
-    """Write a run's numbers as long tables: experiments, metrics, heads; graphs as JSON and GraphML."""
+    """Export the numbers of a run as long tables, and its graphs as JSON and GraphML."""
     from nnsight_et.api.runs import open_run
     from nnsight_et.report.export import export as exported
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from nnsight_et.core.errors import NnsightEtError, UnsupportedModel
 from nnsight_et.models.catalog import KNOWN_MODELS
 
 from .plan_view import find_finished, time_scale
 from .progress import StatusLine, View, follow, is_live, write_object
-from .render import output, show
+from .render import output, show, show_path
 from .report import write_page
-from .run_events import RunInfo
+from .run_events import Outcome, RunInfo
 from .shell import interruptible
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 
 SIMULATED = (
-    "Simulated: every job was sent to a server of this machine, run there without this package, and fetched by NDIF's "
-    "protocol. Not shown by this: your server's versions, its sandbox, its memory, its queue; et doctor --ndif asks it."
+    "Simulated: every job went to a server on this machine, which ran it without this package, by NDIF's protocol. It "
+    "cannot show the versions, sandbox, memory and queue of your server; et doctor --ndif asks it."
 )
 
 
@@ -46,15 +47,22 @@ class RunTarget:
     workers: str | None = None
 
 
-def execute(manifest: Manifest, where: RunTarget) -> None:
-    """Run the manifest's experiments, showing progress, then their tables and where the results are."""
+ShowResult = Callable[[Console, str, Path], None]
+"""Prints what is to be seen of an experiment: on this console, of this name, in this folder of a run."""
+
+
+def execute(manifest: Manifest, where: RunTarget, show_one: ShowResult | None = None) -> None:
+    """Run the manifest's experiments, showing progress and the result of each, then where the results are.
+
+    show_one: shows a result in place of its notices and tables.
+    """
     from nnsight_et.planning.plan import plan
 
     jobs = plan(manifest)
     names = [job.name for job in jobs.selected_jobs(where.only)]
     with interruptible(where.out / jobs.name / jobs.digest):  # what folder_of says, before its import takes time
         folder, done = find_finished(jobs, where.out)
-        computed = _run(manifest, where, jobs, folder)
+        computed = _run(manifest, where, jobs, folder, show_one or show_result)
         from nnsight_et.methods.discovery.words import sentences
         from nnsight_et.results.study import study_of
 
@@ -64,23 +72,25 @@ def execute(manifest: Manifest, where: RunTarget) -> None:
         elif where.view == "quiet":
             print(folder)
         else:
-            _show_results(names, folder, report)
+            show_path(output(), "Results", folder)
+            show_path(output(), "Report", report)
             for line in sentences(study_of(jobs, folder), names):
                 print(line)
             if jobs.backend == "simulate":
                 print(SIMULATED)
             if not computed and done.issuperset(names):
-                print("Nothing to do: every result was there; no forward pass was run.")
+                print("Nothing to do: every result was stored; no forward pass was run.")
 
 
-def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path) -> int:
+def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path, show_one: ShowResult) -> int:
     """Run the experiments, showing progress; how many cells were measured."""
+    from nnsight_et.report.results import headline
     from nnsight_et.results.headers import read_header
     from nnsight_et.runner.run import Remote, RunOptions, run
 
-    def outcome(name: str) -> tuple[float, int]:
+    def outcome(name: str) -> Outcome:
         header = read_header(folder / name)
-        return header.seconds, len(header.self_check.checks)
+        return Outcome(header.seconds, len(header.self_check.checks), headline(header))
 
     chosen, console = jobs.selected_jobs(where.only), Console(stderr=True)
     status = StatusLine(where.view, is_live(console, where.view))
@@ -88,7 +98,14 @@ def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path) -> int:
     try:
         options = RunOptions(Remote(status.hear), where.workers, status.reach, partial(tell, view=where.view))
         steps = run(jobs, where.out, where.only, where.fresh, options)
-        return follow(naming(status.between(steps), where.view), console, info, where.view, status.text)
+        # A live view and the tables above it are one terminal's: whoever draws the one prints the other.
+        tables = console if status.live and output().is_terminal else output()
+
+        def on_result(name: str) -> None:
+            if where.view == "auto":
+                show_one(tables, name, folder)
+
+        return follow(naming(status.between(steps), where.view), console, info, where.view, status.text, on_result)
     except NnsightEtError as error:
         models = (choice.name for job in chosen for choice in job.models)
         standing_in = [f"{name}-tiny for {name}" for name in dict.fromkeys(models) if f"{name}-tiny" in KNOWN_MODELS]
@@ -118,26 +135,23 @@ def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:
             if view == "json":
                 write_object({"event": "damaged", "file": str(path)})
             else:
-                typer.echo(f"{path}: damaged; it is made again", err=True)
+                typer.echo(f"{path}: damaged; computing it again", err=True)
         named = len(step.damaged)
         yield step
 
 
-def _show_results(names: Iterable[str], folder: Path, report: Path) -> None:
+def show_result(console: Console, name: str, folder: Path) -> None:
+    """Print an experiment's notices and tables."""
     from nnsight_et.report.reproduction import paper_tables
     from nnsight_et.report.results import tables
     from nnsight_et.results.headers import read_header
     from nnsight_et.results.study import notice_text
 
-    console = output()
-    for name in names:
-        header = read_header(folder / name)
-        for notice in header.notices:
-            typer.echo(f"Notice: {notice_text(notice, [name])}")
-        for table in (*tables(header), *paper_tables(header)):
-            show(console, table)
-    for line in (f"Results: {folder}", f"Report: {report}"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    header = read_header(folder / name)
+    for notice in header.notices:
+        console.print(Text(f"Notice: {notice_text(notice, [name])}", style="yellow"), soft_wrap=True)
+    for table in (*tables(header), *paper_tables(header)):
+        show(console, table)
 
 
 def _write_results(names: Iterable[str], folder: Path, computed: int) -> None:

@@ -69,7 +69,7 @@ def path_patch(
         ),
     ] = None,
 ) -> "Manifest":
-    """Find a circuit by path patching; without --stage, by the boxes task's four stages."""
+    """Find a circuit by path patching, with the four stages of the boxes task unless --stage is given."""
     return setting.path_patching(model, stage or ())
 
 
@@ -77,9 +77,9 @@ def path_patch(
 def discover(
     setting: "SingleMethod",
     model: options.ModelName,
-    task: Annotated[str, typer.Option(metavar="KIND", help="boxes, ioi or greater_than.")] = "boxes",
+    task: Annotated[str, typer.Option(metavar="KIND", help="Which prompts: boxes, ioi or greater_than.")] = "boxes",
 ) -> "Manifest":
-    """Find a circuit without stages: a graph, its faithfulness, and what each group reads and writes to."""
+    """Find a circuit from the task alone: a graph, its faithfulness, and what each group reads and writes."""
     return setting.discovery(model, task)
 
 
@@ -90,13 +90,17 @@ def evaluate(
     models: Annotated[
         str,
         typer.Option(
-            metavar="A,B", help="The models to measure, separated by commas.", autocompletion=options.model_lists
+            metavar="A,B",
+            help="Models to measure the circuit on, separated by commas.",
+            autocompletion=options.model_lists,
         ),
     ],
-    minimality: Annotated[bool, typer.Option("--minimality", help="Also which heads add to the circuit.")] = False,
-    completeness: Annotated[bool, typer.Option("--completeness", help="Also how complete the circuit is.")] = False,
+    minimality: Annotated[bool, typer.Option("--minimality", help="Also test which heads the circuit needs.")] = False,
+    completeness: Annotated[
+        bool, typer.Option("--completeness", help="Also test how complete the circuit is.")
+    ] = False,
 ) -> "Manifest":
-    """Measure a circuit on one or several models: its faithfulness, and what else is asked for."""
+    """Measure how faithful a circuit is, on one model or several."""
     also = [name for name, wanted in (("minimality", minimality), ("completeness", completeness)) if wanted]
     return setting.evaluation(circuit, options.names_of(models), also)
 
@@ -107,10 +111,10 @@ def dcm(
     model: options.ModelName,
     circuit: options.CircuitPlace = None,
     desiderata: Annotated[
-        Optional[str], typer.Option(metavar="A,B", help="The variables: object, label, position or a variant of it.")
+        Optional[str], typer.Option(metavar="A,B", help="Variables: object, label, position, or a variant of position.")
     ] = None,
 ) -> "Manifest":
-    """Find which heads of a circuit carry which variable; the circuit is the shipped one, or found first."""
+    """Find which heads of a circuit carry which variable. Finds the circuit first if none is shipped."""
     return setting.dcm(model, circuit, options.names_of(desiderata or ""))
 
 
@@ -122,7 +126,7 @@ def cmap(
         typer.Option(
             "--src",
             metavar="MODEL",
-            help="The donor: its head activations are taken.",
+            help="The donor: the model whose head activations are copied.",
             autocompletion=options.model_names,
         ),
     ],
@@ -131,20 +135,22 @@ def cmap(
         typer.Option(
             "--dst",
             metavar="MODEL",
-            help="The recipient: they are put into its runs.",
+            help="The recipient: the model they are copied into.",
             autocompletion=options.model_names,
         ),
     ],
     circuit: options.CircuitPlace = None,
-    roles: Annotated[Optional[str], typer.Option(help="Whose selected heads: published/goat and the like.")] = None,
+    roles: Annotated[
+        Optional[str], typer.Option(help="Heads to patch, selected by DCM: published/goat, for example.")
+    ] = None,
 ) -> "Manifest":
-    """Patch a donor's head activations into a recipient; its circuit is the shipped one, or found first."""
+    """Copy head activations of one model into another. Finds the circuit first if none is shipped."""
     return setting.cmap(donor, recipient, circuit=circuit, roles=roles)
 
 
 @_command("knockout")
 def knockout(setting: "SingleMethod", model: options.ModelName) -> "Manifest":
-    """Block attention between named positions, from each layer up."""
+    """Block attention between two positions, from each layer upwards, and see what accuracy is left."""
     return setting.knockout(model)
 
 
@@ -154,15 +160,18 @@ def compare(
     first: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="A .json file, a result's folder, or published/llama.", autocompletion=options.circuits
+            metavar="A",
+            help="A .json file, the folder of a result, or published/llama.",
+            autocompletion=options.circuits,
         ),
     ],
     second: Annotated[
-        str, typer.Argument(metavar="B", help="The circuit to compare it with.", autocompletion=options.circuits)
+        str, typer.Argument(metavar="B", help="The circuit to compare with.", autocompletion=options.circuits)
     ],
     scores: Annotated[
-        Optional[str], typer.Option(metavar="PUBLISHED", help="Order the heads by scores: published/goat and the like.")
+        Optional[str],
+        typer.Option(metavar="PUBLISHED", help="Also rank the heads by shipped scores: published/goat, for example."),
     ] = None,
 ) -> "Manifest":
-    """Show how two circuits overlap."""
+    """Show which heads two circuits share."""
     return setting.comparison(first, second, scores)

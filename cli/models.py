@@ -21,7 +21,7 @@ models = typer.Typer(invoke_without_command=True)
 
 @models.callback()
 def list_models(context: typer.Context) -> None:
-    """List the models known by name; `et models inspect NAME` says what one is made of."""
+    """List the built-in models. `et models inspect NAME` looks inside any model."""
     from nnsight_et.report.overview import models_table
 
     if context.invoked_subcommand is None:
@@ -44,17 +44,17 @@ def check_models(manifest: Manifest) -> None:
 def inspect(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME", help="A model known by name, a folder, or a hub id.", autocompletion=model_names
-        ),
+        typer.Argument(metavar="NAME", help="A built-in model, a folder, or a hub id.", autocompletion=model_names),
     ],
     manifest: Annotated[
         Optional[Path],
-        typer.Option(help="Look at this one's task, dtype and memory.", autocompletion=manifests),
+        typer.Option(
+            help="Check the model against the task, dtype and memory of this manifest.", autocompletion=manifests
+        ),
     ] = None,
     settings: Settings = None,
 ) -> None:
-    """Show a model's sizes, where its parts are, what works, whether a task's prompts fit it, and the memory needed.
+    """Show the sizes of a model, its parts, what works on it, whether prompts fit, and the memory it needs.
 
     Weights are read where they decide: an adapter's, to see whether it fits; the model's, where prompts begin without
     the BOS that there is, to see whether it needs it.

@@ -18,7 +18,7 @@ RUNS = Path("runs")
 
 
 def model_names(incomplete: str) -> list[str]:
-    """The models known by name that begin so."""
+    """The built-in models that begin so."""
     return [name for name in KNOWN_MODELS if name.startswith(incomplete)]
 
 
@@ -56,50 +56,52 @@ def _paths(incomplete: str, endings: tuple[str, ...]) -> list[str]:
 
 Settings = Annotated[
     Optional[list[str]],
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the manifest, by its path: task.boxes=5."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the manifest: task.boxes=5. Repeatable."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for results and the shared store.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results and the shared store go.")]
 Backend = Annotated[
     Optional[Literal["local", "simulate", "ndif"]],
-    typer.Option(help="Where models run: here, on an NDIF server, or on a small server of this machine's own."),
+    typer.Option(help="Where models run: on this machine, on a simulated server here, or on NDIF."),
 ]
 Device = Annotated[
     Optional[str],
-    typer.Option(help="Where models run: auto, cpu, cuda, cuda:0, or balanced: each one's layers over all GPUs."),
+    typer.Option(help="auto, cpu, cuda, cuda:0, or balanced, which spreads the layers of a model over all GPUs."),
 ]
 Workers = Annotated[
     Optional[str],
     typer.Option(
         "--workers",
         metavar="ray:N",
-        help="Share cells out to N processes of Ray, a GPU each; RAY_ADDRESS names a cluster, else on this machine.",
+        help="Share the work among N Ray processes, one GPU each, on this machine or the cluster at RAY_ADDRESS.",
     ),
 ]
-Memory = Annotated[Optional[str], typer.Option(help="Memory for one chunk of work, such as 4GiB.")]
+Memory = Annotated[
+    Optional[str], typer.Option(help="Memory for one batch of work: 4GiB. Chosen from what is free unless set.")
+]
 SelfCheck = Annotated[
     Optional[Literal["on", "off"]],
-    typer.Option("--self-check", help="Whether a sample is measured again by the reference engine: on unless set off."),
+    typer.Option(
+        "--self-check", help="Whether to measure a sample again with the slow reference engine. On by default."
+    ),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Compute everything again, whatever is stored.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the folder of the results, and errors; no more.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore stored results and compute everything again.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the folder of the results, and errors.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object per line: progress, then each result's summary.")
+    bool, typer.Option("--json", help="Print one JSON object per line: progress, then the summary of each result.")
 ]
 Limit = Annotated[
     Optional[int],
-    typer.Option(min=1, help="At most this many examples everywhere but in mask training, for a quick look."),
+    typer.Option(min=1, help="For a quick look: at most this many examples everywhere, except to train masks."),
 ]
-Examples = Annotated[Optional[int], typer.Option(min=1, help="How many examples; the method's own number by default.")]
-Seed = Annotated[int, typer.Option(min=0, help="The seed of the data.")]
-Boxes = Annotated[int, typer.Option(help="How many boxes a prompt has: 2 to 12.")]
-ModelName = Annotated[
-    str, typer.Option(help="A model known by name, a folder, or a hub id.", autocompletion=model_names)
-]
+Examples = Annotated[Optional[int], typer.Option(min=1, help="Number of examples. Each method has its own default.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the data.")]
+Boxes = Annotated[int, typer.Option(help="Boxes in a prompt: 2 to 12.")]
+ModelName = Annotated[str, typer.Option(help="A built-in model, a folder, or a hub id.", autocompletion=model_names)]
 CircuitPlace = Annotated[
     Optional[str],
     typer.Option(
         metavar="CIRCUIT",
-        help="A .json file, a result's folder, or published/llama, published/goat, ...",
+        help="A .json file, the folder of a result, or a shipped circuit: published/llama, published/goat, ...",
         autocompletion=circuits,
     ),
 ]
@@ -109,7 +111,7 @@ CircuitArgument = Annotated[
     str,
     typer.Argument(
         metavar="CIRCUIT",
-        help="A .json file, a result's folder, or published/llama and the like.",
+        help="A .json file, the folder of a result, or a shipped circuit such as published/llama.",
         autocompletion=circuits,
     ),
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from nnsight_et.remote.server import Waiting
     from nnsight_et.runner.run import Progress as Step
 
-LINE_EVERY, OBJECT_EVERY = 30.0, 1.0  # seconds
+LINE_EVERY, OBJECT_EVERY = 15.0, 1.0  # seconds
 BAR = 30  # columns
 View = Literal["auto", "quiet", "json"]
 
@@ -44,18 +45,16 @@ class StatusLine:
     layer: int | None = None
     """The layer that path patching has come to here."""
     _said: tuple[str, str] = ("", "")
-    _at: float = field(default_factory=time.monotonic)
 
     def hear(self, waiting: Waiting) -> None:
         """Take note of what the server says of a job."""
         self.server = waiting
-        word, now = (waiting.status, waiting.description), time.monotonic()
+        word = (waiting.status, waiting.description)
         if self.view == "json" and word != self._said:
             said = {"status": waiting.status, "description": waiting.description, "seconds": round(waiting.seconds, 1)}
             write_object({"event": "waiting", "experiment": waiting.experiment} | said)
-        elif self.view == "auto" and not self.live and (word[0] != self._said[0] or now - self._at >= LINE_EVERY):
+        elif self.view == "auto" and not self.live and word[0] != self._said[0]:
             typer.echo(f"{waiting.experiment}: {self.text()}", err=True)
-            self._at = now
         self._said = word
 
     def reach(self, layer: int) -> None:
@@ -76,48 +75,111 @@ class StatusLine:
         return f"server {status}{f': {description}' if description else ''} ({duration(self.server.seconds)})"
 
 
+@dataclass
+class LineWriter:
+    """Lines of a run where there is no live view; no silence between them is longer than LINE_EVERY seconds.
+
+    `write` prints a line. A thread of `watching` calls `beat`, which speaks if nothing else has.
+    """
+
+    write: Callable[[str], None]
+    status: Callable[[], str] = str
+    """The server's last word or the layer reached."""
+    clock: Callable[[], float] = time.monotonic
+    doing: str = "reading models and data"
+    _start: float = field(init=False)
+    _written: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start = self._written = self.clock()
+
+    @property
+    def due(self) -> bool:
+        """Whether it has been silent for long enough."""
+        return self.clock() - self._written >= LINE_EVERY
+
+    def line(self, text: str) -> None:
+        """Write a line now."""
+        self._written = self.clock()
+        self.write(text)
+
+    def begin(self, doing: str) -> None:
+        """Take note of what is being done from now on."""
+        self.doing, self._start = doing, self.clock()
+
+    def beat(self) -> None:
+        """Say what is being done, and for how long, if nothing has been said for LINE_EVERY seconds."""
+        if self.due:
+            said = [self.doing, *filter(None, (self.status(),))]
+            self.line(f"{', '.join(said)}, for {duration(self.clock() - self._start)}")
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Beat while the block lasts, whatever it waits for."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(LINE_EVERY / 15):
+                self.beat()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
 def follow(
     steps: Iterable[Step],
     console: Console,
     info: RunInfo | None = None,
     view: View = "auto",
     status: Callable[[], str] = str,
+    on_result: Callable[[str], None] | None = None,
 ) -> int:
     """Go through the steps of a run, showing each as it happens; how many cells were measured, not found stored.
 
     `auto` is a live view on a terminal, and lines in pipes and where CI is set. status: what a live view says below.
+    on_result: shows the result of a finished experiment, below its line.
     """
     info, last = info or RunInfo(), None
     shown = events(steps, info if view != "quiet" else RunInfo())
     if is_live(console, view):
         shown = _live(shown, console, info, status)
     elif view == "auto":
-        shown = _lines(shown, info, lambda text: _print(console, text))
+        shown = _lines(shown, info, LineWriter(lambda text: _print(console, text), status))
     elif view == "json":
         shown = _objects(shown, info)
     with closing(shown):  # a live view gives the terminal back, whatever stops the run
         for event in shown:
             last = event
+            if event.kind == "finished" and on_result is not None:
+                on_result(event.experiment)
     return last.computed if last else 0
 
 
-def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def _print(console: Console, text: str | Text) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def _lines(seen: Iterable[Event], info: RunInfo, write: Callable[[str], None]) -> Generator[Event]:
-    """A line for each experiment that starts and ends, and at most one every LINE_EVERY seconds between."""
-    started, written = "", time.monotonic()
-    for event in seen:
-        now = time.monotonic()
-        begins = event.kind == "progress" and event.computed_here and started != event.experiment
-        if begins or (event.kind == "progress" and now - written >= LINE_EVERY):
-            started, written = event.experiment, now
-            write(f"{_title(event, info)}: {', '.join(_parts(event))}")
-        elif event.kind == "finished":
-            started, written = "", now
-            write(_end(event, info))
-        yield event
+def _lines(seen: Iterable[Event], info: RunInfo, writer: LineWriter) -> Generator[Event]:
+    """A line for each experiment that starts and ends, and one every LINE_EVERY seconds between."""
+    started = ""
+    with writer.watching():
+        for event in seen:
+            if event.kind == "progress":
+                text = f"{_title(event, info)}: {', '.join(_parts(event))}"
+                writer.begin(text)
+                if writer.due or (event.computed_here and started != event.experiment):
+                    started = event.experiment
+                    writer.line(text)
+            elif event.kind == "finished":
+                started = ""
+                writer.line(_end(event, info).plain)
+                writer.begin("reading models and data")
+            yield event
 
 
 def _objects(seen: Iterable[Event], info: RunInfo) -> Generator[Event]:
@@ -143,8 +205,8 @@ def _plain(event: Event, info: RunInfo) -> dict:
     if number := info.number(event.experiment):
         plain |= {"number": number[0], "of": number[1]}
     if event.kind == "finished":
-        seconds, checks = info.outcome(event.experiment) if info.outcome else (None, None)
-        plain |= {"computed": event.computed_here, "seconds": seconds, "self_checks": checks}
+        seconds, checks, headline = info.outcome(event.experiment) if info.outcome else (None, None, None)
+        plain |= {"computed": event.computed_here, "seconds": seconds, "self_checks": checks, "headline": headline}
     if event.kind == "progress":
         step, left = event.step, event.run_left
         plain |= {"step": step.step, "done": step.done, "total": step.total, "reused": step.reused}
@@ -164,7 +226,8 @@ def _live(seen: Iterable[Event], console: Console, info: RunInfo, status: Callab
             return Text(said or "reading models and data")
         return Group(_view(shown, info, time.monotonic() - started), *([Text(said)] if said else []))
 
-    with Live(get_renderable=view, console=console, refresh_per_second=4, transient=True):
+    # Standard output stays itself: tables go there while the view lasts, and may be kept in a file.
+    with Live(get_renderable=view, console=console, refresh_per_second=4, transient=True, redirect_stdout=False):
         for event in seen:
             if event.kind == "progress":
                 shown = event
@@ -215,15 +278,21 @@ def _parts(event: Event) -> Iterator[str]:
         yield f"about {duration(left.seconds)} in the run{' and more not timed yet' if left.partial else ''}"
 
 
-def _end(event: Event, info: RunInfo) -> str:
-    """What there is to say of a finished experiment."""
+def _end(event: Event, info: RunInfo) -> Text:
+    """What there is to say of a finished experiment: its result in a few words, and what it took."""
+    outcome = info.outcome(event.experiment) if info.outcome else None
+    text = Text.assemble((f"{_title(event, info)}: ", "bold"))
     if not event.computed_here:
-        return f"{_title(event, info)}: from the store"
-    said = [f"{event.computed_here} cell{'s' * (event.computed_here != 1)}"]
-    if info.outcome:
-        seconds, checks = info.outcome(event.experiment)
-        said = [f"in {duration(seconds)}", *said, f"{checks} self-checks passed"]
-    return f"{_title(event, info)}: done, {', '.join(said)}"
+        text.append("from the store", "dim")
+    else:
+        text.append(f"done in {duration(outcome.seconds)}" if outcome else "done", "green")
+    if outcome and outcome.headline:
+        text.append(f"; {outcome.headline}")
+    if event.computed_here:
+        cells = f"{event.computed_here} cell{'s' * (event.computed_here != 1)}"
+        checks = f", {outcome.checks} self-checks passed" if outcome else ""
+        text.append(f" ({cells}{checks})", "dim")
+    return text
 
 
 def duration(seconds: float) -> str:

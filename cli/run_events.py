@@ -5,10 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from nnsight_et.runner.run import Progress as Step
+
+
+class Outcome(NamedTuple):
+    """What came of a finished experiment."""
+
+    seconds: float
+    checks: int
+    """How many self-checks have passed."""
+    headline: str
+    """Its result in a few words."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +27,8 @@ class RunInfo:
 
     experiments: tuple[str, ...] = ()
     """Those that are to run, in order."""
-    outcome: Callable[[str], tuple[float, int]] | None = None
-    """A finished experiment -> how many seconds it took, and how many self-checks have passed."""
+    outcome: Callable[[str], Outcome] | None = None
+    """A finished experiment -> what came of it."""
     expected_seconds: Callable[[Mapping[str, float]], Mapping[str, float]] = field(default=lambda took: {})
     """How many seconds measured experiments took -> the same of those whose time they tell."""
 
@@ -69,19 +79,19 @@ def events(steps: Iterable[Step], info: RunInfo) -> Generator[Event]:
     """The steps of a run, with where each experiment starts and ends, and how fast it goes."""
     clock, last, computed, earlier, checks, earlier_checks = _Clock(info), None, 0, 0, 0, 0
     for step in steps:
-        if last is None or step.experiment != last.experiment:
-            if last is not None:
-                clock.finish(last.experiment)
-                yield Event("finished", last, computed, computed - earlier, checks)
+        begins = last is None or step.experiment != last.experiment
+        if begins:
             earlier, earlier_checks = computed, checks
             yield Event("started", step, computed, 0, checks)
-        checks, last = max(checks, earlier_checks + step.checks), step
-        now = time.monotonic()
-        computed += clock.count(step, now)
-        event = Event("progress", step, computed, computed - earlier, checks, clock.rate(now))
-        yield replace(event, run_left=clock.run_left(event, now))
-    if last is not None:
-        yield Event("finished", last, computed, computed - earlier, checks)
+        checks = max(checks, earlier_checks + step.checks)
+        if begins or not step.finished:
+            last, now = step, time.monotonic()
+            computed += clock.count(step, now)
+            event = Event("progress", step, computed, computed - earlier, checks, clock.rate(now))
+            yield replace(event, run_left=clock.run_left(event, now))
+        if step.finished and last is not None:
+            clock.finish(step.experiment)
+            yield Event("finished", last, computed, computed - earlier, checks)
 
 
 @dataclass
@@ -107,7 +117,7 @@ class _Clock:
         """The experiment is done; it tells of its method unless some of it came from the store."""
         self.done.add(experiment)
         if self.info.outcome and not self.reused:
-            self.took[experiment] = self.info.outcome(experiment)[0]
+            self.took[experiment] = self.info.outcome(experiment).seconds
 
     def count(self, step: Step, now: float) -> int:
         """How many cells more than before are measured at this step."""

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 selfcheck_commands = typer.Typer()
 
-Seeds = Annotated[int, typer.Option(min=1, max=100, help="How many seeds: each gives other weights and other prompts.")]
+Seeds = Annotated[int, typer.Option(min=1, max=100, help="Number of seeds. Each gives other weights and prompts.")]
 File = Annotated[
-    Optional[Path], typer.Option("--out", metavar="FILE", help="Write every check and its numbers to a JSON file.")
+    Optional[Path], typer.Option("--out", metavar="FILE", help="Also save every check with its numbers as JSON.")
 ]
 
 
 @selfcheck_commands.command()
 def selfcheck() -> None:
-    """Check this installation: every method, on small models whose circuit is known."""
+    """Test this installation: run every method on small models whose circuit is known."""
     from nnsight_et.truth import Benchmark, by_method, quick_trials
 
     benchmark = _run_benchmark(Benchmark(quick_trials()))
@@ -38,7 +38,7 @@ def selfcheck() -> None:
 
 @selfcheck_commands.command("benchmark-truth")
 def benchmark_truth(seeds: Seeds = 1, out: File = None) -> None:
-    """Hold every method and both engines against models whose circuit is known."""
+    """Benchmark every method and both engines on models whose circuit is known."""
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ManifestError(f"--out {out}: not a file in a folder that exists; accepted: such as truth.json")
     from nnsight_et.truth import Benchmark, by_method, hard, hard_trials, heads, whole_trials, write_json

@@ -26,18 +26,22 @@ def init(
     path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The file to write.")] = Path("experiments.yaml"),
     model: Annotated[
         Optional[str],
-        typer.Option(help="A model known by name, a folder, or a hub id: llama-tiny.", autocompletion=model_names),
+        typer.Option(help="A built-in model, a folder, or a hub id. Default: llama-tiny.", autocompletion=model_names),
     ] = None,
     finetuned: Annotated[
-        Optional[str], typer.Option(help="A finetuned model of it, to compare.", autocompletion=model_names)
+        Optional[str], typer.Option(help="A finetuned version of it, to compare.", autocompletion=model_names)
     ] = None,
-    boxes: Annotated[Optional[int], typer.Option(help="How many boxes a prompt has, 2 to 12: 7.")] = None,
-    methods: Annotated[Optional[str], typer.Option(metavar="A,B", help="The methods; what they need is added.")] = None,
-    task: Annotated[Optional[str], typer.Option(help="The prompts: boxes, ioi or greater_than.")] = None,
+    boxes: Annotated[Optional[int], typer.Option(help="Boxes in a prompt: 2 to 12. Default: 7.")] = None,
+    methods: Annotated[
+        Optional[str], typer.Option(metavar="A,B", help="Methods to include. What they need is added.")
+    ] = None,
+    task: Annotated[
+        Optional[str], typer.Option(help="Which prompts: boxes, ioi or greater_than. Default: boxes.")
+    ] = None,
 ) -> None:
-    """Write a commented manifest to start from, and its schema for editors; asks on a terminal when nothing is set.
+    """Write a commented manifest to start from, and its schema for editors. Asks you if no option is given.
 
-    Nothing that is there is overwritten.
+    Overwrites nothing.
     """
     from nnsight_et.manifest.schema import FILE
     from nnsight_et.manifest.template import InitOptions, study_name
@@ -53,7 +57,7 @@ def init(
     text, takes = _fit_manifest(wishes, path)
     _write_schema(path.parent / FILE)
     write_file(path, text.encode())
-    typer.echo(f"{path} is written, and {path.parent / FILE} for editors. Next: et plan {path}, then et run {path}")
+    typer.echo(f"{path} is written, with {path.parent / FILE} for editors. Next: et plan {path}, then et run {path}")
     if takes:
         typer.echo(takes)
 
@@ -69,7 +73,7 @@ def _fit_manifest(wishes: InitOptions, path: Path) -> tuple[str, str]:
 
     study = fit_study(wishes, path.parent)
     if study.minutes is None:
-        return study.text, f"How long it takes is not known: {study.unknown}."
+        return study.text, f"The time it takes is unknown: {study.unknown}."
     minutes = max(1, round(study.minutes))
     rough = f"a rough estimate; et plan {path} --calibrate times the model itself"
     return study.text, f"A run takes about {quantity(minutes, 'minute')} on this machine ({rough})."
@@ -101,12 +105,12 @@ def _write_schema(path: Path) -> None:
 @setup.command()
 def schema(
     write: Annotated[
-        Optional[Path], typer.Option("--write", metavar="FILE", help="Write it to a file, in place of an earlier one.")
+        Optional[Path], typer.Option("--write", metavar="FILE", help="Write to this file, replacing an earlier schema.")
     ] = None,
 ) -> None:
-    """Print the manifest's JSON Schema: editors then complete and explain keys.
+    """Print the JSON Schema of manifests, with which editors complete and explain keys.
 
-    A manifest whose first line is `# yaml-language-server: $schema=manifest.schema.json` has it beside it.
+    A manifest that begins with `# yaml-language-server: $schema=manifest.schema.json` uses the file beside it.
     """
     from nnsight_et.manifest.schema import schema_text
 
@@ -120,12 +124,13 @@ def schema(
 @setup.command()
 def doctor(
     manifest: Annotated[
-        Optional[Path], typer.Argument(metavar="[MANIFEST]", help="Look at its models instead of those known by name.")
+        Optional[Path],
+        typer.Argument(metavar="[MANIFEST]", help="Look at the models of this manifest instead of the built-in ones."),
     ] = None,
-    ndif: Annotated[bool, typer.Option("--ndif", help="Ask the NDIF server too, whatever the manifest says.")] = False,
+    ndif: Annotated[bool, typer.Option("--ndif", help="Also ask the NDIF server.")] = False,
     out: Out = RUNS,
 ) -> None:
-    """Look at versions, devices, memory, disk, and which models' files are here; say what to do. Downloads nothing.
+    """Check versions, devices, memory, disk and model files, and say what to do. Downloads nothing.
 
     With --ndif, or a manifest for NDIF, also whether the server answers, takes the key, and has the models.
     """

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from nnsight_et.core.errors import NnsightEtError, quantity
 
 EXAMPLES = {
+    "demo": "et demo",
     "run": "et run experiments.yaml --only circuit --limit 20",
     "plan": "et plan paper",
     "report": "et report experiments.yaml --figures figures",
@@ -28,6 +29,7 @@ EXAMPLES = {
     "cmap": "et cmap --src goat-tiny --dst llama-tiny",
     "knockout": "et knockout --model llama-tiny --examples 50",
     "circuit": "et circuit import value_fetcher.pt pos_transmitter.pt --keep 50 --keep 10 --to circuit.json",
+    "pairs": "et pairs check pairs.jsonl --model llama-tiny",
     "compare": "et compare published/llama published/goat",
     "selfcheck": "et selfcheck",
     "benchmark-truth": "et benchmark-truth --seeds 3 --out truth.json",

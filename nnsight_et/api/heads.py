@@ -12,7 +12,7 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.errors import TaskError, brief
 from nnsight_et.manifest import AttentionPatterns, Attribution
-from nnsight_et.manifest.tasks import TAKEN
+from nnsight_et.manifest.pairs import TAKEN
 
 
 def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:

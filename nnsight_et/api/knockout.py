@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from nnsight_et.api.arguments import check_setting
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, Row, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.core.errors import TaskError, quantity
+from nnsight_et.core.errors import TaskError, brief, quantity
 from nnsight_et.display.figures import Curves, FigureGroup, Series
 from nnsight_et.display.marks import BARS, value_mark
 from nnsight_et.manifest import Edge, Knockout
 
 
-def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
+def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str, *, layers: Sequence[int] | None = None) -> Finding:
     """Accuracy when one position may not attend to another from a layer up: attention knockout (App. A).
 
-    No head of layers L0 and up attends from `blind` to `to`, for every L0. From the layer where accuracy recovers,
-    `blind` already has what it needs.
+    No head of layers L0 and up attends from `blind` to `to`, for every L0, or those of `layers`. From the layer where
+    accuracy recovers, `blind` already has what it needs.
 
     Args:
         model: What `et.load` returns.
         pairs: Base prompts and their answers; source prompts are not run.
         blind: The named position that is cut off.
         to: The named position it may not see, before `blind` in every prompt.
+        layers: The L0 to try, from low to high, such as [0, 8, 16]; every one when absent.
 
     Returns:
         A Finding. `.rows`: one per first blocked layer, the last one with nothing blocked, with "accuracy", its 95%
-        interval and the answer's mean "probability". `.scores`: "predicted", "probability" and "logit" [1 + layers,
-        example], "answer" [example].
+        interval and the answer's mean "probability". `.scores`: "predicted", "probability" and "logit" [tried layers +
+        1, example], "answer" [example].
 
     Raises:
         TaskError: An argument is not of this kind, or `to` is not before `blind`.
@@ -50,11 +54,14 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     for index, example in enumerate(examples):
         if example.base.positions[to] >= example.base.positions[blind]:
             raise TaskError(f"pairs[{index}]: {to!r} is not before {blind!r}; accepted: a position before it")
-    spec = Knockout(method="knockout", model=model.name, edges=(Edge(blind=blind, to=to),), examples=len(examples))
+    spec = Knockout(
+        method="knockout", model=model.name, edges=(Edge(blind=blind, to=to),), examples=len(examples),
+        layers=None if layers is None else _checked_layers(layers, model.shape.n_layers),
+    )  # fmt: skip
     with experimenting("knockout", spec, [model], {"": examples}) as run:
         result = run.result(model.collect_notices(examples))
     (row,), scores = result.header.summary["rows"], unprefixed(result.scores, f"{blind} to {to}.")
-    names = [*(f"L{layer}" for layer in range(model.shape.n_layers)), "none"]
+    names = [*(f"L{layer}" for layer in spec.first_layers(model.shape.n_layers)[:-1]), "none"]
     means = scores["probability"].double().mean(-1).tolist()
     rows: tuple[Row, ...] = tuple(
         {"first_blocked_layer": name, "accuracy": share, "accuracy_interval": bounds, "probability": mean}
@@ -66,3 +73,12 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str) -> Finding:
     note = f"none: nothing is blocked. On {quantity(len(pairs), 'pair')}."
     plates = (FigureGroup("knockout", title, BARS, (panel,)),)
     return Finding(title, rows, plates, note, scores, result.header.notices, result.header.self_check.to_dict())
+
+
+def _checked_layers(layers: Any, n_layers: int) -> tuple[int, ...]:
+    """The layers; TaskError unless they are numbers of layers, from low to high."""
+    listed = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else []
+    right = all(type(layer) is int and 0 <= layer < n_layers for layer in listed)
+    if not listed or not right or sorted(set(listed)) != listed:
+        raise TaskError(f"layers: {brief(layers)}; accepted: numbers from 0 to {n_layers - 1}, from low to high")
+    return tuple(listed)

@@ -17,7 +17,7 @@ from nnsight_et.core.errors import ManifestError, UnsupportedModel, accepted_nam
 from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.answers import plain_answers
-from nnsight_et.manifest.tasks import read_chat
+from nnsight_et.manifest.chat import read_chat
 from nnsight_et.measuring.chance import PROBED, asked_of, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.steps import batches
 from nnsight_et.measuring.tokens import end_notices

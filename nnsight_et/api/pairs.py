@@ -17,23 +17,13 @@ from nnsight_et.core.errors import TaskError, accepted_names, brief, quantity
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.interventions.ablation import model_readouts
+from nnsight_et.rows.mapping import ANSWER_TOKENS, FOIL, KEYS, SPACE, SPECIAL, entries_of, mapping_of
+from nnsight_et.rows.read import Row
 from nnsight_et.tasks.answers import quoted_answer, roles, text_description, text_of
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum_pairs
 from nnsight_et.tasks.encoding import AnswerTokens, MarkedPair, MarkedText, SpecialTokens
-from nnsight_et.tasks.marked import (
-    ANSWER_TOKENS,
-    FOIL,
-    KEYS,
-    MORE,
-    SPACE,
-    SPECIAL,
-    are_keys,
-    check_alike,
-    encoded_pair,
-    pair_of,
-    read_pairs,
-)
+from nnsight_et.tasks.marked import check_alike, encoded_pair, pair_of, read_pairs
 
 SHOWN = 3
 LEFT = 'style="text-align:left"'
@@ -63,6 +53,11 @@ class Pairs:
         cls,
         pairs: Iterable[Mapping[str, Any] | Sequence[str]],
         *,
+        columns: Mapping[str, str | Sequence[str]] | None = None,
+        sources: Literal["column", "next_row"] | None = None,
+        answers: Literal["text", "token_ids"] | None = None,
+        find: Mapping[str, str] | None = None,
+        group: str | None = None,
         space: Literal["yes", "no"] | None = None,
         special_tokens: SpecialTokens = "tokenizer",
         answer_tokens: AnswerTokens = "one",
@@ -73,6 +68,12 @@ class Pairs:
             pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each. {{name|text}} in base
                 and source marks a position, the last token of the text. A mapping may also have "foil" (wrong answers)
                 and "also_right": a text, or a list of texts, one token each as the answer is.
+            columns: By these keys the ones that mappings have instead: {"base": "clean", "source": "corrupted"}.
+                Further keys are kept, in `metadata`.
+            sources: "next_row" for mappings without a source: it is the base of the next one with another answer.
+            answers: "token_ids" where numbers stand for answers and foils.
+            find: By position a regular expression that finds it in both texts, or "differing": where they differ.
+            group: The key that `by_group` sorts by.
             space: Whether a space goes between prompt and answer where none is written; when absent the texts decide.
             special_tokens: "text" for prompts that bring their own special tokens.
             answer_tokens: "several" for answers, foils and what is right as well of more tokens than one; a probability
@@ -86,39 +87,57 @@ class Pairs:
             >>> source = "The {{object|fish}} is in Box C. Box Y contains the"
             >>> Pairs.of([(base, source, "apple")])
             <1 pair at object, last: 'The apple is in Box F. Box F contains the' -> ' apple'>
+            >>> row = {"clean": "The apple is in Box F. Box F contains the", "of": "apple"}
+            >>> row["corrupt"] = row["clean"].replace("apple", "fish")
+            >>> Pairs.of(
+            ...     [row],
+            ...     columns={"base": "clean", "source": "corrupt", "answer": "of"},
+            ...     find={"object": "differing"},
+            ... )
+            <1 pair at object, last: 'The apple is in Box F. Box F contains the' -> ' apple'>
         """
         if isinstance(pairs, Pairs):
             return pairs
         if isinstance(pairs, (str, Mapping)) or not isinstance(pairs, Iterable):
             accept = "a list of (base, source, answer), or of mappings with these keys"
             raise TaskError(f"pairs: {brief(pairs)}; accepted: {accept}")
-        texts = []
-        for index, entry in enumerate(pairs):
-            if isinstance(entry, Mapping):
-                if not are_keys(entry):
-                    accept = f"{', '.join(KEYS)}, with them, if wanted, {', '.join(MORE)}"
-                    raise TaskError(f"pairs[{index}]: keys {', '.join(map(str, entry))}; accepted: {accept}")
-                named: Mapping[str, Any] = entry
-            else:
-                named = _three(entry, index)
-            if not all(isinstance(named[key], str) for key in KEYS):
-                raise TaskError(f"pairs[{index}]: found {repr(entry)[:200]}; accepted: three texts, {', '.join(KEYS)}")
-            texts.append(pair_of({**_tokens_as(space, special_tokens, answer_tokens), **named}, f"pairs[{index}]"))
-        return cls._alike(texts)
+        mapping = mapping_of(columns=columns, sources=sources, answers=answers, find=find, group=group)
+        rows = [
+            Row(f"pairs[{index}]", dict(one) if isinstance(one, Mapping) else _three(one, index))
+            for index, one in enumerate(pairs)
+        ]
+        entries, said = entries_of(rows, mapping), _tokens_as(space, special_tokens, answer_tokens)
+        for entry in entries:
+            entry.values.update({**said, **entry.values})
+        return cls._alike([pair_of(entry, mapping.find) for entry in entries])
 
     @classmethod
     def read(
         cls,
         path: str | Path,
         *,
+        columns: Mapping[str, str | Sequence[str]] | None = None,
+        layout: Literal["masked_sentences"] | None = None,
+        rows: str | None = None,
+        sources: Literal["column", "next_row"] | None = None,
+        answers: Literal["text", "token_ids"] | None = None,
+        find: Mapping[str, str] | None = None,
+        group: str | None = None,
         space: Literal["yes", "no"] | None = None,
         special_tokens: SpecialTokens = "tokenizer",
         answer_tokens: AnswerTokens = "one",
     ) -> Pairs:
-        """The pairs in a file of JSON lines; TaskError naming the line that is wrong. See `of` for the keywords."""
+        """The pairs in a file: JSON lines, JSON, CSV, TSV or Parquet; TaskError naming each row that is wrong.
+
+        layout: a file known by name, in place of columns. rows: which list of a JSON object has them. See `of` for the
+        other keywords.
+        """
         if not isinstance(path, (str, Path)):
             raise TaskError(f"path: {brief(path)}; accepted: the name of a file of JSON lines")
-        return cls(tuple(read_pairs(Path(path), _tokens_as(space, special_tokens, answer_tokens))))
+        mapping = mapping_of(
+            columns=columns, layout=layout, rows=rows, sources=sources, answers=answers, find=find, group=group
+        )
+        return cls(tuple(read_pairs(Path(path), _tokens_as(space, special_tokens, answer_tokens), mapping)))
 
     @classmethod
     def boxes(cls, count: int, boxes: int = 7, seed: int = 0, split: str = "discovery") -> Pairs:
@@ -197,6 +216,15 @@ class Pairs:
             if METRICS[metric].needs_foils and not pair.foils:
                 raise TaskError(f"pairs[{index}]: no {FOIL}, which {metric} compares with; accepted: one in every pair")
         return replace(self, metric=metric)
+
+    def by_group(self) -> dict[str, Pairs]:
+        """The pairs of each group, which `group` named when they were made; TaskError if it did not."""
+        groups = dict[str, list[MarkedPair]]()
+        for index, pair in enumerate(self.texts):
+            if pair.group is None:
+                raise TaskError(f"pairs[{index}]: no group; accepted: pairs made with group=, the name of a column")
+            groups.setdefault(pair.group, []).append(pair)
+        return {name: replace(self, texts=tuple(some)) for name, some in groups.items()}
 
     def check_position(self, name: str, where: str) -> None:
         """Raise TaskError naming `where` if the prompts have no such position."""

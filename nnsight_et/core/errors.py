@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+BEGINNING = 3  # letters of a name that are enough to mean it
+
 
 class NnsightEtError(Exception):
     """Base of all errors a user can cause or mend; the shell prints the message alone."""
@@ -54,7 +56,8 @@ class FolderError(ResultError):
 def accepted_names(found: str, names: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the closest one if there is one, and all that are accepted."""
     known = list(names)
-    close = get_close_matches(found, known, n=1)
+    longer = [name for name in known if len(found) >= BEGINNING and name.startswith(found)]
+    close = longer or get_close_matches(found, known, n=1)
     listed = ", ".join(known) if known else "none"
     return f"did you mean '{close[0]}'? accepted: {listed}" if close else f"accepted: {listed}"
 

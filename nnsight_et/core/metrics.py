@@ -200,6 +200,9 @@ def causal_impact(pretrained: Circuit, finetuned: Circuit, scores: Mapping[str, 
                 raise TaskError(f"no scores of group {group.name!r}; {accepted_names(group.name, scores)}")
             for head in group.heads:
                 score = abs(float(scores[group.name][head.layer][head.index]))
+                if score != score:
+                    found = f"{head} of {group.name} has no score, as a screen let it leave"
+                    raise TaskError(f"{found}; accepted: scores of stages without screen")
                 largest[head] = max(score, largest.get(head, 0.0))
     ordered = sorted(largest, key=lambda head: (-largest[head], head))
     return tuple(Impact(head, largest[head], head in members[0], head in members[1]) for head in ordered)

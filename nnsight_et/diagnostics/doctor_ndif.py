@@ -23,7 +23,7 @@ Entries = Sequence[Mapping[str, Any]]
 
 
 def known_models() -> list[ModelChoice]:
-    """The models known by name that a server can have: not the embedded ones."""
+    """The built-in models that a server can have: not the embedded ones."""
     named = {name: one for name, one in KNOWN_MODELS.items() if is_hub_id(one.spec.path)}
     return [ModelChoice(name, one.spec, "", one.shape, {}) for name, one in named.items()]
 

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nnsight_et.core.batch import Example
-from nnsight_et.core.errors import TaskError, UnsupportedModel
+from nnsight_et.core.errors import TaskError, UnsupportedModel, quantity
 from nnsight_et.core.notices import Notice
 from nnsight_et.core.turns import makes_turns
 from nnsight_et.engine.budget import chunk_bytes, chunks, kept_per_token
 from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.models.adapters import attach_adapter, has_weights, read_settings, summary
+from nnsight_et.models.architecture import Architecture, Lacking, Projection
 from nnsight_et.models.bos_here import BosFound, bos_here
 from nnsight_et.models.catalog import KNOWN_MODELS, ModelSpec, Shape
-from nnsight_et.models.families import Architecture, Projection, architecture
+from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, describe_files
 from nnsight_et.models.gguf_file import quantization_note
 from nnsight_et.models.load import configuration, outline, tokenizer_of
@@ -103,9 +104,10 @@ def inspect_model(name: str, manifest: Manifest | None = None) -> Inspection:
     task, longest = _task(files, use)
     positions = ("positions", _positions(parts.longest(text), getattr(text, "max_position_embeddings", None), longest))
     begins = _begins(files, use.dtypes[0])
-    support = (*_support(parts, shape), positions, ("beginning of text", begins.text), *task)
+    lacking = parts.lacking(text)
+    support = (*_support(parts, shape), *_lacking(lacking), positions, ("beginning of text", begins.text), *task)
     memory = tuple(_memory(shape, weights, longest, use))
-    return Inspection(name, tuple(facts), tuple(_sites(parts, shape, module)), support, memory, begins.notices)
+    return Inspection(name, tuple(facts), tuple(_sites(parts, shape, module, lacking)), support, memory, begins.notices)
 
 
 def _begins(files: Files, dtype: str) -> BosFound:
@@ -162,9 +164,19 @@ def _windows(windows: tuple[int | None, ...]) -> str:
     return f"{windows[narrow[0]]} tokens in {layers}"
 
 
-def _sites(parts: Architecture, shape: Shape, module: Any) -> Iterator[Site]:
+def _lacking(lacking: Lacking) -> Iterator[Row]:
+    """What heads of some layers do not have to themselves."""
+    reasons: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    for layer, reason in lacking.items():
+        reasons.setdefault(reason, []).append(layer)
+    for (vias, why), layers in reasons.items():
+        yield f"no {' or '.join(vias)}", f"in {quantity(len(layers), 'layer')} ({', '.join(map(str, layers))}): {why}"
+
+
+def _sites(parts: Architecture, shape: Shape, module: Any, lacking: Lacking) -> Iterator[Site]:
     heads, kv_heads = f"{shape.n_heads} x {shape.d_head}", f"{shape.n_kv_heads} x {shape.d_head}"
-    first = attrgetter(parts.layers)(module)[0]
+    whole = next((layer for layer in range(shape.n_layers) if layer not in lacking), 0)
+    first = attrgetter(parts.layers)(module)[whole]
 
     def site(what: str, side: str, path: str, width: str, part: str = "") -> Site:
         kind = type(attrgetter(path)(first)).__name__
@@ -186,7 +198,13 @@ def _sites(parts: Architecture, shape: Shape, module: Any) -> Iterator[Site]:
 
 def _part(projection: Projection, via: str) -> str:
     order = ("query", "key", "value").index(via) + 1
-    texts = {"alone": "", "blocks": f", block {order} of 3", "per head": f", third {order} of each head's"}
+    within = f", part {order} of 3 in each kv head's group"
+    texts = {
+        "alone": "",
+        "blocks": f", block {order} of 3",
+        "per group": within,
+        "gated": ", the first half of each head's",
+    }
     return texts[projection.packed]
 
 

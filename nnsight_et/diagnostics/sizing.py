@@ -33,7 +33,8 @@ from nnsight_et.models.files import describe_files, download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.planning.cost import methods
-from nnsight_et.planning.cost.methods import Count, Prompts, Rows, path_patching
+from nnsight_et.planning.cost.methods import Count, Prompts, Rows
+from nnsight_et.planning.cost.paths import path_patching
 from nnsight_et.planning.plan import Job, ModelChoice, Plan, plan
 from nnsight_et.runner.run import device_of
 

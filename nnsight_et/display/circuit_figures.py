@@ -56,9 +56,9 @@ def colour_legend(metric: Metric, panels: Sequence[HeatMap]) -> str:
     found = METRICS[metric]
     matter = "Blue: negative, the head mattered." if found.ranks == "negative" else "Blue: large, the head mattered."
     dot = " Dot: beyond chance." if found.statistic else ""
-    log = " Log: colours grow with the logarithm, so that weak heads show beside strong ones."
+    log = " Logarithmic colours, so that weak heads show next to strong ones."
     scale = log if any(panel.knee is not None for panel in panels) else ""
-    return f"{matter} Framed: kept.{dot} Hatched: cannot reach, exactly 0.{scale}"
+    return f"{matter} Framed: kept.{dot} Hatched: cannot reach the receivers, exactly 0.{scale}"
 
 
 def heat_map(
@@ -83,7 +83,7 @@ def heat_map(
         if not here.get("reach", True):
             return Cell(0.0, f"{name}: cannot reach {end}; exactly 0, not run", reached=False)
         if math.isnan(here["score"]):
-            return Cell(None, f"{name}: not measured")
+            return Cell(None, f"{name}: {_left_text(here, metric)}")
         text = _text(name, here, metric) + (f"; kept{moved.get(name, '')}" if name in stage.kept else "")
         return Cell(here["score"], text, framed=name in stage.kept, dotted=name in stage.beyond_chance)
 
@@ -119,7 +119,7 @@ def _moved_heads(stage: StageView, circuit: CircuitRecord | None) -> dict[str, s
     }
 
 
-_OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach")
+_OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach", "prompts")
 
 
 def _text(name: str, here: Mapping[str, float], metric: Metric) -> str:
@@ -129,6 +129,14 @@ def _text(name: str, here: Mapping[str, float], metric: Metric) -> str:
     if not math.isnan(here.get("p", math.nan)):
         text += f"; p {here['p']:.2g}" + (f", Holm {here['p_holm']:.2g}" if "p_holm" in here else "")
     return text
+
+
+def _left_text(here: Mapping[str, float], metric: Metric) -> str:
+    """What is known of a head that has no score."""
+    if "prompts" not in here:
+        return "not measured"
+    ends = f"{signed_score(here['low'], metric)} to {signed_score(here['high'], metric)}"
+    return f"left after {quantity(int(here['prompts']), 'prompt')}; its score is bounded by {ends}"
 
 
 def _numbers(count: int) -> tuple[str, ...]:
@@ -147,7 +155,8 @@ def drawn_circuit(
     groups = quantity(len(circuit.groups), "group")
     caption = f"{quantity(size, 'head')} in {groups}, each at its position. "
     if mlps:
-        caption += f"Beside them {quantity(sum(len(group.mlps) for group in mlps), 'MLP')}, which are in no circuit. "
+        count = quantity(sum(len(group.mlps) for group in mlps), "MLP")
+        caption += f"Next to them {count}, which are not part of the circuit. "
     if stages:
         more = ", or which MLPs' input (I)," if mlps else ""
         caption += f"Arrows: whose query (Q), key (K) or value (V){more} the group below reaches."

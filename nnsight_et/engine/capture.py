@@ -28,7 +28,10 @@ class TokenCapture:
 
 @dataclass(frozen=True)
 class Capture:
-    """A base run. `live` [batch, m] are the tokens a suffix pass recomputes; the others are seen through `cache`."""
+    """A base run. `live` [batch, m] are the tokens a suffix pass recomputes; the others are seen through `cache`.
+
+    Of a model with recurrent layers every token is live, and those whose heads have a background keep it.
+    """
 
     run: PromptBatch
     live: Tensor
@@ -37,9 +40,13 @@ class Capture:
     visible: Tensor  # [batch, m, c]: which of the first c tokens each live token sees through the cache
     logits: Tensor  # [batch, vocabulary]: the run's own, at `last`; with a continuation [batch, token, vocabulary]
     tokens: tuple[TokenCapture, ...]  # one per position that was asked for
+    whole: bool = False  # recomputed from the first token on, without a cache
+    background: tuple[Tensor, Sequence[Tensor]] | None = None  # of a whole one: where [batch, seq, 1, 1], per layer z
 
     def with_live(self, live: Tensor) -> Capture:
         """The same run with fewer live tokens [batch, fewer]: those in between are now seen through the cache."""
+        if self.whole:
+            return self
         slot = (self.live[:, :, None] == live[:, None]).long().argmax(1)
         row = torch.arange(len(live), device=live.device)[:, None]
         entering = {layer: residual[row, slot] for layer, residual in self.entering.items()}
@@ -75,12 +82,14 @@ def capture_run(
     Of the tokens `at`, [batch] each, what the one-token pass needs is kept too. With a background, per layer z
     [batch, seq, head, d_head], the tokens that are not live have these head outputs.
     """
-    kept, entering, streams, heads, attention = frozenset(layers), {}, [], [], []
+    kept, entering, streams, heads, attention = {model.recompute_from(layer) for layer in layers}, {}, [], [], []
+    whole = bool(model.recurrent)
     row = torch.arange(len(run.tokens), device=model.device)[:, None]
     columns = torch.arange(run.tokens.shape[1], device=model.device)
     is_live = (live[:, :, None] == columns).any(1)[:, :, None, None]  # [batch, seq, 1, 1]
+    live = columns.expand(len(live), -1) if whole else live
     places = torch.stack(tuple(at), 1) if at else None  # [batch, n]
-    with model.trace(run.tokens, run.position_ids, run.mask, cache=DynamicCache()):
+    with model.trace(run.tokens, run.position_ids, run.mask, cache=None if whole else DynamicCache()):
         for layer in range(model.n_layers):
             residual = model.residual(layer)
             if layer in kept:
@@ -93,7 +102,7 @@ def capture_run(
                 heads.append(z[row, places])
                 attention.append(model.attention(layer)[row, places])
         logits = read_logits(model, run)
-        cache = model.cached_keys_and_values()
+        cache = [] if whole else model.cached_keys_and_values()
     if any(keys.shape[2] != run.tokens.shape[1] for keys, _ in cache):
         found = sorted({keys.shape[2] for keys, _ in cache})
         raise ExperimentError(f"capture: keys of {found} tokens in the cache; accepted: of all {run.tokens.shape[1]}")
@@ -103,7 +112,8 @@ def capture_run(
         entered, added = ([values[:, one] for values in some] for some in (streams, attention))
         z = [values[:, number] for values in heads]
         tokens.append(TokenCapture(run.tokens[row, only], run.position_ids[row, only], entered, z, added))
-    return Capture(run, live, entering, cache, _visible(run, live), logits, tuple(tokens))
+    behind = (~is_live, background) if whole and background is not None else None
+    return Capture(run, live, entering, cache, _visible(run, live), logits, tuple(tokens), whole, behind)
 
 
 def _visible(run: PromptBatch, live: Tensor) -> Tensor:

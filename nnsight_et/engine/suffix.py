@@ -88,7 +88,8 @@ def suffix(model: Model, capture: Capture, start: int, edits: Sequence[Edit], sp
     There are as many variants as the edits have; without edits one, the run itself.
     """
     variants = max((edit.variants for edit in edits), default=1)
-    batch, live = capture.live.shape
+    start, (batch, live) = model.recompute_from(start), capture.live.shape
+    chunks = replace(chunks, branch_tokens=live) if capture.whole else chunks
     copies = 2 if any(edit.visible_to_heads is not None for edit in edits) else 1
     parts, first = list[Readout](), 0
     for count, rows, branches in chunks.plan_passes(variants, batch, live, copies):
@@ -112,13 +113,17 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spe
     first_copy = torch.arange(layout.rows * layout.batch, device=model.device)[:, None]
     fixed = capture.run.position_ids[:, : capture.visible.shape[-1]]
     keys = torch.cat([fixed.repeat(layout.copies * layout.rows, 1), places], 1)
-    mask = _mask(model, capture, layout)
-    with model.trace(tokens, places, mask, cache=_prefix(capture, start, layout)):
-        model.narrow_windows(mask, places, keys)
+    mask = layout.spread(capture.run.mask) if capture.whole else _mask(model, capture, layout)
+    with model.trace(tokens, places, mask, cache=None if capture.whole else _prefix(capture, start, layout)):
+        if not capture.whole:
+            model.narrow_windows(mask, places, keys)
         if start:
             model.skip_layers(range(start), layout.spread(capture.entering[start]))
         applied = 0
         for layer in range(start, model.n_layers):
+            if capture.background is not None:
+                where, values = (layout.spread(one) for one in (capture.background[0], capture.background[1][layer]))
+                model.write_z(layer, torch.where(where, values, model.z(layer)))
             here = [edit for site in SITES for edit in edits if (edit.layer, edit.site) == (layer, site)]
             for edit in here:
                 _apply(model, edit, layout)

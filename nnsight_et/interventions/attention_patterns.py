@@ -18,8 +18,10 @@ from nnsight_et.models.model import Model
 def attention_from(model: Model, run: PromptBatch, at: str, to: tuple[str, ...], engine: str) -> dict[str, Tensor]:
     """{"weights": [layer, head, to + 2, batch]}: how much each head at `at` attends to each named position.
 
-    After the named positions come the first token, and all other tokens together: that axis sums to 1.
+    After the named positions come the first token, and all other tokens together: that axis sums to 1, or to
+    less where part of the attention goes to no token (gpt-oss).
     """
+    model.check_has("value", range(model.n_layers))  # the reference engine reads patterns off values
     with model.session():
         shown = engine != "reference" and _are_shown(model, run)
         read = _attention_from if shown else _reference_attention_from

@@ -107,6 +107,8 @@ def _of_all(model: Model, heads: list[int], outputs: Tensor) -> Tensor:
 
 def donor_inputs(model: Model, run: PromptBatch, group: HeadGroup) -> dict[str, Tensor]:
     """By "via layer": the donor's queries of the group's heads at its position, their keys and values before it."""
+    for via in VIAS:
+        model.check_has(via, [head.layer for head in group.heads])
     with model.session():
         inputs = _inputs(model, run, group)
         found = {(via, layer): values for via, layers in inputs.items() for layer, values in layers.items()}
@@ -127,11 +129,14 @@ def recipient_input_readouts(
     Head outputs before the group's position are the recipient's own; the position and all later ones recompute.
     """
     group, inputs = given
+    for one in VIAS:
+        if any(one in some for some in sets):
+            model.check_has(one, [head.layer for head in group.heads])
     by_row: Inputs = {
         via: {layer: _by_row(values, question) for layer, values in layers.items()} for via, layers in inputs.items()
     }
     with model.session():
-        patched = _reference_with_inputs if engine == "reference" else _with_inputs
+        patched = _reference_with_inputs if engine == "reference" or model.recurrent else _with_inputs
         outcome = nnsight.save(patched(model, question.by_row(), (group, by_row), sets, chunks).numbers())
     return check_numbers(model, outcome, [question.run])
 
@@ -224,6 +229,8 @@ def _with_cache(
     for layer in {head.layer for head in group.heads}:
         entry = list(cache[layer])
         heads = _heads_in(model, group, layer, via).to(entry[which].device)
+        copies = entry[which].shape[1] // model.n_kv_heads  # Falcon keeps one of each key for every query head
+        heads = (heads[:, None] * copies + torch.arange(copies, device=heads.device)).flatten()
         entry[which] = entry[which].clone()
         entry[which][:, heads] = donated[layer][which][:, heads]
         cache[layer] = (entry[0], entry[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nnsight
 import torch
 from torch import Tensor
@@ -48,8 +50,8 @@ def _errors(model: Model, pair: Pair) -> dict[str, Tensor]:
     layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
     errors = {"writes": torch.stack([_writes(model, pair.base, layer) for layer in layers]).max()}
     errors["padding"] = _padding(model, pair)
-    for via, name in VIAS:
-        errors[f"heads of {name}"] = _heads_of(model, pair.base, model.n_layers // 2, via)
+    for via, name in VIAS if model.whole_layers else ():
+        errors[f"heads of {name}"] = _heads_of(model, pair.base, _middle(model.whole_layers), via)
     adapted = [_adapter(model, pair.base, layer) for layer in layers if model.adapted]
     if any(error is not None for error in adapted):
         errors["adapter"] = torch.stack([error for error in adapted if error is not None]).max()
@@ -58,12 +60,17 @@ def _errors(model: Model, pair: Pair) -> dict[str, Tensor]:
     return {name: error.detach().cpu() for name, error in errors.items()}
 
 
+def _middle(layers: Sequence[int]) -> int:
+    return layers[len(layers) // 2]
+
+
 def _path_errors(model: Model, pair: Pair) -> dict[str, float]:
     """How far a path's effect is from none: of a source that is the base, and of a sender above its receivers."""
-    if model.n_layers == 1:
+    ends = [layer for layer in model.whole_layers if layer]
+    if not ends:
         return {}
     own = Pair(pair.base, pair.base, pair.answer)
-    layer = max(1, model.n_layers // 2)
+    layer = _middle(ends[:-1] or ends)
     path, senders = Path("last", "query", (Head(layer, 0),)), [Head(0, 0), Head(layer - 1, model.n_heads - 1)]
     senders = sorted(set(senders))
     default = path_probabilities(model, own, path, senders, "default", Chunks())
@@ -73,12 +80,12 @@ def _path_errors(model: Model, pair: Pair) -> dict[str, float]:
         "source = base": _change(default),
         "reference: source = base": _change(exact),
         "out of reach": _change(late),
-    } | _disagreements(model, pair, layer)
+    } | _disagreements(model, pair, layer, ends[-1])
 
 
-def _disagreements(model: Model, pair: Pair, layer: int) -> dict[str, float]:
-    """How far the engines are apart on paths into the second head of `layer` and the last one of the last layer."""
-    receivers, found = (Head(layer, min(1, model.n_heads - 1)), Head(model.n_layers - 1, model.n_heads - 1)), {}
+def _disagreements(model: Model, pair: Pair, layer: int, last: int) -> dict[str, float]:
+    """How far the engines are apart on paths into the second head of `layer` and the last one of layer `last`."""
+    receivers, found = (Head(layer, min(1, model.n_heads - 1)), Head(last, model.n_heads - 1)), {}
     for via, name in VIAS:
         path = Path("last", via, tuple(dict.fromkeys(receivers)))
         found[f"paths into {name}"] = _engine_gap(model, pair, path, Head(0, 0))
@@ -220,8 +227,7 @@ def _fill(model: Model, run: PromptBatch) -> float:
 
 def _adapter(model: Model, run: PromptBatch, layer: int) -> Tensor | None:
     """[]: how far the layer's adapted modules are from base and LoRA together; None if none has plain LoRA."""
-    paths = [*(model.parts.projection(via).path for via, _ in VIAS), model.parts.attention_out]
-    owned = {path: model.part(path, layer)._module for path in paths}
+    owned = {path: model.part(path, layer)._module for path in model.projected(layer)}
     adapted = {path: owner for path, owner in owned.items() if _is_plain_lora(owner)}
     errors = []
     with model.trace(run.tokens, run.position_ids, run.mask):

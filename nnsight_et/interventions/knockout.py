@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.batch import Answers, Question
+from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import capture_run, suffix_of
@@ -35,13 +36,23 @@ def knockout_readouts(
 
     The edge is (blind, to), positions [batch], to before blind. A first layer past the last one blocks nothing.
     """
+    _check_blockable(model, firsts)
     blind, to = edge
     if isinstance(question.answer, Answers):
         blind, to = blind[question.answer.example], to[question.answer.example]
     with model.session():
-        blocked = _reference_blocked_readout if engine == "reference" else _blocked_readout
+        # a pass that begins below `first`, for the keys it stores, would block there too
+        whole = engine == "reference" or model.storing is not None
+        blocked = _reference_blocked_readout if whole else _blocked_readout
         outcome = nnsight.save(blocked(model, question.by_row(), (blind, to), firsts, chunks).numbers())
     return check_numbers(model, outcome, [question.run])
+
+
+def _check_blockable(model: Model, firsts: Sequence[int]) -> None:
+    """Raise UnsupportedModel if linear attention, of which no single token can be blocked, carries the edge as well."""
+    if model.recurrent and min(firsts, default=model.n_layers) < model.n_layers:
+        found = f"{model.name}: layers {', '.join(map(str, model.recurrent))} are linear attention"
+        raise UnsupportedModel(f"{found}, where no token can be kept from seeing one other; accepted: attention alone")
 
 
 def _blocked_readout(model: Model, question: Question, edge: Edge, firsts: Sequence[int], chunks: Chunks) -> Readout:

@@ -11,7 +11,7 @@ Into the logits run 1 is all there is. Run 1 changes one token, run 2 only what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import nnsight
@@ -40,6 +40,7 @@ def path_probabilities(
     Senders are in ascending order, and can all reach the end of the path: Path.reaching lists those that can.
     """
     assert list(senders) == sorted(senders), "senders in the order of a forward pass"
+    _check_ends(model, [path])
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
         outcome = nnsight.save(effects(model, pair.by_row(), path, senders, chunks))
@@ -53,10 +54,17 @@ def edge_probabilities(
 
     Edges of one path stand together, their senders in ascending order.
     """
+    _check_ends(model, [path for path, _ in edges])
     with model.session():
         together = _reference_edge_effects if engine == "reference" else _edge_effects
         outcome = nnsight.save(together(model, pair.by_row(), _by_path(edges), chunks))
     return check_numbers(model, outcome, [pair])
+
+
+def _check_ends(model: Model, paths: Iterable[Path]) -> None:
+    """Raise UnsupportedModel if a receiver does not have the input that a path ends in."""
+    for path in paths:
+        model.check_has(path.via, [receiver.layer for receiver in path.receivers])
 
 
 Senders = Sequence[tuple[Path, Sequence[Component]]]

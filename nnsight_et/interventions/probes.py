@@ -54,6 +54,8 @@ def probe_probabilities(
 
     If the pair's metric is not the paper's, its values too, "base_value" and "patched_value". No logits leave.
     """
+    for probe in probes:
+        model.check_has(probe.path.via, [one.layer for one in probe.path.receivers])
     with model.session():
         effects = _reference_effects if engine == "reference" else _effects
         outcome = nnsight.save(effects(model, pair.by_row(), probes, chunks))

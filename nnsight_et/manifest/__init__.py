@@ -15,8 +15,9 @@ from nnsight_et.manifest.methods.knockout import Edge, Knockout
 from nnsight_et.manifest.methods.minimality import Minimality
 from nnsight_et.manifest.methods.path_patching import PathPatching, Stage
 from nnsight_et.manifest.own_task import MadeTask, PythonTask
+from nnsight_et.manifest.pairs import PairsFile, PairsTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest, OwnModel, TaskData
-from nnsight_et.manifest.tasks import GreaterThanTask, IOITask, PairsFile, PairsTask
+from nnsight_et.manifest.tasks import GreaterThanTask, IOITask
 
 __all__ = [
     "CMAP",

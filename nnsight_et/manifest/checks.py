@@ -10,14 +10,17 @@ from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.experiments import METHODS, Experiment
 from nnsight_et.manifest.methods.cmap import CMAP
-from nnsight_et.manifest.methods.dcm import DCM
+from nnsight_et.manifest.methods.dcm import BOXES_DESIDERATA, DCM
 from nnsight_et.manifest.methods.knockout import Knockout
 from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.own_task import PythonTask, UnusableTask
+from nnsight_et.manifest.pairs import PairsTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
-from nnsight_et.manifest.tasks import IOITask, PairsTask
+from nnsight_et.manifest.tasks import IOITask
 from nnsight_et.manifest.written import ValidationContext, is_shipped
 from nnsight_et.models.catalog import KNOWN_MODELS
+
+BUILT_IN = ("ioi", "greater_than")
 
 
 def problems(manifest: Manifest) -> Iterator[Problem]:
@@ -66,15 +69,29 @@ def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> 
             other for other, one in others.items() if isinstance(one, PathPatching) and not one.finds_circuit
         ),
         experiments=tuple(manifest.experiments),
+        desiderata=_desiderata(manifest),
         shapes={model: named.shape for model, named in KNOWN_MODELS.items() if model not in manifest.models},
     )
+
+
+def _desiderata(manifest: Manifest) -> tuple[str, ...]:
+    """The desiderata of the manifest's task."""
+    match manifest.task:
+        case BoxesTask():
+            return BOXES_DESIDERATA
+        case PairsTask() as task:
+            return tuple(task.desiderata or ())
+        case PythonTask() as task:
+            return manifest.make_task(task).desiderata
+        case _:
+            return ()
 
 
 def _experiment_problems(manifest: Manifest, experiment: Experiment, known: ValidationContext) -> Iterator[Problem]:
     """What the method finds wrong; first what only the boxes task has, and of the keys that ask for it nothing else."""
     task, refused = manifest.task, list[Problem]()
     if not isinstance(task, BoxesTask):
-        refused += _boxes_only(experiment, task.kind)
+        refused += _boxes_only(experiment, task.kind, known.desiderata)
     if isinstance(task, IOITask):
         refused += _order_problems(experiment, task)
     yield from refused
@@ -83,22 +100,35 @@ def _experiment_problems(manifest: Manifest, experiment: Experiment, known: Vali
         yield from (problem for problem in experiment.problems(known) if not keys & set(problem.path[:1]))
 
 
-def _boxes_only(experiment: Experiment, kind: str) -> Iterator[Problem]:
-    """A problem for each thing that only the boxes task has and an experiment on a task of another `kind` asks for."""
-    if experiment.needs_desiderata:
+def _boxes_only(experiment: Experiment, kind: str, desiderata: tuple[str, ...]) -> Iterator[Problem]:
+    """A problem for each thing that only the boxes task has and an experiment on a task of another `kind` asks for.
+
+    desiderata: those that the task has of its own.
+    """
+    if experiment.needs_desiderata and not desiderata:
         others = ", ".join(method for method, spec in METHODS.items() if not spec.needs_desiderata)
-        text = f"{experiment.method} needs the desiderata of the boxes task; accepted for {kind}: {others}"
+        own = "" if kind in BUILT_IN else ", or a task with desiderata"
+        text = f"{experiment.method} needs the desiderata of the boxes task; accepted for {kind}: {others}{own}"
         yield Problem(("method",), text)
         return
+    names = ", ".join(desiderata)
+    if isinstance(experiment, DCM) and "desiderata" not in experiment.model_fields_set:
+        yield Problem(("desiderata",), f"missing, and object, label, position are of the boxes task; accepted: {names}")
     if experiment.reproduces:
         yield Problem(("reproduces",), f"the paper's numbers are of the boxes task; accepted for {kind}: none")
     if isinstance(experiment, CMAP) and experiment.roles is not None:
-        text = f"heads are selected by the desiderata of the boxes task; accepted for {kind}: no roles, for all heads"
-        yield Problem(("roles",), text)
+        if not desiderata:
+            text = (
+                f"heads are selected by the desiderata of the boxes task; accepted for {kind}: no roles, for all heads"
+            )
+            yield Problem(("roles",), text)
+        elif "main_role" not in experiment.model_fields_set:
+            text = f"missing, and the groups of Fig. 4 are of the boxes task; accepted: for each group one of {names}"
+            yield Problem(("main_role",), text)
     if isinstance(experiment, Knockout):
         yield from _edges(experiment, kind)
     for path, name in experiment.result_names.items():
-        if is_shipped(name) and path != ("roles",):
+        if is_shipped(name) and (path != ("roles",) or desiderata):
             yield Problem(path, f"{name} is of the boxes task; accepted for {kind}: an experiment, or a .json file")
 
 
@@ -132,6 +162,8 @@ def _order_problems(experiment: Experiment, task: IOITask) -> Iterator[Problem]:
 
 def _task_problems(manifest: Manifest) -> Iterator[Problem]:
     task = manifest.task
+    if isinstance(task, PairsTask):
+        yield from _pairs_problems(task)
     if isinstance(task, IOITask) and task.names:
         yield from _words_problems("names", task.names)
     if isinstance(task, BoxesTask) and task.objects is not None:
@@ -140,6 +172,22 @@ def _task_problems(manifest: Manifest) -> Iterator[Problem]:
         if len(task.objects) < need:
             text = f"{len(task.objects)} objects; accepted: at least {need} for {task.boxes} boxes in base and source"
             yield Problem(("task", "objects"), text)
+
+
+def _pairs_problems(task: PairsTask) -> Iterator[Problem]:
+    """A problem for each key of the task that another one rules out or needs."""
+    if task.file is None and task.dataset is None:
+        yield Problem(("task", "file"), "missing; accepted: a file of pairs, or a dataset")
+    if task.file is not None and task.dataset is not None:
+        yield Problem(("task", "dataset"), "there is a file, too; accepted: one of the two")
+    if task.layout is not None and task.columns is not None:
+        yield Problem(("task", "layout"), "there are columns, too; accepted: one of the two")
+    if task.sources == "next_row" and task.columns is not None and task.columns.source is not None:
+        yield Problem(("task", "columns", "source"), "sources are those of the next row; accepted: one of the two")
+    for name in task.find or ():
+        if name not in task.positions:
+            text = f"task.positions does not list {name!r}; {accepted_names(name, task.positions)}"
+            yield Problem(("task", "find", name), text)
 
 
 def _words_problems(key: str, words: tuple[str, ...]) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -25,7 +26,7 @@ SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "shipped"
 def load(path: Path, settings: Sequence[str] = ()) -> Manifest:
     """The manifest in the file `path`, with `settings` (each key.path=value) in place of what it says there.
 
-    `tiny` and `paper` are the shipped ones, where there is no file of that name.
+    `demo`, `tiny`, `paper` and `real` are the shipped ones, where there is no file of that name.
     """
     path = path if path.exists() else SHIPPED.get(str(path), path)
     return parse(_text(path), path.name, settings, folder=path.parent)
@@ -53,11 +54,49 @@ def parse(
     try:
         manifest = Manifest.model_validate(document.data)
     except ValidationError as error:
-        raise document.error(_problems(error, document.data)) from None
+        found = tuple(_problems(error, document.data))
+        raise document.error((*found, *_further_problems(document, found, folder))) from None
     manifest = manifest.in_folder(folder or Path(), document.places).with_data(document.data)
     if problems := tuple(checks.problems(manifest)):
         raise document.error(problems)
     return manifest
+
+
+def _further_problems(document: Document, found: Sequence[Problem], folder: Path | None) -> Iterator[Problem]:
+    """What is wrong besides, as far as it can be seen without what these problems are about."""
+    data = deepcopy(document.data)
+    if not all(_delete(data, path) for path in {problem.path for problem in found}):
+        return
+    unread = set[object]()  # experiments that cannot be read without the keys that are gone
+    try:
+        Manifest.model_validate(data)
+    except ValidationError as error:
+        unread = {path[1] for path in (_written_path(one["loc"], data) for one in error.errors()) if len(path) > 1}
+        for name in unread:
+            _delete(data, ("experiments", str(name)))
+    try:
+        manifest = Manifest.model_validate(data).in_folder(folder or Path(), document.places).with_data(data)
+    except ValidationError:
+        return
+    about = {problem.path[:-1] for problem in found}  # there something may be wrong for want of these keys alone
+    for problem in checks.problems(manifest):
+        if about.isdisjoint((problem.path, problem.path[:-1])) and str(_value_at(data, problem.path)) not in unread:
+            yield problem
+
+
+def _delete(data: Any, path: KeyPath) -> bool:
+    """Take a key out of its mapping; whether there was one."""
+    parent = _value_at(data, path[:-1])
+    return isinstance(parent, dict) and parent.pop(path[-1], None) is not None
+
+
+def _value_at(data: Any, path: KeyPath) -> Any:
+    """What is at a path; None where there is nothing."""
+    for part in path:
+        if not _holds(data, part):
+            return None
+        data = data[part]
+    return data if isinstance(data, (str, dict, list)) else None
 
 
 def _text(path: Path) -> str:
@@ -142,6 +181,11 @@ def _problems(error: ValidationError, data: Any) -> Iterator[Problem]:
         elif kind == "union_tag_invalid":
             tag = str(details.get("ctx", {}).get("tag"))
             yield Problem((*path, "method"), f"no method {tag[:60]!a}; {accepted_names(tag, METHODS)}")
+        elif path[-1:] == ("circuit",) and kind == "string_type":
+            accept = (
+                "the name of an experiment, a .json file with the heads, or a shipped circuit such as published/goat"
+            )
+            yield Problem(path, f"found {_shown_value(details['input'])}; accepted: {accept}")
         elif path == ("memory",) and kind == "string_type":
             yield Problem(path, f"found {_shown_value(details['input'])}; accepted: a size with its unit, such as 4GiB")
         else:

@@ -23,9 +23,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nnsight_et.core.errors import ManifestError, TaskError, accepted_names
+from nnsight_et.manifest.chat import Chat, chat_identity, read_chat
 from nnsight_et.manifest.document import KeyPath, Problem
-from nnsight_et.manifest.tasks import TAKEN, chat_identity, read_chat
-from nnsight_et.manifest.written import Chat, SpecModel
+from nnsight_et.manifest.pairs import TAKEN
+from nnsight_et.manifest.written import SpecModel
 
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 POSITION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -61,6 +62,8 @@ class MadeTask:
     """The class's `version`, if it has one."""
     folder: Path
     made: Any = field(repr=False, compare=False)
+    desiderata: tuple[str, ...] = ()
+    """The variables that its object makes swaps of."""
     chat: bool | str | None = None
     """As it is written; of a file the template in it."""
 
@@ -76,11 +79,17 @@ class MadeTask:
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data, without a folder of this machine."""
         named = {"kind": self.kind, "options": self.options, "positions": list(self.positions)}
-        return named | {"source": self.source, "version": self.version} | chat_identity(self.chat)
+        more = {"desiderata": list(self.desiderata)} if self.desiderata else {}
+        return named | {"source": self.source, "version": self.version} | more | chat_identity(self.chat)
 
     def examples(self, tokenizer: Any, count: int, seed: int, split: str) -> list[Any]:
         """What the object gives, as it is; TaskError with the user's line if it raises."""
         return self._call(lambda: list(self.made.examples(tokenizer, count, seed, split)), f"examples of {split}")
+
+    def desideratum(self, name: str, tokenizer: Any, count: int, seed: int, split: str) -> list[Any]:
+        """What the object gives as swaps of a variable, as it is; TaskError with the user's line if it raises."""
+        what = f"desideratum {name} of {split}"
+        return self._call(lambda: list(self.made.desideratum(name, tokenizer, count, seed, split)), what)
 
     def available(self, seed: int, split: str) -> Any:
         """How many examples the object says that a split can have; None if it does not say."""
@@ -110,18 +119,11 @@ def make_task(task: PythonTask, folder: Path) -> MadeTask:
         module = _module(name, folder)
         made, found, version = _make_object(module, class_name, task.options)
     positions = _positions(found, class_name)
+    desiderata = _desiderata(made, class_name)
     if not isinstance(version, (str, int, type(None))):
         raise UnusableTask(("task", "kind"), f"{class_name}.version is {version!r:.60}; accepted: text or a number")
-    return MadeTask(
-        task.kind,
-        task.options,
-        positions,
-        _source(module, version),
-        version,
-        folder,
-        made,
-        read_chat(task.chat, folder),
-    )
+    source, chat = _source(module, version), read_chat(task.chat, folder)
+    return MadeTask(task.kind, task.options, positions, source, version, folder, made, desiderata, chat)
 
 
 @contextmanager
@@ -211,6 +213,19 @@ def _positions(positions: Any, class_name: str) -> tuple[str, ...]:
         if not isinstance(name, str) or not POSITION.fullmatch(name) or name in TAKEN or name in positions[:index]:
             raise UnusableTask(path, f"{where}: found {name!r:.60}; {accept}")
     return tuple(positions)
+
+
+def _desiderata(made: Any, class_name: str) -> tuple[str, ...]:
+    """The names of the variables that can be swapped; UnusableTask unless they are names, with a method for them."""
+    path, names = ("task", "kind"), getattr(made, "desiderata", ())
+    listed = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
+    if not listed or not all(map(POSITION.fullmatch, names)) or len(set(names)) < len(names):
+        accept = "a tuple of names of letters, digits and _, each once"
+        raise UnusableTask(path, f"{class_name}.desiderata: found {names!r:.60}; accepted: {accept}")
+    if names and not callable(getattr(made, "desideratum", None)):
+        accept = "desideratum(name, tokenizer, count, seed, split)"
+        raise UnusableTask(path, f"{class_name} has desiderata and no method desideratum; accepted: {accept}")
+    return tuple(names)
 
 
 def _source(module: ModuleType, version: str | int | None) -> str:

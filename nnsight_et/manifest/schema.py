@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
+from nnsight_et.manifest.chat import Chat
 from nnsight_et.manifest.document import KeyPath, dotted_path
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.own_task import MadeTask, PythonTask, make_task
-from nnsight_et.manifest.tasks import BoxesTask, GreaterThanTask, IOITask, PairsFile, PairsTask, read_pairs_file
-from nnsight_et.manifest.written import Chat, Name, SpecModel
+from nnsight_et.manifest.pairs import PairsFile, PairsTask, read_pairs_file
+from nnsight_et.manifest.tasks import BoxesTask, GreaterThanTask, IOITask
+from nnsight_et.manifest.written import Name, SpecModel
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 PROBED = 40
@@ -150,7 +152,7 @@ class Manifest(SpecModel):
         if isinstance(self.task, PythonTask):
             return self.make_task(self.task)
         if isinstance(self.task, PairsTask):
-            return read_pairs_file(self.task, self.folder, self.place("task", "file"))
+            return read_pairs_file(self.task, self.folder, self.place)
         return self.task
 
     def make_task(self, task: PythonTask) -> MadeTask:

@@ -96,7 +96,7 @@ TASKS = ("boxes", *STUDIES)
 EMBEDDED = "llama-tiny"
 FEWEST = 20  # examples
 FEWER = (
-    "# The numbers of examples below are smaller than usual, to keep a run short on the machine where this was",
+    "# The numbers of examples are smaller than usual, so that a run stays short on the machine where this was",
     "# written. More of them give narrower intervals.",
 )
 PLACE = re.compile(r"<(\w+)>")
@@ -159,13 +159,13 @@ def render_manifest(wishes: InitOptions) -> str:
     _check(wishes)
     lines = [
         MODELINE,
-        "# `et plan` shows what this would run, `et run` runs it, and again continues where it was stopped.",
+        "# `et plan` shows what this would run, `et run` runs it. Run it again to continue an interrupted run.",
         f"name: {_text(wishes.name)}",
         "seed: 20",
         *(FEWER if wishes.share < 1 else ()),
         "# device: auto      # auto, cpu, cuda, cuda:0, or balanced over all GPUs",
         "# dtype: float32    # bfloat16 for models that would not fit otherwise",
-        "# memory: 4GiB      # for one chunk of work; chosen when absent",
+        "# memory: 4GiB      # for one batch of work; chosen for you if not set",
         *_task(wishes),
         "",
         "experiments:",
@@ -205,7 +205,7 @@ def _task(wishes: InitOptions) -> list[str]:
         return [*lines, "models: # a hub id, or a folder beside this file", f"  {name}: {{path: {hub_id}}}"]
     return [
         *lines,
-        "# models:           # names of your own: a folder beside this file, or a hub id",
+        "# models:           # your own: a folder next to this file, or a hub id",
         "#   mine: {path: org/some-model, adapter: org/some-lora}",
     ]
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from nnsight_et.core.errors import accepted_names
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
@@ -17,16 +16,6 @@ from nnsight_et.models.catalog import Shape
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-
-
-def _check_chat(found: Any) -> Any:
-    if found is None or isinstance(found, bool) or (isinstance(found, str) and found):
-        return found
-    text = "found {found}; accepted: true, false, a template's name, or a file with one"
-    raise PydanticCustomError("chat", text, {"found": ascii(found)[:60]})
-
-
-Chat = Annotated[bool | str | None, BeforeValidator(_check_chat)]
 
 
 class SpecModel(BaseModel):
@@ -49,6 +38,8 @@ class Method(SpecModel):
     needs_desiderata: ClassVar[bool]
     """Whether it works only on a task that has desiderata."""
 
+    title: str | None = Field(default=None, min_length=1, max_length=120)
+    """A heading for the experiment in reports; its name if not given. Not part of what is computed."""
     reproduces: tuple[str, ...] = ()
     """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
 
@@ -117,6 +108,8 @@ class ValidationContext:
     """The path patching experiments whose stages keep no heads."""
     experiments: tuple[str, ...]
     """All experiments."""
+    desiderata: tuple[str, ...]
+    """The desiderata that the task has."""
     shapes: Mapping[str, Shape]
     """The models whose shape is known without their files."""
 

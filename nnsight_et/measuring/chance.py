@@ -80,7 +80,7 @@ def chance_notices(name: str, choice: Choice, counts: dict[str, int]) -> list[No
     how = "that cannot be told from" if right / prompts > choice.chance else "no better than"
     found = f"answers {how} chance: among {choice.among} {right} of {prompts} are right, {right / prompts:.2f}"
     found += f" [{low:.2f}, {high:.2f}], and chance is {choice.chance:.2g}; among all tokens {counts['right_of_all']}"
-    tail = "Circuits, faithfulness and minimality then tell chance from chance, not how the task is solved"
+    tail = "Circuits, faithfulness and minimality of such answers measure guessing, not how the task is solved"
     return [Notice("chance", name, f"{found}. {tail}")]
 
 

@@ -42,6 +42,8 @@ class Progress:
     """How many self-checks of the experiment have passed by now."""
     damaged: tuple[Path, ...] = ()
     """What the run has found damaged by now; it is measured, or made, again."""
+    finished: bool = False
+    """Whether the experiment's result is there now. A result that was measured ends with a step of no cells."""
 
 
 @dataclass(frozen=True)

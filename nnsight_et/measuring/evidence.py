@@ -24,7 +24,7 @@ from nnsight_et.manifest import Experiment
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.audit import Finding, differences, finding, right_answers
 from nnsight_et.measuring.context import Measured, RunContext
-from nnsight_et.measuring.reading import examples_findings, prompts_findings
+from nnsight_et.measuring.reading import examples_findings, file_findings, prompts_findings
 from nnsight_et.measuring.steps import Batch, EvalSettings
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.results.headers import HEADER
@@ -144,6 +144,7 @@ class Evidence(Generic[M, S]):
                 seen.setdefault((split, swapped), []).append(examples)
                 resampled = getattr(self.job.spec, "ablation", "mean") == "resample"  # held against its own prompts
                 yield from examples_findings(self.job.task, tokenizer, examples, split, swapped, sources=not resampled)
+                yield from self.context.splits.draws(self.job.task, tokenizer, examples, swapped)
             yield finding("examples", True, split)
 
     def selected(
@@ -167,6 +168,7 @@ class Evidence(Generic[M, S]):
             yield from self.context.splits.findings(self.job, "ablation", prompts)
             tokenizer = self.context.models.tokenizer(choice)
             yield from prompts_findings(self.job.task, tokenizer, prompts, "ablation")
+            yield from file_findings(self.job.task, tokenizer, examples, prompts)
         if spec.ablation == "resample":
             in_turn = [prompts[number % len(prompts)] for number in range(len(examples))]
             yield finding("asked", [one.source for one in examples] == in_turn, "ablation: which prompts")

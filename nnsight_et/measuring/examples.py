@@ -27,7 +27,7 @@ from nnsight_et.tasks.boxes import OBJECTS, Boxes
 from nnsight_et.tasks.desiderata import desideratum
 from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
-from nnsight_et.tasks.own_pairs import OwnPairs
+from nnsight_et.tasks.own_pairs import OwnPairs, with_swaps
 from nnsight_et.tasks.own_task import OwnTask
 
 if TYPE_CHECKING:
@@ -39,12 +39,13 @@ KEPT = 64  # samples
 
 
 class Sample(NamedTuple):
-    """How many examples, from which split and seed; `foils`: those of the boxes task with foils."""
+    """How many examples, from which split and seed; `foils`: those of the boxes task with foils; `draw`: of swaps."""
 
     split: str
     count: int
     seed: int
     foils: bool = False
+    draw: int = 0
 
 
 @dataclass
@@ -64,21 +65,16 @@ class Data:
         sample = Sample(split, count, job.seed, needs_foils(job))
         with naming_job_in_errors(job):
             examples = examples_of(job.task, self.models.tokenizer(choice), sample)
-        tokenizer = self.models.tokenizer(choice)
-        if examples and makes_turns(tokenizer):
-            self.sent.setdefault((job.name, choice.name), text_of(examples[0].base, tokenizer))
-        scored = self.scored.setdefault((job.name, choice.name), {})
-        for role, texts in chain.from_iterable(map(roles, examples)):
-            scored.setdefault(role, set()).update(texts)
-        return self._require_fit(job, choice, examples)
+        return self._require_fit(job, choice, self._note_scored(job, choice, examples))
 
     def swapped_pairs(
         self, job: Job, choice: ModelChoice, name: str, *, split: str, count: int, draw: int = 0
     ) -> list[Example]:
-        """Pairs of the boxes task's desideratum `name`; every `draw` gives others."""
-        sample = Sample(split, count, 1000 * job.seed + draw)
-        pairs = examples_of(job.task, self.models.tokenizer(choice), sample, name)
-        return self._require_fit(job, choice, pairs)
+        """Pairs of the task's desideratum `name`; every `draw` gives others."""
+        sample = Sample(split, count, job.seed, draw=draw)
+        with naming_job_in_errors(job):
+            pairs = examples_of(job.task, self.models.tokenizer(choice), sample, name)
+        return self._require_fit(job, choice, self._note_scored(job, choice, pairs))
 
     def prompts(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Prompt]:
         """Single prompts of the job's task: what mean ablation averages over."""
@@ -102,6 +98,16 @@ class Data:
     ) -> Pair:
         """Those of the examples that `batch` counts, as one batch that is scored by the metric."""
         return collate([examples[index] for index in batch], self.models.pad(choice), metric=metric)
+
+    def _note_scored(self, job: Job, choice: ModelChoice, examples: Sequence[Example]) -> Sequence[Example]:
+        """The examples, the tokens they are scored by now being known."""
+        tokenizer = self.models.tokenizer(choice)
+        if examples and makes_turns(tokenizer):
+            self.sent.setdefault((job.name, choice.name), text_of(examples[0].base, tokenizer))
+        scored = self.scored.setdefault((job.name, choice.name), {})
+        for role, texts in chain.from_iterable(map(roles, examples)):
+            scored.setdefault(role, set()).update(texts)
+        return examples
 
     def _require_fit(self, job: Job, choice: ModelChoice, some: Iterable[Some]) -> list[Some]:
         return require_prompts_fit(some, self.models.files(choice), job.name, self.models.on_server)
@@ -127,7 +133,8 @@ def task_of(task: TaskData, foils: bool = False) -> AnyTask:
 
 @lru_cache(maxsize=1)
 def _pairs_of(task: PairsFile) -> OwnPairs:
-    return OwnPairs.of(task.text, task.name, task.positions, task.tokens_as)
+    made = OwnPairs.of(task.text, task.name, task.positions, task.tokens_as, form=task.form, mapping=task.mapping)
+    return with_swaps(made, {name: _pairs_of.__wrapped__(swaps) for name, swaps in task.desiderata})
 
 
 def boxes_of(task: TaskData) -> Boxes:
@@ -139,7 +146,7 @@ def boxes_of(task: TaskData) -> Boxes:
 def examples_of(
     task: TaskData, tokenizer: PreTrainedTokenizerBase, sample: Sample, swapped: str | None = None
 ) -> tuple[Example, ...]:
-    """Pairs for a tokenizer: the task's own, or, of boxes, those of the desideratum whose variable is `swapped`."""
+    """Pairs for a tokenizer: the task's own, or those of the desideratum whose variable is `swapped`."""
     frozen: Any = task  # and so hashable, which its class does not tell a type checker
     return _examples(frozen, tokenizer, sample, swapped)
 
@@ -157,6 +164,12 @@ def _examples(
     split, count, seed = sample.split, sample.count, sample.seed
     if swapped is None:
         return tuple(task_of(task, sample.foils).examples(tokenizer, count, seed, split))
+    made = task_of(task)
+    if isinstance(made, OwnPairs):
+        return tuple(made.desideratum(swapped, tokenizer, count, seed, split, draw=sample.draw))
+    seed = 1000 * seed + sample.draw
+    if isinstance(made, OwnTask):
+        return tuple(made.desideratum(swapped, tokenizer, count, seed, split))
     return tuple(desideratum(boxes_of(task), swapped, tokenizer, count, seed, split))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.named_metrics import METRICS
-from nnsight_et.manifest import Attribution, Comparison, Discovery, Minimality, PairsFile, PathPatching
+from nnsight_et.manifest import DCM, Attribution, Comparison, Discovery, Minimality, PairsFile, PathPatching
 from nnsight_et.manifest.written import Scored
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.examples import has_length_limit, needs_foils, require_prompts_fit, task_of
@@ -26,6 +26,12 @@ def check_pairs(context: RunContext, job: Job) -> None:
         files = context.models.files(choice)
         line, pair = pairs.longest(tokenizer_of(files))
         require_prompts_fit([pair], files, f"{job.name}: {line}", context.models.on_server)
+        for swaps in pairs.swaps.values() if job.spec.needs_desiderata else ():
+            line, pair = swaps.longest(tokenizer_of(files))
+            require_prompts_fit([pair], files, f"{job.name}: {line}", context.models.on_server)
+    if job.spec.needs_desiderata:
+        _check_swaps(pairs, job)
+        return
     if needs_foils(job):
         pairs.check_foils(_reason(job))
     for key, split in splits(job):
@@ -36,11 +42,31 @@ def check_pairs(context: RunContext, job: Job) -> None:
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
 
 
+def _check_swaps(pairs: OwnPairs, job: Job) -> None:
+    """Raise TaskError naming the key that asks for more pairs of a desideratum than there are."""
+    draws = getattr(job.spec, "draws", 1)
+    for key, split in swap_splits(job):
+        count, there = getattr(job.spec, key), pairs.available_swaps(job.seed, split)
+        if count * draws > there:
+            wanted = quantity(count, "pair") + (f" in each of {draws} draws" if draws > 1 else "")
+            accept = f"1 to {there // draws}" if there >= draws else "more different base prompts, or fewer draws"
+            found = f"{wanted}; of each desideratum {there} are for {split}"
+            raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
+
+
+def swap_splits(job: Job) -> Iterator[tuple[str, str]]:
+    """The keys of a job on desiderata that say how many pairs of each it takes, with the split they are from."""
+    if isinstance(job.spec, DCM):
+        yield from ((f"{use}_examples", f"mask_{use}") for use in ("training", "validation", "test"))
+    else:
+        yield "examples", "evaluation"
+
+
 def check_every_prompt(context: RunContext, job: Job) -> None:
     """Raise TaskError if a prompt of the job is longer than a model has positions, where it has a number of them."""
     if isinstance(job.task, PairsFile):
         return
-    for choice in job.models:
+    for choice in job.models if not job.spec.needs_desiderata else ():
         if has_length_limit(context.models.files(choice), context.models.on_server):
             for key, split in splits(job):
                 made = context.data.prompts if key == "ablation_examples" else context.data.examples

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import comb
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,12 +15,18 @@ from nnsight_et.manifest import BoxesTask, MadeTask, PairsFile
 from nnsight_et.measuring.audit import Finding, finding
 from nnsight_et.planning.plan import Job
 from nnsight_et.tasks.boxes import OBJECTS, SPLITS
+from nnsight_et.tasks.marked import encoded_pair
+from nnsight_et.tasks.own_pairs import OwnPairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLAIN = ("object", "label", "position")  # desiderata whose sources are written as all prompts are
-SHARED = {"pruning": "discovery"}  # splits that files and classes may fill from one part
+UNLIKELY = 1e-9  # what draws at random do not come to
+SHARED = {
+    "pruning": "discovery", "mask_training": "discovery", "mask_validation": "discovery", "mask_test": "evaluation",
+}  # fmt: skip
+"""Splits that files and classes may fill from one part."""
 
 
 @dataclass
@@ -27,6 +35,7 @@ class SplitsSeen:
 
     read: dict[tuple[str, str | None], list[Sequence[Example]]] = field(default_factory=dict)
     _seen: dict[tuple[int, ...], tuple[str, str]] = field(default_factory=dict[tuple[int, ...], tuple[str, str]])
+    _asked: dict[tuple[str, int], dict[Any, int]] = field(default_factory=dict[tuple[str, int], dict[Any, int]])
 
     def findings(self, job: Job, split: str, prompts: Sequence[Prompt]) -> Iterator[Finding]:
         """That none of these was in another split of this run, and, of a task with a generator, none is there twice."""
@@ -39,6 +48,27 @@ class SplitsSeen:
             yield finding("splits", other == part, f"a prompt of {split} is one of {other} in {where}")
         once = own or len({prompt.tokens for prompt in prompts}) == len(prompts)
         yield finding("splits", once, f"{split}: a prompt is there twice")
+
+    def draws(
+        self, task: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], swapped: str | None
+    ) -> Iterator[Finding]:
+        """That the segments that pairs of the boxes task ask for look drawn at random, over all pairs of the run."""
+        if not isinstance(task, BoxesTask) or not (reader := BoxesReader(task, tokenizer)).reads:
+            return
+        for example in examples:
+            base, source = reader.scene(example.base), reader.scene(example.source)
+            key = (example.base.tokens, example.source.tokens)
+            if base is None or source is None or base.asked not in base.labels:
+                continue
+            mine = base.labels.index(base.asked)
+            self._asked.setdefault(("base", task.boxes), {})[key[0]] = mine
+            if swapped == "object" and source.asked in source.labels:
+                moved = (source.labels.index(source.asked) - mine) % task.boxes
+                self._asked.setdefault(("source of object, from the base's", task.boxes), {})[key] = moved
+        for (what, boxes), found in self._asked.items():
+            most = max(Counter(found.values()).values())
+            chance = boxes * comb(len(found), most) / boxes**most  # at most: that any segment is asked for as often
+            yield finding("examples", chance > UNLIKELY, f"the segments asked for ({what}) are not drawn at random")
 
 
 class Scene(NamedTuple):
@@ -209,3 +239,19 @@ def prompts_findings(
         right = right and _at_a_segment(scene, prompt, range(reader.boxes))
         yield finding("examples", right, f"{split}: prompt {number}")
         yield finding("splits", scene.split == split, f"{split}: prompt {number}")
+
+
+def file_findings(
+    task: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prompts: Sequence[Prompt]
+) -> Iterator[Finding]:
+    """That ablation prompts from a file of pairs belong to base prompts that are not among the measured ones."""
+    if not isinstance(task, PairsFile):
+        return
+    measured = {one.base.tokens for one in examples}
+    every = [
+        encoded_pair(pair, tokenizer, where)
+        for where, pair in OwnPairs.of(task.text, task.name, task.positions, task.tokens_as).pairs
+    ]
+    apart = {one.source.tokens for one in every if one.base.tokens not in measured}
+    right = all(prompt.tokens in apart for prompt in prompts)
+    yield finding("splits", right, "ablation: its prompts are those of measured pairs")

@@ -105,6 +105,38 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return mean, (sum((one - mean) ** 2 for one in values) / len(values)) ** 0.5
 
 
+def most_won(values: Array, first: int, count: int, mean: Array | float, floor: Array) -> Array:
+    """[head]: the most that one has of 1 by betting that the mean of `count` values is above `mean`, from values [head,
+    seen] of which the `first` are looked at alone and no later one is below the floor; infinite where it must be above.
+    """
+    have, most = np.ones(len(values)), np.ones(len(values))
+    with np.errstate(all="ignore"):
+        for seen in range(first, values.shape[1] + 1):
+            before = values[:, :seen]
+            rest = (count * mean - before.sum(1)) / (count - seen) if seen < count else np.full(len(values), np.nan)
+            most[before.sum(1) > count * mean if seen == count else rest < floor] = np.inf
+            if seen == values.shape[1]:
+                return most
+            hoped = before.mean(1) - rest
+            stake = hoped / np.maximum(before.var(1) + hoped**2, 1e-300)
+            stake = np.where(hoped > 0, np.minimum(stake, 0.95 / np.maximum(rest - floor, 1e-300)), 0.0)
+            have = have * np.maximum(1 + stake * (values[:, seen] - rest), 0)
+            most = np.maximum(most, have)
+    return most
+
+
+def finite_bound(values: Array, first: int, count: int, floor: Array, level: float) -> Array:
+    """[head]: the largest mean of all values against which betting wins 1 / level."""
+    least, most = (values.sum(1) + (count - values.shape[1]) * floor) / count, values.mean(1)
+    known, least = np.isfinite(floor), np.where(np.isfinite(floor), least, most - 1)
+    least = least - 1e-12 * (1 + abs(least))
+    for _ in range(60):
+        between = (least + most) / 2
+        won = most_won(values, first, count, between, floor) >= 1 / level
+        least, most = np.where(won, between, least), np.where(won, most, between)
+    return np.where(known, least, -np.inf)
+
+
 @lru_cache(maxsize=1)
 def _nodes() -> tuple[Array, Array]:
     """Points and weights of an integral from -1 to 1."""

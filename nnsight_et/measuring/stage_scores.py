@@ -43,6 +43,14 @@ def stage_scores(
     them stability [], a mean Jaccard index. base [example], the answer's probability in the base run, and base_value,
     another metric's; reach, which heads were run.
     """
+    of_senders, p_values, stability = sender_numbers(probabilities, keep, seed, metric)
+    return over_all_heads(probabilities, of_senders, adjusted(p_values), senders, shape) | {"stability": stability}
+
+
+def sender_numbers(
+    probabilities: Found, keep: int, seed: int, metric: Metric
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """What is said of each sender's effect [sender, ...], p [sender], and stability []; see stage_scores."""
     effect, tested = effects(probabilities, metric), tested_values(probabilities, metric)
     p_values = torch.full((len(effect),), nan).double() if tested is None else effect_p_values(tested)
     stability, frequency = rank_stability(METRICS[metric].direction * effect, keep, seed)
@@ -54,12 +62,27 @@ def stage_scores(
     }
     if tested is not None and metric == DEFAULT_METRIC:
         of_senders["log_ratio"] = tested.mean(-1)
-    tests = {"p": p_values, "p_holm": holm(p_values), "p_bh": benjamini_hochberg(p_values)}
+    return of_senders, p_values, torch.tensor(stability).double()
+
+
+def adjusted(p_values: Tensor) -> dict[str, Tensor]:
+    """p, p_holm and p_bh [sender]."""
+    return {"p": p_values, "p_holm": holm(p_values), "p_bh": benjamini_hochberg(p_values)}
+
+
+def over_all_heads(
+    probabilities: Found,
+    of_senders: dict[str, Tensor],
+    tests: dict[str, Tensor],
+    senders: Sequence[Component],
+    shape: Shape,
+) -> dict[str, Tensor]:
+    """The same [layer, head, ...]: 0 or NaN of heads that cannot reach; with the base's numbers, and reach."""
     found = {name: over_all(values, senders, shape, 0) for name, values in of_senders.items()}
     found |= {name: over_all(values, senders, shape, nan) for name, values in tests.items()}
     reach = over_all(torch.ones(len(senders), dtype=torch.bool), senders, shape, 0)
     found |= {name: probabilities[name] for name in ("base", "base_value") if name in probabilities}
-    return found | {"reach": reach, "stability": torch.tensor(stability).double()}
+    return found | {"reach": reach}
 
 
 def effects(probabilities: Found, metric: Metric) -> Tensor:

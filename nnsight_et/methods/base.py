@@ -44,6 +44,8 @@ class Experiment(Generic[M, S]):
     """Measures all the job asks for, cell by cell."""
     audit: Callable[[Evidence[M, S]], Iterable[Finding]]
     """What was asked of the models, and every score, number and choice, derived again by code of its own."""
+    headline: Callable[[S], str]
+    """The result in a few words, for the line that ends an experiment."""
     tables: Callable[[ResultHeader, S], tuple[Table, ...]]
     figures: Callable[[MethodResult[S], Study], tuple[FigureGroup, ...]]
     metrics: Callable[[MethodResult[S]], Iterator[TidyRow]]

@@ -19,41 +19,43 @@ class Section:
 FAITHFULNESS = Section(
     "faithfulness",
     "Faithfulness",
-    "How much of a model's accuracy its circuit has alone, all other heads mean-ablated (Table 1).",
+    "How much of a model's accuracy the circuit keeps by itself, with every other head mean-ablated (Table 1).",
     tables_first=True,
 )
 CIRCUITS = Section(
     "circuits",
     "Circuits",
-    "Which heads matter, found from the logits back by path patching, and what minimality left of them (Figure 1).",
+    "Which heads matter, traced back from the logits by path patching, and which of them minimality keeps (Figure 1).",
 )
 COMPLETENESS = Section(
     "completeness",
     "Completeness",
-    "Circuit and model without the same heads: a complete circuit loses what the model loses (Figures A3, A4, A6).",
+    "Circuit and model with the same heads removed: a complete circuit loses as much (Figures A3, A4, A6).",
 )
 ROLES = Section(
     "roles",
     "What the groups carry",
-    "Which heads carry which variable, and whether they do so in every model (Figures 3, A8, A9; Table A11).",
+    "Which heads carry which variable, and whether they do in every model (Figures 3, A8, A9; Table A11).",
 )
 ACROSS = Section(
     "across",
     "Across models",
-    "A donor's head activations in a recipient: which step a fine-tuned model does better (Figure 4).",
+    "Head activations of one model patched into another: which step a fine-tuned model does better (Figure 4).",
 )
 KNOCKOUT = Section(
     "knockout",
     "Attention knockout",
-    "From which layer on a position has what it needs from another (Figures A1, A2).",
+    "By which layer a position has what it needs from another (Figures A1, A2).",
 )
 OVERLAP = Section(
     "overlap",
     "Overlap of circuits",
-    "How many heads two circuits share, and how much the others matter (Tables A6, A10; Figures A5, A7).",
+    "Which heads two circuits share, and how much the others matter (Tables A6, A10; Figures A5, A7).",
 )
 ATTENTION = Section("attention", "Attention patterns", "Where the circuit's heads look.")
-ATTRIBUTION = Section("attribution", "Attribution", "A gradient's estimate of every head's effect, beside exact ones.")
+ATTRIBUTION = Section(
+    "attribution", "Attribution", "Gradient estimates of every head's effect, next to the exact effects."
+)
 SECTIONS = (
     FAITHFULNESS,
     CIRCUITS,

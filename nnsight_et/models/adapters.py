@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftMixedModel, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -220,6 +222,25 @@ def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
     surplus = [key for key in result.unexpected_keys if key not in spare]
     if missing or surplus:
         raise _misfit(name, folder, missing, surplus)
+
+
+def check_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
+    """Raise UnsupportedModel unless each of an adapter's weights is in the model as its file of tensors has it."""
+    path = folder / WEIGHTS[0]
+    if not path.is_file():  # the form of 2023 is read by torch alone
+        return
+    there = {_plain(key): one for key, one in module.state_dict().items()}
+    for key, stored in load_file(path).items():
+        found = there.get(_plain(key.removeprefix(PREFIX)))
+        if found is None or found.shape != stored.shape or found.device.type == "meta":
+            continue
+        if not torch.equal(found.cpu(), stored.to(found.dtype)):
+            raise UnsupportedModel(f"{name}: its adapter's {_short(key)} is not what {path} holds; accepted: {FIT}")
+
+
+def _plain(key: str) -> str:
+    """A weight's name without that of the adapter."""
+    return key.replace(".default", "")
 
 
 def base_of(adapted: PeftModel | PeftMixedModel, name: str) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""The models known by name, as data: where their weights are and how large they are. Imports no torch."""
+"""The built-in models, as data: where their weights are and how large they are. Imports no torch."""
 
 from __future__ import annotations
 

@@ -5,127 +5,26 @@ An entry says where the residual, z, q, k, v and the attention output are. Nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 from nnsight_et.core.errors import UnsupportedModel
-from nnsight_et.models.catalog import Shape
+from nnsight_et.models.architecture import Architecture, Experts, Projection, Recurrence, Requirement
 
 
-@dataclass(frozen=True)
-class Projection:
-    """The module whose output has the queries, keys or values, and how they lie in it."""
-
-    path: str
-    packed: Literal["alone", "blocks", "per head"] = "alone"
-    """alone: the output is nothing else. blocks: all queries, then all keys, then all values. per head: the query, key
-    and value of the first head, then of the second, ..."""
-    norm: str | None = None
-    """A norm over all heads at once, if there is one: queries or keys are read after it, where a head's are its own."""
-
-    @property
-    def site(self) -> str:
-        """The path of the module after which they are read and replaced."""
-        return self.norm or self.path
+def falcon_kv_heads(config: Any) -> int:
+    """Falcon's, which goes by the first of three ways that its configuration asks for."""
+    return 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads
 
 
-@dataclass(frozen=True)
-class Requirement:
-    """What a configuration must say for a model to be of its architecture: `key` is `value`, or what `same_as` is."""
-
-    key: str
-    why: str
-    value: Any = None
-    same_as: str | None = None
-
-    def is_met(self, config: Any) -> bool:
-        """Whether it does; a configuration without the key does, and None is as good as False."""
-        wanted = self.accepted_value(config)
-        found = getattr(config, self.key, wanted)
-        return found == wanted or not (found or wanted)
-
-    def accepted_value(self, config: Any) -> Any:
-        """The value of `key` that is accepted."""
-        return getattr(config, self.same_as) if self.same_as else self.value
-
-
-@dataclass(frozen=True)
-class Experts:
-    """A routed MLP: the names of its sizes in the configuration."""
-
-    count: str
-    width: str
-    shared: str | None = None  # the width of an MLP that every token passes through as well
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Attribute paths of a decoder-only model's parts; those of a layer's parts start at the layer."""
-
-    embeddings: tuple[str, ...]  # their outputs add up to the residual that enters the first layer
-    layers: str
-    attention: str
-    query: Projection
-    key: Projection
-    value: Projection
-    attention_out: str  # its input is z, the heads' outputs side by side
-    mlp: str
-    unembedding: str
-    attention_norm: str | None = None  # what attention gives passes through it before it is added to the residual
-    mlp_norm: str | None = None
-    layer_gave_tuple: bool = False  # before transformers 5.24, with the residual as its first entry
-    parallel: bool | str = False  # MLPs see no attention of their own layer; or the configuration's key that says so
-    mlp_sees: Literal["prompts", "tokens"] = "prompts"  # [batch, seq, d] or [batch * seq, d]
-    position_table: bool = False  # positions are looked up, and there are max_position_embeddings of them
-    masks: Literal["causal", "sliding", "by layer type"] = "causal"  # which attention masks the model makes
-    implementations: tuple[str, ...] = ("sdpa", "eager")  # of attention
-    d_mlp: str = "intermediate_size"  # its name in the configuration, where None means 4 d_model
-    experts: Experts | None = None
-    needs: tuple[Requirement, ...] = ()
-    notes: tuple[str, ...] = ()  # what a reader of its results should know
-
-    @property
-    def decoder(self) -> str:
-        """The path of the module that runs the layers."""
-        return self.layers.rpartition(".")[0]
-
-    def projection(self, via: str) -> Projection:
-        """Where the `via` ("query", "key" or "value") of the heads comes from."""
-        return {"query": self.query, "key": self.key, "value": self.value}[via]
-
-    def longest(self, config: Any) -> int | None:
-        """How many tokens a prompt can have; None where there is no end, as with rotations of queries and keys."""
-        return config.max_position_embeddings if self.position_table else None
-
-    def windows(self, config: Any) -> tuple[int | None, ...]:
-        """Per layer how many tokens back, itself included, a token sees; None: all of them."""
-        count, window = config.num_hidden_layers, getattr(config, "sliding_window", None) or None
-        if self.masks == "causal":
-            return (None,) * count
-        if self.masks == "sliding":
-            return (window,) * count
-        return tuple(window if kind == "sliding_attention" else None for kind in config.layer_types)
-
-    def shape(self, config: Any) -> Shape:
-        """The sizes in a configuration of this architecture."""
-        heads, width = config.num_attention_heads, getattr(config, self.d_mlp) or 4 * config.hidden_size
-        of_all = 0
-        if self.experts:
-            each = getattr(config, self.experts.width)
-            shared = getattr(config, self.experts.shared) if self.experts.shared else 0
-            width = each * config.num_experts_per_tok + shared
-            of_all = each * getattr(config, self.experts.count) + shared
-        return Shape(
-            n_layers=config.num_hidden_layers,
-            n_heads=heads,
-            n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            d_head=getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1),
-            d_model=config.hidden_size,
-            d_mlp=width,
-            vocabulary=config.vocab_size,
-            d_experts=of_all,
-            parallel=bool(getattr(config, self.parallel) if isinstance(self.parallel, str) else self.parallel),
-        )
+def gemma4_layers(config: Any) -> list[Any]:
+    """The same of Gemma 4, whose heads are wider in layers with full attention."""
+    differing = getattr(config, "per_layer_config", None)  # since transformers 5.20
+    if differing is not None:
+        return [differing[layer] for layer in range(config.num_hidden_layers)]
+    wide = SimpleNamespace(head_dim=config.global_head_dim, num_key_value_heads=config.num_key_value_heads)
+    return [wide if kind == "full_attention" else config for kind in config.layer_types]
 
 
 LLAMA = Architecture(
@@ -140,9 +39,18 @@ LLAMA = Architecture(
     unembedding="lm_head",
 )
 HEAD_NORMS = "queries and keys are read before the norms each head has for them"
+HEAD_NORMS_IF = "where it has norms of queries and keys, they are read before"
+NORM_OVER_ALL = "queries and keys are read after their norm, which runs over all heads at once"
+SINKS = "part of each head's attention goes to no token: weights of a row add up to less than one"
 POST_NORMS = "attention and MLP pass through a norm before they are added: heads write side by side before it"
+HYBRID = (
+    "layers of linear attention are patched by their heads' outputs; what looks back at tokens, as queries, keys, "
+    "values and knockout do, is refused there by layer"
+)
+GATED = "what gates a head's output is no part of its query, and recomputes"
 ROUTED = "MLPs are routed: a patch that moves a token to other experts has their effect too"
 PARALLEL = "where blocks are parallel, a layer's MLP does not see the same layer's attention"
+ALIBI = "its positions are biases of attention scores, made from a mask of whole prompts (ALiBi)"
 WINDOWS = "where the configuration has a sliding window, a token sees no further back than that"
 GEMMA2 = replace(
     LLAMA,
@@ -171,7 +79,7 @@ OLMO2 = replace(
     key=Projection("self_attn.k_proj", norm="self_attn.k_norm"),
     attention_norm="post_attention_layernorm",
     mlp_norm="post_feedforward_layernorm",
-    notes=(POST_NORMS, "queries and keys are read after their norm, which runs over all heads at once"),
+    notes=(POST_NORMS, NORM_OVER_ALL),
 )
 GPT2 = Architecture(
     embeddings=("transformer.wte", "transformer.wpe"),
@@ -191,13 +99,13 @@ NEOX = Architecture(
     embeddings=("gpt_neox.embed_in",),
     layers="gpt_neox.layers",
     attention="attention",
-    query=Projection("attention.query_key_value", "per head"),
-    key=Projection("attention.query_key_value", "per head"),
-    value=Projection("attention.query_key_value", "per head"),
+    query=Projection("attention.query_key_value", "per group"),
+    key=Projection("attention.query_key_value", "per group"),
+    value=Projection("attention.query_key_value", "per group"),
     attention_out="attention.dense",
     mlp="mlp",
     unembedding="lm_head",
-    parallel="use_parallel_residual",
+    parallel=("use_parallel_residual",),
     notes=(PARALLEL,),
 )
 GPTJ = replace(
@@ -210,7 +118,7 @@ GPTJ = replace(
     value=Projection("attn.v_proj"),
     attention_out="attn.out_proj",
     parallel=True,
-    layer_gave_tuple=True,
+    layer_gives_tuple="before 5.24",
     implementations=("eager",),
     d_mlp="n_inner",
     position_table=True,
@@ -230,6 +138,54 @@ OPT = replace(
         Requirement("word_embed_proj_dim", "its embedding has another width than its layers", same_as="hidden_size"),
     ),
     notes=("queries are read before they are scaled",),
+)
+GRANITE = replace(
+    LLAMA,
+    embedding_scale="embedding_multiplier",
+    residual_scale="residual_multiplier",
+    notes=("what attention and MLP give is read before it is multiplied by residual_multiplier and added",),
+)
+FALCON = replace(
+    LLAMA,
+    embeddings=("transformer.word_embeddings",),
+    layers="transformer.h",
+    attention="self_attention",
+    query=Projection("self_attention.query_key_value", "per group"),
+    key=Projection("self_attention.query_key_value", "per group"),
+    value=Projection("self_attention.query_key_value", "per group"),
+    attention_out="self_attention.dense",
+    parallel=("new_decoder_architecture", "parallel_attn"),
+    layer_gives_tuple=True,
+    kv_heads=falcon_kv_heads,
+    d_mlp="ffn_hidden_size",
+    needs=(Requirement("alibi", ALIBI, False),),
+    notes=(PARALLEL,),
+)
+
+DELTA_NET = Recurrence("linear_attn", "linear_attn.out_proj", "linear_num_value_heads", "linear_value_head_dim")
+MAMBA = Recurrence("mamba", "mamba.out_proj", "mamba_n_heads", "mamba_d_head")
+QWEN3_5 = replace(
+    LLAMA,
+    query=Projection("self_attn.q_proj", "gated"),
+    recurrence=DELTA_NET,
+    notes=(HYBRID, HEAD_NORMS, GATED),
+)
+GEMMA4 = replace(
+    GEMMA3,
+    layer_configs=gemma4_layers,
+    also_adds="post_per_layer_input_norm",
+    layer_scale="layer_scalar",
+    needs=(
+        Requirement("use_bidirectional_attention", "its tokens see later ones", None),
+        Requirement("enable_moe_block", "its experts see the residual itself, beside an MLP that sees a norm", False),
+    ),
+    notes=(
+        POST_NORMS,
+        WINDOWS,
+        HEAD_NORMS,
+        "heads are wider in layers with full attention, others are filled up with zeros",
+        "what a layer adds for each token it knows by sight (per-layer embeddings) recomputes, as norms do",
+    ),
 )
 
 FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
@@ -251,20 +207,69 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
         experts=Experts("num_experts", "moe_intermediate_size"),
         notes=(HEAD_NORMS, ROUTED, WINDOWS),
     ),
+    "qwen3_next": replace(
+        QWEN3_5,
+        experts=Experts("num_experts", "moe_intermediate_size", "shared_expert_intermediate_size"),
+        notes=(*QWEN3_5.notes, ROUTED),
+    ),
+    "qwen3_5_text": QWEN3_5,
+    "qwen3_5": QWEN3_5,  # its text model alone, without the one for images
     "gemma": replace(LLAMA, needs=(Requirement("use_bidirectional_attention", "its tokens see later ones", False),)),
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gemma3": GEMMA3_IMAGES,
+    "gemma4_text": GEMMA4,
+    "gemma4": replace(
+        GEMMA4,
+        embeddings=GEMMA3_IMAGES.embeddings,
+        layers=GEMMA3_IMAGES.layers,
+        notes=(*GEMMA4.notes, "its text model, with its image and audio models beside it in memory"),
+    ),
     "olmo": replace(LLAMA, notes=("where it clips queries, keys and values, they are read before",)),
     "olmo2": OLMO2,
     "olmo3": replace(OLMO2, masks="by layer type", notes=(*OLMO2.notes, WINDOWS)),
+    "olmoe": replace(
+        LLAMA,
+        query=OLMO2.query,
+        key=OLMO2.key,
+        experts=Experts("num_experts", "intermediate_size"),
+        notes=(NORM_OVER_ALL, ROUTED),
+    ),
     "smollm3": QWEN2,
+    "ministral": QWEN2,
+    "ministral3": replace(LLAMA, masks="sliding", notes=(WINDOWS, "queries are read before they grow with the place")),
+    "granite": GRANITE,
+    "granitemoehybrid": replace(
+        GRANITE,
+        mlp="shared_mlp",
+        d_mlp="shared_intermediate_size",
+        recurrence=MAMBA,
+        needs=(Requirement("num_local_experts", "its experts are beside its MLP, in a module of their own", 0),),
+        notes=(*GRANITE.notes, HYBRID),
+    ),
+    "glm": LLAMA,
+    "glm4": replace(
+        LLAMA, attention_norm="post_self_attn_layernorm", mlp_norm="post_mlp_layernorm", notes=(POST_NORMS,)
+    ),
+    "apertus": replace(LLAMA, notes=(HEAD_NORMS,)),
+    "seed_oss": LLAMA,
+    "ernie4_5": LLAMA,
+    "hunyuan_v1_dense": replace(LLAMA, notes=("queries and keys are read before rotations, and norms, of each head",)),
+    "nemotron": LLAMA,
+    "gpt_oss": replace(
+        QWEN2,
+        mlp_gives_tuple=True,
+        implementations=("eager",),
+        experts=Experts("num_local_experts", "intermediate_size"),
+        notes=(SINKS, ROUTED, WINDOWS),
+    ),
     "starcoder2": replace(LLAMA, masks="sliding", notes=(WINDOWS,)),
     "stablelm": replace(
         LLAMA,
-        parallel="use_parallel_residual",
-        notes=("where it has norms of queries and keys, they are read before", PARALLEL),
+        parallel=("use_parallel_residual",),
+        notes=(HEAD_NORMS_IF, PARALLEL),
     ),
+    "cohere": replace(LLAMA, parallel=True, notes=(HEAD_NORMS_IF, PARALLEL)),
     "cohere2": replace(QWEN2, parallel=True, notes=(WINDOWS, PARALLEL)),
     "phi": replace(LLAMA, attention_out="self_attn.dense", parallel=True, notes=(PARALLEL,)),
     "phi3": replace(
@@ -278,10 +283,16 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     "gpt2": GPT2,
     "gpt_neox": NEOX,
     "gptj": GPTJ,
+    "gpt_bigcode": replace(
+        GPT2,
+        query=Projection("attn.c_attn", "per group"),
+        key=Projection("attn.c_attn", "per group"),
+        value=Projection("attn.c_attn", "per group"),
+    ),
+    "falcon": FALCON,
     "opt": OPT,
 }  # fmt: skip
 
-ALIBI = "its positions are biases of attention scores, made from a mask of whole prompts (ALiBi)"
 LATENT = "its keys and values come from a shared compressed vector, not from a projection per head"
 REFUSED: dict[str, str] = {
     "bloom": ALIBI,
@@ -313,4 +324,10 @@ def architecture(config: Any, where: str) -> Architecture:
             found = f"{need.key} is {getattr(text, need.key)!r}, so {need.why}"
             wanted = f"{need.key} {need.accepted_value(text)!r}"
             raise UnsupportedModel(f"{where}: architecture '{kind}': {found}; accepted: {wanted}")
+    if layers := parts.recurrent(text):
+        assert parts.recurrence is not None
+        own, heads = getattr(text, parts.recurrence.heads), text.num_attention_heads
+        if own % heads:
+            found = f"layers {', '.join(map(str, layers))} are linear attention of {own} heads"
+            raise UnsupportedModel(f"{where}: {found}; accepted: a multiple of attention's {heads}")
     return parts

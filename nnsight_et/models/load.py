@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from nnsight_et.core.errors import UnsupportedModel, quantity
 from nnsight_et.core.turns import makes_turns
-from nnsight_et.models.adapters import attach_adapter, check_fit, check_served, has_adapter
+from nnsight_et.models.adapters import attach_adapter, check_adapter, check_fit, check_served, has_adapter
 from nnsight_et.models.catalog import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.failures import reading_files
 from nnsight_et.models.families import architecture
@@ -183,6 +183,7 @@ def load_model(files: Files, dtype: str = "float32", device: str = "cpu", attent
         check_all_read(files.name, files.gguf, module)
     if files.adapter:
         attach_adapter(module, files.adapter, files.name)
+        check_adapter(module, files.adapter, files.name)
     if has_adapter(module) != (files.adapter is not None):
         raise UnsupportedModel(f"{files.name}: its adapter is not in the model, or one is that was not asked for")
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
@@ -272,10 +273,15 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
     if there != shape.n_layers:
         found = f"its configuration says {quantity(shape.n_layers, 'layer')}, and it has {there}"
         raise UnsupportedModel(f"{name}: {found}; accepted: config.num_hidden_layers as many as there are")
+    text = nn.config.get_text_config()
+    scales = [float(getattr(text, key)) if key else 1.0 for key in (parts.embedding_scale, parts.residual_scale)]
+    widths, storing = parts.widths(text), parts.storing(text)
     return Model(
         nn, parts, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.d_head,
-        dtype=dtype, device=device, windows=parts.windows(nn.config.get_text_config()), parallel=shape.parallel,
-        name=name,
+        dtype=dtype, device=device, windows=parts.windows(text), parallel=shape.parallel,
+        embedding_scale=scales[0], residual_scale=scales[1],
+        widths=widths if set(widths) != {shape.d_head} else (), recurrent=parts.recurrent(text),
+        lacking=parts.lacking(text), storing=storing if storing < shape.n_layers else None, name=name,
     )  # fmt: skip
 
 
@@ -299,8 +305,9 @@ def part_gaps(model: Model) -> Tensor:
     residual, attention and MLP from what leaves the layer. Relative to the token's largest number there, or the largest
     that is added up to it: the first token's can be thousands of times the second's.
     """
-    tokens = _two_tokens(model)
+    tokens, parts = _two_tokens(model), model.parts
     places = torch.arange(2, device=model.device)[None]
+    also = parts.also_adds if hasattr(model.layer(0)._module, parts.also_adds or "") else None
     with model.trace(tokens, places):
         gaps = []
         for layer in range(model.n_layers):
@@ -315,11 +322,14 @@ def part_gaps(model: Model) -> Tensor:
             written = model.attention_output(layer)
             attention = model.attention(layer)
             mlp = model.mlp(layer, len(tokens))
+            more = [model.part(also, layer).output] if also else []
             leaving = model.residual(layer + 1)
             gaps.append(_share(whole - written, leaving, written, terms))
             gaps.append(_share(writes - written, leaving, written, terms))
             gaps.append(_share(added - attention, leaving, attention))
-            gaps.append(_share(entering + attention + mlp - leaving, leaving, entering, attention, mlp))
+            added = [attention * model.residual_scale, mlp * model.residual_scale, *more]
+            scale = getattr(model.layer(layer), parts.layer_scale) if parts.layer_scale else 1.0
+            gaps.append(_share((entering + sum(added)) * scale - leaving, leaving, entering * scale, *added))
     return torch.stack([gap.to(model.device) for gap in gaps])
 
 

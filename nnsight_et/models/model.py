@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from nnsight_et.core.circuit import Via
-from nnsight_et.models.families import Architecture
+from nnsight_et.core.errors import UnsupportedModel
+from nnsight_et.models.architecture import Architecture, Lacking
 
 PROBES = 8  # of how large the terms of a sum are
 VIAS: tuple[Via, ...] = ("query", "key", "value")  # in the order of a forward pass
@@ -38,6 +39,19 @@ class Model:
     windows: tuple[int | None, ...]  # per layer how many tokens back, itself included, a token sees; None: all
     parallel: bool = False
     """Whether an MLP does not see the attention of its own layer: both have the residual that enters the layer."""
+    embedding_scale: float = 1.0
+    """By what the embeddings' sum is multiplied when it enters the first layer."""
+    residual_scale: float = 1.0
+    """By what the outputs of attention and MLP are multiplied when they are added to the residual."""
+    widths: tuple[int, ...] = ()
+    """Per layer how wide a head's output is, if not d_head everywhere: z and projections are filled up with zeros."""
+    recurrent: tuple[int, ...] = ()
+    """Layers with linear attention: z is what enters its output projection. Where there are some, passes recompute
+    whole prompts, as a recurrence has no keys of single tokens."""
+    lacking: Lacking = field(default_factory=dict)
+    """Layer -> which of queries, keys and values its heads do not have to themselves, and why."""
+    storing: int | None = None
+    """The lowest layer whose keys and values later layers have instead of their own."""
     adapted: bool = True
     """Whether its adapters, if it has some, are on; not where who made the model in memory switched them off."""
     gradients: bool = True
@@ -53,6 +67,26 @@ class Model:
         """An intervention has come to its senders of `layer`."""
         if self.on_layer is not None:
             self.on_layer(layer)
+
+    def check_has(self, via: Via | Literal["input"] | None, layers: Iterable[int]) -> None:
+        """Raise UnsupportedModel, naming the layer, if heads of one of the layers do not have that input alone."""
+        for layer in sorted(set(layers)):
+            lost, why = self.lacking.get(layer, ((), ""))
+            if via in lost:
+                having = [one for one in range(self.n_layers) if via not in self.lacking.get(one, ((), ""))[0]]
+                accept = f"layers {', '.join(map(str, having))}" if having else "heads' outputs"
+                raise UnsupportedModel(
+                    f"{self.name}: the heads of layer {layer} have no {via} of their own: {why}; accepted: {accept}"
+                )
+
+    @property
+    def whole_layers(self) -> tuple[int, ...]:
+        """The layers whose heads have queries, keys and values to themselves."""
+        return tuple(layer for layer in range(self.n_layers) if layer not in self.lacking)
+
+    def recompute_from(self, layer: int) -> int:
+        """Where a pass that is to begin at `layer` begins: not above a layer that stores keys for those behind it."""
+        return layer if self.storing is None else min(layer, self.storing)
 
     def _to_main(self, tensor: Tensor) -> Tensor:
         """The tensor of some layer where all is worked out."""
@@ -108,7 +142,8 @@ class Model:
         """[batch, seq, d]: inside a trace, the residual stream entering `layer`, or, past the last one, leaving it."""
         if layer == 0:
             outputs = [self.part(path).output for path in self.parts.embeddings]
-            return outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
+            entering = outputs[0] if len(outputs) == 1 else torch.stack(outputs).sum(0)
+            return entering if self.embedding_scale == 1 else entering * self.embedding_scale
         output = self.layer(layer - 1).output
         return self._to_main(output[0] if self._layer_gives_tuple else output)
 
@@ -116,18 +151,38 @@ class Model:
         """The module of a whole layer."""
         return attrgetter(self.parts.layers)(self.nn)[layer]
 
+    def _path(self, part: str, layer: int) -> str:
+        """Where the layer's attention ("module"), or its output projection ("out"), is."""
+        if layer in self.recurrent and self.parts.recurrence:
+            return getattr(self.parts.recurrence, part)
+        return self.parts.attention if part == "module" else self.parts.attention_out
+
+    def projected(self, layer: int) -> list[str]:
+        """The paths, in the layer, of the projections that its heads have to themselves, and of the output's."""
+        lost = self.lacking.get(layer, ((), ""))[0]
+        return [self.parts.projection(via).path for via in VIAS if via not in lost] + [self._path("out", layer)]
+
     def z(self, layer: int) -> Tensor:
         """[batch, seq, head, d_head]: inside a trace, head outputs before the output projection."""
-        entering = self._to_main(self.part(self.parts.attention_out, layer).input)
-        return entering.unflatten(-1, (self.n_heads, self.d_head))
+        entering = self._to_main(self.part(self._path("out", layer), layer).input)
+        return self._filled(entering.unflatten(-1, (self.n_heads, -1)))
 
     def write_z(self, layer: int, z: Tensor) -> None:
         """Inside a trace: make z [batch, seq, head, d_head] the head outputs of `layer`."""
-        self.part(self.parts.attention_out, layer).input = self._to_layer(layer, z.flatten(-2))
+        self.part(self._path("out", layer), layer).input = self._to_layer(layer, self._cut(layer, z).flatten(-2))
 
     def write_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's real output projection makes of z [..., head, d_head]."""
-        return self._to_main(self.part(self.parts.attention_out, layer)(self._to_layer(layer, z.flatten(-2))))
+        projection, entering = self.part(self._path("out", layer), layer), self._cut(layer, z).flatten(-2)
+        return self._to_main(projection(self._to_layer(layer, entering)))
+
+    def _filled(self, values: Tensor) -> Tensor:
+        """[..., d_head]: values [..., width] of a layer's heads, filled up with zeros where they are narrower."""
+        return nn.functional.pad(values, (0, self.d_head - values.shape[-1])) if self.widths else values
+
+    def _cut(self, layer: int, values: Tensor) -> Tensor:
+        """[..., width]: as wide as the layer's heads are."""
+        return values[..., : self.widths[layer]] if self.widths else values
 
     def size_of_write(self, layer: int, z: Tensor) -> Tensor:
         """[n, d]: inside a trace, how large the terms are that write_of adds up for z [n, head, d_head].
@@ -142,7 +197,8 @@ class Model:
 
     def attention_output(self, layer: int) -> Tensor:
         """[batch, seq, d]: inside a trace, the output of the layer's attention: what its heads write, added up."""
-        return self._to_main(self.part(self.parts.attention, layer).output[0])
+        output = self.part(self._path("module", layer), layer).output
+        return self._to_main(output if layer in self.recurrent else output[0])
 
     def attention_of(self, layer: int, z: Tensor) -> Tensor:
         """[..., d]: inside a trace, what the layer's attention adds to the residual if z is [..., head, d_head]."""
@@ -156,12 +212,16 @@ class Model:
 
     def mlp(self, layer: int, batch: int) -> Tensor:
         """[batch, seq, d]: inside a trace of `batch` prompts, what the MLP, with all experts, adds to the residual."""
-        output = self._to_main(self.part(self.parts.mlp_norm or self.parts.mlp, layer).output)
+        output = self.part(self.parts.mlp_norm or self.parts.mlp, layer).output
+        output = self._to_main(output[0] if self.parts.mlp_gives_tuple else output)
+        if self.parallel:
+            output = output.clone()  # Falcon adds its attention into it
         return output.unflatten(0, (batch, -1)) if self.parts.mlp_sees == "tokens" else output
 
     def write_mlp(self, layer: int, output: Tensor) -> None:
         """Inside a trace: let the layer's MLP add output [batch, seq, d] to the residual."""
-        self.part(self.parts.mlp_norm or self.parts.mlp, layer).output = self._for_mlp(layer, output)
+        module, output = self.part(self.parts.mlp_norm or self.parts.mlp, layer), self._for_mlp(layer, output)
+        module.output = (output, *module.output[1:]) if self.parts.mlp_gives_tuple else output
 
     def mlp_input(self, layer: int, batch: int) -> Tensor:
         """[batch, seq, width]: inside a trace of `batch` prompts, what enters the module of the layer's MLP.
@@ -189,9 +249,10 @@ class Model:
         """Inside a trace: make values [batch, seq, head, d_head] the queries, keys or values of `layer`."""
         projection = self.parts.projection(via)
         module = self.part(projection.site, layer)
-        whole = values.flatten(-2) if projection.packed == "alone" else module.output.clone()
+        whole = self._cut(layer, values).flatten(-2) if projection.packed == "alone" else module.output.clone()
         if projection.packed != "alone":
-            self._by_head(whole, via).copy_(values)
+            kept = self._in_groups(whole, via)
+            kept.copy_(values.unflatten(-2, kept.shape[-3:-1]))
         module.output = self._to_layer(layer, whole)
 
     def projection_of_input(self, layer: int, via: Via) -> Tensor:
@@ -203,14 +264,22 @@ class Model:
         return self._by_head(self._to_main(output), via)
 
     def _by_head(self, output: Tensor, via: Via) -> Tensor:
-        """[..., head, d_head]: a view of the queries, keys or values in the output [..., width] of their module."""
-        index, packed = VIAS.index(via), self.parts.projection(via).packed
-        if packed == "per head":
-            return output.unflatten(-1, (self.n_heads, len(VIAS), self.d_head))[..., index, :]
+        """[..., head, d_head]: the queries, keys or values in the output [..., width] of their module."""
+        return self._filled(self._in_groups(output, via).flatten(-3, -2))
+
+    def _in_groups(self, output: Tensor, via: Via) -> Tensor:
+        """[..., group, head of it, d_head]: a view of them, in groups that lie apart, or each a group of its own."""
+        packed, heads = self.parts.projection(via).packed, self.heads_of(via)
+        if packed == "per group":
+            shared = self.n_heads // self.n_kv_heads
+            first, count = {"query": (0, shared), "key": (shared, 1), "value": (shared + 1, 1)}[via]
+            groups = output.unflatten(-1, (self.n_kv_heads, shared + 2, self.d_head))
+            return groups[..., first : first + count, :]
+        if packed == "gated":
+            return output.unflatten(-1, (heads, 2, self.d_head))[..., :1, :]
         if packed == "blocks":
-            widths = [self.heads_of(one) * self.d_head for one in VIAS]
-            output = output.split(widths, -1)[index]
-        return output.unflatten(-1, (self.heads_of(via), self.d_head))
+            output = output.split([self.heads_of(one) * self.d_head for one in VIAS], -1)[VIAS.index(via)]
+        return output.unflatten(-1, (heads, 1, -1))
 
     def write_attention_mask(self, layer: int, mask: Tensor, position_ids: Tensor) -> None:
         """Inside a trace of whole prompts: give the layer's attention this mask [batch, 1, seq, seq], added to scores.
@@ -230,13 +299,14 @@ class Model:
     def skip_attention(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's attention, let it add output [batch, seq, d]."""
         output = self._to_layer(layer, output)
-        self.part(self.parts.attention, layer).skip((output, None))
+        self.part(self._path("module", layer), layer).skip(output if layer in self.recurrent else (output, None))
         if self.parts.attention_norm:
             self.part(self.parts.attention_norm, layer).skip(output)
 
     def skip_mlp(self, layer: int, output: Tensor) -> None:
         """Inside a trace: do not run the layer's MLP, let it add output [batch, seq, d]."""
-        self.part(self.parts.mlp, layer).skip(self._for_mlp(layer, output))
+        given = self._for_mlp(layer, output)
+        self.part(self.parts.mlp, layer).skip((given, None) if self.parts.mlp_gives_tuple else given)
         if self.parts.mlp_norm:
             self.part(self.parts.mlp_norm, layer).skip(self._to_layer(layer, output))
 
@@ -248,7 +318,8 @@ class Model:
 
     @property
     def _layer_gives_tuple(self) -> bool:
-        return self.parts.layer_gave_tuple and not _is_5_24()
+        when = self.parts.layer_gives_tuple
+        return when is True or (when == "before 5.24" and not _is_5_24())
 
     def skip_unembedding(self, residual: Tensor) -> None:
         """Inside a trace whose logits nobody reads: do not compute them."""

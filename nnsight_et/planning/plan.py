@@ -21,12 +21,23 @@ from nnsight_et.circuits.circuit_files import OURS, CircuitFile, read_circuit
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest import Experiment, Manifest, OwnModel, PathPatching, TaskData
-from nnsight_et.manifest.tasks import chat_identity, read_chat
+from nnsight_et.manifest.chat import chat_identity, read_chat
 from nnsight_et.manifest.written import OnCircuit, is_file, is_shipped
 from nnsight_et.models.catalog import KNOWN_MODELS, ModelSpec, Shape
 
 SCHEMA = 2  # of what is digested: a change of meaning without a change of text raises it
-NAMED_ELSEWHERE = {"model", "models", "donor", "recipient", "circuit", "circuits", "roles", "scores", "reproduces"}
+NAMED_ELSEWHERE = {
+    "model",
+    "models",
+    "donor",
+    "recipient",
+    "circuit",
+    "circuits",
+    "roles",
+    "scores",
+    "title",
+    "reproduces",
+}
 """Keys whose values are names: what they stand for is digested, not what it is called in one manifest."""
 LINKS = ("circuit", "circuits", "roles", "scores")
 """Of these, the keys that name results: digested by what those compute, key by key."""
@@ -91,7 +102,8 @@ class Job(Generic[Spec]):
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved job as plain data: what a result records of how it was made."""
-        data: dict[str, Any] = {"name": self.name, "spec": self.spec.model_dump(mode="json")}
+        untitled = {"title"} if self.spec.title is None else set[str]()
+        data: dict[str, Any] = {"name": self.name, "spec": self.spec.model_dump(mode="json", exclude=untitled)}
         data["needs"] = dict(zip(self.needs, self.need_ids, strict=True))
         if forms := {name: one.form for name, one in self.written.items() if one.form != OURS}:
             data["circuits_read_as"] = forms

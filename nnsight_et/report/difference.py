@@ -21,6 +21,9 @@ TOLERANCE = 1e-4
 SELECTING = ("patching_score", "contribution", "mask")
 """What the names of heads' values begin with by which a method keeps or selects them: patching_score_kl too."""
 
+PROMPTS = "prompts_measured"
+"""The value of heads that a screened stage has, and no other."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -40,6 +43,8 @@ class ValueChange:
     experiment: str
     a: TidyRow | None
     b: TidyRow | None
+    screened: bool = False
+    """Whether an interval without a value is what a screen says of a head that left."""
 
     @property
     def one(self) -> TidyRow:
@@ -56,8 +61,14 @@ class ValueChange:
 
     @property
     def size(self) -> float:
-        """How far the values lie apart: 0 where neither is there or both are the same, infinite where one is not."""
+        """How far the values lie apart: 0 where neither is there or both are the same, infinite where one is not.
+
+        A head that left a screen has an interval in place of a value: how far the other lies outside of it.
+        """
         a, b = self._values
+        one, other = _ends(self.a), _ends(self.b)
+        if self.screened and (a is None or b is None) and one is not None and other is not None:
+            return max(0.0, other[0] - one[1], one[0] - other[1])
         return 0.0 if a == b else inf if self.difference is None else abs(self.difference)
 
     @property
@@ -195,8 +206,9 @@ def _values(name: str, a: Result, b: Result, rows_of: Callable[[Result], list[Ti
     sides = []
     for result in (a, b):
         sides.append({_identity(one, one_model): one for one in rows_of(result)})
+    screened = {(*key[:-1],) for side in sides for key in side if key[-1] == PROMPTS}
     for key in dict.fromkeys([*sides[0], *sides[1]]):
-        yield ValueChange(name, sides[0].get(key), sides[1].get(key))
+        yield ValueChange(name, sides[0].get(key), sides[1].get(key), (*key[:-1],) in screened)
 
 
 def _identity(one: TidyRow, one_model: bool) -> tuple:
@@ -244,6 +256,13 @@ def _members(heads: Sequence[ValueChange]) -> Iterator[Members]:
         order = [change.one.head for change in changes]
         sets = (in_a & in_b, in_a - in_b, in_b - in_a)
         yield Members(*place, *(tuple(head for head in order if head in some) for some in sets))
+
+
+def _ends(one: TidyRow | None) -> tuple[float, float] | None:
+    """Between what a value lies: itself and itself, or, where there is none, its bounds; None: nothing is known."""
+    if one is None or one.low is None or one.high is None or isnan(one.low) or isnan(one.high):
+        return None if one is None or one.value is None or isnan(one.value) else (one.value, one.value)
+    return (one.low, one.high) if one.value is None else (one.value, one.value)
 
 
 def _has_value(value: float | None) -> bool:
@@ -323,7 +342,7 @@ def _metrics_table(found: Difference) -> Table:
         for change in found.metrics
     )
     columns = ("experiment", "of", "metric", "A", "B", "difference", "intervals")
-    note = f"Values that lie more than {found.tolerance:g} apart. In brackets: 95% intervals."
+    note = f"Values that differ by more than {found.tolerance:g} apart. In brackets: 95% intervals."
     return Table("metric by metric", columns, rows, frozenset({"difference"}), note)
 
 
@@ -355,7 +374,7 @@ def _heads_table(found: Difference, top: int) -> Table:
     )
     columns = ("experiment", "of", "head", "metric", "A", "B", "difference", "intervals")
     left = f" The {len(rows)} largest of {len(told)}; --top shows more, --json all." if len(told) > len(rows) else ""
-    note = f"Values of heads measured in both that lie more than {found.tolerance:g} apart.{left}"
+    note = f"Values of heads measured in both runs that differ by more than {found.tolerance:g} apart.{left}"
     return Table("head by head: scores", columns, rows, frozenset({"difference"}), note)
 
 
@@ -382,10 +401,10 @@ def _both(change: ValueChange) -> tuple[str, str, str]:
 
 
 def _value_text(one: TidyRow | None) -> str:
-    if one is None or one.value is None:
+    if one is None:
         return ABSENT
     bounds = "" if one.low is None or one.high is None else f" [{one.low:.3g}, {one.high:.3g}]"
-    return f"{one.value:.4g}{bounds}"
+    return (ABSENT if one.value is None else f"{one.value:.4g}") + bounds
 
 
 def _overlap(change: ValueChange) -> str:

@@ -1,4 +1,4 @@
-"""Tables of what there is before anything has run: the models known by name, and a plan."""
+"""Tables of what there is before anything has run: the built-in models, and a plan."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def models_table() -> Table:
         sizes = (named.shape.n_layers, named.shape.n_heads, named.shape.d_model)
         rows.append((name, *map(str, sizes), _origin(named), named.description))
     columns = ("name", "layers", "heads", "d_model", "from", "what it is")
-    note = "Other models: a folder, a hub id, or an entry under models: in a manifest."
-    return Table("models known by name", columns, tuple(rows), frozenset(columns[1:4]), note)
+    note = "Any other model: a folder, a hub id, or an entry under models: in a manifest."
+    return Table("built-in models", columns, tuple(rows), frozenset(columns[1:4]), note)
 
 
 def plan_table(
@@ -95,10 +95,14 @@ def _work(job: Job, shapes: Mapping[str, Shape]) -> str:
     if isinstance(spec, PathPatching):
         name = job.models[0].name
         most = senders(job, shapes.get(name))
-        found = "senders not known before the model is read" if most is None else f"at most {quantity(most, 'sender')}"
+        found = (
+            "number of senders unknown until the model is read"
+            if most is None
+            else f"at most {quantity(most, 'sender')}"
+        )
         return f"{quantity(len(spec.stages), 'stage')}, {found}"
     if isinstance(spec, Discovery):
-        return f"at most {quantity(spec.branches, 'branch', 'branches')}; all numbers are bounds"
+        return f"at most {quantity(spec.branches, 'branch', 'branches')}; all numbers are upper bounds"
     if isinstance(spec, Faithfulness):
         return f"{models}, {quantity(spec.random_circuits, 'random circuit')} each"
     return models if job.models else "no model"

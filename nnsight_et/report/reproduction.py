@@ -36,7 +36,7 @@ def _table(header: ResultHeader, name: str, ours: Mapping[tuple[str, str], float
 
 def _note(header: ResultHeader, comparable: bool) -> str:
     if not comparable:
-        return "No number of ours stands for one of the paper's: other models or layers."
+        return "None of our numbers corresponds to one of the paper's: the models or layers differ."
     models = [record.name for record in header.models]
     tiny = [name for name in models if name in KNOWN_MODELS and KNOWN_MODELS[name].spec.path.startswith(str(EMBEDDED))]
     if tiny:

@@ -11,6 +11,12 @@ from nnsight_et.results.store import Result, ResultHeader
 from nnsight_et.results.study import Study
 
 
+def headline(header: ResultHeader) -> str:
+    """A result in a few words; ResultError naming the key if its summary is not one its method writes."""
+    method = METHODS[method_of(header)]
+    return method.experiment().headline(method.summary.read(header))
+
+
 def tables(header: ResultHeader) -> tuple[Table, ...]:
     """The tables of one result; ResultError naming the key if its summary is not one its method writes."""
     method = METHODS[method_of(header)]

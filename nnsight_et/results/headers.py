@@ -45,7 +45,7 @@ class TaskRecord(Record):
     positions: list[str] = Field(default_factory=list[str])
     """pairs, and a task of your own: its named positions, without `last`."""
     pairs: str = ""
-    """pairs: digest of the file's text."""
+    """pairs: digest of the file's content."""
     space: str = ""
     """pairs: what the manifest says of spaces before answers."""
     special_tokens: str = ""
@@ -54,6 +54,12 @@ class TaskRecord(Record):
     """pairs: what the manifest says of how many tokens answers have."""
     chat: bool | str | None = None
     """pairs, and a task of your own: whether prompts are turns of a chat; or a template's name, or a digest of it."""
+    form: str = ""
+    """pairs: commas, tabs or rows (Parquet, a dataset), where the file is no JSON."""
+    mapping: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """pairs: which columns make a pair, and how positions are found, where the manifest says it."""
+    desiderata: dict[str, Any] | list[str] = Field(default_factory=dict[str, Any])
+    """pairs, and a task of your own: its desiderata; of files, by name what is said of the pairs."""
     order: str = ""
     """ioi: who is named first."""
     templates: int = 0

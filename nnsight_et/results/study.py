@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnsight_et.core.errors import ManifestError, ResultError
 from nnsight_et.core.notices import Notice
-from nnsight_et.planning.plan import Plan
+from nnsight_et.planning.plan import Job, Plan
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import HEADER, Result, read_result
 
@@ -60,7 +60,7 @@ def study_of(plan: Plan, folder: Path) -> Study:
         if isinstance(found, Result) and found.header.job_id != job.id:
             found = "its result is of another version of the experiment; run the manifest again"
         if isinstance(found, Result):
-            results[job.name] = found
+            results[job.name] = _as_headed_now(found, job)
         else:
             missing[job.name] = Missing(job.name, job.spec.method, _with_needs(found, job.needs, missing))
     return Study(plan.name, tuple(results.values()), tuple(missing.values()))
@@ -80,6 +80,13 @@ def study_in(folder: Path) -> Study:
             if need not in results and need not in missing:
                 missing[need] = Missing(need, "–", f"no result; {name} was made from it")
     return Study(folder.resolve().parent.name, _in_order(results), tuple(missing.values()), planned=False)
+
+
+def _as_headed_now(result: Result, job: Job) -> Result:
+    """The result with the title and the paper's tables that the manifest gives it now: no result is made for them."""
+    now = {"title": job.spec.title, "reproduces": job.spec.reproduces}
+    record = result.header.job.model_copy(update={"spec": result.header.job.spec.model_copy(update=now)})
+    return replace(result, header=result.header.model_copy(update={"job": record}))
 
 
 def _read(folder: Path, name: str) -> Result | str:

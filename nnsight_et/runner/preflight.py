@@ -23,18 +23,19 @@ from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import DEFAULT_BYTES, chunks
 from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.interventions.calls import Call
-from nnsight_et.manifest import BoxesTask, Comparison, MadeTask
+from nnsight_et.manifest import DCM, ActivationPatching, BoxesTask, Comparison, MadeTask
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.chance import PROBED, asked_of, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_errors, task_of
-from nnsight_et.measuring.own_pairs import splits
+from nnsight_et.measuring.own_pairs import splits, swap_splits
 from nnsight_et.measuring.predictions import plain_model
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.measuring.tokens import end_notices
 from nnsight_et.models.load import configuration, longest_prompt, tokenizer_of
 from nnsight_et.models.tokenizing import TEXT, bos_comparison_run, notices_of_losses, text_losses
 from nnsight_et.planning.plan import Job, ModelChoice
+from nnsight_et.tasks.own_task import OwnTask
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,9 @@ def check_own_task(context: RunContext, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not isinstance(job.task, MadeTask) or isinstance(job.spec, Comparison):
             continue
+        if job.spec.needs_desiderata:
+            _check_swaps(context, job)
+            continue
         for (key, split), choice in product(splits(job), job.models):
             examples = _draw_examples(context, job, choice, (key, split), drawn)
             if split != "ablation":
@@ -208,6 +212,28 @@ def check_own_task(context: RunContext, jobs: Sequence[Job]) -> None:
         if base in selecting:
             found = f"has the base prompt of {selecting[base]}"
             raise TaskError(f"{place} {found}; accepted: evaluation apart from discovery and pruning")
+
+
+def _check_swaps(context: RunContext, job: Job) -> None:
+    """Raise TaskError unless a task's desiderata have the same base prompts, the same ones when asked again."""
+    spec, task, tokenizer = job.spec, task_of(job.task), context.models.tokenizer(job.models[0])
+    assert isinstance(spec, (DCM, ActivationPatching))
+    assert isinstance(task, OwnTask)
+    assert isinstance(job.task, MadeTask)
+    for key, split in swap_splits(job):
+        count, first = getattr(spec, key), dict[str, list[Example]]()
+        for name in spec.desiderata or job.task.desiderata:
+            where = f"experiments.{job.name}.{key}: desideratum {name} of {split}"
+            made = [context.data.swapped_pairs(job, job.models[0], name, split=split, count=count)]
+            made.append(task.desideratum(name, tokenizer, count, 1000 * job.seed, split))
+            if made[0] != made[1]:
+                raise TaskError(f"{where}: other examples when asked again; accepted: the same for the same call")
+            other, examples = next(iter(first.items()), (name, made[0]))
+            first.setdefault(name, made[0])
+            for number, (one, same) in enumerate(zip(made[0], examples, strict=True), start=1):
+                if one.base != same.base:
+                    found = f"example {number} has another base prompt than that of {other}"
+                    raise TaskError(f"{where}: {found}; accepted: the same ones, in the same order, for all desiderata")
 
 
 def _draw_examples(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,7 +62,8 @@ def run(
     fresh: bool = False,
     options: RunOptions | None = None,
 ) -> Iterator[Progress]:
-    """Run the plan's experiments, or those in `only` and what they need; yield after every piece of work.
+    """Run the plan's experiments, or those in `only` and what they need; yield after every piece of work,
+    and once more when an experiment's result is written.
 
     What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work,
     and models in float16 tried on a prompt. ManifestError if it cannot be run with these options.
@@ -83,12 +84,13 @@ def run(
             try:
                 context.self_check = SelfCheck(plan.self_check)
                 if _take_earlier(context, job):
-                    yield context.progress(job, job.spec.method, 1, 1, 1)
+                    yield replace(context.progress(job, job.spec.method, 1, 1, 1), finished=True)
                     continue
                 start = time.monotonic()
                 output = yield from METHODS[job.spec.method].experiment().measure(context, job)
                 context.executor.look_at(job)
                 _write_result(context, job, output, start)
+                yield replace(context.progress(job, job.spec.method, 0, 0, 0), finished=True)
             except Exception as error:
                 error.add_note(f"while running {job.name}")
                 raise

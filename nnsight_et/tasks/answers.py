@@ -18,14 +18,18 @@ SINGLE = "a single token, or answer_tokens: several"
 
 
 def answer_tokens(
-    text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase
+    text: str | int, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
     """The tokens that follow the base prompt; TaskError naming `key` unless it is certain which, and one where the
     pair does not say several.
 
-    Where the pair does not say whether there is a space, and its texts leave it open, the tokenizer may still make the
-    same token of both.
+    A number is the token's id. Where the pair does not say whether there is a space, and its texts leave it open, the
+    tokenizer may still make the same of both.
     """
+    if isinstance(text, int):
+        if text >= len(tokenizer):
+            raise TaskError(f"{key}: token {text}; accepted: ids of this tokenizer, 0 to {len(tokenizer) - 1}")
+        return (text,)
 
     def is_known(word: str) -> bool:
         before, whole = (encode(some, tokenizer).ids for some in ("the", f"the {word}"))
@@ -47,8 +51,10 @@ def answer_tokens(
     return tokens
 
 
-def quoted_answer(text: str, pair: MarkedPair) -> str:
-    """The answer, or another text that may follow the base, in quotes with the space it is scored with."""
+def quoted_answer(text: str | int, pair: MarkedPair) -> str:
+    """The answer, or another text that may follow the base, in quotes with the space it is scored with; or its id."""
+    if isinstance(text, int):
+        return f"token {text}"
     space = _space(text, pair)
     if space is None:
         return f"{text!r} (with a space or without)"
@@ -60,7 +66,13 @@ def _space(text: str, pair: MarkedPair, known: Callable[[str], bool] = lambda wo
     if pair.space is not None:
         return pair.space
     found = space_before(text, pair.base.text, pair.source.text, known)
-    if found is None and text != pair.answer and text[0].isalnum() and pair.answer[0].isalnum():
+    if (
+        found is None
+        and isinstance(pair.answer, str)
+        and text != pair.answer
+        and text[0].isalnum()
+        and pair.answer[0].isalnum()
+    ):
         found = space_before(pair.answer, pair.base.text, pair.source.text, known)
     return found
 

@@ -168,11 +168,11 @@ def _encoded_example(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, foils
 
 def _others(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens of the base's other objects, as they stand in it."""
-    text = pair.base.text
-    starts = {word: text.index(f"he {word} is in Box ") + len("he ") for word in pair.foils}  # The book, the car
+    text, words = pair.base.text, [str(word) for word in pair.foils]
+    starts = {word: text.index(f"he {word} is in Box ") + len("he ") for word in words}  # The book, the car
     spans = {word: (start, start + len(word)) for word, start in starts.items()}
     prompt = encoded_prompt(MarkedText(text, spans), tokenizer)
-    return tuple(prompt.tokens[prompt.positions[word]] for word in pair.foils)
+    return tuple(prompt.tokens[prompt.positions[word]] for word in words)
 
 
 def _without(words: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -28,14 +28,15 @@ class MarkedText:
 class MarkedPair:
     """A base text, a source text with the same named spans, and the text that answers the base: what comes next.
 
-    also_right: further texts that are right as well; foils: wrong ones, for metrics that compare.
+    also_right: further texts that are right as well; foils: wrong ones, for metrics that compare. A number in place of
+    a text is the id of a token.
     """
 
     base: MarkedText
     source: MarkedText
-    answer: str
-    also_right: tuple[str, ...] = ()
-    foils: tuple[str, ...] = ()
+    answer: str | int
+    also_right: tuple[str | int, ...] = ()
+    foils: tuple[str | int, ...] = ()
     space: bool | None = None
     """Whether a space goes between the base and what follows it; None: as `joins` finds it in the texts."""
     special_tokens: SpecialTokens = "tokenizer"
@@ -44,6 +45,16 @@ class MarkedPair:
     """How many tokens the answer, and each text beside it, may have."""
     turns: bool = False
     """Whether base and source are turns of a chat that await the assistant's reply."""
+    columns: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+    """What its file calls base, source, answer, ..., where that is something else."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    """What else its row in a file has."""
+    group: str | None = None
+    """What keeps it in one split with others."""
+
+    def name(self, key: str) -> str:
+        """What its file calls one of its keys."""
+        return self.columns.get(key, key)
 
 
 @dataclass(frozen=True)

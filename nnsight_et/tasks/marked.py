@@ -9,7 +9,8 @@ each text beside it. " apple" with its space and "apple" without are two tokens.
 text that begins with its space is taken so. Otherwise `space` decides: "yes" puts a space between prompt and answer,
 "no" puts none. Without it the texts decide, by the rules of `joins`, and what is not certain is asked for.
 
-In a file: one JSON object per line, {"base": "...", "source": "...", "answer": "..."}. More keys are allowed: "foil",
+In a file: rows such as {"base": "...", "source": "...", "answer": "..."}, whose columns may have other names (rows/).
+More keys are allowed: "foil",
 what is wrong, for metrics that compare, and "also_right", what is right as well, each a text or a list of texts, one
 token each as the answer is; "space", yes or no; "special_tokens", tokenizer or text: with "text" the tokenizer puts no
 special tokens in front, for texts that bring their own.
@@ -17,9 +18,8 @@ special tokens in front, for texts that bring their own.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,25 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
-from nnsight_et.core.errors import ManifestError, TaskError
+from nnsight_et.core.errors import TaskError
+from nnsight_et.rows.mapping import (
+    ALSO_RIGHT,
+    ANSWER_TOKENS,
+    FOIL,
+    KEYS,
+    SPACE,
+    SPECIAL,
+    Entry,
+    PairMapping,
+    entries_of,
+)
+from nnsight_et.rows.read import Data, each_of, read_file, rows_of
 from nnsight_et.tasks.answers import answer_tokens
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, encode, encoded_prompt, is_unknown
+from nnsight_et.tasks.places import with_found
 from nnsight_et.tasks.turns import as_turns
 
-KEYS = ("base", "source", "answer")
-FOIL, ALSO_RIGHT = "foil", "also_right"  # the keys that a pair need not have
-SPACE, SPECIAL, ANSWER_TOKENS = "space", "special_tokens", "answer_tokens"
-MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL, ANSWER_TOKENS)
-FORM = '{"base": "...", "source": "...", "answer": "..."}'
-LINES = f"one JSON object a line, texts under {', '.join(KEYS)}, as in {FORM}; with them, if wanted, {', '.join(MORE)}"
+PLAIN = PairMapping()
 YES_NO = {"yes": True, "no": False}
 WHO, HOW_MANY = ("tokenizer", "text"), ("one", "several")
 Tokens = tuple[int, ...]
@@ -74,30 +82,39 @@ def marked_text(text: str, where: str) -> MarkedText:
 
 def marked_pair(base: str, source: str, answer: str, where: str) -> MarkedPair:
     """The pair written so; TaskError naming `where` if a mark is wrong or only one of the two texts has it."""
-    first, second = marked_text(base, f"{where}: base"), marked_text(source, f"{where}: source")
+    return pair_between(marked_text(base, f"{where}: base"), marked_text(source, f"{where}: source"), answer, where)
+
+
+def pair_between(first: MarkedText, second: MarkedText, answer: str | int, where: str) -> MarkedPair:
+    """The pair of a base and a source; TaskError naming `where` if they do not name the same positions."""
     for name in [*first.spans, *second.spans]:
         there = [side for side, text in (("base", first), ("source", second)) if name in text.spans]
         if len(there) == 1:
             raise TaskError(
                 f"{where}: position {name!r} is marked in the {there[0]} only; accepted: in both, or neither"
             )
-    if not first.text.strip() or not second.text.strip() or not answer.strip():
+    if not first.text.strip() or not second.text.strip() or not str(answer).strip():
         raise TaskError(f"{where}: base, source or answer is empty; accepted: some text in each")
     return MarkedPair(first, second, answer)
 
 
-def pair_of(entry: Mapping[str, Any], where: str) -> MarkedPair:
+def pair_of(entry: Entry, find: Sequence[tuple[str, str]] = ()) -> MarkedPair:
     """The pair with these texts under base, source and answer, and under foil and also_right a text, or several, or
-    none; with what it says under space, special_tokens and
-    answer_tokens.
+    none; with what it says of spaces and tokens, and the positions that `find` has expressions for.
 
-    TaskError naming `where` if one of them is wrong.
+    TaskError naming where it is, and the column, if one of them is wrong.
     """
+    values, where = entry.values, entry.where
     for key in KEYS:
-        _check_whole(entry[key], key, where)
-    pair = marked_pair(entry["base"], entry["source"], entry["answer"], where)
-    also_right, foils = (_texts(entry.get(key, ()), key, where) for key in (ALSO_RIGHT, FOIL))
-    return replace(pair, also_right=also_right, foils=foils, **tokens_as(entry, where))
+        _check_whole(values[key], f"{where}: {entry.name(key)}")
+    base, source = (marked_text(values[key], f"{where}: {entry.name(key)}") for key in ("base", "source"))
+    pair = pair_between(base, source, values["answer"], where)
+    kind = type(values["answer"])
+    also_right, foils = (
+        _several(values.get(key, ()), kind, f"{where}: {entry.name(key)}") for key in (ALSO_RIGHT, FOIL)
+    )
+    said, about = tokens_as(values, where), {"columns": entry.columns, "metadata": entry.more, "group": entry.group}
+    return with_found(replace(pair, also_right=also_right, foils=foils, **said, **about), find, where)
 
 
 def tokens_as(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -113,65 +130,42 @@ def tokens_as(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found
 
 
-def _texts(found: Any, key: str, where: str) -> tuple[str, ...]:
-    texts = (found,) if isinstance(found, str) else found
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise TaskError(f"{where}: {key}: found {ascii(found)[:60]}; accepted: a text, or a list of texts, none empty")
-    for text in texts:
-        _check_whole(text, key, where)
-    return tuple(texts)
+def _several(found: Any, kind: type, where: str) -> tuple[str | int, ...]:
+    """One or several of a kind, which is texts, or ids of tokens."""
+    several = (found,) if isinstance(found, str) else found
+    if not isinstance(several, (list, tuple)) or not all(type(one) is kind and str(one).strip() for one in several):
+        raise TaskError(f"{where}: found {ascii(found)[:60]}; accepted: a text, or a list of texts, none empty")
+    for one in several:
+        _check_whole(one, where)
+    return tuple(several)
 
 
-def _check_whole(text: str, key: str, where: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise TaskError(f"{where}: {key}: half of a character, such as \\ud83d by itself; accepted: whole ones")
+def _check_whole(text: str | int, where: str) -> None:
+    if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+        raise TaskError(f"{where}: half of a character, such as \\ud83d by itself; accepted: whole ones")
 
 
-def read_pairs(path: Path, defaults: Mapping[str, str] | None = None) -> list[MarkedPair]:
-    """The pairs in a file of JSON lines; ManifestError if it cannot be read, TaskError naming a line that is wrong.
+def read_pairs(path: Path, defaults: Mapping[str, str] | None = None, mapping: PairMapping = PLAIN) -> list[MarkedPair]:
+    """The pairs in a file; ManifestError if it cannot be read, TaskError naming each row that is wrong.
 
-    defaults: space, special_tokens and answer_tokens, for lines without them.
+    defaults: space, special_tokens and answer_tokens, for rows without them.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); accepted: a file of JSON lines in UTF-8") from None
-    pairs = pairs_in(text, path.name, defaults)
+    pairs = pairs_in(read_file(path), defaults, mapping)
     check_alike([pair for _, pair in pairs], [where for where, _ in pairs])
     return [pair for _, pair in pairs]
 
 
-def pairs_in(text: str, name: str, defaults: Mapping[str, str] | None = None) -> list[tuple[str, MarkedPair]]:
-    """The pairs in the text of a file called `name`, each with its line, name:1; TaskError naming one that is wrong."""
-    lines = [(f"{name}:{number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not lines:
-        raise TaskError(f"{name}: no pairs; accepted: lines such as {FORM}")
-    pairs = []
-    for where, line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
-            found = _other_form(text, lines[0][1]) if not pairs else ""
-            raise TaskError(f"{where}: {found or f'not JSON ({error})'}; accepted: {LINES}") from None
-        pairs.append((where, _pair_in(entry, where, defaults or {})))
-    return pairs
+def pairs_in(
+    data: Data, defaults: Mapping[str, str] | None = None, mapping: PairMapping = PLAIN
+) -> list[tuple[str, MarkedPair]]:
+    """The pairs in a file's rows, each with where it is, such as name:1; TaskError with a line for each that is wrong.
 
-
-def _other_form(text: str, first: str) -> str:
-    """What a file is that does not have a JSON object in its first line; "" if that cannot be said."""
-    try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
-        columns = [column.strip() for column in re.split(r"[,\t;]", first)]
-        named = len(columns) > 1 and all(re.fullmatch(r"\"?[A-Za-z_][\w-]*\"?", column) for column in columns)
-        return f"a table with the columns {', '.join(columns)}, not JSON" if named else ""
-    return f"one JSON document over several lines, {_content(whole)}"
-
-
-def _content(whole: object) -> str:
-    if isinstance(whole, dict):
-        return f"an object with the keys {', '.join(map(ascii, whole))}"
-    return "no object" + (f" but a list of {len(whole)}" if isinstance(whole, list) else "")
+    defaults: space, special_tokens and answer_tokens, for rows without them.
+    """
+    entries = entries_of(rows_of(data, mapping.rows), mapping)
+    for entry in entries:
+        entry.values.update({**(defaults or {}), **entry.values})
+    return each_of(entries, lambda entry: (entry.where, pair_of(entry, mapping.find)))
 
 
 def check_alike(pairs: Sequence[MarkedPair], names: Sequence[str]) -> None:
@@ -189,10 +183,19 @@ def encoded_pair(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, where: st
     """The pair's prompts and its answer's token; TaskError naming `where` if a word or a mark does not fit."""
     try:
         pair = as_turns(pair, tokenizer)
-        base, source = (known_prompt(text, tokenizer, pair.special_tokens) for text in (pair.base, pair.source))
+    except TaskError as error:
+        raise TaskError(f"{where}: {error}") from None
+    key = "base"
+    try:
+        base = known_prompt(pair.base, tokenizer, pair.special_tokens)
+        key = "source"
+        source = known_prompt(pair.source, tokenizer, pair.special_tokens)
+    except TaskError as error:
+        raise TaskError(f"{where}: {pair.name(key)}: {error}") from None
+    try:
         texts = {"answer": (pair.answer,), ALSO_RIGHT: pair.also_right, FOIL: pair.foils}
         answer, also_right, foils = (
-            [answer_tokens(text, key, pair, base, tokenizer) for text in some] for key, some in texts.items()
+            [answer_tokens(text, pair.name(key), pair, base, tokenizer) for text in some] for key, some in texts.items()
         )
         _check_apart(pair, answer[0], also_right, foils)
         return Example.scored_by(base, source, [*answer, *also_right], foils)
@@ -208,18 +211,6 @@ def _mark(inside: str, place: str) -> tuple[str, str]:
     if match[1] == "last":
         raise TaskError(f"{place}: 'last' is always the prompt's last token; accepted: another name")
     return match[1], match[2]
-
-
-def _pair_in(entry: object, where: str, defaults: Mapping[str, str]) -> MarkedPair:
-    if not isinstance(entry, dict) or not are_keys(entry) or not all(isinstance(entry[key], str) for key in KEYS):
-        found = f"the keys {', '.join(map(repr, entry))}" if isinstance(entry, dict) else _content(entry)
-        raise TaskError(f"{where}: {found}; accepted: {LINES}")
-    return pair_of({**defaults, **entry}, where)
-
-
-def are_keys(keys: Iterable[object]) -> bool:
-    """Whether a pair can have just these keys."""
-    return set(KEYS) <= set(keys) <= {*KEYS, *MORE}
 
 
 def known_prompt(
@@ -240,9 +231,10 @@ def _check_apart(pair: MarkedPair, answer: Tokens, also_right: Sequence[Tokens],
     for key, texts, some in ((ALSO_RIGHT, pair.also_right, also_right), (FOIL, pair.foils, foils)):
         for text, tokens in zip(texts, some, strict=True):
             if tokens in before:
-                raise TaskError(f"{key}: {text!r} is {before[tokens]} too; accepted: tokens that are there once")
+                found = f"{pair.name(key)}: {text!r} is {before[tokens]} too"
+                raise TaskError(f"{found}; accepted: tokens that are there once")
             for other, name in before.items():
                 if tokens[: len(other)] == other or other[: len(tokens)] == tokens:
-                    found = f"{text!r} goes on where {name} ends, or the other way round"
-                    raise TaskError(f"{key}: {found}; accepted: texts none of which is the beginning of another")
+                    found = f"{pair.name(key)}: {text!r} goes on where {name} ends, or the other way round"
+                    raise TaskError(f"{found}; accepted: texts none of which is the beginning of another")
             before[tokens] = f"{key} {text!r}"

@@ -37,7 +37,13 @@ class Task(Protocol):
     """What a class must have to be a task; it is called with the manifest's options."""
 
     positions: tuple[str, ...]
-    """The named positions in the order of every base prompt, without `last`, the prompt's last token."""
+    """The named positions in the order of every base prompt, without `last`, the prompt's last token.
+
+    A task whose variables can be swapped also has `desiderata`, their names, and a method
+    desideratum(name, tokenizer, count, seed, split): `count` examples like those of `examples`, whose answer is the one
+    that the swap should give. For one seed and split, all variables have the same base prompts in the same order.
+    Splits are mask_training, mask_validation, mask_test and evaluation.
+    """
 
     def examples(
         self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str
@@ -78,7 +84,12 @@ class OwnTask:
         """`count` examples; TaskError naming the one that cannot be used, or what the task raised."""
         if split not in SPLITS:
             raise TaskError(f"no split {split!r}; {accepted_names(split, SPLITS)}")
-        given, where = self.given.examples(tokenizer, count, seed, split), f"{self.name}: examples of {split}"
+        given = self.given.examples(tokenizer, count, seed, split)
+        return self._checked(given, count, tokenizer, f"{self.name}: examples of {split}")
+
+    def _checked(
+        self, given: Sequence[Any], count: int, tokenizer: PreTrainedTokenizerBase, where: str
+    ) -> list[Example]:
         if len(given) != count:
             raise TaskError(f"{where}: found {len(given)}; accepted: the {count} that were asked for")
         names = (*self.given.positions, "last")
@@ -86,6 +97,13 @@ class OwnTask:
             checked_example(one, names, tokenizer, f"{where}: example {index}")
             for index, one in enumerate(given, start=1)
         ]
+
+    def desideratum(
+        self, name: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str
+    ) -> list[Example]:
+        """`count` pairs that swap a variable; TaskError naming one that cannot be used, or what the task raised."""
+        given = self.given.desideratum(name, tokenizer, count, seed, split)
+        return self._checked(given, count, tokenizer, f"{self.name}: desideratum {name} of {split}")
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Prompt]:
         """The source prompts of those examples: what mean ablation averages over."""

@@ -17,7 +17,7 @@ HEAVY = {"torch", "nnsight", "transformers", "numpy", "safetensors", "vl_convert
     ("arguments", "shown", "also"),
     [
         (["--help"], "path-patch", {"pydantic", "ruamel", "nnsight_et.manifest", "jinja2"}),
-        (["validate", "tiny"], "nothing to mend", {"jinja2"}),
+        (["validate", "tiny"], "no errors", {"jinja2"}),
         (["plan", "tiny"], "to run", {"jinja2"}),
         (["models"], "llama-tiny", {"jinja2"}),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,7 @@ def test_every_method_runs_from_a_manifest_and_shows_its_table(written: Path):
     names = list(load(written).experiments)
     assert {spec.method for spec in load(written).experiments.values()} == set(METHODS)
     assert all(f"\n{name}: " in f"\n{result.stdout}" for name in names)
+    assert all(re.search(rf"\] {name}: (done in [^;]*|from the store); \w", result.stderr) for name in names)
     assert "no forward pass was run" in et("run", "study.yaml").stdout
 
 

@@ -71,7 +71,7 @@ def test_models_manifests_and_circuits_are_completed(tmp_path: Path, monkeypatch
     (tmp_path / "deep" / "one.yml").touch()
     (tmp_path / ".hidden").mkdir()
     assert completed("et run t") == ["tiny", "tell.yaml"]
-    assert completed("et plan de") == ["deep/"]
+    assert completed("et plan dee") == ["deep/"]
     assert completed("et plan deep/") == ["deep/one.yml"]
     assert completed("et validate nowhere/") == []
     assert completed("et cmap --src go") == ["goat", "goat-tiny"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -13,16 +14,18 @@ from rich.console import Console
 from nnsight_et.diagnostics.costs import expected_seconds
 from nnsight_et.runner.run import Progress
 
-INFO = run_events.RunInfo(("found", "table", "last"), lambda name: (12.3, 7))
+INFO = run_events.RunInfo(("found", "table", "last"), lambda name: run_events.Outcome(12.3, 7, f"all of {name}"))
 
 
 def steps() -> Iterator[Progress]:
     for done in (1, 2, 3):
         yield Progress("found", "stage", done, 3, reused=min(done, 2), checks=done)
+    yield Progress("found", "stage", 1, 1, reused=0, checks=3, finished=True)
     for _ in range(2):  # two series of one name
         for done in (1, 2):
             yield Progress("table", "model", done, 2, reused=0, checks=5)
-    yield Progress("last", "knockout", 1, 1, reused=1)
+    yield Progress("table", "model", 1, 1, reused=0, checks=5, finished=True)
+    yield Progress("last", "knockout", 1, 1, reused=1, finished=True)
 
 
 def events(steps: Iterable[Progress], info=None) -> Iterator:
@@ -73,29 +76,81 @@ def test_lines_tell_the_start_and_the_end_of_each_experiment():
     lines = followed(terminal=False)[1].splitlines()
     assert [re.sub(r", \d+ cells/s", "", line) for line in lines] == [
         "[1/3] found: stage 3/3, 2 from the store",
-        "[1/3] found: done, in 12 s, 1 cell, 7 self-checks passed",
+        "[1/3] found: done in 12 s; all of found (1 cell, 7 self-checks passed)",
         "[2/3] table: model 1/2",
-        "[2/3] table: done, in 12 s, 4 cells, 7 self-checks passed",
-        "[3/3] last: from the store",
+        "[2/3] table: done in 12 s; all of table (4 cells, 7 self-checks passed)",
+        "[3/3] last: from the store; all of last",
     ]
 
 
-def test_between_them_a_line_comes_every_thirty_seconds_at_most(monkeypatch):
+def test_between_them_a_line_comes_every_fifteen_seconds_at_most(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(run_events.time, "monotonic", lambda: now[0])
 
     def slow() -> Iterator[Progress]:
-        for done in range(1, 101):
+        for done in range(1, 51):
             now[0] += 1
-            yield Progress("long", "stage", done, 100, 0)
+            yield Progress("long", "stage", done, 50, 0)
+        yield Progress("long", "stage", 1, 1, 0, finished=True)
 
     lines: list[str] = []
-    for _ in progress._lines(events(slow()), run_events.RunInfo(), lines.append):
+    writer = progress.LineWriter(lines.append, clock=lambda: now[0])
+    for _ in progress._lines(events(slow()), run_events.RunInfo(), writer):
         pass
     assert [line.split(",")[0] for line in lines] == [
-        "long: stage 1/100", "long: stage 31/100", "long: stage 61/100", "long: stage 91/100", "long: done"
+        "long: stage 1/50", "long: stage 16/50", "long: stage 31/50", "long: stage 46/50", "long: done (50 cells)"
     ]  # fmt: skip
-    assert lines[1] == "long: stage 31/100, 1 cells/s, about 69 s left in this step"
+    assert lines[1] == "long: stage 16/50, 1 cells/s, about 34 s left in this step"
+
+
+def test_a_silence_ends_after_fifteen_seconds_with_what_is_done_and_for_how_long():
+    now, lines, layer = [0.0], list[str](), progress.StatusLine("auto", live=False)
+    writer = progress.LineWriter(lines.append, layer.text, lambda: now[0])
+    for second in range(70):
+        now[0] = float(second)
+        if second == 20:
+            writer.begin("found: stage 1/9")
+            layer.reach(5)
+        writer.beat()
+    assert lines == [
+        "reading models and data, for 15 s",
+        "found: stage 1/9, senders of layer 5, for 10 s",
+        "found: stage 1/9, senders of layer 5, for 25 s",
+        "found: stage 1/9, senders of layer 5, for 40 s",
+    ]
+
+
+def test_the_silence_of_a_step_that_waits_is_ended_from_outside_it(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    spoken, lines = threading.Event(), list[str]()
+
+    def write(text: str) -> None:
+        lines.append(text)
+        spoken.set()
+
+    def waiting() -> Iterator[Progress]:
+        assert spoken.wait(30)
+        yield Progress("found", "stage", 1, 1, 0, finished=True)
+
+    writer = progress.LineWriter(write)
+    for _ in progress._lines(events(waiting()), run_events.RunInfo(), writer):
+        pass
+    assert lines[0].startswith("reading models and data, for ")
+
+
+def test_an_experiment_ends_when_its_result_is_written_and_is_shown_then():
+    order = list[str]()
+
+    def told() -> Iterator[Progress]:
+        for step in steps():
+            order.append(f"{step.experiment} {'written' if step.finished else 'measured'}")
+            yield step
+
+    console = Console(file=io.StringIO(), width=120)
+    progress.follow(told(), console, INFO, on_result=lambda name: order.append(f"{name} shown"))
+    for name, after in (("found", "table measured"), ("table", "last written")):
+        assert order.index(f"{name} shown") == order.index(f"{name} written") + 1 < order.index(after)
+    assert order[-1] == "last shown"
 
 
 def test_rate_and_time_left_are_of_the_cells_that_were_measured(clock):
@@ -118,8 +173,8 @@ def test_the_cell_that_starts_the_clock_is_not_counted(clock):
 def timed(*names: str) -> list:
     """Experiments of three cells, 10 s a cell; a and b are of one method, b twice as large, c of another."""
     work = {"a": ("path_patching", 10.0), "b": ("path_patching", 20.0), "c": ("dcm", 10.0)}
-    info = run_events.RunInfo(names, lambda name: (30.0, 0), partial(expected_seconds, work))
-    steps = [Progress(name, "step", done, 3, 0) for name in names for done in (1, 2, 3)]
+    info = run_events.RunInfo(names, lambda name: run_events.Outcome(30.0, 0, ""), partial(expected_seconds, work))
+    steps = [Progress(name, "step", done, 3, 0, finished=done > 3) for name in names for done in (1, 2, 3, 4)]
     return [one for one in events(steps, info) if one.kind == "progress"]
 
 
@@ -140,8 +195,8 @@ def test_methods_not_measured_yet_are_not_in_it_and_it_says_so(clock):
 
 def test_an_experiment_from_the_store_tells_nothing_of_its_method(clock):
     work = {"a": ("dcm", 1.0), "b": ("dcm", 1.0)}
-    info = run_events.RunInfo(("a", "b"), lambda name: (30.0, 0), partial(expected_seconds, work))
-    steps = [Progress("a", "dcm", 1, 1, 1), Progress("b", "step", 1, 3, 0)]
+    info = run_events.RunInfo(("a", "b"), lambda name: run_events.Outcome(30.0, 0, ""), partial(expected_seconds, work))
+    steps = [Progress("a", "dcm", 1, 1, 1, finished=True), Progress("b", "step", 1, 3, 0)]
     assert [one.run_left for one in events(steps, info) if one.kind == "progress"] == [None, None]
 
 
@@ -152,7 +207,7 @@ def test_self_checks_of_all_experiments_are_added_up():
 
 def test_a_terminal_gets_a_bar_and_a_line_per_finished_experiment():
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", followed(terminal=True)[1])
-    assert "[1/3] found: done, in 12 s, 1 cell, 7 self-checks passed" in shown
+    assert "[1/3] found: done in 12 s; all of found (1 cell, 7 self-checks passed)" in shown
     assert "[3/3] last: from the store" in shown
 
 
@@ -190,7 +245,7 @@ def test_json_is_an_object_per_line(capsys):
         "run_seconds_left": None, "run_seconds_left_is_partial": None,
     }  # fmt: skip
     finished = next(one for one in found if one["event"] == "finished")
-    assert (finished["computed"], finished["seconds"], finished["self_checks"]) == (1, 12.3, 7)
+    assert [finished[key] for key in ("computed", "seconds", "self_checks", "headline")] == [1, 12.3, 7, "all of found"]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 import pytest
-from nnsight_et_cli.render import show
+from nnsight_et_cli.render import show, show_diagram, show_path
 from rich.console import Console
 
+from nnsight_et.display.figures import Arrow, Diagram, Node
 from nnsight_et.display.table import Table
 
 ROWS = (
@@ -49,3 +51,49 @@ def test_texts_are_wrapped_before_columns_are_put_below():
     assert [line.split() for line in printed(30, table)[1:4]] == [
         ["group", "heads"], ["value_fetcher", "L4H0", "L4H1", "L4H2"], ["L4H3", "L4H4"],
     ]  # fmt: skip
+
+
+def test_a_band_names_rows_by_as_many_texts_as_it_takes_to_tell_them_apart():
+    rows = tuple(("value_fetcher", f"L5H{index}", "-0.501 [-0.641, -0.362]") for index in range(3))
+    table = Table("t", ("group", "head", "score"), rows, frozenset({"score"}))
+    wide = Table(
+        "t", ("group", "head", "score", "again"), tuple((*row, row[2]) for row in rows), frozenset({"score", "again"})
+    )
+    assert len(printed(60, table)) == 6
+    assert [line.split()[:2] for line in printed(60, wide)[1:9]] == 2 * [
+        ["group", "head"], *(["value_fetcher", f"L5H{index}"] for index in range(3))
+    ]  # fmt: skip
+
+
+def test_a_long_text_stands_below_others_rather_than_in_a_tower():
+    heads = "L5H0 -0.501, L4H1 -0.191, L5H2 -0.176, L5H3 -0.162"
+    columns = ("group", "at", "heads", "beyond chance", "stability", "head and score")
+    row = ("position_transmitter", "previous_query_label", "7", "0", "0.72", heads)
+    lines = printed(80, Table("t", columns, (row,), frozenset(columns[2:5])))
+    assert [line for line in lines if "L5H0 -0.501, L4H1 -0.191" in line and "position_transmitter" in line]
+
+
+def test_a_circuit_is_drawn_from_the_logits_down():
+    nodes = (
+        Node("a", "last", 2, ("L5H0", "L4H1"), ""),
+        Node("b", "last", 1, ("L3H0",), ""),
+        Node("c", "label", 0, (), ""),
+    )
+    arrows = (Arrow("a", "logits", None), Arrow("b", "a", "query"), Arrow("c", "a", "value"))
+    console = Console(width=80, file=StringIO(), color_system=None)
+    show_diagram(console, Diagram("circuit", ("label", "last"), nodes, arrows))
+    assert isinstance(console.file, StringIO)
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == [
+        "logits", "  ▲", "a at last: L5H0, L4H1", "  ▲ query", "b at last: L3H0", "  ▲ value of a", "c at label:", ""
+    ]  # fmt: skip
+
+
+def test_a_path_is_a_link_on_a_terminal_and_plain_elsewhere(tmp_path: Path):
+    shown = []
+    for terminal in (True, False):
+        console = Console(width=40, file=StringIO(), force_terminal=terminal)
+        show_path(console, "Report", tmp_path / "report.html")
+        assert isinstance(console.file, StringIO)
+        shown.append(console.file.getvalue())
+    assert f"file://{tmp_path}/report.html" in shown[0]
+    assert shown[1] == f"Report: {tmp_path}/report.html\n"

@@ -80,7 +80,7 @@ def test_init_says_how_long_a_run_takes_or_why_that_is_not_known(folder: Path, m
     assert "A run takes about 1 minute on this machine" in printed
     assert "name: a-study\n" in (folder.parent / "a study.yaml").read_text()
     printed = et("init", folder.parent / "other.yaml", "--model", "./none").output
-    assert "How long it takes is not known: ./none: no folder" in printed
+    assert "The time it takes is unknown: ./none: no folder" in printed
 
 
 def test_only_what_is_needed_is_written():

@@ -59,12 +59,12 @@ def test_an_interruption_inside_a_finaliser_stops_the_command_without_a_tracebac
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", ["find_finished", "_run", "write_page", "_show_results"])
+@pytest.mark.parametrize("moment", ["find_finished", "_run", "write_page", "show_path"])
 def test_a_command_that_is_stopped_says_so_from_its_start_to_its_end(tmp_path, monkeypatch, capsys, moment):
     def stop(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    for name in ("_run", "write_page", "_show_results"):
+    for name in ("_run", "write_page", "show_path"):
         monkeypatch.setattr(execute, name, lambda *_: None)
     monkeypatch.setattr(execute, moment, stop)
     with pytest.raises(typer.Exit) as stopped:

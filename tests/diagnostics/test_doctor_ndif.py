@@ -259,7 +259,7 @@ def test_a_manifest_for_ndif_has_its_server_asked_and_prints_no_key(configured, 
     assert "valid (from NDIF_API_KEY)" in lines["key"]
     assert lines["absent"].startswith("note  absent")
     assert "tiny/absent is not deployed" in lines["absent"]
-    assert "llama" not in lines  # the models known by name are not the manifest's
+    assert "llama" not in lines  # the built-in models are not the manifest's
     configured(STRANGER)
     refused = et("doctor", manifest, "--out", tmp_path)
     assert refused.exit_code == 2

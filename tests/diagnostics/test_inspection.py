@@ -55,7 +55,7 @@ def test_a_model_known_by_name_is_described():
     found = lines("goat-tiny")
     assert found["adapter"].endswith("goat-tiny")
     assert found["layers"] == "6"
-    assert et("models").stdout.startswith("models known by name")
+    assert et("models").stdout.startswith("built-in models")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -68,7 +68,8 @@ def test_every_architectures_parts_are_where_it_says(name, tmp_path):
     parameters = sum(one.numel() for one in module.parameters()) - tied * module.lm_head.weight.numel()
     assert facts["parameters"] == f"{parameters:,}"
     assert facts["architecture"] == f"{kind} ({type(module).__name__})"
-    windowed = "sliding_window" in ARCHITECTURES[name][1] or name == "Gemma-3 with images"
+    own = ARCHITECTURES[name][1]
+    windowed = "sliding_window" in own | own.get("text_config", {})
     assert facts["sliding window"].startswith(f"{WINDOW} tokens in" if windowed else "none")
     assert [site.what for site in found.sites] == [
         "residual", "z", "query", "key", "value", "attention", "mlp", "mlp input", "logits",
@@ -88,7 +89,7 @@ def test_what_differs_between_architectures_is_told(tmp_path):
     assert gpt2["value"] == "output of transformer.h.*.attn.c_attn, block 3 of 3"
     assert gpt2["residual"].startswith("transformer.wte + transformer.wpe, then output of transformer.h.*")
     _, neox, _ = told("GPT-NeoX")
-    assert neox["key"] == "output of gpt_neox.layers.*.attention.query_key_value, third 2 of each head's"
+    assert neox["key"] == "output of gpt_neox.layers.*.attention.query_key_value, part 2 of 3 in each kv head's group"
     facts, gemma, support = told("Gemma-2")
     assert facts["sliding window"] == f"{WINDOW} tokens in layers 0, 2"
     assert gemma["attention"] == "output of model.layers.*.post_attention_layernorm"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,20 @@ def apart(one: Tensor, other: Tensor) -> float:
 def path_difference(name: str, path: PatchedPath) -> tuple[float, float]:
     """How far the engines and plain hooks are apart, and how large the largest effect is."""
     (module, model), pair = made(name), few_pairs((2, 3))
+    path = replace(path, receivers=having(model, path))
     senders = [sender for sender in SENDERS if sender in path.reaching(model.n_layers, model.n_heads)]
     _, expected = plain_hooks.path_patching(module, pair, senders, path.receivers, path.via, path.at)
     found = [path_probabilities(model, pair, path, senders, engine, Chunks()) for engine in ENGINES]
     effect = apart(found[0]["patched"], found[0]["base"].expand_as(found[0]["patched"]))
     return max(apart(one["patched"], expected) for one in found), effect
+
+
+def having(model: Model, path: PatchedPath) -> tuple[Any, ...]:
+    """The path's receivers that have the input it ends in; if none has, the same heads of the last layer that has."""
+    lost = [layer for layer, (vias, _) in model.lacking.items() if path.via in vias]
+    kept = tuple(one for one in path.receivers if one.layer not in lost)
+    last = max(layer for layer in range(model.n_layers) if layer not in lost)
+    return kept or tuple(Head(last, one.index) for one in path.receivers)
 
 
 def ablation_difference(name: str) -> tuple[float, float]:
@@ -114,7 +124,9 @@ def dcm_difference(name: str) -> tuple[float, float]:
 def cmap_difference(name: str) -> tuple[float, float]:
     """Head outputs of another random model at two positions; and one group's queries, keys and values."""
     (module, model), (donor_module, donor), pair = made(name), made(name, 1), few_pairs((2, 3))
-    question, group, gaps = pair.question, SET.groups[0], []
+    question, gaps = pair.question, list[float]()
+    kept = tuple(head for head in SET.groups[0].heads if head.layer in model.whole_layers)
+    group = HeadGroup("last", "last", kept)
     logits = plain_methods.across_logits(module, donor_module, question.run, HEADS)
     expected = plain_methods.probabilities(logits, question.answer)
     given = with_heads(donor_outputs(donor, question.run, [SET]), [SET])
@@ -161,14 +173,16 @@ COLUMNS: dict[str, Callable[[str], tuple[float, float]]] = {
 @cache
 def measured(name: str) -> dict[str, tuple[float, float]]:
     """Column -> how far engines and hooks are apart on that architecture, and the size of what is measured."""
-    return {column: difference(name) for column, difference in COLUMNS.items()}
+    blockable = not made(name)[1].recurrent
+    return {column: difference(name) for column, difference in COLUMNS.items() if blockable or column != "knockout"}
 
 
 def table() -> str:
     """The differences as Markdown, one row per architecture."""
     lines = ["| architecture | model_type | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
     for name, (kind, _) in ARCHITECTURES.items():
-        cells = [f"{gap:.0e}" for gap, _ in measured(name).values()]
+        found = measured(name)
+        cells = [f"{found[column][0]:.0e}" if column in found else "refused" for column in COLUMNS]
         lines.append(f"| {name} | `{kind}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -21,13 +21,20 @@ Where = tuple[Tensor, Tensor]
 def sizes(model) -> tuple[int, int, int]:
     """Query heads, key heads, and the width of one."""
     config = model.config.get_text_config()
+    if config.model_type == "gemma4_text":  # its configuration has a width for each layer, and says none of all
+        config = config.per_layer_config[0]
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if config.model_type == "falcon":
+        return heads, falcon_key_heads(config), width
     return heads, getattr(config, "num_key_value_heads", None) or heads, width
 
 
-def head_size(model) -> int:
-    return sizes(model)[2]
+def falcon_key_heads(config) -> int:
+    """Falcon 7B has one, Falcon 40B and 11B as many as they say, the oldest ones as many as heads."""
+    if config.new_decoder_architecture:
+        return config.num_kv_heads
+    return 1 if config.multi_query else config.num_attention_heads
 
 
 def blocks(model):
@@ -41,28 +48,38 @@ def named(module, *names: str):
 
 
 def attention_module(block):
-    return named(block, "self_attn", "attn", "attention")
+    return named(block, "self_attn", "attn", "attention", "self_attention")
 
 
 def out_projection(block):
     """The module whose input is z."""
-    return named(attention_module(block), "o_proj", "out_proj", "c_proj", "dense")
+    mixer = getattr(block, "linear_attn", None) or getattr(block, "mamba", None) or attention_module(block)
+    return named(mixer, "o_proj", "out_proj", "c_proj", "dense")
 
 
 def projection(model, layer: int, via: str):
     """The module that gives the queries, keys or values, and its output's columns that are each head's [head, d]."""
     attention, (heads, kv_heads, d) = attention_module(blocks(model)[layer]), sizes(model)
+    d = getattr(attention, "head_dim", d)
     count = heads if via == "query" else kv_heads
     which = ("query", "key", "value").index(via)
-    if hasattr(attention, "query_key_value"):  # the first head's query, key and value, then the second's, ...
-        module, first = attention.query_key_value, [(3 * head + which) * d for head in range(count)]
+    group = heads // kv_heads
+    by_group = [(head // group * (group + 2) + head % group) * d for head in range(heads)]
+    if which:  # a group is its queries, its key and its value
+        by_group = [(head * (group + 2) + group + which - 1) * d for head in range(kv_heads)]
+    if hasattr(attention, "query_key_value") or hasattr(attention, "multi_query"):
+        module, first = named(attention, "query_key_value", "c_attn"), by_group
     elif hasattr(attention, "c_attn") or hasattr(attention, "qkv_proj"):  # all queries, all keys, all values
         start = (0, heads * d, (heads + kv_heads) * d)[which]
         module, first = named(attention, "c_attn", "qkv_proj"), [start + head * d for head in range(count)]
     else:
-        module, first = getattr(attention, f"{via[0]}_proj"), [head * d for head in range(count)]
+        module, each = getattr(attention, f"{via[0]}_proj"), d
+        if via == "query" and module.weight.shape[0] == 2 * heads * d:  # and behind it what gates the head's output
+            each = 2 * d
+        first = [head * each for head in range(count)]
         norm = getattr(attention, f"{via[0]}_norm", None)
-        if norm is not None and norm.weight.numel() == count * d > d:  # over all heads at once: a head's own are after
+        shape = getattr(getattr(norm, "weight", None), "shape", None)
+        if shape == (count * d,) != (d,):  # over all at once: a head's own are after
             module = norm
     return module, torch.tensor(first)[:, None] + torch.arange(d)
 
@@ -87,7 +104,14 @@ def editing(modules, edits: Sequence[Callable[[Tensor], Tensor | None]], side: s
 
                 handle = module.register_forward_pre_hook(before)
             else:
-                handle = module.register_forward_hook(lambda _, args, output, edit=edit: edit(output))
+
+                def after(_, args, output, edit=edit):
+                    if not isinstance(output, tuple):
+                        return edit(output)
+                    new = edit(output[0])
+                    return None if new is None else (new, *output[1:])
+
+                handle = module.register_forward_hook(after)
             stack.callback(handle.remove)
         yield
 
@@ -98,7 +122,7 @@ def head_outputs(model, run) -> list[Tensor]:
     modules = [out_projection(block) for block in blocks(model)]
     with editing(modules, [lambda z: kept.append(z.clone())] * len(modules), "input"):
         run_model(model, run.tokens, run.mask)
-    return [z.unflatten(-1, (-1, head_size(model))) for z in kept]
+    return [z.unflatten(-1, (sizes(model)[0], -1)) for z in kept]
 
 
 def answer_probability(logits: Tensor, last: Tensor, answer: Tensor) -> Tensor:

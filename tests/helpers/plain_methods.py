@@ -19,7 +19,6 @@ from tests.helpers.plain_hooks import (
     blocks,
     editing,
     head_outputs,
-    head_size,
     out_projection,
     projection,
     replaced_logits,
@@ -81,7 +80,7 @@ def masked_logits(model, pair, heads: Sequence, at: str, mask: Tensor) -> Tensor
 
     def edit(layer: int) -> Callable[[Tensor], Tensor]:
         def mixed(flat: Tensor) -> Tensor:
-            z = flat.clone().unflatten(-1, (-1, head_size(model)))
+            z = flat.clone().unflatten(-1, (sizes(model)[0], -1))
             for keep, (here, index) in zip(mask, heads, strict=True):
                 if here == layer:
                     z[row, p, index] = keep * z[row, p, index] + (1 - keep) * source[layer][row, p_source, index]
@@ -100,7 +99,7 @@ def attributed(model, pair, at: str) -> Tensor:
 
     def edit(layer: int) -> Callable[[Tensor], Tensor]:
         def shifted(flat: Tensor) -> Tensor:
-            z = flat.clone().unflatten(-1, (-1, head_size(model)))
+            z = flat.clone().unflatten(-1, (sizes(model)[0], -1))
             z[row, p] = z[row, p] + added[layer]
             return z.flatten(-2)
 

@@ -16,6 +16,7 @@ from tests.helpers.plain_hooks import (
     editing,
     frozen_to_base,
     head_outputs,
+    named,
     out_projection,
     projection,
     received,
@@ -33,12 +34,12 @@ def probability(logits: Tensor, last: Tensor, answer: Tensor) -> Tensor:
 
 def mlp_in(block):
     """The module that a token's residual, after a norm, enters first."""
-    return block.fc1 if hasattr(block, "fc1") else block.mlp
+    return block.fc1 if hasattr(block, "fc1") else named(block, "mlp", "shared_mlp")
 
 
 def mlp_out(block):
     """The module whose output is added to the residual."""
-    return block.fc2 if hasattr(block, "fc2") else getattr(block, "post_feedforward_layernorm", block.mlp)
+    return named(block, "fc2", "post_feedforward_layernorm", "post_mlp_layernorm", "mlp", "shared_mlp")
 
 
 def at_position(p: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:

@@ -33,7 +33,8 @@ experiments:
 
 
 def steps(root: Path, *settings: str, **options) -> list[Progress]:
-    return list(run(plan(load(root / "study.yaml", settings)), root / "runs", **options))
+    """The pieces of work of a run."""
+    return [one for one in run(plan(load(root / "study.yaml", settings)), root / "runs", **options) if one.total]
 
 
 def results(root: Path, *settings: str) -> dict[str, Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from string import ascii_uppercase
 from typing import Any
 
@@ -9,13 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+import nnsight_et as et
 from nnsight_et.core.batch import Prompt, Question, Side, collate, padded_batch
+from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
+from nnsight_et.manifest import parse
+from nnsight_et.methods.knockout import present
+from nnsight_et.methods.knockout.summary import KnockoutSummary
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers import plain_methods
-from tests.helpers.closeness import assert_same_scores
+from tests.helpers.closeness import assert_near, assert_same_scores
 from tests.helpers.methods_study import MODELS, accuracy_of, models_in, pairs, results
 from tests.helpers.tiny_model import PAD, few_examples, few_pairs, hf_llama, tiny_model, tokenizer
 
@@ -204,3 +210,40 @@ def test_a_jobs_accuracies_are_those_of_plain_hooks_layer_by_layer(tmp_path):
     assert [(row["blind"], row["to"]) for row in rows] == [("last", "random"), ("query_label", "previous_query_label")]
     assert rows[1]["accuracy"] == pytest.approx(expected)
     assert rows[0]["accuracy"][-1] == rows[1]["accuracy"][-1]
+
+
+def test_some_layers_are_those_of_the_whole_sweep(tmp_path):
+    root, spec = models_in(tmp_path), f"method: knockout, model: one, examples: 40, edges: [{EDGE}]"
+    found = results(root, f"  x: {{{spec}}}\n  some: {{{spec}, layers: [0, 2]}}\n")
+    whole, some = found["x"], found["some"]
+    assert some.header.job_id != whole.header.job_id
+    for name in ("predicted", "probability"):
+        key = f"query_label to previous_query_label.{name}"
+        assert_near(some.scores[key], whole.scores[key][[0, 2, 3]], size=1, dtype=torch.float32)
+    assert some.header.summary["layers"] == [0, 2]
+    (table,) = present.tables(some.header, KnockoutSummary.model_validate(some.header.summary))
+    assert table.columns == ("blind", "to", "L0+", "L2+", "none")
+    with pytest.raises(TaskError, match=r"experiments.x.layers.1: layer 3, and one has 3; accepted: 0 to 2"):
+        results(root, f"  x: {{{spec}, layers: [1, 3]}}\n")
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [("[2, 1]", "layers.1: 1 after 2; accepted: layers from low to high"), ("[1, 1]", "layers.1: 1 after 1"),
+     ("[]", "layers: found a list of 0"), ("[6]", "layers.0: layer 6, and llama-tiny has 6; accepted: 0 to 5")],
+)  # fmt: skip
+def test_layers_that_cannot_be_are_told(layers: str, message: str):
+    text = f"name: x\nexperiments:\n  x: {{method: knockout, model: llama-tiny, layers: {layers}}}\n"
+    with pytest.raises(ManifestError, match=f"x.yaml:3: experiments.x.{re.escape(message)}"):
+        parse(text, "x.yaml")
+
+
+def test_a_notebook_takes_layers():
+    model, pairs_ = et.load("llama-tiny", device="cpu"), et.Pairs.boxes(3)
+    found = et.knockout(model, pairs_, blind="last", to="correct_object", layers=[1, 4])
+    whole = et.knockout(model, pairs_, blind="last", to="correct_object")
+    assert [row["first_blocked_layer"] for row in found.rows] == ["L1", "L4", "none"]
+    assert [row["accuracy"] for row in found.rows] == [whole.rows[layer]["accuracy"] for layer in (1, 4, 6)]
+    for wrong in ([4, 1], [6], [], "1", [True], 3):
+        with pytest.raises(TaskError, match=r"layers: found .*; accepted: numbers from 0 to 5, from low to high"):
+            et.knockout(model, pairs_, blind="last", to="correct_object", layers=wrong)  # type: ignore[arg-type]

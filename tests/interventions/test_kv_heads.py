@@ -48,7 +48,7 @@ def dense(name: str) -> Any:
     weights = module.state_dict()
     for key, value in weights.items():
         if ".k_proj." in key or ".v_proj." in key:
-            heads = value.unflatten(0, (-1, plain_hooks.head_size(module)))
+            heads = value.unflatten(0, (-1, plain_hooks.sizes(module)[2]))
             weights[key] = heads.repeat_interleave(4 // len(heads), 0).flatten(0, 1)
     wide.load_state_dict(weights)
     return wide

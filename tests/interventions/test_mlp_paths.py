@@ -14,7 +14,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.models.model import Model
 from tests.helpers import plain_mlps
-from tests.helpers.architecture_table import ENGINES, apart, made
+from tests.helpers.architecture_table import ENGINES, apart, having, made
 from tests.helpers.architectures import every
 from tests.helpers.closeness import assert_near, tolerance
 from tests.helpers.tiny_model import few_pairs, hf_llama, tiny_model
@@ -53,6 +53,7 @@ def _plain(one: Head | Mlp) -> tuple[int, int] | int:
 def test_both_engines_agree_with_plain_hooks_on_every_architecture(name):
     (module, model), pair = made(name), few_pairs((2, 3))
     for about, path in PATHS.items():
+        path = replace(path, receivers=having(model, path))
         if not path.reaching(3, 4, model.parallel):
             continue
         base, patched = expected(module, model, pair, path)
@@ -60,7 +61,8 @@ def test_both_engines_agree_with_plain_hooks_on_every_architecture(name):
             one = found(model, pair, path, engine)
             assert apart(one["patched"], patched) < 1e-5, (about, engine)
             assert apart(one["base"], base) < 1e-5
-        assert (patched.log() - base.log()).abs().max() > 5e-4, about  # there is something to get wrong
+        if model.storing is None or about != "MLPs into an MLP further back":  # nobody has keys of that any more
+            assert (patched.log() - base.log()).abs().max() > 5e-4, about  # there is something to get wrong
 
 
 @pytest.mark.parametrize("name", every())

@@ -376,7 +376,9 @@ def test_pairs_in_python_keep_their_metric_and_need_foils_for_some():
     assert nnsight_et.Pairs.boxes(2, boxes=3).scored_by("probability_difference").texts[0].foils
     with pytest.raises(TaskError, match=r"pairs\[1\]: no foil, which logit_difference compares with; accepted: one in"):
         made.scored_by("logit_difference")
-    with pytest.raises(TaskError, match="metric: 'logit'; accepted: probability_ratio, logit_difference"):
+    with pytest.raises(
+        TaskError, match=r"metric: 'logit'; did you mean 'logit_difference'\? accepted: probability_ratio"
+    ):
         made.scored_by("logit")  # type: ignore[arg-type]
     with pytest.raises(TaskError, match=r"pairs\[0\]: foil: 'book' is the answer too"):
         nnsight_et.Pairs.of([PLAIN | {"answer": "book", "foil": "book"}]).examples(tokenizer())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nnsight_et.core.errors import ManifestError
+from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest import DCM, Faithfulness, PathPatching, load, parse
 from nnsight_et.models.catalog import KNOWN_MODELS
 
@@ -226,3 +226,34 @@ def test_trainings_too_short_to_select_a_head_are_refused_and_a_limit_makes_none
     assert trained(TRAINING.replace("65", "20, batch: 1"), 3).training_examples == 3
     with pytest.raises(ManifestError, match=r"accepted: \d+ or more"):
         parse(TRAINING.replace("65", "64, learning_rate: 1.0e-320"), "x")
+
+
+def test_names_that_are_wrong_are_told_beside_keys_and_values_that_are():
+    text = """
+name: x
+seed: 1
+task: {kind: boxes, boxes: 7}
+experiments:
+  a:
+    method: path_patching
+    model: llama-tny
+    stages:
+      - {group: value_fetcher, into: logits, at: last, keep: 8, recievers: 4}
+      - {group: late, into: value_fetchr, via: query, at: last, keep: 2}
+  b: {method: faithfulness, circuit: ab, models: [llama-tiny], examples: many}
+  c: {method: faithfulness, circuit: ab, models: [llama-tiny]}
+  d: {method: faithfulness, circuit: {value_fetcher: [L5H0]}, models: [llama-tiny]}
+"""
+    with pytest.raises(ManifestError) as raised:
+        parse(text, "mine.yaml")
+    said = [line.split(" ", 2)[1:] for line in str(raised.value).splitlines()]
+    assert [place for place, _ in said] == [
+        "experiments.a.model:", "experiments.a.stages.0.recievers:", "experiments.a.stages.1.into:",
+        "experiments.b.examples:", "experiments.c.circuit:", "experiments.d.circuit:",
+    ]  # fmt: skip
+    assert "a .json file with the heads" in said[-1][1]
+
+
+def test_the_beginning_of_a_name_means_the_name():
+    assert accepted_names("attention", ("attribution", "attention_patterns")).startswith("did you mean 'attention_patt")
+    assert accepted_names("at", ("attribution",)) == "accepted: attribution"

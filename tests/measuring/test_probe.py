@@ -207,7 +207,7 @@ def test_results_that_were_made_without_it_are_looked_at_when_it_is_on(tmp_path:
     heard_of(root, "probe=off")
     (folder,) = (root / "runs" / "study").iterdir()
     assert [read_header(folder / name).probe for name in ("found", "table1")] == ["off", "off"]
-    assert "Models not held against chance (probe: off): found, table1." in limits_of(folder)
+    assert "Not compared with chance (probe: off): found, table1." in limits_of(folder)
     written = len(list((root / "runs" / "store").rglob("*.safetensors")))
     assert {notice.where for notice in heard_of(root, "self_check=off")} == {"one", "two"}
     assert sum(passes) == 2 * PROBED

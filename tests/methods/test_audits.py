@@ -146,3 +146,17 @@ def test_a_summary_that_cannot_be_derived_again_fails_by_name(evidence):
     output = MethodOutput({}, found.summary, "")
     with pytest.raises(ExperimentError, match=r"found: self-check 'decisions', at KeyError: 'value_fetcher"):
         check_output(found.context, found.job, output, METHODS["path_patching"].experiment().audit)
+
+
+def test_an_accuracy_that_no_number_of_validation_pairs_gives_is_told(evidence, monkeypatch):
+    """A mean over batches of different sizes, for example."""
+    audit = importlib.import_module("nnsight_et.methods.dcm.audit")
+    trained = audit.trained_findings
+
+    def off(*given):
+        found = yield from trained(*given)
+        return [tensors | {"accuracies": tensors["accuracies"] * 0.9 + 0.02} for tensors in found]
+
+    monkeypatch.setattr(audit, "trained_findings", off)
+    told = [one.where for one in audit.audit_output(evidence["masks"]) if one.gap > RECOUNT]
+    assert any("accuracies are no shares" in where for where in told)

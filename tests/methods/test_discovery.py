@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from benchmarks.discovery import CASES, edges_of, exhaustive, found_in, search, truth
 from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.display.figures import Diagram
@@ -26,7 +27,9 @@ from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import MethodResult, read_result
 from nnsight_et.results.study import Study
 from nnsight_et.runner.run import Progress, run
+from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.zoo.known import POSITION, make_model, store
+from nnsight_et.zoo.tokenizer import word_tokenizer
 
 SEARCH = {"method": "discovery", "model": "planted", "examples": 48, "held_out_examples": 60}
 GROUPS = {  # what was planted, and the heads of layer 0 that tell tokens their segment
@@ -137,7 +140,26 @@ def test_a_search_that_is_continued_measures_nothing_twice_and_finds_the_same(pl
 
 def test_what_it_cost_is_counted_beside_the_exhaustive_search(found):
     cost = found.summary.cost
-    assert 0 < cost.total < 0.3 * cost.exhaustive  # of a model with 5 layers of 8 heads; deeper ones save more
+    assert 0 < cost.total < 0.5 * cost.exhaustive  # of a model with 5 layers of 8 heads; deeper ones save more
+
+
+def test_in_a_deep_model_it_costs_a_tenth_of_the_exhaustive_search(tmp_path):
+    """All senders of all branches on as many prompts as test an edge. tests/planning holds counts to the engine."""
+    case = CASES["twelve layers"]
+    summary = search(case, 0, tmp_path, {"examples": 64, "held_out_examples": 128}, boxes=4)
+    assert summary.cost.total <= 0.1 * summary.cost.exhaustive
+    assert found_in(case.known, summary) == truth(case.known)
+
+
+@pytest.mark.slow
+def test_in_a_deep_model_it_misses_little_of_what_the_exhaustive_search_finds(tmp_path):
+    case = CASES["twelve layers"]
+    summary = search(case, 0, tmp_path, {"examples": 64, "held_out_examples": 64}, boxes=4)
+    held_out = Boxes(4).examples(word_tokenizer(), 128, 0, "discovery")[64:]
+    everything = exhaustive(make_model(case.known, 0), summary, held_out)
+    for edges in everything.values():
+        assert truth(case.known)[0] <= {(Head.parse(node), at) for node, at, _ in edges}
+        assert len(edges & edges_of(summary)) >= 0.95 * len(edges)
 
 
 def test_tables_figures_and_long_tables_show_it(found):
@@ -228,13 +250,30 @@ def test_edges_that_lead_nowhere_are_no_part_of_the_graph():
     assert connected(edges[1:], groups) == set()
 
 
-def test_senders_that_cannot_matter_are_run_on_the_first_examples_alone(found):
-    each, reach = (found.scores[f"last_1.query.last.{name}"] for name in ("per_example", "reach"))
-    run = (~each.isnan()).sum(-1)
-    assert run[3, 0] == 48
-    assert set(run[reach].tolist()) == {16, 48}
+def test_heads_are_patched_alone_where_halves_of_their_layers_move_an_answer(found):
+    names = ("per_example", "reach", "halves", "in_half")
+    each, reach, halves, half = (found.scores[f"last_1.query.last.{name}"] for name in names)
+    (branch,) = [one for one in found.summary.branches if one.name == "last_1.query.last"]
+    assert halves.shape == (8, 16) == (branch.halves, 16)  # two of each of four layers, on the first examples
+    moving = {number for number in range(8) if halves[number].abs().mean() > 0.001}
+    assert moving == {int(half[3, 0])}  # where the transmitter is
+    assert branch.cleared == 7
+    run = ~each[:4].isnan().all(-1)
+    sampled = {str(Head(*where)) for where in run.nonzero().tolist() if int(half[tuple(where)]) not in moving}
+    assert {*branch.sampled} == sampled
+    assert len(sampled) == 4
+    assert branch.tested == 8 == int(run.sum())
     assert not each[~reach].any()
     assert torch.equal(found.scores["last_1.query.last.p"].isnan(), ~reach)
+
+
+def test_what_16_examples_decide_is_not_run_on_more(found):
+    """A head that matters in every prompt is sure of its place at once; one that marks one segment of seven is not."""
+    run = (~found.scores["last_1.query.last.per_example"][3].isnan()).sum(-1)
+    assert set(run.tolist()) == {0, 16}
+    (branch,) = [one for one in found.summary.branches if one.name == "query_label_1.key.previous_query_label"]
+    each = found.scores[f"{branch.name}.per_example"][0]
+    assert {int((~each[int(name[3:])].isnan()).sum()) for name in branch.candidates} <= {32, 48}
 
 
 def test_a_graph_is_exported_as_json_and_graphml(found, tmp_path):

@@ -40,7 +40,7 @@ for what, place, text in json.load(sys.stdin):
 print(json.dumps(found))
 """
 RECORD = ("name", "spec", "summary", "cost", "section", "experiment")
-EXPERIMENT = ("check", "measure", "audit", "tables", "figures", "metrics", "heads", "paper", "statements")
+EXPERIMENT = ("check", "measure", "audit", "headline", "tables", "figures", "metrics", "heads", "paper", "statements")
 RUN = """
 import json, sys
 from pathlib import Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.path_patching import Path as Patched
 from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.models import adapters
 from nnsight_et.models.adapters import _weights as read_weights
 from nnsight_et.models.catalog import ModelSpec
 from nnsight_et.models.files import describe_files, download_files
@@ -381,3 +383,10 @@ def test_an_adapters_folder_given_as_a_model_says_so(bases, tmp_path):
     shutil.copy(bases["plain"] / "config.json", folder)  # transformers would put the adapter in without a word
     with pytest.raises(UnsupportedModel, match="holds a model and an adapter over it"):
         download_files("mine", ModelSpec(str(folder)))
+
+
+def test_an_adapter_whose_weights_are_not_those_of_its_file_is_refused(bases, tmp_path, monkeypatch):
+    folder = saved(trained(lora(), hf_llama()), tmp_path)
+    rounded = {key: one.bfloat16() for key, one in read_weights(folder, "mine").items()}
+    monkeypatch.setattr(adapters, "_weights", lambda *_: rounded)
+    assert re.search(r"lora_A\.weight is not what .*adapter_model\.safetensors holds", refusal(bases["plain"], folder))

@@ -15,7 +15,9 @@ from nnsight_et.core.batch import PromptBatch
 from nnsight_et.core.circuit import Head
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.engine.budget import Chunks
+from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.engine_checks import engine_errors
+from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.models.catalog import ModelSpec
@@ -60,7 +62,8 @@ def test_the_documents_table_is_of_these_models_and_within_what_is_accepted():
     text = architecture_table.DOCUMENT.read_text()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
     assert [row[0].removeprefix("| ") for row in rows] == EVERY
-    assert all(0 < float(cell.rstrip("| ")) < 1e-5 for row in rows for cell in row[2:])
+    measured = [cell.rstrip("| ") for row in rows for cell in row[2:]]
+    assert all(0 < float(cell) < 1e-5 for cell in measured if cell != "refused")
     assert all(len(row[2:]) == len(COLUMNS) for row in rows)
     assert text.partition("<!-- notes -->\n")[2] == architecture_table.notes() + "\n", "make architectures"
 
@@ -128,6 +131,15 @@ SHAPES = {  # layers, query heads, kv heads, width of a head, d_model, width of 
     "GPT-NeoX": (3, 4, 4, 8, 32, 48, 122),
     "GPT-J": (3, 4, 4, 8, 32, 128, 122),
     "OPT": (3, 4, 4, 8, 32, 48, 122),
+    "GPT-BigCode": (3, 4, 1, 8, 32, 128, 122),
+    "GPT-BigCode (MHA)": (3, 4, 4, 8, 32, 128, 122),
+    "Falcon 7B": (3, 4, 1, 8, 32, 128, 122),
+    "Falcon 40B, 11B": (3, 4, 2, 8, 32, 128, 122),
+    "Falcon, serial (MHA)": (3, 4, 4, 8, 32, 128, 122),
+    "Qwen3-Next": (3, 4, 2, 10, 32, 68, 122, 116),
+    "Gemma-4": (3, 4, 2, 12, 32, 48, 122),
+    "Granite 4 (dense, with Mamba)": (3, 4, 2, 16, 32, 48, 122),
+    "gpt-oss": (3, 4, 2, 10, 32, 96, 122, 192),
     "Mixtral": (3, 4, 2, 10, 32, 96, 122, 192),
     "Qwen2-MoE": (3, 4, 2, 8, 32, 68, 122, 116),
     "Qwen3-MoE": (3, 4, 2, 10, 32, 48, 122, 96),
@@ -213,6 +225,12 @@ REFUSED = {
     "GPT-2 in an encoder-decoder": (GPT2Config(add_cross_attention=True), "add_cross_attention is True.*encoder"),
     "Gemma-3 that sees later tokens": (configuration("Gemma-3", use_bidirectional_attention=True), "see later ones"),
     "Gemma-2 that sees later tokens": (configuration("Gemma-2", use_bidirectional_attention=True), "see later ones"),
+    "Falcon with ALiBi": (configuration("Falcon 7B", alibi=True), "alibi is True.*ALiBi"),
+    "Gemma-4 with experts": (
+        configuration("Gemma-4", enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=8),
+        "enable_moe_block is True.*beside an MLP",
+    ),
+    "Granite 4 with experts": (configuration("Granite 4 (dense)", num_local_experts=4), "num_local_experts is 4"),
     "ALiBi": (BloomConfig(), "'bloom' cannot be run exactly: .*ALiBi.*accepted: llama, mistral"),
 }
 
@@ -222,6 +240,39 @@ def test_what_cannot_be_run_exactly_is_refused_by_name(case):
     config, reason = REFUSED[case]
     with pytest.raises(UnsupportedModel, match=rf"^mine: architecture .*{reason}"):
         shape_from(config, "mine")
+
+
+LACKING = {  # architecture -> layer, what its heads lack there, why, where they have it
+    "Qwen3.5": (2, "query", "it is linear attention, .* layers 1$"),
+    "Granite 4 (dense, with Mamba)": (0, "value", "it is linear attention, .* layers 1$"),
+    "Gemma-4 with shared keys": (2, "key", "it has the keys and values of an earlier layer; accepted: layers 0, 1$"),
+    "Gemma-4 with keys for values": (2, "value", "one projection gives its keys and its values; .* 0, 1$"),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", LACKING)
+def test_what_heads_of_a_layer_do_not_have_is_refused_by_layer_and_name(name, engine):
+    (layer, via, why), model = LACKING[name], made(name)[1]
+    path = PatchedPath("query_label", via, (Head(1, 0), Head(layer, 3)))
+    with pytest.raises(UnsupportedModel, match=f"^tiny: the heads of layer {layer} have no {via} of their own: {why}"):
+        path_probabilities(model, few_pairs((2, 3)), path, [Head(0, 0)], engine, Chunks())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_linear_attention_refuses_what_looks_at_single_tokens(engine):
+    model, question = made("Qwen3.5")[1], few_pairs((2, 3)).question
+    edge = question.run.positions["last"], question.run.positions["query_label"]
+    with pytest.raises(UnsupportedModel, match=r"layers 0, 2 are linear attention.*; accepted: "):
+        knockout_readouts(model, question, edge, [1], engine, Chunks())
+    with pytest.raises(UnsupportedModel, match="layer 0 have no value of their own"):
+        attention_from(model, question.run, "last", (), engine)
+
+
+def test_linear_attention_whose_heads_are_no_multiple_of_attentions_is_refused():
+    own = ARCHITECTURES["Qwen3.5"][1] | {"linear_num_value_heads": 6, "linear_num_key_heads": 6}
+    with pytest.raises(UnsupportedModel, match=r"layers 0, 2 are linear attention of 6 heads; accepted: .* 4$"):
+        shape_from(configuration("Qwen3.5", **own), "mine")
 
 
 def test_a_loaded_model_of_a_refused_architecture_is_refused_too():

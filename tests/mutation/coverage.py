@@ -11,6 +11,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "engine/test_work_counts.py",
     ),
     f"{ENGINE}/one_token.py": ("interventions/test_path_patching.py", "engine/test_work_counts.py"),
+    f"{ENGINE}/paths.py": ("interventions/test_path_patching.py", "interventions/test_mlp_paths.py"),
     f"{ENGINE}/readout.py": ("engine/test_engine.py", "interventions/test_ablation.py", "interventions/test_activation_patching.py", "interventions/test_knockout.py"),
     f"{ENGINE}/reference.py": (
         "engine/test_engine.py", "interventions/test_ablation.py", "interventions/test_activation_patching.py", "interventions/test_knockout.py",
@@ -35,4 +36,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     f"{METHODS}/method_checks.py": ("measuring/test_method_checks.py",),
     f"{METHODS}/knockout.py": ("interventions/test_knockout.py", "engine/test_engines_apart.py"),
     f"{METHODS}/path_patching.py": ("interventions/test_path_patching.py", "engine/test_engines_apart.py", "engine/test_work_counts.py"),
+    f"{METHODS}/answers.py": ("measuring/test_probe.py",),
+    f"{METHODS}/calls.py": ("measuring/test_memory.py", "engine/test_devices.py", "methods/test_jobs.py"),
+    f"{METHODS}/probes.py": ("interventions/test_probes.py", "methods/test_discovery.py"),
+    f"{METHODS}/split_calls.py": ("engine/test_parts.py",),
 }  # fmt: skip

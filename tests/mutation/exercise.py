@@ -52,6 +52,9 @@ experiments:
   blind: {method: knockout, model: one, examples: 6}
   looks: {method: attention_patterns, circuit: ./circuit.json, model: one, examples: 6}
   screen: {method: attribution, model: one, examples: 6}
+  graph:
+    {method: discovery, model: one, examples: 6, held_out_examples: 6, mlps: true, level: 0.9, effect: 0.001, keep: 2,
+     branches: 3, closed_sample: 1}
   overlap: {method: comparison, circuits: [found, ./circuit.json], scores: found}
   kl: {method: path_patching, model: one, metric: kl, examples: 6, stages: [{group: a, into: logits, at: last, keep: 4}]}
   logits: {method: path_patching, model: one, metric: logit_difference, examples: 6, stages: [{group: a, into: logits, at: last, keep: 4}]}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from . import mutants
+from .coverage import TESTS
 from .mechanical import every, tried
+from .runner import ROOT
 from .verdicts import verdict
 
 TEXT = """\
@@ -45,6 +47,12 @@ def test_the_same_mutants_are_drawn_each_time_and_all_are_python():
     assert len(drawn) == len(set(drawn)) == 200
     for mutant in drawn:
         compile(mutant.change.text, mutant.file, "exec")
+
+
+def test_every_file_of_engine_and_interventions_has_tests_to_try_its_mutants_with():
+    there = {f"{folder}/{path.name}" for folder in mutants.FOLDERS for path in (ROOT / folder).glob("[!_]*.py")}
+    assert there == set(TESTS)
+    assert all((ROOT / "tests" / name).is_file() for names in TESTS.values() for name in names)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from nnsight_et.interventions.probes import Probe, probe_probabilities
 from nnsight_et.manifest import DCM
 from nnsight_et.models.catalog import Shape
 from nnsight_et.models.load import shape_from
-from nnsight_et.planning.cost import methods
+from nnsight_et.planning.cost import methods, paths
 from nnsight_et.planning.cost.methods import Count, Prompts, Rows, Sizes
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers.architecture_table import made
@@ -115,7 +115,7 @@ def test_path_patching(model, pair, rows, end, kind):
     with counted(model) as found:
         path_probabilities(model, pair, path, senders, "default", CHUNKS)
     (prompts,) = rows.of(3, ["query_label"])
-    same(methods.path_patching(rows.sizes, prompts, path, senders), found)
+    same(paths.path_patching(rows.sizes, prompts, path, senders), found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,7 +131,7 @@ def test_path_patching_of_other_blocks(pair, rows, name, end, kind):
     with counted(model) as found:
         path_probabilities(model, pair, path, senders, "default", CHUNKS)
     (prompts,) = rows.of(3, ["query_label"])
-    same(methods.path_patching(Sizes(shape, CHUNKS), prompts, path, senders), found)
+    same(paths.path_patching(Sizes(shape, CHUNKS), prompts, path, senders), found)
 
 
 def test_circuits_alone_and_their_means(model, pair, rows):
@@ -161,7 +161,7 @@ def test_blocked_attention(model, pair, rows):
     edge = pair.base.positions["query_label"], pair.base.positions["previous_query_label"]
     with counted(model) as found:
         knockout_readouts(model, pair.question, edge, range(5), "default", CHUNKS)
-    same(methods.knockout(rows, 3, "query_label"), found)
+    same(methods.knockout(rows, 3, "query_label", range(4)), found)
 
 
 def test_a_donors_inputs(model, pair, rows):
@@ -196,15 +196,15 @@ def test_attribution_of_every_head(model, pair, rows):
 
 def test_edges_of_several_paths(model, pair, rows):
     (prompts,) = rows.prompts
-    paths = [
+    some = [
         (Path("last"), [Head(0, 1), Head(3, 3)]),
         (Path("query_label", "value", HEADS), [Head(0, 2), Head(1, 1), Head(2, 0)]),
         (Path("previous_query_label", "key", HEADS[:1]), [Head(2, 1)]),
     ]
-    edges = [(path, sender) for path, senders in paths for sender in senders]
+    edges = [(path, sender) for path, senders in some for sender in senders]
     with counted(model) as found:
         edge_probabilities(model, pair, edges, "default", CHUNKS)
-    same(methods.edges(rows.sizes, prompts, paths), found)
+    same(paths.edges(rows.sizes, prompts, some), found)
 
 
 def test_probes_of_several_places(model, pair, rows):
@@ -219,4 +219,4 @@ def test_probes_of_several_places(model, pair, rows):
     places = {(at, via): (sorted({one.layer for one in parts}), 3, 1) for at, via, parts in ends}
     with counted(model) as found:
         probe_probabilities(model, pair, every, "default", CHUNKS)
-    same(methods.probing(rows.sizes, prompts, places), found)
+    same(paths.probing(rows.sizes, prompts, places), found)

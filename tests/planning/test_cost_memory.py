@@ -20,6 +20,7 @@ from nnsight_et.manifest import DCM
 from nnsight_et.models.catalog import TINY
 from nnsight_et.planning.cost import methods
 from nnsight_et.planning.cost.methods import Prompts, Rows, Sizes
+from nnsight_et.planning.cost.paths import path_patching
 from nnsight_et.tasks.boxes import Boxes
 from tests.helpers.tiny_model import hf_llama, tiny_model, tokenizer
 
@@ -81,7 +82,7 @@ def test_the_most_bytes_at_once_are_what_the_formula_says(model, pair, what):
         ),
         "values": (
             lambda: path_probabilities(model, pair, path, senders, "default", chunks),
-            methods.path_patching(sizes, prompts, path, senders),
+            path_patching(sizes, prompts, path, senders),
         ),
     }.get(what.removesuffix(" at last")) or (
         lambda: patched_readouts(model, pair, sets, "default", chunks),

@@ -24,6 +24,7 @@ from nnsight_et.manifest import DCM, BoxesTask, load, parse
 from nnsight_et.models.catalog import EMBEDDED, TINY
 from nnsight_et.planning.cost import methods, pieces
 from nnsight_et.planning.cost.methods import Count
+from nnsight_et.planning.cost.paths import path_patching
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.overview import plan_table
 from tests.helpers.commands import ROOT, et
@@ -111,7 +112,7 @@ def test_receivers_say_how_much_a_path_costs():
     senders = [Head(layer, index) for layer in range(4) for index in range(8)]
     direct = [Head(layer, index) for layer in range(6) for index in range(8)]
     every = [
-        methods.path_patching(rows.sizes, one, path, some)
+        path_patching(rows.sizes, one, path, some)
         for path, some in ((Path("last"), direct), (Path("last", "query", (Head(4, 0), Head(4, 1))), senders))
         for one in rows.of(10, ["last"])
     ]
@@ -134,9 +135,7 @@ def test_stages_of_mlps_cost_one_sender_a_layer_and_put_nothing_into_the_circuit
     whole = [(10, paths[0], mlps), (4, paths[0], kept), (10, paths[1], heads)]
     whole.append((4, paths[1], [Head(2, 0), Head(2, 1), Head(2, 2)]))
     every = [
-        methods.path_patching(rows.sizes, one, path, some)
-        for count, path, some in whole
-        for one in rows.of(count, ["last"])
+        path_patching(rows.sizes, one, path, some) for count, path, some in whole for one in rows.of(count, ["last"])
     ]
     found = costs(jobs, rows_of(jobs, None), {})["found"].count
     assert found.token_layers == methods.total(every).token_layers
@@ -231,3 +230,16 @@ def test_an_experiment_without_passes_takes_no_time_and_one_of_an_unknown_model_
     work = {"a": ("comparison default", 0.0), "b": ("faithfulness default", 4.0)}
     assert expected_seconds(work, {}) == {"a": 0.0}
     assert expected_seconds(work, {"c": 5.0}) == {"a": 0.0}
+
+
+def test_a_circuit_that_discovery_has_yet_to_find_is_taken_to_have_heads_everywhere():
+    text = """\
+name: study
+task: {kind: boxes, boxes: 3}
+experiments:
+  found: {method: discovery, model: llama-tiny, examples: 10, held_out_examples: 10}
+  one: {method: faithfulness, circuit: found, models: [llama-tiny], examples: 20, ablation_examples: 30}
+"""
+    jobs = plan(parse(text, "study.yaml"))
+    alone = costs(jobs, rows_of(jobs, None), {})["one"].counts["llama-tiny"]
+    assert alone.again == 20 * 11 * 4 * 6  # 11 circuits, of which 4 positions are recomputed in 6 layers

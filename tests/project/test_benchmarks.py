@@ -31,10 +31,11 @@ FIELDS = {"stage", "senders", "receivers", "examples", "seconds", "tokens_per_se
 FIELDS |= {"floor_seconds", "share_of_peak", "peak_gib"}
 SMALL = {  # benchmark -> how it is run here, and what it then writes
     "coverage": ("--trials 20 --sizes 20 50", "coverage"),
-    "discovery": ("--cases nothing,grouped~queries --examples 16 --held-out 16", "discovery"),
+    "discovery": ("--cases nothing,grouped~queries --examples 16 --held-out 16 --boxes 3 --exhaustive 8", "discovery"),
     "engine": ("--size small --rounds 1", "engine_small"),
     "half_precision": ("--device cpu --examples 1", "half_precision"),
     "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
+    "self_checks": ("study.yaml --limit 2", "self_checks"),
     "seven_b": ("--shape small --device cpu --examples 3 --batch 2 --peak-tflops 0.01", "seven_b_small"),
     "transformer_lens": ("--size small --rounds 1", "transformer_lens_small"),
 }
@@ -126,11 +127,22 @@ def test_a_plan_is_compared_with_its_run(written, tmp_path, monkeypatch):
     assert all(row["seconds"] > 0 and row["bytes"] > 0 and row["expected_bytes"] > 0 for row in rows.values())
 
 
+def test_what_self_checks_cost_is_counted_both_ways(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(fresh_study(tmp_path / "study"))
+    Path("study.yaml").write_text(PLANNED.replace('self_check: "off"\n', ""))
+    found = run("self_checks", written)
+    assert found["on"]["token_layers"] > found["off"]["token_layers"] > 0
+    assert found["share"]["token_layers"] == pytest.approx(
+        found["on"]["token_layers"] / found["off"]["token_layers"] - 1
+    )
+
+
 def test_discovery_is_held_against_what_was_planted(written):
     nothing, planted = run("discovery", written)["rows"]
     assert nothing["edges"] == 0
     assert planted["node_precision"] == planted["edge_precision"] == 1
     assert planted["node_recall"] > 0.5
+    assert planted["recall_holm"] >= 0.95
 
 
 def test_all_stages_of_a_shape_are_measured_and_written(written):

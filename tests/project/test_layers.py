@@ -12,7 +12,7 @@ PACKAGE = "nnsight_et"
 
 TEXT = {
     *("core.errors", "core.notices", "core.circuit", "core.named_metrics"),
-    *("circuits", "models.catalog", "manifest", "planning"),
+    *("circuits", "rows", "models.catalog", "manifest", "planning"),
 }
 """What may be imported before any model is read."""
 THINGS = {"core", "tasks", "models"}
@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": {"core"},
     "models": {"core", "models"},
     "circuits": {"core.errors", "core.circuit", "circuits"},
-    "tasks": {"core", "tasks"},
+    "rows": {"core.errors", "rows"},
+    "tasks": {"core", "rows", "tasks"},
     "zoo": THINGS | {"zoo"},
     "engine": {"core", "models", "engine"},
     "interventions": {"core", "models", "engine", "interventions"},
@@ -50,7 +51,7 @@ HEAVY = {"torch", "nnsight", "transformers", "peft", "safetensors", "numpy", "ac
 LIGHT = {
     "__init__",
     *("core.errors", "core.notices", "core.circuit", "core.named_metrics"),
-    *("circuits", "manifest", "planning", "engine.budget", "engine.paths"),
+    *("circuits", "rows", "manifest", "planning", "engine.budget", "engine.paths"),
     *("results.disk", "results.headers", "results.summary"),
     *("display.table", "report.overview", "models.catalog", "models.stored", "cli"),
     *("diagnostics.costs", "methods.base", "methods.sections"),
@@ -62,8 +63,9 @@ ONLY_IN = {
     "gguf": {"models.gguf_file"},
     "ray": {"workers"},
     "ruamel": {"manifest.document"},
-    "pandas": {"api.runs", "api.findings"},
-    "pyarrow": {"report.export"},
+    "pandas": {"api.runs", "api.findings", "rows.read"},
+    "pyarrow": {"report.export", "rows.read"},
+    "datasets": {"rows.read"},
     "jinja2": {"report.html", "tasks.turns"},
     "markupsafe": {"report.html"},
     "vl_convert": {"report.html.figure_files"},

@@ -59,7 +59,7 @@ def appends_eos_boxes(folder: Path) -> Given:
     made = base_folder(folder)
     edit(made / "tokenizer.json", lambda content: appends(content, "</s>"))
     pairs = et.Pairs.boxes(4, boxes=2)
-    lines = [Line(pair.base.text, pair.source.text, pair.answer) for pair in pairs]
+    lines = [Line(pair.base.text, pair.source.text, str(pair.answer)) for pair in pairs]
     return Given(
         {"path": str(made)},
         probabilities(base_model(), base_tokenizer(), lines),

@@ -113,7 +113,9 @@ def test_metrics_differ_by_b_minus_a_and_only_beyond_the_tolerance(copy: Path, s
     assert found.metrics[1].difference == pytest.approx(-0.001)
     assert not found.same
     assert [one.one.metric for one in between(copy, same, tolerance=0.01).metrics] == ["accuracy"]
-    assert et("diff", copy, same, "--tolerance", 0.5).stdout == "No difference beyond 0.5: 3 experiments compared.\n"
+    assert (
+        et("diff", copy, same, "--tolerance", 0.5).stdout == "No difference larger than 0.5: 3 experiments compared.\n"
+    )
     assert "apart" in et("diff", copy, same).stdout
 
 

@@ -43,7 +43,7 @@ def note(result: Result) -> str:
 
 
 def test_a_model_that_is_its_own_donor_is_told(found):
-    assert "Donor and recipient are one model: its own activations change nothing." in note(found["same"])
+    assert "Donor and recipient are the same model, whose own activations change nothing." in note(found["same"])
 
 
 def test_a_share_of_guesses_is_told(found):
@@ -75,24 +75,23 @@ def test_masks_that_no_head_pays_for_are_told_in_a_table_of_their_own(found):
 
 
 def test_roles_without_heads_are_told_where_they_are_patched(found):
-    assert "No heads were selected, so that nothing is patched: value_fetcher, object" in note(found["roles"])
-    assert "Nothing is patched of value_fetcher: no heads of it were selected." in note(found["across"])
+    assert "Nothing is patched where no heads were selected: value_fetcher, object" in note(found["roles"])
+    assert "No heads were selected from value_fetcher, so nothing of it is patched." in note(found["across"])
 
 
 def test_a_group_that_later_stages_empty_is_told(found):
     empty = not found["paths"].header.summary["circuit"]["groups"][0]["heads"]
-    assert ("a has no heads left: later stages keep all of them at last." in note(found["paths"])) is empty
+    assert ("a has no heads left: later stages at last took them all." in note(found["paths"])) is empty
     summary = FOUND | {"circuit": {"schema": 1, "groups": [{"name": "a", "at": "last", "heads": []}]}}
     assert (
-        "a has no heads left: later stages keep all of them at last."
-        in tables(header("path_patching", summary))[0].note
+        "a has no heads left: later stages at last took them all." in tables(header("path_patching", summary))[0].note
     )
 
 
 @pytest.mark.parametrize(
     ("metric", "scores", "text"),
     [
-        ("probability_ratio", [0.0, 0.0], "Every kept score of a is 0: base and source do not differ there"),
+        ("probability_ratio", [0.0, 0.0], "Every kept score of a is 0: base and source are alike there"),
         ("probability_ratio", [0.0, 0.25], "No head of a mattered"),
         ("probability_ratio", [-0.1, 0.25], ""),
         ("kl", [0.2, 0.1], ""),
@@ -120,7 +119,7 @@ def across(donor: float, recipient: float, patched: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
-        ((0.5, 0.5, 0.6), "goat-tiny alone is no better than llama-tiny alone: there is nothing to lift it to."),
+        ((0.5, 0.5, 0.6), "goat-tiny alone is no better than llama-tiny alone, so its activations cannot help."),
         ((0.9, 0.5, 0.5), "No patch changes the accuracy of llama-tiny"),
         ((0.9, 0.5, 0.6), ""),
     ],
@@ -130,7 +129,7 @@ def test_an_improvement_that_cannot_be_is_told(numbers: tuple[float, float, floa
     models = [one.models[0].model_copy(update={"fingerprint": name}) for name in ("goat", "llama")]
     found = tables(one.model_copy(update={"models": models}))[0].note
     assert text in found
-    assert ("nothing to lift" in found or "No patch changes" in found) is bool(text)
+    assert ("cannot help" in found or "No patch changes" in found) is bool(text)
 
 
 @pytest.mark.parametrize(
@@ -155,4 +154,4 @@ def test_blocking_that_changes_nothing_is_told(accuracy: list[float], low: float
 def test_a_model_that_is_never_right_has_no_faithfulness():
     rows = [{"model": "m", "full": 0.0, "examples": 5}, {"model": "n", "full": 0.9, "examples": 5}]
     found = tables(header("faithfulness", {"rows": rows}))[0].note
-    assert "No faithfulness of m: no prompt is answered right." in found
+    assert "Faithfulness is undefined for m, which answers no prompt right." in found

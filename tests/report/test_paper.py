@@ -61,7 +61,7 @@ def test_layers_of_another_depth_are_not_compared() -> None:
     rows = [{"blind": "last", "to": "random", "accuracy": [0.5] * 7}]
     (table,) = paper_tables(header("knockout", {"rows": rows, "model": "m"}, ["Figure A1"]))
     assert table.rows == ()
-    assert "No number of ours" in table.note
+    assert "None of our numbers" in table.note
     rows = [{"blind": "last", "to": "random", "accuracy": [0.5] * 33}]
     (table,) = paper_tables(header("knockout", {"rows": rows, "model": "m"}, ["Figure A1"], ("llama",)))
     assert len(table.rows) == 32

@@ -111,7 +111,7 @@ def test_held_out_scores_stand_beside_those_that_selected_the_heads():
     assert len(table.rows) == 3
     assert "Mean: -0.100 and 0.025." in table.note
     assert "the 300 examples" in table.note
-    assert "100 of another split" in table.note
+    assert "100 held-out examples" in table.note
 
 
 def test_random_halves_are_one_line_of_the_completeness_table():

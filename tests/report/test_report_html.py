@@ -275,7 +275,7 @@ def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: st
                     "[...document.querySelectorAll('figure svg')].map(one => {"
                     "const box = one.getBoundingClientRect(); return [box.width, box.height]})"
                 )
-                assert len(boxes) == len(panels)
+                assert len(boxes) == len(panels) + 1  # the first circuit once more, below the headline
                 assert all(wide > 100 and high > 50 for wide, high in boxes)
                 assert view.value("document.documentElement.scrollWidth") <= width
                 assert view.value("getComputedStyle(document.body).backgroundColor") == BACKGROUND[scheme]
@@ -283,6 +283,7 @@ def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: st
                 assert view.complaints == []
                 assert view.requests == {path.as_uri()}
         _marks_tell_their_numbers(view)
+        _contents_follow_and_numbers_are_saved(view)
         assert len(view.send("Page.printToPDF", printBackground=True)["data"]) > 50_000
 
 
@@ -308,6 +309,24 @@ def _marks_tell_their_numbers(view) -> None:
     assert view.value(told) == titles[6]
 
 
+def _contents_follow_and_numbers_are_saved(view) -> None:
+    """The contents mark what is read; a button saves what a table or a figure shows."""
+    view.value("document.getElementById('x-blind').scrollIntoView({behavior: 'instant'}), follow()")
+    assert view.value("[...document.querySelectorAll('nav [aria-current]')].map(one => one.hash)") == ["#x-blind"]
+    view.value(
+        "kept = [], save = (name, rows) => kept.push([name, ...rows])",
+    )
+    view.value("document.querySelectorAll('#x-table1 ~ .csv, #found-scores > .csv').forEach(one => one.click())")
+    saved = {name: rows for name, *rows in view.value("kept")}
+    assert saved["table1-faithfulness"][0][:3] == ["model", "full model", "circuit"]
+    header, first, *_ = saved["found-scores"]
+    assert header == ["figure", "mark", "value", "low", "high", "text"]
+    text = view.value("document.querySelector('#found-scores .m title').textContent")
+    found = re.match(r"(\w+): (\S+) \[(\S+), (\S+)\]", text)
+    assert found is not None
+    assert first[1:] == [*found.groups(), text]
+
+
 def test_a_report_names_the_run_with_a_limit_that_is_there(every: tuple[Path, Path], tmp_path: Path):
     runs = ("--out", tmp_path / "runs")
     manifest = load(every[0]).with_limit(3)
@@ -318,3 +337,32 @@ def test_a_report_names_the_run_with_a_limit_that_is_there(every: tuple[Path, Pa
     assert f"accepted: the run with --limit 3 ({folder_of(tmp_path / 'runs', plan(manifest))})" in refused.stderr
     assert et("report", every[0], *runs, "--limit", 3).exit_code == 0
     assert "--limit 3" in et("report", every[0], *runs, "--limit", 2).stderr
+
+
+def test_every_figure_says_how_it_is_read_and_headings_link_to_themselves(study: Study, parsed: Parsed):
+    figures = sum(len(plates(result, study)) for result in study.results) + 1  # the first circuit, below the headline
+    assert parsed.text("summary").count("How to read this") == figures
+    links = [attributes["href"][1:] for _, attributes in parsed.elements if attributes.get("class") == "permalink"]
+    assert {"faithfulness", "x-found", "found-scores", "first-minimal-circuit"} <= set(links)
+    assert parsed.values("id").index("first-minimal-circuit") < parsed.values("id").index("faithfulness")
+
+
+def test_a_title_is_the_heading_and_changes_with_the_manifest_but_no_result_does(
+    every: tuple[Path, Path], tmp_path: Path
+):
+    titled = every[0].with_name("titled.yaml")
+    titled.write_text(every[0].read_text().replace("  found:\n", "  found:\n    title: Who finds the box?\n", 1))
+    before, now = plan(load(every[0])), plan(load(titled))
+    assert [job.id for job in now.jobs] == [job.id for job in before.jobs]
+    assert now.digest == before.digest
+    headings = [text.strip() for text in Parsed(report_html(study_of(now, every[1]))).text("h3")]
+    assert "Who finds the box?" in headings
+    assert "found" not in headings
+
+
+def test_experiments_of_a_long_study_are_folded_but_the_first_of_each_section(study: Study):
+    found = of(study, "found")
+    many = [changed(found, job=found.header.job.model_copy(update={"name": f"found{index}"})) for index in range(25)]
+    folded = Parsed(report_html(Study("long", tuple(many), ()))).of_class("entry")
+    assert folded == 24
+    assert Parsed(report_html(Study("short", tuple(many[:20]), ()))).of_class("entry") == 0

@@ -126,7 +126,7 @@ def test_a_damaged_file_is_named_and_made_again_or_of_no_account(finished, copie
         assert (answer.code, "cannot be written (Is a directory)" in answer.err) == (1, True)  # nobody's work is lost
         return
     assert answer.code == 0, answer
-    assert (f"{folder / FILES[name]}: damaged; it is made again" in answer.err) == bool(FILES[name])
+    assert (f"{folder / FILES[name]}: damaged; computing it again" in answer.err) == bool(FILES[name])
     assert ("damaged" in answer.err) == bool(FILES[name])
     assert "damaged" not in continued(finished, copied).err
 
@@ -146,7 +146,7 @@ def test_a_damaged_cell_is_named_and_measured_again(finished, copied, how):
         return
     assert answer.code == 0, answer
     for path, content in whole.items():
-        assert f"{path}: damaged; it is made again" in answer.err
+        assert f"{path}: damaged; computing it again" in answer.err
         assert path.read_bytes() == content
 
 

@@ -12,6 +12,7 @@ from nnsight_et.core.errors import ManifestError, TaskError, UnsupportedModel
 from nnsight_et.core.turns import make_turns
 from nnsight_et.manifest import PairsFile, load
 from nnsight_et.planning.plan import plan
+from nnsight_et.rows.mapping import Entry
 from nnsight_et.tasks.marked import encoded_pair, pair_of
 from nnsight_et.tasks.own_pairs import OwnPairs
 from nnsight_et.tasks.own_task import checked_example
@@ -64,7 +65,7 @@ def as_sent(tokenizer, text: str) -> list[int]:
 
 @pytest.mark.parametrize("template", [TEMPLATE, SYSTEM, SPACED], ids=["plain", "system", "space"])
 def test_prompts_are_what_transformers_makes_of_a_message_and_positions_are_found_in_it(template):
-    tokenizer, written_pair = turning(template), pair_of(pair(0), "line")
+    tokenizer, written_pair = turning(template), pair_of(Entry("line", pair(0)))
     made = encoded_pair(written_pair, tokenizer, "line")
     for prompt, text in ((made.base, written_pair.base.text), (made.source, written_pair.source.text)):
         assert list(prompt.tokens) == as_sent(tokenizer, text)
@@ -81,13 +82,13 @@ def test_prompts_are_what_transformers_makes_of_a_message_and_positions_are_foun
 
 def test_a_prompt_that_the_template_strips_keeps_its_positions():
     spaced = pair(0) | {"base": "  " + pair(0)["base"] + " \n"}
-    made, plain = (encoded_pair(pair_of(one, "line"), turning(), "line") for one in (spaced, pair(0)))
+    made, plain = (encoded_pair(pair_of(Entry("line", one)), turning(), "line") for one in (spaced, pair(0)))
     assert made == plain
 
 
 def test_answers_of_several_tokens_begin_the_reply():
     made = encoded_pair(
-        pair_of(pair(0) | {"answer": "The book .", "answer_tokens": "several"}, "line"), turning(), "line"
+        pair_of(Entry("line", pair(0) | {"answer": "The book .", "answer_tokens": "several"})), turning(), "line"
     )
     assert turning().convert_ids_to_tokens(list(made.right[0])) == ["The", "book", "."]
 
@@ -95,9 +96,9 @@ def test_answers_of_several_tokens_begin_the_reply():
 def test_a_space_goes_before_the_answer_where_the_template_has_one():
     from nnsight_et.tasks.turns import as_turns
 
-    assert as_turns(pair_of(pair(0), "line"), turning(SPACED)).space is True
-    assert as_turns(pair_of(pair(0), "line"), turning()).space is False
-    assert as_turns(pair_of(pair(0) | {"space": "yes"}, "line"), turning()).space is True
+    assert as_turns(pair_of(Entry("line", pair(0))), turning(SPACED)).space is True
+    assert as_turns(pair_of(Entry("line", pair(0))), turning()).space is False
+    assert as_turns(pair_of(Entry("line", pair(0) | {"space": "yes"})), turning()).space is True
 
 
 @pytest.mark.parametrize(
@@ -107,12 +108,12 @@ def test_a_space_goes_before_the_answer_where_the_template_has_one():
 )
 def test_a_template_that_does_not_take_a_prompt_as_it_is_is_refused(template, text):
     with pytest.raises(TaskError, match=text):
-        encoded_pair(pair_of(pair(0), "line"), turning(template), "line")
+        encoded_pair(pair_of(Entry("line", pair(0))), turning(template), "line")
 
 
 def test_prompts_with_special_tokens_of_their_own_are_no_turns():
     with pytest.raises(TaskError, match="line: special_tokens: text, and the prompts are turns"):
-        encoded_pair(pair_of(pair(0) | {"special_tokens": "text"}, "line"), turning(), "line")
+        encoded_pair(pair_of(Entry("line", pair(0) | {"special_tokens": "text"})), turning(), "line")
 
 
 def test_a_manifest_runs_and_says_what_was_sent(study: Path):
@@ -213,7 +214,7 @@ def test_a_template_is_chosen_by_its_name():
 def test_a_class_gives_texts_not_tokens():
     names = ("object", "label", "asked", "last")
     made = checked_example(pair(0) | {"foils": ["car"]}, names, turning(), "here")
-    assert list(made.base.tokens) == as_sent(turning(), pair_of(pair(0), "line").base.text)
+    assert list(made.base.tokens) == as_sent(turning(), pair_of(Entry("line", pair(0))).base.text)
     with pytest.raises(TaskError, match="an Example of tokens, and prompts are turns of a chat"):
         checked_example(made, names, turning(), "here")
 

@@ -38,7 +38,7 @@ def test_a_file_that_cannot_be_read_is_told_by_the_manifests_line(made, message:
 
 
 def test_a_file_with_too_many_bytes_is_not_read(two_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nnsight_et.manifest.tasks.FILE_LIMIT", 100)
+    monkeypatch.setattr("nnsight_et.rows.read.FILE_LIMIT", 100)
     with pytest.raises(ManifestError, match=r"own.yaml:3: task.file: .* bytes; accepted: at most 100"):
         plan(load(written(tmp_path, two_models)))
 

@@ -16,6 +16,7 @@ from nnsight_et.manifest import PairsFile, load
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.store import Result
+from nnsight_et.rows.mapping import Entry
 from nnsight_et.tasks.marked import encoded_pair, pair_of
 from nnsight_et.tasks.own_pairs import OwnPairs
 from nnsight_et.tasks.own_task import checked_example
@@ -141,7 +142,7 @@ def test_the_commands_show_and_plan_it(every):
 
 def refused(changes: dict[str, object]) -> str:
     with pytest.raises(TaskError) as error:
-        encoded_pair(pair_of(pair(0) | changes, "line"), tokenizer(), "line")
+        encoded_pair(pair_of(Entry("line", pair(0) | changes)), tokenizer(), "line")
     return str(error.value)
 
 

@@ -411,19 +411,20 @@ def test_pairs_tokens_say_whether_a_space_is_part_of_one(kind: str):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('clean,corrupted,answer\n"a, b",c,d\n', "a table with the columns clean, corrupted, answer, not JSON"),
-        ('{\n "name": "capitals",\n "prompts": []\n}', "one JSON document over several lines, an object with the"),
-        ('[\n {"a": "a"},\n {"b": "b"}\n]', "one JSON document over several lines, no object but a list of 2"),
-        ('[{"base": "a"}]', "no object but a list of 1"), ("The apple, the hat", "not JSON"),
-        ('{"masked": "a", "word": "b"}', "the keys 'masked', 'word'"),
+        ('clean,corrupted,answer\n"a, b",c,d\n', ":1: a table with the columns clean, corrupted, answer, whose file"),
+        ('{\n "name": "capitals",\n "prompts": []\n}', ": an object with the keys 'name', 'prompts', none with a list"),
+        ('[\n {"a": "a"},\n {"b": "b"}\n]', ": row 1: the keys 'a'; accepted: one JSON object a line, texts under"),
+        ('[{"base": "a"}]', ": row 1: the keys 'base'"), ("[[1]]", ": row 1: no object"),
+        ("The apple, the hat", ":1: not JSON"),
+        ('{"masked": "a", "word": "b"}', ":1: the keys 'masked', 'word'"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_form_is_told_by_what_it_is(tmp_path: Path, text: str, message: str):
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(TaskError) as error:
         et.Pairs.read(tmp_path / "x.jsonl")
-    assert str(error.value).startswith(f"x.jsonl:1: {message}")
-    assert "accepted: one JSON object a line, texts under base, source, answer" in str(error.value)
+    assert str(error.value).startswith(f"x.jsonl{message}")
+    assert "accepted: " in str(error.value)
 
 
 MADE_INTO_TOKENS = r"(?<!models\.)(?<!def )\btokenizer\((?!\)|choice\))|tokenizer\.(encode|tokenize)\("

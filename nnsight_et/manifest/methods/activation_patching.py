@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
-from nnsight_et.manifest.methods.dcm import Desideratum
+from nnsight_et.manifest.methods.dcm import BOXES_DESIDERATA, Desideratum, desiderata_problems
 from nnsight_et.manifest.written import Count, Method, ValidationContext, roles_problems, twice
 
 
@@ -39,9 +39,13 @@ class ActivationPatching(Method):
         """What is wrong with the roles, models or desiderata, if anything."""
         yield from roles_problems(("roles",), self.roles, known)
         yield from twice(("models",), self.models)
-        yield from twice(("desiderata",), self.desiderata or ())
+        yield from desiderata_problems(("desiderata",), self.desiderata or (), known)
         trained = known.roles.get(self.roles, ())
         for index, name in enumerate(self.desiderata or () if trained else ()):
-            if name not in trained and ("position" not in trained or name in ("object", "label")):
+            if (
+                name in known.desiderata
+                and name not in trained
+                and (name not in BOXES_DESIDERATA[3:] or "position" not in trained)
+            ):
                 text = f"{self.roles} selects no heads for {name}; {accepted_names(name, trained)}"
                 yield Problem(("desiderata", index), text)

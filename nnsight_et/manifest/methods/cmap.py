@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nnsight_et.core.errors import accepted_names
 from nnsight_et.manifest.document import Problem
 from nnsight_et.manifest.methods.dcm import Desideratum
 from nnsight_et.manifest.written import (
@@ -56,6 +57,9 @@ class CMAP(Method):
         yield from circuit_problems(("circuit",), self.circuit, known)
         if self.roles is not None:
             yield from roles_problems(("roles",), self.roles, known)
+            for group, name in self.main_role.items():
+                if known.desiderata and name not in known.desiderata:
+                    yield Problem(("main_role", group), f"found {name!a:.60}; {accepted_names(name, known.desiderata)}")
         shapes = [known.shapes.get(name) for name in (self.donor, self.recipient)]
         if None not in shapes and shapes[0] != shapes[1]:
             text = f"{self.recipient} and the donor {self.donor} differ in shape; accepted: models of one shape"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
-from nnsight_et.core.errors import quantity
-from nnsight_et.manifest.document import Problem
+from nnsight_et.core.errors import accepted_names, quantity
+from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.written import Count, OnCircuit, ValidationContext, twice
 
-Desideratum = Literal[
+BOXES_DESIDERATA = (
     "object",
     "label",
     "position",
@@ -27,8 +27,22 @@ Desideratum = Literal[
     "altered_association",
     "no_comma",
     "comma_after_object",
+)
+"""The variables a prompt of the boxes task has, and the ways to write position (Fig. 2, Tables A11-A13)."""
+Desideratum = Annotated[
+    str,
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [{"enum": list(BOXES_DESIDERATA)}, {"type": "string"}]}),
 ]
-"""The variables a prompt has, and the ways to write position (Fig. 2, Tables A11-A13)."""
+"""One of the task's: BOXES_DESIDERATA, or those of a task of your own."""
+
+
+def desiderata_problems(path: KeyPath, names: Sequence[str], known: ValidationContext) -> Iterator[Problem]:
+    """A problem for each name that the task has no desideratum of, or that is there twice."""
+    for index, name in enumerate(names):
+        if name not in known.desiderata:
+            yield Problem((*path, index), f"found {name!a:.60}; {accepted_names(name, known.desiderata)}")
+    yield from twice(path, tuple(names))
 
 
 class DCM(OnCircuit):
@@ -42,7 +56,7 @@ class DCM(OnCircuit):
 
     method: Literal["dcm"]
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] = ("object", "label", "position")
-    """The variables to find heads for."""
+    """The variables to find heads for; of a task of your own they must be said."""
     training_examples: Count = 1000
     """How many pairs the masks are trained on."""
     validation_examples: Count = 500
@@ -75,7 +89,7 @@ class DCM(OnCircuit):
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuit or the desiderata, if anything."""
         yield from super().problems(known)
-        yield from twice(("desiderata",), self.desiderata)
+        yield from desiderata_problems(("desiderata",), self.desiderata, known)
         if self.training_examples < self.least_training:
             steps = self.epochs * ceil(self.training_examples / self.batch)
             found = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -49,13 +50,35 @@ class Knockout(Method):
     """A built-in model, one of `models:`, a folder, or a hub id."""
     edges: Annotated[tuple[Edge, ...], Field(min_length=1)] = EDGES
     """What is blocked; the five sweeps of App. A when absent."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] | None = None
+    """From which layers up it is blocked, in turn, such as [0, 8, 16]; every one when absent. None is always tried."""
     examples: Count = 500
     """How many prompts accuracy is measured on."""
     only_correct: Flag = False
     """Whether only prompts that the model itself answers right count."""
 
+    def identity(self, exclude: set[str]) -> dict[str, Any]:
+        """What is digested: without layers as it was before they could be said."""
+        return super().identity(exclude | ({"layers"} if self.layers is None else set()))
+
+    def first_layers(self, n_layers: int) -> list[int]:
+        """From which layers up attention is blocked, in a model of so many; last, in none."""
+        return [*(range(n_layers) if self.layers is None else self.layers), n_layers]
+
+    def layer_problems(self, n_layers: int) -> Iterator[Problem]:
+        """A problem for each layer that a model of so many does not have."""
+        for index, layer in enumerate(self.layers or ()):
+            if layer >= n_layers:
+                text = f"layer {layer}, and {self.model} has {n_layers}; accepted: 0 to {n_layers - 1}"
+                yield Problem(("layers", index), text)
+
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
-        """What is wrong with the edges, if anything."""
+        """What is wrong with the layers or edges, if anything."""
+        for index, (layer, following) in enumerate(pairwise(self.layers or ()), start=1):
+            if following <= layer:
+                yield Problem(("layers", index), f"{following} after {layer}; accepted: layers from low to high")
+        if (shape := known.shapes.get(self.model)) is not None:
+            yield from self.layer_problems(shape.n_layers)
         for index, edge in enumerate(self.edges):
             if edge in self.edges[:index]:
                 yield Problem(("edges", index), f"{edge.blind} to {edge.to} is there twice")

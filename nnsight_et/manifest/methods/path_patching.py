@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from nnsight_et.core.errors import accepted_names, quantity
 from nnsight_et.manifest.document import Problem
@@ -13,6 +13,27 @@ from nnsight_et.manifest.written import Count, Flag, Name, Scored, SpecModel, Va
 from nnsight_et.models.catalog import Shape
 
 HEAD_INPUTS = ("query", "key", "value")
+UNBOUNDED = ("logit_difference", "kl")  # no prompt's effect has an end that is known beforehand
+
+
+class Screen(SpecModel):
+    """Measure on all prompts only the senders that may be kept: the others leave as soon as a bound allows it."""
+
+    miss: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
+    """With what probability, at most, a head that all prompts would keep is not kept (docs/screening.md)."""
+    exact: Count | None = None
+    """How many senders are measured on all prompts whatever the bound says; when absent twice as many as are kept."""
+    first: Annotated[int, Field(ge=2, le=1_000_000, strict=True)] = 8
+    """On how many prompts every sender is measured."""
+    tail: Annotated[float, Field(ge=1, allow_inf_nan=False)] | Literal["any"] = 4.0
+    """What the bound takes for granted: on no prompt has a head more than `tail` times its largest effect on the first.
+
+    `any`: nothing; then only the metric bounds an effect (a probability can fall by no more than all of it).
+    """
+
+    def whole(self, keep: int) -> int:
+        """How many senders are measured on all prompts at least, where so many are kept."""
+        return 2 * keep if self.exact is None else self.exact
 
 
 class Stage(SpecModel):
@@ -40,6 +61,13 @@ class Stage(SpecModel):
     """
     receivers: Count | None = None
     """How many of the kept ones later stages patch into."""
+    screen: Screen | None = None
+    """Whether senders that cannot be among the kept ones may leave before they were measured on all prompts."""
+
+    @model_serializer(mode="wrap")
+    def without_screen(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As plain data, without `screen` where there is none: what was computed before keeps its name."""
+        return {key: value for key, value in plain(self).items() if (key, value) != ("screen", None)}
 
 
 class PathPatching(Scored):
@@ -96,6 +124,8 @@ class PathPatching(Scored):
         for index, stage in enumerate(self.stages):
             for key, text in _stage_problems(stage, earlier, known.positions):
                 yield Problem(("stages", index, key), text)
+            for key, text in _screen_problems(stage, self.metric):
+                yield Problem(("stages", index, "screen", key), text)
             if self.model in known.shapes:
                 yield from _too_many(stage, index, earlier, known.shapes[self.model], self.model)
             used = any(later.into == stage.group for later in self.stages[index + 1 :])
@@ -131,6 +161,14 @@ def _stage_problems(
         if stage.via == "input" and stage.kv_heads == "expanded":
             yield "kv_heads", "expanded via the input of MLPs, which have no keys; accepted: shared"
         yield from _position_problems(stage, earlier[stage.into], positions)
+
+
+def _screen_problems(stage: Stage, metric: str) -> Iterator[tuple[str, str]]:
+    screen = stage.screen
+    if screen is not None and screen.exact is not None and screen.exact < stage.keep:
+        yield "exact", f"{screen.exact} measured on all prompts, {stage.keep} kept; accepted: {stage.keep} or more"
+    if screen is not None and screen.tail == "any" and metric in UNBOUNDED:
+        yield "tail", f"any, but nothing bounds what {metric} may be on a prompt; accepted: a number, such as 4"
 
 
 def _via_problem(stage: Stage, into: Stage) -> str | None:

@@ -10,11 +10,19 @@ from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, spread_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers, paper_name
-from nnsight_et.display.table import INTERVALS, Table, bounded, several, spread, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, several, spread, table_of
 from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: ActivationPatchingSummary) -> str:
+    """Per variable, the group that carries it best."""
+    best: dict[str, PatchedGroup] = {}
+    for row in summary.rows:
+        best[row.desideratum] = max(best.get(row.desideratum, row), row, key=lambda one: one.mean)
+    return several([f"{name}: {one.group} {number(one.mean)} in {one.model}" for name, one in best.items()], 4)
 
 
 def tables(header: ResultHeader, summary: ActivationPatchingSummary) -> tuple[Table, ...]:
@@ -29,7 +37,7 @@ def tables(header: ResultHeader, summary: ActivationPatchingSummary) -> tuple[Ta
     }
     note = f"Mean and standard deviation over draws of fresh examples (Fig. 3). {INTERVALS}"
     if none := dict.fromkeys(f"{row.group}, {row.desideratum}" for row in summary.rows if not row.heads):
-        note += f" No heads were selected, so that nothing is patched: {several(list(none))}."
+        note += f" Nothing is patched where no heads were selected: {several(list(none))}."
     return (table_of(header, "functionality", columns, summary.rows, note),)
 
 
@@ -57,8 +65,8 @@ def figures(result: MethodResult[ActivationPatchingSummary], study: Study) -> tu
         for group in dict.fromkeys(row.group for row in rows)
     )
     caption = (
-        "How often the desideratum's answer is given when each group's selected heads are patched, in every model; "
-        f"tick: patching nothing. {BARS}"
+        "How often each model gives the desideratum's answer when a group's selected heads are patched. "
+        f"Tick: nothing patched. {BARS}"
     )
     return (plate(result, "functionality", "Functionality of the groups across models", caption, panels),)
 

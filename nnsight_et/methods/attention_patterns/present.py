@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import Cell as MapCell
 from nnsight_et.display.figures import FigureGroup, HeatMap
 from nnsight_et.display.marks import plate
@@ -15,6 +16,13 @@ from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSumma
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: AttentionPatternsSummary) -> str:
+    """The head that looks most at one named position."""
+    named = [(row.weights[to], row.head, to) for row in summary.rows for to in summary.columns if to != "other"]
+    weight, head, to = max(named, default=(0.0, "", ""))
+    return f"{quantity(len(summary.rows), 'head')}" + (f", {head} looks most: {number(weight)} at {to}" if head else "")
 
 
 def tables(header: ResultHeader, summary: AttentionPatternsSummary) -> tuple[Table, ...]:

@@ -8,11 +8,16 @@ from dataclasses import replace
 from nnsight_et.display.figures import DataPoint, FigureGroup, Point, Scatter
 from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import TidyRow, all_heads, number_at, of_experiment, tensors_of_group
-from nnsight_et.display.table import Table, table_of
+from nnsight_et.display.table import Table, number, several, table_of
 from nnsight_et.methods.attribution.summary import Agreement, AttributionSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: AttributionSummary) -> str:
+    """How well the estimate ranks heads, position by position."""
+    return "rank correlation " + several([f"{number(row.spearman)} at {row.at}" for row in summary.rows], 4)
 
 
 def tables(header: ResultHeader, summary: AttributionSummary) -> tuple[Table, ...]:
@@ -24,7 +29,13 @@ def tables(header: ResultHeader, summary: AttributionSummary) -> tuple[Table, ..
         "top heads found": lambda row: f"{round(row.top_found * row.top)} of {row.top}",
     }
     return (
-        table_of(header, f"attribution in {models_of(header)}", columns, summary.rows, "Over all heads at a position."),
+        table_of(
+            header,
+            f"attribution in {models_of(header)}",
+            columns,
+            summary.rows,
+            "Correlations are over all heads at a position.",
+        ),
     )
 
 
@@ -42,7 +53,9 @@ def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[Fig
         panels.append(Scatter(f"at {at}", ("exact effect", "estimate"), (("heads", tuple(points)),), shares=False))
     title = f"Gradient's estimate and exact effects in {models_of(result.header)}"
     return (
-        plate(result, "attribution", title, "A point per head; on the diagonal the estimate is exact.", tuple(panels)),
+        plate(
+            result, "attribution", title, "One point per head. On the diagonal the estimate is exact.", tuple(panels)
+        ),
     )
 
 

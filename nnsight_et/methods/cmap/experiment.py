@@ -272,6 +272,7 @@ EXPERIMENT = Experiment(
     check=check,
     measure=measure,
     audit=audit.audit_output,
+    headline=present.headline,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

@@ -17,6 +17,15 @@ from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
 
 
+def headline(summary: CMAPSummary) -> str:
+    """The recipient's accuracy alone and at its best."""
+    own = number(summary.models[summary.recipient])
+    best = max(summary.rows, key=lambda row: row.accuracy, default=None)
+    name = "all groups" if best and best.group == "all" else best and best.group
+    with_donor = f", {number(best.accuracy)} with {name} of {summary.donor}" if best else ""
+    return f"{summary.recipient} {own} alone{with_donor}"
+
+
 def tables(header: ResultHeader, summary: CMAPSummary) -> tuple[Table, ...]:
     """The recipient's accuracy with the donor's activations, beside both models' own."""
     own = ", ".join(f"{name} alone {number(value)}" for name, value in summary.models.items())
@@ -37,14 +46,14 @@ def _doubts(header: ResultHeader, summary: CMAPSummary) -> Iterator[str]:
     """Why the numbers say little, a sentence for each reason there is."""
     donor, recipient = (summary.models[name] for name in (summary.donor, summary.recipient))
     if len({record.fingerprint for record in header.models}) == 1:
-        yield "Donor and recipient are one model: its own activations change nothing."
+        yield "Donor and recipient are the same model, whose own activations change nothing."
     elif donor <= recipient:
-        yield f"{summary.donor} alone is no better than {summary.recipient} alone: there is nothing to lift it to."
+        yield f"{summary.donor} alone is no better than {summary.recipient} alone, so its activations cannot help."
     elif all(row.accuracy == recipient for row in summary.rows):
-        yield f"No patch changes the accuracy of {summary.recipient}: what {summary.donor} does better is elsewhere."
+        yield f"No patch changes the accuracy of {summary.recipient}: {summary.donor} is better for another reason."
     without = [group.name for group in summary.circuit.groups if not group.heads]
     if without:
-        yield f"Nothing is patched of {', '.join(without)}: no heads of it were selected."
+        yield f"No heads were selected from {', '.join(without)}, so nothing of it is patched."
 
 
 def figures(result: MethodResult[CMAPSummary], study: Study) -> tuple[FigureGroup, ...]:

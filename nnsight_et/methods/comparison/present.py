@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import FigureGroup, ImpactPlot
 from nnsight_et.display.marks import plate
 from nnsight_et.display.measurement import TidyRow, of_experiment
@@ -17,6 +18,12 @@ from nnsight_et.methods.comparison.summary import ComparisonSummary, OverlapRow
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: ComparisonSummary) -> str:
+    """How many heads both circuits have."""
+    total = summary.rows[-1]
+    return f"{quantity(total.shared, 'head')} shared by circuits of {total.first} and {total.second}"
 
 
 def tables(header: ResultHeader, summary: ComparisonSummary) -> tuple[Table, ...]:

@@ -11,11 +11,19 @@ from nnsight_et.display.figures import FigureGroup, Point, Scatter
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers
-from nnsight_et.display.table import INTERVALS, Table, bounded, spread, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, spread, table_of
 from nnsight_et.methods.completeness.summary import CompletenessRow, CompletenessSummary
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: CompletenessSummary) -> str:
+    """How far circuit and model are apart without the same heads."""
+    if half := summary.halves:
+        return f"circuit and model {number(half.completeness.mean)} apart without random halves"
+    worst = max(summary.rows, key=lambda row: row.completeness, default=None)
+    return f"circuit and model at most {number(worst.completeness)} apart" if worst else "nothing removed"
 
 
 def tables(header: ResultHeader, summary: CompletenessSummary) -> tuple[Table, ...]:
@@ -43,7 +51,8 @@ def tables(header: ResultHeader, summary: CompletenessSummary) -> tuple[Table, .
         "circuit": "circuit",
         "difference": "completeness",
     }
-    note = f"Accuracy without the removed heads; in a complete circuit both lose alike (App. C). {INTERVALS}"
+    about = "Accuracy without the removed heads. In a complete circuit, circuit and model lose the same (App. C)."
+    note = f"{about} {INTERVALS}"
     return (table_of(header, f"completeness on {models_of(header)}", columns, rows, note),)
 
 
@@ -63,7 +72,7 @@ def figures(result: MethodResult[CompletenessSummary], study: Study) -> tuple[Fi
             kinds.setdefault(kind, []).append(Point(circuit, model, text))
     found = tuple((kind, tuple(points)) for kind, points in kinds.items())
     panel = Scatter("completeness", ("circuit without K", "model without K"), found)
-    caption = f"Accuracy of circuit and model without the same heads K: in a complete circuit, on the diagonal. {BARS}"
+    caption = f"Accuracy of circuit and model without the same heads K. A complete circuit lies on the diagonal. {BARS}"
     title = f"Completeness on {models_of(result.header)}"
     return (plate(result, "completeness", title, caption, (panel,)),)
 

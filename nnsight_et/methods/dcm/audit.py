@@ -32,6 +32,9 @@ def audit_output(evidence: Evidence[DCM, DCMSummary]) -> Iterator[Finding]:
         for (group, at, heads), tensors in zip(groups, found, strict=True):
             scores |= {f"{group}.{name}.{key}": tensor for key, tensor in tensors.items() if key != "autograd"}
             number, chosen[group, name] = _chosen(tensors, heads)
+            counts = to_list(tensors["accuracies"].double() * spec.validation_examples)
+            whole_counts = all(abs(one - round(one)) < 1e-3 for one in counts)
+            yield finding("recount", whole_counts, f"{group}, {name}: accuracies are no shares of the validation pairs")
             right = to_list(tensors["mask"]) == to_list(tensors["masks"][number])
             yield finding("decisions", right, f"{group}, {name}: which mask is chosen")
             sets[name].append([(group, at, _zero(to_list(tensors["mask"]), heads))])

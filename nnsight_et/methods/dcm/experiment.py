@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Example, Question, right_tokens
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.errors import TaskError
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import accuracy_intervals
@@ -96,7 +97,9 @@ def patching_measurement(
     """
     every = [(number, heads) for number, some in enumerate(drawn) for heads in (*sets[some], Circuit(()))]
     examples, *others = drawn.values()
-    assert all([one.base for one in examples] == [one.base for one in other] for other in others)
+    if any([one.base for one in examples] != [one.base for one in other] for other in others):
+        found = f"the desiderata {', '.join(drawn)} have other base prompts in {name}"
+        raise TaskError(f"experiments.{job.name}: {found}; accepted: the same ones, in the same order")
     chunks = context.chunk_sizes.of(choice, examples)
 
     def measure(batch: Batch, settings: EvalSettings) -> Call:
@@ -174,6 +177,7 @@ EXPERIMENT = Experiment(
     check=check,
     measure=measure,
     audit=audit.audit_output,
+    headline=present.headline,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

@@ -10,7 +10,7 @@ from nnsight_et.core.lists import to_list
 from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
-from nnsight_et.display.table import INTERVALS, Table, bounded, number, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, several, table_of
 from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
 from nnsight_et.results.headers import ResultHeader, models_of
 from nnsight_et.results.store import MethodResult
@@ -20,6 +20,14 @@ LIMITS = (
     "Floor, validated, ceiling: the same share of the validation prompts with none of the group's heads patched, with "
     "the selected ones, and with all."
 )
+
+
+def headline(summary: DCMSummary) -> str:
+    """Per variable, how many heads carry it."""
+    counts: dict[str, int] = {}
+    for row in summary.rows:
+        counts[row.desideratum] = counts.get(row.desideratum, 0) + len(row.selected)
+    return several([f"{quantity(count, 'head')} for {name}" for name, count in counts.items()], 4)
 
 
 def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:
@@ -46,7 +54,7 @@ def tables(header: ResultHeader, summary: DCMSummary) -> tuple[Table, ...]:
             "selected": lambda one: f"{len(one[0].selected)} of {one[0].heads}",
             "why": lambda one: one[1],
         }
-        title = f"selections in {models_of(header)} that are empty, of no use or decided by little"
+        title = f"selections in {models_of(header)} that are empty, useless or close calls"
         found.append(table_of(header, title, where, reasons, ""))
     return tuple(found)
 
@@ -67,7 +75,7 @@ def figures(result: MethodResult[DCMSummary], study: Study) -> tuple[FigureGroup
 
     series = tuple(Series(name, tuple(bar(group, name) for group in groups)) for name in names)
     panel = Bars("selected heads", groups, series, "accuracy")
-    caption = f"How often patching the selected heads gives the desideratum's answer; tick: patching nothing. {BARS}"
+    caption = f"How often patching the selected heads gives the desideratum's answer. Tick: nothing patched. {BARS}"
     title = f"What each group carries in {models_of(result.header)}"
     return (plate(result, "roles", title, caption, (panel,)),)
 

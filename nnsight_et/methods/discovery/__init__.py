@@ -11,7 +11,8 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost.methods import Count as Count
-from nnsight_et.planning.cost.methods import path_patching, probing, total
+from nnsight_et.planning.cost.methods import total
+from nnsight_et.planning.cost.paths import path_patching, probing
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 
@@ -34,8 +35,13 @@ def cost(setting: CostSetting[Discovery]) -> Iterator[Piece]:
     )
     nodes = min(spec.keep * (spec.branches + 1), shape.n_layers * shape.n_heads * len(places))
     inputs = 1 + 2 * len(places)
-    variants = {(first, "key"): (list(range(shape.n_layers)), 7 * inputs * nodes, 5 * inputs * nodes)}
-    probed = total(probing(rows.sizes, one, variants) for one in rows.of(spec.examples, [first]))
+    layers, half = list(range(shape.n_layers)), 2 * shape.n_layers
+    asked = (1, 7 * inputs * nodes, 5 * inputs * nodes), (spec.branches, half, half)
+    probed = total(
+        probing(rows.sizes, one, {(first, "key"): (layers, variants, sets)}) * times
+        for times, variants, sets in asked
+        for one in rows.of(spec.examples, [first])
+    )
     found = searched + probed
     most = spec.budget.token_layers if spec.budget else None
     yield "", name, (found if most is None else found * min(1.0, most / found.token_layers)) + again

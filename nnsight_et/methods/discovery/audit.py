@@ -17,7 +17,8 @@ from nnsight_et.measuring.evidence import Evidence, circuit_json, place
 from nnsight_et.measuring.recount import holm, mean_interval, means_of_resamples, p_values
 from nnsight_et.measuring.steps import suffixes
 from nnsight_et.methods.discovery import spent
-from nnsight_et.methods.discovery.replay import BranchAgain, Named, Replay, cost_of, rounds_again, told_edges
+from nnsight_et.methods.discovery.replay import rounds_again
+from nnsight_et.methods.discovery.replayed import BranchAgain, Named, Replay, cost_of, told_edges
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
@@ -71,6 +72,7 @@ def _graph(search: Replay) -> Generator[Finding, None, dict[str, Any]]:
     kept = {(node, one.name) for node, one in graph}
     expected["branches"] = [
         {"name": one.name, "into": one.into, "via": one.via, "at": one.at, "why": one.why, "probes": one.probes}
+        | {"halves": one.halves, "cleared": one.cleared, "sampled": one.sampled}
         | {"tested": one.tested, "candidates": one.candidates}
         | {"found": [name for name in one.candidates if ((name, one.at), one.name) in kept]}
         for one in search.branches.values()
@@ -79,7 +81,7 @@ def _graph(search: Replay) -> Generator[Finding, None, dict[str, Any]]:
     base = "base_value" if "base_value" in search.tensors else "base"
     return expected | {
         "ended": "budget" if "budget" in reasons else "branches" if "branches" in reasons else "nothing more",
-        "closed_sample": _closed(search, {one.name for _, one in graph}),
+        **_samples(search, kept),
         "stability": _stability(search),
         "cost": search.cost | {"held_out": cost, "exhaustive": _exhaustive(search)},
         "examples": len(search.examples),
@@ -106,6 +108,7 @@ def _edges(
     for number, ((name, at), one) in enumerate(edges):
         senders, found = one.tables[name.endswith("MLP")]
         searched = found[senders.index(place(name))]
+        searched = searched[~searched.isnan()]
         ends: list[float] = to_list(mean_interval(effect[number]))
         again = means_of_resamples(searched, seed) <= -search.least
         yield {"node": name, "at": at, "into": one.into, "via": one.via, "low": ends[0], "high": ends[1]} | {
@@ -140,12 +143,20 @@ def _nodes(search: Replay, edges: Edges, graph: Edges, effect: Tensor) -> dict[s
     return {"groups": groups, "nodes": nodes, "circuit": circuit_json(heads), "mlps": mlps}
 
 
-def _closed(search: Replay, found: set[str]) -> dict[str, Any]:
-    """The sample, and Wilson's interval as the roots of (x - share)^2 = z^2 x (1 - x) / n."""
+def _samples(search: Replay, kept: set[tuple[Named, str]]) -> dict[str, Any]:
+    """What was searched though it was closed, and what was found there; kept: the edges of the graph."""
     closed = [one for one in search.branches.values() if one.why in ("nothing", "token", "sampled")]
-    sampled = [one.name for one in closed if one.why == "sampled"]
-    hits, count = len(found & {*sampled}), len(sampled)
-    said: dict[str, Any] = {"closed": len(closed), "searched": count, "found": hits, "low": None, "high": None}
+    found, halves = {name for _, name in kept}, [one for one in search.branches.values() if one.sampled]
+    branches = [one.name in found for one in closed if one.why == "sampled"]
+    heads = [any(((name, one.at), one.name) in kept for name in one.sampled) for one in halves]
+    cleared = sum(one.cleared for one in search.branches.values())
+    return {"closed_sample": _sample(len(closed), branches), "cleared_sample": _sample(cleared, heads)}
+
+
+def _sample(closed: int, found: list[bool]) -> dict[str, Any]:
+    """Wilson's interval as the roots of (x - share)^2 = z^2 x (1 - x) / n."""
+    hits, count = sum(found), len(found)
+    said: dict[str, Any] = {"closed": closed, "searched": count, "found": hits, "low": None, "high": None}
     if count:
         share, z = hits / count, Z * Z / count
         middle, width = (share + z / 2) / (1 + z), sqrt(z * share * (1 - share) + z * z / 4) / (1 + z)
@@ -154,13 +165,14 @@ def _closed(search: Replay, found: set[str]) -> dict[str, Any]:
 
 
 def _stability(search: Replay) -> float | None:
-    """Jaccard index over all senders that were run on all examples, of those with an effect and resampled ones."""
+    """Jaccard index over all senders that were run alone, of those with an effect and resampled ones."""
     found, again = list[Tensor](), list[Tensor]()
     for one in search.branches.values():
-        for _, effect in one.tables.values():
-            whole = effect[~effect.isnan().any(-1)]
-            found.append(whole.mean(-1) <= -search.least)
-            again.append(means_of_resamples(whole, search.evidence.job.seed) <= -search.least)
+        for _, effects in one.tables.values():
+            for effect in effects:
+                if len(run := effect[~effect.isnan()]):
+                    found.append((run.mean() <= -search.least)[None])
+                    again.append(means_of_resamples(run[None], search.evidence.job.seed) <= -search.least)
     one, other = torch.cat(found)[:, None], torch.cat(again)
     if not bool((one | other).any()):
         return None
@@ -168,10 +180,10 @@ def _stability(search: Replay) -> float | None:
 
 
 def _exhaustive(search: Replay) -> int:
-    """Tokens times layers of all senders of all branches, on the examples of both samples."""
+    """Tokens times layers of all senders of all branches, on the examples of the larger sample."""
     evidence, total = search.evidence, 0
     held = [one.measurement.step.examples for one in evidence.steps("held out")]
-    every = [*search.examples, *(held[-1] if held else ())]
+    every = max(search.examples, list(held[-1] if held else ()), key=len)
     chunks = evidence.context.chunk_sizes.of(evidence.choice, every)
     for one in search.branches.values():
         for mlps in (False, True) if search.spec.mlps else (False,):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -29,6 +29,7 @@ from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_di
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.discovery import audit, present, spent
 from nnsight_et.methods.discovery.graph import Edge, Node, connected, node_at
+from nnsight_et.methods.discovery.race import Trials
 from nnsight_et.methods.discovery.search import Search, Searched
 from nnsight_et.methods.discovery.summary import (
     BranchRecord,
@@ -57,7 +58,7 @@ def measure(context: RunContext, job: Job[Discovery]) -> Generator[Progress, Non
     count = spec.examples + spec.held_out_examples
     every = yield from select_examples(context, job, choice, SPLIT, count, spec.only_correct)
     examples, held_out = every[: spec.examples], every[spec.examples :]
-    search = Search(context, job, examples)
+    search = Search(Trials(context, job, examples))
     yield from search.steps()
     tests = yield from _tested_again(search, held_out)
     summary = _summary(search, tests, held_out)
@@ -80,7 +81,7 @@ class Tests:
 
 def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress, None, Tests]:
     """Patch the candidates of every branch on examples that had no say in choosing them, all in one measurement."""
-    context, job = search.context, search.job
+    context, job = search.trials.context, search.trials.job
     choice, metric = job.models[0], job.spec.metric
     paths, asked = list[tuple[Path, list[Component]]](), list[Edge]()
     for one in search.branches.values():
@@ -136,15 +137,21 @@ def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> Disco
         edges=edges,
         branches=branches,
         ended="budget" if "budget" in reasons else "branches" if "branches" in reasons else "nothing more",
-        closed_sample=_closed_sample(search, branches),
+        closed_sample=_sample_of(len(search.closed), [bool(one.found) for one in branches if one.why == "sampled"]),
+        cleared_sample=_sample_of(
+            sum(one.cleared for one in branches),
+            [not {*one.sampled}.isdisjoint(one.found) for one in branches if one.sampled],
+        ),
         stability=_stability(search),
         cost=CostRecord(
-            **search.cost, held_out=tests.cost, exhaustive=search.exhaustive_cost(held_out if tests.edges else ())
+            **search.trials.cost,
+            held_out=tests.cost,
+            exhaustive=search.exhaustive_cost(held_out if tests.edges else ()),
         ),
-        examples=len(search.examples),
+        examples=len(search.trials.examples),
         held_out_examples=len(held_out),
-        base=next(reversed(search.bases.values())).double().mean().item(),
-        effect=search.threshold,
+        base=next(reversed(search.trials.bases.values())).double().mean().item(),
+        effect=search.trials.threshold,
     )
 
 
@@ -156,7 +163,7 @@ def _edge_records(
     numbers = [to_list(one) for one in (tests.effects.mean(-1), low, high, p_values, adjusted)]
     found = list[EdgeRecord]()
     for edge, score, least, most, p, p_holm in zip(tests.edges, *numbers, strict=True):
-        again = resampled_means(_searched_effect(search.branches[edge.branch.name], edge.node), search.job.seed)
+        again = resampled_means(_searched_effect(search.branches[edge.branch.name], edge.node), search.trials.job.seed)
         found.append(
             EdgeRecord(
                 node=str(edge.node.part),
@@ -169,7 +176,7 @@ def _edge_records(
                 p=p,
                 p_holm=p_holm,
                 search_score=search.scores[edge],
-                frequency=(again <= -search.threshold).double().mean().item(),
+                frequency=(again <= -search.trials.threshold).double().mean().item(),
                 in_graph=edge in graph,
             )
         )
@@ -177,9 +184,10 @@ def _edge_records(
 
 
 def _searched_effect(one: Searched, node: Node) -> Tensor:
-    """[example]: the effect of a candidate where it was searched for."""
+    """[example]: the effect of a candidate where it was searched for, on the examples it was run on."""
     tested = one.tested[node.kind]
-    return tested.raced.effect[tested.senders.index(node.part)]
+    effect = tested.raced.effect[tested.senders.index(node.part)]
+    return effect[~effect.isnan()]
 
 
 def _group_records(search: Search, best: Mapping[tuple[str, str], float]) -> list[GroupOfNodes]:
@@ -204,7 +212,7 @@ def _group_records(search: Search, best: Mapping[tuple[str, str], float]) -> lis
 
 
 def _branch_record(one: Searched, graph: set[Edge]) -> BranchRecord:
-    candidates = [str(node.part) for node in one.candidates]
+    candidates, halves = [str(node.part) for node in one.candidates], one.halves
     return BranchRecord(
         name=one.branch.name,
         into=one.branch.into,
@@ -212,17 +220,19 @@ def _branch_record(one: Searched, graph: set[Edge]) -> BranchRecord:
         at=one.branch.at,
         why=one.why,
         probes=one.probes,
-        tested=sum(len(tested.senders) for tested in one.tested.values()),
+        tested=sum(int((~tested.raced.effect[:, 0].isnan()).sum()) for tested in one.tested.values()),
+        halves=len(halves.members) if halves else 0,
+        cleared=len(halves.members) - len(halves.opened) if halves else 0,
+        sampled=list(map(str, halves.members[halves.sampled])) if halves and halves.sampled is not None else [],
         candidates=candidates,
         found=[str(node.part) for node in one.candidates if Edge(node, one.branch) in graph],
     )
 
 
-def _closed_sample(search: Search, branches: Sequence[BranchRecord]) -> ClosedSample:
-    sampled = [one for one in branches if one.why == "sampled"]
-    hits = sum(bool(one.found) for one in sampled)
-    low, high = wilson_interval(hits, len(sampled)) if sampled else (None, None)
-    return ClosedSample(closed=len(search.closed), searched=len(sampled), found=hits, low=low, high=high)
+def _sample_of(closed: int, found: Sequence[bool]) -> ClosedSample:
+    """What those that were searched all the same say; found: of each whether it has an edge in the graph."""
+    low, high = wilson_interval(sum(found), len(found)) if found else (None, None)
+    return ClosedSample(closed=closed, searched=len(found), found=sum(found), low=low, high=high)
 
 
 def _stability(search: Search) -> float | None:
@@ -230,11 +240,18 @@ def _stability(search: Search) -> float | None:
     shared = either = torch.zeros(1)
     for one in search.branches.values():
         for tested in one.tested.values():
-            effect = tested.raced.effect[tested.raced.whole]
-            found = (effect.mean(-1) <= -search.threshold)[:, None]
-            again = resampled_means(effect, search.job.seed) <= -search.threshold
-            shared, either = shared + (found & again).sum(0), either + (found | again).sum(0)
+            for effect in _as_far_as_run(tested.raced.effect):
+                found = (effect.mean(-1) <= -search.trials.threshold)[:, None]
+                again = resampled_means(effect, search.trials.job.seed) <= -search.trials.threshold
+                shared, either = shared + (found & again).sum(0), either + (found | again).sum(0)
     return (shared / either.clamp(min=1)).mean().item() if either.any() else None
+
+
+def _as_far_as_run(effect: Tensor) -> Iterator[Tensor]:
+    """[sender, example] of those that were run on all examples, and of those that were on the first alone."""
+    run = (~effect.isnan()).sum(-1)
+    for count in sorted({*to_list(run)} - {0}):
+        yield effect[run == count, :count]
 
 
 def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
@@ -242,10 +259,11 @@ def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
 
     "<branch>.score", "per_example", "p", "p_bh" and "reach": score and effects are 0 and p is NaN of heads that do not
     reach the end; effects are NaN on examples that a sender was not run on. Of MLPs a branch's name ends in ".mlps".
+    "<branch>.halves" [half, example]: effects of halves of layers; "<branch>.in_half" [layer, head]: each head's half.
     "<branch>.probes" [probe, example]: effects of its probes. "held_out" [edge, example]: effects of the summary's
     edges. "base" and "base_value" [example] are those of the base run.
     """
-    tensors = dict(search.bases)
+    tensors = dict(search.trials.bases)
     for one in search.branches.values():
         if one.probed is not None:
             tensors[f"{one.branch.name}.probes"] = one.probed
@@ -253,10 +271,16 @@ def _tensors(search: Search, tests: Tests) -> dict[str, Tensor]:
             raced = tested.raced
             found = {"score": raced.score, "per_example": raced.effect, "reach": torch.ones(len(raced.p)).bool()}
             placed = {name: over_all(values, tested.senders, search.shape, 0) for name, values in found.items()}
-            found = {"p": raced.p, "p_bh": tested.p_bh}
+            found = {"p": raced.p, "p_bh": raced.p_bh}
             placed |= {name: over_all(values, tested.senders, search.shape, nan) for name, values in found.items()}
             stem = f"{one.branch.name}{'.mlps' * (kind == 'mlps')}"
             tensors |= {f"{stem}.{name}": values for name, values in placed.items()}
+        if one.halves:
+            number = {head: float(index) for index, half in enumerate(one.halves.members) for head in half}
+            tensors[f"{one.branch.name}.halves"] = one.halves.effect
+            tensors[f"{one.branch.name}.in_half"] = over_all(
+                torch.tensor(list(number.values())), list(number), search.shape, nan
+            )
     return tensors | {"held_out": tests.effects}
 
 
@@ -264,6 +288,7 @@ EXPERIMENT = Experiment(
     check=check,
     measure=measure,
     audit=audit.audit_output,
+    headline=present.headline,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

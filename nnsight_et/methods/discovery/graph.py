@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -152,3 +153,14 @@ def halves(senders: Sequence[Component], order: Sequence[int]) -> tuple[tuple[He
         tuple(Head(*senders[index]) for index in sorted(some)) for some in (order[:middle], order[middle:])
     )
     return first, second
+
+
+def halves_of_layers(senders: Sequence[Component], seed: str) -> tuple[tuple[Head, ...], ...]:
+    """The heads of each layer in two halves, drawn at random; of a single head one."""
+    draw, found = random.Random(seed), list[tuple[Head, ...]]()
+    for layer in dict.fromkeys(sender.layer for sender in senders):
+        heads = [sender for sender in senders if sender.layer == layer]
+        order = list(range(len(heads)))
+        draw.shuffle(order)
+        found += filter(None, halves(heads, order))
+    return tuple(found)

@@ -39,6 +39,11 @@ WHY = {
 }
 
 
+def headline(summary: DiscoverySummary) -> str:
+    """How large the graph is."""
+    return f"{quantity(len(summary.nodes), 'node')} and {quantity(len(summary.graph), 'edge')} beyond chance"
+
+
 def tables(header: ResultHeader, summary: DiscoverySummary) -> tuple[Table, ...]:
     """The groups, the edges of the graph, and every branch with what became of it."""
     return _groups(header, summary), _edges(header, summary), _branches(header, summary)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import nan, sqrt
+from math import sqrt
 from time import monotonic
 from typing import Any
 
@@ -15,20 +15,12 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Component, Head
-from nnsight_et.core.errors import ExperimentError
 from nnsight_et.core.lists import to_list
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS
-from nnsight_et.core.statistics import benjamini_hochberg, effect_p_values
 from nnsight_et.engine.paths import Kind, Path
-from nnsight_et.interventions.calls import Call
-from nnsight_et.interventions.probes import Probe, probe_probabilities
+from nnsight_et.interventions.probes import Probe
 from nnsight_et.manifest import Discovery, IOITask
-from nnsight_et.measuring.cells import measure_cells
-from nnsight_et.measuring.context import Progress, RunContext
-from nnsight_et.measuring.missing_scores import check_scored
-from nnsight_et.measuring.stage_scores import Found, effects, tested_values
-from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, suffixes
-from nnsight_et.methods.discovery import spent
+from nnsight_et.measuring.context import Progress
+from nnsight_et.measuring.stage_scores import effects
 from nnsight_et.methods.discovery.graph import (
     LOGITS,
     Branch,
@@ -39,52 +31,44 @@ from nnsight_et.methods.discovery.graph import (
     free_name,
     grouped,
     halves,
+    halves_of_layers,
     inputs_of,
     is_bottom,
     node_at,
 )
+from nnsight_et.methods.discovery.race import MARGIN, Raced, Trials
 from nnsight_et.methods.discovery.summary import OPEN, ProbeRecord, Why
-from nnsight_et.methods.path_patching.experiment import patched_paths
 from nnsight_et.models.catalog import Shape
-from nnsight_et.planning.plan import Job
 
 SPLITS = 2  # of the heads below a branch, each into two halves
-PARTS, FEWEST = 4, 16  # one part of the examples, at least so many, says which variants are run on the others
-MARGIN = 2.0  # standard errors
 Steps = Generator[Progress, None, None]
-Measured = Callable[[Sequence[int], list[Example]], tuple[Measurement, int]]
-"""Some of the variants on some of the examples, and what that costs."""
 
 
 @dataclass(frozen=True)
-class Raced:
-    """Variants on the search's examples: effects [variant, example], their means and p-values [variant].
+class Halves:
+    """Halves of the layers below a branch, each patched at once on the first examples, and which were opened."""
 
-    Those that cannot have an effect worth keeping, judged by the first examples, were not run on the others: NaN there,
-    and their p-value is 1.
-    """
-
+    members: tuple[tuple[Head, ...], ...]
     effect: Tensor
-    p: Tensor
+    """[half, example]"""
+    opened: tuple[int, ...]
+    """The numbers of those whose heads were patched one by one."""
+    sampled: int | None
+    """One of the others, drawn at random, whose heads were so all the same."""
 
     @property
-    def score(self) -> Tensor:
-        """[variant]: the mean effects."""
-        return self.effect.nanmean(-1)
-
-    @property
-    def whole(self) -> Tensor:
-        """[variant]: whether it was run on all examples."""
-        return ~self.effect.isnan().any(-1)
+    def alone(self) -> list[Head]:
+        """The heads to be patched one by one."""
+        numbers = [*self.opened, *([] if self.sampled is None else [self.sampled])]
+        return sorted(head for number in numbers for head in self.members[number])
 
 
 @dataclass(frozen=True)
 class Tested:
-    """The senders of a branch, patched one by one."""
+    """The senders of a branch; one by one were patched all of them, or those of the halves that were opened."""
 
     senders: tuple[Component, ...]
     raced: Raced
-    p_bh: Tensor
 
 
 @dataclass
@@ -96,6 +80,8 @@ class Searched:
     probes: list[ProbeRecord] = field(default_factory=list[ProbeRecord])
     probed: Tensor | None = None
     """[probe, example]: their effects."""
+    halves: Halves | None = None
+    """The halves of layers that were patched before its heads; of the logits none."""
     tested: dict[Kind, Tested] = field(default_factory=dict["Kind", Tested])
     candidates: list[Node] = field(default_factory=list[Node])
 
@@ -109,41 +95,29 @@ class Searched:
 class Search:
     """One search: what was found so far. `steps` makes it; nothing else changes it."""
 
-    context: RunContext
-    job: Job[Discovery]
-    examples: list[Example]
+    trials: Trials
     groups: dict[str, Group] = field(default_factory=dict[str, Group])
     group_of: dict[Node, str] = field(default_factory=dict[Node, str])
     profiles: dict[Node, list[float]] = field(default_factory=dict[Node, "list[float]"])
     branches: dict[str, Searched] = field(default_factory=dict[str, Searched])
     scores: dict[Edge, float] = field(default_factory=dict[Edge, float])
     """The candidates' scores."""
-    bases: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """[example]: the base run's probability, and the metric's value if it is another."""
-    unit: float = 1.0
-    """What a share of the base is a share of."""
-    cost: dict[str, int] = field(default_factory=lambda: {"search": 0, "probes": 0})
     started: float = field(default_factory=monotonic)
 
     @property
     def spec(self) -> Discovery:
         """What the manifest says."""
-        return self.job.spec
+        return self.trials.job.spec
 
     @property
     def shape(self) -> Shape:
         """The model's."""
-        return self.context.models.shape(self.job.models[0])
+        return self.trials.shape
 
     @property
     def positions(self) -> tuple[str, ...]:
         """Where nodes can be, in the order of a prompt."""
-        return self.spec.places(self.job.task.all_positions)
-
-    @property
-    def threshold(self) -> float:
-        """The least effect worth keeping, in the unit of scores."""
-        return self.spec.effect * self.unit
+        return self.spec.places(self.trials.job.task.all_positions)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -165,21 +139,16 @@ class Search:
             while new := self._new_nodes():
                 rounds += 1
                 yield from self._form_groups(new, rounds)
-                for one in (yield from self._probe_branches(rounds)):
-                    one.why = self._limit(one.branch) or "effect"
-                    if one.open:
-                        yield from self._patch_senders(one)
+                yield from self._open((yield from self._probe_branches(rounds)), "effect", str(rounds))
             if any(one.why == "sampled" for one in self.branches.values()):
                 break
-            for one in self._sample():
-                if self._limit(one.branch) is None:
-                    one.why = "sampled"
-                    yield from self._patch_senders(one)
+            yield from self._open(self._sample(), "sampled", "sampled")
             if not self._new_nodes():
                 break
 
     def _unordered(self, one: str, other: str) -> bool:
-        return isinstance(self.job.task, IOITask) and self.job.task.is_unordered(one, other)
+        task = self.trials.job.task
+        return isinstance(task, IOITask) and task.is_unordered(one, other)
 
     def _new_nodes(self) -> list[Node]:
         """The candidates that are in no group yet, the strongest first."""
@@ -189,18 +158,38 @@ class Search:
                 best[node] = min(score, best.get(node, score))
         return sorted(best, key=lambda node: (best[node], node))
 
+    def _open(self, some: Sequence[Searched], why: Why, name: str) -> Steps:
+        """Search as many of the branches as may be: halves of layers of all of them at once, then branch by branch."""
+        opened, reserved = list[Searched](), 0
+        for one in some:
+            limit = self._limit(one.branch, reserved)
+            if limit is None:
+                one.why = why
+                opened.append(one)
+                reserved += self._most(one.branch)
+            elif why == "effect":
+                one.why = limit
+        yield from self._patch_halves(opened, f"layers {name}")
+        for one in opened:
+            yield from self._patch_senders(one)
+
     def _patch_senders(self, one: Searched) -> Steps:
-        """Patch all senders of a branch, one by one, and choose its candidates."""
+        """Patch the senders of a branch, one by one, and choose its candidates."""
         ranked = list[tuple[float, Node]]()
         for kind in self.kinds:
             senders = one.branch.senders(self.shape, kind)
             if not senders:
                 continue
             path, name = one.branch.path(kind), f"{one.branch.name}{' MLPs' * (kind == 'mlps')}"
-            measured = partial(self._edges, path, senders, name)
-            raced = yield from self._race(measured, len(senders), "search", one.why != "logits")
-            one.tested[kind] = tested = Tested(tuple(senders), raced, benjamini_hochberg(raced.p))
-            chosen = (raced.score <= -self.threshold) & (tested.p_bh <= self.spec.level)
+            found = one.halves if kind == "heads" else None
+            if one.why == "logits":
+                measured = partial(self.trials.edges, path, senders, name)
+                raced = yield from self.trials.run_all(measured, len(senders), "search")
+            else:
+                alone = [index for index, sender in enumerate(senders) if found is None or sender in found.alone]
+                raced = yield from self._race_some(path, senders, name, alone)
+            one.tested[kind] = Tested(tuple(senders), raced)
+            chosen = (raced.score <= -self.trials.threshold) & (raced.p_bh <= self.spec.level)
             indices: list[int] = to_list(torch.nonzero(chosen)[:, 0])
             for index in indices:
                 ranked.append((raced.score[index].item(), node_at(senders[index], one.branch.at)))
@@ -208,55 +197,43 @@ class Search:
             one.candidates.append(node)
             self.scores[Edge(node, one.branch)] = score
 
-    def _race(self, measured: Measured, count: int, kind: str, racing: bool = True) -> Generator[Progress, None, Raced]:
-        """Measure variants on the first examples, and on the others those that may have an effect worth keeping."""
-        first = max(len(self.examples) // PARTS, FEWEST) if racing else len(self.examples)
-        found = yield from self._values(measured, range(count), self.examples[:first], kind)
-        if not self.bases:
-            self._keep_base(found)
-        effect, tested = effects(found, self.spec.metric), self._tested(found)
-        rest = self.examples[first:]
-        if not rest:
-            return Raced(effect, effect_p_values(tested))
-        error = effect.std(-1) / sqrt(first)
-        alive = torch.nonzero(effect.mean(-1) - MARGIN * error <= -self.threshold)[:, 0]
-        whole = effect.new_full((count, len(self.examples)), nan)
-        whole[:, :first], p = effect, torch.ones(count, dtype=torch.float64)
-        if len(alive):
-            found = yield from self._values(measured, to_list(alive), rest, kind)
-            whole[alive, first:] = effects(found, self.spec.metric)
-            tested = torch.cat([tested[alive], self._tested(found)], -1)
-            p[alive] = effect_p_values(tested)
-        return Raced(whole, p)
+    def _race_some(
+        self, path: Path, senders: Sequence[Component], name: str, alone: Sequence[int]
+    ) -> Generator[Progress, None, Raced]:
+        """Race some of the senders; the others were not run."""
+        if not alone:
+            empty = torch.zeros(0, len(self.trials.examples), dtype=torch.float64)
+            return Raced(empty, empty[:, 0], empty[:, 0]).among((), len(senders))
+        measured = partial(self.trials.edges, path, [senders[index] for index in alone], name)
+        raced = yield from self.trials.race(measured, len(alone), "search", len(senders))
+        return raced.among(alone, len(senders))
 
-    def _values(
-        self, measured: Measured, variants: Sequence[int], some: list[Example], kind: str
-    ) -> Generator[Progress, None, Found]:
-        """What the variants find on some of the examples."""
-        measurement, cost = measured(variants, some)
-        yield from measure_cells(self.context, [measurement])
-        found = self.context.cells.values(measurement)
-        check_scored(self.context, self.job, "examples", found, some)
-        self.cost[kind] += cost
-        return found
-
-    def _tested(self, found: Found) -> Tensor:
-        """[variant, example]: what is tested to be below 0."""
-        tested = tested_values(found, self.spec.metric)
-        assert tested is not None, "metrics without a sign are refused before"
-        return tested
-
-    def _keep_base(self, found: Found) -> None:
-        """Take note of the base run; ExperimentError where there is nothing to take a share of."""
-        self.bases = {name: found[name] for name in ("base", "base_value") if name in found}
-        if self.spec.metric != DEFAULT_METRIC:
-            self.unit = found["base_value"].double().mean().item()
-        if self.unit <= 0:
-            text = f"mean {METRICS[self.spec.metric].effect.partition(': ')[2]} is {self.unit:.3g} in the base run"
-            accept = "a task the model does, such as only_correct: true"
-            raise ExperimentError(
-                f"experiments.{self.job.name}: {text}, of which there is no share; accepted: {accept}"
+    def _patch_halves(self, some: Sequence[Searched], name: str) -> Steps:
+        """Patch halves of layers at once, and open those that move the answer of any prompts enough, up or down."""
+        seed, trials = self.trials.job.seed, self.trials
+        asked = {
+            one.branch.name: halves_of_layers(
+                one.branch.senders(self.shape, "heads"), f"{seed}/layers/{one.branch.name}"
             )
+            for one in some
+        }
+        probes = [Probe(one.branch.path(), half) for one in some for half in asked[one.branch.name]]
+        if not probes:
+            return
+        found = yield from trials.values(
+            partial(trials.probes, probes, name), range(len(probes)), trials.first, "search"
+        )
+        every, start = effects(found, trials.metric), 0
+        for one in some:
+            members = asked[one.branch.name]
+            effect = every[start : start + len(members)]
+            start += len(members)
+            size = effect.abs()
+            most = size.mean(-1) + MARGIN * size.std(-1) / sqrt(size.shape[-1])
+            opened: list[int] = to_list(torch.nonzero(most >= trials.threshold)[:, 0])
+            cleared = [number for number in range(len(members)) if number not in opened]
+            draw = random.Random(f"{seed}/cleared/{one.branch.name}")
+            one.halves = Halves(members, effect, tuple(opened), draw.choice(cleared) if cleared else None)
 
     def _form_groups(self, new: Sequence[Node], rounds: int) -> Steps:
         """Put new nodes into groups by what each loses when one of its inputs is the source's as a whole.
@@ -274,10 +251,9 @@ class Search:
             return
         inputs = {node: inputs_of(node.kind, node.at, self.positions, self._unordered) for node in above}
         probes = [Probe(Path(at, via, (node.part,))) for node in above for via, at in inputs[node]]
-        measured = partial(self._probes, probes, f"profiles {rounds}")
-        first = self.examples[: max(len(self.examples) // PARTS, FEWEST)]
-        found = yield from self._values(measured, range(len(probes)), first, "probes")
-        shares = iter(to_list((effects(found, self.spec.metric).mean(-1) / self.unit).clamp(-1, 1)))
+        measured = partial(self.trials.probes, probes, f"profiles {rounds}")
+        found = yield from self.trials.values(measured, range(len(probes)), self.trials.first, "probes")
+        shares = iter(to_list((effects(found, self.spec.metric).mean(-1) / self.trials.unit).clamp(-1, 1)))
         profiles: dict[Node, list[float]] = {node: [next(shares) for _ in inputs[node]] for node in above}
         self.profiles |= profiles
         for group in grouped(profiles, self.spec.effect, self.spec.alike, self.groups, rounds):
@@ -295,7 +271,8 @@ class Search:
                     probes += [probe for _, probe in given]
         if not probes:
             return []
-        raced = yield from self._race(partial(self._probes, probes, f"branches {rounds}"), len(probes), "probes")
+        measured = partial(self.trials.probes, probes, f"branches {rounds}")
+        raced = yield from self.trials.race(measured, len(probes), "probes")
         first, strong = 0, list[tuple[float, Searched]]()
         for one, kinds in asked:
             self.branches[one.branch.name] = one
@@ -318,13 +295,13 @@ class Search:
         yield "heads", Probe(branch.path(), tuple(Head(*head) for head in heads))
         for split in range(SPLITS if len(heads) > 1 else 0):
             order = list(range(len(heads)))
-            random.Random(f"{self.job.seed}/halves/{branch.name}/{split}").shuffle(order)
+            random.Random(f"{self.trials.job.seed}/halves/{branch.name}/{split}").shuffle(order)
             for half in halves(heads, order):
                 yield "half", Probe(branch.path(), half)
 
     def _judge(self, one: Searched) -> float:
         """The strongest effect that opens a branch; 0 if none does, and then why not."""
-        strong = [probe for probe in one.probes if probe.score <= -self.threshold and probe.p <= self.spec.level]
+        strong = [probe for probe in one.probes if probe.score <= -self.trials.threshold and probe.p <= self.spec.level]
         if not any(one.branch.senders(self.shape, kind) for kind in self.kinds):
             one.why = "layer 0"
             return 0.0
@@ -333,60 +310,38 @@ class Search:
             one.why = "token"
         return min(opening, default=0.0)
 
-    def _probes(
-        self, probes: Sequence[Probe], name: str, variants: Sequence[int], some: list[Example]
-    ) -> tuple[Measurement, int]:
-        """Some of the probes on some of the examples, and what that costs."""
-        choice, metric = self.job.models[0], self.spec.metric
-        asked = [probes[index] for index in variants]
-        chunks = self.context.chunk_sizes.of(choice, some)
-        step = suffixes(self.job, choice, name, some, sorted({probe.path.at for probe in asked}), chunks.examples)
-
-        def measure(batch: Batch, settings: EvalSettings) -> Call:
-            pair = self.context.data.pair(choice, some, batch, metric)
-            return Call(probe_probabilities, (pair, settings.select(asked), settings.engine, chunks))
-
-        cache_key: dict[str, Any] = {"probes": [_plain(probe) for probe in asked]}
-        if metric != DEFAULT_METRIC:
-            cache_key["metric"] = metric
-        return Measurement(step, cache_key, measure, len(asked)), spent.of_probes(step, self.shape, chunks, asked)
-
-    def _edges(
-        self, path: Path, senders: Sequence[Component], name: str, variants: Sequence[int], some: list[Example]
-    ) -> tuple[Measurement, int]:
-        """Some of a path's senders on some of the examples, and what that costs."""
-        chosen = [senders[index] for index in variants]
-        return patched_paths(self.context, self.job, path, chosen, name, some), self.cost_of(path, chosen, some)
-
-    def _limit(self, branch: Branch) -> Why | None:
-        """Why the branch may not be opened, if so."""
+    def _limit(self, branch: Branch, reserved: int) -> Why | None:
+        """Why the branch may not be opened, if so; reserved: what those take at most that are about to be."""
         if self.opened >= self.spec.branches:
             return "branches"
         budget = self.spec.budget
         if budget and budget.minutes is not None and monotonic() - self.started > 60 * budget.minutes:
             return "budget"
-        if budget and budget.token_layers is not None:
-            more = sum(
-                self.cost_of(branch.path(kind), branch.senders(self.shape, kind), self.examples) for kind in self.kinds
-            )
-            if sum(self.cost.values()) + more > budget.token_layers:
-                return "budget"
+        most = budget.token_layers if budget else None
+        if most is not None and sum(self.trials.cost.values()) + reserved + self._most(branch) > most:
+            return "budget"
         return None
 
-    def exhaustive_cost(self, held_out: Sequence[Example]) -> int:
-        """What patching all senders of all branches of the same groups costs, on the examples of both samples."""
-        every = [*self.examples, *held_out]
+    def _most(self, branch: Branch) -> int:
+        """What opening it costs at most: halves of layers, and then all senders on all examples."""
+        members = halves_of_layers(branch.senders(self.shape, "heads"), "")
+        probes = [Probe(branch.path(), half) for half in members]
+        _, cost = self.trials.probes(probes, "", range(len(probes)), self.trials.first) if probes else (None, 0)
+        return cost + self._exhaustive(branch, self.trials.examples)
+
+    def _exhaustive(self, branch: Branch, some: Sequence[Example]) -> int:
+        """What patching all its senders one by one costs."""
         return sum(
-            self.cost_of(one.branch.path(kind), one.branch.senders(self.shape, kind), every)
-            for one in self.branches.values()
-            for kind in self.kinds
+            self.trials.cost_of(branch.path(kind), branch.senders(self.shape, kind), some) for kind in self.kinds
         )
 
-    def cost_of(self, path: Path, senders: Sequence[Component], some: Sequence[Example]) -> int:
-        """Tokens times layers of patching the senders, one by one, on some examples."""
-        chunks = self.context.chunk_sizes.of(self.job.models[0], some)
-        step = suffixes(self.job, self.job.models[0], "", some, [path.at], chunks.examples)
-        return spent.of_paths(step, self.shape, chunks, [(path, senders)]) if senders else 0
+    def exhaustive_cost(self, held_out: Sequence[Example]) -> int:
+        """What patching all senders of all branches of the same groups costs, on as many examples as test an edge.
+
+        If the search had more, or none was tested, on those of the search.
+        """
+        most = max(self.trials.examples, held_out, key=len)
+        return sum(self._exhaustive(one.branch, most) for one in self.branches.values())
 
     @property
     def closed(self) -> list[Searched]:
@@ -396,10 +351,5 @@ class Search:
     def _sample(self) -> list[Searched]:
         """Some of the closed branches, at random."""
         closed = sorted(self.closed, key=lambda one: one.branch.name)
-        draw = random.Random(f"{self.job.seed}/closed branches")
+        draw = random.Random(f"{self.trials.job.seed}/closed branches")
         return draw.sample(closed, min(self.spec.closed_sample, len(closed)))
-
-
-def _plain(probe: Probe) -> list[Any]:
-    donors = None if probe.donors is None else list(map(str, probe.donors))
-    return [probe.path.at, probe.path.via, sorted(map(str, probe.path.receivers)), donors]

@@ -10,7 +10,8 @@ from nnsight_et.engine.paths import Path
 from nnsight_et.interventions.probes import Probe
 from nnsight_et.measuring.steps import Step
 from nnsight_et.models.catalog import Shape
-from nnsight_et.planning.cost.methods import Prompts, Sizes, edges, probing, total
+from nnsight_et.planning.cost.methods import Prompts, Sizes, total
+from nnsight_et.planning.cost.paths import edges, probing
 
 
 def prompts_in(step: Step) -> Iterator[Prompts]:

@@ -13,11 +13,20 @@ from nnsight_et.results.summary import Summary
 Via = Literal["query", "key", "value", "input"]
 Why = Literal["logits", "effect", "sampled", "nothing", "token", "layer 0", "branches", "budget"]
 TENSORS = {
-    "score": (("layer", "head"), "Mean effect over the examples it was run on; 0 where it does not reach the end."),
+    "score": (
+        ("layer", "head"),
+        "Mean effect over the examples it was run on; NaN where on none, 0 where out of reach.",
+    ),
     "per_example": (("layer", "head", "example"), "Effect on each example; NaN where the sender was not run on it."),
-    "reach": (("layer", "head"), "Whether it can reach the end of the path, and was run."),
-    "p": (("layer", "head"), "One-sided p-value; 1 where it was run on the first examples alone, NaN where on none."),
-    "p_bh": (("layer", "head"), "The same after Benjamini and Hochberg's correction over the branch."),
+    "reach": (("layer", "head"), "Whether it can reach the end of the path."),
+    "p": (
+        ("layer", "head"),
+        "One-sided p-value; 1 where the first examples rule an effect out, NaN where out of reach.",
+    ),
+    "p_bh": (
+        ("layer", "head"),
+        "The same after Benjamini and Hochberg's correction over the branch, when it was run last.",
+    ),
 }
 """Of each branch that was searched; of MLPs there is one head in a layer."""
 OPEN: tuple[Why, ...] = ("logits", "effect", "sampled")
@@ -51,6 +60,12 @@ class BranchRecord(Record):
     what arrives), layer 0 (no sender below), branches or budget (as many were opened)."""
     probes: list[ProbeRecord]
     """What was probed before; empty for logits."""
+    halves: int = 0
+    """How many halves of layers were patched at once before."""
+    cleared: int = 0
+    """How many of these move no answer, so that their heads are not patched one by one."""
+    sampled: list[str] = Field(default_factory=list[str])
+    """The heads of one of these, drawn at random, that were patched one by one all the same."""
     tested: int = 0
     """How many senders were patched one by one."""
     candidates: list[str] = Field(default_factory=list[str])
@@ -127,10 +142,10 @@ class GroupOfNodes(Record):
 
 
 class ClosedSample(Record):
-    """What the closed branches that were searched all the same say of the others."""
+    """What the closed branches, or cleared halves, that were searched all the same say of the others."""
 
     closed: int
-    """How many branches no probe opened."""
+    """How many no probe opened."""
     searched: int
     """How many of them were searched."""
     found: int
@@ -151,7 +166,7 @@ class CostRecord(Record):
     held_out: int
     """Measuring the candidates again."""
     exhaustive: int
-    """What patching all senders of all branches of the same groups costs, on all examples that were measured."""
+    """What patching all senders of all branches of the same groups costs, on as many examples as test an edge."""
 
     @property
     def total(self) -> int:
@@ -169,6 +184,12 @@ class DiscoverySummary(Summary):
             for name, (axes, what) in TENSORS.items()
         ),
         ScoreTensor("{name}.probes", ("probe", "example"), "Effect of each of its probes.", "branches", always=False),
+        ScoreTensor(
+            "{name}.halves", ("half", "first_example"), "Effect of halves of layers at once.", "branches", always=False
+        ),
+        ScoreTensor(
+            "{name}.in_half", ("layer", "head"), "Which of these a head is in; else NaN.", "branches", always=False
+        ),
         ScoreTensor("held_out", ("edge", "held_out_example"), "Effects of the summary's edges, in their order."),
         ScoreTensor("base", ("example",), "Probability of the answer in the base run, from 0 to 1."),
         ScoreTensor("base_value", ("example",), "What another metric compares, in the base run.", always=False),
@@ -190,6 +211,8 @@ class DiscoverySummary(Summary):
     """Why the search ended."""
     closed_sample: ClosedSample
     """How many closed branches hide something, judged by a sample."""
+    cleared_sample: ClosedSample
+    """How many cleared halves of layers do, judged by one of each open branch."""
     stability: float | None
     """Mean Jaccard index of the senders with an effect with those of resampled examples; null where there is none."""
     cost: CostRecord

@@ -8,11 +8,16 @@ from nnsight_et.display.figures import Bars, FigureGroup, Line, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
 from nnsight_et.display.paper import PaperNumbers, paper_name
-from nnsight_et.display.table import INTERVALS, Table, bounded, number, spread, table_of
+from nnsight_et.display.table import INTERVALS, Table, bounded, number, several, spread, table_of
 from nnsight_et.methods.faithfulness.summary import FaithfulnessRow, FaithfulnessSummary
 from nnsight_et.results.headers import ResultHeader
 from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
+
+
+def headline(summary: FaithfulnessSummary) -> str:
+    """The circuit's faithfulness on each model."""
+    return "faithfulness " + several([f"{number(row.faithfulness)} on {row.model}" for row in summary.rows], 4)
 
 
 def tables(header: ResultHeader, summary: FaithfulnessSummary) -> tuple[Table, ...]:
@@ -30,7 +35,7 @@ def tables(header: ResultHeader, summary: FaithfulnessSummary) -> tuple[Table, .
     if drawn := sorted({row.random_circuits for row in summary.rows} - {0}):
         least = ", ".join(f"{1 / (1 + count):.3f} with {count}" for count in drawn)
         note += " p = (1 + random circuits at least as accurate as the circuit) / (1 + random circuits): "
-        note += f"it cannot be below {least} of them. (least): none of them was."
+        note += f"it cannot be below {least} of them. (least): no random circuit was as accurate."
     note = " ".join([note, *_doubts(header, summary)])
     return (table_of(header, "faithfulness", columns, summary.rows, note),)
 
@@ -39,7 +44,7 @@ def _doubts(header: ResultHeader, summary: FaithfulnessSummary) -> Iterator[str]
     """Which models answer too few prompts right for a share of it to say anything."""
     silent = [row.model for row in summary.rows if row.full == 0]
     if silent:
-        yield f"No faithfulness of {', '.join(silent)}: no prompt is answered right."
+        yield f"Faithfulness is undefined for {', '.join(silent)}, which answers no prompt right."
     chance = chance_of(header)
     guessing = [row.model for row in summary.rows if row.full and chance and _low(row) <= chance]
     if guessing:

@@ -17,7 +17,7 @@ def cost(setting: CostSetting[Knockout]) -> Iterator[Piece]:
     spec, (name, rows) = setting.job.spec, setting.first
     yield texts_made("evaluation", 2 * spec.examples, name)
     for edge in spec.edges:
-        yield "", name, passes_of.knockout(rows, spec.examples, edge.blind)
+        yield "", name, passes_of.knockout(rows, spec.examples, edge.blind, spec.first_layers(rows.top)[:-1])
 
 
 def _experiment() -> Experiment[Knockout, KnockoutSummary]:

@@ -23,7 +23,8 @@ from nnsight_et.zoo.statements import CLOSE, LOST, Statement
 def audit_output(evidence: Evidence[Knockout, KnockoutSummary]) -> Iterator[Finding]:
     """Edge by edge: which tokens were hidden from which, from which layers on, and the answers."""
     spec, choice, rows, scores = evidence.job.spec, evidence.choice, list[dict[str, Any]](), dict[str, Tensor]()
-    layers = list(range(evidence.context.models.shape(choice).n_layers + 1))
+    last = evidence.context.models.shape(choice).n_layers
+    layers = [*(range(last) if spec.layers is None else spec.layers), last]
     examples = evidence.step(f"{spec.edges[0].blind} to {spec.edges[0].to}").measurement.step.examples
     yield from evidence.selected(examples, "evaluation", spec.examples, choice, spec.only_correct)
     for edge in spec.edges:
@@ -38,7 +39,8 @@ def audit_output(evidence: Evidence[Knockout, KnockoutSummary]) -> Iterator[Find
         said = {"accuracy": to_list(right.mean(-1)), "accuracy_interval": interval(right)}
         rows.append({"blind": edge.blind, "to": edge.to} | said)
         scores |= {f"{name}.{key}": tensor for key, tensor in evidence.values(one).items()}
-    yield from differences(evidence.summary.to_dict(), {"rows": rows, "model": choice.name})
+    said = {"rows": rows, "model": choice.name, "layers": None if spec.layers is None else list(spec.layers)}
+    yield from differences(evidence.summary.to_dict(), said)
     yield from differences(dict(evidence.scores), scores | evidence.answers(examples), "scores")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from nnsight_et.core.batch import Example, right_tokens
+from nnsight_et.core.errors import TaskError
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import accuracy_intervals
@@ -12,6 +13,7 @@ from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.knockout import knockout_readouts, random_targets
 from nnsight_et.manifest import Edge, Knockout
+from nnsight_et.manifest.document import dotted_path
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.examples import boxes_of
@@ -26,18 +28,19 @@ SPLIT = "evaluation"
 
 
 def check(context: RunContext, job: Job[Knockout]) -> None:
-    """Raise TaskError if the data cannot be made."""
+    """Raise TaskError if the data cannot be made, or the model lacks a layer."""
     for choice in job.models:
-        context.models.shape(choice)
+        for path, text in job.spec.layer_problems(context.models.shape(choice).n_layers):
+            raise TaskError(f"experiments.{job.name}.{dotted_path(path)}: {text}")
         context.data.examples(job, choice, SPLIT, 1)
 
 
 def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None, MethodOutput[KnockoutSummary]]:
-    """Every edge of attention, blocked in all layers from the first, the second, ... up; last, in none."""
+    """Every edge of attention, blocked in all layers from the first, the second, ... up, or as said; last, in none."""
     spec, choice = job.spec, job.models[0]
     examples = yield from select_examples(context, job, choice, SPLIT, spec.examples, spec.only_correct)
     answers = right_tokens(examples)
-    firsts, rows = range(context.models.shape(choice).n_layers + 1), list[BlockedEdge]()
+    firsts, rows = spec.first_layers(context.models.shape(choice).n_layers), list[BlockedEdge]()
     scores = answer_scores(answers)
     measurements = [_knockout_measurement(context, job, edge, examples, firsts) for edge in spec.edges]
     yield from measure_cells(context, measurements)
@@ -47,7 +50,9 @@ def measure(context: RunContext, job: Job[Knockout]) -> Generator[Progress, None
         accuracy, bounds = to_list(right.mean(-1)), accuracy_intervals(right)
         rows.append(BlockedEdge(blind=edge.blind, to=edge.to, accuracy=accuracy, accuracy_interval=bounds))
         scores |= {f"{edge.blind} to {edge.to}.{key}": tensor for key, tensor in found.items()}
-    return MethodOutput(scores, KnockoutSummary(rows=rows, model=choice.name), data_digest(examples))
+    layers = None if spec.layers is None else list(spec.layers)
+    summary = KnockoutSummary(rows=rows, model=choice.name, layers=layers)
+    return MethodOutput(scores, summary, data_digest(examples))
 
 
 def _knockout_measurement(
@@ -70,13 +75,15 @@ def _knockout_measurement(
 
     step = suffixes(job, choice, f"{edge.blind} to {edge.to}", examples, [edge.blind], chunks.examples)
     random_of = job.seed if edge.to == "random" else None
-    return Measurement(step, {"knockout": [edge.blind, edge.to, random_of]}, measure, len(firsts))
+    said = {} if job.spec.layers is None else {"layers": list(firsts)}
+    return Measurement(step, {"knockout": [edge.blind, edge.to, random_of]} | said, measure, len(firsts))
 
 
 EXPERIMENT = Experiment(
     check=check,
     measure=measure,
     audit=audit.audit_output,
+    headline=present.headline,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

@@ -17,13 +17,22 @@ from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
 
 
+def headline(summary: KnockoutSummary) -> str:
+    """The accuracy as it is, and where blocking costs most of it."""
+    worst = min(summary.rows, key=lambda row: min(row.accuracy), default=None)
+    if worst is None:
+        return "nothing blocked"
+    return (
+        f"accuracy {number(worst.accuracy[-1])}, {number(min(worst.accuracy))} with {worst.blind} blind to {worst.to}"
+    )
+
+
 def tables(header: ResultHeader, summary: KnockoutSummary) -> tuple[Table, ...]:
     """Accuracy when one position is blind to another, from each layer up."""
     rows = summary.rows
-    layers = len(rows[0].accuracy) if rows else 0
     columns: dict[str, Callable[[BlockedEdge], str]] = {"blind": lambda row: row.blind, "to": lambda row: row.to}
-    for layer in range(layers):
-        columns["none" if layer == layers - 1 else f"L{layer}+"] = lambda row, layer=layer: number(row.accuracy[layer])
+    for index, name in enumerate([*(f"L{layer}+" for layer in summary.first_layers), "none"] if rows else ()):
+        columns[name] = lambda row, index=index: number(row.accuracy[index])
     note = " ".join(["Accuracy (Fig. A1, A2).", *_doubts(rows)])
     return (table_of(header, f"attention knockout in {models_of(header)}", columns, rows, note),)
 
@@ -48,28 +57,28 @@ def _loses(row: BlockedEdge) -> bool:
 
 def figures(result: MethodResult[KnockoutSummary], study: Study) -> tuple[FigureGroup, ...]:
     """A curve per edge: accuracy by the first blocked layer."""
-    rows, panels = result.summary.rows, list[Curves]()
+    rows, panels, firsts = result.summary.rows, list[Curves](), result.summary.first_layers
     for blind in dict.fromkeys(row.blind for row in rows):
         series = list[Series]()
         for row in (row for row in rows if row.blind == blind):
             marks = list[DataPoint | None]()
-            for layer, (value, interval) in enumerate(_of_layers(row)):
-                where = "nothing blocked" if layer == len(row.accuracy) - 1 else f"layers L{layer} and up"
+            for index, (value, interval) in enumerate(_of_layers(row)):
+                where = "nothing blocked" if index == len(firsts) else f"layers L{firsts[index]} and up"
                 marks.append(value_mark(value, interval, f"{blind} blind to {row.to}, {where}"))
             series.append(Series(f"to {row.to}", tuple(marks)))
-        layers = len(series[0].marks) - 1
-        ticks = (*map(str, range(layers)), "none")
+        ticks = (*map(str, firsts), "none")
         panels.append(Curves(f"{blind} blind to …", ticks, "first blocked layer", tuple(series), "accuracy"))
-    caption = f"Accuracy when one position may not attend to another in all layers from one up. {BARS}"
+    caption = f"Accuracy when one position cannot attend to another from a given layer upwards. {BARS}"
     title = f"Attention knockout in {models_of(result.header)}"
     return (plate(result, "knockout", title, caption, tuple(panels)),)
 
 
 def metrics(result: MethodResult[KnockoutSummary]) -> Iterator[TidyRow]:
-    """Accuracy by the first layer whose attention is blocked; the layer after the last means none is."""
+    """Accuracy by the first layer whose attention is blocked; the layer after the last one tried means none is."""
+    firsts = result.summary.first_layers
     for row in result.summary.rows:
         place = replace(of_experiment(result.header), condition=f"{row.blind} blind to {row.to}")
-        for layer, (value, interval) in enumerate(_of_layers(row)):
+        for layer, (value, interval) in zip([*firsts, firsts[-1] + 1], _of_layers(row), strict=True):
             yield replace(place, layer=layer).of("accuracy", value, interval)
 
 
@@ -83,7 +92,7 @@ PAPER_LAYERS = 32
 
 def paper_numbers(summary: KnockoutSummary) -> PaperNumbers:
     """Per edge and first blocked layer: accuracy, of models as deep as the paper's."""
-    for row in summary.rows:
+    for row in summary.rows if summary.layers is None else ():
         if len(row.accuracy) == PAPER_LAYERS + 1:
             for layer, accuracy in enumerate(row.accuracy):
                 yield (f"{row.blind} -> {row.to}", str(layer)), accuracy

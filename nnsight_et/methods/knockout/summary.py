@@ -43,9 +43,17 @@ class KnockoutSummary(Summary):
     """A row per edge, in the manifest's order."""
     model: str
     """The model's name."""
+    layers: list[int] | None = None
+    """The first layers that were tried, apart from none; absent: every one."""
 
     @model_validator(mode="after")
     def _has_every_layer(self) -> Self:
-        if len({len(row.accuracy) for row in self.rows}) > 1:
+        if len({len(row.accuracy) for row in self.rows} | ({len(self.layers) + 1} if self.layers else set())) > 1:
             raise ValueError("rows: not of one number of layers")
         return self
+
+    @property
+    def first_layers(self) -> list[int]:
+        """The first blocked layer of each accuracy but the last, with which none is blocked."""
+        count = len(self.rows[0].accuracy) - 1 if self.rows else 0
+        return list(range(count)) if self.layers is None else self.layers

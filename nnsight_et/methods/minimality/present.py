@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Literal
 
 from nnsight_et.core.circuit import Head
+from nnsight_et.core.errors import quantity
 from nnsight_et.display.circuit_figures import StageView, drawn_circuit
 from nnsight_et.display.figures import FigureGroup
 from nnsight_et.display.measurement import TidyRow, of_experiment
@@ -21,6 +22,11 @@ from nnsight_et.results.store import MethodResult
 from nnsight_et.results.study import Study
 
 
+def headline(summary: MinimalitySummary) -> str:
+    """How many heads are left."""
+    return f"{sum(row.kept for row in summary.heads)} of {quantity(len(summary.heads), 'head')} kept"
+
+
 def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...]:
     """What is left of each group, with what each head adds."""
     rows = list[dict[str, Any]]()
@@ -28,7 +34,7 @@ def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...
         kept = [f"{row.head} {_share(row.contribution)}" for row in tried if row.kept]
         rows.append({"group": group, "tried": len(tried), "kept": len(kept), "heads": ", ".join(kept)})
     columns = {"group": "group", "heads tried": "tried", "kept": "kept", "head and what it adds": "heads"}
-    note = "What a head adds: accuracy with it over accuracy without it, minus 1, as a share (App. B)."
+    note = "What a head adds: accuracy with the head / accuracy without it, minus 1 (App. B)."
     if ties := [row.head for row in summary.heads if row.tied]:
         note += " Tie: more heads make up equally for these than may be removed with them, so which were removed is "
         note += f"partly arbitrary: {several(ties)}."
@@ -43,7 +49,7 @@ def _doubts(header: ResultHeader, summary: MinimalitySummary) -> Iterator[str]:
     if not summary.heads:
         yield "The candidate circuit has no heads: there is nothing to prune. Take a circuit that has some."
     elif not any(row.before or row.after for row in summary.heads):
-        yield "The candidate circuit answers no prompt right, so that no head adds anything: look at its faithfulness."
+        yield "The candidate circuit answers no prompt right, so no head can add anything. Look at its faithfulness."
         return
     for group, tried in _by_group(summary).items():
         if not any(row.kept for row in tried):

@@ -10,7 +10,8 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost import pieces
-from nnsight_et.planning.cost.methods import path_patching, total
+from nnsight_et.planning.cost.methods import total
+from nnsight_et.planning.cost.paths import path_patching
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 

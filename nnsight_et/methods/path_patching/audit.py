@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from math import nan
 from typing import Any
@@ -25,6 +25,7 @@ from nnsight_et.measuring.recount import (
     stability_bounds,
 )
 from nnsight_et.measuring.tolerance import ROUNDING
+from nnsight_et.methods.path_patching.race_audit import Replay, effect_of, examples_of
 from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.results.store import MethodResult
 from nnsight_et.zoo.known import Known
@@ -53,7 +54,7 @@ class _Stages:
 def audit_output(evidence: Evidence[PathPatching, PathPatchingSummary]) -> Iterator[Finding]:
     """Stage by stage: its receivers and senders, its scores, its choice; then the circuit that comes of them."""
     spec, choice, stages = evidence.job.spec, evidence.choice, _Stages(evidence)
-    stages.examples = list(evidence.step(spec.stages[0].group).measurement.step.examples)
+    stages.examples = examples_of(evidence, spec.stages[0])
     yield from evidence.selected(stages.examples, "discovery", spec.examples, choice, spec.only_correct)
     if spec.held_out_examples:
         stages.held_out = list(evidence.step(f"{spec.stages[0].group} held out").measurement.step.examples)
@@ -95,41 +96,81 @@ def _stage(stages: _Stages, stage: Stage) -> Iterator[Finding]:
     senders = [(layer, index) for layer in layers for index in range(width)]
     path = {"at": stage.at, "via": stage.via, "kv_heads": stage.kv_heads, "senders": stage.senders}
     told = path | {"receivers": sorted(receivers), "metric": spec.metric}
-    one = evidence.step(group)
-    yield finding("splits", list(one.measurement.step.examples) == stages.examples, f"stage {group}: its examples")
-    yield from evidence.calls(one, "path_probabilities", _told, told | {"from": senders})
-    found, ranks_low = evidence.values(one), spec.metric != "kl"
-    name = "" if spec.metric == "probability_ratio" else "_value"
-    effect = _effect(found[f"patched{name}"], found[f"base{name}"], spec.metric)
-    low, high = mean_interval(effect).unbind(-1)
-    mean = effect.mean(-1)
-    tensors = {
-        "score": mean, "low": low, "high": high, "median": effect.sort(-1).values[:, (effect.shape[1] - 1) // 2],
-        "largest": effect.amax(-1), "per_example": effect.to(found["patched"].dtype),
-        "reach": torch.ones(len(senders), dtype=torch.bool),
-    }  # fmt: skip
-    sign = effect if ranks_low else None
-    if spec.metric == "probability_ratio":
-        least = torch.finfo(found["patched"].dtype).tiny
-        sign = found["patched"].double().clamp(min=least).log() - found["base"].double().log()
-        tensors["log_ratio"] = sign.mean(-1)
-    p = torch.full((len(senders),), nan).double() if sign is None else p_values(sign)
-    tests = {"p": p, "p_holm": holm(p), "p_bh": benjamini_hochberg(p)}
-    whole = {key: _over_all(values, senders, shape.n_layers, width, 0) for key, values in tensors.items()}
-    whole |= {key: _over_all(values, senders, shape.n_layers, width, nan) for key, values in tests.items()}
+    found, there, replay = yield from _measured(stages, stage, senders, told)
+    ranks_low = spec.metric != "kl"
+    effect, tensors, tests = _numbers(found, spec.metric, len(senders))
+    whole = {key: _over_all(values, there, shape.n_layers, width, 0) for key, values in tensors.items()}
+    whole |= {key: _over_all(values, there, shape.n_layers, width, nan) for key, values in tests.items()}
     said = evidence.scores[f"{group}.score"]  # what is decided is decided from what is stored
     direction = 1 if ranks_low else -1
-    ranked = sorted(senders, key=lambda head: (direction * said[head].item(), head))
+    ranked = sorted(there, key=lambda head: (direction * said[head].item(), head))
     stages.ranked[group] = ranked[: stage.keep]
-    kept = [senders.index(head) for head in ranked[: stage.keep]]
-    yield from _stability(evidence, group, direction * effect, (senders, kept), whole)
+    kept = [there.index(head) for head in ranked[: stage.keep]]
+    yield from _stability(evidence, group, direction * effect, (there, kept), whole)
+    if replay:
+        _add_those_that_left(replay, whole)
     if stages.held_out:
         yield from _held_out(stages, stage, told, whole)
     whole |= {key: found[key] for key in ("base", "base_value") if key in found}
     stages.tensors |= {f"{group}.{key}": tensor for key, tensor in whole.items()}
-    record = _record(stage, ranked, whole, evidence)
+    record = _record(stage, ranked, whole, evidence, len(senders))
+    if replay:
+        record["screen"] = replay.record()
     record |= {"receivers": [name_of(head, stage.via == "input") for head in receivers]}
     stages.records.append(record | {"tied": _tied(stages, ranked, stage.keep, stage), "tied_receivers": tied_receivers})
+
+
+def _measured(
+    stages: _Stages, stage: Stage, senders: Heads, told: dict[str, Any]
+) -> Generator[Finding, None, tuple[dict[str, Tensor], Heads, Replay | None]]:
+    """What was found of the senders that were measured on all examples, these, and the race if there was one."""
+    evidence = stages.evidence
+    if stage.screen is not None:
+        replay = Replay(evidence, stage, senders, stages.examples, _told, told)
+        yield from replay.run()
+        rows = {key: values[replay.whole] if values.ndim == 2 else values for key, values in replay.found.items()}
+        return rows, [senders[number] for number in replay.whole], replay
+    one = evidence.step(stage.group)
+    same = list(one.measurement.step.examples) == stages.examples
+    yield finding("splits", same, f"stage {stage.group}: its examples")
+    yield from evidence.calls(one, "path_probabilities", _told, told | {"from": senders})
+    return evidence.values(one), senders, None
+
+
+def _numbers(
+    found: dict[str, Tensor], metric: str, senders: int
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """[sender, example], the effect; what is said of it, and of its p-value: of other senders it is taken to be 1."""
+    effect = effect_of(found, metric)
+    low, high = mean_interval(effect).unbind(-1)
+    tensors = {
+        "score": effect.mean(-1), "low": low, "high": high,
+        "median": effect.sort(-1).values[:, (effect.shape[1] - 1) // 2],
+        "largest": effect.amax(-1), "per_example": effect.to(found["patched"].dtype),
+        "reach": torch.ones(len(effect), dtype=torch.bool),
+    }  # fmt: skip
+    sign = effect if metric != "kl" else None
+    if metric == "probability_ratio":
+        least = torch.finfo(found["patched"].dtype).tiny
+        sign = found["patched"].double().clamp(min=least).log() - found["base"].double().log()
+        tensors["log_ratio"] = sign.mean(-1)
+    p = torch.full((len(effect),), nan).double() if sign is None else p_values(sign)
+    every = p if sign is None else torch.cat([p, p.new_ones(max(0, senders - len(p)))])
+    return effect, tensors, {"p": p, "p_holm": holm(every)[: len(p)], "p_bh": benjamini_hochberg(every)[: len(p)]}
+
+
+def _add_those_that_left(replay: Replay, whole: dict[str, Tensor]) -> None:
+    """Put in what a screened stage says of its senders: where they left no number but an interval."""
+    bounds, effect = replay.bounds(), replay.effect
+    whole["prompts"] = torch.zeros(whole["reach"].shape, dtype=torch.long)
+    for number, head in enumerate(replay.senders):
+        whole["prompts"][head], whole["reach"][head] = replay.counts[number], True
+        if replay.counts[number] < len(replay.examples):
+            for key in ("score", "median", "largest", "log_ratio", "selection_frequency"):
+                if key in whole:
+                    whole[key][head] = nan
+            whole["low"][head], whole["high"][head] = bounds[number]
+            whole["per_example"][head] = effect[number].to(whole["per_example"].dtype)
 
 
 def _told(arguments: tuple[Any, ...]) -> dict[str, Any]:
@@ -137,12 +178,6 @@ def _told(arguments: tuple[Any, ...]) -> dict[str, Any]:
     pair, path, senders = arguments[:3]
     said = {"at": path.at, "via": path.via, "kv_heads": path.kv_heads, "senders": path.senders, "metric": pair.metric}
     return said | {"receivers": sorted(places(path.receivers)), "from": places(senders)}
-
-
-def _effect(patched: Tensor, base: Tensor, metric: str) -> Tensor:
-    """[sender, example], from its definition."""
-    change = patched.double() - base.double()
-    return change / base.double() if metric == "probability_ratio" else change
 
 
 def _over_all(values: Tensor, senders: Heads, n_layers: int, width: int, other: float) -> Tensor:
@@ -177,8 +212,7 @@ def _held_out(stages: _Stages, stage: Stage, told: dict[str, Any], whole: dict[s
     right = list(one.measurement.step.examples) == stages.held_out
     yield finding("splits", right, f"stage {stage.group}: its held-out examples")
     yield from evidence.calls(one, "path_probabilities", _told, told | {"from": kept})
-    found, name = evidence.values(one), "" if evidence.job.spec.metric == "probability_ratio" else "_value"
-    effect = _effect(found[f"patched{name}"], found[f"base{name}"], evidence.job.spec.metric)
+    effect = effect_of(evidence.values(one), evidence.job.spec.metric)
     low, high = mean_interval(effect).unbind(-1)
     layers, width = whole["reach"].shape
     for key, values in (("score", effect.mean(-1)), ("low", low), ("high", high)):
@@ -196,11 +230,15 @@ def _tied(stages: _Stages, ranked: Heads, count: int, stage: Stage) -> list[str]
 
 
 def _record(
-    stage: Stage, ranked: Heads, whole: dict[str, Tensor], evidence: Evidence[PathPatching, PathPatchingSummary]
+    stage: Stage,
+    ranked: Heads,
+    whole: dict[str, Tensor],
+    evidence: Evidence[PathPatching, PathPatchingSummary],
+    senders: int,
 ) -> dict[str, Any]:
     """The stage's part of the summary, without receivers and ties."""
     metric, mlps = evidence.job.spec.metric, stage.senders == "mlps"
-    tested = len(ranked) if metric in TESTED else 0
+    tested = senders if metric in TESTED else 0
     numbers = ["score", "low", "high", "median", "largest", "p", "p_holm", "p_bh", "selection_frequency", "log_ratio",
                "held_out_score", "held_out_low", "held_out_high"]  # fmt: skip
     kept = [

@@ -21,11 +21,13 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
-from nnsight_et.measuring.stage_scores import held_out_scores, ranking, stage_scores, tied_heads
+from nnsight_et.measuring.race import Race, run_race
+from nnsight_et.measuring.screened_scores import screened_scores
+from nnsight_et.measuring.stage_scores import Found, held_out_scores, ranking, stage_scores, tied_heads
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.path_patching import audit, present
-from nnsight_et.methods.path_patching.summary import KeptHead, MeanTest, PathPatchingSummary, StageRecord
+from nnsight_et.methods.path_patching.summary import KeptHead, MeanTest, PathPatchingSummary, ScreenRecord, StageRecord
 from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.records import CircuitRecord, MlpGroupRecord
@@ -64,11 +66,16 @@ def measure(
         senders = _reaching(path, shape)
         if stage.keep > len(senders):
             raise _too_many(job, index, stage, f"{len(senders)} can reach {stage.into}", len(senders))
-        measurement = patched_paths(context, job, path, senders, stage.group, examples)
-        yield from measure_cells(context, [measurement])
-        probabilities = context.cells.values(measurement)
-        check_scored(context, job, f"stages[{index}]", probabilities, examples)
-        found = stage_scores(probabilities, senders, shape, stage.keep, job.seed, spec.metric)
+        if stage.screen is None:
+            measurement = patched_paths(context, job, path, senders, stage.group, examples)
+            yield from measure_cells(context, [measurement])
+            probabilities = context.cells.values(measurement)
+            check_scored(context, job, f"stages[{index}]", probabilities, examples)
+            found, race = stage_scores(probabilities, senders, shape, stage.keep, job.seed, spec.metric), None
+        else:
+            race = yield from _race(context, job, index, path, senders, examples)
+            found = screened_scores(race, senders, shape, job.seed)
+            senders = [senders[number] for number in race.whole]
         order = ranking(found["score"], senders, spec.metric)
         kept = ranked[stage.group] = order[: stage.keep]
         if held_out:
@@ -83,7 +90,8 @@ def measure(
             best = ranked[stage.into]
             tied_receivers = tied_heads(scores[f"{stage.into}.score"], best, len(receivers), choice.dtype)
         record = stage_record(stage, receivers, kept, found, spec.metric)
-        stages.append(record.model_copy(update={"tied": ties, "tied_receivers": tied_receivers}))
+        screened = {"screen": _screen_record(race)} if race else {}
+        stages.append(record.model_copy(update={"tied": ties, "tied_receivers": tied_receivers, **screened}))
     summary = PathPatchingSummary(
         circuit=CircuitRecord.of(assembled_circuit(spec.stages, ranked)),
         mlps=mlps(spec.stages, ranked),
@@ -95,6 +103,49 @@ def measure(
     )
     data = [data_digest(sample) for sample in (examples, held_out) if sample]
     return MethodOutput(scores, summary, data[0] if len(data) == 1 else digest(data))
+
+
+def _race(
+    context: RunContext,
+    job: Job[PathPatching],
+    index: int,
+    path: Path,
+    senders: Sequence[Component],
+    examples: Sequence[Example],
+) -> Generator[Progress, None, Race]:
+    """The stage's race: round by round the senders that may still be kept, on more of the examples."""
+    stage, metric = job.spec.stages[index], job.spec.metric
+    assert stage.screen is not None
+
+    def ask(some: Sequence[int], prompts: Sequence[int], name: str) -> Generator[Progress, None, Found]:
+        here = [examples[number] for number in prompts]
+        racing = [senders[number] for number in some]
+        measurement = patched_paths(context, job, path, racing, f"{stage.group} {name}", here)
+        yield from measure_cells(context, [measurement])
+        found = context.cells.values(measurement)
+        check_scored(context, job, f"stages[{index}]", found, here)
+        return found
+
+    seed = f"{job.seed}/{stage.group}"
+    course = run_race(ask, len(senders), len(examples), screen=stage.screen, metric=metric, keep=stage.keep, seed=seed)
+    return (yield from course)
+
+
+def _screen_record(race: Race) -> ScreenRecord:
+    """What a race says of itself."""
+    senders, whole = len(race.prompts), race.whole
+    measured, loudest = race.values[whole, race.screen.first :].abs(), race.loudest()[whole]
+    tail = None if race.screen.tail == "any" else race.screen.tail
+    louder = 0 if tail is None or not measured.numel() else int((measured.amax(-1) > tail * loudest).sum())
+    return ScreenRecord(
+        miss=race.screen.miss,
+        first=min(race.screen.first, len(race.order)),
+        tail=tail,
+        whole=len(whole),
+        left=senders - len(whole),
+        measured=race.prompts.double().mean().item() / len(race.order),
+        louder=louder,
+    )
 
 
 def _select_held_out(context: RunContext, job: Job[PathPatching]) -> Generator[Progress, None, list[Example]]:
@@ -168,7 +219,9 @@ def stage_record(
         for head in kept
     ]
     base = found["base"].double()
-    of_metric = {f"base_{metric}": found["base_value"].double().mean().item()} if METRICS[metric].needs_foils else {}
+    of_metric: dict[str, Any] = (
+        {f"base_{metric}": found["base_value"].double().mean().item()} if METRICS[metric].needs_foils else {}
+    )
     return StageRecord(
         group=stage.group,
         into=stage.into,
@@ -222,6 +275,7 @@ EXPERIMENT = Experiment(
     check=check,
     measure=measure,
     audit=audit.audit_output,
+    headline=present.headline,
     tables=present.tables,
     figures=present.figures,
     metrics=present.metrics,

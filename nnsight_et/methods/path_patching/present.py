@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from nnsight_et.core.errors import quantity
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, drawn_circuit, heat_map
@@ -33,7 +34,16 @@ def score_note(metric: Metric) -> str:
     return f"Score: mean of {found.effect} over the examples; {matter}."
 
 
-STABLE = "Stability: mean Jaccard index of the kept heads with those that resampled examples would keep."
+STABLE = "Stability: mean overlap (Jaccard index) of the kept heads with those kept on resampled examples."
+
+
+def headline(summary: PathPatchingSummary) -> str:
+    """How many heads and MLPs were kept, and the strongest of them."""
+    strongest = [f"{stage.kept[0].head} {stage.kept[0].score:+.3g}" for stage in summary.stages[:1] if stage.kept]
+    heads = sum(len(group.heads) for group in summary.circuit.groups)
+    mlps = sum(len(group.mlps) for group in summary.mlps)
+    counted = [quantity(heads, "head"), *([quantity(mlps, "MLP")] if mlps else [])]
+    return " ".join([" and ".join(counted), *(f"kept, the strongest {one}" for one in strongest)])
 
 
 def tables(header: ResultHeader, summary: PathPatchingSummary) -> tuple[Table, ...]:
@@ -63,6 +73,7 @@ def _circuit(header: ResultHeader, summary: PathPatchingSummary) -> Table:
         "head and score": "heads",
     }
     about = [*_score_notes(header, summary, columns), STABLE, *_sharing(summary), *_ties(summary)]
+    about += _screens(summary, of_mlps=False)
     note = " ".join([*about, *_doubts(summary, metric, of_mlps=False)])
     return table_of(header, f"circuit of {models_of(header)}", columns, rows, note)
 
@@ -77,10 +88,12 @@ def _mlps(header: ResultHeader, summary: PathPatchingSummary, stages: Sequence[S
         "stability": "stability",
         "MLP and score": "heads",
     }
-    about = "All an MLP adds to the residual at the position is the source's. MLPs belong to no circuit."
+    about = (
+        "All that an MLP adds to the residual at the position comes from the source run. MLPs are not in the circuit."
+    )
     rows = [_row(stage, stage.kept, metric_of(header)) for stage in stages]
     doubts = _doubts(summary, metric_of(header), of_mlps=True)
-    note = " ".join([about, *_score_notes(header, summary, columns), *doubts])
+    note = " ".join([about, *_score_notes(header, summary, columns), *_screens(summary, of_mlps=True), *doubts])
     return table_of(header, f"MLPs of {models_of(header)}", columns, rows, note)
 
 
@@ -131,17 +144,33 @@ def _ties(summary: PathPatchingSummary) -> Iterator[str]:
             yield f"Tied with the last receiver in {stage.into}, to within rounding: {tied}."
 
 
+def _screens(summary: PathPatchingSummary, of_mlps: bool) -> Iterator[str]:
+    """On how many prompts a screened stage measured what, and what it may miss, a few sentences for each."""
+    for stage in (stage for stage in summary.stages if stage.of_mlps == of_mlps):
+        if (screen := stage.screen) is None:
+            continue
+        noun, every = "MLP" if of_mlps else "head", quantity(summary.examples, "prompt")
+        yield (
+            f"{stage.group}: {quantity(screen.whole, noun)} measured on all {every}; {screen.left} left before, none "
+            f"below the weakest kept score but with a probability of at most {screen.miss:g}"
+            + (f", if no prompt has more than {screen.tail:g} times" if screen.tail else "")
+            + (f" the largest effect of the same {noun} on its first {screen.first}." if screen.tail else ".")
+        )
+        if screen.louder:
+            yield f"Of the {screen.whole}, {screen.louder} had more: so may some of those that left."
+
+
 def _doubts(summary: PathPatchingSummary, metric: Metric, of_mlps: bool) -> Iterator[str]:
     """Why a group has no heads, or only heads, or MLPs, that do not matter, a sentence for each."""
     members = {group.name: group.heads for group in summary.circuit.groups}
     for stage in (stage for stage in summary.stages if stage.of_mlps == of_mlps):
         best, noun = min(METRICS[metric].direction * one.score for one in stage.kept), "MLP" if of_mlps else "head"
         if not any(one.score for one in stage.kept):
-            yield f"Every kept score of {stage.group} is 0: base and source do not differ there, or nothing reads it."
+            yield f"Every kept score of {stage.group} is 0: base and source are alike there, or nothing reads it."
         elif best >= 0:
-            yield f"No {noun} of {stage.group} mattered: those kept have the first scores of the order, none below 0."
+            yield f"No {noun} of {stage.group} mattered: no score is below 0, and the lowest were kept."
         if not members.get(stage.group, [noun]):
-            yield f"{stage.group} has no heads left: later stages keep all of them at {stage.at}. Keep more in it."
+            yield f"{stage.group} has no heads left: later stages at {stage.at} took them all. Raise its keep."
 
 
 def _beyond_chance(header: ResultHeader, summary: PathPatchingSummary, test: MeanTest) -> Table:
@@ -184,8 +213,8 @@ def _held_out_table(header: ResultHeader, summary: PathPatchingSummary) -> Table
     ]
     columns = {"group": "group", "head": "head", "selected": "selected", "held out": "held_out", "difference": "shift"}
     note = (
-        f"Scores with 95% intervals: on the {summary.examples} examples that selected the heads, and on "
-        f"{summary.held_out_examples} of another split. Mean: {_mean([one.score for _, one, _ in kept], metric)} and "
+        f"Scores with 95% intervals: on the {summary.examples} examples used for selection, and on "
+        f"{summary.held_out_examples} held-out examples. Mean: {_mean([one.score for _, one, _ in kept], metric)} and "
         f"{_mean([again[0] for *_, again in kept], metric)}."
     )
     return table_of(header, f"kept heads of {models_of(header)} on held-out examples", columns, rows, note)
@@ -258,12 +287,15 @@ def heads(result: MethodResult[PathPatchingSummary]) -> Iterator[TidyRow]:
             reached = bool(tensors["reach"][head])
             one = replace(place.at_head(head), kept=str(head) in kept, reached=reached)
             yield from _of_score(one, {name: number_at(values, head) for name, values in tensors.items()}, suffix)
+            if "prompts" in tensors:
+                yield one.of("prompts_measured", tensors["prompts"][head].item())
 
 
 def _of_score(head: TidyRow, values: dict[str, float | None], suffix: str) -> Iterator[TidyRow]:
     score = head.of(f"patching_score{suffix}", values["score"], (values["low"], values["high"]), values["p"])
     yield replace(score, p_adjusted=values["p_holm"])
-    for name in BESIDE_IT:
+    left = "prompts" in values and values["score"] is None
+    for name in () if left else BESIDE_IT:
         if name in values:
             yield head.of(name if name == "selection_frequency" else f"{name}{suffix}", values[name])
     if (again := values.get("held_out_score")) is not None:

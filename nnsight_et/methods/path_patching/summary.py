@@ -13,7 +13,8 @@ from nnsight_et.results.summary import Summary
 ONE_PERCENT = "base_probability_1%"  # a key that is no name
 TENSORS = {
     ("layer", "head"): {
-        "score": "Mean effect over the examples, in the unit of the metric's effect; 0 where it was not run.",
+        "score": "Mean effect over the examples, in the unit of the metric's effect; 0 where it was not run. Of a head "
+        "that a screen let leave NaN, and low and high are what it lies between.",
         "low": "Low end of the score's 95% interval.",
         "high": "High end of it.",
         "median": "Median effect over the examples.",
@@ -24,6 +25,7 @@ TENSORS = {
         "p_bh": "The same after Benjamini and Hochberg's.",
         "selection_frequency": "Share of resamples of the examples that would keep it, from 0 to 1.",
         "reach": "Whether it can reach the end of the path, and was run.",
+        "prompts": "On how many examples it was measured; of a screened stage alone.",
         "held_out_score": "Mean effect over the held-out examples; NaN where it was not kept.",
         "held_out_low": "Low end of that score's 95% interval.",
         "held_out_high": "High end of it.",
@@ -36,7 +38,7 @@ TENSORS = {
     (): {"stability": "Mean Jaccard index of the kept with those that resampled examples would keep, from 0 to 1."},
 }
 """Of each stage, by axes. Of MLPs there is one head in a layer."""
-SOMETIMES = {"log_ratio", "base_value", "held_out_score", "held_out_low", "held_out_high"}
+SOMETIMES = {"log_ratio", "prompts", "base_value", "held_out_score", "held_out_low", "held_out_high"}
 
 
 class MeanTest(Record):
@@ -93,6 +95,25 @@ class KeptHead(Record):
         return None if score is None or low is None or high is None else (score, low, high)
 
 
+class ScreenRecord(Record):
+    """How the senders raced that a stage may keep, and what is taken for granted where it says that it misses none."""
+
+    miss: float
+    """With what probability, at most, a sender that all prompts would keep is not among the kept ones."""
+    first: int
+    """On how many prompts every sender was measured."""
+    tail: float | None
+    """On no prompt has a sender more than so many times its largest effect on the first; null: nothing is assumed."""
+    whole: int
+    """How many senders were measured on all prompts."""
+    left: int
+    """How many left before: they have an interval, and no score."""
+    measured: float
+    """The share of all pairs of a sender and a prompt that was measured, from 0 to 1."""
+    louder: int
+    """Of those measured on all prompts, how many have an effect that `tail` says there is not."""
+
+
 class StageRecord(Record):
     """What a stage patched and what it found."""
 
@@ -132,6 +153,8 @@ class StageRecord(Record):
     """What was not kept though its score is that of the last one kept, to within rounding."""
     tied_receivers: list[PartName]
     """What is no receiver though its score is that of the last receiver, to within rounding."""
+    screen: ScreenRecord | None = None
+    """How it was screened, if it was."""
 
     @property
     def of_mlps(self) -> bool:

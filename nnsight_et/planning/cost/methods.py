@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 
-from nnsight_et.core.circuit import Circuit, Component, HeadGroup
+from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import DCM
 from nnsight_et.models.catalog import Shape
 
@@ -188,53 +187,6 @@ def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
     return Count(trained=once.again, seen=3 * once.seen, answers=2 * once.answers, passes=2 * once.passes, holds=holds)
 
 
-def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
-    """The path of each sender: the passes that interventions.path_patching makes, senders in ascending order."""
-    return edges(sizes, prompts, [(path, senders)])
-
-
-def edges(sizes: Sizes, prompts: Prompts, paths: Sequence[tuple[Path, Sequence[Component]]]) -> Count:
-    """The same of several paths from heads: one base run, and one source run up to the last layer of any sender."""
-    top = sizes.shape.n_layers
-    last = max(senders[-1].layer for _, senders in paths)
-    found = [captured_run(prompts, top), whole_run(prompts, last + 1).beside(prompts.cached_tokens(top))]
-    return total([*found, *(_path_passes(sizes, prompts, path, senders) for path, senders in paths)])
-
-
-def _path_passes(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
-    """What each sender of a path takes once both runs are there."""
-    layers, live, shape = sorted({one.layer for one in senders}), prompts.live([path.at]), sizes.shape
-    starts = path.starts(layers, shape.parallel)
-    last = max((one.layer for one in path.receivers), default=shape.n_layers - 1)  # whose attention is frozen last
-    mlps = last + 1 if path.via in (None, "input") else last  # the end of a head's input comes before its layer's MLP
-    # receivers that see other keys or values than heads that share them need all of it twice
-    shared = path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads
-    copies, found = 2 if path.kv_heads == "expanded" and shared else 1, list[Count]()
-    for some in path.passes(senders, starts, sizes.chunks.variants(prompts.in_batch, live)):
-        first, variants = some[0].layer, prompts.count * len(some)
-        answers = 0 if starts else variants
-        found.append(Count(mlp=variants * (mlps - first), answers=answers, passes=prompts.batches))
-        if starts:
-            found.append(suffix_run(sizes, prompts, live, starts[first], len(some), copies))
-    return total(found)
-
-
-def probing(sizes: Sizes, prompts: Prompts, places: Mapping[tuple[str, str], tuple[Sequence[int], int, int]]) -> Count:
-    """Probes, by position and via: receivers' layers, how many variants, and of these how many that heads write.
-
-    One capture and one source run for all; the passes of interventions.probes.
-    """
-    top = sizes.shape.n_layers
-    last = max(max(layers) for layers, _, _ in places.values())
-    found = [captured_run(prompts, top), whole_run(prompts, last + 1).beside(prompts.cached_tokens(top))]
-    for (at, via), (layers, variants, sets) in places.items():
-        if sets:
-            mlps = max(layers) + (via == "input")
-            found.append(Count(mlp=prompts.count * sets * mlps, passes=prompts.batches))
-        found.append(suffix_run(sizes, prompts, prompts.live([at]), min(layers), variants))
-    return total(found)
-
-
 @dataclass(frozen=True)
 class Rows:
     """Prompts of one method by where their positions stand, and the sizes they are run with."""
@@ -366,12 +318,12 @@ def _preparing_work(prompts: Prompts, top: int, groups: Sequence[HeadGroup]) -> 
     return captured_run(prompts, top) + whole_run(prompts, last + 1)
 
 
-def knockout(rows: Rows, count: int, blind: str) -> Count:
-    """One edge blocked from every layer up."""
+def knockout(rows: Rows, count: int, blind: str, firsts: Sequence[int]) -> Count:
+    """One edge blocked from each of these layers up."""
     found = []
     for one in rows.of(count, [blind]):
         found.append(captured_run(one, rows.top))
-        found += [suffix_run(rows.sizes, one, one.live([blind]), first, 1) for first in range(rows.top)]
+        found += [suffix_run(rows.sizes, one, one.live([blind]), first, 1) for first in firsts]
     return total(found)
 
 

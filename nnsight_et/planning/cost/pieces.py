@@ -5,15 +5,15 @@ And the circuits they will have, as far as they are known before a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any, Generic, TypeVar
 
 from nnsight_et.circuits import published
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp
+from nnsight_et.manifest import Discovery, PathPatching
 from nnsight_et.manifest import Experiment as Spec
-from nnsight_et.manifest import PathPatching
 from nnsight_et.manifest.methods.path_patching import Stage
 from nnsight_et.manifest.written import Measured, is_shipped
 from nnsight_et.models.catalog import Shape
@@ -26,7 +26,7 @@ def expected_circuits(plan: Plan, found: Mapping[str, Circuit], shapes: Mapping[
     """Experiment -> the circuit it finds, or, for one on a circuit, the one it uses.
 
     What was `found` is taken as it is, what is shipped too. A circuit still to be found by path patching has as many
-    heads as its stages keep; pruning is taken to remove none.
+    heads as its stages keep, and one of discovery heads at all positions; pruning is taken to remove none.
     """
     expected: dict[str, Circuit] = {}
     for job in plan.jobs:
@@ -34,6 +34,8 @@ def expected_circuits(plan: Plan, found: Mapping[str, Circuit], shapes: Mapping[
             expected[job.name] = found[job.name]
         elif isinstance(job.spec, PathPatching) and job.models[0].name in shapes:
             expected[job.name] = _of_stages(job, job.spec, shapes[job.models[0].name])
+        elif isinstance(job.spec, Discovery) and job.models[0].name in shapes:
+            expected[job.name] = _at_any(job.spec.places(job.task.all_positions), shapes[job.models[0].name])
         elif (used := circuit_used_by(job, expected)) is not None:
             expected[job.name] = used
     return expected
@@ -93,8 +95,12 @@ def _parts(job: Job, stage: Stage, shape: Shape) -> tuple[Component, ...]:
 
 def anywhere(circuit: Circuit, shape: Shape) -> Circuit:
     """A random circuit of the same positions, as far as its cost goes: heads from the first layer to the last."""
+    return _at_any(circuit.positions, shape)
+
+
+def _at_any(positions: Iterable[str], shape: Shape) -> Circuit:
     heads = (Head(0, 0), Head(shape.n_layers - 1, 0))
-    return Circuit(tuple(HeadGroup(at, at, heads) for at in circuit.positions))
+    return Circuit(tuple(HeadGroup(at, at, heads) for at in positions))
 
 
 M = TypeVar("M", bound=Spec)

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from nnsight_et.display.figures import Bars, Curves, Diagram, Figure, FigureGroup, HeatMap, ImpactPlot, Scatter
 from nnsight_et.report.html.diagram import circuit
+from nnsight_et.report.html.reading import reading_of
 from nnsight_et.report.html.svg import COLOURS, add, bars, curves, heat_map, impact, markup, point, scatter
 
 FITTING = 34  # heads
@@ -52,6 +53,8 @@ class DrawnGroup:
     legend: tuple[Key, ...]
     wide: bool
     """Whether a panel needs more than a column's width."""
+    reading: str
+    """How its figures are read."""
 
 
 def draw_group(plate: FigureGroup) -> DrawnGroup:
@@ -60,7 +63,7 @@ def draw_group(plate: FigureGroup) -> DrawnGroup:
     colours = {name: index for index, name in enumerate(dict.fromkeys(names))}
     panels = tuple(_panel(_title(panel, plate), _svg(panel, colours)) for panel in plate.panels)
     wide = any(isinstance(panel, ImpactPlot) and len(panel.heads) > FITTING for panel in plate.panels)
-    return DrawnGroup(plate, panels, _legend(plate, colours), wide)
+    return DrawnGroup(plate, panels, _legend(plate, colours), wide, reading_of(plate.panels[0]))
 
 
 def _panel(title: str, svg: Element) -> Panel:

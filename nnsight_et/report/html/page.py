@@ -11,11 +11,13 @@ from markupsafe import Markup
 
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import quantity
+from nnsight_et.display.figures import Diagram
 from nnsight_et.display.table import FEW, number
 from nnsight_et.manifest import Minimality
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.models.catalog import EMBEDDED, KNOWN_MODELS
 from nnsight_et.report.html import palette
+from nnsight_et.report.html.drawing import DrawnGroup, draw_group
 from nnsight_et.report.html.parts import template, text_of
 from nnsight_et.report.html.sections import (
     checks_of,
@@ -26,6 +28,7 @@ from nnsight_et.report.html.sections import (
     provenance,
     self_check,
 )
+from nnsight_et.report.results import plates
 from nnsight_et.results.headers import models_of, name_of
 from nnsight_et.results.store import ResultHeader
 from nnsight_et.results.study import Study, notice_text
@@ -65,6 +68,7 @@ def report_html(study: Study) -> str:
         opening=_opening(study),
         limits=limits(shown, len(unshown)),
         tiles=tiles(shown),
+        first=first_circuit(shown),
         sections=sections,
         style=Markup(style),
         script=Markup(script),
@@ -94,7 +98,7 @@ def limits(study: Study, unshown: int) -> list[Limit]:
         found.append(Limit(f"Without a self-check: {', '.join(unchecked)}.", "self-check"))
     unseen = [name_of(header) for header in headers if header.probe == "off"]
     if unseen:
-        found.append(Limit(f"Models not held against chance (probe: off): {', '.join(unseen)}."))
+        found.append(Limit(f"Not compared with chance (probe: off): {', '.join(unseen)}."))
     return found
 
 
@@ -116,7 +120,7 @@ def tiles(study: Study) -> list[Tile]:
     checks = [check for result in study.results for check in checks_of(result.header)]
     if checks:
         share = f"{sum(check.passed for check in checks)} of {len(checks)}"
-        found.append(Tile(share, "self-checks passed", "computed twice, or known beforehand"))
+        found.append(Tile(share, "self-checks passed", "recomputed another way, or known in advance"))
     return found
 
 
@@ -129,6 +133,16 @@ def final_circuits(study: Study) -> Iterator[tuple[ResultHeader, Circuit]]:
             circuit = circuit_in(header)
             if circuit is not None and circuit.groups:
                 yield header, circuit
+
+
+def first_circuit(study: Study) -> DrawnGroup | None:
+    """The diagram of the first circuit that no experiment here prunes further, under a name of its own."""
+    for header, _ in final_circuits(study):
+        result = study.result(name_of(header))
+        for group in plates(result, study) if result else ():
+            if isinstance(group.panels[0], Diagram):
+                return draw_group(replace(group, name=f"first-{group.name}"))
+    return None
 
 
 def embedded_models(study: Study) -> list[str]:

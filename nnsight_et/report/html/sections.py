@@ -22,6 +22,7 @@ from nnsight_et.results.study import Missing, Study
 from nnsight_et.results.summary import tokens_in
 
 FOLDED_FROM = 25  # rows: a longer table is folded
+LONG = 20  # experiments: of a study with more, each but the first of a section is folded
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class ReportEntry:
     tables: tuple[Table, ...] = ()
     folded: tuple[Table, ...] = ()
     made: str = ""
+    folded_up: bool = False
+    """Whether only its heading is seen until it is opened."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ def method_sections(study: Study) -> tuple[tuple[Section, ...], tuple[Missing, .
                     entries.append(_entry(result, study))
                 except ResultError as error:
                     unshown.append(Missing(name_of(result.header), method_of(result.header), str(error)))
+        if len(study.results) > LONG:
+            entries = [replace(entry, folded_up=index > 0) for index, entry in enumerate(entries)]
         if entries:
             sections.append(Section(section.anchor, section.title, section.lead, tuple(entries), listed=True))
     return tuple(sections), tuple(unshown)
@@ -94,13 +99,14 @@ def _entry(result: Result, study: Study) -> ReportEntry:
 
 
 def _title(header: ResultHeader) -> str:
-    reproduces = header.job.spec.reproduces
-    return name_of(header) + (f" · {', '.join(reproduces)}" if reproduces else "")
+    spec = header.job.spec
+    return (spec.title or name_of(header)) + (f" · {', '.join(spec.reproduces)}" if spec.reproduces else "")
 
 
 def _facts(header: ResultHeader) -> str:
-    """The experiment in a line: its method, its models, what it was made from, how long it took."""
-    facts = [method_of(header).replace("_", " "), models_of(header)]
+    """The experiment in a line: its name where a title stands for it, its method, models, sources, and time."""
+    named = [name_of(header)] if header.job.spec.title else []
+    facts = [*named, method_of(header).replace("_", " "), models_of(header)]
     if header.job.needs:
         facts.append(f"from {', '.join(header.job.needs)}")
     if (examples := getattr(header.job.spec, "examples", None)) is not None:
@@ -125,7 +131,7 @@ def paper(study: Study) -> tuple[Section, ...]:
             long = tuple(table for table in found if len(table.rows) >= FOLDED_FROM)
             facts = " · ".join(filter(None, (method_of(header).replace("_", " "), models_of(header))))
             entries.append(ReportEntry(name, f"paper-{name}", name, facts, tables=short, folded=long))
-    lead = "The published number, ours, and the difference, where both exist."
+    lead = "The published number, ours, and the difference."
     return (Section("paper", "Paper, ours, difference", lead, tuple(entries)),) if entries else ()
 
 
@@ -142,12 +148,18 @@ def self_check(study: Study) -> Section:
     lead = f"{sum(row[-1] == PASSED for row in rows)} of {quantity(len(rows), 'check')} passed."
     if bare:
         lead += f" Without a check: {', '.join(bare)}."
-    folded = (ReportEntry("checks", "checks", "Every check", "Computed twice, or known beforehand.", folded=(table,)),)
+    folded = (
+        ReportEntry(
+            "checks", "checks", "Every check", "Each was recomputed another way, or known in advance.", folded=(table,)
+        ),
+    )
     return Section("self-check", "Self-check", lead, folded if rows else ())
 
 
-NOTHING = "Nothing: every experiment of the manifest is above."
-UNPLANNED = "Nothing that these results were made from. Made from a folder: the manifest may have more experiments."
+NOTHING = "Nothing: every experiment of the manifest is shown above."
+UNPLANNED = (
+    "Nothing that these results need. The report was made from a folder, so the manifest may list more experiments."
+)
 PASSED, FAILED = "passed", "failed"
 
 
@@ -184,7 +196,7 @@ def provenance(study: Study) -> Section:
         numeric_table(("model", "fingerprint of its files", "from"), list(models), "Models"),
         numeric_table(("package", "version"), list(versions), "Versions"),
     )
-    note = "job: digest of what was asked for; identity: of that and the models' files; data: of the encoded examples."
+    note = "Digests. job: of the request; identity: of the request and the model files; data: of the encoded examples."
     every = [
         ReportEntry(
             "runs", "runs", "Every experiment", "", folded=(numeric_table(columns, rows, "How and where", note),)
@@ -192,7 +204,7 @@ def provenance(study: Study) -> Section:
     ]
     if scored := list(dict.fromkeys(row for header in headers for row in _tokens(header))):
         columns = ("model", "as", "text", "token", "id")
-        lead = "Each is the next token after a base prompt. The text in quotes shows whether a space is part of it."
+        lead = "Each is the next token after a base prompt. Quotes show whether a space is part of it."
         every.append(
             ReportEntry(
                 "tokens", "tokens", "Tokens that are scored", lead, folded=(numeric_table(columns, scored, "Tokens"),)
@@ -208,7 +220,7 @@ def missing(study: Study, unshown: Sequence[Missing]) -> Section:
     if not rows:
         return Section("missing", "What is missing", NOTHING if study.planned else UNPLANNED)
     table = numeric_table(("experiment", "method", "why"), rows, "Experiments")
-    lead = "Experiments of the manifest that are not above; `et run` continues where it was."
+    lead = "Experiments of the manifest without a result. `et run` continues where it stopped."
     return Section("missing", "What is missing", lead, tables=(table,))
 
 

@@ -25,3 +25,66 @@ for (const svg of document.querySelectorAll("figure svg")) {
     if (next >= 0 && next < marks.length) show(next);
   });
 }
+
+let save = (name, rows) => {
+  const quoted = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
+  const text = rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = `${name.replace(/[^\w-]+/g, "_")}.csv`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+};
+const offer = (before, name, rows) => {
+  const button = document.createElement("button");
+  button.className = "csv";
+  button.textContent = "CSV";
+  button.title = "Save these numbers as a file";
+  button.addEventListener("click", () => save(name, rows()));
+  before.before(button);
+};
+for (const table of document.querySelectorAll("table")) {
+  const experiment = table.closest("article")?.querySelector("h3")?.id.replace(/^(x|paper)-/, "");
+  const cells = (row) => [...row.cells].map((cell) => cell.textContent);
+  offer(table.parentElement, [experiment, table.dataset.name].filter(Boolean).join("-"), () => [...table.rows].map(cells));
+}
+const number = "[-+\u2212]?\\d[\\d.]*(?:e[-+]?\\d+)?";
+const numbers = new RegExp(`: (${number})(?: \\[(${number}), (${number})\\])?`);
+for (const plate of document.querySelectorAll(".plate")) {
+  const row = (figure, mark) => {
+    const text = mark.querySelector("title").textContent;
+    const [, value = "", low = "", high = ""] = text.match(numbers) || [];
+    return [figure.querySelector("figcaption")?.textContent ?? "", text.split(":")[0], value, low, high, text];
+  };
+  const figures = [...plate.querySelectorAll("figure")].filter((figure) => figure.querySelector(".m"));
+  const rows = () => figures.flatMap((figure) => [...figure.querySelectorAll(".m")].map((mark) => row(figure, mark)));
+  const header = ["figure", "mark", "value", "low", "high", "text"];
+  if (figures.length) offer(plate.querySelector(".panels"), plate.id, () => [header, ...rows()]);
+}
+
+const entries = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+const headings = [...document.querySelectorAll("h2[id], h3[id]")].filter((one) => entries.has(one.id));
+const follow = () => {
+  const above = headings.filter((one) => one.getBoundingClientRect().top < innerHeight / 3);
+  const here = entries.get((above.at(-1) ?? headings[0])?.id);
+  for (const link of entries.values()) link.toggleAttribute("aria-current", link === here);
+  const [list, place] = [document.querySelector("nav"), here?.getBoundingClientRect()];
+  const box = list.getBoundingClientRect();
+  if (place && place.top < box.top) list.scrollTop += place.top - box.top;
+  if (place && place.bottom > box.bottom) list.scrollTop += place.bottom - box.bottom;
+};
+const unfold = () => {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let up = target; up; up = up.parentElement) if (up.tagName === "DETAILS") up.open = true;
+  target?.scrollIntoView();
+};
+let waiting = false;
+addEventListener("scroll", () => {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => ((waiting = false), follow()));
+}, { passive: true });
+addEventListener("hashchange", unfold);
+addEventListener("beforeprint", () => document.querySelectorAll("details.entry").forEach((one) => (one.open = true)));
+if (location.hash) unfold();
+follow();

@@ -1,0 +1,56 @@
+"""What path patching costs, and the probes of discovery, in passes of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nnsight_et.core.circuit import Component
+from nnsight_et.engine.paths import Path
+from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, captured_run, suffix_run, total, whole_run
+
+
+def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
+    """The path of each sender: the passes that interventions.path_patching makes, senders in ascending order."""
+    return edges(sizes, prompts, [(path, senders)])
+
+
+def edges(sizes: Sizes, prompts: Prompts, paths: Sequence[tuple[Path, Sequence[Component]]]) -> Count:
+    """The same of several paths from heads: one base run, and one source run up to the last layer of any sender."""
+    top = sizes.shape.n_layers
+    last = max(senders[-1].layer for _, senders in paths)
+    found = [captured_run(prompts, top), whole_run(prompts, last + 1).beside(prompts.cached_tokens(top))]
+    return total([*found, *(_path_passes(sizes, prompts, path, senders) for path, senders in paths)])
+
+
+def _path_passes(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
+    """What each sender of a path takes once both runs are there."""
+    layers, live, shape = sorted({one.layer for one in senders}), prompts.live([path.at]), sizes.shape
+    starts = path.starts(layers, shape.parallel)
+    last = max((one.layer for one in path.receivers), default=shape.n_layers - 1)  # whose attention is frozen last
+    mlps = last + 1 if path.via in (None, "input") else last  # the end of a head's input comes before its layer's MLP
+    # receivers that see other keys or values than heads that share them need all of it twice
+    shared = path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads
+    copies, found = 2 if path.kv_heads == "expanded" and shared else 1, list[Count]()
+    for some in path.passes(senders, starts, sizes.chunks.variants(prompts.in_batch, live)):
+        first, variants = some[0].layer, prompts.count * len(some)
+        answers = 0 if starts else variants
+        found.append(Count(mlp=variants * (mlps - first), answers=answers, passes=prompts.batches))
+        if starts:
+            found.append(suffix_run(sizes, prompts, live, starts[first], len(some), copies))
+    return total(found)
+
+
+def probing(sizes: Sizes, prompts: Prompts, places: Mapping[tuple[str, str], tuple[Sequence[int], int, int]]) -> Count:
+    """Probes, by position and via: receivers' layers, how many variants, and of these how many that heads write.
+
+    One capture and one source run for all; the passes of interventions.probes.
+    """
+    top = sizes.shape.n_layers
+    last = max(max(layers) for layers, _, _ in places.values())
+    found = [captured_run(prompts, top), whole_run(prompts, last + 1).beside(prompts.cached_tokens(top))]
+    for (at, via), (layers, variants, sets) in places.items():
+        if sets:
+            mlps = max(layers) + (via == "input")
+            found.append(Count(mlp=prompts.count * sets * mlps, passes=prompts.batches))
+        found.append(suffix_run(sizes, prompts, prompts.live([at]), min(layers), variants))
+    return total(found)
