@@ -13,6 +13,8 @@
 #   make architectures   every method on a model of every architecture: docs/architectures.md
 #   make real-inputs     inputs as users have them, beside plain transformers and peft: docs/real_inputs.md
 #   make pictures   the figures of README.md, from the run of its manifest
+#   make gallery    docs/gallery.md and its pages, from a run of docs/gallery.yaml
+#   make screenshots     the pictures of reports in the documents; needs Chromium
 #   make docs       the documentation as a site in build/site; warnings are errors
 # TORCH= asks for another torch, for example
 #   make run TORCH='torch==2.13.0 --index-url ADDRESS-OF-ANOTHER-BUILD'
@@ -29,7 +31,7 @@ TEST   := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
 .PHONY: run real test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
-.PHONY: mutation models architectures real-inputs pictures docs clean
+.PHONY: mutation models architectures real-inputs pictures gallery screenshots docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
 run: $(READY)
@@ -101,6 +103,12 @@ real-inputs: $(READY)
 
 pictures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.pictures
+
+gallery: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.gallery
+
+screenshots: $(READY)
+	$(BIN)/python -m tools.screenshots
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

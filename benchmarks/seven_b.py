@@ -42,7 +42,8 @@ from nnsight_et.measuring.steps import batches
 from nnsight_et.models.catalog import LLAMA_7B, Shape
 from nnsight_et.models.load import wrap_model
 from nnsight_et.models.model import Model
-from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, path_patching, total
+from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, total
+from nnsight_et.planning.cost.paths import path_patching
 
 LLAMA3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_head=128, d_model=4096, d_mlp=14336, vocabulary=128256)
 SMALL = Shape(n_layers=8, n_heads=4, n_kv_heads=2, d_head=8, d_model=32, d_mlp=48, vocabulary=320)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from .render import output, show
+from .render import output, show, show_path
 
 diff_and_export = typer.Typer()
 
@@ -22,18 +22,25 @@ def diff(
     tolerance: Annotated[float, typer.Option(min=0.0, help="Ignore differences up to this size.")] = 1e-4,
     top: Annotated[int, typer.Option(min=1, help="How many heads to show, largest difference first.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    page: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Also write a page with the figures of both, side by side.")
+    ] = None,
 ) -> None:
     """Show what differs between two runs: manifest, models, data, versions, then metric by metric and head by head.
 
-    The exit code is 0 whether they differ or not.
+    The exit code is 0 whether or not they differ.
     """
     from nnsight_et.api.runs import open_run
     from nnsight_et.core.errors import quantity
     from nnsight_et.report.difference import difference, difference_data, difference_tables
+    from nnsight_et.report.html.page import beside_html
+    from nnsight_et.results.disk import write_file
 
     studies = [open_run(folder).study for folder in (a, b)]
     found = difference(*studies, tolerance=tolerance)
     tables = difference_tables(found, top)
+    if page is not None:
+        write_file(page, beside_html(studies[0], studies[1], tables, (str(a), str(b))).encode())
     if as_json:
         typer.echo(json.dumps(difference_data(found), indent=2, allow_nan=False))
         return
@@ -50,6 +57,8 @@ def diff(
         console.print(f"A: {a}\nB: {b}\n{count}\n", highlight=False, markup=False, soft_wrap=True)
         for table in tables:
             show(console, table)
+    if page is not None:
+        show_path(output(), "Side by side", page)
 
 
 @diff_and_export.command()

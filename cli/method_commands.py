@@ -77,7 +77,9 @@ def path_patch(
 def discover(
     setting: "SingleMethod",
     model: options.ModelName,
-    task: Annotated[str, typer.Option(metavar="KIND", help="Which prompts: boxes, ioi or greater_than.")] = "boxes",
+    task: Annotated[
+        str, typer.Option(metavar="KIND", help="Which prompts: boxes, ioi, greater_than or colored_objects.")
+    ] = "boxes",
 ) -> "Manifest":
     """Find a circuit from the task alone: a graph, its faithfulness, and what each group reads and writes."""
     return setting.discovery(model, task)

@@ -36,7 +36,7 @@ def init(
         Optional[str], typer.Option(metavar="A,B", help="Methods to include. What they need is added.")
     ] = None,
     task: Annotated[
-        Optional[str], typer.Option(help="Which prompts: boxes, ioi or greater_than. Default: boxes.")
+        Optional[str], typer.Option(help="Which prompts: boxes, ioi, greater_than or colored_objects. Default: boxes.")
     ] = None,
 ) -> None:
     """Write a commented manifest to start from, and its schema for editors. Asks you if no option is given.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +56,10 @@ OWN = {
         "    precision = shared / heads of the first;   recall = shared / heads of the second"
     )
 }
+LEAD = """\
+Every method once, on small models that come with the package, from one [manifest](gallery.yaml). A picture leads to the
+formula, the manifest and the result. [The report of this run](live/report.html) has everything, with the numbers of
+every mark."""
 ROWS = 8  # of a table; the report has the rest
 
 
@@ -101,15 +106,7 @@ def _plate(study: Study, method: str) -> FigureGroup:
 
 
 def _overview(study: Study) -> str:
-    said = [
-        "<!-- made by `make gallery` -->",
-        "# Gallery",
-        (
-            f"{quantity(len(DEFINED), 'method')}, each once on the small models that come with the package: the "
-            "whole [manifest](gallery.yaml) takes a minute or two. Click a picture for the formula, the manifest and "
-            "the result. [The report of this run](live/report.html) has everything, with the numbers of every mark."
-        ),
-    ]
+    said = ["<!-- made by `make gallery` -->", "# Gallery", LEAD]
     for method, (title, _, _) in DEFINED.items():
         words = _plate(study, method).title.replace("[", "").replace("]", "")
         said += [
@@ -144,10 +141,7 @@ def _page(study: Study, method: str) -> str:
         "## Result",
         f"{headline_of(study, method)}.",
         *(text for table in tables(_result(study, method).header)[:1] for text in _table(table)),
-        (
-            "What the result's files hold: [result files](../reference/results.md). "
-            f"The [report](../live/report.html#x-{method}) has all figures and tables."
-        ),
+        f"[In the report](../live/report.html#x-{method}), with all figures. [Its files](../reference/results.md).",
     ]
     return "\n\n".join(said) + "\n"
 
@@ -164,7 +158,7 @@ def manifest_of(method: str) -> str:
     text = MANIFEST.read_text(encoding="utf-8")
     found = re.search(rf"^  {method}:.*?(?=^  \w|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found is not None, method
-    return inspect.cleandoc(found[0])
+    return textwrap.dedent(found[0]).strip()
 
 
 def _table(table: Table) -> Iterator[str]:

@@ -101,7 +101,7 @@ def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> d
     for (path, senders), some, begins in zip(paths, layers, starts, strict=True):
         given = donated[path.at] if path.senders == "heads" else mlp_outputs(model, pair.source, path.at, some)
         capture = whole.with_live(suffix_of(run, run.positions[path.at]))
-        parts += _of_path(
+        parts += path_readouts(
             model,
             capture,
             path,
@@ -115,7 +115,7 @@ def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> d
     return numbers_of(readout(whole.logits, asked), joined_readouts(parts))
 
 
-def _of_path(
+def path_readouts(
     model: Model,
     capture: Capture,
     path: Path,

@@ -28,6 +28,7 @@ from nnsight_et.interventions.dcm import (
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import edge_probabilities, path_probabilities
 from nnsight_et.interventions.probes import probe_probabilities
+from nnsight_et.interventions.screened_paths import screened_probabilities
 
 RunCall = Callable[[Call], Any]
 """Does a call, wherever the model is."""
@@ -42,6 +43,7 @@ VARIANT_ARGUMENT: dict[Callable[..., Any], int] = {
     head_effects: 2,
     probe_probabilities: 1,
     edge_probabilities: 1,
+    screened_probabilities: 2,
 }
 """Which argument of an intervention lists its variants: they need nothing of each other."""
 

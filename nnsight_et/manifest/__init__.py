@@ -17,7 +17,7 @@ from nnsight_et.manifest.methods.path_patching import PathPatching, Stage
 from nnsight_et.manifest.own_task import MadeTask, PythonTask
 from nnsight_et.manifest.pairs import PairsFile, PairsTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest, OwnModel, TaskData
-from nnsight_et.manifest.tasks import GreaterThanTask, IOITask
+from nnsight_et.manifest.tasks import ColoredObjectsTask, GreaterThanTask, IOITask
 
 __all__ = [
     "CMAP",
@@ -26,6 +26,7 @@ __all__ = [
     "AttentionPatterns",
     "Attribution",
     "BoxesTask",
+    "ColoredObjectsTask",
     "Comparison",
     "Completeness",
     "Discovery",

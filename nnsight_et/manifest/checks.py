@@ -16,11 +16,11 @@ from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.own_task import PythonTask, UnusableTask
 from nnsight_et.manifest.pairs import PairsTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
-from nnsight_et.manifest.tasks import IOITask
+from nnsight_et.manifest.tasks import OF_OWN, OF_WANG, IOITask
 from nnsight_et.manifest.written import ValidationContext, is_shipped
 from nnsight_et.models.catalog import KNOWN_MODELS
 
-BUILT_IN = ("ioi", "greater_than")
+BUILT_IN = ("ioi", "greater_than", "colored_objects")
 
 
 def problems(manifest: Manifest) -> Iterator[Problem]:
@@ -164,6 +164,9 @@ def _task_problems(manifest: Manifest) -> Iterator[Problem]:
     task = manifest.task
     if isinstance(task, PairsTask):
         yield from _pairs_problems(task)
+    if isinstance(task, IOITask) and task.sentences != "wang" and task.templates > OF_OWN:
+        text = f"found {task.templates}; accepted: 1 to {OF_OWN}, or up to {OF_WANG} with sentences: wang"
+        yield Problem(("task", "templates"), text)
     if isinstance(task, IOITask) and task.names:
         yield from _words_problems("names", task.names)
     if isinstance(task, BoxesTask) and task.objects is not None:

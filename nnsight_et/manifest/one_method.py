@@ -24,7 +24,7 @@ OPTIONS = {
     "recipient": "--dst", "desiderata": "--desiderata", "roles": "--roles", "scores": "--scores",
 }  # fmt: skip
 """The options that experiments' keys come from."""
-METRICS = {"ioi": "logit_difference", "greater_than": "probability_difference"}
+METRICS = {"ioi": "logit_difference", "greater_than": "probability_difference", "colored_objects": "logit_difference"}
 """What discovery scores heads by in tasks whose papers do so; in others by the ratio of probabilities."""
 Experiments = dict[str, dict[str, Any]]
 

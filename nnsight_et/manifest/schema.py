@@ -15,7 +15,7 @@ from nnsight_et.manifest.document import KeyPath, dotted_path
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.own_task import MadeTask, PythonTask, make_task
 from nnsight_et.manifest.pairs import PairsFile, PairsTask, read_pairs_file
-from nnsight_et.manifest.tasks import BoxesTask, GreaterThanTask, IOITask
+from nnsight_et.manifest.tasks import BoxesTask, ColoredObjectsTask, GreaterThanTask, IOITask
 from nnsight_et.manifest.written import Name, SpecModel
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
@@ -58,8 +58,8 @@ class OwnModel(SpecModel):
     """
 
 
-AnyTask = BoxesTask | PairsTask | IOITask | GreaterThanTask | PythonTask
-TaskData = BoxesTask | PairsFile | IOITask | GreaterThanTask | MadeTask
+AnyTask = BoxesTask | PairsTask | IOITask | GreaterThanTask | ColoredObjectsTask | PythonTask
+TaskData = BoxesTask | PairsFile | IOITask | GreaterThanTask | ColoredObjectsTask | MadeTask
 """A task with all that its examples are made from: its file read, its class imported."""
 PYTHON = "module:Class"
 TASKS: dict[str, type[AnyTask]] = {
@@ -67,6 +67,7 @@ TASKS: dict[str, type[AnyTask]] = {
     "pairs": PairsTask,
     "ioi": IOITask,
     "greater_than": GreaterThanTask,
+    "colored_objects": ColoredObjectsTask,
     PYTHON: PythonTask,
 }
 
@@ -84,6 +85,7 @@ Task = Annotated[
     | Annotated[PairsTask, Tag("[pairs]")]
     | Annotated[IOITask, Tag("[ioi]")]
     | Annotated[GreaterThanTask, Tag("[greater_than]")]
+    | Annotated[ColoredObjectsTask, Tag("[colored_objects]")]
     | Annotated[PythonTask, Tag(f"[{PYTHON}]")],
     Discriminator(task_tag),
 ]

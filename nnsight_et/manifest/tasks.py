@@ -42,6 +42,7 @@ class BoxesTask(SpecModel):
 
 FEWEST_NAMES = 5
 S1_POSITIONS = ("s1", "s1_plus_1")
+OF_OWN, OF_WANG = 8, 15  # sentences
 
 
 class IOITask(SpecModel):
@@ -55,10 +56,24 @@ class IOITask(SpecModel):
     kind: Literal["ioi"]
     order: Literal["mixed", "ABBA", "BABA"] = "mixed"
     """Who is named first: the indirect object (ABBA), the subject (BABA), or now the one and now the other."""
-    templates: Annotated[int, Field(ge=1, le=8, strict=True)] = 8
-    """How many of the 8 sentences are used. With 1 all prompts have one length, and means are taken token by token."""
+    templates: Annotated[int, Field(ge=1, le=OF_WANG, strict=True)] = OF_OWN
+    """How many of the 8 sentences are used; of the 15 of Wang et al. all when absent.
+
+    With 1 all prompts have one length, and means are taken token by token.
+    """
     names: Annotated[tuple[str, ...], Field(min_length=FEWEST_NAMES)] | None = None
     """Your own names, each a single token of the model's tokenizer; when absent those of 152 that are."""
+    sentences: Literal["own", "wang"] | None = None
+    """`wang`: the 15 of Wang et al., Appendix E; when absent 8 like them."""
+    sources: Literal["other_names", "symmetric"] | None = None
+    """`other_names`, also when absent: three others in the same sentence (their p_ABC). `symmetric`: the same names,
+    but the other one gives, so that the source's answer is the base's foil.
+    """
+
+    @property
+    def used(self) -> int:
+        """How many sentences are used: of Wang et al. all 15, unless another number is said."""
+        return OF_WANG if self.sentences == "wang" and "templates" not in self.model_fields_set else self.templates
 
     @property
     def all_positions(self) -> tuple[str, ...]:
@@ -69,7 +84,8 @@ class IOITask(SpecModel):
     @property
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data."""
-        return self.model_dump(mode="json") | {"version": self.version}
+        later = {key for key in ("sentences", "sources") if getattr(self, key) is None}
+        return self.model_dump(mode="json", exclude=later) | {"templates": self.used, "version": self.version}
 
     def is_unordered(self, one: str, other: str) -> bool:
         """Whether now one and now the other of two positions comes first."""
@@ -80,13 +96,32 @@ class IOITask(SpecModel):
 class GreaterThanTask(SpecModel):
     """Greater-than: "The war lasted from the year 1732 to the year 17" -> any two digits above 32 (Hanna et al. 2023).
 
-    Positions: start_year (its last two digits), last.
+    For tokenizers without tokens of two digits: "... to the year 173" -> any digit above 2. Positions: start_year (the
+    digits that are asked for), last.
     """
 
     version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
     all_positions: ClassVar[tuple[str, ...]] = ("start_year", "last")
 
     kind: Literal["greater_than"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is computed on, as plain data."""
+        return self.model_dump(mode="json") | {"version": self.version}
+
+
+class ColoredObjectsTask(SpecModel):
+    """Colored objects: "... I see a red pen, a blue cup, and a green bowl. What color is the cup?\nA:" -> "blue".
+
+    Ippolito and Callison-Burch 2022; Merullo et al. 2024. An answered question of the same form stands before it.
+    Positions: color (the answer's mention), object (the noun behind it), asked (the noun in the question), last.
+    """
+
+    version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
+    all_positions: ClassVar[tuple[str, ...]] = ("color", "object", "asked", "last")
+
+    kind: Literal["colored_objects"]
 
     @property
     def identity(self) -> dict[str, Any]:

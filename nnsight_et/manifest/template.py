@@ -71,6 +71,19 @@ STUDIES: dict[str, StarterStudy] = {
         screened=("start_year", "last"),
         metric="probability_difference",
     ),
+    "colored_objects": StarterStudy(
+        about="colored objects (Merullo et al. 2024), with the stages of their circuit in GPT-2 Medium",
+        task="{kind: colored_objects}",
+        model=("gpt2-medium", "openai-community/gpt2-medium"),
+        stages=(
+            {"group": "mover", "into": "logits", "at": "last", "keep": 12, "receivers": 5},
+            {"group": "content_gatherer", "into": "mover", "via": "query", "at": "last", "keep": 8, "receivers": 3},
+            {"group": "duplicate_token", "into": "content_gatherer", "via": "value", "at": "asked", "keep": 6},
+        ),
+        edges=(("last", "color"), ("last", "asked"), ("asked", "object")),
+        screened=("asked", "last"),
+        metric="logit_difference",
+    ),
 }
 """By the task's kind."""
 

@@ -16,7 +16,7 @@ from nnsight_et.core.batch import Example, Pair, Prompt, check_lengths, check_to
 from nnsight_et.core.errors import TaskError
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.turns import makes_turns
-from nnsight_et.manifest import BoxesTask, GreaterThanTask, IOITask, MadeTask, PairsFile, TaskData
+from nnsight_et.manifest import BoxesTask, ColoredObjectsTask, GreaterThanTask, IOITask, MadeTask, PairsFile, TaskData
 from nnsight_et.manifest.written import Scored
 from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.models.files import Files
@@ -24,6 +24,7 @@ from nnsight_et.models.load import longest_alike, longest_prompt, shape_of
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.tasks.answers import roles, text_of
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
+from nnsight_et.tasks.colored_objects import ColoredObjects
 from nnsight_et.tasks.desiderata import desideratum
 from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
@@ -33,7 +34,7 @@ from nnsight_et.tasks.own_task import OwnTask
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-AnyTask = Boxes | OwnPairs | IOI | GreaterThan | OwnTask
+AnyTask = Boxes | OwnPairs | IOI | GreaterThan | ColoredObjects | OwnTask
 Some = TypeVar("Some", Prompt, Example)
 KEPT = 64  # samples
 
@@ -122,9 +123,11 @@ def task_of(task: TaskData, foils: bool = False) -> AnyTask:
         case PairsFile():
             return _pairs_of(task)
         case IOITask():
-            return IOI(task.order, task.templates, task.names)
+            return IOI(task.order, task.used, task.names, task.sentences == "wang", task.sources == "symmetric")
         case GreaterThanTask():
             return GreaterThan()
+        case ColoredObjectsTask():
+            return ColoredObjects()
         case MadeTask():
             return OwnTask(task)
         case _:

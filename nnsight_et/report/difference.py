@@ -342,7 +342,7 @@ def _metrics_table(found: Difference) -> Table:
         for change in found.metrics
     )
     columns = ("experiment", "of", "metric", "A", "B", "difference", "intervals")
-    note = f"Values that differ by more than {found.tolerance:g} apart. In brackets: 95% intervals."
+    note = f"Values that differ by more than {found.tolerance:g}. In brackets: 95% intervals."
     return Table("metric by metric", columns, rows, frozenset({"difference"}), note)
 
 
@@ -374,7 +374,7 @@ def _heads_table(found: Difference, top: int) -> Table:
     )
     columns = ("experiment", "of", "head", "metric", "A", "B", "difference", "intervals")
     left = f" The {len(rows)} largest of {len(told)}; --top shows more, --json all." if len(told) > len(rows) else ""
-    note = f"Values of heads measured in both runs that differ by more than {found.tolerance:g} apart.{left}"
+    note = f"Values of heads measured in both runs that differ by more than {found.tolerance:g}.{left}"
     return Table("head by head: scores", columns, rows, frozenset({"difference"}), note)
 
 

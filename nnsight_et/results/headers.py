@@ -37,7 +37,7 @@ class TaskRecord(Record):
     """The task's data, as far as they change what is computed. Which keys there are depends on `kind`."""
 
     kind: str
-    """boxes, pairs, ioi, greater_than, or the module:Class of a task of your own."""
+    """boxes, pairs, ioi, greater_than, colored_objects, or the module:Class of a task of your own."""
     boxes: Annotated[int, Field(ge=2)] | None = None
     """boxes: how many a prompt has."""
     objects: list[str] | None = None
@@ -66,6 +66,10 @@ class TaskRecord(Record):
     """ioi: how many sentences are used."""
     names: list[str] | None = None
     """ioi: names of your own."""
+    sentences: str = ""
+    """ioi: whose sentences are used."""
+    sources: str = ""
+    """ioi: what the source prompts are."""
     options: dict[str, Any] = Field(default_factory=dict[str, Any])
     """A task of your own: its options."""
     source: str = ""

@@ -1,7 +1,8 @@
 """Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" -> " Mary".
 
 Wang et al. 2022 (arXiv 2211.00593). IO is the indirect object, the answer; S the subject, named twice. With order ABBA
-the IO is named first, with BABA the S. The source prompt is of their p_ABC: the same words around three other names.
+the IO is named first, with BABA the S. The source prompt is of their p_ABC: the same words around three other names; or
+the symmetric one, in which the IO gives, so that S is its answer.
 """
 
 from __future__ import annotations
@@ -32,6 +33,24 @@ TEMPLATES = (
     "Later {first} and {second} spent some time at the {place}. {subject} offered a {thing} to",
     "As soon as {first} and {second} had left the {place}, {subject} showed a {thing} to",
 )
+WANG = (
+    "Then, {first} and {second} went to the {place}. {subject} gave a {thing} to",
+    "Then, {first} and {second} had a lot of fun at the {place}. {subject} gave a {thing} to",
+    "Then, {first} and {second} were working at the {place}. {subject} decided to give a {thing} to",
+    "Then, {first} and {second} were thinking about going to the {place}. {subject} wanted to give a {thing} to",
+    "Then, {first} and {second} had a long argument, and afterwards {subject} said to",
+    "After {first} and {second} went to the {place}, {subject} gave a {thing} to",
+    "When {first} and {second} got a {thing} at the {place}, {subject} decided to give it to",
+    "When {first} and {second} got a {thing} at the {place}, {subject} decided to give the {thing} to",
+    "While {first} and {second} were working at the {place}, {subject} gave a {thing} to",
+    "While {first} and {second} were commuting to the {place}, {subject} gave a {thing} to",
+    "After the lunch, {first} and {second} went to the {place}. {subject} gave a {thing} to",
+    "Afterwards, {first} and {second} went to the {place}. {subject} gave a {thing} to",
+    "Then, {first} and {second} had a long argument. Afterwards {subject} said to",
+    "The {place} {first} and {second} went to had a {thing}. {subject} gave it to",
+    "Friends {first} and {second} found a {thing} at the {place}. {subject} gave it to",
+)
+"""The sentences of Wang et al. 2022, Appendix E."""
 NAMES = tuple(
     """Mary John James Robert Michael William David Richard Joseph Thomas Charles Daniel Matthew Anthony Mark Donald
     Steven Paul Andrew Joshua Kenneth Kevin Brian George Edward Ronald Timothy Jason Jeffrey Ryan Jacob Gary Nicholas
@@ -87,12 +106,20 @@ class IOIScene:
 class IOI:
     """A generator of pairs from the first `templates` of TEMPLATES, in one order of the names or half in each.
 
-    `names` are your own; without any, those of NAMES that the tokenizer has as single tokens.
+    `names` are your own; without any, those of NAMES that the tokenizer has as single tokens. wang: the sentences are
+    those of WANG. symmetric: the source is the base in which the other one gives.
     """
 
     order: Order = "mixed"
     templates: int = len(TEMPLATES)
     names: tuple[str, ...] | None = None
+    wang: bool = False
+    symmetric: bool = False
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The templates that are used."""
+        return (WANG if self.wang else TEMPLATES)[: self.templates]
 
     def examples(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Example]:
         """`count` pairs at io, s1, s1_plus_1 (the token after S1), s2 and last; the foil is the subject.
@@ -124,15 +151,16 @@ class IOI:
             if len(found) < fewest:
                 some = f"{len(found)} of {len(every)} {what} are single tokens of this tokenizer"
                 raise TaskError(f"{WHERE}: {some}; accepted: at least {fewest}")
-        for template in TEMPLATES[: self.templates]:
+        for template in self.sentences:
             text = IOIScene(template, (names[0], names[1]), places[0], things[0]).text
             known_prompt(MarkedText(text, {}), tokenizer)
         return Words(names, places, things)
 
     def _scene(self, words: Words, draw: random.Random) -> IOIScene:
         first, second = sorted(draw.sample(words.names, 2))
-        template = draw.choice(TEMPLATES[: self.templates])
-        return IOIScene(template, (first, second), draw.choice(words.places), draw.choice(words.things))
+        template, place, thing = draw.choice(self.sentences), draw.choice(words.places), draw.choice(words.things)
+        place, thing = (word if field in template else "" for field, word in (("{place}", place), ("{thing}", thing)))
+        return IOIScene(template, (first, second), place, thing)
 
     def _pair(self, scene: IOIScene, words: Words, draw: random.Random) -> MarkedPair:
         io, s = draw.sample(scene.names, 2)
@@ -140,6 +168,8 @@ class IOI:
         order = draw.choice(("ABBA", "BABA")) if self.order == "mixed" else self.order
         roles = (("io", io), ("s1", s)) if order == "ABBA" else (("s1", s), ("io", io))
         base = _marked_scene(scene, (*roles, ("s2", s)))
+        if self.symmetric:
+            return MarkedPair(base, _marked_scene(scene, (*roles, ("s2", io))), io)
         places = (roles[0][0], roles[1][0], "s2")
         return MarkedPair(base, _marked_scene(scene, tuple(zip(places, others, strict=True))), io)
 

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from nnsight_et.tasks.colored_objects import COLORS, OBJECTS, SEEN
 from nnsight_et.tasks.greater_than import NOUNS
 from nnsight_et.tasks.ioi import NAMES, PLACES, TEMPLATES, THINGS
 
@@ -19,7 +20,8 @@ END = "<|endoftext|>"
 def tokenizer(names: int = 20, years: range = range(100), more: str = "") -> PreTrainedTokenizerFast:
     """A word or two digits a token; of the first `names` names, some places, things and nouns; no padding token."""
     words = [END, "<unk>", *NAMES[:names], *PLACES[:4], *THINGS[:4], *NOUNS[:6], *(f"{year:02}" for year in years)]
-    text = " ".join([*TEMPLATES, "The lasted from the year", "It was at the a there", more])
+    colored = [re.sub(r"{\d}", "", SEEN), *COLORS[:8], *[one for one in OBJECTS if one not in THINGS][:8]]
+    text = " ".join([*TEMPLATES, "The lasted from the year", "It was at the a there", more, *colored])
     words += re.findall(r"\w+|[^\w\s]", re.sub(r"{\w+}", "", text))
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
     apart = [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(r"\d\d"), "isolated")]

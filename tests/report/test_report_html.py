@@ -16,6 +16,7 @@ from nnsight_et.manifest import load
 from nnsight_et.measuring import model_pool
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.html import report_html
+from nnsight_et.report.html.page import beside_html
 from nnsight_et.report.results import plates
 from nnsight_et.results.headers import CheckRecord, JobModel, SelfCheckRecord, folder_of
 from nnsight_et.results.store import Result, Store
@@ -366,3 +367,22 @@ def test_experiments_of_a_long_study_are_folded_but_the_first_of_each_section(st
     folded = Parsed(report_html(Study("long", tuple(many), ()))).of_class("entry")
     assert folded == 24
     assert Parsed(report_html(Study("short", tuple(many[:20]), ()))).of_class("entry") == 0
+
+
+def test_two_runs_stand_side_by_side(every: tuple[Path, Path], study: Study, tmp_path: Path):
+    less = Study("less", tuple(one for one in study.results if one.header.job.name != "blind"), ())
+    page = Parsed(beside_html(study, less, (), ("one", "<two>")))
+    assert page.wrong == []
+    ids = page.values("id")
+    assert len(set(ids)) == len(ids)
+    first = ids.index("a-found-circuit")
+    assert ids[first : first + 4] == ["a-found-circuit", "b-found-circuit", "a-found-scores", "b-found-scores"]
+    assert "a-blind-knockout" in ids
+    assert "b-blind-knockout" not in ids
+    assert {link.removeprefix("#") for link in page.values("href")} <= set(ids)
+    assert "A: one. B: <two>." in page.text("p")
+
+    compared = et("diff", every[1], every[1], "--page", tmp_path / "beside.html")
+    assert compared.exit_code == 0
+    assert f"Side by side: {tmp_path / 'beside.html'}" in compared.stdout.replace("\n", "")
+    assert "a-found-scores" in (tmp_path / "beside.html").read_text()

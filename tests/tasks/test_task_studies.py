@@ -18,6 +18,7 @@ from nnsight_et.manifest.template import METHODS, STUDIES, InitOptions, render_m
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import Result, read_result
+from nnsight_et.tasks.colored_objects import ColoredObjects
 from nnsight_et.tasks.greater_than import GreaterThan
 from nnsight_et.tasks.ioi import IOI
 from tests.helpers import plain_hooks
@@ -42,7 +43,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=STUDIES)
 def found(request: pytest.FixtureRequest, model: Path, tmp_path_factory) -> tuple[str, dict[str, Result]]:
     """A task, and what `et run` finds with its shipped manifest on that model."""
-    out, settings = tmp_path_factory.mktemp("runs"), [f"models.gpt2.path={model}", *ON_THE_CIRCUIT]
+    name = STUDIES[request.param].model[0]
+    out, settings = tmp_path_factory.mktemp("runs"), [f"models.{name}.path={model}", *ON_THE_CIRCUIT]
     given = [word for setting in settings for word in ("--set", setting)]
     done = et("run", manifest(request.param), *given, "--limit", PAIRS, "--out", out, "--quiet")
     assert done.exit_code == 0, done.output
@@ -71,7 +73,9 @@ def _probability_difference(logits: Tensor, example: Example) -> float:
     return (p[[example.answer, *example.also_right]].sum() - p[list(example.foils)].sum()).item()
 
 
-VALUES = {"ioi": _logit_difference, "greater_than": _probability_difference}
+VALUES = {
+    "ioi": _logit_difference, "greater_than": _probability_difference, "colored_objects": _logit_difference,
+}  # fmt: skip
 
 
 def logits_by_hooks(module, pair: Pair, senders: list, path: tuple) -> tuple[Tensor, Tensor]:
@@ -85,7 +89,7 @@ def logits_by_hooks(module, pair: Pair, senders: list, path: tuple) -> tuple[Ten
 
 def test_scores_of_every_stage_agree_with_plain_hooks(found: tuple[str, dict[str, Result]], model: Path):
     kind, results = found
-    task = IOI(templates=1) if kind == "ioi" else GreaterThan()
+    task = {"ioi": IOI(templates=1), "greater_than": GreaterThan(), "colored_objects": ColoredObjects()}[kind]
     examples = task.examples(tokenizer(), PAIRS, 20, "discovery")
     pair = collate(examples, 0)
     module, circuit = AutoModelForCausalLM.from_pretrained(model), results["circuit"]
@@ -118,7 +122,8 @@ def test_the_shipped_manifest_is_what_init_writes(kind: str, tmp_path: Path):
 @pytest.mark.parametrize("kind", STUDIES)
 def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
     methods = [name for name in METHODS if name not in ("dcm", "activation_patching")]
-    for model, name in (("org/some-model", "org/some-model"), ("openai-community/gpt2", "gpt2"), (None, "gpt2")):
+    own, hub_id = STUDIES[kind].model
+    for model, name in (("org/some-model", "org/some-model"), (hub_id, own), (None, own)):
         made = parse(render_manifest(InitOptions(model, "org/tuned", methods=methods, task=kind)), "written")
         assert {spec.method for spec in made.experiments.values()} == set(methods)
         circuit = made.experiments["circuit"]
@@ -131,7 +136,7 @@ def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        (InitOptions(task="io"), "--task: no task 'io'; did you mean 'ioi'? accepted: boxes, ioi, greater_than"),
+        (InitOptions(task="io"), "--task: no task 'io'; did you mean 'ioi'? accepted: boxes, ioi, greater_than, col"),
         (InitOptions(task="ioi", boxes=3), "--boxes 3: the task ioi has none; accepted: with --task boxes"),
         (InitOptions(task="ioi", methods=("dcm",)),
          "--methods dcm: it needs the desiderata of the boxes task; accepted"),

@@ -22,18 +22,22 @@ class Screen(SpecModel):
     miss: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
     """With what probability, at most, a head that all prompts would keep is not kept (docs/screening.md)."""
     exact: Count | None = None
-    """How many senders are measured on all prompts whatever the bound says; when absent twice as many as are kept."""
+    """How many senders all prompts measure whatever the bound says; when absent half as many again as are kept."""
     first: Annotated[int, Field(ge=2, le=1_000_000, strict=True)] = 8
     """On how many prompts every sender is measured."""
+    gradient: Flag = True
+    """Whether a gradient's estimates of all heads' effects help: heads then leave earlier. Not for kl, nor MLPs."""
     tail: Annotated[float, Field(ge=1, allow_inf_nan=False)] | Literal["any"] = 4.0
-    """What the bound takes for granted: on no prompt has a head more than `tail` times its largest effect on the first.
+    """What the bound takes for granted: no prompt has more than `tail` times the largest effect that the first have.
+
+    Where there are estimates, that is how far effect and estimate lie apart.
 
     `any`: nothing; then only the metric bounds an effect (a probability can fall by no more than all of it).
     """
 
     def whole(self, keep: int) -> int:
         """How many senders are measured on all prompts at least, where so many are kept."""
-        return 2 * keep if self.exact is None else self.exact
+        return keep + (keep + 1) // 2 if self.exact is None else self.exact
 
 
 class Stage(SpecModel):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nnsight_et.core.batch import Example
@@ -15,13 +17,14 @@ from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
+from nnsight_et.interventions.screened_paths import screened_probabilities
 from nnsight_et.manifest import Discovery, PathPatching, Stage
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
-from nnsight_et.measuring.race import Race, run_race
+from nnsight_et.measuring.race import ESTIMATED, Race, run_race
 from nnsight_et.measuring.screened_scores import screened_scores
 from nnsight_et.measuring.stage_scores import Found, held_out_scores, ranking, stage_scores, tied_heads
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
@@ -121,30 +124,47 @@ def _race(
         here = [examples[number] for number in prompts]
         racing = [senders[number] for number in some]
         measurement = patched_paths(context, job, path, racing, f"{stage.group} {name}", here)
+        if name in ESTIMATED and _has_estimates(stage, job):
+            measurement = _with_estimates(measurement)
         yield from measure_cells(context, [measurement])
         found = context.cells.values(measurement)
         check_scored(context, job, f"stages[{index}]", found, here)
         return found
 
-    seed = f"{job.seed}/{stage.group}"
-    course = run_race(ask, len(senders), len(examples), screen=stage.screen, metric=metric, keep=stage.keep, seed=seed)
-    return (yield from course)
+    how_many, seed = (len(senders), len(examples)), f"{job.seed}/{stage.group}"
+    return (yield from run_race(ask, how_many, screen=stage.screen, metric=metric, keep=stage.keep, seed=seed))
+
+
+def _has_estimates(stage: Stage, job: Job[PathPatching]) -> bool:
+    """Whether a gradient may help: the divergence has none at the base run, and MLPs are too few for it."""
+    gradient = stage.screen is not None and stage.screen.gradient
+    return gradient and stage.senders == "heads" and job.spec.metric != "kl" and job.engine != "reference"
+
+
+def _with_estimates(measurement: Measurement) -> Measurement:
+    """The same, and estimates of all heads' effects beside it: {"estimate": [1, head, example]}."""
+
+    def measure(batch: Batch, settings: EvalSettings) -> Call:
+        return replace(measurement.measure(batch, settings), function=screened_probabilities)
+
+    return replace(measurement, cache_key=measurement.cache_key | {"estimated": True}, measure=measure)
 
 
 def _screen_record(race: Race) -> ScreenRecord:
     """What a race says of itself."""
     senders, whole = len(race.prompts), race.whole
-    measured, loudest = race.values[whole, race.screen.first :].abs(), race.loudest()[whole]
+    largest = race.rests[whole, race.first :].abs().amax(-1) if race.first < len(race.order) else torch.zeros(0)
     tail = None if race.screen.tail == "any" else race.screen.tail
-    louder = 0 if tail is None or not measured.numel() else int((measured.amax(-1) > tail * loudest).sum())
+    louder = (largest > tail * race.loudest()[whole][: len(largest)]).sum().item() if tail else 0
     return ScreenRecord(
         miss=race.screen.miss,
-        first=min(race.screen.first, len(race.order)),
+        first=race.first,
         tail=tail,
         whole=len(whole),
         left=senders - len(whole),
         measured=race.prompts.double().mean().item() / len(race.order),
-        louder=louder,
+        estimated=int(race.estimated.sum()),
+        louder=int(louder),
     )
 
 

@@ -154,7 +154,7 @@ def _screens(summary: PathPatchingSummary, of_mlps: bool) -> Iterator[str]:
             f"{stage.group}: {quantity(screen.whole, noun)} measured on all {every}; {screen.left} left before, none "
             f"below the weakest kept score but with a probability of at most {screen.miss:g}"
             + (f", if no prompt has more than {screen.tail:g} times" if screen.tail else "")
-            + (f" the largest effect of the same {noun} on its first {screen.first}." if screen.tail else ".")
+            + (f" what is largest on the first {screen.first} of the same {noun}." if screen.tail else ".")
         )
         if screen.louder:
             yield f"Of the {screen.whole}, {screen.louder} had more: so may some of those that left."

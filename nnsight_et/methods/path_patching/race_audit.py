@@ -63,6 +63,8 @@ class Replay:
     def __post_init__(self) -> None:
         self.order, self.counts = drawn_order(self.evidence, self.stage), [0] * len(self.senders)
         self.sign = -1 if self.evidence.job.spec.metric == "kl" else 1
+        self.estimates = np.zeros((len(self.senders), len(self.order)))
+        self.known = np.zeros_like(self.estimates)
 
     @property
     def effect(self) -> Tensor:
@@ -73,6 +75,11 @@ class Replay:
     def signed(self) -> Array:
         """[sender, example] in the order of drawing; smaller is better."""
         return self.sign * self.effect.numpy()[:, self.order]
+
+    @property
+    def rests(self) -> Array:
+        """[sender, example]: what the estimates leave of that."""
+        return self.signed - self.known
 
     @property
     def whole(self) -> list[int]:
@@ -97,12 +104,19 @@ class Replay:
         assert self.stage.screen is not None
         return self.stage.screen.miss / self.stage.keep
 
+    def loudest(self) -> Array:
+        """[sender]: of the first examples, and of all as far as the estimates tell."""
+        sizes, here = abs(self.estimates), abs(self.rests[:, : self.first]).max(1)
+        early, late = sizes[:, : self.first].max(1), sizes.max(1)
+        return np.array(
+            [most * (b / a) if a > 0 else max(most, b) for most, a, b in zip(here, early, late, strict=True)]
+        )
+
     def floors(self, sign: int) -> Array:
-        """[sender]: below what no value, of that sign, is."""
+        """[sender]: below what no rest, of that sign, is."""
         least, most = self._by_metric()
-        known = least if sign == 1 else -most
-        loudest = abs(self.signed[:, : self.first]).max(1)
-        return np.full(len(loudest), known) if self.tail is None else np.maximum(known, -self.tail * loudest)
+        ends = ((least if sign == 1 else -most) - sign * self.known).min(1)
+        return ends if self.tail is None else np.maximum(ends, -self.tail * self.loudest())
 
     def _by_metric(self) -> tuple[float, float]:
         """The ends of what an effect can be, where smaller is better."""
@@ -121,17 +135,22 @@ class Replay:
         yield from self._take(list(range(len(self.senders))), done, "round 1")
         means = self.signed[:, :done].mean(1)
         best = sorted(range(len(means)), key=lambda one: (means[one], one))
-        exact = self.stage.screen.exact or 2 * self.stage.keep
+        exact = self.stage.screen.exact or -(-3 * self.stage.keep // 2)
         strong, racing = sorted(best[:exact]), sorted(best[exact:])
         while done < every:
             if strong:
                 times += 1
                 yield from self._take(strong, every, f"whole {times}")
+                early = abs(np.stack([self.signed - self.estimates, self.signed]))[..., : self.first].max(-1)
+                self.known = np.where((early[0] < early[1])[:, None], self.estimates, 0.0)
             bar = sorted(self.signed[self.whole].mean(1))[self.stage.keep - 1]
-            values, floors = self.signed[racing, :done], self.floors(1)[racing]
-            won = most_won(values, self.first, every, bar, floors) >= 1 / self.level
+            offsets = self.known.mean(1)
+            rests, floors = self.rests[racing, :done], self.floors(1)[racing]
+            won = most_won(rests, self.first, every, bar - offsets[racing], floors) >= 1 / self.level
             racing = [one for one, leaves in zip(racing, won, strict=True) if not leaves]
-            strong = [one for one in racing if self.signed[one, :done].mean() <= bar]
+            means = {one: self.rests[one, :done].mean() + offsets[one] for one in racing}
+            better = sorted((mean, one) for one, mean in means.items() if mean <= bar)
+            strong = sorted(one for _, one in better[: self.stage.keep])
             racing = [one for one in racing if one not in strong]
             if not racing and not strong:
                 return
@@ -139,17 +158,26 @@ class Replay:
                 done, number = min(every, -int(-1.5 * done // 1)), number + 1
                 yield from self._take(racing, done, f"round {number}")
 
+    @property
+    def can_estimate(self) -> bool:
+        """Whether gradients had to be asked."""
+        job = self.evidence.job
+        assert self.stage.screen is not None
+        no_use = self.stage.senders == "mlps" or job.spec.metric == "kl" or job.engine == "reference"
+        return self.stage.screen.gradient and not no_use
+
     def record(self) -> dict[str, Any]:
         """What the summary must say of the race."""
         assert self.stage.screen is not None
-        sizes, whole = abs(self.signed[self.whole]), len(self.whole)
-        louder = sizes[:, self.first :].max(1, initial=0) > (self.tail or inf) * sizes[:, : self.first].max(1)
+        sizes, whole = abs(self.rests[self.whole]), len(self.whole)
+        louder = sizes[:, self.first :].max(1, initial=0) > (self.tail or inf) * self.loudest()[self.whole]
         return {
             "miss": self.stage.screen.miss,
             "first": self.first,
             "tail": self.tail,
             "whole": whole,
             "left": len(self.senders) - whole,
+            "estimated": int(self.known.any(1).sum()),
             "measured": sum(self.counts) / len(self.senders) / len(self.examples),
             "louder": int(louder.sum()),
         }
@@ -162,11 +190,17 @@ class Replay:
         expected = [self.examples[number] for number in where]
         same = list(one.measurement.step.examples) == expected
         yield finding("splits", same, f"stage {step}: its examples")
-        asked = self.asked | {"from": [self.senders[number] for number in some]}
-        yield from self.evidence.calls(one, "path_probabilities", self.told, asked)
+        asked, function = self.asked | {"from": [self.senders[number] for number in some]}, "path_probabilities"
+        if self.can_estimate and name in ("round 1", "whole 1"):
+            function = "screened_probabilities"
+        yield from self.evidence.calls(one, function, self.told, asked)
         if one.measurement.variants != len(some) or not same:
             raise ValueError(f"stage {step}: other senders or examples than must have raced")
         for key, values in self.evidence.values(one).items():
+            if key == "estimate":
+                places = [self.order.index(number) for number in where]
+                self.estimates[:, places] = self.sign * values[0].double().numpy()
+                continue
             rows = [len(self.senders)] if values.ndim == 2 else []
             whole = self.found.setdefault(key, values.new_full((*rows, len(self.examples)), nan))
             for number, column in zip(where, values.unbind(-1), strict=True):
@@ -178,10 +212,11 @@ class Replay:
         """[sender, 2]: the intervals of those that left; NaN for all others."""
         ends, every, counts = np.full((len(self.senders), 2), np.nan), len(self.examples), np.array(self.counts)
         for count in set(self.counts) - {every}:
-            values = self.signed[counts == count][:, :count]
+            some = counts == count
+            rests, offsets = self.rests[some][:, :count], self.known[some].mean(1)
             pair = [
-                sign * finite_bound(sign * values, self.first, every, self.floors(sign)[counts == count], self.level)
+                sign * finite_bound(sign * rests, self.first, every, self.floors(sign)[some], self.level) + offsets
                 for sign in (1, -1)
             ]
-            ends[counts == count] = np.sort(self.sign * np.stack(pair, 1))
+            ends[some] = np.sort(self.sign * np.stack(pair, 1))
         return torch.tensor(ends)

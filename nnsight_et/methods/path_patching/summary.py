@@ -103,13 +103,15 @@ class ScreenRecord(Record):
     first: int
     """On how many prompts every sender was measured."""
     tail: float | None
-    """On no prompt has a sender more than so many times its largest effect on the first; null: nothing is assumed."""
+    """On no prompt has a sender more than so many times what is largest on the first; null: nothing is assumed."""
     whole: int
     """How many senders were measured on all prompts."""
     left: int
     """How many left before: they have an interval, and no score."""
     measured: float
     """The share of all pairs of a sender and a prompt that was measured, from 0 to 1."""
+    estimated: int
+    """Of how many the difference from a gradient's estimate was bounded, and not the effect itself."""
     louder: int
     """Of those measured on all prompts, how many have an effect that `tail` says there is not."""
 

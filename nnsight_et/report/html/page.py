@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import Diagram
-from nnsight_et.display.table import FEW, number
+from nnsight_et.display.table import FEW, Table, number
 from nnsight_et.manifest import Minimality
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.models.catalog import EMBEDDED, KNOWN_MODELS
@@ -20,6 +20,8 @@ from nnsight_et.report.html import palette
 from nnsight_et.report.html.drawing import DrawnGroup, draw_group
 from nnsight_et.report.html.parts import template, text_of
 from nnsight_et.report.html.sections import (
+    ReportEntry,
+    Section,
     checks_of,
     method_of,
     method_sections,
@@ -60,20 +62,87 @@ def report_html(study: Study) -> str:
     sections, unshown = method_sections(study)
     names = {one.experiment for one in unshown}
     shown = replace(study, results=tuple(one for one in study.results if name_of(one.header) not in names))
-    sections = (*sections, *paper(shown), self_check(shown), provenance(shown), missing(study, unshown))
-    style = text_of("style.css") + text_of("figures.css") + palette.rules()
-    script = text_of("script.js")
-    return template("page.html.j2").render(
-        study=study,
+    return render_page(
+        title=study.name,
         opening=_opening(study),
         limits=limits(shown, len(unshown)),
         tiles=tiles(shown),
         first=first_circuit(shown),
+        sections=(*sections, *paper(shown), self_check(shown), provenance(shown), missing(study, unshown)),
+    )
+
+
+def beside_html(a: Study, b: Study, differences: Sequence[Table], names: tuple[str, str]) -> str:
+    """Two runs of these names side by side: what differs, then each experiment's figures of the one and the other."""
+    found = [Section("differences", "What differs", "A dash: nothing there.", tables=tuple(differences))]
+    sides = [{one.anchor: one for one in method_sections(study)[0]} for study in (a, b)]
+    for anchor in dict.fromkeys(anchor for side in sides for anchor in side):
+        section = next(side[anchor] for side in sides if anchor in side)
+        parts = [{one.name: one for one in side[anchor].entries} if anchor in side else {} for side in sides]
+        experiments = dict.fromkeys(name for part in parts for name in part)
+        entries = tuple(_both_sides(*(part.get(name) for part in parts)) for name in experiments)
+        found.append(Section(section.anchor, section.title, section.lead, entries, listed=True))
+    return render_page(
+        title="Two runs side by side",
+        opening=f"A: {names[0]}. B: {names[1]}.",
+        limits=[],
+        tiles=[
+            replace(tile, name=f"{side}: {tile.name}")
+            for side, one in zip("AB", (a, b), strict=True)
+            for tile in tiles(one)
+        ],
+        first=None,
+        sections=tuple(found),
+        beside=True,
+    )
+
+
+def _both_sides(a: ReportEntry | None, b: ReportEntry | None) -> ReportEntry:
+    """An experiment's figures and tables, those of A before those of B, each under its letter."""
+    plates, tables = list[DrawnGroup](), list[Table]()
+    for side, entry in (("A", a), ("B", b)):
+        for drawn in entry.plates if entry else ():
+            plate = replace(
+                drawn.plate, name=f"{side.lower()}-{drawn.plate.name}", title=f"{side}: {drawn.plate.title}"
+            )
+            plates.append(replace(drawn, plate=plate))
+        tables += [replace(one, title=f"{side}: {one.title}") for one in (*entry.first, *entry.tables)] if entry else []
+    count = len(plates) // 2
+    if a and b and len(a.plates) == len(b.plates):
+        plates = [plates[index + side * count] for index in range(count) for side in (0, 1)]
+    facts = " — ".join(f"{side}: {entry.facts}" for side, entry in (("A", a), ("B", b)) if entry)
+    either = a or b
+    assert either is not None
+    return replace(
+        either, facts=facts, plates=tuple(plates), first=(), tables=tuple(tables), folded=(), made="", folded_up=False
+    )
+
+
+def render_page(
+    *,
+    title: str,
+    opening: str,
+    limits: Sequence[Limit],
+    tiles: Sequence[Tile],
+    first: DrawnGroup | None,
+    sections: Sequence[Section],
+    beside: bool = False,
+) -> str:
+    """A page of its own: its policy forbids every other source."""
+    style = text_of("style.css") + text_of("figures.css") + palette.rules()
+    script = text_of("script.js")
+    return template("page.html.j2").render(
+        title=title,
+        opening=opening,
+        limits=limits,
+        tiles=tiles,
+        first=first,
         sections=sections,
+        beside=beside,
         style=Markup(style),
         script=Markup(script),
         policy=f"default-src 'none'; style-src '{_sha(style)}'; script-src '{_sha(script)}'; base-uri 'none'",
-        closing="Made by nnsight_et from the results beside this file. The same results give the same report.",
+        closing="Made by nnsight_et from results. The same results give the same report.",
     )
 
 
