@@ -45,7 +45,7 @@ ROLES = {
     ("s2", "s1_plus_1"): "induction",
     ("s1_plus_1", "s1"): "previous token",
 }
-"""Where a head is and looks, most of what it looks at named positions -> its role in GPT-2 (Wang et al. 2022)."""
+"""Where a head is, and the named position it looks at most -> its role in GPT-2 (Wang et al. 2022)."""
 TASK = {"kind": "ioi", "templates": 1}
 """All prompts of one length: ablated heads output their mean at the same token."""
 OTHERS = ("first token", "other")  # where attention rests that looks at no named position
@@ -131,7 +131,7 @@ def manifest(folder: Path, given: argparse.Namespace) -> Manifest:
     experiments = {
         "found": found,
         "alone": {"method": "faithfulness", "circuit": "found", "models": ["model"], "examples": given.held_out}
-        | {"ablation_examples": given.held_out, "random_circuits": 3},
+        | {"random_circuits": 3},
         "looks": {"method": "attention_patterns", "circuit": "found", "examples": given.held_out},
         "whole": {"method": "attribution", "model": "model", "at": given.at.split(","), "examples": given.patched},
     }
@@ -154,10 +154,14 @@ def share_alone(
     return (logit[0] - logit[1]).mean().item() / whole
 
 
-def role_of(row: HeadAttention) -> str:
-    """The role of a head that is and looks there; "" if it looks at no named position, or has none."""
+def role_of(row: HeadAttention, direct: bool) -> str:
+    """The role of a head that is and looks there; "" if it looks at no named position, or no head of GPT-2 does so.
+
+    direct: whether its strongest edge goes into the logits. Of GPT-2's heads those that look at the subject do not.
+    """
     looks = {name: weight for name, weight in row.weights.items() if name not in (*OTHERS, row.at)}
-    return ROLES.get((row.at, max(looks, key=looks.__getitem__)), "") if looks else ""
+    role = ROLES.get((row.at, max(looks, key=looks.__getitem__)), "") if looks else ""
+    return "" if direct and role == "S-inhibition" else role
 
 
 def rows_of(folder: Path, attributed: Tensor, whole: float) -> list[dict[str, Any]]:
@@ -170,10 +174,16 @@ def rows_of(folder: Path, attributed: Tensor, whole: float) -> list[dict[str, An
         head, attention = Head.parse(node.node), seen[node.at, node.node]
         edges = [edge for edge in found.graph if (edge.node, edge.at) == (node.node, node.at)]
         exact = patched.scores.get(f"{node.at}.exact")
+        strongest = min(edges, key=lambda edge: edge.score)
         column, weight = max(attention.weights.items(), key=lambda entry: entry[1])
-        row: dict[str, Any] = {"head": node.node, "at": node.at, "group": node.group, "role": role_of(attention)}
+        row: dict[str, Any] = {
+            "head": node.node,
+            "at": node.at,
+            "group": node.group,
+            "role": role_of(attention, strongest.via is None),
+        }
         row |= {"into": [f"{edge.into}.{edge.via}" if edge.via else edge.into for edge in edges]}
-        row |= {"share": min(edge.score for edge in edges) / found.base}
+        row |= {"share": strongest.score / found.base}
         row |= {"direct_logits": attributed[head].item() / whole if node.at == "last" else None}
         row |= {"whole_head": None if exact is None else exact[head].item(), "looks_at": column, "weight": weight}
         rows.append(row)

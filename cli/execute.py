@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,7 +125,8 @@ def tell(notice: Notice, view: View) -> None:
     if view == "json":
         write_object({"event": "notice", **vars(notice)})
     elif view == "auto":
-        typer.echo(f"Notice: {notice}", err=True)
+        colour = False if os.environ.get("NO_COLOR") else None
+        typer.echo(typer.style(f"Notice: {notice}", fg="yellow"), err=True, color=colour)
 
 
 def naming(steps: Iterable[Step], view: View) -> Iterator[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -69,8 +70,15 @@ class Shell(TyperGroup):
         try:
             return super().invoke(ctx)
         except NnsightEtError as error:
-            typer.echo("\n".join((str(error), *getattr(error, "__notes__", ()))), err=True)
+            lines = [_placed(line) for line in (*str(error).split("\n"), *getattr(error, "__notes__", ()))]
+            typer.echo("\n".join(lines), err=True, color=False if os.environ.get("NO_COLOR") else None)
             raise typer.Exit(error.exit_code) from None
+
+
+def _placed(line: str) -> str:
+    """A line of an error, the place it is about in red; typer leaves colours out where there is no terminal."""
+    place, colon, rest = line.partition(": ")
+    return typer.style(place + colon, fg="red") + rest if colon else line
 
 
 def _plain(options: Any) -> Any:

@@ -35,6 +35,7 @@ __all__ = [
     "dcm",
     "discover",
     "evaluate",
+    "export_circuit",
     "import_circuit",
     "knockout",
     "load",
@@ -42,6 +43,7 @@ __all__ = [
     "open_run",
     "path_patch",
     "path_patch_mlps",
+    "view_attention",
 ]
 
 

@@ -36,14 +36,14 @@ MODULES = {
 
 
 MANIFEST_LEAD = """\
-A manifest is a YAML file. Unknown keys are mistakes, and every mistake is told by its line. `*` marks what has no
+A manifest is a YAML file. An unknown key is an error, and every error names its line. `*` marks keys without a
 default. `et schema --write manifest.schema.json` writes the same for editors."""
 COMMANDS_LEAD = """\
-`et COMMAND --help` says the same. Exit codes: 0 done; 2 something for you to mend, in one message; 1 an experiment
-failed, or another process runs in the folder; 130 after Ctrl-C, 143 after SIGTERM, with everything finished saved."""
+`et COMMAND --help` shows the same. Exit codes: 0 done; 2 something for you to fix, in one message; 1 an experiment
+failed, or another process uses the folder; 130 after Ctrl-C, 143 after SIGTERM, with all finished work saved."""
 NOTEBOOK_LEAD = """\
-`import nnsight_et as et`: all of these are attributes of the package. [Work in a notebook](../howto/notebook.md)
-says how they go together, [Methods](../methods.md) what they measure."""
+After `import nnsight_et as et` all of these are attributes of `et`. [Work in a notebook](../howto/notebook.md) shows
+how to combine them, [Methods](../methods.md) what they measure."""
 
 
 def manifest_page() -> str:

@@ -3,14 +3,14 @@
 Everything here is also an attribute of nnsight_et itself.
 """
 
-from nnsight_et.api.circuits import activation_patch, circuit_of, evaluate
+from nnsight_et.api.circuits import activation_patch, circuit_of, evaluate, export_circuit
 from nnsight_et.api.cmap import cmap
 from nnsight_et.api.comparison import Overlap, compare
 from nnsight_et.api.criteria import completeness, minimality
 from nnsight_et.api.dcm import Selection, dcm
 from nnsight_et.api.discovery import Graph, discover
 from nnsight_et.api.findings import Finding
-from nnsight_et.api.heads import attention_patterns, attribution
+from nnsight_et.api.heads import attention_patterns, attribution, view_attention
 from nnsight_et.api.knockout import knockout
 from nnsight_et.api.models import LoadedModel, load
 from nnsight_et.api.pairs import Pairs
@@ -44,6 +44,7 @@ __all__ = [
     "dcm",
     "discover",
     "evaluate",
+    "export_circuit",
     "import_circuit",
     "knockout",
     "load",
@@ -51,4 +52,5 @@ __all__ = [
     "open_run",
     "path_patch",
     "path_patch_mlps",
+    "view_attention",
 ]

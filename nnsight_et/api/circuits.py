@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import combinations, product
 from math import nan
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nnsight_et.api.arguments import AnyHeads, as_circuit, check_name, check_setting, whole_number
+from nnsight_et.api.arguments import AnyHeads, as_circuit, check_model, check_name, check_setting, whole_number
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, accuracy_bars, accuracy_with_interval, answers_of, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
+from nnsight_et.circuits.other_tools import Sizes, to_auto_circuit, to_eap_ig
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.core.errors import TaskError, brief, quantity
@@ -22,8 +25,10 @@ from nnsight_et.core.metrics import is_right
 from nnsight_et.manifest import ActivationPatching, Faithfulness
 from nnsight_et.measuring.predictions import answer_scores
 from nnsight_et.methods.dcm.experiment import patching_measurement
+from nnsight_et.results.disk import write_file
 
 ABLATIONS = ("mean", "zero")
+WRITERS = {"eap-ig": to_eap_ig, "auto-circuit": to_auto_circuit}
 
 
 def circuit_of(*groups: HeadGroup) -> Circuit:
@@ -47,6 +52,45 @@ def circuit_of(*groups: HeadGroup) -> Circuit:
     if len(set(names)) < len(names):
         raise TaskError(f"groups: two have the same name among {', '.join(names)}; accepted: names of their own")
     return Circuit.from_stages(groups)
+
+
+def export_circuit(
+    circuit: AnyHeads, path: str | Path, form: Literal["eap-ig", "auto-circuit"], model: LoadedModel
+) -> Path:
+    """Write a circuit for another tool: the graph of its heads, all MLPs and all edges between them, as JSON.
+
+    Positions are lost, as these graphs have none. "eap-ig" is what EAP-IG's `Graph.from_json` reads, with scores of 0;
+    "auto-circuit" is a list of edges by its names, such as "A9.6->A10.0.Q" (it has no file of its own but pickles).
+    `et.import_circuit` and `et circuit import` read both.
+
+    Args:
+        circuit: A circuit, a group, or a list of heads.
+        path: The file; one that is there is replaced.
+        form: "eap-ig" or "auto-circuit".
+        model: What `et.load` returns; its sizes decide which nodes there are.
+
+    Returns:
+        The file.
+
+    Raises:
+        TaskError: An argument is not of this kind, or the circuit does not fit the model.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> import nnsight_et as et
+        >>> model = et.load("llama-tiny", device="cpu")
+        >>> with TemporaryDirectory() as folder:
+        ...     file = et.export_circuit(["L5H0", "L4H1"], f"{folder}/graph.json", "eap-ig", model)
+        ...     et.import_circuit(file, at="last").circuit.groups[0].heads
+        (L4H1, L5H0)
+    """
+    check_model(model, "model")
+    check_name(form, "form", tuple(WRITERS))
+    circuit, shape, path = as_circuit(circuit), model.shape, Path(path)
+    circuit.check_fits(shape.n_layers, shape.n_heads, f"circuit: {model.name}")
+    graph = WRITERS[form](circuit, Sizes(shape.n_layers, shape.n_heads, shape.d_model, shape.parallel))
+    write_file(path, (json.dumps(graph) + "\n").encode())
+    return path
 
 
 def evaluate(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
+import torch
+
+from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting, whole_number
 from nnsight_et.api.circuits import encode_pairs
 from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, finding_of
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
+from nnsight_et.core.batch import padded_batch
 from nnsight_et.core.errors import TaskError, brief
+from nnsight_et.interventions.attention_patterns import whole_patterns
 from nnsight_et.manifest import AttentionPatterns, Attribution
 from nnsight_et.manifest.pairs import TAKEN
+from nnsight_et.results.disk import write_file
 
 
 def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
@@ -52,6 +59,73 @@ def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> F
     with experimenting("attention_patterns", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
         result = run.result(model.collect_notices(examples))
     return Finding(**finding_of(result, result.header.summary["rows"]))
+
+
+@dataclass(frozen=True)
+class AttentionView:
+    """Attention of heads as a view to click through, by CircuitsVis: notebooks show it, a browser shows its file."""
+
+    html: str = field(repr=False)
+    """The view with its JavaScript: nothing is fetched when it is shown."""
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as a web page; one that is there is replaced."""
+        write_file(Path(path), f'<!doctype html><meta charset="utf-8">{self.html}\n'.encode())
+        return Path(path)
+
+
+def view_attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, index: int = 0) -> AttentionView:
+    """Where each head of a circuit looks in one base prompt, token by token, in a view for notebooks.
+
+    Needs CircuitsVis: pip install 'nnsight-et[view]'.
+
+    Args:
+        model: What `et.load` returns.
+        pairs: Their base prompts.
+        circuit: A circuit, a group, or a list of heads.
+        index: Which pair.
+
+    Returns:
+        An AttentionView, which notebooks show; `.save("view.html")` writes it.
+
+    Raises:
+        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        UnsupportedModel: The heads of a layer have no attention pattern.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> model = et.load("llama-tiny", device="cpu")
+        >>> view = et.view_attention(model, et.Pairs.boxes(2), ["L5H0", "L4H1"])  # doctest: +SKIP
+        >>> "L4H1" in view.html  # doctest: +SKIP
+        True
+    """
+    try:
+        from circuitsvis.attention import attention_heads  # type: ignore[reportMissingImports]
+    except ImportError as error:
+        error.add_note("this view needs CircuitsVis: pip install 'nnsight-et[view]'")
+        raise
+    check_setting(model, pairs)
+    circuit, index = as_circuit(circuit), whole_number(index, "index")
+    examples = encode_pairs(model, pairs, circuit)
+    if index >= len(examples):
+        raise TaskError(f"index: {index}; accepted: 0 to {len(examples) - 1}, as there are {len(examples)} pairs")
+    heads = sorted({head for group in circuit.groups for head in group.heads})
+    layers = sorted({head.layer for head in heads})
+    model.model.check_has("value", layers)  # linear attention has no patterns
+    prompt = examples[index].base
+    run, module = padded_batch([prompt], model.pad).to(model.model.device), model.model.nn._module
+    before = module.config._attn_implementation
+    module.set_attn_implementation("eager")
+    try:
+        patterns = whole_patterns(model.model, run, layers)
+    finally:
+        module.set_attn_implementation(before)
+    weights = torch.stack([patterns[head.layer][0, head.index] for head in heads])
+    tokens = [str(model.tokenizer.decode([token])) for token in prompt.tokens]
+    return AttentionView(attention_heads(weights, tokens, [str(head) for head in heads]).local_src)
 
 
 def attribution(model: LoadedModel, pairs: Pairs, at: str | Iterable[str] = "last") -> Finding:

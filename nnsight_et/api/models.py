@@ -27,6 +27,7 @@ from nnsight_et.models.in_memory import ATTENTION, from_module, hook_notices
 from nnsight_et.models.load import load_model, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
 from nnsight_et.models.tokenizing import bos_notices, set_bos, set_chat
+from nnsight_et.models.wrapped import unwrap
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -120,7 +121,7 @@ class LoadedModel:
 
 
 def load(
-    model: str | Path | PreTrainedModel | PeftModel,
+    model: str | Path | PreTrainedModel | PeftModel | Any,
     tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
     *,
     adapter: str | Path | None = None,
@@ -134,10 +135,13 @@ def load(
     """A model ready to measure, and its tokenizer.
 
     A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention:
-    other values are refused, as are `adapter` and `gguf`. Of peft's PeftModel the active adapters run.
+    other values are refused, as are `adapter` and `gguf`. Of peft's PeftModel the active adapters run. A model of
+    nnsight and a bridge of TransformerLens bring their tokenizer; their weights are shared, and the bridge stays as it
+    is.
 
     Args:
-        model: A name that `et models` lists, a folder, a hub id, or a transformers or peft model in memory.
+        model: A name that `et models` lists, a folder, a hub id, or a model in memory: of transformers or peft,
+            nnsight's LanguageModel or TransformersModel, or TransformerLens' TransformerBridge.
         tokenizer: Its folder or hub id, if it is not the model's; of a model in memory the tokenizer itself.
         adapter: Folder or hub id of an adapter that is put over the model.
         gguf: The file in the model's folder that has the weights, read as plain numbers
@@ -164,6 +168,11 @@ def load(
         raise ManifestError(f"bos: found {bos!r}; accepted: add, none, or None where the tokenizer decides")
     template = read_chat(str(chat) if isinstance(chat, Path) else chat, Path())
     if not isinstance(model, (str, Path)):
+        inside = unwrap(model)
+        if inside is not None:
+            found = load(inside.module, tokenizer or inside.tokenizer, adapter=adapter, gguf=gguf, dtype=dtype,
+                         device=device, attention=attention, bos=bos, chat=chat)  # fmt: skip
+            return replace(found, notices=(*inside.notices, *found.notices))
         _check_as_it_is(model, {"adapter": adapter, "gguf": gguf}, dtype, device, attention)
         return _in_memory(model, tokenizer, bos, template)
     if tokenizer is not None and not isinstance(tokenizer, (str, Path)):

@@ -13,7 +13,7 @@ from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import SEED, Finding
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
-from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp, as_part, part
+from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp, as_part, part, transformer_lens_place
 from nnsight_et.core.errors import ExperimentError, TaskError, brief, quantity
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL, too_few
@@ -47,6 +47,14 @@ class PatchingScores(Finding):
     def values(self) -> Tensor:
         """[layer, head], of MLPs [layer, 1]: the scores; exactly 0 where the end of the path cannot be reached."""
         return self.scores["score"]
+
+    def to_transformer_lens(self) -> list[dict[str, Any]]:
+        """The rows' scores under TransformerLens' names, in their order: "hook", "head" (None of MLPs) and "score".
+
+        A score of a head is of its output, `hook_z` (docs/howto/other_tools.md).
+        """
+        named = ((transformer_lens_place(part(row["head"])), row["score"]) for row in self.rows)
+        return [{"hook": hook, "head": head, "score": score} for (hook, head), score in named]
 
     def top(self, count: int = 10, by: Order = "score") -> tuple[Component, ...]:
         """The `count` that matter most, or all if there are fewer; `path_patch(..., into=...)` takes them.

@@ -1,4 +1,4 @@
-"""Circuits in files: ours, an experiment's result, or as the repository of the paper's authors stores them.
+"""Circuits in files: ours, an experiment's result, as the paper's authors store them, or as other tools do.
 
 Reads JSON only and imports no torch, so that plans can use it.
 """
@@ -11,10 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnsight_et.circuits.other_tools import (
+    AUTO_CIRCUIT,
+    EAP_IG,
+    is_auto_circuit,
+    is_eap_ig,
+    of_auto_circuit,
+    of_eap_ig,
+)
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import ManifestError, TaskError
 
-FILE_LIMIT = 1 << 24  # bytes of a circuit's file
+FILE_LIMIT = 1 << 27  # bytes of a circuit's file; graphs of EAP-IG have all edges of a model
 INDEX_LIMIT = 1_000_000
 GROUPS = {
     ("value_fetcher", "last"): ("value_fetcher", "value_fetcher_heads", "direct_logit_heads"),
@@ -32,12 +40,15 @@ GROUPS = {
 KNOWN: dict[str, tuple[str, str]] = {theirs: ours for ours, names in GROUPS.items() for theirs in names}
 OURS, RESULT = "a circuit of nnsight_et", "the result of an experiment"
 AUTHORS = "lists of [layer, head], as the paper's authors store them"
-FORMS = f'{OURS} ({{"schema": 1, "groups": [...]}}), {RESULT}, or {AUTHORS} ({{"value_fetcher": [[21, 3], ...]}})'
+FORMS = (
+    f'{OURS} ({{"schema": 1, "groups": [...]}}), {RESULT}, {AUTHORS} ({{"value_fetcher": [[21, 3], ...]}}), a graph of '
+    f'EAP-IG ({{"cfg": ..., "nodes": ..., "edges": ...}}), or edges of auto-circuit (["A9.6->A10.0.Q", ...])'
+)
 
 
 @dataclass(frozen=True)
 class CircuitFile:
-    """A circuit, and the form it was written in: OURS, RESULT or AUTHORS."""
+    """A circuit, and the form it was written in: OURS, RESULT, AUTHORS, EAP_IG or AUTO_CIRCUIT."""
 
     circuit: Circuit
     form: str
@@ -90,6 +101,10 @@ def _groups_in(data: Any, where: str) -> tuple[list[HeadGroup], str]:
         return list(Circuit.from_dict(summary.get("circuit"), where).groups), RESULT
     if isinstance(data, dict) and ("schema" in data or "groups" in data):
         return list(Circuit.from_dict(data, where).groups), OURS
+    if is_eap_ig(data):
+        return [of_eap_ig(data, where)], EAP_IG
+    if is_auto_circuit(data):
+        return [of_auto_circuit(data, where)], AUTO_CIRCUIT
     if not isinstance(data, dict) or not data or not all(isinstance(one, list) for one in data.values()):
         raise TaskError(f"{where}: not a circuit; accepted: {FORMS}")
     return [_group(name, pairs, f"{where}: {name[:60]!a}") for name, pairs in data.items()], AUTHORS

@@ -66,6 +66,17 @@ def part(name: str) -> Component:
     return Mlp.parse(name) if isinstance(name, str) and name.endswith("MLP") else Head.parse(name)
 
 
+def transformer_lens_place(one: Component) -> tuple[str, int | None]:
+    """What TransformerLens calls its output: a hook, and the head on the hook's axis of heads; None of an MLP.
+
+    >>> transformer_lens_place(Head(9, 6)), transformer_lens_place(Mlp(3))
+    (('blocks.9.attn.hook_z', 6), ('blocks.3.hook_mlp_out', None))
+    """
+    if isinstance(one, Mlp):
+        return f"blocks.{one.layer}.hook_mlp_out", None
+    return f"blocks.{one.layer}.attn.hook_z", one.index
+
+
 def as_part(one: object) -> Component:
     """The head or MLP that `one` is or names, or whose layer and index it is; TaskError if it is none."""
     if isinstance(one, str):
@@ -183,6 +194,15 @@ class Circuit:
             {"name": group.name, "at": group.at, "heads": [str(head) for head in group.heads]} for group in self.groups
         ]
         return {"schema": SCHEMA, "groups": groups}
+
+    def to_transformer_lens(self) -> list[dict[str, Any]]:
+        """One a head: its "hook" and "head" in TransformerLens, and its "group" and the position it is "at"."""
+        return [
+            {"group": group.name, "at": group.at}
+            | dict(zip(("hook", "head"), transformer_lens_place(one), strict=True))
+            for group in self.groups
+            for one in group.heads
+        ]
 
     def to_json(self) -> str:
         """The circuit as indented JSON text."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 MOST = 0.95  # of the capital that a value at the floor may take
 LEAST = torch.finfo(torch.float64).tiny
-HALVINGS = 60
+HALVINGS = 40
 
 
 def log_capital(values: Tensor, first: int, count: int, mean: Tensor, floor: Tensor) -> Tensor:

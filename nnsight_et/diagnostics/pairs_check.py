@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import ManifestError, quantity
 from nnsight_et.manifest import Manifest, PairsFile, PairsTask, load, parse
+from nnsight_et.measuring.examples import task_of
 from nnsight_et.models.files import describe_files
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.planning.plan import model_choice
@@ -20,7 +21,7 @@ from nnsight_et.rows.read import Data, rows_of
 from nnsight_et.tasks.answers import quoted_answer, roles, text_description
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encode
 from nnsight_et.tasks.marked import pairs_in
-from nnsight_et.tasks.own_pairs import PARTS, OwnPairs
+from nnsight_et.tasks.own_pairs import PARTS, SWAP_PARTS, OwnPairs
 from nnsight_et.tasks.turns import as_turns
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def check_pairs_file(path: Path, model: str | None, settings: Sequence[str]) -> 
     mapping, positions = task.mapping, task.positions
     if path.suffix.lower() not in MANIFESTS and not positions:
         positions = _positions(data, file, mapping)
-    pairs = OwnPairs.of(data.text, data.name, positions, file.tokens_as, form=data.form, mapping=mapping)
+    pairs = task_of(replace(file, positions=positions, mapping=mapping))
+    assert isinstance(pairs, OwnPairs)
     named = model or next(iter(_models(manifest, path)), None)
     tokenizer = tokenizer_of(describe_files(named, model_choice(manifest, named).spec)) if named else None
     written = task.model_copy(update={"positions": positions}).model_dump(mode="json", exclude_defaults=True)
@@ -152,6 +154,10 @@ def _facts(
     parts = {split: pairs.available(seed, split) for split in PARTS if split != "pruning"}
     yield f"splits with seed {seed}", ", ".join(f"{split} {count}" for split, count in parts.items())
     yield "positions", ", ".join((*pairs.positions, "last"))
+    if pairs.swaps:
+        counts = {split: pairs.available_swaps(seed, split) for split in SWAP_PARTS if split != "evaluation"}
+        found = ", ".join(f"{split} {count}" for split, count in counts.items())
+        yield f"desiderata {', '.join(pairs.swaps)}", found
     groups = Counter(pair.group for pair in every if pair.group is not None)
     if groups:
         some = [f"{name} ({count})" for name, count in groups.most_common(5)]
@@ -161,6 +167,8 @@ def _facts(
     if tokenizer is None:
         yield "tokens", "not looked at; --model NAME shows those of a model"
         return
+    for swaps in pairs.swaps.values():
+        swaps.all_examples(tokenizer)
     lengths = [(len(one.base.tokens), len(one.source.tokens)) for one in pairs.all_examples(tokenizer)]
     for side, some in zip(("base", "source"), zip(*lengths, strict=True), strict=True):
         yield f"length of {side}, {model}", f"{min(some)} to {max(some)} tokens"

@@ -5,6 +5,8 @@ Idea: a head's attention weights, softmax(q · k / sqrt(d)) over earlier tokens,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nnsight
 import torch
 from torch import Tensor
@@ -27,6 +29,22 @@ def attention_from(model: Model, run: PromptBatch, at: str, to: tuple[str, ...],
         read = _attention_from if shown else _reference_attention_from
         weights = nnsight.save(read(model, run, at, to))
     return check_numbers(model, {"weights": weights}, [run])
+
+
+def whole_patterns(model: Model, run: PromptBatch, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Layer -> its attention weights [batch, head, seq, seq], of a model whose attention is eager."""
+    with model.session():
+        weights = nnsight.save(_whole_patterns(model, run, layers))
+    return check_numbers(model, weights, [run])
+
+
+def _whole_patterns(model: Model, run: PromptBatch, layers: Sequence[int]) -> dict[int, Tensor]:
+    found = {}
+    with model.trace(run.tokens, run.position_ids, run.mask):
+        for layer in sorted(layers):
+            found[layer] = model.attention_weights(layer).float().cpu()
+        model.skip_unembedding(model.residual(model.n_layers))
+    return found
 
 
 def _are_shown(model: Model, run: PromptBatch) -> bool:

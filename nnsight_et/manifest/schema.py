@@ -111,7 +111,7 @@ class Manifest(SpecModel):
     self_check: Literal["on", "off"] = "on"
     """Whether a sample of every experiment is measured again by the reference engine; results say if it was not."""
     probe: Literal["on", "off"] = "on"
-    """Whether models first answer a few of the prompts, so that answers by chance are told of; it changes no number."""
+    """Whether each model first answers a few of the prompts, to warn you of answers by chance. It changes no number."""
     models: Annotated[dict[Name, OwnModel], Field(default_factory=dict)]
     """Models of your own, by the names the experiments use."""
     task: Task = BoxesTask()

@@ -41,7 +41,7 @@ class Method(SpecModel):
     title: str | None = Field(default=None, min_length=1, max_length=120)
     """A heading for the experiment in reports; its name if not given. Not part of what is computed."""
     reproduces: tuple[str, ...] = ()
-    """The tables and figures of the paper that this is, such as Table 1: their numbers are shown beside ours."""
+    """The tables and figures of the paper that this reproduces, such as Table 1: reports show both numbers."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

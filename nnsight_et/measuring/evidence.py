@@ -24,11 +24,13 @@ from nnsight_et.manifest import Experiment
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.audit import Finding, differences, finding, right_answers
 from nnsight_et.measuring.context import Measured, RunContext
+from nnsight_et.measuring.examples import task_of
 from nnsight_et.measuring.reading import examples_findings, file_findings, prompts_findings
 from nnsight_et.measuring.steps import Batch, EvalSettings
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.results.headers import HEADER
 from nnsight_et.results.summary import Summary
+from nnsight_et.tasks.own_pairs import OwnPairs
 
 M = TypeVar("M", bound=Experiment, default=Any)
 S = TypeVar("S", bound=Summary, default=Any)
@@ -168,7 +170,8 @@ class Evidence(Generic[M, S]):
             yield from self.context.splits.findings(self.job, "ablation", prompts)
             tokenizer = self.context.models.tokenizer(choice)
             yield from prompts_findings(self.job.task, tokenizer, prompts, "ablation")
-            yield from file_findings(self.job.task, tokenizer, examples, prompts)
+            if isinstance(pairs := task_of(self.job.task), OwnPairs):
+                yield from file_findings(pairs, tokenizer, examples, prompts)
         if spec.ablation == "resample":
             in_turn = [prompts[number % len(prompts)] for number in range(len(examples))]
             yield finding("asked", [one.source for one in examples] == in_turn, "ablation: which prompts")

@@ -242,16 +242,11 @@ def prompts_findings(
 
 
 def file_findings(
-    task: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prompts: Sequence[Prompt]
+    pairs: OwnPairs, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prompts: Sequence[Prompt]
 ) -> Iterator[Finding]:
     """That ablation prompts from a file of pairs belong to base prompts that are not among the measured ones."""
-    if not isinstance(task, PairsFile):
-        return
     measured = {one.base.tokens for one in examples}
-    every = [
-        encoded_pair(pair, tokenizer, where)
-        for where, pair in OwnPairs.of(task.text, task.name, task.positions, task.tokens_as).pairs
-    ]
+    every = [encoded_pair(pair, tokenizer, where) for where, pair in pairs.pairs]
     apart = {one.source.tokens for one in every if one.base.tokens not in measured}
     right = all(prompt.tokens in apart for prompt in prompts)
     yield finding("splits", right, "ablation: its prompts are those of measured pairs")

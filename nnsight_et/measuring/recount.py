@@ -130,7 +130,7 @@ def finite_bound(values: Array, first: int, count: int, floor: Array, level: flo
     least, most = (values.sum(1) + (count - values.shape[1]) * floor) / count, values.mean(1)
     known, least = np.isfinite(floor), np.where(np.isfinite(floor), least, most - 1)
     least = least - 1e-12 * (1 + abs(least))
-    for _ in range(60):
+    for _ in range(40):
         between = (least + most) / 2
         won = most_won(values, first, count, between, floor) >= 1 / level
         least, most = np.where(won, between, least), np.where(won, most, between)

@@ -98,8 +98,9 @@ def _of_torch(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > FILE_LIMIT:
             raise ValueError(f"{size} bytes in it")
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except DAMAGED as error:
+        with warnings.catch_warnings(action="error"):  # a pickle of another protocol
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (*DAMAGED, UserWarning) as error:
         raise TaskError(f"{path}: no tensors of torch.save alone ({_first_line(error)}); {ACCEPTED}") from None
     return _of_tensors(cast(Mapping[Any, Any], found) if isinstance(found, Mapping) else {path.stem: found}, path)
 

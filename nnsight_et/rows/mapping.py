@@ -16,7 +16,10 @@ SPACE, SPECIAL, ANSWER_TOKENS = "space", "special_tokens", "answer_tokens"
 MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL, ANSWER_TOKENS)
 SEVERAL = (FOIL, ALSO_RIGHT)  # may come from several columns
 FORM = '{"base": "...", "source": "...", "answer": "..."}'
-LINES = f"one JSON object a line, texts under {', '.join(KEYS)}, as in {FORM}; with them, if wanted, {', '.join(MORE)}"
+ACCEPTED = (
+    "columns that say which of them are a pair's; or texts "
+    f"under {', '.join(KEYS)}, as in {FORM}, and with them, if wanted, {', '.join(MORE)}"
+)
 DIFFERING = "differing"
 """In place of an expression: where base and source differ."""
 NEXT_ROW, TOKEN_IDS = "next_row", "token_ids"
@@ -150,8 +153,7 @@ def _plain_entry(row: Row, mapping: PairMapping) -> Entry:
     wanted = [key for key in KEYS if key != "source" or not mapping.next_row]
     if not are_keys(values, wanted):
         found = f"the keys {', '.join(map(repr, row.fields))}"
-        hint = "; or columns, in the task, that say which of them are a pair's"
-        raise TaskError(f"{row.where}: {found}; accepted: {LINES}{hint}")
+        raise TaskError(f"{row.where}: {found}; accepted: {ACCEPTED}")
     return _checked(Entry(row.where, values, group=_group(row, mapping)), mapping)
 
 

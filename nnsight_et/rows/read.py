@@ -82,6 +82,7 @@ def read_dataset(place: str, folder: Path, name: str | None, split: str, revisio
     except ImportError:
         found = "reading a dataset needs the package datasets"
         raise ManifestError(f"{found}; accepted: pip install 'nnsight-et[datasets]', or its rows as a file") from None
+    datasets.disable_progress_bars()
     beside = folder / Path(place).expanduser()
     try:
         if beside.is_dir() and any((beside / file).exists() for file in ("state.json", "dataset_dict.json")):
@@ -155,7 +156,7 @@ def _table_rows(data: Data) -> Iterator[Row]:
                 columns = _column_names(values, f"{data.name}:{line}")
                 continue
             if len(values) != len(columns):
-                found = f"{quantity(len(values), 'cell')}, and {quantity(len(columns), 'column')}"
+                found = f"{quantity(len(values), 'cell')}, and the columns are {', '.join(columns)}"
                 raise TaskError(f"{data.name}:{line}: {found}; accepted: a cell for each, in quotes if it has a comma")
             yield Row(f"{data.name}:{line}", {name: cell for name, cell in zip(columns, values, strict=True) if name})
     except csv.Error as error:

@@ -198,24 +198,33 @@ def check_own_task(context: RunContext, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not isinstance(job.task, MadeTask) or isinstance(job.spec, Comparison):
             continue
-        if job.spec.needs_desiderata:
-            _check_swaps(context, job)
-            continue
-        for (key, split), choice in product(splits(job), job.models):
-            examples = _draw_examples(context, job, choice, (key, split), drawn)
+        for model, key, split, examples in _parts(context, job, drawn):
             if split != "ablation":
-                used = measuring if split == "evaluation" else selecting
+                used = measuring if split in ("evaluation", "mask_test") else selecting
                 for number, one in enumerate(examples, start=1):
                     place = f"experiments.{job.name}.{key}: example {number} of {split}"
-                    used.setdefault((choice.name, one.base.tokens), place)
+                    used.setdefault((model, one.base.tokens), place)
     for base, place in measuring.items():
         if base in selecting:
             found = f"has the base prompt of {selecting[base]}"
-            raise TaskError(f"{place} {found}; accepted: evaluation apart from discovery and pruning")
+            raise TaskError(f"{place} {found}; accepted: what measures apart from what selects")
 
 
-def _check_swaps(context: RunContext, job: Job) -> None:
-    """Raise TaskError unless a task's desiderata have the same base prompts, the same ones when asked again."""
+Part = tuple[str, str, str, list[Example]]
+"""A model, a key of its experiment, a split, and the examples that the key asks for."""
+
+
+def _parts(context: RunContext, job: Job, drawn: dict[Asked, list[Example]]) -> Iterator[Part]:
+    """What the job takes of its task; TaskError if it cannot be had."""
+    if job.spec.needs_desiderata:
+        yield from _swaps(context, job)
+        return
+    for (key, split), choice in product(splits(job), job.models):
+        yield choice.name, key, split, _draw_examples(context, job, choice, (key, split), drawn)
+
+
+def _swaps(context: RunContext, job: Job) -> Iterator[Part]:
+    """Its pairs that swap variables; TaskError unless all have the same base prompts, the same when asked again."""
     spec, task, tokenizer = job.spec, task_of(job.task), context.models.tokenizer(job.models[0])
     assert isinstance(spec, (DCM, ActivationPatching))
     assert isinstance(task, OwnTask)
@@ -234,6 +243,7 @@ def _check_swaps(context: RunContext, job: Job) -> None:
                 if one.base != same.base:
                     found = f"example {number} has another base prompt than that of {other}"
                     raise TaskError(f"{where}: {found}; accepted: the same ones, in the same order, for all desiderata")
+            yield job.models[0].name, key, split, made[0]
 
 
 def _draw_examples(

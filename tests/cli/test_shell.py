@@ -97,3 +97,9 @@ def test_a_live_view_that_is_stopped_gives_the_cursor_back(monkeypatch):
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0
+
+
+def test_the_place_an_error_is_about_is_red_and_the_rest_is_as_it_was():
+    placed = shell._placed("study.yaml:8: a.model: no model named 'x'")
+    assert placed == f"{typer.style('study.yaml:8: ', fg='red')}a.model: no model named 'x'"
+    assert shell._placed("no place here") == "no place here"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import csv
+import json
+from pathlib import Path
 
 import pytest
 
-from nnsight_et.manifest import BoxesTask, PairsFile
+from nnsight_et.manifest import BoxesTask
 from nnsight_et.measuring.reading import SplitsSeen, file_findings
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum
 from nnsight_et.tasks.own_pairs import OwnPairs
-from tests.helpers.methods_study import OBJECTS
-from tests.helpers.own_pairs_study import lines
+from tests.helpers.methods_study import OBJECTS, models_in
+from tests.helpers.own_pairs_study import EVERY, MANIFEST, lines, results
+from tests.helpers.own_pairs_study import TASK as TASK_OF_FILE
 from tests.helpers.tiny_model import tokenizer
 
 BOXES = Boxes(2, tuple(OBJECTS))
@@ -50,13 +53,25 @@ def test_the_same_pairs_twice_count_once():
 
 
 def test_ablation_prompts_of_a_file_are_apart_from_the_measured_pairs():
-    task = PairsFile("pairs.jsonl", "\n".join(lines()), ("object", "label", "asked"), None, None)
-    pairs = OwnPairs.of(task.text, task.name, task.positions, task.tokens_as)
+    pairs = OwnPairs.of("\n".join(lines()), "pairs.jsonl", ("object", "label", "asked"))
     measured, own = pairs.examples(WORDS, 4, 0, "evaluation"), pairs.prompts(WORDS, 4, 0, "ablation")
 
     def found(prompts) -> list[float]:
-        return [one.gap for one in file_findings(task, WORDS, measured, prompts)]
+        return [one.gap for one in file_findings(pairs, WORDS, measured, prompts)]
 
     assert found(own) == [0]
-    assert found([replace(own[0]), measured[0].source]) != [0]
-    assert list(file_findings(TASK, WORDS, measured, own)) == []
+    assert found([own[0], measured[0].source]) != [0]
+
+
+def test_a_table_of_pairs_is_read_by_its_columns_when_prompts_are_ablated(tmp_path: Path):
+    texts = [json.loads(line) for line in lines()]
+    table = [["clean", "corrupted", "word"], *([one["base"], one["source"], one["answer"]] for one in texts)]
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(table)
+    models = models_in(tmp_path)
+    task = TASK_OF_FILE.replace("pairs.jsonl", "pairs.csv, columns: {base: clean, source: corrupted, answer: word}")
+    text = MANIFEST.replace(TASK_OF_FILE, task) + EVERY.splitlines(keepends=True)[0]
+    path = models / "own.yaml"
+    path.write_text(text)
+    found = results(path)
+    assert found["table1"].header.self_check.on

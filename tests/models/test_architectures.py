@@ -242,7 +242,9 @@ def test_what_cannot_be_run_exactly_is_refused_by_name(case):
         shape_from(config, "mine")
 
 
-LACKING = {  # architecture -> layer, what its heads lack there, why, where they have it
+LACKING: dict[
+    str, tuple[int, Any, str]
+] = {  # architecture -> layer, what its heads lack there, why, where they have it
     "Qwen3.5": (2, "query", "it is linear attention, .* layers 1$"),
     "Granite 4 (dense, with Mamba)": (0, "value", "it is linear attention, .* layers 1$"),
     "Gemma-4 with shared keys": (2, "key", "it has the keys and values of an earlier layer; accepted: layers 0, 1$"),

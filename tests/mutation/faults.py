@@ -54,8 +54,8 @@ def _fault(kind: str, name: str, file: str, change: tuple[str, str], exercise: s
 FAULTS: tuple[Fault, ...] = (
     _fault(
         "transposed heads", "heads of z and their numbers exchanged", MODEL,
-        ('entering.unflatten(-1, (self.n_heads, self.d_head))',
-         'entering.unflatten(-1, (self.d_head, self.n_heads)).transpose(-1, -2)'),
+        ('entering.unflatten(-1, (self.n_heads, -1))',
+         'entering.unflatten(-1, (-1, self.n_heads)).transpose(-1, -2)'),
         "gqa", "engine/engine",
     ),
     _fault(
@@ -107,9 +107,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "dropped o_proj bias", "the output projection without its bias", MODEL,
-        ("return self._to_main(self.part(self.parts.attention_out, layer)(self._to_layer(layer, z.flatten(-2))))",
-         "projection = self.part(self.parts.attention_out, layer)\n"
-         "        return projection(z.flatten(-2)) - projection(torch.zeros_like(z).flatten(-2))"),
+        ("return self._to_main(projection(self._to_layer(layer, entering)))",
+         "return projection(entering) - projection(torch.zeros_like(entering))"),
         "bias", "interventions/path_patching",
     ),
     _fault(
@@ -130,9 +129,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "missing LoRA", "the output projection's base alone", MODEL,
-        ("return self._to_main(self.part(self.parts.attention_out, layer)(self._to_layer(layer, z.flatten(-2))))",
-         "module = self.part(self.parts.attention_out, layer)\n"
-         '        return (module.base_layer if "lora_A" in dir(module) else module)(z.flatten(-2))'),
+        ("return self._to_main(projection(self._to_layer(layer, entering)))",
+         'return (projection.base_layer if "lora_A" in dir(projection) else projection)(entering)'),
         "lora", "interventions/path_patching", "models/load", "methods/cmap",
     ),
     _fault(

@@ -40,6 +40,7 @@ SMALL = {  # benchmark -> how it is run here, and what it then writes
     "half_precision": ("--device cpu --examples 1", "half_precision"),
     "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
     "self_checks": ("study.yaml --limit 2", "self_checks"),
+    "screening": ("--examples 12 --rounds 1 --screens all~prompts first:~4", "screening"),
     "seven_b": ("--shape small --device cpu --examples 3 --batch 2 --peak-tflops 0.01", "seven_b_small"),
     "transformer_lens": ("--size small --rounds 1", "transformer_lens_small"),
 }
@@ -173,6 +174,14 @@ def test_a_graph_of_ioi_is_held_against_other_methods(written, tmp_path, monkeyp
     assert found["direct_logits_correlation"] > 0.9  # two ways to the same number, but for the norm's scale and MLPs
     assert found["cost"] > 0
     assert all(row["whole_head"] is not None for row in found["heads"] if row["at"] == "last")
+
+
+def test_stages_with_a_screen_stand_beside_the_same_without(written):
+    whole, screened = run("screening", written)["runs"].values()
+    assert whole["token_layers"] > 0 < screened["token_layers"]
+    for one, other in zip(whole["stages"], screened["stages"], strict=True):
+        assert one["measured"] == 1 >= other["measured"] > 0
+        assert len(one["kept"]) == len(other["kept"])
 
 
 def test_all_stages_of_a_shape_are_measured_and_written(written):

@@ -69,6 +69,7 @@ ONLY_IN = {
     "jinja2": {"report.html", "tasks.turns"},
     "markupsafe": {"report.html"},
     "vl_convert": {"report.html.figure_files"},
+    "circuitsvis": {"api.heads"},
     "starlette": {"loopback"},
     "uvicorn": {"loopback"},
     "typer": {"cli"},

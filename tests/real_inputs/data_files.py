@@ -35,7 +35,7 @@ CAPITALS = {
     "prompts": [{"clean": "The capital of Norway is", "corrupt": "The capital of Japan is", "answers": [" Oslo"]}],
 }
 WHOLE = r"one (JSON )?object|per line|JSON lines|a line|several lines|whole"
-data("one JSON object over several lines, prompts inside", json.dumps(CAPITALS, indent=2), WHOLE, "json")
+data("one JSON object over several lines, prompts inside", json.dumps(CAPITALS, indent=2), "keys.*columns", "json")
 data("one JSON object on one line, prompts inside", json.dumps(CAPITALS), "prompts|keys", "json")
 data(
     "a JSON list of right pairs, over several lines",

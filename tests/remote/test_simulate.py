@@ -51,7 +51,7 @@ def test_what_a_simulated_run_shows_and_does_not_show_is_said(tmp_path):
     options = ("--backend", "simulate", "--self-check", "off", "--out", tmp_path / "runs")
     done = et("run", tmp_path / "tried.yaml", *options)
     assert done.exit_code == 0, done.output
-    assert "Simulated: every job was sent to a server of this machine" in done.output
+    assert "Simulated: every job went to a server on this machine" in done.output
     assert "goat-tiny" in done.output
 
 

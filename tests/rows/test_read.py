@@ -93,8 +93,8 @@ def test_a_dataset_without_its_package_is_refused_by_name(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.csv", "a,b\n1\n", "x.csv:2: 1 cell, and 2 columns"),
-        ("x.csv", "a,b\n1,2,3\n", "x.csv:2: 3 cells, and 2 columns"),
+        ("x.csv", "a,b\n1\n", "x.csv:2: 1 cell, and the columns are a, b; accepted: a cell for each"),
+        ("x.csv", "a,b\n1,2,3\n", "x.csv:2: 3 cells, and the columns are a, b"),
         ("x.csv", 'a,b\n1,"2\n', "x.csv:2: not a table"),
         ("x.csv", "a,a\n1,2\n", "x.csv:1: the column 'a' is there twice"),
         ("x.csv", "a,b\n", "x.csv: no pairs"),

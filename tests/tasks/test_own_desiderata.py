@@ -142,6 +142,9 @@ def test_desiderata_in_columns_and_in_files_are_the_same_and_are_reported(by_col
     assert [row["desideratum"] for row in rows_found] == ["object", "object", "label", "label"]
     assert {row["model"] for row in found["roles"].header.summary["rows"]} == {"one", "two"}
     assert et("report", path, "--out", path.parent / "runs").exit_code == 0
+    shown = et("pairs", "check", path)
+    assert "desiderata object, label" in shown.output
+    assert "mask_training 11, mask_validation 5, mask_test 16" in shown.output
 
 
 def pairs_of(path: Path) -> OwnPairs:
@@ -280,6 +283,9 @@ def test_what_an_experiment_says_of_own_desiderata_is_checked(experiment: str, p
         (("return desideratum(Boxes(3), name, tokenizer, count, seed, split)",
           "self.n = getattr(self, 'n', 0) + 1; return desideratum(Boxes(3), name, tokenizer, count, self.n, split)"),
          "experiments.masks.training_examples: desideratum object of mask_training: other examples when asked again"),
+        (("return desideratum(Boxes(3), name, tokenizer, count, seed, split)",
+          "return desideratum(Boxes(3), name, tokenizer, count, seed, 'mask_test')"),
+         "experiments.masks.test_examples: example 1 of mask_test has the base prompt of experiments.masks.train"),
         (("return desideratum(Boxes(3), name, tokenizer, count, seed, split)", "return []"),
          "experiments.masks: task given:Given: desideratum object of mask_training: found 0; accepted: the 1"),
         (("return desideratum(Boxes(3),", "raise KeyError(name) or ("),

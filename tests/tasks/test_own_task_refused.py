@@ -157,7 +157,7 @@ def test_a_base_prompt_that_selects_and_measures_is_told_with_both_places(two_mo
     place = (
         "experiments.found.held_out_examples: example 1 of evaluation has the base prompt of experiments.found.examples"
     )
-    assert f"{place}: example 1 of discovery; accepted: evaluation apart from discovery and pruning" in found
+    assert f"{place}: example 1 of discovery; accepted: what measures apart from what selects" in found
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def _marked(pair) -> dict:
     return {"base": text(pair.base), "source": text(pair.source), "answer": pair.answer.strip()} | more
 
 
+def test_one_pair_to_select_on_and_one_held_out_are_reported_without_intervals(study: Path):
+    (study.parent / "few.yaml").write_text(manifest("x.csv", count=1))
+    done = command("run", study.parent / "few.yaml", "--out", study.parent / "runs", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "on held-out examples" in (Path(done.output.strip()) / "report.html").read_text()
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no cases here")
 @pytest.mark.parametrize(
     ("file", "keys", "first"),
@@ -211,14 +218,14 @@ BY_NAME = KEYS["x.csv"]
          ["x.csv:2: no column 'corupted', which source is to come from; did you mean 'corrupted'? accepted: clean,"]),
         (CSV, BY_NAME.replace("source: corrupted, ", ""),
          ["no column 'source'", "accepted: clean, corrupted, answer, foil, template, or sources: next_row"]),
-        (CSV, "find: {place: differing}", ["x.csv:2: the keys 'clean', 'corrupted'", "or columns, in the task, that"]),
+        (CSV, "find: {place: differing}", ["x.csv:2: the keys 'clean', '", "accepted: columns that say"]),
         (CSV, BY_NAME.replace("differing", "'(zebra)'"),
          ["x.csv:2: clean: place: '(zebra)' is found 0 times in 'Then, Laura", "accepted: an expression that is"]),
         (CSV, BY_NAME.replace("differing", "went|gave"), ["x.csv:2: clean: place: 'went|gave' is found 2 times"]),
         (CSV, BY_NAME.replace("differing", "'(x?)went'"), ["'(x?)went' finds nothing between characters"]),
         (CSV.replace("Then, Laura and Peter went. Emma", "Then, Laura or Peter went. Emma"), BY_NAME,
          ["x.csv:2: place: base and source differ in 2 places ('and' and 'or', 'Peter' and 'Emma'); accepted: one"]),
-        (CSV.replace(",0", ",").replace(",1", ""), BY_NAME, ["x.csv:3: 4 cells, and 5 columns"]),
+        (CSV.replace(",0", ",").replace(",1", ""), BY_NAME, ["x.csv:3: 4 cells, and the columns are clean, "]),
     ],
 )  # fmt: skip
 def test_every_wrong_row_is_told_with_its_line_and_column(study: Path, text: str, keys: str, messages: list[str]):

@@ -413,7 +413,7 @@ def test_pairs_tokens_say_whether_a_space_is_part_of_one(kind: str):
     [
         ('clean,corrupted,answer\n"a, b",c,d\n', ":1: a table with the columns clean, corrupted, answer, whose file"),
         ('{\n "name": "capitals",\n "prompts": []\n}', ": an object with the keys 'name', 'prompts', none with a list"),
-        ('[\n {"a": "a"},\n {"b": "b"}\n]', ": row 1: the keys 'a'; accepted: one JSON object a line, texts under"),
+        ('[\n {"a": "a"},\n {"b": "b"}\n]', ": row 1: the keys 'a'; accepted: columns that say which"),
         ('[{"base": "a"}]', ": row 1: the keys 'base'"), ("[[1]]", ": row 1: no object"),
         ("The apple, the hat", ":1: not JSON"),
         ('{"masked": "a", "word": "b"}', ":1: the keys 'masked', 'word'"),

@@ -25,7 +25,7 @@ class ActivationPatching(Method):
 
     method: Literal["activation_patching"]
     roles: Annotated[str, Field(min_length=1)]
-    """The dcm experiment that selected the heads, or a shipped one: published/llama and the like."""
+    """The dcm experiment that selected the heads, or a shipped selection such as published/llama."""
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     """The models to patch, in the order of the figure."""
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] | None = None

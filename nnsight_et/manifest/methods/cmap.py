@@ -42,7 +42,7 @@ class CMAP(Method):
     circuit: CircuitName
     """The donor's circuit: an experiment, a .json file, or a shipped one such as published/goat."""
     roles: Annotated[str, Field(min_length=1)] | None = None
-    """The dcm experiment, or published/goat and the like, that says which heads of each group to patch; absent: all."""
+    """The dcm experiment, or a shipped selection such as published/goat, that chooses the heads; absent: all."""
     main_role: dict[Name, Desideratum] = MAIN_ROLES  # type: ignore[assignment]
     """Which desideratum's heads are patched in each group; all heads of groups that are not named."""
     examples: Count = 500

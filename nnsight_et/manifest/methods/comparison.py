@@ -24,7 +24,7 @@ class Comparison(Method):
     circuits: tuple[CircuitName, CircuitName]
     """The pretrained model's circuit, and the finetuned one's: experiments, .json files, or shipped ones."""
     scores: str | None = None
-    """The path_patching experiment, or published/goat and the like, whose scores order the heads; absent: no order."""
+    """The path_patching experiment, or shipped scores such as published/goat, to rank heads by; absent: none."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuits or the scores, if anything."""

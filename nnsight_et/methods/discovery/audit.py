@@ -64,7 +64,8 @@ def _graph(search: Replay) -> Generator[Finding, None, dict[str, Any]]:
         edges, effect, sign = [edges[i] for i in by], effect[by], search.sign(found)[by]
     p = p_values(sign) if edges else torch.zeros(0)
     adjusted = holm(p)
-    beyond = [edge for edge, one in zip(edges, to_list(adjusted), strict=True) if one <= spec.level]
+    numbers = zip(edges, to_list(adjusted), to_list(effect.mean(-1)), strict=True)
+    beyond = [edge for edge, one, score in numbers if one <= spec.level and score < 0]
     graph = _leading(beyond, search.owner())
     search.tensors["held_out"] = effect
     expected = _nodes(search, edges, graph, effect)

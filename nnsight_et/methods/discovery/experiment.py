@@ -118,7 +118,8 @@ def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> Disco
     spec = search.spec
     p_values = effect_p_values(tests.values) if tests.edges else torch.zeros(0)
     adjusted = holm(p_values)
-    beyond = [edge for edge, p in zip(tests.edges, to_list(adjusted), strict=True) if p <= spec.level]
+    found = (adjusted <= spec.level) & (tests.effects.mean(-1) < 0)
+    beyond = [edge for edge, one in zip(tests.edges, to_list(found), strict=True) if one]
     graph = connected(beyond, search.group_of)
     edges = _edge_records(search, tests, graph, p_values, adjusted)
     best = {(edge.node, edge.at): edge.score for edge in sorted(edges, key=lambda edge: -edge.score) if edge.in_graph}

@@ -105,7 +105,7 @@ class EdgeRecord(Record):
     frequency: float
     """Share of resamples of these whose score is at least the effect worth keeping."""
     in_graph: bool
-    """Whether it is beyond chance, and leads to the logits over edges that are."""
+    """Whether it is beyond chance with a score below 0, and leads to the logits over edges that are."""
 
 
 class NodeRecord(Record):

@@ -48,7 +48,8 @@ class KnockoutSummary(Summary):
 
     @model_validator(mode="after")
     def _has_every_layer(self) -> Self:
-        if len({len(row.accuracy) for row in self.rows} | ({len(self.layers) + 1} if self.layers else set())) > 1:
+        lengths = [len(row.accuracy) for row in self.rows] + ([] if self.layers is None else [len(self.layers) + 1])
+        if len(set(lengths)) > 1:
             raise ValueError("rows: not of one number of layers")
         return self
 

@@ -89,10 +89,9 @@ class KeptHead(Record):
     """High end of it."""
 
     @property
-    def held_out(self) -> tuple[float, float, float] | None:
-        """The held-out score and its interval, if there is one."""
-        score, low, high = self.held_out_score, self.held_out_low, self.held_out_high
-        return None if score is None or low is None or high is None else (score, low, high)
+    def held_out(self) -> tuple[float, float | None, float | None] | None:
+        """The held-out score, if there is one, and its interval, which one example does not have."""
+        return None if self.held_out_score is None else (self.held_out_score, self.held_out_low, self.held_out_high)
 
 
 class ScreenRecord(Record):
