@@ -17,7 +17,8 @@ from nnsight_et.core.errors import ManifestError, UnsupportedModel, accepted_nam
 from nnsight_et.core.notices import Notice
 from nnsight_et.engine.budget import Chunks, chunks
 from nnsight_et.interventions.answers import plain_answers
-from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
+from nnsight_et.manifest.chat import read_chat
+from nnsight_et.measuring.chance import PROBED, asked_of, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.steps import batches
 from nnsight_et.measuring.tokens import end_notices
 from nnsight_et.models.catalog import KNOWN_MODELS, ModelSpec, Shape
@@ -25,7 +26,7 @@ from nnsight_et.models.files import download_files
 from nnsight_et.models.in_memory import ATTENTION, from_module, hook_notices
 from nnsight_et.models.load import load_model, shape_from, tokenizer_of
 from nnsight_et.models.model import Model
-from nnsight_et.models.tokenizing import bos_notices, set_bos
+from nnsight_et.models.tokenizing import bos_notices, set_bos, set_chat
 from nnsight_et.models.wrapped import unwrap
 
 if TYPE_CHECKING:
@@ -95,11 +96,12 @@ class LoadedModel:
         length = max(len(one.base.tokens) for one in examples)
         most = chunks(self.shape, self.model.dtype.itemsize, length, self.memory).examples
         some = examples[: min(PROBED, most)]
-        key = tuple((one.base.tokens, one.answer, one.also_right, one.foils) for one in some)
+        key = tuple((one.base.tokens, one.right, one.wrong) for one in some)
         if key not in self._looked:
             choice = choice_of(some, self.shape.vocabulary)
             run = padded_batch([one.base for one in some], self.pad).to(self.model.device)
-            found = plain_answers(self.model, run, choice.tokens.to(self.model.device))
+            asked = asked_of(some, choice, slice(None)).to(self.model.device)
+            found = plain_answers(self.model, run, asked)
             self._looked[key] = tuple(chance_notices(self.name, choice, right_answers(some, choice, **found)))
         return self.notices + self._looked[key]
 
@@ -128,6 +130,7 @@ def load(
     device: str | torch.device | None = None,
     attention: Literal["sdpa", "eager"] | None = None,
     bos: Literal["add", "none"] | None = None,
+    chat: bool | str | Path | None = None,
 ) -> LoadedModel:
     """A model ready to measure, and its tokenizer.
 
@@ -148,6 +151,9 @@ def load(
         attention: "sdpa" (when absent) or "eager".
         bos: "add" begins every text with the tokenizer's BOS, once; "none" leaves it off; when absent the tokenizer
             decides.
+        chat: True makes base and source messages of a user in the tokenizer's chat template, and the answer begins the
+            reply; a template's name, or a file with one in Jinja, takes that template. `pairs.sent(model)` shows what
+            the model is given.
 
     Raises:
         UnsupportedModel: It cannot be found, read or taken apart.
@@ -160,14 +166,15 @@ def load(
     """
     if bos not in (None, "add", "none"):
         raise ManifestError(f"bos: found {bos!r}; accepted: add, none, or None where the tokenizer decides")
+    template = read_chat(str(chat) if isinstance(chat, Path) else chat, Path())
     if not isinstance(model, (str, Path)):
         inside = unwrap(model)
         if inside is not None:
             found = load(inside.module, tokenizer or inside.tokenizer, adapter=adapter, gguf=gguf, dtype=dtype,
-                         device=device, attention=attention, bos=bos)  # fmt: skip
+                         device=device, attention=attention, bos=bos, chat=chat)  # fmt: skip
             return replace(found, notices=(*inside.notices, *found.notices))
         _check_as_it_is(model, {"adapter": adapter, "gguf": gguf}, dtype, device, attention)
-        return _in_memory(model, tokenizer, bos)
+        return _in_memory(model, tokenizer, bos, template)
     if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
         raise ManifestError(
             "tokenizer: a tokenizer in memory goes with a model in memory; accepted: a folder or hub id"
@@ -176,7 +183,7 @@ def load(
     _check_known(model)
     known = KNOWN_MODELS[model].spec if model in KNOWN_MODELS else ModelSpec(model)
     places = (one if one is None else str(one) for one in (adapter or known.adapter, tokenizer or known.tokenizer))
-    spec = ModelSpec(known.path, next(places), tokenizer=next(places), gguf=gguf, bos=bos)
+    spec = ModelSpec(known.path, next(places), tokenizer=next(places), gguf=gguf, bos=bos, chat=template)
     kind, where = _dtype("float32" if dtype is None else dtype), _device(device)
     files = download_files(model, spec)
     nn = load_model(files, kind, where, _one_of("sdpa" if attention is None else attention, ATTENTION, "attention"))
@@ -252,6 +259,7 @@ def _in_memory(
     module: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase | str | Path | None,
     bos: Literal["add", "none"] | None,
+    chat: bool | str | None,
 ) -> LoadedModel:
     if not isinstance(module, torch.nn.Module):
         raise ManifestError(f"model: {brief(module)}; accepted: a name, a folder, a hub id, or a transformers model")
@@ -259,6 +267,13 @@ def _in_memory(
         raise ManifestError("tokenizer: a model in memory needs its own; accepted: et.load(model, tokenizer)")
     name = str(getattr(module, "name_or_path", "") or type(module).__name__)
     nn = from_module(module, tokenizer, name)
+    if chat:
+        if bos is not None:
+            raise ManifestError(
+                f"bos: {bos}, and chat, whose template says how prompts begin; accepted: one of the two"
+            )
+        tokenizer = deepcopy(tokenizer)
+        set_chat(tokenizer, chat, name)
     if bos is not None:
         tokenizer = deepcopy(tokenizer)
         set_bos(tokenizer, bos, name, nn.nn.config)

@@ -17,12 +17,12 @@ from nnsight_et.core.errors import TaskError, accepted_names, brief, quantity
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.interventions.ablation import model_readouts
-from nnsight_et.rows.mapping import FOIL, KEYS, SPACE, SPECIAL, entries_of, mapping_of
+from nnsight_et.rows.mapping import ANSWER_TOKENS, FOIL, KEYS, SPACE, SPECIAL, entries_of, mapping_of
 from nnsight_et.rows.read import Row
-from nnsight_et.tasks.answers import quoted_answer, roles, token_description
+from nnsight_et.tasks.answers import quoted_answer, roles, text_description, text_of
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum_pairs
-from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens
+from nnsight_et.tasks.encoding import AnswerTokens, MarkedPair, MarkedText, SpecialTokens
 from nnsight_et.tasks.marked import check_alike, encoded_pair, pair_of, read_pairs
 
 SHOWN = 3
@@ -31,7 +31,7 @@ LEFT = 'style="text-align:left"'
 
 @dataclass(frozen=True)
 class Pairs:
-    """Base prompts, each with a source prompt and the token that is scored, for any model's tokenizer.
+    """Base prompts, each with a source prompt and the answer that is scored, for any model's tokenizer.
 
     The answer is the base's own one where the question is what a patch breaks; for activation patching and DCM it is
     the answer that the patch should give.
@@ -60,13 +60,14 @@ class Pairs:
         group: str | None = None,
         space: Literal["yes", "no"] | None = None,
         special_tokens: SpecialTokens = "tokenizer",
+        answer_tokens: AnswerTokens = "one",
     ) -> Pairs:
         """Your own pairs.
 
         Args:
             pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each. {{name|text}} in base
                 and source marks a position, the last token of the text. A mapping may also have "foil" (wrong answers)
-                and "also_right": a text, or a list of texts, one token each.
+                and "also_right": a text, or a list of texts, one token each as the answer is.
             columns: By these keys the ones that mappings have instead: {"base": "clean", "source": "corrupted"}.
                 Further keys are kept, in `metadata`.
             sources: "next_row" for mappings without a source: it is the base of the next one with another answer.
@@ -74,7 +75,9 @@ class Pairs:
             find: By position a regular expression that finds it in both texts, or "differing": where they differ.
             group: The key that `by_group` sorts by.
             space: Whether a space goes between prompt and answer where none is written; when absent the texts decide.
-            special_tokens: "text" for prompts that bring their own special tokens. A pair may say both itself.
+            special_tokens: "text" for prompts that bring their own special tokens.
+            answer_tokens: "several" for answers, foils and what is right as well of more tokens than one; a probability
+                is then that of the whole text. A pair may say all three itself.
 
         Raises:
             TaskError: A pair is not written like this, or names other positions than the first; it is named.
@@ -103,7 +106,7 @@ class Pairs:
             Row(f"pairs[{index}]", dict(one) if isinstance(one, Mapping) else _three(one, index))
             for index, one in enumerate(pairs)
         ]
-        entries, said = entries_of(rows, mapping), _tokens_as(space, special_tokens)
+        entries, said = entries_of(rows, mapping), _tokens_as(space, special_tokens, answer_tokens)
         for entry in entries:
             entry.values.update({**said, **entry.values})
         return cls._alike([pair_of(entry, mapping.find) for entry in entries])
@@ -122,6 +125,7 @@ class Pairs:
         group: str | None = None,
         space: Literal["yes", "no"] | None = None,
         special_tokens: SpecialTokens = "tokenizer",
+        answer_tokens: AnswerTokens = "one",
     ) -> Pairs:
         """The pairs in a file: JSON lines, JSON, CSV, TSV or Parquet; TaskError naming each row that is wrong.
 
@@ -133,7 +137,7 @@ class Pairs:
         mapping = mapping_of(
             columns=columns, layout=layout, rows=rows, sources=sources, answers=answers, find=find, group=group
         )
-        return cls(tuple(read_pairs(Path(path), _tokens_as(space, special_tokens), mapping)))
+        return cls(tuple(read_pairs(Path(path), _tokens_as(space, special_tokens, answer_tokens), mapping)))
 
     @classmethod
     def boxes(cls, count: int, boxes: int = 7, seed: int = 0, split: str = "discovery") -> Pairs:
@@ -176,9 +180,20 @@ class Pairs:
             raise TaskError(f"model: {brief(model)}; accepted: what et.load(...) returns")
         rows = []
         for index, example in enumerate(self.examples(model.tokenizer)):
-            for role, tokens in roles(example):
-                rows += [{"pair": index, "as": role, **token_description(token, model.tokenizer)} for token in tokens]
+            for role, texts in roles(example):
+                rows += [{"pair": index, "as": role, **text_description(text, model.tokenizer)} for text in texts]
         return Finding(f"Tokens that are scored, of {model.name}", tuple(rows), notices=model.notices)
+
+    def sent(self, model: LoadedModel) -> Finding:
+        """What the model is given of each pair: base and source as its tokens say them, special ones too."""
+        if not isinstance(model, LoadedModel):
+            raise TaskError(f"model: {brief(model)}; accepted: what et.load(...) returns")
+        rows = tuple(
+            {"pair": index, "as": side, "text": text_of(prompt, model.tokenizer)}
+            for index, example in enumerate(self.examples(model.tokenizer))
+            for side, prompt in (("base", example.base), ("source", example.source))
+        )
+        return Finding(f"What is sent to {model.name}", rows, notices=model.notices)
 
     def answered_by(self, model: LoadedModel) -> Pairs:
         """Those whose answer the model gives; TaskError if there is none."""
@@ -275,8 +290,8 @@ def predict_answers(model: LoadedModel, examples: Sequence[Example]) -> list[boo
     return is_right(found["predicted"], right_tokens(examples)).tolist()
 
 
-def _tokens_as(space: str | None, special_tokens: str) -> dict[str, str]:
-    return {SPECIAL: special_tokens} | ({} if space is None else {SPACE: space})
+def _tokens_as(space: str | None, special_tokens: str, answer_tokens: str) -> dict[str, str]:
+    return {SPECIAL: special_tokens, ANSWER_TOKENS: answer_tokens} | ({} if space is None else {SPACE: space})
 
 
 def _html(marked: MarkedText) -> str:

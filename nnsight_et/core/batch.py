@@ -58,6 +58,15 @@ class Example:
         if self.further and len(self.further) != texts:
             raise ValueError(f"further tokens of {len(self.further)} texts, and there are {texts}")
 
+    @classmethod
+    def scored_by(
+        cls, base: Prompt, source: Prompt, right: Sequence[tuple[int, ...]], wrong: Sequence[tuple[int, ...]] = ()
+    ) -> Example:
+        """The pair with the tokens of each text: of the answer, of what is right as well, and of the foils."""
+        firsts = [tuple(text[0] for text in some) for some in (right, wrong)]
+        further = tuple(tuple(text[1:]) for text in (*right, *wrong))
+        return cls(base, source, firsts[0][0], firsts[0][1:], firsts[1], further if any(further) else ())
+
     @property
     def right(self) -> tuple[tuple[int, ...], ...]:
         """The tokens of the answer, then of each text that is right as well."""

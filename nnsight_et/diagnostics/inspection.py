@@ -16,6 +16,7 @@ import torch
 from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import TaskError, UnsupportedModel, quantity
 from nnsight_et.core.notices import Notice
+from nnsight_et.core.turns import makes_turns
 from nnsight_et.engine.budget import chunk_bytes, chunks, kept_per_token
 from nnsight_et.manifest import BoxesTask, Manifest
 from nnsight_et.measuring.examples import task_of
@@ -28,6 +29,7 @@ from nnsight_et.models.files import Files, describe_files
 from nnsight_et.models.gguf_file import quantization_note
 from nnsight_et.models.load import configuration, outline, tokenizer_of
 from nnsight_et.planning.plan import model_choice
+from nnsight_et.tasks.answers import text_of
 from nnsight_et.tasks.encoding import trailing_tokens
 from nnsight_et.tasks.own_pairs import OwnPairs
 
@@ -241,7 +243,10 @@ def _task(files: Files, use: Use) -> tuple[list[Row], int]:
     shortest, longest = min(one.length for one in examples), max(one.length for one in examples)
     lengths = f"{longest} tokens" if shortest == longest else f"{shortest} to {longest} tokens"
     found = f"fits the tokenizer; {lengths} in {of}, {first}; one has {at}"
-    return [(name, found), ("padding", f"token {tokenizer.pad_token_id}, on the left")], longest
+    rows = [(name, found), ("padding", f"token {tokenizer.pad_token_id}, on the left")]
+    if makes_turns(tokenizer):
+        rows.append(("sent, as a chat", repr(text_of(base, tokenizer))))
+    return rows, longest
 
 
 def _examples(use: Use, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Example], str]:

@@ -18,10 +18,11 @@ from nnsight_et.models.load import tokenizer_of
 from nnsight_et.planning.plan import model_choice
 from nnsight_et.rows.mapping import KEYS, LAYOUTS, MASKED, PairMapping, are_keys
 from nnsight_et.rows.read import Data, rows_of
-from nnsight_et.tasks.answers import quoted_answer, roles, token_description
+from nnsight_et.tasks.answers import quoted_answer, roles, text_description
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encode
 from nnsight_et.tasks.marked import pairs_in
 from nnsight_et.tasks.own_pairs import PARTS, SWAP_PARTS, OwnPairs
+from nnsight_et.tasks.turns import as_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -179,6 +180,7 @@ def _shown(where: str, pair: MarkedPair, pairs: OwnPairs, tokenizer: PreTrainedT
     if tokenizer is None:
         answers = (("answer", quoted_answer(pair.answer, pair)), *(("foil", repr(foil)) for foil in pair.foils))
         return ShownPair(where, _spans(pair.base), _spans(pair.source), None, answers)
+    pair = as_turns(pair, tokenizer)
     example = pairs.example(where, pair, tokenizer)
     base, source = (
         _tokens(text, prompt, pair, tokenizer)
@@ -188,10 +190,10 @@ def _shown(where: str, pair: MarkedPair, pairs: OwnPairs, tokenizer: PreTrainedT
 
 
 def _scored(example: Example, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
-    for role, tokens in roles(example):
-        for token in tokens:
-            told = token_description(token, tokenizer)
-            yield role, f"{told['text']} (token {told['id']})"
+    for role, texts in roles(example):
+        for tokens in texts:
+            told = text_description(tokens, tokenizer)
+            yield role, f"{told['text']} (token{'s' * (len(tokens) > 1)} {told['id']})"
 
 
 def _spans(text: MarkedText) -> tuple[Piece, ...]:

@@ -195,7 +195,7 @@ def speeds_of(model: Model, rows: Rows, examples: Sequence[Example]) -> Speeds:
 
 def _time_passes(model: Model, pair: Pair, rows: Rows) -> Iterator[Timed]:
     """What tells each speed, in an order in which every one needs only those before it."""
-    chunks, (prompts,), count = rows.sizes.chunks, rows.prompts, len(pair.answer)
+    chunks, (prompts,), count = rows.sizes.chunks, rows.prompts, len(pair.base.tokens)
     token = torch.zeros(1, 1, dtype=torch.long)
     one = Question(PromptBatch(token, torch.ones_like(token), {"last": token[0]}), token[0])
     yield "passes", lambda: model_readouts(model, one.to(model.device), "default"), Count(passes=1)

@@ -102,9 +102,7 @@ def readout(logits: Tensor, spec: Asked) -> Readout:
 def _readout_of_several(wide: Tensor, answers: Answers, spec: ReadoutSpec | None) -> Readout:
     """The readout of logits [..., row, token, vocabulary], each token's where those before it are given."""
     tokens, there, rows = answers.tokens, answers.tokens != NO_TOKEN, answers.right[:, 0]
-    index = tokens.clamp(min=0).expand(wide.shape[:-1])[..., None]
-    logit = wide.gather(-1, index)[..., 0].masked_fill(~there, 0.0).sum(-1)
-    log_p = wide.log_softmax(-1).gather(-1, index)[..., 0].masked_fill(~there, 0.0).sum(-1)  # [..., row]
+    logit, log_p = sums_over_texts(wide, answers), sums_over_texts(wide.log_softmax(-1), answers)
     said = wide.argmax(-1)
     whole, first = ((said == tokens) | ~there).all(-1), said[..., rows, 0]
     finished, of_right = answers.of_some(whole, answers.right)
@@ -112,6 +110,12 @@ def _readout_of_several(wide: Tensor, answers: Answers, spec: ReadoutSpec | None
     left = begun.any(-1) & ~(finished & of_right).any(-1)
     value = _value_of_several(wide, log_p, answers, spec) if spec else None
     return Readout(log_p[..., rows].exp(), logit[..., rows], first.masked_fill(left, UNFINISHED), value)
+
+
+def sums_over_texts(values: Tensor, answers: Answers) -> Tensor:
+    """[..., row]: the sum over each text's tokens of their values [..., row, token, vocabulary], each at its place."""
+    index = answers.tokens.clamp(min=0).expand(values.shape[:-1])[..., None]
+    return values.gather(-1, index)[..., 0].masked_fill(answers.tokens == NO_TOKEN, 0.0).sum(-1)
 
 
 def _value_of_several(wide: Tensor, log_p: Tensor, answers: Answers, spec: ReadoutSpec) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair, PromptBatch, Question
+from nnsight_et.core.batch import Answers, Pair, PromptBatch, Question
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.models.load import part_gaps
 from nnsight_et.models.model import Model
@@ -66,7 +66,7 @@ def resolve_placement(model: Model) -> Model:
 
 def to_device(value: Any, device: torch.device) -> Any:
     """The value with all tensors in it on `device`."""
-    if isinstance(value, (Tensor, PromptBatch, Pair, Question)):
+    if isinstance(value, (Tensor, PromptBatch, Pair, Question, Answers)):
         return value.to(device)
     if isinstance(value, dict):
         return {key: to_device(one, device) for key, one in value.items()}

@@ -15,7 +15,7 @@ import nnsight
 import torch
 from torch import Tensor
 
-from nnsight_et.core.batch import Pair
+from nnsight_et.core.batch import Answers, Pair
 from nnsight_et.core.circuit import Component, Head
 from nnsight_et.core.named_metrics import DEFAULT_METRIC
 from nnsight_et.engine import one_token, reference
@@ -43,7 +43,7 @@ def screened_probabilities(
     """
     check_ends(model, [path])
     with model.session():
-        outcome = nnsight.save(_effects(model, pair, path, senders, engine, chunks))
+        outcome = nnsight.save(_effects(model, pair.by_row(), path, senders, engine, chunks))
     return check_numbers(model, outcome, [pair])
 
 
@@ -70,6 +70,9 @@ def _effects(
     estimate = torch.zeros(len(heads), len(pair.base.tokens))
     if model.gradients and not several:
         estimate = _estimates(model, capture, path, heads, donated=donated, asked=asked, chunks=chunks)
+    if isinstance(pair.answer, Answers):  # a prompt has several rows
+        by_row, owner = estimate, pair.answer.example.cpu()
+        estimate = by_row.new_zeros(len(heads), len(pair.right)).index_add(1, owner, by_row)
     if pair.metric == DEFAULT_METRIC:
         estimate = estimate / found["base"]
     return found | {"estimate": estimate[None]}
@@ -89,7 +92,12 @@ def _estimates(
     (token,) = capture.tokens
     leaves = {layer: token.z[layer].detach().clone().requires_grad_() for layer in donated}
     every = Senders.together(model, [heads], leaves)
-    if path.via is None:
+    if path.via is None and capture.run.continuation:
+        slot = capture.live_index(capture.run.positions["last"])
+        alone = torch.arange(model.n_heads, device=model.device)
+        edits = [Edit(layer, "z", slot, alone, z[None]) for layer, z in leaves.items()]
+        total = _value(suffix(model, capture, min(leaves), edits, asked, chunks)).sum()
+    elif path.via is None:
         total = _value(one_token.to_logits(model, token, every, asked)).sum()
     else:
         receivers = Receivers.of(model, path.receivers, path.via, path.kv_heads)

@@ -31,6 +31,7 @@ def problems(manifest: Manifest) -> Iterator[Problem]:
         yield error.problem
         return
     yield from _task_problems(manifest)
+    yield from _chat_problems(manifest)
     for name, experiment in manifest.experiments.items():
         known = _surroundings(manifest, name, positions)
         for path, text in _experiment_problems(manifest, experiment, known):
@@ -42,6 +43,19 @@ def problems(manifest: Manifest) -> Iterator[Problem]:
         for path, model in experiment.model_names.items():
             yield from _model_problems(manifest, ("experiments", name, *path), model)
     yield from _cycles(manifest)
+
+
+def _chat_problems(manifest: Manifest) -> Iterator[Problem]:
+    """A problem for each model whose prompts are to be turns of a chat, where the task's are begun sentences."""
+    task = manifest.task
+    if isinstance(task, PairsTask) and task.chat and task.special_tokens == "text":
+        found = "text, and chat, whose template has the special tokens"
+        yield Problem(("task", "special_tokens"), f"{found}; accepted: one of the two")
+    if not isinstance(task, (PairsTask, PythonTask)):
+        for name, model in manifest.models.items():
+            if model.chat:
+                text = f"the prompts of task {task.kind} are begun sentences; accepted: no chat, or kind: pairs"
+                yield Problem(("models", name, "chat"), text)
 
 
 def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> ValidationContext:

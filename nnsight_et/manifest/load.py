@@ -203,7 +203,7 @@ def _no_task(found: Any) -> Problem:
 
 def _sentence(details: ErrorDetails) -> str:
     kind, found, message = details["type"], _shown_value(details["input"]), details["msg"]
-    if kind in ("boxes", "positions", "name", "memory"):
+    if kind in ("boxes", "positions", "name", "memory", "chat"):
         return message
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", details.get("ctx", {}).get("expected", ""))

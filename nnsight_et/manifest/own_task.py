@@ -23,6 +23,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nnsight_et.core.errors import ManifestError, TaskError, accepted_names
+from nnsight_et.manifest.chat import Chat, chat_identity, read_chat
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.manifest.pairs import TAKEN
 from nnsight_et.manifest.written import SpecModel
@@ -41,6 +42,11 @@ class PythonTask(SpecModel):
     """The module and the class in it, such as my_package.module:Task; the manifest's folder is looked into first."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What the class is called with."""
+    chat: Chat = None
+    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+
+    true; or a template's name, or a file with one in Jinja, relative to the manifest. A model's own goes first.
+    """
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class MadeTask:
     made: Any = field(repr=False, compare=False)
     desiderata: tuple[str, ...] = ()
     """The variables that its object makes swaps of."""
+    chat: bool | str | None = None
+    """As it is written; of a file the template in it."""
 
     def __hash__(self) -> int:
         return hash((self.kind, self.positions, self.source, self.version, self.folder))
@@ -72,7 +80,7 @@ class MadeTask:
         """What is computed on, as plain data, without a folder of this machine."""
         named = {"kind": self.kind, "options": self.options, "positions": list(self.positions)}
         more = {"desiderata": list(self.desiderata)} if self.desiderata else {}
-        return named | {"source": self.source, "version": self.version} | more
+        return named | {"source": self.source, "version": self.version} | more | chat_identity(self.chat)
 
     def examples(self, tokenizer: Any, count: int, seed: int, split: str) -> list[Any]:
         """What the object gives, as it is; TaskError with the user's line if it raises."""
@@ -114,8 +122,8 @@ def make_task(task: PythonTask, folder: Path) -> MadeTask:
     desiderata = _desiderata(made, class_name)
     if not isinstance(version, (str, int, type(None))):
         raise UnusableTask(("task", "kind"), f"{class_name}.version is {version!r:.60}; accepted: text or a number")
-    source = _source(module, version)
-    return MadeTask(task.kind, task.options, positions, source, version, folder, made, desiderata)
+    source, chat = _source(module, version), read_chat(task.chat, folder)
+    return MadeTask(task.kind, task.options, positions, source, version, folder, made, desiderata, chat)
 
 
 @contextmanager

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from nnsight_et.core.errors import ManifestError, TaskError
+from nnsight_et.manifest.chat import Chat, chat_identity, read_chat
 from nnsight_et.manifest.written import SpecModel
 from nnsight_et.rows.mapping import PairMapping, find_of, mapping_of
 from nnsight_et.rows.read import Data, Form, read_dataset, read_file
 
+T = TypeVar("T")
 AS_NAMED = PairMapping()
 TAKEN = ("last", "random", "group", "at", "head", "other")  # what manifests and results call something else
 
@@ -47,6 +49,8 @@ class PairColumns(SpecModel):
     """Whether a space goes before the row's answer: yes or no."""
     special_tokens: ColumnName | None = None
     """Who puts special tokens in front of the row's prompts: tokenizer or text."""
+    answer_tokens: ColumnName | None = None
+    """How many tokens the row's answers may have: one or several."""
 
 
 class DatasetPlace(SpecModel):
@@ -112,6 +116,13 @@ class PairsTask(SpecModel):
     """Whether a space goes between a prompt and its answer, where it is not written; when absent the texts decide."""
     special_tokens: Literal["tokenizer", "text"] | None = None
     """Who puts the special tokens in front of a prompt: the tokenizer (when absent), or the text, which has its own."""
+    answer_tokens: Literal["one", "several"] | None = None
+    """How many tokens an answer, what is right as well, and a foil may have: one (when absent), or several."""
+    chat: Chat = None
+    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+
+    true; or a template's name, or a file with one in Jinja, relative to the manifest. A model's own goes first.
+    """
 
     @field_validator("positions")
     @classmethod
@@ -168,6 +179,9 @@ class PairsFile:
     """Of the file's bytes, where it is no text."""
     desiderata: tuple[tuple[str, PairsFile], ...] = ()
     """By variable the pairs that swap it."""
+    answer_tokens: str | None = None
+    chat: bool | str | None = None
+    """As it is written; of a file the template in it."""
     version: ClassVar[int] = (
         2  # raised when the same file starts to mean other prompts; without one, bases were ablated
     )
@@ -179,8 +193,8 @@ class PairsFile:
 
     @property
     def tokens_as(self) -> dict[str, str]:
-        """What the manifest says of all rows: space and special_tokens, where it does."""
-        said = {"space": self.space, "special_tokens": self.special_tokens}
+        """What the manifest says of all rows: space, special_tokens and answer_tokens, where it does."""
+        said = {"space": self.space, "special_tokens": self.special_tokens, "answer_tokens": self.answer_tokens}
         return {key: value for key, value in said.items() if value is not None}
 
     @property
@@ -191,7 +205,7 @@ class PairsFile:
         known = {"kind": "pairs", "positions": list(self.positions), "pairs": self._digest, "version": self.version}
         read = {"form": self.form if self.form != "json" else None, "mapping": self.mapping.identity}
         read |= {"desiderata": {name: file.identity for name, file in self.desiderata}}
-        return known | self.tokens_as | {key: value for key, value in read.items() if value}
+        return known | self.tokens_as | chat_identity(self.chat) | {key: one for key, one in read.items() if one}
 
     @cached_property
     def _digest(self) -> str:
@@ -211,10 +225,11 @@ def read_pairs_file(task: PairsTask, folder: Path, place: Callable[..., str]) ->
             path = folder / Path(one.file)
             read = _read(lambda path=path: read_file(path), place("task", "desiderata", name, "file"))
         swaps.append((name, _pairs_file(task, read, task.swap_mapping(one))))
-    return _pairs_file(task, data, task.mapping, tuple(swaps))
+    chat = _read(lambda: read_chat(task.chat, folder), place("task"))
+    return replace(_pairs_file(task, data, task.mapping, tuple(swaps)), chat=chat)
 
 
-def _read(reads: Callable[[], Data], where: str) -> Data:
+def _read(reads: Callable[[], T], where: str) -> T:
     try:
         return reads()
     except ManifestError as error:
@@ -225,7 +240,7 @@ def _pairs_file(
     task: PairsTask, data: Data, mapping: PairMapping, swaps: tuple[tuple[str, PairsFile], ...] = ()
 ) -> PairsFile:
     said = task.positions, task.space, task.special_tokens
-    return PairsFile(data.name, data.text, *said, data.form, mapping, data.digest, swaps)
+    return PairsFile(data.name, data.text, *said, data.form, mapping, data.digest, swaps, task.answer_tokens)
 
 
 def _data(task: PairsTask, folder: Path) -> Data:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
+from nnsight_et.manifest.chat import Chat
 from nnsight_et.manifest.document import KeyPath, dotted_path
 from nnsight_et.manifest.experiments import Experiment
 from nnsight_et.manifest.own_task import MadeTask, PythonTask, make_task
@@ -50,6 +51,11 @@ class OwnModel(SpecModel):
     """The file in `path` that has the weights, where that is a GGUF file: model-Q4_K_M.gguf. Read as plain numbers."""
     bos: Literal["add", "none"] | None = None
     """`add`: every text begins with the BOS, once; `none`: without it. Absent: as the tokenizer does it."""
+    chat: Chat = None
+    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+
+    true; or a template's name, or a file with one in Jinja, relative to the manifest. Absent: as the task says.
+    """
 
 
 AnyTask = BoxesTask | PairsTask | IOITask | GreaterThanTask | ColoredObjectsTask | PythonTask

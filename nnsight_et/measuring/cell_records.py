@@ -16,6 +16,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.results.store import Store
 
 VERSION = 1  # of what is digested: records of another one say nothing
+LATER = ("further",)  # fields that came later: empty ones are left out, so that records of before still say something
 
 
 @dataclass
@@ -72,7 +73,7 @@ def _parts(value: Any) -> Iterator[str]:
                 yield from _parts(one)
         case _ if is_dataclass(value):
             for one in fields(value):
-                if one.compare:
+                if one.compare and (one.name not in LATER or getattr(value, one.name)):
                     yield from _parts(getattr(value, one.name))
         case _:
             yield str(value)

@@ -14,9 +14,10 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from nnsight_et.circuits.circuit_files import KNOWN
-from nnsight_et.core.batch import NO_TOKEN, Example, Pair, Prompt, PromptBatch, Question
+from nnsight_et.core.batch import NO_TOKEN, Answers, Example, Pair, Prompt, PromptBatch, Question
 from nnsight_et.core.circuit import Circuit, Component
 from nnsight_et.core.errors import ExperimentError
+from nnsight_et.core.named_metrics import METRICS
 from nnsight_et.interventions.ablation import AblationValues
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import Experiment
@@ -100,7 +101,7 @@ class Evidence(Generic[M, S]):
 
     def same_base(self, examples: Sequence[Example], one: Measured) -> Iterator[Finding]:
         """That a measurement is of these base prompts, in this order, and of these answers."""
-        said = [[(each.base, each.answer, each.also_right) for each in some]
+        said = [[(each.base, each.right) for each in some]
                 for some in (examples, one.measurement.step.examples)]  # fmt: skip
         yield finding("splits", said[0] == said[1], f"step {one.measurement.step.name}: its examples")
 
@@ -276,6 +277,10 @@ def without(circuit: Groups, gone: Mapping[str, Sequence[tuple[int, int]]]) -> G
 def _are_of(argument: Any, examples: Sequence[Example]) -> bool:
     """Whether what a call is given, if it is prompts, are those of these examples."""
     if isinstance(argument, Pair):
+        if isinstance(argument.answer, Answers):
+            sources = same_prompts(argument.source, [example.source for example in examples])
+            right = same_answers(argument.answer, examples, METRICS[argument.metric].needs_foils)
+            return right and sources and _are_of(argument.base, examples)
         more = [(argument.also_right, "also_right"), (argument.foils, "foils")]
         listed = [[[token for token in row if token != NO_TOKEN] for row in one.tolist()] if one is not None else
                   [[]] * len(examples) for one, _ in more]  # fmt: skip
@@ -283,12 +288,28 @@ def _are_of(argument: Any, examples: Sequence[Example]) -> bool:
         sources = same_prompts(argument.source, [example.source for example in examples])
         return right and sources and _are_of(argument.question, examples)
     if isinstance(argument, Question):
-        right = argument.answer.tolist() == [example.answer for example in examples]
-        return right and _are_of(argument.run, examples)
+        return same_answers(argument.answer, examples) and _are_of(argument.run, examples)
     if isinstance(argument, AblationValues) and argument.resampled is not None:
         return same_prompts(argument.resampled, [example.source for example in examples])
     if isinstance(argument, PromptBatch):
         return same_prompts(argument, [example.base for example in examples])
+    return True
+
+
+def same_answers(answer: Tensor | Answers, examples: Sequence[Example], foils: bool = False) -> bool:
+    """Whether a batch's answers are the examples' own; of several tokens with what is right as well, and the foils."""
+    if isinstance(answer, Tensor):
+        return answer.tolist() == [example.answer for example in examples] and not any(one.further for one in examples)
+    texts = [tuple(token for token in row if token != NO_TOKEN) for row in answer.tokens.tolist()]
+    owners = answer.example.tolist()
+    for rows, wanted in ((answer.right, "right"), (answer.foils, "wrong" if foils else "")):
+        listed = [[]] * len(examples) if rows is None else rows.tolist()
+        for number, (some, example) in enumerate(zip(listed, examples, strict=True)):
+            own = [row for row in some if row != NO_TOKEN]
+            if tuple(texts[row] for row in own) != (getattr(example, wanted) if wanted else ()):
+                return False
+            if any(owners[row] != number for row in own):
+                return False
     return True
 
 

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from nnsight_et.core.batch import Example, Pair, Prompt, check_lengths, check_tokens, collate
 from nnsight_et.core.errors import TaskError
-from nnsight_et.core.named_metrics import METRICS
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
+from nnsight_et.core.turns import makes_turns
 from nnsight_et.manifest import BoxesTask, ColoredObjectsTask, GreaterThanTask, IOITask, MadeTask, PairsFile, TaskData
 from nnsight_et.manifest.written import Scored
 from nnsight_et.measuring.model_pool import ModelPool
 from nnsight_et.models.files import Files
 from nnsight_et.models.load import longest_alike, longest_prompt, shape_of
 from nnsight_et.planning.plan import Job, ModelChoice
-from nnsight_et.tasks.answers import roles
+from nnsight_et.tasks.answers import roles, text_of
 from nnsight_et.tasks.boxes import OBJECTS, Boxes
 from nnsight_et.tasks.colored_objects import ColoredObjects
 from nnsight_et.tasks.desiderata import desideratum
@@ -55,8 +56,10 @@ class Data:
     made: ClassVar[bool] = True
     """Whether they are what a task gives for a split and a number."""
     models: ModelPool
-    scored: dict[tuple[str, str], dict[str, set[int]]] = field(default_factory=dict)
-    """By experiment and model: the tokens that its examples are scored by, by what they are in them."""
+    scored: dict[tuple[str, str], dict[str, set[tuple[int, ...]]]] = field(default_factory=dict)
+    """By experiment and model: the tokens of each text that its examples are scored by, by what they are in them."""
+    sent: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By experiment and model: the first base prompt as the model is given it, where it is a turn of a chat."""
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
         """Pairs of the job's task, with foils if its metric needs them; TaskError if one is too long for the model."""
@@ -87,15 +90,24 @@ class Data:
         with naming_job_in_errors(job):
             return task.available(job.seed, split) if isinstance(task, (OwnPairs, OwnTask)) else inf
 
-    def pair(self, choice: ModelChoice, examples: Sequence[Example], batch: Sequence[int]) -> Pair:
-        """Those of the examples that `batch` counts, as one batch."""
-        return collate([examples[index] for index in batch], self.models.pad(choice))
+    def pair(
+        self,
+        choice: ModelChoice,
+        examples: Sequence[Example],
+        batch: Sequence[int],
+        metric: Metric = DEFAULT_METRIC,
+    ) -> Pair:
+        """Those of the examples that `batch` counts, as one batch that is scored by the metric."""
+        return collate([examples[index] for index in batch], self.models.pad(choice), metric=metric)
 
     def _note_scored(self, job: Job, choice: ModelChoice, examples: Sequence[Example]) -> Sequence[Example]:
         """The examples, the tokens they are scored by now being known."""
+        tokenizer = self.models.tokenizer(choice)
+        if examples and makes_turns(tokenizer):
+            self.sent.setdefault((job.name, choice.name), text_of(examples[0].base, tokenizer))
         scored = self.scored.setdefault((job.name, choice.name), {})
-        for role, tokens in chain.from_iterable(map(roles, examples)):
-            scored.setdefault(role, set()).update(tokens)
+        for role, texts in chain.from_iterable(map(roles, examples)):
+            scored.setdefault(role, set()).update(texts)
         return examples
 
     def _require_fit(self, job: Job, choice: ModelChoice, some: Iterable[Some]) -> list[Some]:

@@ -40,7 +40,7 @@ class ChunkSizes:
 
     def of(self, choice: ModelChoice, data: Sequence[Example] | Sequence[Prompt]) -> Chunks:
         """The model's chunk sizes for these prompts, or the base prompts of these examples."""
-        tokens = max((one if isinstance(one, Prompt) else one.base).length for one in data)
+        tokens = max(map(_tokens_of, data))
         name = f"{choice.name}/{choice.dtype}/{tokens}"
         if name not in self._sizes:
             shape, size = self.models.shape(choice), getattr(torch, choice.dtype).itemsize
@@ -171,6 +171,13 @@ def _requested_text(text: str) -> str:
     if found[2].lower() == "bytes":
         return f"; the last pass asked for {float(found[1]) / 2**30:.2f} GiB more"
     return f"; the last pass asked for {found[1]} {found[2]} more"
+
+
+def _tokens_of(one: Example | Prompt) -> int:
+    """How many tokens of it go through the model: its base prompt, once for each text of several that follows it."""
+    if isinstance(one, Prompt) or not one.further:
+        return (one if isinstance(one, Prompt) else one.base).length
+    return (one.base.length + one.continuation) * len(one.further)
 
 
 def _tokens(call: Call) -> int | None:

@@ -14,7 +14,7 @@ from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.stage_scores import effects
 from nnsight_et.planning.plan import Job
-from nnsight_et.tasks.answers import token_description
+from nnsight_et.tasks.answers import text_description
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,6 +75,6 @@ def _missing_text(
     if not lacking.any():
         return None
     first = examples[int(lacking.nonzero()[0])]
-    prompt, answer = str(tokenizer.decode(list(first.base.tokens))), token_description(first.answer, tokenizer)["text"]
+    prompt, answer = str(tokenizer.decode(list(first.base.tokens))), text_description(first.right[0], tokenizer)["text"]
     shown = repr(prompt if len(prompt) <= SHOWN else f"...{prompt[-SHOWN:]}")
     return f"{what}, in {int(lacking.sum())} of {quantity(len(lacking), 'prompt')}, such as {answer} after {shown}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.models.catalog import Shape
 from nnsight_et.models.files import Files, download_files
-from nnsight_et.models.load import distant, load_model, shape_of, tokenizer_of
+from nnsight_et.models.load import distant, load_model, shape_of, tokenizer_of, with_template
 from nnsight_et.models.model import Model
 from nnsight_et.models.prints import memory_print
 from nnsight_et.planning.plan import Job, ModelChoice
@@ -37,7 +37,8 @@ class ModelPool:
     def files(self, choice: ModelChoice) -> Files:
         """The model's files and fingerprint."""
         if choice.name not in self._files:
-            self._files[choice.name] = download_files(choice.name, choice.spec, weights_too=not self.on_server)
+            files = download_files(choice.name, choice.spec, weights_too=not self.on_server)
+            self._files[choice.name] = with_template(files)
         return self._files[choice.name]
 
     def fingerprint(self, choice: ModelChoice) -> str:

@@ -12,7 +12,16 @@ from nnsight_et.core.batch import Example
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.audit import Finding, differences, finding, right_answers
 from nnsight_et.measuring.context import Measured
-from nnsight_et.measuring.evidence import Evidence, Groups, Heads, place, plain_circuit, same_prompts, shipped
+from nnsight_et.measuring.evidence import (
+    Evidence,
+    Groups,
+    Heads,
+    place,
+    plain_circuit,
+    same_answers,
+    same_prompts,
+    shipped,
+)
 from nnsight_et.planning.plan import ModelChoice
 
 
@@ -73,7 +82,7 @@ def patched_findings(
         for question, examples in zip(sources, given, strict=True):
             some = [examples[index] for index in batch]
             right = same_prompts(question.run, [example.source for example in some])
-            right = right and question.answer.tolist() == [example.answer for example in some]
+            right = right and same_answers(question.answer, some)
             yield finding("asked", right, f"{where}: the source prompts")
 
 
@@ -116,7 +125,7 @@ def trained_findings(
             right = len(cuts) == len(pairs) and all(
                 same_prompts(pair.base, [one.base for one in some])
                 and same_prompts(pair.source, [one.source for one in some])
-                and pair.answer.tolist() == [one.answer for one in some]
+                and same_answers(pair.answer, some)
                 for pair, some in zip(pairs, cuts, strict=True)
             )
             yield finding("asked", right, f"{name}: the pairs of training or validation")

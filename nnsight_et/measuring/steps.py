@@ -112,5 +112,6 @@ def data_digest(data: Sequence[Example] | Sequence[Prompt]) -> str:
 def _plain(entry: Example | Prompt) -> list[Any]:
     if isinstance(entry, Prompt):
         return [entry.tokens, sorted(entry.positions.items())]
-    more = [entry.also_right, entry.foils] if entry.also_right or entry.foils else []
-    return [_plain(entry.base), _plain(entry.source), entry.answer, *more]
+    more = [entry.also_right, entry.foils] if entry.also_right or entry.foils or entry.further else []
+    further = [entry.further] if entry.further else []
+    return [_plain(entry.base), _plain(entry.source), entry.answer, *more, *further]

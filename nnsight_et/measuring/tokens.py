@@ -8,17 +8,20 @@ from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import MadeTask, PairsFile
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.planning.plan import Job
-from nnsight_et.tasks.answers import token_description
+from nnsight_et.tasks.answers import text_description
 from nnsight_et.tasks.encoding import trailing_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS = "tokens"  # under which key of a summary they stand
+TOKENS, SENT = "tokens", "sent"  # under which keys of a summary they stand
 
 
 def tokens_of(context: RunContext, job: Job) -> dict[str, Any]:
-    """By model, of a task of your own: the tokens of the examples drawn, by what they are there. Empty for others."""
+    """By model, of a task of your own: the tokens of the examples drawn, by what they are there. Empty for others.
+
+    And, where prompts are turns of a chat, one of them as it was sent.
+    """
     found = {}
     for choice in job.models if isinstance(job.task, (PairsFile, MadeTask)) else ():
         tokenizer, scored = (
@@ -26,13 +29,16 @@ def tokens_of(context: RunContext, job: Job) -> dict[str, Any]:
             context.data.scored.get((job.name, choice.name), {}),
         )
         said = {
-            role: [token_description(one, tokenizer) for one in sorted(tokens)]
-            for role, tokens in scored.items()
-            if tokens
+            role: [text_description(one, tokenizer) for one in sorted(texts)] for role, texts in scored.items() if texts
         }
         if said:
             found[choice.name] = said
-    return {TOKENS: found} if found else {}
+    sent = {
+        choice.name: context.data.sent[job.name, choice.name]
+        for choice in job.models
+        if (job.name, choice.name) in context.data.sent
+    }
+    return ({TOKENS: found} if found else {}) | ({SENT: sent} if sent else {})
 
 
 def end_notices(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Notice]:

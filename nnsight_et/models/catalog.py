@@ -44,6 +44,7 @@ class ModelSpec:
     ndif_adapter: str | None = None  # the adapter's there, where it is not `adapter`
     gguf: str | None = None  # the file in `path` that has the weights, where that is a GGUF file
     bos: Literal["add", "none"] | None = None  # whether texts begin with BOS, where the tokenizer is not to decide
+    chat: bool | str | None = None  # whether prompts are turns of a chat; a template's name, or its text
 
     @property
     def server_names(self) -> tuple[str, str | None]:

@@ -44,6 +44,8 @@ class Files:
     """The file of `weights` that has them, where that is a GGUF file."""
     bos: Literal["add", "none"] | None = None
     """Whether texts begin with BOS, where the tokenizer is not to decide."""
+    chat: bool | str | None = None
+    """Whether prompts are turns of a chat, by the tokenizer's own template; or a template's name, or its text."""
 
 
 def download_files(name: str, spec: ModelSpec, weights_too: bool = True) -> Files:
@@ -69,7 +71,7 @@ def download_files(name: str, spec: ModelSpec, weights_too: bool = True) -> File
     _add(digest, name, _matching(weights, FILES) | _indexed_files(weights))
     _add(digest, name, _matching(adapter, FILES) if adapter else ())
     _add(digest, name, _matching(tokenizer, FILES) | _vocabulary(tokenizer))
-    return Files(name, weights, adapter, tokenizer, digest.hexdigest(), bos=spec.bos)
+    return Files(name, weights, adapter, tokenizer, digest.hexdigest(), bos=spec.bos, chat=spec.chat)
 
 
 def describe_files(name: str, spec: ModelSpec, here: bool = False) -> Files:
@@ -88,7 +90,7 @@ def describe_files(name: str, spec: ModelSpec, here: bool = False) -> Files:
     for folder in (weights, tokenizer):
         for path in _matching(folder, DESCRIBING) | _vocabulary(folder):
             next(_content(name, path), None)
-    return Files(name, weights, adapter, tokenizer, "", bos=spec.bos)
+    return Files(name, weights, adapter, tokenizer, "", bos=spec.bos, chat=spec.chat)
 
 
 def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool, here: bool = False) -> Path | None:
@@ -155,7 +157,7 @@ def _gguf_files(name: str, spec: ModelSpec, folder: Path, gguf: str, weights_too
     adapter = _adapter(name, spec, folder, weights_too)
     beside = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file() or _vocabulary(folder)
     tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else folder if beside else file
-    return Files(name, folder, adapter, tokenizer, "", file, spec.bos)
+    return Files(name, folder, adapter, tokenizer, "", file, spec.bos, spec.chat)
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:

@@ -7,6 +7,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from hashlib import blake2b
 from math import isfinite
 from operator import attrgetter
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging
 
 from nnsight_et.core.errors import UnsupportedModel, quantity
+from nnsight_et.core.turns import makes_turns
 from nnsight_et.models.adapters import attach_adapter, check_adapter, check_fit, check_served, has_adapter
 from nnsight_et.models.catalog import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.failures import reading_files
@@ -30,7 +32,7 @@ from nnsight_et.models.finite import accepted_dtypes, try_prompt
 from nnsight_et.models.gguf_file import check_all_read, dequantising, read_configuration, without_bars
 from nnsight_et.models.model import Model
 from nnsight_et.models.rotary import rotate_each_prompt, unchanging_length
-from nnsight_et.models.tokenizing import check_tokenizing, read_tokenizer, set_bos, with_padding_token
+from nnsight_et.models.tokenizing import check_tokenizing, read_tokenizer, set_bos, set_chat, with_padding_token
 from nnsight_et.models.weights import check_parameters, stored_tensors
 
 SENTENCE = "When Mary and John went to the store, John gave a drink to Mary."
@@ -105,14 +107,28 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
         ),
         lambda: check_tokenizing(files),
     ):
-        tokenizer = read_tokenizer(files.tokenizer.resolve(), files if files.bos else None)
+        tokenizer = read_tokenizer(files.tokenizer.resolve(), files if files.bos or files.chat else None)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
             f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
         )
+    if files.chat:
+        if files.bos:
+            found = f"{files.name}: bos: {files.bos}, and chat, whose template says how prompts begin"
+            raise UnsupportedModel(f"{found}; accepted: one of the two")
+        if not makes_turns(tokenizer):
+            set_chat(tokenizer, files.chat, files.name)
     if files.bos:
         set_bos(tokenizer, files.bos, files.name, configuration(files))
     return with_padding_token(tokenizer, files.name, _rows(files.weights, files.gguf))
+
+
+def with_template(files: Files) -> Files:
+    """The same files; where prompts are turns of a chat, the fingerprint is also of the template's text."""
+    if not files.chat:
+        return files
+    text = f"{files.fingerprint} {tokenizer_of(files).chat_template}"
+    return replace(files, fingerprint=blake2b(text.encode(), digest_size=16).hexdigest())
 
 
 @cache

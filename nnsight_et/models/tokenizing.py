@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from nnsight_et.core.batch import Prompt, PromptBatch, padded_batch
 from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.core.notices import Notice
+from nnsight_et.core.turns import make_turns, makes_turns
 from nnsight_et.models.families import architecture
 from nnsight_et.models.files import Files, check_no_code
 from nnsight_et.models.gguf_file import tokenizer_in
@@ -103,6 +104,8 @@ def bos_comparison_run(tokenizer: PreTrainedTokenizerBase, config: PretrainedCon
     That is without a BOS, where prompts begin with it, for a tokenizer that does not know the text's words, and for a
     model that has no row for one of its tokens, or fewer positions than it has tokens.
     """
+    if makes_turns(tokenizer):  # whose template begins prompts
+        return None
     bos, tokens = bos_of(tokenizer, config), _as_prompts(tokenizer, TEXT)
     unknown = tokens.count(tokenizer.unk_token_id)  # type: ignore[arg-type]
     if bos is None or not tokens or tokens[0] == bos or unknown > MOST_UNKNOWN * len(tokens):
@@ -156,6 +159,23 @@ def bos_notices(name: str, tokenizer: PreTrainedTokenizerBase, model: Model) -> 
     if run is None:
         return []
     return notices_of_losses(name, tokenizer, config, text_losses(model, run.to(model.device)).tolist())
+
+
+def set_chat(tokenizer: PreTrainedTokenizerBase, chat: bool | str, name: str) -> None:
+    """Make prompts turns of a chat: by the tokenizer's template (True), that of a name, or the template that is given.
+
+    UnsupportedModel if there is none.
+    """
+    own = tokenizer.chat_template
+    named = own if isinstance(own, dict) else {"default": own} if own else {}
+    template = chat if isinstance(chat, str) and "{" in chat else named.get("default" if chat is True else str(chat))
+    if template is None:
+        there = ", ".join(named) or "none"
+        found = f"{name}: chat: {str(chat).lower() if chat is True else chat}, and its tokenizer has "
+        found += "no chat template" if not named else f"no such template, but {there}"
+        accept = "true, " * ("default" in named) + ", ".join(named) + ", or " * bool(named)
+        raise UnsupportedModel(f"{found}; accepted: {accept}a file with a template in Jinja, or no chat")
+    make_turns(tokenizer, template)
 
 
 def set_bos(tokenizer: PreTrainedTokenizerBase, bos: Bos, name: str, config: PretrainedConfig) -> None:

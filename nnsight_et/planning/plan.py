@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic
@@ -21,6 +21,7 @@ from nnsight_et.circuits.circuit_files import OURS, CircuitFile, read_circuit
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.manifest import Experiment, Manifest, OwnModel, PathPatching, TaskData
+from nnsight_et.manifest.chat import chat_identity, read_chat
 from nnsight_et.manifest.written import OnCircuit, is_file, is_shipped
 from nnsight_et.models.catalog import KNOWN_MODELS, ModelSpec, Shape
 
@@ -42,7 +43,7 @@ LINKS = ("circuit", "circuits", "roles", "scores")
 """Of these, the keys that name results: digested by what those compute, key by key."""
 SERVED = {"ndif", "ndif_adapter"}
 """Keys of a model that say where it runs, not what it is."""
-LATER = {"gguf", "bos"}
+LATER = {"gguf", "bos", "chat"}
 """Keys of a model that came later: where they are not written, what is digested is what it was without them."""
 
 
@@ -216,9 +217,13 @@ def _job(manifest: Manifest, name: str, jobs: dict[str, Job], task: TaskData) ->
 def model_choice(manifest: Manifest, name: str) -> ModelChoice:
     """What `name` stands for in the manifest: one of its models, one known by name, a folder or a hub id."""
     own = manifest.models.get(name)
+    of_task = getattr(manifest.task, "chat", None)
+    chat = read_chat(of_task if own is None or own.chat is None else own.chat, manifest.folder)
     if own is None and name in KNOWN_MODELS:
         named = KNOWN_MODELS[name]
-        return ModelChoice(name, named.spec, manifest.dtype, named.shape, {"name": name, "dtype": manifest.dtype})
+        return ModelChoice(
+            name, replace(named.spec, chat=chat), manifest.dtype, named.shape, {"name": name, "dtype": manifest.dtype}
+        )
     written = own or OwnModel(path=name)
     dtype = written.dtype or manifest.dtype
     places = {key: _place(manifest.folder, getattr(written, key)) for key in ("adapter", "tokenizer")}
@@ -230,10 +235,13 @@ def model_choice(manifest: Manifest, name: str) -> ModelChoice:
         ndif_adapter=written.ndif_adapter,
         gguf=written.gguf,
         bos=written.bos,
+        chat=chat,
         **places,
     )
     unset = {key for key in LATER if getattr(written, key) is None}
     identity = {"name": name} | written.model_dump(exclude=SERVED | unset) | {"dtype": dtype}
+    if written.chat:
+        identity |= chat_identity(chat)
     return ModelChoice(name, spec, dtype, None, identity)
 
 

@@ -50,6 +50,10 @@ class TaskRecord(Record):
     """pairs: what the manifest says of spaces before answers."""
     special_tokens: str = ""
     """pairs: what the manifest says of special tokens."""
+    answer_tokens: str = ""
+    """pairs: what the manifest says of how many tokens answers have."""
+    chat: bool | str | None = None
+    """pairs, and a task of your own: whether prompts are turns of a chat; or a template's name, or a digest of it."""
     form: str = ""
     """pairs: commas, tabs or rows (Parquet, a dataset), where the file is no JSON."""
     mapping: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -93,6 +97,8 @@ class JobModel(Record):
     """The GGUF file that has its weights."""
     bos: str | None = None
     """Whether texts begin with the BOS, where the manifest says so."""
+    chat: bool | str | None = None
+    """Whether prompts are turns of a chat, where the manifest says so; a template's name, or a digest of its text."""
     dtype: str | None = None
     """The dtype it is loaded in."""
 

@@ -49,8 +49,8 @@ def readouts(
     """What a run's last position says: probability and logit of the answer, and the predicted token."""
     found = {
         "probability": f"Probability of the answer {of}, from 0 to 1.",
-        "logit": f"Logit of the answer {of}.",
-        "predicted": f"Id of the token with the largest logit {of}.",
+        "logit": f"Logit of the answer {of}; of several tokens their sum.",
+        "predicted": f"Id of the token with the largest logit {of}; -2 where it begins a right answer left unfinished.",
     }
     return tuple(ScoreTensor(f"{name}.{key}", tuple(axes), what, each, always) for key, what in found.items())
 
@@ -59,7 +59,7 @@ def answers(prefix: str = "", *, each: str = "", always: bool = True) -> tuple[S
     """The right tokens of the examples."""
     more = "Ids of other right tokens; -1 where an example has fewer."
     return (
-        ScoreTensor(f"{prefix}answer", ("example",), "Id of the answer.", each, always),
+        ScoreTensor(f"{prefix}answer", ("example",), "Id of the answer, or of its first token.", each, always),
         ScoreTensor(f"{prefix}also_right", ("example", "token"), more, each, always=False),
     )
 

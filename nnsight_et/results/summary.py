@@ -18,14 +18,14 @@ Gradient = Literal["autograd", "finite differences"]
 
 
 class ScoredToken(Record):
-    """A token that examples are scored by."""
+    """A token that examples are scored by; or the tokens of an answer that has several."""
 
     text: str
     """What it adds to the text before it."""
     token: str
-    """Its name in the vocabulary."""
-    id: int
-    """Its number in the vocabulary."""
+    """Its name in the vocabulary; of several, names with spaces between them."""
+    id: int | list[int]
+    """Its number in the vocabulary; of several, all of them."""
 
 
 class Reason(Record):
@@ -47,6 +47,8 @@ class Summary(Record):
     """Model and dtype -> tokens of one pass, where memory ran out and passes were made smaller."""
     tokens: dict[str, dict[str, list[ScoredToken]]] = Field(default_factory=dict[str, dict[str, list[ScoredToken]]])
     """Of a task of your own: model -> answer, also right, foil -> the tokens that examples are scored by."""
+    sent: dict[str, str] = Field(default_factory=dict[str, str])
+    """Where prompts are turns of a chat: model -> one of them, as it was given to the model."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

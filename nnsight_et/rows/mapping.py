@@ -12,8 +12,8 @@ from nnsight_et.rows.read import Row, each_of
 
 KEYS = ("base", "source", "answer")
 FOIL, ALSO_RIGHT = "foil", "also_right"  # the keys that a pair need not have
-SPACE, SPECIAL = "space", "special_tokens"
-MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL)
+SPACE, SPECIAL, ANSWER_TOKENS = "space", "special_tokens", "answer_tokens"
+MORE = (FOIL, ALSO_RIGHT, SPACE, SPECIAL, ANSWER_TOKENS)
 SEVERAL = (FOIL, ALSO_RIGHT)  # may come from several columns
 FORM = '{"base": "...", "source": "...", "answer": "..."}'
 ACCEPTED = (

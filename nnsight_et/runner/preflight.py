@@ -25,7 +25,7 @@ from nnsight_et.interventions.answers import plain_answers
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import DCM, ActivationPatching, BoxesTask, Comparison, MadeTask
 from nnsight_et.measuring.cells import measure_cells
-from nnsight_et.measuring.chance import PROBED, chance_notices, choice_of, right_answers
+from nnsight_et.measuring.chance import PROBED, asked_of, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_errors, task_of
 from nnsight_et.measuring.own_pairs import splits, swap_splits
@@ -132,7 +132,7 @@ def _chance(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look
     def calls() -> Iterator[Call]:
         for part in parts:
             run = padded_batch([one.base for one in examples[part]], pad)
-            yield Call(plain_answers, (run, answers.tokens[part]), f"{key} {part.start}")
+            yield Call(plain_answers, (run, asked_of(examples, answers, part)), f"{key} {part.start}")
 
     def count_right(found: list[Any]) -> dict[str, Any]:
         predicted, chosen = (torch.cat([one[name] for one in found]) for name in ("predicted", "chosen"))
@@ -156,7 +156,11 @@ def _examples(context: RunContext, job: Job, choice: ModelChoice) -> list[Exampl
     with naming_job_in_errors(job):
         drawn = examples_of(job.task, tokenizer_of(files), Sample(split, int(wanted), job.seed, foils=True))
     longest, rows = longest_prompt(files), context.models.shape(choice).vocabulary
-    return [one for one in drawn if (longest is None or one.base.length <= longest) and one.largest < rows]
+    return [
+        one
+        for one in drawn
+        if (longest is None or one.base.length + one.continuation <= longest) and one.largest < rows
+    ]
 
 
 TRIED = "float16"

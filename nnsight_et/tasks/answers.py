@@ -1,8 +1,9 @@
-"""The token that an answer is: the next one after the base prompt, with the space that stands between them."""
+"""The token, or tokens, of an answer: what follows the base prompt, with the space that stands between them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,20 +14,22 @@ from nnsight_et.tasks.joins import space_before
 
 MARKS = ("(", "/", "-", '"', "\n")
 """What a text can stand behind without a space, for its own tokens to be seen."""
+SINGLE = "a single token, or answer_tokens: several"
 
 
-def next_token(text: str | int, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that follows the base prompt; TaskError naming `key` unless the text is one, and it is certain which.
+def answer_tokens(
+    text: str | int, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """The tokens that follow the base prompt; TaskError naming `key` unless it is certain which, and one where the
+    pair does not say several.
 
-    A number is the token's id.
-    Where the pair does not say whether there is a space, and its texts leave it open, the tokenizer may still make the
-    same token of both.
+    A number is the token's id. Where the pair does not say whether there is a space, and its texts leave it open, the
+    tokenizer may still make the same of both.
     """
-
     if isinstance(text, int):
         if text >= len(tokenizer):
             raise TaskError(f"{key}: token {text}; accepted: ids of this tokenizer, 0 to {len(tokenizer) - 1}")
-        return text
+        return (text,)
 
     def is_known(word: str) -> bool:
         before, whole = (encode(some, tokenizer).ids for some in ("the", f"the {word}"))
@@ -37,10 +40,15 @@ def next_token(text: str | int, key: str, pair: MarkedPair, base: Prompt, tokeni
         tokens = _either(text, key, pair, base, tokenizer)
     else:
         tokens = _following(text, key, pair, base, tokenizer, space=space)
-    if len(tokens) != 1 or is_unknown(tokens[0], text, tokenizer):
+    known = not any(is_unknown(token, text, tokenizer) for token in tokens)
+    if len(tokens) != 1 and (pair.answer_tokens == "one" or not tokens):
         found = _token_list(tokens, tokenizer)
-        raise TaskError(f"{key}: {text!r} is not one token (found {found}); accepted: a single token")
-    return tokens[0]
+        raise TaskError(f"{key}: {text!r} is not one token (found {found}); accepted: {SINGLE}")
+    if not known:
+        found = _token_list(tokens, tokenizer)
+        what = "one token" if len(tokens) == 1 else "known"
+        raise TaskError(f"{key}: {text!r} is not {what} (found {found}); accepted: words that the tokenizer knows")
+    return tokens
 
 
 def quoted_answer(text: str | int, pair: MarkedPair) -> str:
@@ -75,9 +83,9 @@ def _either(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreT
     if apart == together:
         return apart
     one, other = (_token_list(tokens, tokenizer) for tokens in (apart, together))
-    if 1 not in (len(apart), len(together)):
+    if pair.answer_tokens == "one" and 1 not in (len(apart), len(together)):
         found = f"{text!r} is not one token (found {one} with a space before it, {other} without)"
-        raise TaskError(f"{key}: {found}; accepted: a single token")
+        raise TaskError(f"{key}: {found}; accepted: {SINGLE}")
     found = f"{text!r} may follow {pair.base.text[-20:]!r} with a space (found {one}) or without (found {other})"
     raise TaskError(f"{key}: {found}; accepted: space: yes or no, in the task or the pair")
 
@@ -94,7 +102,7 @@ def _following(
     whole = encode(pair.base.text + gap + text, tokenizer, pair.special_tokens).ids
     if whole[: len(base.tokens)] == base.tokens:
         return whole[len(base.tokens) :]
-    if pair.base.text[-1].isspace():
+    if pair.base.text[-1].isspace() and not pair.turns:
         found = f"the prompt ends with {pair.base.text[-1]!r}, which makes one token with what follows"
         raise TaskError(f"{key}: {found}; accepted: the prompt without it, and {key} with a space in front")
     own = [] if gap or text[0].isspace() else list(_behind_marks(text, tokenizer))
@@ -119,9 +127,23 @@ def _token_list(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> 
     return ", ".join(map(repr, tokenizer.convert_ids_to_tokens(list(tokens)))) or "none"
 
 
-def roles(example: Example) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The tokens that are scored in an example, by what they are in it."""
-    return ("answer", (example.answer,)), ("also right", example.also_right), ("foil", example.foils)
+def roles(example: Example) -> tuple[tuple[str, tuple[tuple[int, ...], ...]], ...]:
+    """The tokens of each text that is scored in an example, by what it is in it."""
+    return ("answer", example.right[:1]), ("also right", example.right[1:]), ("foil", example.wrong)
+
+
+def text_of(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A prompt as its tokens say it, special ones too."""
+    return str(tokenizer.decode(list(prompt.tokens), clean_up_tokenization_spaces=False))
+
+
+def text_description(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The same as of a token; of several what they are together, in a row, and all their ids."""
+    if len(tokens) == 1:
+        return token_description(tokens[0], tokenizer)
+    each = [token_description(token, tokenizer) for token in tokens]
+    text = str(tokenizer.decode([tokens[0], *tokens]))[len(str(tokenizer.decode([tokens[0]]))) :]
+    return {"text": repr(text), "token": " ".join(str(one["token"]) for one in each), "id": list(tokens)}
 
 
 def token_description(token: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, str | int]:

@@ -12,6 +12,7 @@ from nnsight_et.core.batch import Prompt
 from nnsight_et.core.errors import TaskError
 
 SpecialTokens = Literal["tokenizer", "text"]
+AnswerTokens = Literal["one", "several"]
 SOME_TEXT = "the"  # what a tokenizer puts in front of it and behind, it puts there everywhere
 
 
@@ -25,7 +26,7 @@ class MarkedText:
 
 @dataclass(frozen=True)
 class MarkedPair:
-    """A base text, a source text with the same named spans, and the text that answers the base: its next token.
+    """A base text, a source text with the same named spans, and the text that answers the base: what comes next.
 
     also_right: further texts that are right as well; foils: wrong ones, for metrics that compare. A number in place of
     a text is the id of a token.
@@ -40,6 +41,10 @@ class MarkedPair:
     """Whether a space goes between the base and what follows it; None: as `joins` finds it in the texts."""
     special_tokens: SpecialTokens = "tokenizer"
     """Who puts the special tokens that texts begin with: the tokenizer, or the texts themselves."""
+    answer_tokens: AnswerTokens = "one"
+    """How many tokens the answer, and each text beside it, may have."""
+    turns: bool = False
+    """Whether base and source are turns of a chat that await the assistant's reply."""
     columns: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
     """What its file calls base, source, answer, ..., where that is something else."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)

@@ -4,7 +4,8 @@
 marked text, which must be whole tokens, a space before them allowed. `last`, the prompt's last token, is always there.
 Base and source name the same positions. {{{{ and }}}} are two braces of the text.
 
-The answer is the one token that follows the base prompt. " apple" with its space and "apple" without are two tokens. A
+The answer is the one token that follows the base prompt, or, with "answer_tokens": "several", the tokens that do; so is
+each text beside it. " apple" with its space and "apple" without are two tokens. A
 text that begins with its space is taken so. Otherwise `space` decides: "yes" puts a space between prompt and answer,
 "no" puts none. Without it the texts decide, by the rules of `joins`, and what is not certain is asked for.
 
@@ -27,15 +28,27 @@ from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError
-from nnsight_et.rows.mapping import ALSO_RIGHT, FOIL, KEYS, SPACE, SPECIAL, Entry, PairMapping, entries_of
+from nnsight_et.rows.mapping import (
+    ALSO_RIGHT,
+    ANSWER_TOKENS,
+    FOIL,
+    KEYS,
+    SPACE,
+    SPECIAL,
+    Entry,
+    PairMapping,
+    entries_of,
+)
 from nnsight_et.rows.read import Data, each_of, read_file, rows_of
-from nnsight_et.tasks.answers import next_token
+from nnsight_et.tasks.answers import answer_tokens
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, SpecialTokens, encode, encoded_prompt, is_unknown
 from nnsight_et.tasks.places import with_found
+from nnsight_et.tasks.turns import as_turns
 
 PLAIN = PairMapping()
 YES_NO = {"yes": True, "no": False}
-WHO = ("tokenizer", "text")
+WHO, HOW_MANY = ("tokenizer", "text"), ("one", "several")
+Tokens = tuple[int, ...]
 _OUTSIDE = re.compile(r"\{{4}|\}{4}|\{\{(?!\{)|\}\}")  # four braces are two of the text
 _WITHIN = re.compile(r"\{\{|\}\}")
 ACCEPTED = "accepted: marks such as {{name|text}}, and {{{{ or }}}} for two braces of the text"
@@ -87,7 +100,7 @@ def pair_between(first: MarkedText, second: MarkedText, answer: str | int, where
 
 def pair_of(entry: Entry, find: Sequence[tuple[str, str]] = ()) -> MarkedPair:
     """The pair with these texts under base, source and answer, and under foil and also_right a text, or several, or
-    none; with what it says under space and special_tokens, and the positions that `find` has expressions for.
+    none; with what it says of spaces and tokens, and the positions that `find` has expressions for.
 
     TaskError naming where it is, and the column, if one of them is wrong.
     """
@@ -105,9 +118,11 @@ def pair_of(entry: Entry, find: Sequence[tuple[str, str]] = ()) -> MarkedPair:
 
 
 def tokens_as(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What it says under space and special_tokens, as a pair's fields; TaskError naming `where` if one is wrong."""
+    """What it says under space, special_tokens and answer_tokens, as a pair's fields; TaskError naming `where` if one
+    is wrong.
+    """
     found: dict[str, Any] = {}
-    for key, accepts in ((SPACE, YES_NO), (SPECIAL, WHO)):
+    for key, accepts in ((SPACE, YES_NO), (SPECIAL, WHO), (ANSWER_TOKENS, HOW_MANY)):
         if key in entry:
             if entry[key] not in [*accepts]:
                 raise TaskError(f"{where}: {key}: found {entry[key]!a:.60}; accepted: {' or '.join(accepts)}")
@@ -133,7 +148,7 @@ def _check_whole(text: str | int, where: str) -> None:
 def read_pairs(path: Path, defaults: Mapping[str, str] | None = None, mapping: PairMapping = PLAIN) -> list[MarkedPair]:
     """The pairs in a file; ManifestError if it cannot be read, TaskError naming each row that is wrong.
 
-    defaults: space and special_tokens, for rows without them.
+    defaults: space, special_tokens and answer_tokens, for rows without them.
     """
     pairs = pairs_in(read_file(path), defaults, mapping)
     check_alike([pair for _, pair in pairs], [where for where, _ in pairs])
@@ -145,7 +160,7 @@ def pairs_in(
 ) -> list[tuple[str, MarkedPair]]:
     """The pairs in a file's rows, each with where it is, such as name:1; TaskError with a line for each that is wrong.
 
-    defaults: space and special_tokens, for rows without them.
+    defaults: space, special_tokens and answer_tokens, for rows without them.
     """
     entries = entries_of(rows_of(data, mapping.rows), mapping)
     for entry in entries:
@@ -166,6 +181,10 @@ def check_alike(pairs: Sequence[MarkedPair], names: Sequence[str]) -> None:
 
 def encoded_pair(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, where: str) -> Example:
     """The pair's prompts and its answer's token; TaskError naming `where` if a word or a mark does not fit."""
+    try:
+        pair = as_turns(pair, tokenizer)
+    except TaskError as error:
+        raise TaskError(f"{where}: {error}") from None
     key = "base"
     try:
         base = known_prompt(pair.base, tokenizer, pair.special_tokens)
@@ -174,11 +193,12 @@ def encoded_pair(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase, where: st
     except TaskError as error:
         raise TaskError(f"{where}: {pair.name(key)}: {error}") from None
     try:
-        answer = next_token(pair.answer, pair.name("answer"), pair, base, tokenizer)
-        also_right = [next_token(text, pair.name(ALSO_RIGHT), pair, base, tokenizer) for text in pair.also_right]
-        foils = [next_token(text, pair.name(FOIL), pair, base, tokenizer) for text in pair.foils]
-        _check_apart(pair, answer, also_right, foils)
-        return Example(base, source, answer, tuple(also_right), tuple(foils))
+        texts = {"answer": (pair.answer,), ALSO_RIGHT: pair.also_right, FOIL: pair.foils}
+        answer, also_right, foils = (
+            [answer_tokens(text, pair.name(key), pair, base, tokenizer) for text in some] for key, some in texts.items()
+        )
+        _check_apart(pair, answer[0], also_right, foils)
+        return Example.scored_by(base, source, [*answer, *also_right], foils)
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
 
@@ -205,12 +225,16 @@ def known_prompt(
     return encoded_prompt(marked, tokenizer, single=False, special_tokens=special_tokens)
 
 
-def _check_apart(pair: MarkedPair, answer: int, also_right: Sequence[int], foils: Sequence[int]) -> None:
-    """Raise TaskError if a token is right and wrong, or there twice."""
+def _check_apart(pair: MarkedPair, answer: Tokens, also_right: Sequence[Tokens], foils: Sequence[Tokens]) -> None:
+    """Raise TaskError if a text is right and wrong, or there twice, or all that another one begins with."""
     before = {answer: "the answer"}
-    for key, texts, tokens in ((ALSO_RIGHT, pair.also_right, also_right), (FOIL, pair.foils, foils)):
-        for text, token in zip(texts, tokens, strict=True):
-            if token in before:
-                found = f"{pair.name(key)}: {text!r} is {before[token]} too"
+    for key, texts, some in ((ALSO_RIGHT, pair.also_right, also_right), (FOIL, pair.foils, foils)):
+        for text, tokens in zip(texts, some, strict=True):
+            if tokens in before:
+                found = f"{pair.name(key)}: {text!r} is {before[tokens]} too"
                 raise TaskError(f"{found}; accepted: tokens that are there once")
-            before[token] = f"{key} {text!r}"
+            for other, name in before.items():
+                if tokens[: len(other)] == other or other[: len(tokens)] == tokens:
+                    found = f"{pair.name(key)}: {text!r} goes on where {name} ends, or the other way round"
+                    raise TaskError(f"{found}; accepted: texts none of which is the beginning of another")
+            before[tokens] = f"{key} {text!r}"

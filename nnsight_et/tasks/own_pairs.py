@@ -51,7 +51,7 @@ class OwnPairs:
     ) -> OwnPairs:
         """The pairs in a file's text; TaskError with a line for each row that is wrong or marks other positions.
 
-        defaults: space and special_tokens, for rows without them.
+        defaults: space, special_tokens and answer_tokens, for rows without them.
         """
         pairs = each_of(
             pairs_in(Data(name, text, form), defaults, mapping), lambda one: _with_positions(*one, positions)

@@ -22,13 +22,15 @@ from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import TaskError, accepted_names
-from nnsight_et.tasks.answers import next_token
+from nnsight_et.core.turns import makes_turns
+from nnsight_et.tasks.answers import answer_tokens
 from nnsight_et.tasks.encoding import check_ends
-from nnsight_et.tasks.marked import KEYS, SPACE, SPECIAL, encoded_pair, marked_pair, tokens_as
+from nnsight_et.tasks.marked import ANSWER_TOKENS, KEYS, SPACE, SPECIAL, encoded_pair, marked_pair, tokens_as
 from nnsight_et.tasks.splits import SPLITS
+from nnsight_et.tasks.turns import as_turns
 
 MORE = ("also_right", "foils")
-ENTRY = (*KEYS, *MORE, SPACE, SPECIAL)
+ENTRY = (*KEYS, *MORE, SPACE, SPECIAL, ANSWER_TOKENS)
 
 
 class Task(Protocol):
@@ -49,8 +51,8 @@ class Task(Protocol):
         """Exactly `count` examples of a split: discovery, pruning, evaluation or ablation; the same for the same call.
 
         Each is an Example, or texts: base and source with positions marked as {{name|text}}, answer, and, where there
-        are some, lists of further answers under also_right and of wrong ones under foils; "space" and "special_tokens"
-        are those of nnsight_et.tasks.marked. The source prompts of
+        are some, lists of further answers under also_right and of wrong ones under foils; "space", "special_tokens" and
+        "answer_tokens" are those of nnsight_et.tasks.marked. The source prompts of
         `ablation` say what ablated heads output. A task that can run out also has available(seed, split): how many
         examples a split can have.
         """
@@ -113,6 +115,9 @@ def checked_example(given: Any, names: Sequence[str], tokenizer: PreTrainedToken
     if isinstance(given, Mapping):
         example = _encoded_example(given, tokenizer, where)
     elif isinstance(given, Example):
+        if makes_turns(tokenizer):
+            found = "an Example of tokens, and prompts are turns of a chat"
+            raise TaskError(f"{where}: found {found}; accepted: {', '.join(KEYS)} as texts")
         example = given
     else:
         raise TaskError(f"{where}: found {type(given).__name__}; accepted: an Example, or {', '.join(KEYS)} as texts")
@@ -136,18 +141,21 @@ def _encoded_example(given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
         if not isinstance(given.get(key), str):
             raise TaskError(f"{where}: {key}: found {given.get(key)!r:.60}; accepted: a text")
     pair = marked_pair(given["base"], given["source"], given["answer"], where)
-    pair = replace(pair, **tokens_as(given, where))
+    try:
+        pair = as_turns(replace(pair, **tokens_as(given, where)), tokenizer)
+    except TaskError as error:
+        raise TaskError(f"{where}: {error}") from None
     example = encoded_pair(pair, tokenizer, where)
-    more = {}
+    more: dict[str, list[tuple[int, ...]]] = {}
     for key in MORE:
         words = given.get(key, ())
         if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.strip() for word in words):
             raise TaskError(f"{where}: {key}: found {words!r:.60}; accepted: a list of texts")
         try:
-            more[key] = tuple(next_token(word, f"{key}: answer", pair, example.base, tokenizer) for word in words)
+            more[key] = [answer_tokens(word, f"{key}: answer", pair, example.base, tokenizer) for word in words]
         except TaskError as error:
             raise TaskError(f"{where}: {error}") from None
-    return replace(example, **more)
+    return Example.scored_by(example.base, example.source, [*example.right, *more["also_right"]], more["foils"])
 
 
 def _check_prompt(prompt: Any, names: Sequence[str], vocabulary: int, where: str) -> None:
@@ -173,9 +181,10 @@ def _check_answers(example: Example, vocabulary: int, where: str) -> None:
     _check_tokens((example.answer,), vocabulary, f"{where}: answer")
     for key in MORE:
         _check_tokens(getattr(example, key), vocabulary, f"{where}: {key}", fewest=0)
-    right = (example.answer, *example.also_right)
-    for key, tokens in (("also_right", right), ("foils", (*dict.fromkeys(right), *example.foils))):
-        if len(set(tokens)) < len(tokens):
+    for tokens in example.further:
+        _check_tokens(tokens, vocabulary, f"{where}: further", fewest=0)
+    for key, texts in (("also_right", example.right), ("foils", (*dict.fromkeys(example.right), *example.wrong))):
+        if len(set(texts)) < len(texts):
             raise TaskError(f"{where}: {key}: a token that is there twice, or right; accepted: others")
 
 

@@ -18,10 +18,20 @@ from torch import Tensor
 
 from nnsight_et.core.batch import UNFINISHED, Answers, Example, Pair, Prompt, Side, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp
-from nnsight_et.core.metrics import is_right
+from nnsight_et.core.metrics import is_right, patching_effect
 from nnsight_et.core.named_metrics import METRICS, Metric
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.interventions import ablation, activation_patching, attribution, cmap, dcm, knockout, probes
+from nnsight_et.engine.capture import head_outputs
+from nnsight_et.interventions import (
+    ablation,
+    activation_patching,
+    attribution,
+    cmap,
+    dcm,
+    knockout,
+    probes,
+    screened_paths,
+)
 from nnsight_et.interventions.engine_checks import engine_errors
 from nnsight_et.interventions.method_checks import training_errors
 from nnsight_et.interventions.path_patching import Path, edge_probabilities, path_probabilities
@@ -411,6 +421,29 @@ def test_probes_of_discovery_agree_in_both_engines(model, examples):
         for name in other:
             torch.testing.assert_close(one[name], other[name], atol=1e-9, rtol=1e-9)
         assert (one["patched"] / one["base"] - 1).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("metric", ["probability_ratio", "probability_difference"])
+@pytest.mark.parametrize("name", ["direct", "query at last"])
+def test_a_gradient_estimates_what_a_small_part_of_the_way_does(name, metric, model, examples, monkeypatch):
+    path, pair, part = PATHS[name], pair_of(examples, metric), 1e-3
+    senders = path.reaching(model.n_layers, model.n_heads)
+    found = screened_paths.screened_probabilities(model, pair, path, senders, "default", Chunks())
+    exact = path_probabilities(model, pair, path, senders, "default", Chunks())
+    assert all(torch.equal(found[key], exact[key]) for key in exact)
+    moved, key, rows = [], "" if metric == "probability_ratio" else "_value", pair.by_row()
+    for step in (part, -part):
+
+        def go_a_part(model, run, wanted, step=step):
+            base, source = (head_outputs(model, one, wanted)[path.at] for one in (rows.base, rows.source))
+            return {path.at: {layer: z + step * (source[layer] - z) for layer, z in base.items()}}
+
+        monkeypatch.setattr(screened_paths, "head_outputs", go_a_part)
+        one = screened_paths.screened_probabilities(model, pair, path, senders, "default", Chunks())
+        moved.append(patching_effect(one[f"patched{key}"], one[f"base{key}"], metric))
+    slope = (moved[0] - moved[1]) / (2 * part)
+    assert slope.abs().max() > 1e-4
+    torch.testing.assert_close(found["estimate"][0], slope, rtol=1e-2, atol=1e-2 * slope.abs().max().item())
 
 
 def test_what_runs_check_of_a_model_holds(model, examples):

@@ -66,7 +66,7 @@ ONLY_IN = {
     "pandas": {"api.runs", "api.findings", "rows.read"},
     "pyarrow": {"report.export", "rows.read"},
     "datasets": {"rows.read"},
-    "jinja2": {"report.html"},
+    "jinja2": {"report.html", "tasks.turns"},
     "markupsafe": {"report.html"},
     "vl_convert": {"report.html.figure_files"},
     "circuitsvis": {"api.heads"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan
 from typing import Any
 
@@ -96,7 +96,7 @@ def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress
     step = suffixes(job, choice, "held out", held_out, sorted({path.at for path, _ in paths}), chunks.examples)
 
     def measure(batch: Batch, settings: EvalSettings) -> Call:
-        pair = replace(context.data.pair(choice, held_out, batch), metric=metric)
+        pair = context.data.pair(choice, held_out, batch, metric)
         return Call(edge_probabilities, (pair, settings.select(edges), settings.engine, chunks))
 
     named = [[path.at, path.via, sorted(map(str, path.receivers)), str(part)] for path, part in edges]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import nan, sqrt
 from typing import Any
 
@@ -165,7 +165,7 @@ class Trials:
         step = suffixes(self.job, choice, name, some, sorted({probe.path.at for probe in asked}), chunks.examples)
 
         def measure(batch: Batch, settings: EvalSettings) -> Call:
-            pair = replace(self.context.data.pair(choice, some, batch), metric=metric)
+            pair = self.context.data.pair(choice, some, batch, metric)
             return Call(probe_probabilities, (pair, settings.select(asked), settings.engine, chunks))
 
         cache_key: dict[str, Any] = {"probes": [_plain(probe) for probe in asked]}

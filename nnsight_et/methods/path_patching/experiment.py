@@ -190,7 +190,7 @@ def patched_paths(
     chunks = context.chunk_sizes.of(choice, examples)
 
     def measure(batch: Batch, settings: EvalSettings) -> Call:
-        pair = replace(context.data.pair(choice, examples, batch), metric=metric)
+        pair = context.data.pair(choice, examples, batch, metric)
         return Call(path_probabilities, (pair, path, settings.select(senders), settings.engine, chunks))
 
     cache_key: dict[str, Any] = {"path": [path.at, path.via, sorted(map(str, path.receivers))]}
