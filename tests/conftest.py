@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ SHARING = tuple(
 )  # fmt: skip
 LONG = ("tests/workers/", "tests/engine/test_devices.py", "tests/project/test_docs.py", "tests/cli/")
 
+os.environ.pop("COLUMNS", None)  # xdist gives its workers one: commands would print as if to a screen
 torch.set_num_threads(1)  # the models are small: threads would only wait for each other
 
 _log = logging.Logger.warning

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -202,12 +202,13 @@ class Answers:
 class Pair:
     """A base run, its source run row by row, the base's answer tokens [batch], and the metric they are scored by.
 
-    also_right and foils [batch, n], NO_TOKEN where a row has fewer; None where no example has any.
+    answer: a tensor, or Answers where one has several tokens. also_right and foils [batch, n], NO_TOKEN where a row has
+    fewer; None where no example has any.
     """
 
     base: PromptBatch
     source: PromptBatch
-    answer: Tensor | Answers
+    answer: Any
     also_right: Tensor | None = None
     foils: Tensor | None = None
     metric: Metric = DEFAULT_METRIC
@@ -252,10 +253,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Question:
-    """A batch of prompts and the token [batch] that answers each, or that an intervention should make the answer."""
+    """A batch of prompts and the token [batch] that answers each, or that an intervention should make the answer.
+
+    answer: a tensor, or Answers where one has several tokens.
+    """
 
     run: PromptBatch
-    answer: Tensor | Answers
+    answer: Any
 
     def __post_init__(self) -> None:
         if len(self.run.tokens) != _count(self.run, self.answer):

@@ -37,9 +37,8 @@ def screened_probabilities(
 
     Of every head that can reach the end of the path, row-major: of the paper's metric (p_patched - p) / p, of others
     the difference of their values.
-    All estimates are 0 where there are no gradients: on a server that does not trust us, and into the logits of answers
-    of several tokens. Both take one capture. The reference engine measures the senders; its estimates are those of the
-    default one.
+    All estimates are 0 where there are no gradients: on a server that does not trust us. Both take one capture. The
+    reference engine measures the senders; its estimates are those of the default one.
     """
     check_ends(model, [path])
     with model.session():
@@ -53,9 +52,10 @@ def _effects(
     heads = [Head(*one) for one in path.reaching(model.n_layers, model.n_heads, model.parallel)]
     place, layers = pair.base.positions[path.at], sorted({sender.layer for sender in senders})
     starts, ends = path.starts(layers, model.parallel), sorted({receiver.layer for receiver in path.receivers})
-    several = bool(pair.base.continuation) and path.via is None  # what follows the prompt reads what the senders change
-    kept = sorted({*starts.values(), *ends[:1], *(layers if several else ())})
-    capture = capture_run(model, pair.base, suffix_of(pair.base, place), kept, [place])
+    kept = {*starts.values(), *ends[:1]}
+    if pair.base.continuation and path.via is None:  # what follows the prompt reads what the senders change
+        kept.update(layers, [min(head.layer for head in heads)])
+    capture = capture_run(model, pair.base, suffix_of(pair.base, place), sorted(kept), [place])
     donated = head_outputs(model, pair.source, {path.at: sorted({head.layer for head in heads})})[path.at]
     asked = ReadoutSpec.of(pair, capture.logits)
     if engine == "reference":
@@ -68,7 +68,7 @@ def _effects(
         )
         found = numbers_of(readout(capture.logits, asked), joined_readouts(list(parts)))
     estimate = torch.zeros(len(heads), len(pair.base.tokens))
-    if model.gradients and not several:
+    if model.gradients:
         estimate = _estimates(model, capture, path, heads, donated=donated, asked=asked, chunks=chunks)
     if isinstance(pair.answer, Answers):  # a prompt has several rows
         by_row, owner = estimate, pair.answer.example.cpu()

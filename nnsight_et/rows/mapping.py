@@ -163,6 +163,7 @@ def _mapped(row: Row, columns: Columns, mapping: PairMapping) -> Entry:
     for key in KEYS:
         if key not in named and not (key == "source" and mapping.next_row):
             named[key] = (key,)
+    named |= {key: (key,) for key in SEVERAL if key not in named and key in row.fields}
     values, names = dict[str, Any](), dict[str, str]()
     for key, several in named.items():
         for name in several:

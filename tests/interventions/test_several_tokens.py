@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.batch import UNFINISHED, Answers, Example, Pair, Prompt, Side, collate
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Via
 from nnsight_et.core.metrics import is_right, patching_effect
 from nnsight_et.core.named_metrics import METRICS, Metric
 from nnsight_et.engine.budget import Chunks
@@ -197,11 +197,12 @@ def test_paths_and_every_metric_agree_with_plain_hooks(name, module, model, exam
         by_example.append((base, patched))
     moved = 0.0
     for metric in METRICS:
-        for engine, side, chunks in (
+        runs_as: tuple[tuple[str, Side, Chunks], ...] = (
             ("default", "left", Chunks()),
             ("default", "right", SMALL),
             ("reference", "left", SMALL),
-        ):
+        )
+        for engine, side, chunks in runs_as:
             found = path_probabilities(model, pair_of(examples, metric, side), path, senders, engine, chunks)
             for number, (example, (base, patched)) in enumerate(zip(examples, by_example, strict=True)):
                 runs = [("base", None, base)] + [
@@ -329,7 +330,7 @@ def test_cmap_agrees_with_plain_hooks(module, model, examples):
 
     for engine in ENGINES:
         assert_as_by_hooks(cmap.recipient_readouts(model, pair.question, given, SETS, engine, SMALL), examples, across)
-    vias = (("query",), ("key", "value"))
+    vias: tuple[tuple[Via, ...], ...] = (("query",), ("key", "value"))
 
     def inputs_across(variant, pair, later):
         run = reading(pair.base, later)

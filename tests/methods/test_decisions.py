@@ -217,7 +217,9 @@ FAULTS = {
         ACROSS,
         "'asked'.*what the donor",
     ),
-    "a layer late": Fault(f"{KNOCKOUT}.range", lambda _: lambda count: range(1, count), BLIND, "'asked'"),
+    "a layer late": Fault(
+        "manifest.methods.knockout.Knockout.first_layers", after(lambda firsts: firsts[1:]), BLIND, "'asked'"
+    ),
     "a label is hidden": Fault(
         f"{KNOCKOUT}.random_targets",
         lambda _: label_tokens,

@@ -112,7 +112,7 @@ def test_tables_show_mlps_apart_from_the_circuit(found):
         ("p", "last", "1"),
     ]
     assert of_mlps.rows[0][-1].startswith(stage_of(found, "m")["kept"][0]["head"])
-    assert "MLPs belong to no circuit" in of_mlps.note
+    assert "MLPs are not in the circuit" in of_mlps.note
     assert beyond.columns[1] == "heads or MLPs tested"
     assert [row[1] for row in beyond.rows][:2] == ["12", "3"]
     assert any(row[1].endswith("MLP") for row in held_out.rows)
@@ -133,7 +133,7 @@ def test_figures_have_a_map_of_layers_alone_and_boxes_of_mlps(found):
     assert nodes["m"] == ("MLP", 2)
     size = Circuit.from_dict(found.header.summary["circuit"]).size
     assert f"{size} heads in 2 groups" in drawn.caption
-    assert "Beside them 5 MLPs, which are in no circuit." in drawn.caption
+    assert "Next to them 5 MLPs, which are not part of the circuit." in drawn.caption
 
 
 def test_the_long_tables_have_a_row_per_mlp_and_metric(found):

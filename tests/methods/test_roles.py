@@ -15,6 +15,7 @@ from nnsight_et.results.store import Result
 from tests.helpers import plain_methods
 from tests.helpers.methods_study import MODELS, accuracy_of, circuit, models_in, results, swaps
 
+VALIDATIONS = 2  # of 5 steps: after the fourth and the last
 DECREED = """\
   masks:
     {method: dcm, circuit: ./circuit.json, model: one, desiderata: [object, position], training_examples: 1,
@@ -40,8 +41,8 @@ def decreed(tmp_path_factory) -> dict[str, Result]:
         given.extend(masks)
         course = ("masks", "course", "gradients")
         return [
-            {"mask": mask, "accuracies": torch.ones(1), "autograd": torch.tensor(True)}
-            | {name: mask[None].clone() for name in course}
+            {"mask": mask, "accuracies": torch.ones(VALIDATIONS), "autograd": torch.tensor(True)}
+            | {name: mask.repeat(VALIDATIONS, 1) for name in course}
             for mask in masks
         ]
 

@@ -10,7 +10,7 @@ import torch
 
 from nnsight_et.core.errors import ExperimentError, ManifestError, TaskError
 from nnsight_et.display.figures import HeatMap
-from nnsight_et.manifest import parse
+from nnsight_et.manifest import PathPatching, parse
 from nnsight_et.measuring.race import Race
 from nnsight_et.planning.plan import plan
 from nnsight_et.report.difference import difference
@@ -126,7 +126,10 @@ def test_tables_figures_and_export_tell_a_bound_from_a_score(both):
     rows = {one.metric: one for one in head_rows(screened) if (one.group, one.head) == ("a", name)}
     assert set(rows) == {"patching_score", "prompts_measured"}
     assert rows["patching_score"].value is None
-    assert rows["patching_score"].low < rows["patching_score"].high
+    low, high = rows["patching_score"].low, rows["patching_score"].high
+    assert low is not None
+    assert high is not None
+    assert low < high
     assert rows["prompts_measured"].value == screened.scores["a.prompts"][place].item()
     assert len(heads([screened]).rows) > 0
     values = [row[-1] for row in per_example([screened]).rows if row[2] == "a.per_example" and row[3:5] == place]
@@ -134,7 +137,8 @@ def test_tables_figures_and_export_tell_a_bound_from_a_score(both):
 
 
 def test_a_bound_differs_from_a_score_only_where_it_does_not_hold_it(both):
-    found = difference(*(Study("s", (one,), ()) for one in both))
+    one, other = (Study("s", (one,), ()) for one in both)
+    found = difference(one, other)
     scores = [change for change in found.heads if change.one.metric == "patching_score"]
     assert not scores
     assert not any(members.only_a or members.only_b for members in found.members)
@@ -158,7 +162,7 @@ def test_a_race_that_is_continued_gives_the_same_bytes(tmp_path):
     text = ONE_STAGE.format(examples=EXAMPLES, metric="probability_ratio", screen=PLAIN)
     course = run(plan(parse(text, "screening.yaml", ()).in_folder(tmp_path)), tmp_path / "one")
     assert any(getattr(step, "step", "") == "a round 2" for step in course)
-    course.close()
+    course.close()  # type: ignore[attr-defined]
     list(run(plan(parse(text, "screening.yaml", ()).in_folder(tmp_path)), tmp_path / "one"))
     found_in(tmp_path, PLAIN, manifest=ONE_STAGE)
     one, other = (
@@ -196,8 +200,9 @@ def test_an_effect_without_ends_needs_an_assumption():
 
 
 def test_a_stage_without_a_screen_is_named_as_before_there_were_any():
-    stage = parse(MANIFEST.format(examples=8, metric="kl", screen=""), "x.yaml", ()).experiments["found"].stages[0]
-    assert "screen" not in json.loads(stage.model_dump_json())
+    stage = parse(MANIFEST.format(examples=8, metric="kl", screen=""), "x.yaml", ()).experiments["found"]
+    assert isinstance(stage, PathPatching)
+    assert "screen" not in json.loads(stage.stages[0].model_dump_json())
 
 
 def test_circuits_are_not_compared_by_scores_that_are_not_there(tmp_path):

@@ -39,5 +39,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     f"{METHODS}/answers.py": ("measuring/test_probe.py",),
     f"{METHODS}/calls.py": ("measuring/test_memory.py", "engine/test_devices.py", "methods/test_jobs.py"),
     f"{METHODS}/probes.py": ("interventions/test_probes.py", "methods/test_discovery.py"),
+    f"{METHODS}/screened_paths.py": ("interventions/test_screened_paths.py", "interventions/test_several_tokens.py"),
     f"{METHODS}/split_calls.py": ("engine/test_parts.py",),
 }  # fmt: skip

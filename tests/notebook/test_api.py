@@ -309,7 +309,7 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
         "same": (lambda: et.evaluate(model, same, CIRCUIT), "pairs[0]: 'last' and 'asked' are one token"),
         "order": (lambda: et.knockout(model, pairs, "thing", "asked"), "pairs[0]: 'asked' is not before 'thing'"),
         "few": (lambda: et.dcm(model, CIRCUIT, pairs, pairs, pairs), "train: 3 pairs, so 2 steps of at most 0.1"),
-        "keys": (lambda: et.Pairs.of([{"base": "a"}]), "pairs[0]: keys base; accepted: base, source, answer"),
+        "keys": (lambda: et.Pairs.of([{"base": "a"}]), "pairs[0]: the keys 'base'; accepted: columns that say"),
         "texts": (lambda: et.Pairs.of([("a", "b")]), "accepted: three texts"),
         "no pairs": (lambda: et.Pairs.of([]), "pairs: there is none"),
         "tokenizer": (lambda: et.load(hf_llama()), "tokenizer: a model in memory needs its own"),

@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,12 +154,12 @@ def test_discovery_is_held_against_what_was_planted(written):
 
 def test_a_graph_of_ioi_is_held_against_other_methods(written, tmp_path, monkeypatch):
     words, width = tokenizer(), 32
-    sizes = {"hidden_size": width, "head_dim": width, "intermediate_size": 16, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"hidden_size": width, "head_dim": width, "intermediate_size": 16, "num_hidden_layers": 2}
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=len(words), num_attention_heads=2, tie_word_embeddings=True, **sizes)
-    model = LlamaForCausalLM(config).eval()
+    model: Any = LlamaForCausalLM(config).eval()
     with torch.no_grad():  # L1H0 looks everywhere alike and takes from the logits of what it sees: the subject's twice
-        attention, copied = model.model.layers[1].self_attn, torch.eye(width)
+        attention, copied = model.model.layers[1].self_attn, 2 * torch.eye(width)
         for projection in (attention.q_proj, attention.k_proj):
             projection.weight[:width] = 0
         attention.v_proj.weight[:width], attention.o_proj.weight[:, :width] = copied, -copied

@@ -81,7 +81,7 @@ def test_readers_read_what_is_finished_while_a_run_writes_and_a_second_run_is_re
     held = Held(study, out)
     for experiment, done, total in held.steps():
         there = {path.parent.name for path in folder.glob("*/result.json")}
-        if there in seen or done != total:
+        if there in seen or done != total or not total:  # the step that ends an experiment has no cells
             continue
         seen.append(there)
         refused = said("run", study / "study.yaml", "--out", out)

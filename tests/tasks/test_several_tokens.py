@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_a_probability_is_that_of_the_whole_answer_by_plain_transformers(every):
 
 
 def test_an_answer_is_right_where_generating_gives_all_of_it(every, two_models):
-    module = AutoModelForCausalLM.from_pretrained(two_models / "one")
+    module: Any = AutoModelForCausalLM.from_pretrained(two_models / "one")
     made = drawn(every[0], "evaluation", 3)
     said = []
     for one in made:
