@@ -30,8 +30,9 @@ class EarlierResults:
         name = job.spec.circuit_names[0]
         circuit = self.named_circuit(job, name)
         if not circuit.groups or not (empty or circuit.size):
+            why = "" if name not in self.results else f" (experiment {name} found none that matter; its tables say why)"
             raise ExperimentError(
-                f"experiments.{job.name}: the circuit {name} has no heads; accepted: one that has some"
+                f"experiments.{job.name}: the circuit {name} has no heads{why}; accepted: one that has some"
             )
         return circuit
 

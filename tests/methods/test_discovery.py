@@ -17,6 +17,7 @@ from nnsight_et.display.figures import Diagram
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.methods.discovery.experiment import EXPERIMENT
 from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
+from nnsight_et.methods.discovery.present import _found as noted
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.discovery.words import sentence
 from nnsight_et.planning.plan import Plan, plan
@@ -124,6 +125,13 @@ def test_the_circuit_is_one_for_every_other_method(planted, found):
     assert row["faithfulness"] >= 0.95
     groups = found.summary.circuit.to_circuit().groups
     assert [group.name for group in groups] == [group.name for group in found.summary.groups if group.nodes]
+
+
+def test_a_search_that_found_nothing_says_why(found):
+    empty = found.summary.model_copy(update={"edges": []})
+    assert "No head is beyond chance with an effect worth keeping." in noted(empty)
+    few = empty.model_copy(update={"held_out_examples": 4})
+    assert "With 4 examples no head can be beyond chance" in noted(few)
 
 
 def test_a_search_that_is_continued_measures_nothing_twice_and_finds_the_same(planted, found):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnsight_et.core.errors import quantity
+from nnsight_et.core.statistics import too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
 from nnsight_et.display.figures import Arrow, Diagram, FigureGroup, Node
 from nnsight_et.display.measurement import (
@@ -93,6 +94,10 @@ def _found(summary: DiscoverySummary) -> str:
         )
     if summary.stability is not None:
         sentences.append(f"Stability: {summary.stability:.2f}, mean Jaccard index with what resampled examples find.")
+    tested = summary.branches[0].tested if summary.branches else 0
+    if not summary.graph and tested:
+        none = "No head is beyond chance with an effect worth keeping."
+        sentences.append(too_few(summary.held_out_examples, tested) or none)
     return " ".join(sentences)
 
 
