@@ -1,7 +1,8 @@
 """`python -m benchmarks.self_checks`: what the checks inside a run cost, with them and without, side by side.
 
-Counted: tokens times layers, each where a layer's MLP puts them out, of every model of a whole manifest. Measured:
-processor seconds of this process. Both runs begin with nothing; the folders of their results are removed again.
+Counted: tokens times layers of a whole manifest, each where a layer's MLP puts them out, of models whose MLPs are
+modules called so, as Llama's are. Measured: processor seconds of this process. Both runs begin with nothing; the
+folders of their results are removed again.
 """
 
 from __future__ import annotations

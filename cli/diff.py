@@ -32,7 +32,8 @@ def diff(
     """
     from nnsight_et.api.runs import open_run
     from nnsight_et.core.errors import quantity
-    from nnsight_et.report.difference import difference, difference_data, difference_tables
+    from nnsight_et.report.difference import difference
+    from nnsight_et.report.difference_tables import difference_data, difference_tables
     from nnsight_et.report.html.page import beside_html
     from nnsight_et.results.disk import write_file
 

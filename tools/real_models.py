@@ -83,9 +83,11 @@ def main(words: Sequence[str] | None = None) -> None:
     """Make the models."""
     parser = argparse.ArgumentParser(prog="python -m tools.real_models", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", choices=[*PACKAGES, []], default=list(PACKAGES), help="all of them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{' or '.join(PACKAGES)}; all when absent")
     options = parser.parse_args(words)
-    make(options.names, options.folder)
+    if unknown := set(options.names) - set(PACKAGES):
+        parser.error(f"no model {', '.join(sorted(unknown))}; accepted: {', '.join(PACKAGES)}")
+    make(options.names or list(PACKAGES), options.folder)
 
 
 if __name__ == "__main__":

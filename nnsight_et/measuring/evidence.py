@@ -25,7 +25,7 @@ from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.audit import Finding, differences, finding, right_answers
 from nnsight_et.measuring.context import Measured, RunContext
 from nnsight_et.measuring.examples import task_of
-from nnsight_et.measuring.reading import examples_findings, file_findings, prompts_findings
+from nnsight_et.measuring.reading import examples_findings, file_findings, prompts_findings, reader_of
 from nnsight_et.measuring.steps import Batch, EvalSettings
 from nnsight_et.planning.plan import Job, ModelChoice
 from nnsight_et.results.headers import HEADER
@@ -145,8 +145,9 @@ class Evidence(Generic[M, S]):
             if not any(some is examples or some == examples for some in seen.get((split, swapped), ())):
                 seen.setdefault((split, swapped), []).append(examples)
                 resampled = getattr(self.job.spec, "ablation", "mean") == "resample"  # held against its own prompts
-                yield from examples_findings(self.job.task, tokenizer, examples, split, swapped, sources=not resampled)
-                yield from self.context.splits.draws(self.job.task, tokenizer, examples, swapped)
+                if (reader := reader_of(self.job.task, tokenizer)) is not None:
+                    yield from examples_findings(reader, examples, split, swapped, sources=not resampled)
+                    yield from self.context.splits.draws(reader, examples, swapped)
             yield finding("examples", True, split)
 
     def selected(
@@ -169,7 +170,8 @@ class Evidence(Generic[M, S]):
             yield finding("splits", len(prompts) == spec.ablation_examples, "ablation: how many")
             yield from self.context.splits.findings(self.job, "ablation", prompts)
             tokenizer = self.context.models.tokenizer(choice)
-            yield from prompts_findings(self.job.task, tokenizer, prompts, "ablation")
+            if (reader := reader_of(self.job.task, tokenizer)) is not None:
+                yield from prompts_findings(reader, prompts, "ablation")
             if isinstance(pairs := task_of(self.job.task), OwnPairs):
                 yield from file_findings(pairs, tokenizer, examples, prompts)
         if spec.ablation == "resample":

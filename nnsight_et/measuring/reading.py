@@ -49,22 +49,18 @@ class SplitsSeen:
         once = own or len({prompt.tokens for prompt in prompts}) == len(prompts)
         yield finding("splits", once, f"{split}: a prompt is there twice")
 
-    def draws(
-        self, task: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], swapped: str | None
-    ) -> Iterator[Finding]:
+    def draws(self, reader: BoxesReader, examples: Sequence[Example], swapped: str | None) -> Iterator[Finding]:
         """That the segments that pairs of the boxes task ask for look drawn at random, over all pairs of the run."""
-        if not isinstance(task, BoxesTask) or not (reader := BoxesReader(task, tokenizer)).reads:
-            return
         for example in examples:
             base, source = reader.scene(example.base), reader.scene(example.source)
             key = (example.base.tokens, example.source.tokens)
             if base is None or source is None or base.asked not in base.labels:
                 continue
             mine = base.labels.index(base.asked)
-            self._asked.setdefault(("base", task.boxes), {})[key[0]] = mine
+            self._asked.setdefault(("base", reader.boxes), {})[key[0]] = mine
             if swapped == "object" and source.asked in source.labels:
-                moved = (source.labels.index(source.asked) - mine) % task.boxes
-                self._asked.setdefault(("source of object, from the base's", task.boxes), {})[key] = moved
+                moved = (source.labels.index(source.asked) - mine) % reader.boxes
+                self._asked.setdefault(("source of object, from the base's", reader.boxes), {})[key] = moved
         for (what, boxes), found in self._asked.items():
             most = max(Counter(found.values()).values())
             chance = boxes * comb(len(found), most) / boxes**most  # at most: that any segment is asked for as often
@@ -105,6 +101,7 @@ class BoxesReader:
         self.tokenizer, self.boxes = tokenizer, task.boxes
         self.things = set(task.objects or OBJECTS)
         self._words = dict[int, str]()
+        self._scenes = dict[tuple[tuple[int, ...], int], Scene | None]()
         things, labels = sorted(self.things)[: self.boxes], list(ascii_uppercase[: self.boxes])
         told = ", ".join(f"the {one} is in Box {label}" for one, label in zip(things, labels, strict=True))
         ids: Any = tokenizer(f"T{told[1:]}. Box {labels[-1]} contains the")["input_ids"]
@@ -119,6 +116,12 @@ class BoxesReader:
 
     def scene(self, prompt: Prompt, added: int = 0) -> Scene | None:
         """What the prompt says, about so many segments more than the task's; None if it cannot be read."""
+        key = prompt.tokens, added
+        if key not in self._scenes:
+            self._scenes[key] = self._read(prompt, added)
+        return self._scenes[key]
+
+    def _read(self, prompt: Prompt, added: int) -> Scene | None:
         words = [(index, self.word(token)) for index, token in enumerate(prompt.tokens)]
         things = [(index, word) for index, word in words if word in self.things]
         labels = [(index, word) for index, word in words if len(word) == 1 and word in ascii_uppercase]
@@ -130,24 +133,20 @@ class BoxesReader:
                      [index for index, _ in told], asked, asked_at)  # fmt: skip
 
 
+def reader_of(task: Any, tokenizer: PreTrainedTokenizerBase) -> BoxesReader | None:
+    """Who reads a task's prompts: nobody those of other tasks, nor where a tokenizer's tokens are no words."""
+    reader = BoxesReader(task, tokenizer) if isinstance(task, BoxesTask) else None
+    return reader if reader is not None and reader.reads else None
+
+
 def examples_findings(
-    task: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    split: str,
-    swapped: str | None,
-    *,
-    sources: bool = True,
+    reader: BoxesReader, examples: Sequence[Example], split: str, swapped: str | None, *, sources: bool = True
 ) -> Iterator[Finding]:
     """That pairs of the boxes task are of that split, and their positions, answers and foils what their texts say.
 
-    swapped: the desideratum they are of. sources: whether their sources are the task's. Of other tasks, and where a
-    tokenizer's tokens are no words, nothing.
+    swapped: the desideratum they are of. sources: whether their sources are the task's.
     """
-    if not isinstance(task, BoxesTask):
-        return
-    reader = BoxesReader(task, tokenizer)
-    for number, example in enumerate(examples if reader.reads else ()):
+    for number, example in enumerate(examples):
         where = f"{split}: example {number}"
         base = reader.scene(example.base)
         if base is None or base.asked not in base.labels or len({*base.labels, *base.objects}) < 2 * reader.boxes:
@@ -223,14 +222,9 @@ def _swap(reader: BoxesReader, example: Example, base: Scene, name: str, where: 
     yield finding("examples", not example.foils and not example.also_right, f"{where}: what else is right")
 
 
-def prompts_findings(
-    task: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], split: str
-) -> Iterator[Finding]:
+def prompts_findings(reader: BoxesReader, prompts: Sequence[Prompt], split: str) -> Iterator[Finding]:
     """That single prompts of the boxes task are of that split, and ask for a box that they do not mention."""
-    if not isinstance(task, BoxesTask):
-        return
-    reader = BoxesReader(task, tokenizer)
-    for number, prompt in enumerate(prompts if reader.reads else ()):
+    for number, prompt in enumerate(prompts):
         scene = reader.scene(prompt)
         if scene is None:
             yield finding("examples", False, f"{split}: prompt {number}")

