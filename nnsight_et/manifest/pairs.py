@@ -42,9 +42,15 @@ class PairColumns(SpecModel):
     answer: ColumnName = "answer"
     """What answers base. Of a list the first; the others are right as well."""
     foil: ColumnNames | None = None
-    """What is wrong, for metrics that compare: a column of texts or of lists of them, or several columns."""
+    """What is wrong, for metrics that compare: a column of texts or of lists of them, or several columns.
+
+    The column `foil` when absent, if there is one.
+    """
     also_right: ColumnNames | None = None
-    """What is right as well: a column of texts or of lists of them, or several columns."""
+    """What is right as well: a column of texts or of lists of them, or several columns.
+
+    The column `also_right` when absent, if there is one.
+    """
     space: ColumnName | None = None
     """Whether a space goes before the row's answer: yes or no."""
     special_tokens: ColumnName | None = None
