@@ -121,7 +121,8 @@ def test_the_shipped_manifest_is_what_init_writes(kind: str, tmp_path: Path):
 
 @pytest.mark.parametrize("kind", STUDIES)
 def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
-    methods = [name for name in METHODS if name not in ("dcm", "activation_patching")]
+    swaps = STUDIES[kind].desiderata
+    methods = [name for name, spec in METHODS.items() if swaps or not spec.needs_desiderata]
     own, hub_id = STUDIES[kind].model
     for model, name in (("org/some-model", "org/some-model"), (hub_id, own), (None, own)):
         made = parse(render_manifest(InitOptions(model, "org/tuned", methods=methods, task=kind)), "written")
@@ -138,8 +139,8 @@ def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
     [
         (InitOptions(task="io"), "--task: no task 'io'; did you mean 'ioi'? accepted: boxes, ioi, greater_than, col"),
         (InitOptions(task="ioi", boxes=3), "--boxes 3: the task ioi has none; accepted: with --task boxes"),
-        (InitOptions(task="ioi", methods=("dcm",)),
-         "--methods dcm: it needs the desiderata of the boxes task; accepted"),
+        (InitOptions(task="greater_than", methods=("dcm",)),
+         "--methods dcm: it needs a task with desiderata, as boxes and ioi are; accepted"),
     ],
 )  # fmt: skip
 def test_wishes_that_the_task_cannot_meet_are_refused(wishes: InitOptions, message: str):
