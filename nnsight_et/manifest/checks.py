@@ -120,7 +120,7 @@ def _boxes_only(experiment: Experiment, kind: str, desiderata: tuple[str, ...]) 
     if isinstance(experiment, CMAP) and experiment.roles is not None:
         if not desiderata:
             text = (
-                f"heads are selected by the desiderata of the boxes task; accepted for {kind}: no roles, for all heads"
+                f"heads are selected by desiderata, as boxes and ioi have; accepted for {kind}: no roles, for all heads"
             )
             yield Problem(("roles",), text)
         elif "main_role" not in experiment.model_fields_set:
