@@ -4,8 +4,10 @@ bindings: LoRA on which word belongs to which in a list, in other words and sent
 arithmetic: LoRA on sums and products, as the paper's arithmetic model was trained.
 whole: every weight, on bindings; stopped at several steps, each kept as a model of its own.
 
-OUT gets the adapter or the models, and log.jsonl: the loss at each step, and from time to time the share of boxes
-prompts (docs/methods.md) that are answered right. One seed makes one result on one machine.
+OUT gets log.jsonl, a line per number of updates: `right`, the share of boxes prompts (docs/methods.md) that are
+answered right, by how many boxes they have; `own`, the share of learned tokens that are, in texts that were not trained
+on; `loss`, of the texts that the next update learns from. OUT/step-N is the adapter or the model after N updates. One
+seed makes one result on one machine.
 """
 
 from __future__ import annotations
@@ -123,22 +125,22 @@ def trained(
         optimizer, lambda step: min((step + 1) / warm, (how.steps - step) / (how.steps - warm + 1))
     )
     model.train()
-    for step in range(how.steps + 1):
+    for step in range(how.stop + 1):
         line: dict[str, Any] = {"step": step}
-        if step in how.keep or step % how.look == 0 or step == how.steps:
+        if step in how.keep or step % how.look == 0 or step == how.stop:
             line["right"] = {boxes: right_on_boxes(model, tokenizer, boxes) for boxes in how.boxes}
             line["own"] = right_on_own(model, tokenizer, [text(unseen) for _ in range(20)])
-        if step < how.steps:
+        if step < how.stop:
             batch = batch_of([text(draw) for _ in range(how.batch)], tokenizer)
             with torch.autocast("cpu", torch.bfloat16, enabled=how.bfloat16):
                 loss = model(**batch).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
             line["loss"] = round(loss.item(), 4)
         yield line
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
 
 
 def keep(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str) -> None:
@@ -147,9 +149,10 @@ def keep(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return
-    model.peft_config["default"].base_model_name_or_path = name
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": name}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
     weights = {key: value.half() for key, value in load_file(folder / "adapter_model.safetensors").items()}
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
 
@@ -162,15 +165,17 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--name", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="what an adapter calls its base")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--stop", type=int, help="after how many of them it ends; all")
     parser.add_argument("--batch", type=int, default=8, help="texts of a step")
     parser.add_argument("--learning-rate", type=float, help="5e-4; of all weights 3e-5")
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=int, nargs="*", default=[], help="of `whole`: steps whose model is kept as well")
+    parser.add_argument("--keep", type=int, nargs="*", default=[], help="steps after which it is kept, beside the last")
     parser.add_argument("--look", type=int, default=50, help="after how many steps the boxes task is tried")
     parser.add_argument("--boxes", type=int, nargs="*", default=[2, 3, 5, 7])
     parser.add_argument("--bfloat16", action="store_true", help="multiply matrices in bfloat16")
     how = parser.parse_args(words)
+    how.stop = how.steps if how.stop is None else how.stop
     how.learning_rate = how.learning_rate or (3e-5 if how.kind == "whole" else 5e-4)
     how.out.mkdir(parents=True)
     tokenizer = AutoTokenizer.from_pretrained(how.base)
@@ -185,7 +190,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with (how.out / "log.jsonl").open("w") as log:
         for line in trained(model, tokenizer, arithmetic if how.kind == "arithmetic" else bindings, how):
             print(json.dumps(line), file=log, flush=True)
-            if line["step"] in how.keep or line["step"] == how.steps:
+            if line["step"] in how.keep or line["step"] == how.stop:
                 keep(model, tokenizer, how.out / f"step-{line['step']}", how.name)
 
 
