@@ -174,7 +174,8 @@ def rows_of(folder: Path, attributed: Tensor, whole: float) -> list[dict[str, An
         head, attention = Head.parse(node.node), seen[node.at, node.node]
         edges = [edge for edge in found.graph if (edge.node, edge.at) == (node.node, node.at)]
         exact = patched.scores.get(f"{node.at}.exact")
-        strongest = min(edges, key=lambda edge: edge.score)
+        edges.sort(key=lambda edge: edge.score)
+        strongest = edges[0]
         column, weight = max(attention.weights.items(), key=lambda entry: entry[1])
         row: dict[str, Any] = {
             "head": node.node,
@@ -184,10 +185,41 @@ def rows_of(folder: Path, attributed: Tensor, whole: float) -> list[dict[str, An
         }
         row |= {"into": [f"{edge.into}.{edge.via}" if edge.via else edge.into for edge in edges]}
         row |= {"share": strongest.score / found.base}
-        row |= {"direct_logits": attributed[head].item() / whole if node.at == "last" else None}
+        # at another token a head writes nothing into the logits itself
+        row |= {"direct_logits": attributed[head].item() / whole if node.at == "last" else 0.0}
         row |= {"whole_head": None if exact is None else exact[head].item(), "looks_at": column, "weight": weight}
         rows.append(row)
     return rows
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> str:
+    """The graph's heads in Markdown: strongest edge, own logits and whole head as shares, and where they look."""
+    lines = ["| head | at | group | strongest edge | direct logits | whole head | looks at | role in GPT-2 |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        whole = "not patched" if row["whole_head"] is None else f"{row['whole_head']:+.2f}"
+        numbers = f"{row['into'][0]} {row['share']:+.2f} | {row['direct_logits']:+.2f} | {whole}"
+        looks = f"{row['looks_at']} ({row['weight']:.2f})"
+        lines.append(
+            f"| {row['head']} | {row['at']} | {row['group']} | {numbers} | {looks} | {row['role'] or 'none'} |"
+        )
+    return "\n".join(lines)
+
+
+def whole_heads(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of each position patched the share of the graph's heads among as many strongest, and those as strong outside.
+
+    "outside": the heads that lower the answer more than the weakest of the graph's there, with their scores.
+    """
+    patched, found = read_result(folder / "whole").read(AttributionSummary), dict[str, Any]()
+    for row in patched.summary.rows:
+        exact = patched.scores[f"{row.at}.exact"]
+        heads = {Head.parse(one["head"]) for one in rows if one["at"] == row.at}
+        weakest = max((exact[head].item() for head in heads), default=0.0)
+        stronger = [Head(*place) for place in (exact < weakest).nonzero().tolist()]
+        outside = {str(head): exact[head].item() for head in stronger if head not in heads}
+        found[row.at] = {"top": _shared([*heads], -exact), "outside": outside}
+    return found
 
 
 def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[str, Any]:
@@ -204,6 +236,7 @@ def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[s
     backup = [Head(*place) for place in (rises >= least).nonzero().tolist()]
     return {
         "heads": rows,
+        "whole_heads": whole_heads(folder, rows),
         "direct_logits_correlation": _correlation(-direct.flatten(), attributed.double().flatten()),
         "direct_logits_top": _shared(movers, attributed),
         "negative": {name: direct[Head.parse(name)].item() / base for name in negative},
@@ -243,6 +276,7 @@ def study(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     groups = tuple(et.HeadGroup(at, at, heads) for at in ("io", "s1", "s1_plus_1", "s2", "last"))
     circuit = found.circuit.to_circuit()
     outcome["accuracy"] = {"model": alone.full, "circuit": alone.circuit, "faithfulness": alone.faithfulness}
+    outcome["accuracy"] |= {"interval": alone.faithfulness_interval, "random": alone.random_mean}
     outcome["share_alone"] = share_alone(model, circuit, prompts, others, whole)
     outcome["share_alone_of_all_heads"] = share_alone(model, Circuit(groups), prompts, others, whole)
     missing = {*ROLES.values()} - {row["role"] for row in outcome["heads"]}
@@ -259,15 +293,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--patched", type=int, default=24, help="on how many prompts whole heads are patched")
-    parser.add_argument("--at", default="last,s2,s1_plus_1", help="where they are")
+    parser.add_argument("--at", default="last,s2,s1_plus_1,s1,io", help="where they are")
     parser.add_argument("--set", default="{}", help="more of discovery's options, as JSON")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="what is stored there is not run again")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     outcome = study(given.model.resolve(), given)
-    for row in outcome["heads"]:
-        print(json.dumps(row))
+    print(table_of(outcome["heads"]))
     print(json.dumps({name: value for name, value in outcome.items() if name != "heads"}, indent=1))
     print(f"Written to {written('ioi', outcome)}")
 
