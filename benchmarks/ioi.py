@@ -176,7 +176,8 @@ def rows_of(folder: Path, attributed: Tensor, whole: float) -> list[dict[str, An
         exact = patched.scores.get(f"{node.at}.exact")
         edges.sort(key=lambda edge: edge.score)
         strongest = edges[0]
-        column, weight = max(attention.weights.items(), key=lambda entry: entry[1])
+        named = [one for one in attention.weights.items() if one[0] not in OTHERS]
+        column, weight = max(named, key=lambda entry: entry[1])
         row: dict[str, Any] = {
             "head": node.node,
             "at": node.at,
@@ -207,18 +208,14 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def whole_heads(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of each position patched the share of the graph's heads among as many strongest, and those as strong outside.
-
-    "outside": the heads that lower the answer more than the weakest of the graph's there, with their scores.
-    """
+    """Of each position patched: the share of the graph's heads among as many strongest, and the others of these."""
     patched, found = read_result(folder / "whole").read(AttributionSummary), dict[str, Any]()
     for row in patched.summary.rows:
         exact = patched.scores[f"{row.at}.exact"]
         heads = {Head.parse(one["head"]) for one in rows if one["at"] == row.at}
-        weakest = max((exact[head].item() for head in heads), default=0.0)
-        stronger = [Head(*place) for place in (exact < weakest).nonzero().tolist()]
-        outside = {str(head): exact[head].item() for head in stronger if head not in heads}
-        found[row.at] = {"top": _shared([*heads], -exact), "outside": outside}
+        top = _top(len(heads), -exact)
+        outside = {str(head): exact[head].item() for head in top if head not in heads}
+        found[row.at] = {"top": len(heads & {*top}) / max(len(heads), 1), "outside": outside}
     return found
 
 
@@ -238,7 +235,7 @@ def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[s
         "heads": rows,
         "whole_heads": whole_heads(folder, rows),
         "direct_logits_correlation": _correlation(-direct.flatten(), attributed.double().flatten()),
-        "direct_logits_top": _shared(movers, attributed),
+        "direct_logits_top": len({*movers} & {*_top(len(movers), attributed)}) / max(len(movers), 1),
         "negative": {name: direct[Head.parse(name)].item() / base for name in negative},
         "left_without_direct_heads": left / whole,
         "backup": {str(head): rises[head].item() for head in backup if head not in movers},
@@ -251,11 +248,10 @@ def _correlation(one: Tensor, other: Tensor) -> float:
     return torch.corrcoef(torch.stack([one, other]))[0, 1].item()
 
 
-def _shared(heads: Sequence[Head], attributed: Tensor) -> float:
-    """How many of the heads are among as many with the largest attributions, as a share."""
-    order = attributed.flatten().argsort(descending=True)[: len(heads)].tolist()
-    top = {Head(index // attributed.shape[1], index % attributed.shape[1]) for index in order}
-    return len(top & {*heads}) / max(len(heads), 1)
+def _top(count: int, values: Tensor) -> list[Head]:
+    """So many heads with the largest values [layer, head]."""
+    order = values.flatten().argsort(descending=True)[:count].tolist()
+    return [Head(index // values.shape[1], index % values.shape[1]) for index in order]
 
 
 def study(folder: Path, given: argparse.Namespace) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from nnsight_et.methods.discovery.experiment import EXPERIMENT
 from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
 from nnsight_et.methods.discovery.present import _found as noted
 from nnsight_et.methods.discovery.summary import DiscoverySummary
-from nnsight_et.methods.discovery.words import sentence
+from nnsight_et.methods.discovery.words import sentence, sentences
 from nnsight_et.planning.plan import Plan, plan
 from nnsight_et.report.difference import difference
 from nnsight_et.report.export import export
@@ -50,6 +50,8 @@ def manifest_of(folder: Path, **more: Any) -> Manifest:
             "found": SEARCH | more,
             "alone": {"method": "faithfulness", "circuit": "found", "models": ["planted"], "examples": 40}
             | {"ablation_examples": 40, "random_circuits": 0},
+            "carries": {"method": "activation_patching", "roles": "found", "models": ["planted"], "draws": 1}
+            | {"desiderata": ["object", "position"], "examples": 30},
         },
     }
     return parse(json.dumps(data), "d", lines=False).in_folder(folder)
@@ -125,6 +127,23 @@ def test_the_circuit_is_one_for_every_other_method(planted, found):
     assert row["faithfulness"] >= 0.95
     groups = found.summary.circuit.to_circuit().groups
     assert [group.name for group in groups] == [group.name for group in found.summary.groups if group.nodes]
+
+
+def test_whole_groups_are_patched_and_each_says_what_it_carries(planted, found):
+    folder = folder_of(planted / "runs", plan(manifest_of(planted)))
+    carries = read_result(folder / "carries")
+    rows = {(row["group"], row["desideratum"]): row for row in carries.header.summary["rows"]}
+    assert {group for group, _ in rows} == {group.name for group in found.summary.groups if group.nodes}
+    for name, variable in (("last_1", "object"), ("last_2", "position"), ("query_label_1", "position")):
+        assert rows[name, variable]["heads"] == len(GROUPS[name])
+        assert rows[name, variable]["mean"] > 0.9
+    assert rows["last_1", "position"]["mean"] < 0.1
+    said = [*sentences(Study("d", (found, carries), ()), ["found"])]
+    assert len(said) == len({group for group, _ in rows})
+    (one,) = [text for text in said if text.startswith("last_2,")]
+    assert "it carries position (its answer on 1.00 of prompts, 0.0" in one
+    assert "object" not in one
+    assert not [text for text in sentences(Study("d", (found,), ()), ["found"]) if "Patched" in text]
 
 
 def test_a_search_that_found_nothing_says_why(found):
