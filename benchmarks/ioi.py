@@ -1,9 +1,9 @@
 """`python -m benchmarks.ioi --model FOLDER`: indirect object identification in a Llama, found and held against others.
 
-Discovery by the logit difference; its circuit alone on held-out prompts; and head by head, beside the scores of the
-graph: direct logit attribution, by plain hooks, and activation patching of whole heads. Then which of the roles of Wang
-et al. (2022) the graph's heads have, judged by where they are and look; and the heads that discovery does not look for:
-those that work against the answer, and those that step in where the name movers are taken out.
+Discovery by the logit difference; its circuit alone on held-out prompts; what each group carries; and head by head,
+beside the scores of the graph: direct logit attribution, by plain hooks, and activation patching of whole heads. Then
+which of the roles of Wang et al. (2022) the graph's heads have, judged by where they are and look; and the heads that
+discovery does not look for: those that work against the answer, and those that step in for the name movers.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import AblationValues, circuit_readouts
 from nnsight_et.manifest import Manifest, parse
+from nnsight_et.manifest.tasks import IOI_DESIDERATA
 from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary, HeadAttention
 from nnsight_et.methods.attribution.summary import AttributionSummary
 from nnsight_et.methods.discovery.summary import DiscoverySummary
+from nnsight_et.methods.discovery.words import sentences
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
+from nnsight_et.results.study import study_of
 from nnsight_et.runner.run import run
 from nnsight_et.tasks.ioi import IOI
 
@@ -133,6 +136,8 @@ def manifest(folder: Path, given: argparse.Namespace) -> Manifest:
         "alone": {"method": "faithfulness", "circuit": "found", "models": ["model"], "examples": given.held_out}
         | {"random_circuits": 3},
         "looks": {"method": "attention_patterns", "circuit": "found", "examples": given.held_out},
+        "carries": {"method": "activation_patching", "roles": "found", "models": ["model"], "draws": 1}
+        | {"desiderata": list(IOI_DESIDERATA), "examples": given.held_out},
         "whole": {"method": "attribution", "model": "model", "at": given.at.split(","), "examples": given.patched},
     }
     data = {"name": "ioi", "seed": given.seed, "device": "cpu", "self_check": "off", "task": TASK}
@@ -278,6 +283,7 @@ def study(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     missing = {*ROLES.values()} - {row["role"] for row in outcome["heads"]}
     outcome |= {"roles_missing": sorted(missing), "groups": len(found.groups), "branches": len(found.branches) - 1}
     outcome |= {"opened": sum(one.open for one in found.branches) - 1, "ended": found.ended}
+    outcome["groups_say"] = [*sentences(study_of(jobs, results), ["found"])]
     outcome |= {"cost": found.cost.total, "exhaustive": found.cost.exhaustive}
     return outcome
 
@@ -296,7 +302,7 @@ def main(words: Sequence[str] | None = None) -> None:
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     outcome = study(given.model.resolve(), given)
-    print(table_of(outcome["heads"]))
+    print(table_of(outcome["heads"]), *outcome["groups_say"], sep="\n")
     print(json.dumps({name: value for name, value in outcome.items() if name != "heads"}, indent=1))
     print(f"Written to {written('ioi', outcome)}")
 
