@@ -165,6 +165,24 @@ def test_a_search_that_is_continued_measures_nothing_twice_and_finds_the_same(pl
     assert again.header.scores_digest == found.header.scores_digest
 
 
+def test_a_search_that_was_stopped_in_the_middle_goes_on_there_and_finds_the_same(planted):
+    jobs, found = plan(manifest_of(planted, branches=1)), []
+    for root in (planted / "runs", planted / "stopped"):
+        folder = folder_of(root, jobs) / "found"
+        if root.name == "stopped":
+            for step in run(jobs, root, ("found",)):
+                if step.step.startswith("branches"):
+                    break
+            assert not (folder / "result.json").exists()
+        steps = finish(jobs, root, ("found",))
+        found.append(read_result(folder).header)
+    earlier = [step.step for step in steps if step.total and step.reused == step.total]
+    assert {"logits", "profiles 1"} <= {*earlier}
+    assert "held out" not in earlier
+    assert found[0].summary == found[1].summary
+    assert found[0].scores_digest == found[1].scores_digest
+
+
 def test_what_it_cost_is_counted_beside_the_exhaustive_search(found):
     cost = found.summary.cost
     assert 0 < cost.total < 0.5 * cost.exhaustive  # of a model with 5 layers of 8 heads; deeper ones save more
@@ -301,6 +319,22 @@ def test_what_16_examples_decide_is_not_run_on_more(found):
     (branch,) = [one for one in found.summary.branches if one.name == "query_label_1.key.previous_query_label"]
     each = found.scores[f"{branch.name}.per_example"][0]
     assert {int((~each[int(name[3:])].isnan()).sum()) for name in branch.candidates} <= {32, 48}
+
+
+def test_networkx_reads_what_is_exported(found, tmp_path):
+    networkx = pytest.importorskip("networkx")
+    paths = {path.name: path for path in export([found], tmp_path)}
+    text = json.loads(paths["found.graph.json"].read_text())
+    graphs = networkx.node_link_graph(text, edges="edges"), networkx.read_graphml(paths["found.graphml"])
+    nodes = {f"{node.node}@{node.at}": node.group for node in found.summary.nodes}
+    for graph in graphs:
+        assert graph.is_directed()
+        assert {name: data["group"] for name, data in graph.nodes(data=True) if name != "logits"} == nodes
+        assert all(networkx.has_path(graph, name, "logits") for name in nodes)
+        into = [data for one, other, data in graph.edges(data=True) if (one, other) == ("L3H0@last", "L4H1@last")]
+        (edge,) = [one for one in found.summary.graph if (one.node, one.into) == ("L3H0", "last_1")]
+        assert [(one["via"], one["score"]) for one in into] == [("query", pytest.approx(edge.score))]
+    assert sorted(map(str, graphs[0].edges())) == sorted(map(str, graphs[1].edges()))
 
 
 def test_a_graph_is_exported_as_json_and_graphml(found, tmp_path):
