@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from nnsight_et_cli.render import show
+from rich.console import Console
 
 from benchmarks.discovery import CASES, edges_of, exhaustive, found_in, search, truth
 from nnsight_et.core.circuit import Head, Mlp
@@ -226,6 +229,19 @@ def test_tables_figures_and_long_tables_show_it(found):
         "last_2, 1 head at last, reads its value from query_label_1 at query_label, and writes to the query of last_1."
     )
     assert sentence(found.summary, first) == text
+
+
+def test_a_screen_of_80_columns_shows_every_word_of_its_tables_whole(found):
+    for table in tables(found.header):
+        console = Console(width=80, file=StringIO(), color_system=None)
+        show(console, table)
+        assert isinstance(console.file, StringIO)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= 80
+        shown = {word for line in lines for word in line.split()}
+        assert {word for row in table.rows for cell in row for word in cell.split()} <= shown
+        for name in {row[0] for row in table.rows}:  # in each band as often as in the first
+            assert sum(line.split()[:1] == [name] for line in lines) % sum(row[0] == name for row in table.rows) == 0
 
 
 @pytest.mark.parametrize(
