@@ -169,7 +169,7 @@ def circuit(figure: Diagram) -> Element:
     for arrow, way in plan.ways.items():
         _arrow(svg, arrow, way, last.get(way.letter) == arrow)
     for x, y in joints(plan.ways):
-        add(svg, "circle", cx=x, cy=y, r=3.0, class_="joint")
+        add(svg, "circle", cx=x, cy=y, r=3.0, class_="tip")
     top = places[LOGITS]
     size = {"width": 2 * top.half_width, "height": 2 * top.half_height, "rx": top.half_height}
     add(svg, "rect", x=top.x - top.half_width, y=top.y - top.half_height, class_="logits", **size)
