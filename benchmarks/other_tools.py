@@ -22,7 +22,10 @@ except ModuleNotFoundError:
 import argparse
 import os
 import random
+import statistics
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +36,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import nnsight_et as et
-from benchmarks.setting import medians, written
+from benchmarks.setting import written
 from benchmarks.tools.hooks import Hooks
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.core.batch import Example, Pair, collate
@@ -50,7 +53,7 @@ from nnsight_et.tasks.ioi import IOI
 SEED = 20
 TOP = 8
 RECEIVERS = 4
-SIDE_BY_SIDE = 24
+SIDE_BY_SIDE = 8
 """How many heads TransformerLens patches in a round of what is timed: all would take hours."""
 PACKAGES = {"TransformerLens": "transformer-lens", "pyvene": "pyvene"}
 Scores = dict[str, list[float]]
@@ -124,8 +127,8 @@ def lowest(scores: Scores, heads: Sequence[Head], count: int) -> list[Head]:
     return [heads[number] for number in order[:count]]
 
 
-def quantities(model: LoadedModel, pair: Pair) -> Made:
-    """What is computed, by name: the first stages of real.yaml, and whole heads."""
+def quantities(model: LoadedModel, pair: Pair, until: str) -> Made:
+    """What is computed, by name, up to one of the names: the first stages of real.yaml, and whole heads."""
     sizes, made = (model.shape.n_layers, model.shape.n_heads), Made()
     receivers: tuple[Head, ...] = ()
     for name, at, via in (
@@ -137,6 +140,8 @@ def quantities(model: LoadedModel, pair: Pair) -> Made:
         heads = [Head(*one) for one in path.reaching(*sizes)]
         scores = ours(model, pair, path, heads)
         made[name] = path, heads, scores
+        if name == until:
+            return made
         receivers = tuple(sorted(lowest(scores, heads, RECEIVERS)))
     heads = [Head(layer, index) for layer in range(sizes[0]) for index in range(sizes[1])]
     return made | {WHOLE: ("last", heads, ours(model, pair, "last", heads))}
@@ -196,11 +201,11 @@ def ready_made(
     if not (lens := tools.get("TransformerLens")):
         return
     some = chosen(patched, every, count)
-    found = beside_base(lens, reading, lens.own_whole(reading.mean), some)
+    found = beside_base(lens, reading, lens.own_whole(some, reading.mean))
     again = reading.scores(hooks.base(), (hooks.whole(head, None) for head in some))
     yield row("TransformerLens: get_act_patch_attn_head_out_all_pos", WHOLE, some, found, again)
     if model.model.nn.config.model_type == "llama":
-        yield edges(model, pair, lens, hooks, lowest(made[QUERY][2], made[QUERY][1], 1)[0])
+        yield edges(model, pair, lens, hooks, max(lowest(made[QUERY][2], made[QUERY][1], TOP)))
     lens.process_weights()
     yield row("TransformerLens with processed weights", DIRECT, heads, theirs(lens, reading, path, heads), None)
 
@@ -214,10 +219,9 @@ def outcome_of(
     return row | agreement(mine, found, heads) | {"hooks_that_do_this": same}
 
 
-def beside_base(lens: Any, reading: Reading, table: Tensor, heads: Sequence[Head]) -> Scores:
-    """The change of the logit difference by a table [layer, head] of TransformerLens."""
-    base = reading.mean(lens.base())
-    return {"logit_difference": [(table[head.layer, head.index] - base).item() for head in heads]}
+def beside_base(lens: Any, reading: Reading, values: Tensor) -> Scores:
+    """The change of the logit difference, from what TransformerLens has of each head."""
+    return {"logit_difference": (values - reading.mean(lens.base())).tolist()}
 
 
 def edges(model: LoadedModel, pair: Pair, lens: Any, hooks: Hooks, sender: Head) -> dict[str, Any]:
@@ -226,8 +230,8 @@ def edges(model: LoadedModel, pair: Pair, lens: Any, hooks: Hooks, sender: Head)
     later = [Head(layer, index) for layer in range(sender.layer + 1, sizes[0]) for index in range(sizes[1])]
     alone = [ours(model, pair, PatchedPath("last", "query", (head,)), [sender]) for head in later]
     mine = {"logit_difference": [one["logit_difference"][0] for one in alone]}
-    found = beside_base(lens, reading, lens.own_edges(sender, reading.mean), later)
-    best = sorted({*lowest(mine, later, TOP), *lowest(found, later, TOP)})
+    found = beside_base(lens, reading, lens.own_edges(sender, reading.mean)[sender.layer + 1 :].flatten())
+    best = lowest(found, later, TOP)
     again = reading.scores(hooks.base(), (hooks.edge(sender, head) for head in best))
     same = agreement(again, some_of(found, later, best), best)
     what = f"TransformerLens: get_act_patch_direct_path from {sender}"
@@ -255,31 +259,44 @@ def raced(model: LoadedModel, pairs: Sequence[Example], path: PatchedPath, heads
 
 
 def timed(
-    model: LoadedModel, made: Made, examples: Sequence[Example], batch: int, lens: Any, rounds: int
+    model: LoadedModel, quantity: PatchedPath, examples: Sequence[Example], batch: int, lens: Any, rounds: int
 ) -> dict[str, Any]:
-    """Path patching into queries at last, in plain forward passes of the same batch, here and in TransformerLens."""
-    from benchmarks.transformer_lens import stage
+    """Path patching into queries at last, in plain forward passes of the same batch, here and in TransformerLens.
 
-    pair = _collated(examples[:batch])
-    path, heads, _ = made[QUERY]
-    assert isinstance(path, PatchedPath)
-    some = heads[:: max(1, len(heads) // SIDE_BY_SIDE)][:SIDE_BY_SIDE]
-    forward, screened = "forward", raced(model, examples, path, heads, batch)
+    Seconds are the processor's, medians over rounds in which everything runs once. TransformerLens patches few of the
+    heads, side by side, and its captures are not counted; ours are.
+    """
+    from benchmarks.transformer_lens import stage_of_captured
+
+    heads = [Head(*one) for one in quantity.reaching(model.shape.n_layers, model.shape.n_heads)]
+    some, pair = heads[:: -(-len(heads) // SIDE_BY_SIDE)], _collated(examples[:batch])
+    captured = [[cache[f"blocks.{layer}.attn.hook_z"][:batch, -1] for layer in lens.layers] for cache in lens.caches]
+    races: list[Race] = []
     work = {
-        forward: lens.base,
-        "engine": lambda: path_probabilities(model.model, pair, path, heads, "default", Chunks()),
-        "screened": lambda: raced(model, examples, path, heads, batch),
-        "TransformerLens": torch.no_grad()(lambda: stage(lens.bridge, pair, path, some)),
+        "forward": lambda: lens.bridge(pair.base.tokens),
+        "engine": lambda: path_probabilities(model.model, pair, quantity, heads, "default", Chunks()),
+        "screened": lambda: races.append(raced(model, examples, quantity, heads, batch)),
+        "TransformerLens": lambda: stage_of_captured(lens.bridge, pair, quantity, some, (captured[1], captured[0])),
     }
-    found = medians(work, forward, rounds)
-    batches = len(examples) / batch
-    per_head = {"engine": found["engine"] / len(heads), "screened": found["screened"] / len(heads) / batches,
-                "TransformerLens": found["TransformerLens"] / len(some)}  # fmt: skip
+    seconds = {name: [] for name in work}
+    for _ in range(rounds + 1):
+        for name, function in work.items():
+            start = time.process_time()
+            with torch.no_grad() if name in ("forward", "TransformerLens") else nullcontext():
+                function()
+            seconds[name].append(time.process_time() - start)
+    shares = {name: statistics.median(a / b for a, b in zip(times[1:], seconds["forward"][1:], strict=True))
+              for name, times in seconds.items()}  # fmt: skip
+    per_head = {
+        "engine": shares["engine"] / len(heads),
+        "screened": shares["screened"] / len(heads) / (len(examples) / batch),
+        "TransformerLens": shares["TransformerLens"] / len(some),
+    }
     ratios = {name: per_head["TransformerLens"] / per_head[name] for name in ("engine", "screened")}
-    return {"forwards_per_head": per_head, "ratio": ratios, "rounds": rounds, "batch": batch, "heads": len(heads),
-            "patched_by_TransformerLens": len(some), "prompts_screened": len(examples),
-            "measured_share": screened.prompts.double().mean().item() / len(examples),
-            "load": os.getloadavg()[0]}  # fmt: skip
+    share = races[0].prompts.double().mean().item() / len(examples)
+    return {"forwards_per_head": per_head, "ratio": ratios, "rounds": rounds, "prompts": batch, "heads": len(heads),
+            "heads_of_TransformerLens": len(some), "prompts_screened": len(examples), "measured_share": share,
+            "seconds_of_a_forward": statistics.median(seconds["forward"]), "load": os.getloadavg()[0]}  # fmt: skip
 
 
 def _collated(examples: Sequence[Example]) -> Pair:
@@ -298,10 +315,14 @@ def markdown(outcome: dict[str, Any]) -> str:
         again = row["hooks_that_do_this"]
         same = "" if again is None else f"{max(again.values()):.0e}"
         lines.append(f"| {row['what']} | {row['beside']} | {_numbers(row)} | {same} |")
-    if cost := outcome["cost"]:
-        lines += ["", "| into queries at last | forwards per head | ratio |", "|---|---|---|"]
-        for name, value in cost["forwards_per_head"].items():
-            lines.append(f"| {name} | {value:.4f} | {cost['ratio'].get(name, 1):.0f} |")
+    return "\n".join(lines)
+
+
+def cost_table(cost: dict[str, Any]) -> str:
+    """What each takes, in forwards per head."""
+    lines = ["| into queries at last | forwards per head | TransformerLens takes |", "|---|---|---|"]
+    for name, value in cost["forwards_per_head"].items():
+        lines.append(f"| {name} | {value:.4f} | {cost['ratio'].get(name, 1):.0f} times as much |")
     return "\n".join(lines)
 
 
@@ -317,15 +338,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a folder with the model and its tokenizer")
     parser.add_argument("--bos", choices=["add", "none"], help="as real.yaml has it: add, for Gemma")
     parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument(
-        "--heads", type=int, default=32, help="how many the others measure, half of them those that matter"
-    )
+    parser.add_argument("--heads", type=int, default=32, help="how many the others measure: half those that matter")
+    parser.add_argument("--timed", type=int, default=0, metavar="ROUNDS", help="time it instead, in so many rounds")
     parser.add_argument("--screened", type=int, default=96, help="on how many prompts the screened stage is timed")
-    parser.add_argument("--rounds", type=int, default=5, help="of what is timed; 0: nothing is")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     model = et.load(str(given.model), device="cpu", attention="eager", bos=given.bos)
-    examples = IOI(templates=1).examples(model.tokenizer, max(given.prompts, given.screened), SEED, "discovery")
+    count = max(given.prompts, given.screened if given.timed else 0)
+    examples = IOI(templates=1).examples(model.tokenizer, count, SEED, "discovery")
     pair = _collated(examples[: given.prompts])
     tools: dict[str, Any] = {Hooks.name: Hooks(eager(given.model), pair)}
     if Lens is not None:
@@ -333,10 +353,17 @@ def main(words: Sequence[str] | None = None) -> None:
     if Vene is not None and Vene.knows(tools[Hooks.name].module):  # of Gemma 3 it names no parts
         tools[Vene.name] = Vene(tools[Hooks.name].module, pair)
     versions = {name: version(PACKAGES[name]) for name in tools if name in PACKAGES}
-    made = quantities(model, pair)
-    outcome: dict[str, Any] = {"model": given.model.name, "prompts": given.prompts, "tools": versions, "cost": None}
-    if given.rounds and Lens is not None:
-        outcome["cost"] = timed(model, made, examples, given.prompts, tools[Lens.name], given.rounds)
+    outcome: dict[str, Any] = {"model": given.model.name, "prompts": given.prompts, "tools": versions}
+    made = quantities(model, pair, QUERY if given.timed else WHOLE)
+    if given.timed:
+        lens, path = tools.get("TransformerLens"), made[QUERY][0]
+        assert isinstance(path, PatchedPath)
+        if lens is None:
+            parser.error("--timed: TransformerLens is not installed; accepted: an environment that has it")
+        outcome["cost"] = timed(model, path, examples, given.prompts, lens, given.timed)
+        print(cost_table(outcome["cost"]))
+        print(f"Written to {written(f'other_tools_{given.model.name}_cost', outcome)}")
+        return
     outcome["same_definition"] = list(compare(made, pair, list(tools.values()), given.heads))
     outcome["ready_made"] = list(ready_made(model, made, given.model, pair, tools, given.heads))
     print(markdown(outcome))

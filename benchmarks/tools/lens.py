@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from pandas import DataFrame
 from torch import Tensor
 
 from nnsight_et.core.batch import Pair
@@ -80,10 +81,12 @@ class Lens:
         return self._run([(name, put(name, sorted(heads))) for name, heads in receivers.items()])
 
     @torch.no_grad()
-    def own_whole(self, read: Callable[[Tensor], Tensor]) -> Tensor:
-        """[layer, head]: its own get_act_patch_attn_head_out_all_pos, read by a function of logits [batch, ...]."""
+    def own_whole(self, heads: Sequence[Head], read: Callable[[Tensor], Tensor]) -> Tensor:
+        """[head]: its own get_act_patch_attn_head_out_all_pos, read by a function of logits [batch, vocabulary]."""
+        asked = DataFrame(heads, columns=["layer", "head"])
+        end = {"index_axis_names": None, "index_df": asked}
         sweep = patching.get_act_patch_attn_head_out_all_pos
-        return sweep(self.bridge, self.pair.base.tokens, self.caches[0], lambda logits: read(logits[:, -1]))
+        return sweep(self.bridge, self.pair.base.tokens, self.caches[0], lambda logits: read(logits[:, -1]), **end)
 
     @torch.no_grad()
     def own_edges(self, sender: Head, read: Callable[[Tensor], Tensor]) -> Tensor:
