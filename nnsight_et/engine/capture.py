@@ -50,7 +50,7 @@ class Capture:
         slot = (self.live[:, :, None] == live[:, None]).long().argmax(1)
         row = torch.arange(len(live), device=live.device)[:, None]
         entering = {layer: residual[row, slot] for layer, residual in self.entering.items()}
-        return replace(self, live=live, entering=entering, visible=_visible(self.run, live))
+        return replace(self, live=live, entering=entering, visible=visible(self.run, live))
 
     def live_index(self, position: Tensor) -> Tensor:
         """[batch]: where the token at `position` [batch] stands among the live ones."""
@@ -113,10 +113,10 @@ def capture_run(
         z = [values[:, number] for values in heads]
         tokens.append(TokenCapture(run.tokens[row, only], run.position_ids[row, only], entered, z, added))
     behind = (~is_live, background) if whole and background is not None else None
-    return Capture(run, live, entering, cache, _visible(run, live), logits, tuple(tokens), whole, behind)
+    return Capture(run, live, entering, cache, visible(run, live), logits, tuple(tokens), whole, behind)
 
 
-def _visible(run: PromptBatch, live: Tensor) -> Tensor:
+def visible(run: PromptBatch, live: Tensor) -> Tensor:
     """[batch, m, c]: which of the tokens up to the last fixed one each live token attends to."""
     columns = torch.arange(run.tokens.shape[1], device=live.device)
     fixed = run.mask.bool() & ~(live[:, :, None] == columns).any(1)
