@@ -148,7 +148,7 @@ def cache_with(
 
 
 def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:
-    """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops above the last wanted layer."""
+    """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops before the last wanted MLP."""
     layers = {name: frozenset(found) for name, found in wanted.items()}
     if not layers:
         return {}
@@ -157,11 +157,12 @@ def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[i
     outputs: dict[str, dict[int, Tensor]] = {name: {} for name in layers}
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in range(last + 1):
+            residual = model.residual(layer)
             z = model.z(layer)
             for name in layers:
                 if layer in layers[name]:
                     outputs[name][layer] = z[row, run.positions[name]]
-        residual = model.residual(last + 1)
+        model.skip_mlp(last, residual)  # nobody reads what comes of it: any numbers of this shape will do
         model.skip_layers(range(last + 1, model.n_layers), residual)
         model.skip_unembedding(residual)
     return outputs

@@ -70,10 +70,12 @@ def test_both_runs_are_made_once_and_all_that_follows_is_the_senders_own(model):
             path_probabilities(replace(model, runs=None), of([0, 1]), path, senders, "default", Chunks())
         with counted(model) as together:
             path_probabilities(fresh, of([0, 1]), path, senders, "default", Chunks())
-        own = alone["layers"] - 2 * model.n_layers * 2 * of([0, 1]).base.tokens.shape[1]
-        skipped = model.n_layers - 1 - max(sender.layer for sender in senders)  # layers the source need not run
-        own += skipped * 2 * of([0, 1]).source.tokens.shape[1]
-        runs = 2 * whole + whole if number == 0 else 0  # base, source, and the source's MLPs in a run of their own
+        layers = model.n_layers + max(
+            sender.layer for sender in senders
+        )  # of base and source, but the source's last MLP
+        own = alone["layers"] - layers * 2 * of([0, 1]).base.tokens.shape[1]
+        all_three = 3 * whole - whole // model.n_layers  # base, source, and the source's MLPs in a run of their own
+        runs = 0 if number else all_three
         assert together["layers"] == own + runs
     assert len(fresh.runs or {}) == 1
 

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from nnsight_et.core.circuit import Component
 from nnsight_et.engine.paths import Path
-from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, captured_run, suffix_run, total, whole_run
+from nnsight_et.planning.cost.methods import (
+    Count,
+    Prompts,
+    Sizes,
+    captured_run,
+    source_run,
+    suffix_run,
+    total,
+    whole_run,
+)
 
 
 def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
@@ -18,7 +27,8 @@ def edges(sizes: Sizes, prompts: Prompts, paths: Sequence[tuple[Path, Sequence[C
     """The same of several paths from heads: one base run, and one source run up to the last layer of any sender."""
     top = sizes.shape.n_layers
     last = max(senders[-1].layer for _, senders in paths)
-    found = [captured_run(prompts, top), whole_run(prompts, last + 1).beside(prompts.cached_tokens(top))]
+    source = source_run(prompts, last) if paths[0][0].senders == "heads" else whole_run(prompts, last + 1)
+    found = [captured_run(prompts, top), source.beside(prompts.cached_tokens(top))]
     return total([*found, *(_path_passes(sizes, prompts, path, senders) for path, senders in paths)])
 
 
