@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ import torch
 from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Head
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.paths import Path
+from nnsight_et.engine.paths import Kind, Path
 from nnsight_et.engine.shared_runs import SharedRuns
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.interventions.screened_paths import screened_probabilities
+from nnsight_et.models.load import shape_from
+from nnsight_et.planning.cost.methods import Prompts, Sizes
+from nnsight_et.planning.cost.paths import kept_runs
 from tests.engine.test_work_counts import counted
 from tests.helpers.tiny_model import PAD, few_examples, hf_llama, tiny_model
 
@@ -89,3 +93,31 @@ def test_other_prompts_are_other_runs(model):
     assert len(fresh.runs or {}) == 2
     torch.testing.assert_close(same["patched"][0], same["base"])
     assert not torch.allclose(found["patched"][0], found["base"])
+
+
+def storages_in(value) -> Iterator[torch.UntypedStorage]:
+    """Those of all tensors of numbers in plain data and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        yield from [value.untyped_storage()] if value.is_floating_point() else ()
+    elif is_dataclass(value):
+        yield from storages_in([getattr(value, one.name) for one in fields(value)])
+    elif isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from storages_in(one)
+
+
+def test_a_plan_counts_what_is_kept(model):
+    """Of prompts of one length; the bytes of all tensors that a model's runs hold."""
+    alike = [one for one in few_examples((3, 3, 3, 3), 1) if one.base.length == EXAMPLES[2].base.length]
+    fresh, pair = replace(model, runs={}), collate(alike, PAD)
+    donors: tuple[tuple[str, Kind], ...] = (("last", "heads"), ("query_label", "heads"))
+    shared = SharedRuns(pair, torch.tensor([1]), donors)
+    asked = replace(collate(alike[1:2], PAD), shared=shared)
+    path_probabilities(fresh, asked, PATHS[0], [Head(0, 0)], "default", Chunks())
+    assert fresh.runs
+    found = {one.data_ptr(): one.nbytes() for one in storages_in(list(fresh.runs.values()))}
+    places = {name: int(index[0]) for name, index in pair.base.positions.items()}
+    prompts = Prompts(len(alike), pair.base.tokens.shape[1], places)
+    shape = shape_from(model.nn._module.config, "tiny")
+    kept = kept_runs(Sizes(shape, Chunks()), prompts, ["last", "query_label"], len(alike))
+    assert kept * 2 * shape.n_kv_heads * shape.d_head * 8 == pytest.approx(sum(found.values()), rel=0.15)

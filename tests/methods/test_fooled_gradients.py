@@ -114,7 +114,7 @@ def test_what_a_gradient_misses_a_screened_stage_keeps(stages):
         assert str(DETECTOR) in kept(result)[2]
 
 
-def test_a_head_of_one_prompt_in_twenty_is_kept_or_the_result_says_what_it_took_for_granted(stages):
+def test_a_head_of_one_prompt_in_twenty_is_kept_and_the_result_says_what_it_took_for_granted(stages):
     assumed, safe = stages
     effect, estimate = exact_and_estimated(with_a_rare_head(), Path("query_label", "value", (TRANSMITTER,)))
     rare = RARE.layer * 8 + RARE.index
@@ -123,4 +123,5 @@ def test_a_head_of_one_prompt_in_twenty_is_kept_or_the_result_says_what_it_took_
     assert estimate[rare].mean() > effect[rare].mean() / 2
     assert kept(safe)[2] == [str(DETECTOR), str(RARE)]
     notes = " ".join(table.note for table in tables(assumed.header))
-    assert str(RARE) in kept(assumed)[2] or "4 times what is largest on the first 4 of the same head" in notes
+    assert "4 times what is largest on the first 4 of the same head" in notes
+    assert kept(assumed)[2] == [str(DETECTOR), str(RARE)]  # one of the first four prompts asks for its label

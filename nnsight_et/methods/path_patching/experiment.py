@@ -129,7 +129,7 @@ def _race(
         here = [examples[number] for number in prompts]
         racing = [senders[number] for number in some]
         measurement = patched_paths(context, job, path, racing, f"{stage.group} {name}", here)
-        if name in ESTIMATED and _has_estimates(stage, job):
+        if name in ESTIMATED and stage.has_estimates(metric) and job.engine != "reference":
             measurement = _with_estimates(measurement)
         if shared is not None:
             measurement = shared.apply_to(measurement, [drawn[number] for number in prompts], path.at)
@@ -155,12 +155,6 @@ def _shared_prompts(context: RunContext, job: Job[PathPatching], examples: Seque
     chunks = context.chunk_sizes.of(job.models[0], examples)
     drawn = [examples[number] for number in drawn_order(len(examples), str(job.seed))]
     return SharedPrompts(context, drawn, tuple(sorted(donors)), min(chunks.kept, len(drawn)), chunks.examples)
-
-
-def _has_estimates(stage: Stage, job: Job[PathPatching]) -> bool:
-    """Whether a gradient may help: the divergence has none at the base run, and MLPs are too few for it."""
-    gradient = stage.screen is not None and stage.screen.gradient
-    return gradient and stage.senders == "heads" and job.spec.metric != "kl" and job.engine != "reference"
 
 
 def _with_estimates(measurement: Measurement) -> Measurement:
