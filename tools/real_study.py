@@ -1,8 +1,8 @@
-"""docs/real_study.md's numbers, from its runs: `make real-tables`, after `make real` and `make real-study`.
+"""docs/real_study.md with your own numbers: `python -m tools.real_study RUNS FOLDER`; `make real-study` ends with it.
 
-docs/real_study/RUN keeps the results of each run, without the values of single measurements: what `et diff` compares
-and `et.open_run` opens. Each table of the page follows a line <!-- RUN EXPERIMENT: column, column --> and is made of
-them, with these columns; the report of `make real` is kept beside it.
+FOLDER/real_study/RUN keeps the results of each run, without the values of single measurements: what `et diff` compares
+and `et.open_run` opens. Each table of FOLDER/real_study.md follows a line <!-- RUN EXPERIMENT: column, column --> and
+is made of them, with these columns. The report of `make real` is kept beside them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nnsight_et.results.store import HEADER
 from nnsight_et.results.study import Study, study_in
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE, KEPT = DOCS / "real_study.md", DOCS / "real_study"
+PAGE = "real_study.md"
 RUNS = ("real", "real-names", "real-boxes")
 REPORTED = "real"
 MARK = re.compile(r"(<!-- (\S+) (\S+): (.*) -->\n)(?:\n(?:\|.*\n)+)?")
 """A line that asks for a table, and the table below it."""
 
 
-def keep_results(runs: Path, kept: Path = KEPT) -> None:
+def keep_results(runs: Path, kept: Path) -> None:
     """Copy the newest finished run of each of RUNS, and write the report of one of them."""
     for name in RUNS:
         newest = max((path.parent for path in runs.glob(f"{name}/*/report.html")), key=lambda one: one.stat().st_mtime)
@@ -38,7 +38,7 @@ def keep_results(runs: Path, kept: Path = KEPT) -> None:
             (kept / "report.html").write_bytes(report_html(study_in(kept / name)).encode())
 
 
-def written(page: str, kept: Path = KEPT) -> str:
+def fill_tables(page: str, kept: Path) -> str:
     """The page with its tables made of the kept results."""
     studies = {name: study_in(kept / name) for name in RUNS if (kept / name).is_dir()}
     return MARK.sub(lambda found: found[1] + "\n" + _table(studies[found[2]], found[3], found[4].split(", ")), page)
@@ -60,10 +60,12 @@ def _rows(table: Table, columns: Sequence[str]) -> list[str]:
 
 
 def main(words: Sequence[str]) -> None:
-    """Keep the runs that are below a folder, and make the page's tables of them."""
-    if words:
-        keep_results(Path(words[0]))
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Keep the results below the first folder in the second one, and write the page with their tables there."""
+    runs, folder = map(Path, words)
+    kept = folder / "real_study"
+    keep_results(runs, kept)
+    (folder / PAGE).write_text(fill_tables((DOCS / PAGE).read_text(encoding="utf-8"), kept), encoding="utf-8")
+    print(folder / PAGE)
 
 
 if __name__ == "__main__":
