@@ -19,7 +19,7 @@ from torch import Tensor
 from nnsight_et.core.batch import UNFINISHED, Answers, Example, Pair, Prompt, Side, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Via
 from nnsight_et.core.metrics import is_right, patching_effect
-from nnsight_et.core.named_metrics import METRICS, Metric
+from nnsight_et.core.named_metrics import WRITTEN, Metric
 from nnsight_et.engine import shared_runs
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import head_outputs
@@ -197,7 +197,7 @@ def test_paths_and_every_metric_agree_with_plain_hooks(name, module, model, exam
             patched.append(of_each)
         by_example.append((base, patched))
     moved = 0.0
-    for metric in METRICS:
+    for metric in WRITTEN:
         runs_as: tuple[tuple[str, Side, Chunks], ...] = (
             ("default", "left", Chunks()),
             ("default", "right", SMALL),
@@ -416,7 +416,7 @@ def test_masks_are_trained_on_the_sum_of_the_target_s_logits(module, model, exam
 def test_probes_of_discovery_agree_in_both_engines(model, examples):
     into = Path("query_label", "value", (Head(2, 2), Head(2, 3)))
     asked = [probes.Probe(into), probes.Probe(into, (Head(0, 1), Head(1, 2)))]
-    for metric in METRICS:
+    for metric in WRITTEN:
         one, other = (
             probes.probe_probabilities(model, pair_of(examples, metric), asked, engine, SMALL) for engine in ENGINES
         )
