@@ -134,7 +134,7 @@ def test_options_that_do_not_fit_are_refused(written: Path):
         (
             "./none",
             "",
-            "study.yaml:6: experiments.circuit.model: no folder none; accepted: a model's folder, or a hub id",
+            "study.yaml:8: experiments.circuit.model: no folder none; accepted: a model's folder, or a hub id",
         ),
     ],
 )
@@ -145,7 +145,11 @@ seed: 1
 task: {{kind: boxes, boxes: 3}}
 models: {{{models}}}
 experiments:
-  circuit: {{method: path_patching, model: {model}, examples: 4, stages: [{{group: a, into: logits, at: last, keep: 1}}]}}
+  circuit:
+    method: path_patching
+    model: {model}
+    examples: 4
+    stages: [{{group: a, into: logits, at: last, keep: 1}}]
 """
     (tmp_path / "study.yaml").write_text(written)
     found = et(command, tmp_path / "study.yaml")
