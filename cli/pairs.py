@@ -54,7 +54,7 @@ def check(
         console.print()
     show(console, Table(str(file), ("what", "found"), found.facts))
     if found.guessed:
-        console.print(Text("The columns are a guess. In a manifest they must be said:"))
+        console.print(Text("These columns are a guess. A manifest must name them:"))
     console.print(Text(found.task), soft_wrap=True)
 
 

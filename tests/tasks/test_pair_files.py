@@ -300,7 +300,7 @@ def test_check_shows_what_is_understood(study: Path):
 def test_check_guesses_columns_and_says_them_as_a_manifest_does(study: Path, file: str):
     shown = command("pairs", "check", study.parent / file)
     assert shown.exit_code == 0, shown.output
-    assert "The columns are a guess." in shown.output
+    assert "These columns are a guess." in shown.output
     line = next(line for line in shown.output.splitlines() if line.startswith("task: "))
     lines = manifest(file).replace("at: place", "at: last").splitlines()
     text = "\n".join(line if one.startswith("task:") else one for one in lines)
