@@ -157,7 +157,7 @@ def _screens(summary: PathPatchingSummary, of_mlps: bool) -> Iterator[str]:
             + (f" the {noun}'s largest on the first {screen.first} prompts." if screen.tail else ".")
         )
         if screen.louder:
-            yield f"{screen.louder} of the {screen.whole} did exceed that on a prompt, so dropped ones may have as well."
+            yield f"{screen.louder} of the {screen.whole} did exceed that on a prompt, so dropped ones may have too."
 
 
 def _doubts(summary: PathPatchingSummary, metric: Metric, of_mlps: bool) -> Iterator[str]:
