@@ -40,11 +40,11 @@ from benchmarks.setting import written
 from benchmarks.tools.hooks import Hooks
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.core.batch import Example, Pair, collate
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.interventions.path_patching import edge_probabilities, path_probabilities
 from nnsight_et.interventions.screened_paths import screened_probabilities
 from nnsight_et.manifest.methods.path_patching import Screen
 from nnsight_et.measuring.race import ESTIMATED, Race, run_race
@@ -131,11 +131,12 @@ def quantities(model: LoadedModel, pair: Pair, until: str) -> Made:
     """What is computed, by name, up to one of the names: the first stages of real.yaml, and whole heads."""
     sizes, made = (model.shape.n_layers, model.shape.n_heads), Made()
     receivers: tuple[Head, ...] = ()
-    for name, at, via in (
+    ends: tuple[tuple[str, str, Via | None], ...] = (
         (DIRECT, "last", None),
         (QUERY, "last", "query"),
         ("into those heads' values, at S2", "s2", "value"),
-    ):
+    )
+    for name, at, via in ends:
         path = PatchedPath(at, via, receivers)
         heads = [Head(*one) for one in path.reaching(*sizes)]
         scores = ours(model, pair, path, heads)
@@ -148,10 +149,10 @@ def quantities(model: LoadedModel, pair: Pair, until: str) -> Made:
 
 
 def chosen(scores: Scores, heads: Sequence[Head], count: int) -> list[Head]:
-    """Half of them those that matter most, half drawn from the others."""
-    best = lowest(scores, heads, count // 2)
+    """Those that matter most, and as many drawn from the others as are asked for."""
+    best = lowest(scores, heads, TOP)
     others = [head for head in heads if head not in best]
-    return sorted([*best, *random.Random(SEED).sample(others, min(count - len(best), len(others)))])
+    return sorted([*best, *random.Random(SEED).sample(others, min(count, len(others)))])
 
 
 def some_of(scores: Scores, heads: Sequence[Head], some: Sequence[Head]) -> Scores:
@@ -167,7 +168,7 @@ def agreement(one: Scores, other: Scores, heads: Sequence[Head]) -> dict[str, An
 
 
 def compare(made: Made, pair: Pair, tools: Sequence[Any], count: int) -> Iterator[dict[str, Any]]:
-    """A row for each quantity and tool."""
+    """A row for each quantity and tool, as soon as there is one."""
     reading = Reading(pair)
     for name, (quantity, every, scores) in made.items():
         heads = chosen(scores, every, count)
@@ -228,8 +229,9 @@ def edges(model: LoadedModel, pair: Pair, lens: Any, hooks: Hooks, sender: Head)
     """From one head into the query of every later one, each edge by itself."""
     reading, sizes = Reading(pair), (model.shape.n_layers, model.shape.n_heads)
     later = [Head(layer, index) for layer in range(sender.layer + 1, sizes[0]) for index in range(sizes[1])]
-    alone = [ours(model, pair, PatchedPath("last", "query", (head,)), [sender]) for head in later]
-    mine = {"logit_difference": [one["logit_difference"][0] for one in alone]}
+    paths = [(PatchedPath("last", "query", (head,)), sender) for head in later]
+    alone = edge_probabilities(model.model, pair, paths, "default", Chunks())
+    mine = {"logit_difference": (alone["patched_value"] - alone["base_value"]).mean(-1).tolist()}
     found = beside_base(lens, reading, lens.own_edges(sender, reading.mean)[sender.layer + 1 :].flatten())
     best = lowest(found, later, TOP)
     again = reading.scores(hooks.base(), (hooks.edge(sender, head) for head in best))
@@ -338,7 +340,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a folder with the model and its tokenizer")
     parser.add_argument("--bos", choices=["add", "none"], help="as real.yaml has it: add, for Gemma")
     parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--heads", type=int, default=32, help="how many the others measure: half those that matter")
+    parser.add_argument("--others", type=int, default=8, help="how many heads are measured beside the top 8")
     parser.add_argument("--timed", type=int, default=0, metavar="ROUNDS", help="time it instead, in so many rounds")
     parser.add_argument("--screened", type=int, default=96, help="on how many prompts the screened stage is timed")
     given = parser.parse_args(words)
@@ -364,10 +366,16 @@ def main(words: Sequence[str] | None = None) -> None:
         print(cost_table(outcome["cost"]))
         print(f"Written to {written(f'other_tools_{given.model.name}_cost', outcome)}")
         return
-    outcome["same_definition"] = list(compare(made, pair, list(tools.values()), given.heads))
-    outcome["ready_made"] = list(ready_made(model, made, given.model, pair, tools, given.heads))
+    outcome |= {"same_definition": [], "ready_made": []}
+    for table, rows in (
+        ("same_definition", compare(made, pair, list(tools.values()), given.others)),
+        ("ready_made", ready_made(model, made, given.model, pair, tools, given.others)),
+    ):
+        for row in rows:  # written as they come: a run takes long
+            outcome[table].append(row)
+            place = written(f"other_tools_{given.model.name}", outcome)
     print(markdown(outcome))
-    print(f"Written to {written(f'other_tools_{given.model.name}', outcome)}")
+    print(f"Written to {place}")
 
 
 if __name__ == "__main__":
