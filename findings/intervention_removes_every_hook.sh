@@ -5,8 +5,8 @@
 #   hook of one's own runs neither during the intervention nor ever again; its handle looks as before. transformers puts
 #   its recording hooks in place once and believes they stay: from then on `output_hidden_states=True` gives the last
 #   state alone, and `output_attentions=True` an empty tuple. No error, no warning.
-# Means: a probe, a steering hook or a cache beside pyvene silently sees nothing, and hidden_states[5] is out of range or,
-#   with [-1], the only one. Put hooks on again after each call, and read hidden states from a model of its own.
+# Means: a probe, a steering hook or a cache beside pyvene silently sees nothing, and hidden_states[5] is out of range
+#   or, with [-1], the only one. Put hooks on again after each call; read hidden states from a model of its own.
 # With: pyvene 0.1.8 (models/modeling_utils.py: remove_forward_hooks), transformers 5.22.2
 #   (utils/output_capturing.py), torch 2.13.0, on PyPI.
 set -euo pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# One would guess: pyvene's component "head_attention_value_output" with unit "h.pos" swaps the whole output of one head,
-#   and "attention_value_output" that of all heads, in every model whose parts it has names for.
-# Seen: it takes hidden_size / num_attention_heads for a head's width, and hidden_size for all heads together. Where the
-#   configuration's head_dim is larger, the rest of the head stays the base prompt's. In Llama and Mistral half of a head
-#   of twice that width is swapped. In Gemma, Gemma 2 and Qwen 2 the head is whole, but of all heads together the
-#   upper half stays. Indices are right, shapes fit, nothing is logged.
-# Means: single heads of a Llama with wide heads (Llama 3.1 8B pruned in width: 32 heads of 128 at 3,072) look weaker than
-#   they are, and all heads together miss some (Gemma 7B: 16 heads of 256 at 3,072; Gemma 2 9B: the same at 3,584). Give
-#   the module by its path, with unit "pos", and look how many columns have changed.
+# One would guess: pyvene's component "head_attention_value_output" with unit "h.pos" swaps the whole output of one
+#   head, and "attention_value_output" that of all heads, in every model whose parts it has names for.
+# Seen: it takes hidden_size / num_attention_heads for a head's width, and hidden_size for all heads together. Where
+#   the configuration's head_dim is larger, the rest stays the base prompt's. In Llama and Mistral half of a head of
+#   twice that width is swapped. In Gemma, Gemma 2 and Qwen 2 the head is whole, but of all heads together the upper
+#   half stays. Indices are right, shapes fit, nothing is logged.
+# Means: single heads of a Llama with wide heads (Llama 3.1 8B pruned in width: 32 heads of 128 at 3,072) look weaker
+#   than they are, and all heads together miss some (Gemma 7B: 16 heads of 256 at 3,072; Gemma 2 9B: the same at
+#   3,584). Give the module by its path, with unit "pos", and look how many columns have changed.
 # With: pyvene 0.1.8 (models/*/modelings_intervenable_*.py: dimensions), transformers 5.22.2, torch 2.13.0, on PyPI.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -159,12 +159,12 @@ def test_discovery_is_held_against_what_was_planted(written):
     assert planted["recall_bh"] >= 0.95
 
 
-def random_llama(folder: Path, **sizes: int) -> Any:
+def random_llama(folder: Path, layers: int) -> Any:
     """A random Llama with grouped queries, and its tokenizer, in a folder; the model itself."""
     torch.manual_seed(0)
     config: dict[str, Any] = {"hidden_size": 32, "head_dim": 8, "intermediate_size": 48, "initializer_range": 0.2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer()), **config, **heads, **sizes)).eval()
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": layers}
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer()), **config, **heads)).eval()
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return model.requires_grad_(False)
@@ -173,10 +173,9 @@ def random_llama(folder: Path, **sizes: int) -> Any:
 def test_plain_hooks_find_what_the_engine_finds_and_others_are_left_out_where_they_are_not(
     written, tmp_path, monkeypatch
 ):
-    random_llama(tmp_path / "llama", num_hidden_layers=4)
-    others = {"Lens": None, "Vene": None}
-    for name, absent in others.items():
-        monkeypatch.setattr(other_tools, name, absent)
+    random_llama(tmp_path / "llama", 4)
+    for tool in ("Lens", "Vene"):
+        monkeypatch.setattr(other_tools, tool, None)
     monkeypatch.setitem(
         SMALL, "other_tools", (f"--model {tmp_path / 'llama'} {SMALL['other_tools'][0]}", "other_tools_llama")
     )
@@ -195,7 +194,7 @@ def test_plain_hooks_find_what_the_engine_finds_and_others_are_left_out_where_th
 
 
 def test_what_other_tools_offer_is_the_same_where_no_mlp_and_no_other_token_stands_between(tmp_path):
-    model = random_llama(tmp_path / "llama", num_hidden_layers=2)
+    model = random_llama(tmp_path / "llama", 2)
     pair = collate(IOI(templates=1).examples(tokenizer(), 3, 0, "discovery"), metric="logit_difference")
     sender, receiver, direct = Head(0, 1), Head(1, 2), PatchedPath("last")
     whole, frozen = (Hooks(model, pair).path(direct, sender, mlps=mlps) for mlps in ("recompute", "freeze"))
