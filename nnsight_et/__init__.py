@@ -26,6 +26,7 @@ __all__ = [
     "Prompt",
     "Selection",
     "activation_patch",
+    "attention",
     "attention_patterns",
     "attribution",
     "circuit_of",

@@ -10,7 +10,7 @@ from nnsight_et.api.criteria import completeness, minimality
 from nnsight_et.api.dcm import Selection, dcm
 from nnsight_et.api.discovery import Graph, discover
 from nnsight_et.api.findings import Finding
-from nnsight_et.api.heads import attention_patterns, attribution, view_attention
+from nnsight_et.api.heads import attention, attention_patterns, attribution, view_attention
 from nnsight_et.api.knockout import knockout
 from nnsight_et.api.models import LoadedModel, load
 from nnsight_et.api.pairs import Pairs
@@ -35,6 +35,7 @@ __all__ = [
     "Prompt",
     "Selection",
     "activation_patch",
+    "attention",
     "attention_patterns",
     "attribution",
     "circuit_of",

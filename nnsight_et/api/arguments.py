@@ -5,16 +5,25 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, as_head
 from nnsight_et.core.errors import TaskError, accepted_names, brief
-from nnsight_et.results.circuit_import import ImportedCircuit
 
-AnyHeads = Circuit | ImportedCircuit | HeadGroup | Sequence[HeadGroup] | Sequence[Head | str]
-"""A circuit, groups of heads, or heads: those of a plain list act at the last token."""
+
+class HasCircuit(Protocol):
+    """What found, selected or read a circuit."""
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit."""
+        ...
+
+
+AnyHeads = Circuit | HasCircuit | HeadGroup | Sequence[HeadGroup] | Sequence[Head | str]
+"""A circuit or a finding that has one, groups of heads, or heads: those of a plain list act at the last token."""
 
 
 def check_setting(model: object, pairs: object, where: str = "pairs") -> None:
@@ -56,7 +65,7 @@ def number(found: Any, where: str, least: float, most: float) -> float:
 
 
 def as_circuit(found: Any, where: str = "circuit") -> Circuit:
-    """The circuit that is meant: one itself, one that was selected or imported, groups, or heads at the last token.
+    """The circuit that is meant: one itself, that of a finding or a file, groups, or heads at the last token.
 
     TaskError if it is none, or a group has a head twice.
     """
@@ -73,13 +82,11 @@ def _as_circuit(found: Any, where: str) -> Circuit:
             return own
     if isinstance(found, HeadGroup):
         return Circuit((found,))
-    if hasattr(found, "kept"):
-        raise TaskError(
-            f"{where}: the scores of path patching; accepted: some of their heads, such as scores.group('mine')"
-        )
     if isinstance(found, (str, Head, Mlp)) or not isinstance(found, Iterable):
         named = f"found {found}" if isinstance(found, (str, Head, Mlp)) else brief(found)
-        raise TaskError(f'{where}: {named}; accepted: a circuit, a group of heads, or a list of heads: ["L9H3", ...]')
+        raise TaskError(
+            f'{where}: {named}; accepted: a circuit, scores, a group of heads, or a list of heads: ["L9H3", ...]'
+        )
     some = tuple(found)
     if any(isinstance(one, HeadGroup) for one in some):
         return Circuit(some)

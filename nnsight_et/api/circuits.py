@@ -25,6 +25,8 @@ from nnsight_et.core.metrics import is_right
 from nnsight_et.manifest import ActivationPatching, Faithfulness
 from nnsight_et.measuring.predictions import answer_scores
 from nnsight_et.methods.dcm.experiment import patching_measurement
+from nnsight_et.methods.faithfulness.present import no_better_than_random
+from nnsight_et.methods.faithfulness.summary import FaithfulnessRow
 from nnsight_et.results.disk import write_file
 
 ABLATIONS = ("mean", "zero")
@@ -64,7 +66,7 @@ def export_circuit(
     `et.import_circuit` and `et circuit import` read both.
 
     Args:
-        circuit: A circuit, a group, or a list of heads.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads.
         path: The file; one that is there is replaced.
         form: "eap-ig" or "auto-circuit".
         model: What `et.load` returns; its sizes decide which nodes there are.
@@ -109,7 +111,7 @@ def evaluate(
     Args:
         model: What `et.load` returns.
         pairs: Base prompts that are scored; of the source prompts `ablation="mean"` takes the means.
-        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
         ablation: "mean" or "zero".
         random: How many random circuits, with as many heads at each position.
 
@@ -163,7 +165,9 @@ def evaluate(
     note = f"Faithfulness, circuit / full model: {share[0]:.3f} [{share[1]:.3f}, {share[2]:.3f}], on "
     note += f"{quantity(len(examples), 'pair')}."
     if random:
-        note += " p: how likely a random circuit is at least as accurate."
+        note += " p = (1 + random circuits at least as accurate) / (1 + random circuits)."
+        if doubt := no_better_than_random(FaithfulnessRow(**row)):
+            note += f" {doubt}"
     scores = unprefixed(result.scores, f"{model.name}.") | {"faithfulness": torch.tensor(share)}
     figure = accuracy_bars("evaluation", title, rows, "of")
     return Finding(
@@ -179,7 +183,7 @@ def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Fin
     Args:
         model: What `et.load` returns.
         pairs: Their answer is the one that the patch should give, such as `et.Pairs.desideratum("object", 100)`.
-        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
 
     Returns:
         A Finding. `.rows`: nothing patched, each group alone and, if there are several, all together, with "accuracy",

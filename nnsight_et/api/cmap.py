@@ -26,7 +26,7 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
         donor: The model whose outputs are taken, such as the fine-tuned one.
         recipient: The model that gets them.
         pairs: Base prompts and their answers; source prompts are not run.
-        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
         random: How many sets of random heads, as many per position, are tried as a control.
 
     Returns:

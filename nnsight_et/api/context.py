@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from nnsight_et.api.findings import SEED
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.circuits.circuit_files import OURS, CircuitFile
-from nnsight_et.core.batch import Example, Prompt
+from nnsight_et.core.batch import Example, Pair, Prompt
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import NnsightEtError
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import Experiment, PairsFile
 from nnsight_et.measuring.cells import measure_cells
@@ -75,9 +76,22 @@ class GivenData(Data):
 
     made: ClassVar[bool] = False
 
-    def __init__(self, models: ModelPool, given: Mapping[str, Sequence[Example]]) -> None:
+    def __init__(
+        self, models: ModelPool, given: Mapping[str, Sequence[Example]], metric: Callable[[Tensor, Any], Tensor] | None
+    ) -> None:
         super().__init__(models)
-        self.given = given
+        self.given, self.function = given, metric
+
+    def pair(
+        self,
+        choice: ModelChoice,
+        examples: Sequence[Example],
+        batch: Sequence[int],
+        metric: Metric = DEFAULT_METRIC,
+    ) -> Pair:
+        """Those of the examples that `batch` counts, scored by the function if there is one."""
+        pair = super().pair(choice, examples, batch, metric)
+        return replace(pair, metric="function", function=self.function) if self.function else pair
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
         """The first of the split's examples."""
@@ -133,11 +147,12 @@ def experimenting(
     *,
     circuits: Mapping[str, Circuit] | None = None,
     scores: Mapping[str, Tensor] | None = None,
+    metric: Callable[[Tensor, Any], Tensor] | None = None,
 ) -> Iterator[Experimenting]:
     """The job of `spec` on these models and examples, which messages call et.`name`.
 
     examples: by split, for the tokenizer that all models have. circuits: by the names that `spec` has for them. scores:
-    patching scores by group, for a `spec` that names some.
+    patching scores by group, for a `spec` that names some. metric: a function that scores, in place of spec's.
     """
     given = examples or {}
     job = _job(name, spec, models, given, circuits or {})
@@ -148,7 +163,7 @@ def experimenting(
         for model in models if spec.attention else ():
             attention.enter_context(_attending(model, job.attention))
         context = RunContext(Store(Path(place)), Path(place), pool, memory, self_check=checks)
-        context.data = GivenData(pool, given)
+        context.data = GivenData(pool, given, metric)
         context.earlier.scores = scores
         try:
             yield Experimenting(context, job)

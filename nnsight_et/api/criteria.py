@@ -32,7 +32,7 @@ def minimality(
     Args:
         model: What `et.load` returns.
         pairs: Prompts that are scored; of the source prompts `ablation="mean"` takes the means.
-        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
         threshold: From -1 to 1e6, as a share of the accuracy: 0.01 is one percent of it.
         fraction: From 0 to 1.
         ablation: "mean" or "zero".
@@ -90,7 +90,7 @@ def completeness(
     Args:
         model: What `et.load` returns.
         pairs: Prompts that are scored; of the source prompts `ablation="mean"` takes the means.
-        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
         draws: A whole number from 0.
         ablation: "mean" or "zero".
 

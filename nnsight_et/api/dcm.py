@@ -43,7 +43,7 @@ def dcm(
 
     Args:
         model: What `et.load` returns, with its default engine: gradients are autograd's.
-        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
         train: Pairs that train masks; at least as many as a mask needs to select a head, some 300.
         validation: Pairs that choose the best mask.
         test: Pairs that had no say, for the accuracy.

@@ -71,6 +71,9 @@ def discover(
         'last_1'
     """
     check_setting(model, pairs)
+    if pairs.metric == "function":
+        accept = "probability_ratio, logit_difference or probability_difference, by name"
+        raise TaskError(f"pairs: scored by a function, which a search does not know; accepted: {accept}")
     effect, searched = number(effect, "effect", 0.0001, 0.9999), number(searched, "searched", 0, 1)
     branches = whole_number(branches, "branches")
     examples = model.require_pairs_fit(pairs.examples(model.tokenizer))

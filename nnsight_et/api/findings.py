@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 SEED = 0  # of resamples: the same numbers give the same stability
 LISTED = 15  # rows
+TEXTS = ("csv", "html")
+"""Files of a whole finding, beside those of its figures."""
 Row = Mapping[str, Any]
 
 
@@ -78,10 +83,11 @@ class Finding:
         return pandas.DataFrame.from_records([_flat(row) for row in self.rows])
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write its figures, as the ending of `path` says: .svg, .pdf or .png; the files that were written.
+        """Write it as the ending of `path` says; the files that were written.
 
-        Of several figures each file has its figure's name added. PDF and PNG need the extra `figures`. TaskError for
-        another ending, or where it has no figure.
+        .svg, .pdf or .png: its figures; of several, each file has its figure's name added. PDF and PNG need the extra
+        `figures`. .html: figures and table as one page. .csv: the rows, an interval as two columns. TaskError for
+        another ending, or for figures where it has none.
 
         >>> from tempfile import TemporaryDirectory
         >>> from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
@@ -93,10 +99,17 @@ class Finding:
         """
         path = Path(path)
         kind = path.suffix.removeprefix(".")
-        if kind not in FORMATS:
-            raise TaskError(f"path: {str(path)!r}; accepted: a name that ends in .{', .'.join(FORMATS)}")
+        if kind not in (*FORMATS, *TEXTS):
+            raise TaskError(
+                f"path: {str(path)!r}; accepted: a name that ends in .{', .'.join(sorted((*FORMATS, *TEXTS)))}"
+            )
+        if kind in TEXTS:
+            write_file(path, (self._csv() if kind == "csv" else self._page()).encode())
+            return [path]
         if not self.figures:
-            raise TaskError(f"{self.title}: there is no figure; its numbers are in .rows and .to_dataframe()")
+            raise TaskError(
+                f"{self.title}: there is no figure; its numbers are in .rows, and .save('a.csv') writes them"
+            )
         written = []
         for figure in self.figures:
             target = path if len(self.figures) == 1 else path.with_stem(f"{path.stem}-{figure.name}")
@@ -104,6 +117,16 @@ class Finding:
             write_file(target, content)
             written.append(target)
         return written
+
+    def _csv(self) -> str:
+        rows, text = [_flat(row) for row in self.rows], io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def _page(self) -> str:
+        return f'<!doctype html><meta charset="utf-8"><title>{escape(self.title)}</title>{self._repr_html_()}\n'
 
     def __repr__(self) -> str:
         table = self.table

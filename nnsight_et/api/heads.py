@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,9 @@ from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import Finding, finding_of
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
+from nnsight_et.api.path_patching import PatchingScores
 from nnsight_et.core.batch import padded_batch
+from nnsight_et.core.circuit import as_head
 from nnsight_et.core.errors import TaskError, brief
 from nnsight_et.interventions.attention_patterns import whole_patterns
 from nnsight_et.manifest import AttentionPatterns, Attribution
@@ -22,20 +25,22 @@ from nnsight_et.manifest.pairs import TAKEN
 from nnsight_et.results.disk import write_file
 
 
-def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
+def attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, scores: PatchingScores | None = None) -> Finding:
     """How much each head of a circuit attends from its position to the named positions, on average (§4.1, §5.2).
 
-    Only base prompts run, with eager attention, whatever the model is loaded with.
+    Only base prompts run, with eager attention, whatever the model is loaded with. `et.attention_patterns` is the same
+    function under the name that manifests have for it.
 
     Args:
         model: What `et.load` returns.
         pairs: The prompts, which name the positions.
-        circuit: A circuit, a group, or a list of heads, which are at the last token.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
+        scores: Patching scores to show beside the weights; those of `circuit` itself if that is scores.
 
     Returns:
-        A Finding. `.rows`: one a head, its mean weights by position, and under "first token" and "other"; the weights
-        of all tokens sum to 1. `.scores`: "<position>.weights" [layer, head, position + 2] of all heads of the model,
-        for each position of the circuit.
+        A Finding. `.rows`: one a head: "head", its "score" where there are scores at its position, its mean weights by
+        position, and under "first token" and "other"; the weights of all tokens sum to 1. `.scores`:
+        "<position>.weights" [layer, head, position + 2] of all heads of the model, for each position of the circuit.
 
     Raises:
         TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
@@ -44,13 +49,19 @@ def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> F
     Examples:
         >>> import nnsight_et as et
         >>> model = et.load("llama-tiny", device="cpu")
-        >>> found = et.attention_patterns(model, et.Pairs.boxes(4), ["L5H0"])
-        >>> found.rows[0]["correct_object"] > 0.5  # it fetches the object
-        True
+        >>> scores = et.path_patch(model, et.Pairs.boxes(4), keep=2)
+        >>> found = et.attention(model, et.Pairs.boxes(4), scores)
+        >>> list(found.rows[0])[:6]
+        ['head', 'group', 'at', 'score', 'score_interval', 'correct_object']
+        >>> found.rows[0]["head"], found.rows[0]["correct_object"] > 0.5  # it fetches the object
+        ('L5H0', True)
         >>> found.scores["last.weights"].shape
         torch.Size([6, 8, 6])
     """
     check_setting(model, pairs)
+    scores = circuit if scores is None and isinstance(circuit, PatchingScores) else scores
+    if scores is not None and (not isinstance(scores, PatchingScores) or scores.path.senders == "mlps"):
+        raise TaskError(f"scores: {brief(scores)}; accepted: what et.path_patch(...) returns, of heads")
     circuit = as_circuit(circuit)
     for name in {*pairs.positions[:-1]} & {*TAKEN}:
         raise TaskError(f"pairs: a position is named {name!r}, which rows have too; accepted: another name")
@@ -58,7 +69,24 @@ def attention_patterns(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> F
     spec = AttentionPatterns(method="attention_patterns", circuit="circuit", examples=len(pairs))
     with experimenting("attention_patterns", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
         result = run.result(model.collect_notices(examples))
-    return Finding(**finding_of(result, result.header.summary["rows"]))
+    columns = result.header.summary["columns"]
+    rows = [_row(row, columns, scores) for row in result.header.summary["rows"]]
+    return Finding(**finding_of(result, rows))
+
+
+attention_patterns = attention
+
+
+def _row(row: Mapping[str, Any], columns: Sequence[str], scores: PatchingScores | None) -> dict[str, Any]:
+    """The head, its score if it has one, then where it looks: named positions, the first token, all others."""
+    told = {key: row[key] for key in ("head", "group", "at")}
+    if scores is not None:
+        layer, index = as_head(row["head"])
+        there = row["at"] == scores.path.at and bool(scores.scores["reach"][layer, index])
+        names = ("score", "low", "high")
+        score, *interval = (scores.scores[name][layer, index].item() if there else None for name in names)
+        told |= {"score": score, "score_interval": interval if there else None}
+    return told | {name: row[name] for name in columns}
 
 
 @dataclass(frozen=True)
@@ -85,7 +113,7 @@ def view_attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, index: i
     Args:
         model: What `et.load` returns.
         pairs: Their base prompts.
-        circuit: A circuit, a group, or a list of heads.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads.
         index: Which pair.
 
     Returns:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.api.findings import Finding
@@ -15,7 +16,7 @@ from nnsight_et.api.models import LoadedModel
 from nnsight_et.core.batch import Example, right_tokens
 from nnsight_et.core.errors import TaskError, accepted_names, brief, quantity
 from nnsight_et.core.metrics import is_right
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, WRITTEN, Metric, WrittenMetric
 from nnsight_et.interventions.ablation import model_readouts
 from nnsight_et.rows.mapping import ANSWER_TOKENS, FOIL, KEYS, SPACE, SPECIAL, entries_of, mapping_of
 from nnsight_et.rows.read import Row
@@ -40,6 +41,8 @@ class Pairs:
     texts: tuple[MarkedPair, ...]
     metric: Metric = DEFAULT_METRIC
     """What path patching scores them by; `scored_by` gives them another."""
+    function: Callable[[Tensor, Any], Tensor] | None = None
+    """The one that computes the metric "function"."""
 
     def __post_init__(self) -> None:
         texts: Any = self.texts
@@ -205,17 +208,29 @@ class Pairs:
             raise TaskError(f"pairs: {model.name} answers none of {len(self)}; accepted: prompts that it answers")
         return replace(self, texts=tuple(kept))
 
-    def scored_by(self, metric: Metric) -> Pairs:
+    def scored_by(self, metric: WrittenMetric | Callable[[Tensor, Any], Tensor]) -> Pairs:
         """The same pairs, path patching being scored by another metric: docs/methods.md has them.
 
+        metric: a name, or a function f(logits, batch) of your own; a score is then the mean of f(patched) - f(base).
+        logits [batch, vocabulary] are those at the last token, in fp32 at least; f returns one number a prompt,
+        [batch]. `batch.answer` [batch], `batch.right` and `batch.foils` [batch, n] have tokens, -1 where a prompt has
+        fewer (foils is None where no prompt has any), and `batch.base` [batch, vocabulary] the logits of the base run.
+
         TaskError naming a pair without a foil, if the metric compares the answer with foils.
+
+        >>> pairs = Pairs.boxes(2).scored_by(lambda logits, batch: logits.gather(-1, batch.answer[:, None])[:, 0])
+        >>> pairs.metric
+        'function'
         """
-        if not isinstance(metric, str) or metric not in METRICS:
-            raise TaskError(f"metric: {metric!r}; {accepted_names(str(metric), METRICS)}")
+        if callable(metric):
+            return replace(self, metric="function", function=metric)
+        if not isinstance(metric, str) or metric not in WRITTEN:
+            names = accepted_names(str(metric), WRITTEN)
+            raise TaskError(f"metric: {metric!r}; {names}, or a function of logits [batch, vocabulary] and the batch")
         for index, pair in enumerate(self.texts):
             if METRICS[metric].needs_foils and not pair.foils:
                 raise TaskError(f"pairs[{index}]: no {FOIL}, which {metric} compares with; accepted: one in every pair")
-        return replace(self, metric=metric)
+        return replace(self, metric=metric, function=None)
 
     def by_group(self) -> dict[str, Pairs]:
         """The pairs of each group, which `group` named when they were made; TaskError if it did not."""
@@ -244,7 +259,7 @@ class Pairs:
         if not isinstance(some, slice):
             accept = "a slice, such as pairs[:10]; `for pair in pairs` gives one at a time"
             raise TaskError(f"pairs[{some!r}]: no slice; accepted: {accept}")
-        return replace(Pairs._alike(self.texts[some]), metric=self.metric)
+        return replace(Pairs._alike(self.texts[some]), metric=self.metric, function=self.function)
 
     def __repr__(self) -> str:
         count, more = quantity(len(self), "pair"), ", ..." if len(self) > 1 else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from nnsight_et.api.arguments import check_name, check_setting, whole_number
@@ -13,6 +14,7 @@ from nnsight_et.api.context import experimenting
 from nnsight_et.api.findings import SEED, Finding
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
+from nnsight_et.core.batch import Example, collate
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup, Mlp, as_part, part, transformer_lens_place
 from nnsight_et.core.errors import ExperimentError, TaskError, brief, quantity
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
@@ -20,6 +22,7 @@ from nnsight_et.core.statistics import LEVEL, too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
 from nnsight_et.display.figures import FigureGroup
 from nnsight_et.engine.paths import End
+from nnsight_et.engine.readout import ReadoutSpec
 from nnsight_et.interventions.path_patching import Path
 from nnsight_et.manifest import PathPatching, Stage
 from nnsight_et.measuring.missing_scores import without_score
@@ -47,6 +50,11 @@ class PatchingScores(Finding):
     def values(self) -> Tensor:
         """[layer, head], of MLPs [layer, 1]: the scores; exactly 0 where the end of the path cannot be reached."""
         return self.scores["score"]
+
+    @property
+    def circuit(self) -> Circuit:
+        """The kept heads as a circuit of one group: scores are accepted wherever a circuit is."""
+        return Circuit((self.group(f"heads at {self.path.at}"),))
 
     def to_transformer_lens(self) -> list[dict[str, Any]]:
         """The rows' scores under TransformerLens' names, in their order: "hook", "head" (None of MLPs) and "score".
@@ -88,8 +96,8 @@ def path_patch(
 
     In the base run one head's output at `at` is replaced by that of the source run, and its effect is let through to
     `into` alone. The score is the mean over pairs of (p_patched - p) / p; a head with a negative score mattered.
-    `pairs.scored_by(...)` chooses another metric (docs/methods.md); scores of "kl" are 0 or more, the largest first,
-    and have no p-values.
+    `pairs.scored_by(...)` chooses another metric (docs/methods.md), or a function of logits; scores of "kl" are 0 or
+    more, the largest first, and have no p-values.
 
     Args:
         model: What `et.load` returns.
@@ -166,9 +174,15 @@ def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int | No
     known = model.collect_notices(examples)
     stage = Stage(group="found", into="logits", via=path.via, at=path.at, senders=path.senders, keep=keep)
     spec = PathPatching(
-        method="path_patching", model=model.name, examples=len(examples), metric=pairs.metric, stages=(stage,)
+        method="path_patching",
+        model=model.name,
+        examples=len(examples),
+        metric=DEFAULT_METRIC if pairs.metric == "function" else pairs.metric,
+        stages=(stage,),
     )
-    with experimenting("path_patch", spec, [model], {"": examples}) as run:
+    if pairs.function:
+        _try_metric(model, pairs.function, examples)
+    with experimenting("path_patch", spec, [model], {"": examples}, metric=pairs.function) as run:
         found = run.values(patched_paths(run.context, run.job, path, senders, "found", examples))
     if have := without_score(found, pairs.metric, examples, model.tokenizer):
         accept = 'prompts the model gives some chance, or load(dtype="float64")'
@@ -177,6 +191,19 @@ def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int | No
     ranked = ranking(scores["score"], senders, pairs.metric)
     scored = _finding(model, path, tuple(ranked[:keep]), ranked, scores, pairs.metric)
     return replace(scored, notices=known, self_check=run.self_check)
+
+
+def _try_metric(model: LoadedModel, metric: Callable[[Tensor, Any], Tensor], examples: list[Example]) -> None:
+    """Raise TaskError unless the function makes one number a prompt of made-up logits."""
+    if any(example.further for example in examples):
+        raise TaskError("metric: a function, and answers of several tokens; accepted: answers of one token")
+    pair = replace(collate(examples[:3]), metric="function", function=metric).to(model.model.device)
+    logits = torch.randn(len(pair.right), model.shape.vocabulary).to(model.model.device)
+    found: Any = metric(logits, ReadoutSpec.of(pair, logits))
+    if not isinstance(found, Tensor) or found.shape != logits.shape[:1]:
+        got = f"found a tensor {list(found.shape)}" if isinstance(found, Tensor) else brief(found)
+        accept = f"a tensor with one number a prompt, {list(logits.shape[:1])}"
+        raise TaskError(f"metric: {got} for logits {list(logits.shape)}; accepted: {accept}")
 
 
 def _finding(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Metric = Literal["probability_ratio", "logit_difference", "probability_difference", "kl"]
-DEFAULT_METRIC: Metric = "probability_ratio"
+WrittenMetric = Literal["probability_ratio", "logit_difference", "probability_difference", "kl"]
+"""Those that a manifest can name."""
+Metric = Literal[WrittenMetric, "function"]
+"""Those, and from Python a function of logits."""
+DEFAULT_METRIC: WrittenMetric = "probability_ratio"
 """The paper's, and the one where none is named."""
 
 
@@ -39,4 +42,6 @@ METRICS: dict[Metric, NamedMetric] = {
         True,
     ),
     "kl": NamedMetric("KL(base || patched) over the next token, in nats", None, ranks="large"),
+    "function": NamedMetric("f(patched logits) - f(base logits)", "mean(f_patched - f_base)"),
 }
+WRITTEN: tuple[WrittenMetric, ...] = get_args(WrittenMetric)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ class ReadoutSpec:
     """What else than the answer [batch] is read: a metric's value, beside other tokens or the base run's logits.
 
     right and foils [batch, n], NO_TOKEN where a row has fewer; base [batch, vocabulary], on the model's device; with
-    answers of several tokens [row, token, vocabulary].
+    answers of several tokens [row, token, vocabulary]. function: a metric of the user's, called with logits [batch,
+    vocabulary] and this.
     """
 
     answer: Tensor | Answers
@@ -27,6 +29,7 @@ class ReadoutSpec:
     right: Tensor
     foils: Tensor | None
     base: Tensor
+    function: Callable[[Tensor, Any], Tensor] | None = None
 
     @classmethod
     def of(cls, pair: Pair, base: Tensor) -> Asked:
@@ -34,7 +37,7 @@ class ReadoutSpec:
         return (
             pair.answer
             if pair.metric == DEFAULT_METRIC
-            else cls(pair.answer, pair.metric, pair.right, pair.foils, base)
+            else cls(pair.answer, pair.metric, pair.right, pair.foils, base, pair.function)
         )
 
 
@@ -135,6 +138,10 @@ def _value_of_several(wide: Tensor, log_p: Tensor, answers: Answers, spec: Reado
 def _value(wide: Tensor, spec: ReadoutSpec) -> Tensor:
     """[..., batch]: what the metric makes of logits [..., batch, vocabulary]."""
     assert isinstance(spec.answer, Tensor)
+    if spec.function is not None:
+        rows = wide.reshape(-1, *wide.shape[-2:])  # one variant after the other: a function knows nothing of variants
+        asked = replace(spec, base=spec.base.to(wide.dtype))
+        return torch.stack([spec.function(logits, asked) for logits in rows]).to(wide.dtype).view(wide.shape[:-1])
     if spec.metric == "kl":
         return kl_divergence(spec.base.to(wide.dtype), wide)
     assert spec.foils is not None, "pairs without foils are refused before"

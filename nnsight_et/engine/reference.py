@@ -324,6 +324,10 @@ def value_of(wide: Tensor, spec: ReadoutSpec) -> Tensor:
     """[batch]: the metric's value of logits [batch, vocabulary] in float64, prompt by prompt, from its definition."""
     assert isinstance(spec.answer, Tensor)
     values = []
+    if spec.function is not None:  # each prompt by itself: whatever mixes those of a batch gives another number
+        for row, logits in enumerate(wide):
+            values.append(spec.function(logits[None], of_one_prompt(spec, row))[0].double())
+        return torch.stack(values)
     for row, logits in enumerate(wide):
         log_q = logits - logits.logsumexp(-1)
         right, foils = (
@@ -340,3 +344,12 @@ def value_of(wide: Tensor, spec: ReadoutSpec) -> Tensor:
         else:
             values.append(sum(log_q[token].exp() for token in right) - sum(log_q[token].exp() for token in foils))
     return torch.stack(values)
+
+
+def of_one_prompt(spec: ReadoutSpec, row: int) -> ReadoutSpec:
+    """What is read of one prompt of the batch, as a batch of one."""
+    assert isinstance(spec.answer, Tensor)
+    one = slice(row, row + 1)
+    foils = None if spec.foils is None else spec.foils[one]
+    base = spec.base[one].double()
+    return ReadoutSpec(spec.answer[one], spec.metric, spec.right[one], foils, base, spec.function)

@@ -25,6 +25,7 @@ from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, head_o
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
+from nnsight_et.engine.shared_runs import both_runs
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
@@ -75,7 +76,15 @@ def _by_path(edges: Sequence[tuple[Path, Component]]) -> Senders:
 
 
 def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Component], chunks: Chunks) -> dict[str, Tensor]:
-    return _edge_effects(model, pair, [(path, senders)], chunks)
+    layers = sorted({sender.layer for sender in senders})
+    starts = path.starts(layers, model.parallel)
+    kept = {*starts.values(), *(layers if pair.base.continuation and path.via is None else ())}
+    capture, donated = both_runs(model, pair, path, starts=kept, donors=layers)
+    (token,), asked = capture.tokens, ReadoutSpec.of(pair, capture.logits)
+    parts = path_readouts(
+        model, capture, path, senders, token=token, starts=starts, donated=donated, asked=asked, chunks=chunks
+    )
+    return numbers_of(readout(capture.logits, asked), joined_readouts(list(parts)))
 
 
 def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> dict[str, Tensor]:

@@ -69,12 +69,12 @@ def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> 
             other for other, one in others.items() if isinstance(one, PathPatching) and not one.finds_circuit
         ),
         experiments=tuple(manifest.experiments),
-        desiderata=_desiderata(manifest),
+        desiderata=desiderata_of(manifest),
         shapes={model: named.shape for model, named in KNOWN_MODELS.items() if model not in manifest.models},
     )
 
 
-def _desiderata(manifest: Manifest) -> tuple[str, ...]:
+def desiderata_of(manifest: Manifest) -> tuple[str, ...]:
     """The desiderata of the manifest's task."""
     match manifest.task:
         case BoxesTask():

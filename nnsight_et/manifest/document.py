@@ -34,6 +34,21 @@ _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUTH = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+MISTAKES = (
+    (r"expected <block end>", "an entry that is not in line with those above it", "keys of one mapping in one column"),
+    (r"character '\\+t'", "a tab", "spaces, to indent and between words"),
+    (r"could not find expected ':'", "a line without ':'", "key: value"),
+    (r"mapping values are not allowed", "a second ': ', or a key that does not belong to the line above it",
+     "key: value on each line, and quotes around a text that has ': ' in it"),
+    (r"expected ',' or '([]}])'", "a list or mapping that is not closed", r"'\1' at its end"),
+    (r"unexpected end of stream", "a quoted text that is not closed", "the same quotation mark at its end"),
+    (r"character '([^\\])'", r"a text that begins with \1", "quotes around it"),
+    (r"special characters", "special characters are not allowed", "text that can be printed"),
+)  # fmt: skip
+"""The parser's words for common mistakes, in ours, and what is accepted instead."""
+OTHERWISE = "key: value, with lists and mappings indented by spaces"
+BEGUN_THERE = ("could not find", "expected ',' or", "unexpected end of stream")
+"""Mistakes that are where what they are in begins, and are found later."""
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -114,12 +129,19 @@ def read(text: str, where: str, lines: bool = True) -> Document:
     try:
         return reader.document()
     except MarkedYAMLError as error:
-        at = error.problem_mark or error.context_mark
-        raise reader.error(at.line if at else None, f"not YAML: {_sentence(error)}") from None
+        raise reader.not_yaml(error) from None
     except YAMLError as error:  # such as a character that YAML does not allow
         place = getattr(error, "position", None)
         line = None if place is None else text.count("\n", 0, place)
-        raise reader.error(line, f"not YAML: {_sentence(error)}") from None
+        raise reader.error(line, _explained(_sentence(error))) from None
+
+
+def _explained(said: str) -> str:
+    """The parser's sentence in words of users, with what is accepted."""
+    for pattern, found, accepted in MISTAKES:
+        if match := re.search(pattern, said):
+            return f"not YAML: {match.expand(found)}; accepted: {match.expand(accepted)}"
+    return f"not YAML: {said}; accepted: {OTHERWISE}"
 
 
 def _sentence(error: YAMLError) -> str:
@@ -148,6 +170,13 @@ class _Reader:
         named = f"{dotted_path(path)}: " if path else ""
         return ManifestError(f"{self._place(line)}: {named}{text}")
 
+    def not_yaml(self, error: MarkedYAMLError) -> ManifestError:
+        """The parser's error with its line, and what is accepted there."""
+        said = _sentence(error)
+        at = error.context_mark if any(text in said for text in BEGUN_THERE) else None
+        at = at or error.problem_mark or error.context_mark
+        return self.error(at.line if at else None, _explained(said))
+
     def _place(self, line: int | None) -> str:
         return self.result.where if line is None or not self.lines else f"{self.result.where}:{line + 1}"
 
@@ -155,7 +184,7 @@ class _Reader:
         line = event.start_mark.line
         self.result.places.setdefault(path, self._place(line))
         if len(path) > DEPTH_LIMIT:
-            raise self.error(line, f"nested deeper than {DEPTH_LIMIT} levels")
+            raise self.error(line, f"nested deeper than {DEPTH_LIMIT} levels; accepted: at most {DEPTH_LIMIT}")
         if isinstance(event, AliasEvent) or event.anchor:
             raise self.error(line, f"the alias or anchor {event.anchor!a}; accepted: values written out", path)
         if event.tag:
@@ -178,7 +207,7 @@ class _Reader:
             if not isinstance(key, str):
                 raise self.error(line, f"a key that is not text ({key!a}); accepted: a name", path)
             if key in entries:
-                raise self.error(line, "this key is there twice", (*path, key))
+                raise self.error(line, "this key is there twice; accepted: each key once", (*path, key))
             self.result.places[(*path, key)] = self._place(line)
             entries[key] = self._value(next(self.events), (*path, key))
         return entries

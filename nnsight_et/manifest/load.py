@@ -158,6 +158,13 @@ def _step(here: object, part: str, path: KeyPath, where: str) -> str | int:
     )
 
 
+CONTAINERS = ("model_type", "model_attributes_type", "dict_type", "tuple_type", "list_type")
+"""pydantic's kinds of error where a mapping or a list is wanted."""
+DICTIONARIES = {
+    "find": "subject: '[A-Z][a-z]+'",
+    "main_role": "value_fetcher: object",
+}
+"""Examples of mappings whose keys are names."""
 NAMES = "1 to 64 letters, digits, _ and -, the first a letter or a digit"
 _INPUT_SHOULD = re.compile(r"^(Input|String|Tuple|Dictionary|Value) should (be|have|match) ")
 
@@ -188,8 +195,41 @@ def _problems(error: ValidationError, data: Any) -> Iterator[Problem]:
             yield Problem(path, f"found {_shown_value(details['input'])}; accepted: {accept}")
         elif path == ("memory",) and kind == "string_type":
             yield Problem(path, f"found {_shown_value(details['input'])}; accepted: a size with its unit, such as 4GiB")
+        elif kind in CONTAINERS:
+            yield Problem(path, f"found {_shown_value(details['input'])}; accepted: {_container(details)}")
         else:
             yield Problem(path, _sentence(details))
+
+
+def _container(details: ErrorDetails) -> str:
+    """The mapping or list that is accepted at a location, with an example."""
+    location, found = details["loc"], details["input"]
+    if location[:1] == ("experiments",) and len(location) <= 2:
+        names = "{name: {method: ...}}" if len(location) == 1 else "{method: ...}"
+        return f"a mapping such as {names}; methods: {', '.join(METHODS)}"
+    kind: Any = _class_at(location)
+    if _is_spec(kind):
+        return f"a mapping such as {_example(kind)}; keys: {', '.join(kind.model_fields)}"
+    held = get_args(kind)
+    if get_origin(kind) is dict:
+        inside = _example(held[1]) if _is_spec(held[1]) else "..."
+        return f"a mapping such as {{{DICTIONARIES.get(str(location[-1]), f'name: {inside}')}}}"
+    if held and _is_spec(held[0]):
+        return f"a list of mappings, such as [{_example(held[0])}]"
+    return f"a list, such as [{found}]" if isinstance(found, (str, int, float)) else "a list"
+
+
+def _is_spec(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, SpecModel)
+
+
+def _example(kind: type[SpecModel]) -> str:
+    """A mapping of this class as one would write it: what it must have, or its first key."""
+    needed = [name for name, field in kind.model_fields.items() if field.is_required()]
+    if needed:
+        return "{" + ", ".join(f"{name}: ..." for name in needed) + "}"
+    name, field = next(iter(kind.model_fields.items()))
+    return f"{{{name}: {'...' if field.default in (None, name) else field.default}}}"
 
 
 def _no_task(found: Any) -> Problem:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from nnsight_et.core.errors import accepted_names
-from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
+from nnsight_et.core.named_metrics import DEFAULT_METRIC, WrittenMetric
 from nnsight_et.manifest.document import KeyPath, Problem
 from nnsight_et.models.catalog import Shape
 
@@ -136,7 +136,7 @@ Ablation = Literal["mean", "zero", "resample"]
 class Scored(Method):
     """Base of the methods that score single heads by the effect of a patched path."""
 
-    metric: Metric = DEFAULT_METRIC
+    metric: WrittenMetric = DEFAULT_METRIC
     """What the score of a head is the mean of.
 
     `probability_ratio`: the paper's, (p_patched - p_base) / p_base of the answer; `logit_difference`: the change of the

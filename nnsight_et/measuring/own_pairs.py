@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nnsight_et.core.batch import Example
 from nnsight_et.core.errors import TaskError, quantity
-from nnsight_et.core.named_metrics import METRICS
+from nnsight_et.core.named_metrics import METRICS, WRITTEN
 from nnsight_et.manifest import DCM, Attribution, Comparison, Discovery, Minimality, PairsFile, PathPatching
 from nnsight_et.manifest.written import Scored
 from nnsight_et.measuring.context import RunContext
@@ -76,7 +76,7 @@ def check_every_prompt(context: RunContext, job: Job) -> None:
 def check_foils(job: Job, examples: Sequence[Example]) -> None:
     """Raise TaskError if the job's metric needs foils, and the task has none."""
     if needs_foils(job) and not all(example.foils for example in examples):
-        accept = ", ".join(name for name, metric in METRICS.items() if not metric.needs_foils)
+        accept = ", ".join(name for name in WRITTEN if not METRICS[name].needs_foils)
         raise TaskError(f"{_reason(job)}, and the task's examples have none; accepted: {accept}, or a task with foils")
 
 

@@ -62,6 +62,8 @@ class Model:
     """What messages call it."""
     spread: tuple[torch.device, ...] = ()
     """Per layer where its weights are, if they are on several devices."""
+    runs: dict[Any, Any] | None = field(default=None, compare=False, repr=False)
+    """Runs that calls share (engine.shared_runs); None where none are kept, as with workers and on a server."""
 
     def report_layer(self, layer: int) -> None:
         """An intervention has come to its senders of `layer`."""

@@ -14,9 +14,9 @@ from torch import Tensor
 import nnsight_et
 from nnsight_et.core.batch import Pair, Side, collate
 from nnsight_et.core.circuit import Head
-from nnsight_et.core.errors import ManifestError, TaskError
+from nnsight_et.core.errors import ExperimentError, ManifestError, TaskError
 from nnsight_et.core.metrics import patching_score
-from nnsight_et.core.named_metrics import METRICS
+from nnsight_et.core.named_metrics import METRICS, WRITTEN
 from nnsight_et.display.figures import HeatMap
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path, path_probabilities
@@ -38,7 +38,7 @@ from tests.helpers.closeness import assert_near
 from tests.helpers.methods_study import MODELS, OBJECTS, manifest, models_in, pairs, results
 from tests.helpers.tiny_model import PAD, few_examples, hf_llama, tiny_model, tokenizer
 
-OTHERS = [name for name in METRICS if name != "probability_ratio"]
+OTHERS = [name for name in WRITTEN if name != "probability_ratio"]
 PATHS = {
     "direct": Path("last"),
     "query at last": Path("last", "query", (Head(1, 3), Head(2, 0), Head(2, 1))),
@@ -245,10 +245,10 @@ def experiment(metric: str, name: str = "found", examples: int = 6) -> str:
 @pytest.fixture(scope="module")
 def every(root):
     """One experiment per metric, with its self-checks."""
-    return results(root, "".join(experiment(name, name) for name in METRICS))
+    return results(root, "".join(experiment(name, name) for name in WRITTEN))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", WRITTEN)
 def test_a_manifest_asks_for_a_metric_and_the_result_has_its_scores(every, metric):
     result = every[metric]
     assert metric_of(result.header) == metric
@@ -285,7 +285,7 @@ def _foil(tokens: list[int], answer: int, objects: list[int]) -> int:
     return other
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", WRITTEN)
 def test_report_and_tables_say_which_metric_it_is(every, metric):
     result, study = every[metric], Study("metrics", tuple(every.values()), ())
     circuit = tables(result.header)[0]
@@ -313,7 +313,7 @@ def test_the_papers_metric_is_the_default_and_leaves_names_of_work_as_they_were(
     written = plan(manifest(root, experiment("probability_ratio"))).jobs[0]
     assert default.id == written.id
     assert "metric" not in json.dumps(default.to_dict())
-    assert len({plan(manifest(root, experiment(name))).jobs[0].id for name in METRICS}) == len(METRICS)
+    assert len({plan(manifest(root, experiment(name))).jobs[0].id for name in WRITTEN}) == len(WRITTEN)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_the_foils_of_a_box_are_the_other_objects_of_the_prompt():
 PLAIN = {"base": "The book is in Box A. Box A contains the", "source": "The car is in Box Q. Box Y contains the"}
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", WRITTEN)
 def test_pairs_in_python_are_scored_by_a_metric(metric):
     model = nnsight_et.load(hf_llama(), tokenizer())
     made = [PLAIN | {"answer": "book", "foil": ["car", "note"], "also_right": "fish"}] * 2
@@ -382,3 +382,47 @@ def test_pairs_in_python_keep_their_metric_and_need_foils_for_some():
         made.scored_by("logit")  # type: ignore[arg-type]
     with pytest.raises(TaskError, match=r"pairs\[0\]: foil: 'book' is the answer too"):
         nnsight_et.Pairs.of([PLAIN | {"answer": "book", "foil": "book"}]).examples(tokenizer())
+
+
+def own_difference(logits: Tensor, batch) -> Tensor:
+    """The logit difference, written by a user."""
+    wrong = [row[foils[foils >= 0]].mean() for row, foils in zip(logits, batch.foils, strict=True)]
+    return logits.gather(-1, batch.answer[:, None])[:, 0] - torch.stack(wrong)
+
+
+def test_a_function_of_logits_scores_as_the_named_metric_that_it_computes():
+    model = nnsight_et.load(hf_llama(), tokenizer())
+    made = nnsight_et.Pairs.of([PLAIN | {"answer": "book", "foil": foils} for foils in (["car", "note"], "car")])
+    named = nnsight_et.path_patch(model, made.scored_by("logit_difference"), keep=3)
+    found = nnsight_et.path_patch(model, made.scored_by(own_difference)[:2], keep=3)
+    assert_near(found.values.flatten(), named.values.flatten(), size=1, dtype=torch.float32)
+    assert found.kept == named.kept
+    assert found.values.abs().max() > 0
+    assert "Mean of f(patched logits) - f(base logits) over 2 pairs" in found.note
+    divergence = nnsight_et.path_patch(
+        model, made.scored_by(lambda logits, batch: -(batch.base.softmax(-1) * logits.log_softmax(-1)).sum(-1))
+    )
+    entropy = divergence.scores["base_value"].min()
+    assert entropy > 0
+    kl = nnsight_et.path_patch(model, made.scored_by("kl"))  # cross entropy less entropy
+    assert_near(divergence.values.flatten(), kl.values.flatten(), size=1, dtype=torch.float32)
+    assert made.scored_by(own_difference).scored_by("kl").function is None
+
+
+def test_a_function_that_is_no_metric_is_refused_before_or_by_a_self_check():
+    model = nnsight_et.load(hf_llama(), tokenizer())
+    made = nnsight_et.Pairs.of([PLAIN | {"answer": "book"}, PLAIN | {"answer": "note"}])
+    with pytest.raises(TaskError, match=r"metric: found a tensor \[\] for logits \[2, \d+\]; accepted: .* \[2\]"):
+        nnsight_et.path_patch(model, made.scored_by(lambda logits, _: logits.mean()))
+    with pytest.raises(TaskError, match=r"metric: found 3 for logits .* accepted: a tensor with one number a prompt"):
+        nnsight_et.path_patch(model, made.scored_by(lambda _, batch: 3))  # type: ignore[arg-type, return-value]
+    mixed = nnsight_et.Pairs.boxes(4, boxes=3).scored_by(lambda logits, _: logits[:, 5] - logits[:, 5].mean())
+    with pytest.raises(ExperimentError, match=r"et\.path_patch: self-check 'reference engine'"):
+        nnsight_et.path_patch(model, mixed)
+    with pytest.raises(TaskError, match="scored by a function, which a search does not know; accepted: probability_r"):
+        nnsight_et.discover(model, made.scored_by(own_difference))
+
+
+def test_a_manifest_names_metrics_and_no_function(tmp_path):
+    with pytest.raises(ManifestError, match=r"metric: found 'function'; accepted: probability_ratio, logit"):
+        manifest(models_in(tmp_path), experiment("function"))

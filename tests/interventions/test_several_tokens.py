@@ -19,7 +19,8 @@ from torch import Tensor
 from nnsight_et.core.batch import UNFINISHED, Answers, Example, Pair, Prompt, Side, collate
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp, Via
 from nnsight_et.core.metrics import is_right, patching_effect
-from nnsight_et.core.named_metrics import METRICS, Metric
+from nnsight_et.core.named_metrics import WRITTEN, Metric
+from nnsight_et.engine import shared_runs
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import head_outputs
 from nnsight_et.interventions import (
@@ -196,7 +197,7 @@ def test_paths_and_every_metric_agree_with_plain_hooks(name, module, model, exam
             patched.append(of_each)
         by_example.append((base, patched))
     moved = 0.0
-    for metric in METRICS:
+    for metric in WRITTEN:
         runs_as: tuple[tuple[str, Side, Chunks], ...] = (
             ("default", "left", Chunks()),
             ("default", "right", SMALL),
@@ -415,7 +416,7 @@ def test_masks_are_trained_on_the_sum_of_the_target_s_logits(module, model, exam
 def test_probes_of_discovery_agree_in_both_engines(model, examples):
     into = Path("query_label", "value", (Head(2, 2), Head(2, 3)))
     asked = [probes.Probe(into), probes.Probe(into, (Head(0, 1), Head(1, 2)))]
-    for metric in METRICS:
+    for metric in WRITTEN:
         one, other = (
             probes.probe_probabilities(model, pair_of(examples, metric), asked, engine, SMALL) for engine in ENGINES
         )
@@ -439,7 +440,7 @@ def test_a_gradient_estimates_what_a_small_part_of_the_way_does(name, metric, mo
             base, source = (head_outputs(model, one, wanted)[path.at] for one in (rows.base, rows.source))
             return {path.at: {layer: z + step * (source[layer] - z) for layer, z in base.items()}}
 
-        monkeypatch.setattr(screened_paths, "head_outputs", go_a_part)
+        monkeypatch.setattr(shared_runs, "head_outputs", go_a_part)
         one = screened_paths.screened_probabilities(model, pair, path, senders, "default", Chunks())
         moved.append(patching_effect(one[f"patched{key}"], one[f"base{key}"], metric))
     slope = (moved[0] - moved[1]) / (2 * part)

@@ -115,6 +115,46 @@ def test_a_problem_is_told_by_line_and_key_with_what_is_accepted(old, new, place
     assert all(part in told[0] for part in parts), message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        (
+            "keep: 8",
+            "keep: 8, screen: 0.1",
+            "stages.0.screen: found 0.1; accepted: a mapping such as {miss: 0.05}; keys",
+        ),
+        (
+            "seed: 3",
+            "seed: 3\nmodels: {mine: org/it}",
+            "models.mine: found 'org/it'; accepted: a mapping such as {path: ",
+        ),
+        (
+            "seed: 3",
+            "seed: 3\nmodels: [mine]",
+            "models: found a list of 1; accepted: a mapping such as {name: {path: ...",
+        ),
+        ("[llama-tiny, goat-tiny]", "llama-tiny", "models: found 'llama-tiny'; accepted: a list, such as [llama-tiny]"),
+        (
+            "{kind: boxes, boxes: 7}",
+            "{kind: pairs, file: a, find: x, positions: [x]}",
+            "task.find: found 'x'; accepted: a m",
+        ),
+        (
+            "{kind: boxes, boxes: 7}",
+            "{kind: pairs, file: a, columns: b}",
+            "a mapping such as {base: ...}; keys: base, sou",
+        ),
+        (
+            "  table1:",
+            "  more: 5\n  table1:",
+            "experiments.more: found 5; accepted: a mapping such as {method: ...}; met",
+        ),
+    ],
+)
+def test_what_is_no_mapping_or_list_is_shown_one(old: str, new: str, text: str):
+    assert text in problem(old, new)
+
+
 def test_senders_after_their_receivers_are_refused():
     after = TEXT.replace("via: value, at: query_label", "via: value, at: last").replace(
         "into: value_fetcher, via: query, at: last", "into: value_fetcher, via: value, at: query_label"

@@ -12,7 +12,7 @@ import torch
 import nnsight_et as et
 from nnsight_et.core.errors import NnsightEtError, TaskError
 
-HEADS = "accepted: a circuit, a group of heads, or a list of heads"
+HEADS = "accepted: a circuit, scores, a group of heads, or a list of heads"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,8 @@ MISTAKES = {
     "scores.group(5)": "name of a head group: 5",
     "scores.group('a', 0)": "count: 0",
     "scores.group('a', 500)": "count: 500, and 48 were measured; accepted: 1 to 48",
-    "et.evaluate(model, pairs, scores)": "accepted: some of their heads, such as scores.group('mine')",
+    "et.evaluate(model, pairs, et.path_patch_mlps(model, pairs, keep=1))": "accepted: heads, which circuits",
+    "et.attention(model, pairs, scores, ['L5H0'])": "scores: found a list; accepted: what et.path_patch(...) returns",
     "et.evaluate(model, pairs, 'L5H0')": f"circuit: found L5H0; {HEADS}",
     "et.evaluate(model, pairs, None)": f"circuit: found None; {HEADS}",
     "et.evaluate(model, pairs, ['L99H0'])": "has L99H0; the model has layers L0-L5",

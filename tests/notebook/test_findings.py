@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -34,11 +35,32 @@ def test_several_figures_have_their_names_added(tmp_path: Path):
     assert "title of two" in (tmp_path / "a-two.svg").read_text()
 
 
+def test_rows_are_saved_as_csv_and_all_of_it_as_a_page(tmp_path: Path):
+    rows = ({"head": "L5H0", "score": -0.5, "score_interval": [-0.7, -0.3]}, {"head": "L4H1", "kept": True})
+    found = Finding("heads < all", rows, (figure("one"),))
+    assert found.save(tmp_path / "a.csv") == [tmp_path / "a.csv"]
+    with (tmp_path / "a.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert read[0] == {"head": "L5H0", "score": "-0.5", "score_low": "-0.7", "score_high": "-0.3", "kept": ""}
+    assert read[1]["head"] == "L4H1"
+    assert read[1]["kept"] == "True"
+    found.save(tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert "<title>heads &lt; all</title>" in page
+    assert "<svg" in page
+    assert "<td" in page
+    assert Finding("none", ({"a": 1},)).save(tmp_path / "b.csv")[0].read_text() == "a\n1\n"
+
+
 @pytest.mark.parametrize(
     ("found", "name", "message"),
     [
-        (Finding("found", (), (figure("one"),)), "a.html", "path: .*a.html.; accepted: a name that ends in .pdf, .png"),
-        (Finding("found", (), (figure("one"),)), "a", "accepted: a name that ends in .pdf, .png, .svg"),
+        (
+            Finding("found", (), (figure("one"),)),
+            "a.htm",
+            "path: .*a.htm.; accepted: a name that ends in .csv, .html, .p",
+        ),
+        (Finding("found", (), (figure("one"),)), "a", "accepted: a name that ends in .csv, .html, .pdf, .png, .svg"),
         (Finding("found", ()), "a.svg", r"found: there is no figure; its numbers are in .rows"),
     ],
 )
@@ -61,3 +83,19 @@ def test_no_head_is_named_against_the_answer_where_none_is_or_the_metric_has_no_
     model = et.load(hf_llama(), tokenizer())
     pairs = et.Pairs.boxes(12).scored_by("kl")
     assert "against the answer" not in repr(et.path_patch(model, pairs))
+
+
+def test_attention_stands_beside_the_scores_of_the_heads():
+    model, pairs = et.load("llama-tiny"), et.Pairs.boxes(6)
+    scores = et.path_patch(model, pairs, keep=3)
+    found = et.attention(model, pairs, scores)
+    positions = ["correct_object", "previous_query_label", "query_label", "last", "first token", "other"]
+    assert list(found.rows[0]) == ["head", "group", "at", "score", "score_interval", *positions]
+    assert [row["head"] for row in found.rows] == list(map(str, scores.kept))
+    assert [row["score"] for row in found.rows] == [row["score"] for row in scores.rows[:3]]
+    assert repr(found).splitlines()[1].split()[:4] == ["head", "group", "at", "score"]
+    apart = et.HeadGroup("apart", "query_label", (et.Head(3, 0),))
+    (other,) = et.attention(model, pairs, apart, scores=scores).rows
+    assert other["score"] is None  # the scores are of another position
+    assert "score" not in et.attention(model, pairs, apart).rows[0]
+    assert et.evaluate(model, pairs, scores, random=0).title == "Circuit of 3 heads in llama-tiny"

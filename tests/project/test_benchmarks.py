@@ -236,7 +236,10 @@ def test_a_graph_of_ioi_is_held_against_other_methods(written, tmp_path, monkeyp
     assert found["share_alone"] > 0.9
     assert found["direct_logits_correlation"] > 0.9  # two ways to the same number, but for the norm's scale and MLPs
     assert found["cost"] > 0
-    assert all(row["whole_head"] is not None for row in found["heads"] if row["at"] == "last")
+    (row,) = found["heads"]
+    assert row["direct_logits"] > 0
+    assert row["whole_head"] is not None
+    assert set(found["whole_heads"]) == {"last"}
 
 
 def test_stages_with_a_screen_stand_beside_the_same_without(written):

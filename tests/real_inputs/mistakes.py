@@ -106,7 +106,11 @@ mistake(
 )
 mistake("evaluate: a list of heads", lambda et, m: et.evaluate(m, pairs(et), [et.Head(4, 0)]), "[Cc]ircuit", True)
 mistake("evaluate: a dictionary as circuit", lambda et, m: et.evaluate(m, pairs(et), {"a": ["L4H0"]}), "[Cc]ircuit")
-mistake("evaluate: the scores as circuit", lambda et, m: et.evaluate(m, pairs(et), patch(et, m)), "[Cc]ircuit")
+mistake(
+    "evaluate: scores of MLPs as circuit",
+    lambda et, m: et.evaluate(m, pairs(et), et.path_patch_mlps(m, pairs(et), keep=1)),
+    "accepted: heads",
+)
 mistake(
     "evaluate: one group as circuit",
     lambda et, m: et.evaluate(m, pairs(et), et.HeadGroup("a", "last", (et.Head(4, 0),))),

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from nnsight_et.report.results import tables
+from nnsight_et.report.html.page import limits
+from nnsight_et.report.results import headline, tables
+from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import Result
+from nnsight_et.results.study import Study
 from tests.helpers.methods_study import models_in, results
 from tests.helpers.summaries import header_of, summary_of
 from tests.report.test_report import FOUND, KEPT, STAGE, header
@@ -155,3 +158,37 @@ def test_a_model_that_is_never_right_has_no_faithfulness():
     rows = [{"model": "m", "full": 0.0, "examples": 5}, {"model": "n", "full": 0.9, "examples": 5}]
     found = tables(header("faithfulness", {"rows": rows}))[0].note
     assert "Faithfulness is undefined for m, which answers no prompt right." in found
+
+
+@pytest.mark.parametrize(
+    ("circuit", "others", "p", "count", "text"),
+    [
+        (0.0, 0.01, 1.0, 10, "On one the circuit is no better than random heads: 10 of 10 random circuits of its size"),
+        (0.2, 0.1, 3 / 11, 10, "On one the circuit is not clearly better than random heads: 2 of 10 random circuits"),
+        (0.2, 0.2, 1.0, 1, "no better than random heads: the random circuit of its size answered at least as many"),
+        (0.4, 0.1, 1 / 11, 10, ""),
+        (0.4, 0.1, 4 / 101, 100, ""),
+        (0.4, None, None, 0, ""),
+    ],
+)
+def test_a_circuit_that_is_no_better_than_random_heads_is_told(
+    circuit: float, others: float | None, p: float | None, count: int, text: str
+):
+    row = {"model": "one", "full": 0.5, "circuit": circuit, "random_mean": others, "examples": 20}
+    found = header("faithfulness", {"rows": [row | {"random_p": p, "random_circuits": count}]})
+    (table,) = tables(found)
+    assert text in table.note
+    assert ("random heads" in table.note) is bool(text)
+    assert headline(found).endswith("; random circuits do as well on one") is bool(text)
+    shown = limits(Study("study", (Result(found, {}),), ()), 0)
+    told = [limit for limit in shown if "random heads" in limit.text]
+    assert [limit.anchor for limit in told] == [f"x-{name_of(found)}"] * bool(text)
+
+
+def test_random_heads_that_help_as_much_across_models_are_told():
+    drawn = {"mean": 0.7, "std": 0.1}
+    summary = across(0.9, 0.5, 0.6) | {"random": drawn}
+    told = "As many random heads of goat-tiny help as much: 0.70 on average, and the circuit 0.60."
+    assert told in tables(header("cmap", summary))[0].note
+    summary["random"] = {"mean": 0.55, "std": 0.1}
+    assert "random heads of goat-tiny" not in tables(header("cmap", summary))[0].note

@@ -51,6 +51,10 @@ def _doubts(header: ResultHeader, summary: CMAPSummary) -> Iterator[str]:
         yield f"{summary.donor} alone is no better than {summary.recipient} alone, so its activations cannot help."
     elif all(row.accuracy == recipient for row in summary.rows):
         yield f"No patch changes the accuracy of {summary.recipient}: {summary.donor} is better for another reason."
+    whole = max((row for row in summary.rows if row.patched == "output"), key=lambda row: row.heads, default=None)
+    if summary.random and whole and recipient < whole.accuracy <= summary.random.mean:
+        found = f"{number(summary.random.mean)} on average, and the circuit {number(whole.accuracy)}"
+        yield f"As many random heads of {summary.donor} help as much: {found}."
     without = [group.name for group in summary.circuit.groups if not group.heads]
     if without:
         yield f"No heads were selected from {', '.join(without)}, so nothing of it is patched."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from nnsight_et.core.statistics import LEVEL
 from nnsight_et.display.figures import Bars, FigureGroup, Line, Series
 from nnsight_et.display.marks import BARS, plate, value_mark
 from nnsight_et.display.measurement import TidyRow, of_experiment
@@ -16,8 +17,10 @@ from nnsight_et.results.study import Study
 
 
 def headline(summary: FaithfulnessSummary) -> str:
-    """The circuit's faithfulness on each model."""
-    return "faithfulness " + several([f"{number(row.faithfulness)} on {row.model}" for row in summary.rows], 4)
+    """The circuit's faithfulness on each model, and where random circuits do as well."""
+    found = "faithfulness " + several([f"{number(row.faithfulness)} on {row.model}" for row in summary.rows], 4)
+    doubtful = [row.model for row in summary.rows if no_better_than_random(row)]
+    return found + (f"; random circuits do as well on {several(doubtful, 4)}" if doubtful else "")
 
 
 def tables(header: ResultHeader, summary: FaithfulnessSummary) -> tuple[Table, ...]:
@@ -49,6 +52,23 @@ def _doubts(header: ResultHeader, summary: FaithfulnessSummary) -> Iterator[str]
     guessing = [row.model for row in summary.rows if row.full and chance and _low(row) <= chance]
     if guessing:
         yield f"{', '.join(guessing)}: no better than chance ({number(chance)}), so faithfulness compares guesses."
+    yield from filter(None, map(no_better_than_random, summary.rows))
+
+
+def no_better_than_random(row: FaithfulnessRow) -> str:
+    """That random circuits of its size do as well as the circuit, in a sentence; empty where they do not."""
+    if row.random_p is None or row.random_mean is None:
+        return ""
+    as_good = round(row.random_p * (1 + row.random_circuits)) - 1
+    if not as_good or row.random_p <= LEVEL:
+        return ""
+    drawn = "the random circuit" if row.random_circuits == 1 else f"{as_good} of {row.random_circuits} random circuits"
+    better = "is not clearly better" if row.circuit > row.random_mean else "is no better"
+    accuracies = f"accuracy {number(row.circuit)}, and theirs {number(row.random_mean)} on average"
+    return (
+        f"On {row.model} the circuit {better} than random heads: {drawn} of its size answered at least as many prompts "
+        f"right ({accuracies})."
+    )
 
 
 def chance_of(header: ResultHeader) -> float | None:

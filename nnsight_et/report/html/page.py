@@ -14,6 +14,7 @@ from nnsight_et.core.errors import quantity
 from nnsight_et.display.figures import Diagram
 from nnsight_et.display.table import FEW, Table, number
 from nnsight_et.manifest import Minimality
+from nnsight_et.methods.faithfulness.present import no_better_than_random
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.models.catalog import EMBEDDED, KNOWN_MODELS
 from nnsight_et.report.html import palette
@@ -156,6 +157,10 @@ def limits(study: Study, unshown: int) -> list[Limit]:
                 "methods work; they are no evidence for the paper's findings."
             )
         )
+    for result in study.results:
+        if method_of(result.header) == "faithfulness":
+            doubts = map(no_better_than_random, FaithfulnessSummary.read(result.header).rows)
+            found += [Limit(doubt, f"x-{name_of(result.header)}") for doubt in doubts if doubt]
     if count := len(study.missing) + unshown:
         found.append(Limit(f"Missing here: {quantity(count, 'experiment')}.", "missing"))
     headers = [result.header for result in study.results]
