@@ -20,12 +20,9 @@ except ModuleNotFoundError:
     Vene = None
 
 import argparse
-import os
+import json
 import random
-import statistics
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,24 +34,19 @@ from transformers import AutoModelForCausalLM
 
 import nnsight_et as et
 from benchmarks.setting import written
+from benchmarks.tools.cost import SEED, collated, cost_table, counted, timed
 from benchmarks.tools.hooks import Hooks
 from nnsight_et.api.models import LoadedModel
-from nnsight_et.core.batch import Example, Pair, collate
+from nnsight_et.core.batch import Pair
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.path_patching import edge_probabilities, path_probabilities
-from nnsight_et.interventions.screened_paths import screened_probabilities
-from nnsight_et.manifest.methods.path_patching import Screen
-from nnsight_et.measuring.race import ESTIMATED, Race, run_race
 from nnsight_et.tasks.ioi import IOI
 
-SEED = 20
 TOP = 8
 RECEIVERS = 4
-SIDE_BY_SIDE = 8
-"""How many heads TransformerLens patches in a round of what is timed: all would take hours."""
 PACKAGES = {"TransformerLens": "transformer-lens", "pyvene": "pyvene"}
 Scores = dict[str, list[float]]
 """Of each head of a list: the change of the logit difference, and of the probability as a share of it."""
@@ -240,73 +232,6 @@ def edges(model: LoadedModel, pair: Pair, lens: Any, hooks: Hooks, sender: Head)
     return outcome_of(what, "into one head's query, at last", later, mine, found, same)
 
 
-def raced(model: LoadedModel, pairs: Sequence[Example], path: PatchedPath, heads: Sequence[Head], batch: int) -> Race:
-    """A stage with a screen, as a run has it."""
-
-    def ask(some: Sequence[int], prompts: Sequence[int], name: str) -> Generator[Any, None, dict[str, Tensor]]:
-        yield from ()
-        measure = screened_probabilities if name in ESTIMATED else path_probabilities
-        parts = [prompts[first : first + batch] for first in range(0, len(prompts), batch)]
-        found = [measure(model.model, _collated([pairs[number] for number in part]), path,
-                         [heads[number] for number in some], "default", Chunks()) for part in parts]  # fmt: skip
-        return {key: torch.cat([one[key] for one in found], -1) for key in found[0]}
-
-    sizes = len(heads), len(pairs)
-    race = run_race(ask, sizes, screen=Screen(), metric="logit_difference", keep=6, seed=f"{SEED}/other tools")
-    try:
-        while True:
-            next(race)
-    except StopIteration as done:
-        return done.value
-
-
-def timed(
-    model: LoadedModel, quantity: PatchedPath, examples: Sequence[Example], batch: int, lens: Any, rounds: int
-) -> dict[str, Any]:
-    """Path patching into queries at last, in plain forward passes of the same batch, here and in TransformerLens.
-
-    Seconds are the processor's, medians over rounds in which everything runs once. TransformerLens patches few of the
-    heads, side by side, and its captures are not counted; ours are.
-    """
-    from benchmarks.transformer_lens import stage_of_captured
-
-    heads = [Head(*one) for one in quantity.reaching(model.shape.n_layers, model.shape.n_heads)]
-    some, pair = heads[:: -(-len(heads) // SIDE_BY_SIDE)], _collated(examples[:batch])
-    captured = [[cache[f"blocks.{layer}.attn.hook_z"][:batch, -1] for layer in lens.layers] for cache in lens.caches]
-    races: list[Race] = []
-    work = {
-        "forward": lambda: lens.bridge(pair.base.tokens),
-        "engine": lambda: path_probabilities(model.model, pair, quantity, heads, "default", Chunks()),
-        "screened": lambda: races.append(raced(model, examples, quantity, heads, batch)),
-        "TransformerLens": lambda: stage_of_captured(lens.bridge, pair, quantity, some, (captured[1], captured[0])),
-    }
-    seconds = {name: [] for name in work}
-    for _ in range(rounds + 1):
-        for name, function in work.items():
-            start = time.process_time()
-            with torch.no_grad() if name in ("forward", "TransformerLens") else nullcontext():
-                function()
-            seconds[name].append(time.process_time() - start)
-    shares = {name: statistics.median(a / b for a, b in zip(times[1:], seconds["forward"][1:], strict=True))
-              for name, times in seconds.items()}  # fmt: skip
-    per_head = {
-        "engine": shares["engine"] / len(heads),
-        "screened": shares["screened"] / len(heads) / (len(examples) / batch),
-        "TransformerLens": shares["TransformerLens"] / len(some),
-    }
-    ratios = {name: per_head["TransformerLens"] / per_head[name] for name in ("engine", "screened")}
-    share = races[0].prompts.double().mean().item() / len(examples)
-    return {"forwards_per_head": per_head, "ratio": ratios, "rounds": rounds, "prompts": batch, "heads": len(heads),
-            "heads_of_TransformerLens": len(some), "prompts_screened": len(examples), "measured_share": share,
-            "seconds_of_a_forward": statistics.median(seconds["forward"]), "load": os.getloadavg()[0]}  # fmt: skip
-
-
-def _collated(examples: Sequence[Example]) -> Pair:
-    pair = collate(examples, metric="logit_difference")
-    assert bool(pair.base.mask.all()), "prompts of one length: nothing is padded"
-    return pair
-
-
 def markdown(outcome: dict[str, Any]) -> str:
     """The tables, as docs/peers.md has them."""
     columns = "largest difference, LD | largest difference, p | same of the top 8"
@@ -317,14 +242,9 @@ def markdown(outcome: dict[str, Any]) -> str:
         again = row["hooks_that_do_this"]
         same = "" if again is None else f"{max(again.values()):.0e}"
         lines.append(f"| {row['what']} | {row['beside']} | {_numbers(row)} | {same} |")
-    return "\n".join(lines)
-
-
-def cost_table(cost: dict[str, Any]) -> str:
-    """What each takes, in forwards per head."""
-    lines = ["| into queries at last | forwards per head | TransformerLens takes |", "|---|---|---|"]
-    for name, value in cost["forwards_per_head"].items():
-        lines.append(f"| {name} | {value:.4f} | {cost['ratio'].get(name, 1):.0f} times as much |")
+    one = outcome["counted"]
+    ratio = one["two runs with hooks"] / one["engine"]
+    lines += ["", f"Into queries at last: {json.dumps(one)} GFLOP for a head and prompt, {ratio:.0f} times as much."]
     return "\n".join(lines)
 
 
@@ -348,7 +268,7 @@ def main(words: Sequence[str] | None = None) -> None:
     model = et.load(str(given.model), device="cpu", attention="eager", bos=given.bos)
     count = max(given.prompts, given.screened if given.timed else 0)
     examples = IOI(templates=1).examples(model.tokenizer, count, SEED, "discovery")
-    pair = _collated(examples[: given.prompts])
+    pair = collated(examples[: given.prompts])
     tools: dict[str, Any] = {Hooks.name: Hooks(eager(given.model), pair)}
     if Lens is not None:
         tools[Lens.name] = Lens(eager(given.model), model.tokenizer, pair)
@@ -366,7 +286,9 @@ def main(words: Sequence[str] | None = None) -> None:
         print(cost_table(outcome["cost"]))
         print(f"Written to {written(f'other_tools_{given.model.name}_cost', outcome)}")
         return
-    outcome |= {"same_definition": [], "ready_made": []}
+    path, heads, _ = made[QUERY]
+    assert isinstance(path, PatchedPath)
+    outcome |= {"counted": counted(model, pair, path, heads), "same_definition": [], "ready_made": []}
     for table, rows in (
         ("same_definition", compare(made, pair, list(tools.values()), given.others)),
         ("ready_made", ready_made(model, made, given.model, pair, tools, given.others)),

@@ -7,13 +7,16 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import nnsight_et
 from benchmarks import coverage, other_tools, setting, seven_b
+from benchmarks.tools import cost
 from benchmarks.tools.hooks import Hooks
 from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Head
@@ -206,6 +209,25 @@ def test_what_other_tools_offer_is_the_same_where_no_mlp_and_no_other_token_stan
     assert close(hooks.edge(sender, receiver), hooks.path(PatchedPath("last", "query", (receiver,)), sender))
     assert close(hooks.whole(receiver, None), hooks.whole(receiver, "last"))
     assert not close(hooks.whole(sender, None), hooks.whole(sender, "last"))
+
+
+def test_what_other_tools_cost_is_counted_and_timed(lens, tmp_path):
+    module = random_llama(tmp_path / "llama", 4)
+    model = nnsight_et.load(str(tmp_path / "llama"), device="cpu")
+    examples = IOI(templates=1).examples(model.tokenizer, 12, 0, "discovery")
+    path, pair = PatchedPath("last", "query", (Head(3, 0), Head(2, 1))), cost.collated(examples[:3])
+    heads = [Head(layer, index) for layer in range(3) for index in range(4)]
+    found = cost.counted(model, pair, path, heads)
+    assert 0 < found["engine"] < found["two runs with hooks"]
+    race = cost.raced(model, examples, path, heads, 3)
+    assert set(race.prompts.tolist()) <= set(range(8, 13))
+    bridge = pretend_lens.TransformerBridge(module)
+    caches = [bridge.run_with_cache(run.tokens)[1] for run in (pair.source, pair.base)]
+    tool = SimpleNamespace(bridge=bridge, caches=caches, layers=range(4))
+    outcome = cost.timed(model, path, examples, 3, tool, 1)
+    assert outcome["heads"] == 12
+    assert all(value > 0 for value in outcome["forwards_per_head"].values())
+    assert "| screened |" in cost.cost_table(outcome)
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> bool:
