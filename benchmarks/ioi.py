@@ -1,9 +1,9 @@
 """`python -m benchmarks.ioi --model FOLDER`: indirect object identification in a Llama, found and held against others.
 
-Discovery by the logit difference; its circuit alone on held-out prompts; and head by head, beside the scores of the
-graph: direct logit attribution, by plain hooks, and activation patching of whole heads. Then which of the roles of Wang
-et al. (2022) the graph's heads have, judged by where they are and look; and the heads that discovery does not look for:
-those that work against the answer, and those that step in where the name movers are taken out.
+Discovery by the logit difference; its circuit alone on held-out prompts; what each group carries; and head by head,
+beside the scores of the graph: direct logit attribution, by plain hooks, and activation patching of whole heads. Then
+which of the roles of Wang et al. (2022) the graph's heads have, judged by where they are and look; and the heads that
+discovery does not look for: those that work against the answer, and those that step in for the name movers.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from nnsight_et.core.circuit import Circuit, Head
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.ablation import AblationValues, circuit_readouts
 from nnsight_et.manifest import Manifest, parse
+from nnsight_et.manifest.tasks import IOI_DESIDERATA
 from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary, HeadAttention
 from nnsight_et.methods.attribution.summary import AttributionSummary
 from nnsight_et.methods.discovery.summary import DiscoverySummary
+from nnsight_et.methods.discovery.words import sentences
 from nnsight_et.methods.faithfulness.summary import FaithfulnessSummary
 from nnsight_et.planning.plan import plan
 from nnsight_et.results.headers import folder_of
 from nnsight_et.results.store import read_result
+from nnsight_et.results.study import study_of
 from nnsight_et.runner.run import run
 from nnsight_et.tasks.ioi import IOI
 
@@ -133,6 +136,8 @@ def manifest(folder: Path, given: argparse.Namespace) -> Manifest:
         "alone": {"method": "faithfulness", "circuit": "found", "models": ["model"], "examples": given.held_out}
         | {"random_circuits": 3},
         "looks": {"method": "attention_patterns", "circuit": "found", "examples": given.held_out},
+        "carries": {"method": "activation_patching", "roles": "found", "models": ["model"], "draws": 1}
+        | {"desiderata": list(IOI_DESIDERATA), "examples": given.held_out},
         "whole": {"method": "attribution", "model": "model", "at": given.at.split(","), "examples": given.patched},
     }
     data = {"name": "ioi", "seed": given.seed, "device": "cpu", "self_check": "off", "task": TASK}
@@ -174,8 +179,10 @@ def rows_of(folder: Path, attributed: Tensor, whole: float) -> list[dict[str, An
         head, attention = Head.parse(node.node), seen[node.at, node.node]
         edges = [edge for edge in found.graph if (edge.node, edge.at) == (node.node, node.at)]
         exact = patched.scores.get(f"{node.at}.exact")
-        strongest = min(edges, key=lambda edge: edge.score)
-        column, weight = max(attention.weights.items(), key=lambda entry: entry[1])
+        edges.sort(key=lambda edge: edge.score)
+        strongest = edges[0]
+        named = [one for one in attention.weights.items() if one[0] not in OTHERS]
+        column, weight = max(named, key=lambda entry: entry[1])
         row: dict[str, Any] = {
             "head": node.node,
             "at": node.at,
@@ -184,10 +191,37 @@ def rows_of(folder: Path, attributed: Tensor, whole: float) -> list[dict[str, An
         }
         row |= {"into": [f"{edge.into}.{edge.via}" if edge.via else edge.into for edge in edges]}
         row |= {"share": strongest.score / found.base}
-        row |= {"direct_logits": attributed[head].item() / whole if node.at == "last" else None}
+        # at another token a head writes nothing into the logits itself
+        row |= {"direct_logits": attributed[head].item() / whole if node.at == "last" else 0.0}
         row |= {"whole_head": None if exact is None else exact[head].item(), "looks_at": column, "weight": weight}
         rows.append(row)
     return rows
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> str:
+    """The graph's heads in Markdown: strongest edge, own logits and whole head as shares, and where they look."""
+    lines = ["| head | at | group | strongest edge | direct logits | whole head | looks at | role in GPT-2 |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        whole = "not patched" if row["whole_head"] is None else f"{row['whole_head']:+.2f}"
+        numbers = f"{row['into'][0]} {row['share']:+.2f} | {row['direct_logits']:+.2f} | {whole}"
+        looks = f"{row['looks_at']} ({row['weight']:.2f})"
+        lines.append(
+            f"| {row['head']} | {row['at']} | {row['group']} | {numbers} | {looks} | {row['role'] or 'none'} |"
+        )
+    return "\n".join(lines)
+
+
+def whole_heads(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of each position patched: the share of the graph's heads among as many strongest, and the others of these."""
+    patched, found = read_result(folder / "whole").read(AttributionSummary), dict[str, Any]()
+    for row in patched.summary.rows:
+        exact = patched.scores[f"{row.at}.exact"]
+        heads = {Head.parse(one["head"]) for one in rows if one["at"] == row.at}
+        top = _top(len(heads), -exact)
+        outside = {str(head): exact[head].item() for head in top if head not in heads}
+        found[row.at] = {"top": len(heads & {*top}) / max(len(heads), 1), "outside": outside}
+    return found
 
 
 def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[str, Any]:
@@ -197,6 +231,7 @@ def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[s
     result = read_result(folder / "found").read(DiscoverySummary)
     direct, base = result.scores["logits.score"].double(), result.summary.base
     least = result.summary.effect / base
+    whole_last = read_result(folder / "whole").read(AttributionSummary).scores.get("last.exact")
     movers = [Head.parse(row["head"]) for row in rows if "logits" in row["into"]]
     after, left = direct_attributions(module, prompts, movers)
     negative = [str(Head(*place)) for place in (direct / base >= least).nonzero().tolist()]
@@ -204,8 +239,10 @@ def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[s
     backup = [Head(*place) for place in (rises >= least).nonzero().tolist()]
     return {
         "heads": rows,
-        "direct_logits_correlation": _correlation(-direct.flatten(), attributed.double().flatten()),
-        "direct_logits_top": _shared(movers, attributed),
+        "whole_heads": whole_heads(folder, rows),
+        "whole_heads_correlation": None if whole_last is None else _correlation(direct, whole_last.double()),
+        "direct_logits_correlation": _correlation(-direct, attributed.double()),
+        "direct_logits_top": len({*movers} & {*_top(len(movers), attributed)}) / max(len(movers), 1),
         "negative": {name: direct[Head.parse(name)].item() / base for name in negative},
         "left_without_direct_heads": left / whole,
         "backup": {str(head): rises[head].item() for head in backup if head not in movers},
@@ -215,14 +252,13 @@ def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[s
 
 def _correlation(one: Tensor, other: Tensor) -> float:
     """Pearson's."""
-    return torch.corrcoef(torch.stack([one, other]))[0, 1].item()
+    return torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1].item()
 
 
-def _shared(heads: Sequence[Head], attributed: Tensor) -> float:
-    """How many of the heads are among as many with the largest attributions, as a share."""
-    order = attributed.flatten().argsort(descending=True)[: len(heads)].tolist()
-    top = {Head(index // attributed.shape[1], index % attributed.shape[1]) for index in order}
-    return len(top & {*heads}) / max(len(heads), 1)
+def _top(count: int, values: Tensor) -> list[Head]:
+    """So many heads with the largest values [layer, head]."""
+    order = values.flatten().argsort(descending=True)[:count].tolist()
+    return [Head(index // values.shape[1], index % values.shape[1]) for index in order]
 
 
 def study(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -243,11 +279,18 @@ def study(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     groups = tuple(et.HeadGroup(at, at, heads) for at in ("io", "s1", "s1_plus_1", "s2", "last"))
     circuit = found.circuit.to_circuit()
     outcome["accuracy"] = {"model": alone.full, "circuit": alone.circuit, "faithfulness": alone.faithfulness}
+    outcome["accuracy"] |= {"interval": alone.faithfulness_interval, "random": alone.random_mean}
     outcome["share_alone"] = share_alone(model, circuit, prompts, others, whole)
     outcome["share_alone_of_all_heads"] = share_alone(model, Circuit(groups), prompts, others, whole)
     missing = {*ROLES.values()} - {row["role"] for row in outcome["heads"]}
-    outcome |= {"roles_missing": sorted(missing), "groups": len(found.groups), "branches": len(found.branches) - 1}
+    outcome |= {
+        "roles_missing": sorted(missing),
+        "groups": len(found.groups),
+        "edges": len(found.graph),
+        "branches": len(found.branches) - 1,
+    }
     outcome |= {"opened": sum(one.open for one in found.branches) - 1, "ended": found.ended}
+    outcome["groups_say"] = [*sentences(study_of(jobs, results), ["found"])]
     outcome |= {"cost": found.cost.total, "exhaustive": found.cost.exhaustive}
     return outcome
 
@@ -259,15 +302,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--patched", type=int, default=24, help="on how many prompts whole heads are patched")
-    parser.add_argument("--at", default="last,s2,s1_plus_1", help="where they are")
+    parser.add_argument("--at", default="last,s2,s1_plus_1,s1,io", help="where they are")
     parser.add_argument("--set", default="{}", help="more of discovery's options, as JSON")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="what is stored there is not run again")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     outcome = study(given.model.resolve(), given)
-    for row in outcome["heads"]:
-        print(json.dumps(row))
+    print(table_of(outcome["heads"]), *outcome["groups_say"], sep="\n")
     print(json.dumps({name: value for name, value in outcome.items() if name != "heads"}, indent=1))
     print(f"Written to {written('ioi', outcome)}")
 

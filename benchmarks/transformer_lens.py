@@ -51,8 +51,15 @@ def bridged(size: Size) -> Any:
 def stage(bridge: Any, pair: Pair, path: Path, senders: Sequence[Component]) -> Tensor:
     """[sender, batch]: the answer's probability with the path from each sender at the last token patched."""
     base, source = (_head_outputs(bridge, run.tokens) for run in (pair.base, pair.source))
+    return stage_of_captured(bridge, pair, path, senders, (base, source))
+
+
+def stage_of_captured(
+    bridge: Any, pair: Pair, path: Path, senders: Sequence[Component], outputs: tuple[list[Tensor], list[Tensor]]
+) -> Tensor:
+    """The same from the heads' outputs, per layer [batch, head, d_head], of the base and the source run."""
     parts = [senders[first : first + SENDERS] for first in range(0, len(senders), SENDERS)]
-    return torch.cat([_some(bridge, pair, path, some, (base, source)) for some in parts])
+    return torch.cat([_some(bridge, pair, path, some, outputs) for some in parts])
 
 
 def _head_outputs(bridge: Any, tokens: Tensor) -> list[Tensor]:

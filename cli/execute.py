@@ -76,7 +76,7 @@ def execute(manifest: Manifest, where: RunTarget, show_one: ShowResult | None = 
             show_path(output(), "Results", folder)
             show_path(output(), "Report", report)
             for line in sentences(study_of(jobs, folder), names):
-                print(line)
+                output().print(Text(line))
             if jobs.backend == "simulate":
                 print(SIMULATED)
             if not computed and done.issuperset(names):

@@ -274,7 +274,7 @@ def _parts(event: Event) -> Iterator[str]:
         yield f"{step.reused} from the store"
     if event.rate:
         yield f"{event.rate:.2g} cells/s" if event.rate < 10 else f"{event.rate:.0f} cells/s"
-    if event.seconds_left:
+    if event.seconds_left and event.seconds_left >= LINE_EVERY:  # a shorter one is over before the next line
         yield f"about {duration(event.seconds_left)} left in this step"
     if left := event.run_left:
         yield f"about {duration(left.seconds)} in the run{' and more not timed yet' if left.partial else ''}"

@@ -80,8 +80,13 @@ def _bands(table: Table, width: int) -> list[list[int]]:
 
 
 def _widths(table: Table, band: Sequence[int], width: int) -> dict[int, int]:
-    """How wide each column is: as wide as it needs to be, or texts share what is left by those that need less."""
+    """How wide each column is: as wide as it needs to be, or texts share what is left by those that need less.
+
+    Where a single column is too wide beside those that say what a row is, numbers are wrapped like texts.
+    """
     widths = {index: _least(table, index) for index in band}
+    if sum(widths.values()) + GAP * (len(band) - 1) > width:
+        widths = {index: _least(table, index, wrapped=True) for index in band}
     more = {index: max(map(len, _cells(table, index))) - widths[index] for index in band}
     left = max(width - sum(widths.values()) - GAP * (len(band) - 1), 0)
     for place, index in enumerate(sorted(band, key=more.__getitem__)):
@@ -100,13 +105,16 @@ def _keys(table: Table) -> int:
     return keys
 
 
-def _least(table: Table, index: int) -> int:
-    """What a column needs: what says what a row is, and numbers, whole; texts their longest word, if not very long."""
+def _least(table: Table, index: int, wrapped: bool = False) -> int:
+    """What a column needs: what says what a row is, and numbers, whole; texts their longest word, if not very long.
+
+    wrapped: numbers are taken like texts.
+    """
     name, *cells = _cells(table, index)
     if index < _keys(table):
         return min(max(map(len, (name, *cells))), WIDEST)
     words = [word for text in (name, *cells) for word in text.split(" ")]
-    if table.columns[index] in table.numeric:
+    if table.columns[index] in table.numeric and not wrapped:
         words = [*name.split(" "), *cells]
     return min(max(map(len, words)), LONGEST)
 

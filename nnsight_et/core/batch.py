@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -203,7 +203,8 @@ class Pair:
     """A base run, its source run row by row, the base's answer tokens [batch], and the metric they are scored by.
 
     answer: a tensor, or Answers where one has several tokens. also_right and foils [batch, n], NO_TOKEN where a row has
-    fewer; None where no example has any. function: what computes the metric "function".
+    fewer; None where no example has any. function: what computes the metric "function". shared: with which other
+    prompts their runs are made (engine.shared_runs).
     """
 
     base: PromptBatch
@@ -213,6 +214,7 @@ class Pair:
     foils: Tensor | None = None
     metric: Metric = DEFAULT_METRIC
     function: Callable[[Tensor, Any], Tensor] | None = None
+    shared: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.base.tokens) == len(self.source.tokens) == _count(self.base, self.answer):
@@ -234,7 +236,7 @@ class Pair:
         if not isinstance(self.answer, Answers) or self.base.continuation:
             return self
         base, source = self.base.continued(self.answer), self.source.rows(self.answer.example)
-        return replace(self, base=base, source=source)
+        return replace(self, base=base, source=source, shared=None)
 
     def first_tokens(self) -> Pair:
         """The same prompts, answered by the first tokens alone."""

@@ -50,7 +50,7 @@ class Capture:
         slot = (self.live[:, :, None] == live[:, None]).long().argmax(1)
         row = torch.arange(len(live), device=live.device)[:, None]
         entering = {layer: residual[row, slot] for layer, residual in self.entering.items()}
-        return replace(self, live=live, entering=entering, visible=_visible(self.run, live))
+        return replace(self, live=live, entering=entering, visible=visible(self.run, live))
 
     def live_index(self, position: Tensor) -> Tensor:
         """[batch]: where the token at `position` [batch] stands among the live ones."""
@@ -113,10 +113,10 @@ def capture_run(
         z = [values[:, number] for values in heads]
         tokens.append(TokenCapture(run.tokens[row, only], run.position_ids[row, only], entered, z, added))
     behind = (~is_live, background) if whole and background is not None else None
-    return Capture(run, live, entering, cache, _visible(run, live), logits, tuple(tokens), whole, behind)
+    return Capture(run, live, entering, cache, visible(run, live), logits, tuple(tokens), whole, behind)
 
 
-def _visible(run: PromptBatch, live: Tensor) -> Tensor:
+def visible(run: PromptBatch, live: Tensor) -> Tensor:
     """[batch, m, c]: which of the tokens up to the last fixed one each live token attends to."""
     columns = torch.arange(run.tokens.shape[1], device=live.device)
     fixed = run.mask.bool() & ~(live[:, :, None] == columns).any(1)
@@ -148,7 +148,7 @@ def cache_with(
 
 
 def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:
-    """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops above the last wanted layer."""
+    """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops before the last wanted MLP."""
     layers = {name: frozenset(found) for name, found in wanted.items()}
     if not layers:
         return {}
@@ -157,11 +157,12 @@ def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[i
     outputs: dict[str, dict[int, Tensor]] = {name: {} for name in layers}
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in range(last + 1):
+            residual = model.residual(layer)
             z = model.z(layer)
             for name in layers:
                 if layer in layers[name]:
                     outputs[name][layer] = z[row, run.positions[name]]
-        residual = model.residual(last + 1)
+        model.skip_mlp(last, residual)  # nobody reads what comes of it: any numbers of this shape will do
         model.skip_layers(range(last + 1, model.n_layers), residual)
         model.skip_unembedding(residual)
     return outputs

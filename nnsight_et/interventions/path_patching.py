@@ -25,6 +25,7 @@ from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, head_o
 from nnsight_et.engine.one_token import Receivers
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
+from nnsight_et.engine.shared_runs import both_runs
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
@@ -35,7 +36,8 @@ def path_probabilities(
 ) -> dict[str, Tensor]:
     """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
 
-    If the pair's metric is not the paper's, its values too, "base_value" and "patched_value". No logits leave.
+    If the pair's metric is not the paper's, its values too, "base_value" and "patched_value"; of the logit difference
+    these alone, and no "patched", where the model reads a few words without the others. No logits leave.
 
     Senders are in ascending order, and can all reach the end of the path: Path.reaching lists those that can.
     """
@@ -75,7 +77,15 @@ def _by_path(edges: Sequence[tuple[Path, Component]]) -> Senders:
 
 
 def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Component], chunks: Chunks) -> dict[str, Tensor]:
-    return _edge_effects(model, pair, [(path, senders)], chunks)
+    layers = sorted({sender.layer for sender in senders})
+    starts = path.starts(layers, model.parallel)
+    kept = {*starts.values(), *(layers if pair.base.continuation and path.via is None else ())}
+    capture, donated = both_runs(model, pair, path, starts=kept, donors=layers)
+    (token,), asked = capture.tokens, ReadoutSpec.of(pair, capture.logits)
+    parts = path_readouts(
+        model, capture, path, senders, token=token, starts=starts, donated=donated, asked=asked, chunks=chunks
+    )
+    return numbers_of(readout(capture.logits, asked), joined_readouts(list(parts)))
 
 
 def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> dict[str, Tensor]:
@@ -167,7 +177,7 @@ def _reference_effects(
 
 def numbers_of(base: Readout, patched: Readout) -> dict[str, Tensor]:
     """What leaves of a base run's readout [batch] and of its variants' [variant, batch]: see path_probabilities."""
-    found = {"base": base.probability.cpu(), "patched": patched.probability.cpu()}
+    found = {"base": base.probability.cpu()} | ({} if patched.alone else {"patched": patched.probability.cpu()})
     if base.value is None or patched.value is None:
         return found
     return found | {"base_value": base.value.cpu(), "patched_value": patched.value.cpu()}

@@ -20,10 +20,11 @@ from nnsight_et.core.circuit import Component, Head
 from nnsight_et.core.named_metrics import DEFAULT_METRIC
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import Capture, capture_run, head_outputs, suffix_of
+from nnsight_et.engine.capture import Capture
 from nnsight_et.engine.one_token import Receivers, Senders
 from nnsight_et.engine.paths import Path
 from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
+from nnsight_et.engine.shared_runs import both_runs
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.path_patching import check_ends, numbers_of, path_readouts
 from nnsight_et.models.finite import check_numbers
@@ -50,13 +51,13 @@ def _effects(
     model: Model, pair: Pair, path: Path, senders: Sequence[Component], engine: str, chunks: Chunks
 ) -> dict[str, Tensor]:
     heads = [Head(*one) for one in path.reaching(model.n_layers, model.n_heads, model.parallel)]
-    place, layers = pair.base.positions[path.at], sorted({sender.layer for sender in senders})
+    layers = sorted({sender.layer for sender in senders})
     starts, ends = path.starts(layers, model.parallel), sorted({receiver.layer for receiver in path.receivers})
     kept = {*starts.values(), *ends[:1]}
     if pair.base.continuation and path.via is None:  # what follows the prompt reads what the senders change
         kept.update(layers, [min(head.layer for head in heads)])
-    capture = capture_run(model, pair.base, suffix_of(pair.base, place), sorted(kept), [place])
-    donated = head_outputs(model, pair.source, {path.at: sorted({head.layer for head in heads})})[path.at]
+    donors = sorted({head.layer for head in heads})
+    capture, donated = both_runs(model, pair, path, starts=kept, donors=donors)
     asked = ReadoutSpec.of(pair, capture.logits)
     if engine == "reference":
         base, patched = reference.path_effects(model, pair, path, senders)

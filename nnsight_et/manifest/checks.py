@@ -16,7 +16,7 @@ from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.own_task import PythonTask, UnusableTask
 from nnsight_et.manifest.pairs import PairsTask
 from nnsight_et.manifest.schema import BoxesTask, Manifest
-from nnsight_et.manifest.tasks import OF_OWN, OF_WANG, IOITask
+from nnsight_et.manifest.tasks import IOI_DESIDERATA, OF_OWN, OF_WANG, IOITask
 from nnsight_et.manifest.written import ValidationContext, is_shipped
 from nnsight_et.models.catalog import KNOWN_MODELS
 
@@ -69,16 +69,18 @@ def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> 
             other for other, one in others.items() if isinstance(one, PathPatching) and not one.finds_circuit
         ),
         experiments=tuple(manifest.experiments),
-        desiderata=_desiderata(manifest),
+        desiderata=desiderata_of(manifest),
         shapes={model: named.shape for model, named in KNOWN_MODELS.items() if model not in manifest.models},
     )
 
 
-def _desiderata(manifest: Manifest) -> tuple[str, ...]:
+def desiderata_of(manifest: Manifest) -> tuple[str, ...]:
     """The desiderata of the manifest's task."""
     match manifest.task:
         case BoxesTask():
             return BOXES_DESIDERATA
+        case IOITask():
+            return IOI_DESIDERATA
         case PairsTask() as task:
             return tuple(task.desiderata or ())
         case PythonTask() as task:
@@ -107,8 +109,7 @@ def _boxes_only(experiment: Experiment, kind: str, desiderata: tuple[str, ...]) 
     """
     if experiment.needs_desiderata and not desiderata:
         others = ", ".join(method for method, spec in METHODS.items() if not spec.needs_desiderata)
-        own = "" if kind in BUILT_IN else ", or a task with desiderata"
-        text = f"{experiment.method} needs the desiderata of the boxes task; accepted for {kind}: {others}{own}"
+        text = f"{experiment.method} needs a task with desiderata, as boxes and ioi are; accepted for {kind}: {others}"
         yield Problem(("method",), text)
         return
     names = ", ".join(desiderata)
@@ -119,7 +120,7 @@ def _boxes_only(experiment: Experiment, kind: str, desiderata: tuple[str, ...]) 
     if isinstance(experiment, CMAP) and experiment.roles is not None:
         if not desiderata:
             text = (
-                f"heads are selected by the desiderata of the boxes task; accepted for {kind}: no roles, for all heads"
+                f"heads are selected by desiderata, as boxes and ioi have; accepted for {kind}: no roles, for all heads"
             )
             yield Problem(("roles",), text)
         elif "main_role" not in experiment.model_fields_set:

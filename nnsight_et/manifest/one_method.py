@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnsight_et.core.errors import ManifestError
+from nnsight_et.manifest.checks import desiderata_of
 from nnsight_et.manifest.document import KeyPath, read
 from nnsight_et.manifest.load import parse
-from nnsight_et.manifest.schema import Manifest
+from nnsight_et.manifest.methods.dcm import BOXES_DESIDERATA
+from nnsight_et.manifest.schema import BoxesTask, Manifest
 from nnsight_et.manifest.template import stages_of
 from nnsight_et.manifest.written import SHIPPED, is_file, is_shipped
 
@@ -26,6 +28,7 @@ OPTIONS = {
 """The options that experiments' keys come from."""
 METRICS = {"ioi": "logit_difference", "greater_than": "probability_difference", "colored_objects": "logit_difference"}
 """What discovery scores heads by in tasks whose papers do so; in others by the ratio of probabilities."""
+CARRIED = {"examples": 100, "draws": 2}
 Experiments = dict[str, dict[str, Any]]
 
 
@@ -68,7 +71,10 @@ class SingleMethod:
         return self._manifest("dcm", experiments)
 
     def discovery(self, model: str, task: str) -> Manifest:
-        """Discovery of the circuit of a built-in task in `model`, its faithfulness, and where its heads look."""
+        """Discovery of the circuit of a task in `model`; its faithfulness, where its heads look, and what they carry.
+
+        What groups carry is measured for the task's desiderata, if it has any; of the boxes task for the plain ones.
+        """
         found = {"method": "discovery", "model": model} | ({"metric": METRICS[task]} if task in METRICS else {})
         experiments: Experiments = {
             "discovered": found,
@@ -76,6 +82,9 @@ class SingleMethod:
             "looks": {"method": "attention_patterns", "circuit": "discovered"},
         }
         data = None if task == "boxes" else {"kind": task}
+        if variables := _variables(self._probe(model, data)):
+            carried = {"method": "activation_patching", "roles": "discovered", "models": [model], **CARRIED}
+            experiments["carries"] = carried | {"desiderata": list(variables)}
         return self._manifest("discover", experiments, "discovered", data)
 
     def cmap(self, donor: str, recipient: str, *, circuit: str | None = None, roles: str | None = None) -> Manifest:
@@ -110,10 +119,7 @@ class SingleMethod:
 
     def _template(self, model: str) -> list[dict[str, Any]]:
         """The stages to take where none are given; ManifestError if the task, as the settings have it, brings none."""
-        own = [text for text in self.settings if text.partition("=")[0].partition(".")[0] == "task"]
-        experiments: Experiments = {"any": {"method": "attribution", "model": model}}
-        probe = {"name": "task", "experiments": experiments, "task": {"kind": "boxes", "boxes": self.boxes}}
-        task = parse(json.dumps(probe), "", own, lines=False, options=_options("", experiments)).task
+        task = self._probe(model).task
         stages = stages_of(task.kind, model)
         if not stages:
             accept = f"a circuit, or for `et path-patch` --stage '{STAGE}' and the like"
@@ -122,6 +128,17 @@ class SingleMethod:
             )
         return stages
 
+    def _probe(self, model: str, task: dict[str, Any] | None = None) -> Manifest:
+        """A manifest of the task alone, as the settings have it."""
+        own = [text for text in self.settings if text.partition("=")[0].partition(".")[0] == "task"]
+        experiments: Experiments = {"any": {"method": "attribution", "model": model}}
+        probe = {"name": "task", "experiments": experiments, "task": task or self._boxes}
+        return parse(json.dumps(probe), "", own, lines=False, options=_options("", experiments))
+
+    @property
+    def _boxes(self) -> dict[str, Any]:
+        return {"kind": "boxes", "boxes": self.boxes}
+
     def _manifest(
         self, name: str, experiments: Experiments, sized: str = "", task: dict[str, Any] | None = None
     ) -> Manifest:
@@ -129,10 +146,16 @@ class SingleMethod:
         for key, experiment in experiments.items():
             if self.examples is not None and (not sized or key == sized):
                 experiment["examples"] = self.examples
-        task = task or {"kind": "boxes", "boxes": self.boxes}
-        data = {"name": name, "seed": self.seed, "task": task, "experiments": experiments}
+        data = {"name": name, "seed": self.seed, "task": task or self._boxes, "experiments": experiments}
         text, options = json.dumps(data, ensure_ascii=False), _options(name, experiments)
         return parse(text, f"et {name}", self.settings, lines=False, options=options)
+
+
+def _variables(manifest: Manifest) -> tuple[str, ...]:
+    """The task's desiderata; of boxes the paper's three, of which two boxes have no other position to ask for."""
+    if isinstance(manifest.task, BoxesTask):
+        return BOXES_DESIDERATA[: 2 if manifest.task.boxes == 2 else 3]
+    return desiderata_of(manifest)
 
 
 def _place(circuit: str) -> str:

@@ -43,6 +43,8 @@ class BoxesTask(SpecModel):
 FEWEST_NAMES = 5
 S1_POSITIONS = ("s1", "s1_plus_1")
 OF_OWN, OF_WANG = 8, 15  # sentences
+IOI_DESIDERATA = ("name", "position", "duplicate")
+"""What the answer depends on: the indirect object's name, where the repeated name stood first, and which it is."""
 
 
 class IOITask(SpecModel):

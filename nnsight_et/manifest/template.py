@@ -13,8 +13,10 @@ from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.core.named_metrics import Metric
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.load import parse
+from nnsight_et.manifest.methods.dcm import DCM
 from nnsight_et.manifest.methods.path_patching import PathPatching
 from nnsight_et.manifest.schema import MODELINE
+from nnsight_et.manifest.tasks import IOI_DESIDERATA
 from nnsight_et.models.catalog import KNOWN_MODELS, LLAMA_7B
 
 Stages = tuple[dict[str, Any], ...]
@@ -37,6 +39,8 @@ class StarterStudy:
     """The positions whose heads attribution screens."""
     metric: Metric
     """What the paper scores paths by."""
+    desiderata: tuple[str, ...] = ()
+    """The variables that DCM finds heads for."""
 
 
 # keep and receivers of the boxes task's four stages: the paper's for its 7B models (§4.1), fewer for the rest
@@ -58,6 +62,7 @@ STUDIES: dict[str, StarterStudy] = {
         edges=(("last", "io"), ("last", "s2"), ("s2", "s1"), ("s2", "s1_plus_1")),
         screened=("s2", "last"),
         metric="logit_difference",
+        desiderata=IOI_DESIDERATA,
     ),
     "greater_than": StarterStudy(
         about="greater-than (Hanna et al. 2023)",
@@ -195,13 +200,14 @@ def _check(wishes: InitOptions) -> None:
         raise ManifestError(f"--task: no task {wishes.task!a}; {accepted_names(wishes.task, TASKS)}")
     if wishes.study and wishes.boxes is not None:
         raise ManifestError(f"--boxes {wishes.boxes}: the task {wishes.task} has none; accepted: with --task boxes")
-    usable = [method for method, spec in METHODS.items() if not (wishes.study and spec.needs_desiderata)]
+    swaps = not wishes.study or wishes.study.desiderata
+    usable = [method for method, spec in METHODS.items() if swaps or not spec.needs_desiderata]
     for method in wishes.methods:
         if method not in METHODS:
             raise ManifestError(f"--methods: no method {method!a}; {accepted_names(method, usable)}")
         if method not in usable:
-            found = f"it needs the desiderata of the boxes task; accepted for {wishes.task}: {', '.join(usable)}"
-            raise ManifestError(f"--methods {method}: {found}")
+            found = f"it needs a task with desiderata, as boxes and ioi are; accepted for {wishes.task}"
+            raise ManifestError(f"--methods {method}: {found}: {', '.join(usable)}")
         if method in TWO_MODELS and wishes.finetuned is None:
             raise ManifestError(f"--methods {method}: it compares two models; accepted: with --finetuned MODEL")
     if not wishes.methods:
@@ -256,6 +262,7 @@ def _filled(template: str, wishes: InitOptions, model: str) -> str:
         "metric": study.metric if study else "",
         "stages": "\n    - ".join(stages),
         "edges": f"[{', '.join(edges)}]" if edges else "",
+        "desiderata": f"[{', '.join(study.desiderata if study else DCM.model_fields['desiderata'].default)}]",
         "screened": f"[{', '.join(study.screened if study else ('last',))}]",
     }
 

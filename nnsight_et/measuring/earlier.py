@@ -38,8 +38,10 @@ class EarlierResults:
 
     def named_circuit(self, job: Job, name: str) -> Circuit:
         """One of the circuits the job names: from a file, a shipped one, or found by an experiment."""
-        if name in job.circuits:
-            return job.circuits[name]
+        return job.circuits[name] if name in job.circuits else self.found_circuit(name)
+
+    def found_circuit(self, name: str) -> Circuit:
+        """The circuit that an experiment has found."""
         found = circuit_in(self.results[name].header)
         if found is None:
             raise ResultError(f"experiment {name}: its result has no circuit")

@@ -175,7 +175,7 @@ def _examples(
     if isinstance(made, OwnPairs):
         return tuple(made.desideratum(swapped, tokenizer, count, seed, split, draw=sample.draw))
     seed = 1000 * seed + sample.draw
-    if isinstance(made, OwnTask):
+    if isinstance(made, (OwnTask, IOI)):
         return tuple(made.desideratum(swapped, tokenizer, count, seed, split))
     return tuple(desideratum(boxes_of(task), swapped, tokenizer, count, seed, split))
 

@@ -143,6 +143,8 @@ def run_call(call: Call, model: Model) -> Attempts:
             text = str(error)
             if not isinstance(error, MemoryError) and not any(words in text.lower() for words in MEMORY):
                 raise
+        if model.runs:
+            model.runs.clear()
         gc.collect()  # the traceback, which had the pass's tensors, is gone by now
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

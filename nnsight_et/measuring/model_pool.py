@@ -74,10 +74,16 @@ class ModelPool:
             if self.on_server:
                 model = distant(files, choice.spec, choice.dtype, job.attention)
             else:
-                model = replace(load_model(files, choice.dtype, self.device, job.attention), on_layer=self.on_layer)
+                model = load_model(files, choice.dtype, self.device, job.attention)
+                model = replace(model, on_layer=self.on_layer, runs={}, reads_words=model.has_plain_head)
                 self.prints[key] = memory_print(model)
             self._in_memory = (key, model)
         return self._in_memory[1]
+
+    def forget_runs(self) -> None:
+        """Give back the memory of the runs that calls to the model in memory have shared."""
+        if self._in_memory is not None and self._in_memory[1].runs:
+            self._in_memory[1].runs.clear()
 
     @property
     def in_memory(self) -> Key | None:

@@ -42,8 +42,11 @@ class Roles:
         return [[(name, at, self.heads(name, desideratum))] for name, at, _ in self.circuit if name in self.selected]
 
 
-def roles_of(evidence: Evidence, name: str) -> Roles:
-    """The roles that the manifest names, as their result or the package has them written."""
+def roles_of(evidence: Evidence, name: str, desiderata: Sequence[str] = ()) -> Roles:
+    """The roles that the manifest names, as their result or the package has them written.
+
+    Where heads were selected for nothing, all of a circuit's groups are for each of the desiderata.
+    """
     if is_shipped(name):
         model = name.partition("/")[2]
         chosen = {
@@ -52,6 +55,9 @@ def roles_of(evidence: Evidence, name: str) -> Roles:
         }
         return Roles(plain_circuit(shipped(model, "circuit")), chosen)
     summary, found = evidence.earlier_summary(name), dict[str, dict[str, Heads]]()
+    if "rows" not in summary or not all("selected" in row for row in summary["rows"]):
+        circuit = plain_circuit(summary["circuit"])
+        return Roles(circuit, {group: dict.fromkeys(desiderata, heads) for group, _, heads in circuit if heads})
     for row in summary["rows"]:
         found.setdefault(row["group"], {})[row["desideratum"]] = list(map(place, row["selected"]))
     return Roles(plain_circuit(summary["circuit"]), found)

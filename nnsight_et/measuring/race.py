@@ -143,12 +143,17 @@ class Race:
         return ends
 
 
+def drawn_order(prompts: int, seed: str) -> list[int]:
+    """The numbers of so many prompts in the order in which a race draws them: the same in all stages."""
+    return random.Random(f"{seed}/screen").sample(range(prompts), prompts)
+
+
 def run_race(
     ask: Ask, how_many: tuple[int, int], *, screen: Screen, metric: Metric, keep: int, seed: str
 ) -> Generator[Progress, None, Race]:
     """Race so many senders on so many prompts, drawn in the order that `seed` says."""
     senders, prompts = how_many
-    order = random.Random(f"{seed}/screen").sample(range(prompts), prompts)
+    order = drawn_order(prompts, seed)
     race = Race(screen, metric, keep, order, torch.zeros(senders, dtype=torch.long), torch.zeros(how_many))
     done, rounds, times = race.first, 1, 0
     yield from _measure(race, ask, range(senders), done, "round 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nnsight_et.circuits import published
@@ -22,6 +22,13 @@ class SelectedHeads:
     def from_shipped(cls, name: str) -> SelectedHeads:
         """The selections in the shipped circuit of a model: the paper's, or an embedded model's."""
         return cls(published.circuit(name), published.selections(name))
+
+    @classmethod
+    def whole_groups(cls, circuit: Circuit, desiderata: Sequence[str]) -> SelectedHeads:
+        """All heads of each group that has any, for each of the desiderata."""
+        return cls(
+            circuit, {group.name: dict.fromkeys(desiderata, group.heads) for group in circuit.groups if group.heads}
+        )
 
     @property
     def desiderata(self) -> tuple[str, ...]:

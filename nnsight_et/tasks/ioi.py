@@ -8,15 +8,15 @@ the symmetric one, in which the IO gives, so that S is its answer.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from nnsight_et.core.batch import Example, Prompt
-from nnsight_et.core.errors import TaskError
+from nnsight_et.core.errors import TaskError, accepted_names
 from nnsight_et.tasks.encoding import MarkedPair, MarkedText, encoded_prompt
 from nnsight_et.tasks.marked import known_prompt, marked_text
 from nnsight_et.tasks.splits import without_repeats
@@ -72,6 +72,8 @@ THINGS = tuple(
     necklace computer bone snack flower pen picture bell guitar""".split()  # noqa: SIM905
 )
 FEWEST_NAMES = 5  # two of the base, three of the source
+DESIDERATA = ("name", "position", "duplicate")
+"""What the answer depends on: the indirect object's name, where the repeated name stood first, and which it is."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,31 @@ class IOI:
         scenes = without_repeats(lambda: self._scene(words, draw), split, WHERE)
         return [self._pair(scene, words, draw) for scene in islice(scenes, count)]
 
+    def desideratum(
+        self, name: str, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str
+    ) -> list[Example]:
+        """`count` pairs that swap one variable of DESIDERATA; `answer` is the target, not the base's own answer.
+
+        name: the source has two other names in the base's order, and its indirect object is the target.
+        position: two other names in the other order. Who knows only at which place the repeated name first stood gives
+        the base's subject, which is the target.
+        duplicate: the base's order, and the base's indirect object is repeated, beside another name. Who knows only
+        which name is repeated gives the base's subject, which is the target.
+        Base prompts are the same for every variable of a seed and split.
+        """
+        examples = [
+            _encoded_example(pair, tokenizer) for pair in self.swaps(name, self.words(tokenizer), count, seed, split)
+        ]
+        return [replace(one, answer=_target_token(name, one), foils=()) for one in examples]
+
+    def swaps(self, name: str, words: Words, count: int, seed: int, split: str) -> list[MarkedPair]:
+        """The texts of the desideratum's examples of the same count, seed and split; `answer` is the target."""
+        if name not in DESIDERATA:
+            raise TaskError(f"no desideratum {name!r}; {accepted_names(name, DESIDERATA)}")
+        draw = random.Random(f"{seed}/{split}/ioi/desiderata")
+        scenes = without_repeats(lambda: self._scene(words, draw), split, WHERE)
+        return [self._swap(name, scene, words, draw) for scene in islice(scenes, count)]
+
     def words(self, tokenizer: PreTrainedTokenizerBase) -> Words:
         """The words that are single tokens; TaskError if an own name is not, or too few are."""
         names = self.names or single_tokens(NAMES, "Then, {} was there", tokenizer)
@@ -165,13 +192,25 @@ class IOI:
     def _pair(self, scene: IOIScene, words: Words, draw: random.Random) -> MarkedPair:
         io, s = draw.sample(scene.names, 2)
         others = draw.sample([name for name in words.names if name not in scene.names], 3)
-        order = draw.choice(("ABBA", "BABA")) if self.order == "mixed" else self.order
-        roles = (("io", io), ("s1", s)) if order == "ABBA" else (("s1", s), ("io", io))
-        base = _marked_scene(scene, (*roles, ("s2", s)))
+        roles = _in_order(self._draw_order(draw), io, s)
+        base = _marked_scene(scene, roles | {"s2": s})
         if self.symmetric:
-            return MarkedPair(base, _marked_scene(scene, (*roles, ("s2", io))), io)
-        places = (roles[0][0], roles[1][0], "s2")
-        return MarkedPair(base, _marked_scene(scene, tuple(zip(places, others, strict=True))), io)
+            return MarkedPair(base, _marked_scene(scene, roles | {"s2": io}), io)
+        return MarkedPair(base, _marked_scene(scene, dict(zip((*roles, "s2"), others, strict=True))), io)
+
+    def _swap(self, name: str, scene: IOIScene, words: Words, draw: random.Random) -> MarkedPair:
+        io, s = draw.sample(scene.names, 2)
+        one, other = draw.sample([name for name in words.names if name not in scene.names], 2)
+        order = self._draw_order(draw)
+        opposite: Order = "BABA" if order == "ABBA" else "ABBA"
+        base, source = _in_order(order, io, s), _in_order(opposite if name == "position" else order, one, other)
+        if name == "duplicate":
+            source = _in_order(order, one, io)
+        first, second = (_marked_scene(scene, roles | {"s2": roles["s1"]}) for roles in (base, source))
+        return MarkedPair(first, second, one if name == "name" else s)
+
+    def _draw_order(self, draw: random.Random) -> Order:
+        return draw.choice(("ABBA", "BABA")) if self.order == "mixed" else self.order
 
 
 def single_tokens(words: Sequence[str], sentence: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -186,15 +225,25 @@ def single_tokens(words: Sequence[str], sentence: str, tokenizer: PreTrainedToke
     return tuple(kept)
 
 
-def _marked_scene(scene: IOIScene, named: Sequence[tuple[str, str]]) -> MarkedText:
+def _in_order(order: Order, io: str, s: str) -> dict[str, str]:
+    """The first two names of a prompt by position, in the order of the prompt."""
+    return {"io": io, "s1": s} if order == "ABBA" else {"s1": s, "io": io}
+
+
+def _marked_scene(scene: IOIScene, named: Mapping[str, str]) -> MarkedText:
     """The scene's prompt with three names, each marked as a position."""
-    return marked_text(scene.prompt(*(f"{{{{{position}|{name}}}}}" for position, name in named)), WHERE)
+    return marked_text(scene.prompt(*(f"{{{{{position}|{name}}}}}" for position, name in named.items())), WHERE)
 
 
 def _encoded_example(pair: MarkedPair, tokenizer: PreTrainedTokenizerBase) -> Example:
     base, source = (_with_next(encoded_prompt(text, tokenizer)) for text in (pair.base, pair.source))
     answer, subject = (base.tokens[base.positions[name]] for name in ("io", "s2"))
     return Example(base, source, answer, foils=(subject,))
+
+
+def _target_token(name: str, example: Example) -> int:
+    """What the base's answer is to become: the source's indirect object, or the base's subject."""
+    return example.source.tokens[example.source.positions["io"]] if name == "name" else example.foils[0]
 
 
 def _with_next(prompt: Prompt) -> Prompt:

@@ -115,6 +115,7 @@ def test_between_them_a_line_comes_every_fifteen_seconds_at_most(monkeypatch):
         "long: stage 1/50", "long: stage 16/50", "long: stage 31/50", "long: stage 46/50", "long: done (50 cells)"
     ]  # fmt: skip
     assert lines[1] == "long: stage 16/50, 1 cells/s, about 34 s left in this step"
+    assert lines[3] == "long: stage 46/50, 1 cells/s"  # 4 s, over before there is another line
 
 
 def test_a_silence_ends_after_fifteen_seconds_with_what_is_done_and_for_how_long():

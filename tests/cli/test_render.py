@@ -65,6 +65,15 @@ def test_a_band_names_rows_by_as_many_texts_as_it_takes_to_tell_them_apart():
     ]  # fmt: skip
 
 
+def test_numbers_are_wrapped_where_names_leave_no_room_for_them_whole():
+    names = ("L0H1", "previous_query_label", "previous_query_label_1")
+    rows = tuple((*names, via, "-0.043 [-0.063, -0.023]") for via in ("query", "key"))
+    lines = printed(80, Table("t", ("node", "at", "into", "via", "score"), rows, frozenset({"score"})))
+    assert [line.split() for line in lines[2:4]] == [[*rows[0][:4], "-0.043", "[-0.063,"], ["-0.023]"]]
+    assert [line.split()[:4] for line in lines[4:5]] == [[*rows[1][:4]]]
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_a_long_text_stands_below_others_rather_than_in_a_tower():
     heads = "L5H0 -0.501, L4H1 -0.191, L5H2 -0.176, L5H3 -0.162"
     columns = ("group", "at", "heads", "beyond chance", "stability", "head and score")

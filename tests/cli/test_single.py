@@ -4,6 +4,7 @@ import pytest
 
 from nnsight_et.core.errors import ManifestError
 from nnsight_et.manifest import CMAP, BoxesTask, PathPatching
+from nnsight_et.manifest.methods.activation_patching import ActivationPatching
 from nnsight_et.manifest.one_method import STAGE, SingleMethod
 from nnsight_et.planning.plan import plan, senders
 from tests.helpers.commands import et
@@ -106,3 +107,23 @@ def test_a_mistake_is_told_in_the_words_of_the_command(arguments: tuple, message
     assert refused.exit_code == 2
     assert message in refused.stderr
     assert ("experiments." in refused.stderr) == ("--set" in arguments)
+
+
+@pytest.mark.parametrize(
+    ("task", "boxes", "settings", "carried"),
+    [
+        ("boxes", 7, [], ("object", "label", "position")),
+        ("boxes", 2, ["experiments.carries.draws=1"], ("object", "label")),  # no third box to ask for
+        ("ioi", 7, [], ("name", "position", "duplicate")),
+        ("greater_than", 7, [], None),
+        ("boxes", 7, ["task={kind: colored_objects}"], None),
+    ],
+)
+def test_discover_says_what_groups_carry_where_the_task_has_desiderata(task, boxes, settings, carried):
+    manifest = SingleMethod(3, boxes, 40, settings).discovery("llama-tiny", task)
+    names = ["discovered", "faithfulness", "looks"]
+    assert list(manifest.experiments) == names + (["carries"] if carried else [])
+    one = manifest.experiments.get("carries")
+    assert one is None or isinstance(one, ActivationPatching)
+    assert (one and one.desiderata) == carried
+    assert plan(manifest).jobs[-1].needs == ("discovered",)

@@ -96,7 +96,7 @@ def test_the_default_engine_runs_what_the_design_says_and_no_more(model, pair):
     """Two whole runs; per sender one token up to the last receiver, and one from the first receiver above it up."""
     one_token = sum(HEADS * (7 - layer) for layer in range(7))
     suffix = sum(HEADS * (LAYERS - max(4, layer + 1)) for layer in range(7))
-    base_and_source = EXAMPLES * TOKENS * (LAYERS + 7)  # the source is needed below the last receiver only
+    base_and_source = EXAMPLES * TOKENS * (LAYERS + 6)  # of the source the heads of seven layers, six of their MLPs
     counts = work(model, pair, LAST, "default")
     assert counts["layers"] == base_and_source + EXAMPLES * (one_token + suffix)
 
@@ -131,4 +131,4 @@ def test_heads_into_an_mlp_run_no_layer_above_it_twice(model, pair):
     counts = work(model, pair, Path("last", "input", (Mlp(4),)), "default")
     one_token = sum(HEADS * (5 - layer) for layer in range(5))
     suffix = 5 * HEADS * (LAYERS - 4)
-    assert counts["layers"] == EXAMPLES * (TOKENS * (LAYERS + 5) + one_token + suffix)
+    assert counts["layers"] == EXAMPLES * (TOKENS * (LAYERS + 4) + one_token + suffix)

@@ -83,7 +83,8 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("batch: 8", "desiderata: [label, label]", "masks.desiderata.1", "label is there twice"),
     # roles (activation_patching)
     ("roles: masks, models", "roles: maks, models", "roles.roles", "no experiment named 'maks'; did you mean 'masks'?"),
-    ("roles: masks, models", "roles: found, models", "roles.roles", "experiment 'found' selects no heads; accepted:"),
+    ("roles: masks, models", "roles: table, models", "roles.roles", "experiment 'table' selects no heads; accepted:"),
+    ("roles: masks, models", "roles: found, models", "roles.desiderata", "missing, and found selects no heads for any"),
     ("roles: masks, models", "roles: published/x, models", "roles.roles", "no experiment named 'published/x'; "),
     ("[llama-tiny, goat-tiny]", "[goat-tiny, goat-tiny]", "roles.models.1", "goat-tiny is there twice"),
     ("[llama-tiny, goat-tiny]", "[goat-tiny, gaot]", "roles.models.1", "no model named 'gaot'; did you mean 'goat'?"),

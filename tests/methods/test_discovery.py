@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from nnsight_et_cli.render import show
+from rich.console import Console
 
 from benchmarks.discovery import CASES, edges_of, exhaustive, found_in, search, truth
 from nnsight_et.core.circuit import Head, Mlp
@@ -19,7 +22,7 @@ from nnsight_et.methods.discovery.experiment import EXPERIMENT
 from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
 from nnsight_et.methods.discovery.present import _found as noted
 from nnsight_et.methods.discovery.summary import DiscoverySummary
-from nnsight_et.methods.discovery.words import sentence
+from nnsight_et.methods.discovery.words import sentence, sentences
 from nnsight_et.planning.plan import Plan, plan
 from nnsight_et.report.difference import difference
 from nnsight_et.report.export import export
@@ -50,6 +53,8 @@ def manifest_of(folder: Path, **more: Any) -> Manifest:
             "found": SEARCH | more,
             "alone": {"method": "faithfulness", "circuit": "found", "models": ["planted"], "examples": 40}
             | {"ablation_examples": 40, "random_circuits": 0},
+            "carries": {"method": "activation_patching", "roles": "found", "models": ["planted"], "draws": 1}
+            | {"desiderata": ["object", "position"], "examples": 30},
         },
     }
     return parse(json.dumps(data), "d", lines=False).in_folder(folder)
@@ -127,6 +132,23 @@ def test_the_circuit_is_one_for_every_other_method(planted, found):
     assert [group.name for group in groups] == [group.name for group in found.summary.groups if group.nodes]
 
 
+def test_whole_groups_are_patched_and_each_says_what_it_carries(planted, found):
+    folder = folder_of(planted / "runs", plan(manifest_of(planted)))
+    carries = read_result(folder / "carries")
+    rows = {(row["group"], row["desideratum"]): row for row in carries.header.summary["rows"]}
+    assert {group for group, _ in rows} == {group.name for group in found.summary.groups if group.nodes}
+    for name, variable in (("last_1", "object"), ("last_2", "position"), ("query_label_1", "position")):
+        assert rows[name, variable]["heads"] == len(GROUPS[name])
+        assert rows[name, variable]["mean"] > 0.9
+    assert rows["last_1", "position"]["mean"] < 0.1
+    said = [*sentences(Study("d", (found, carries), ()), ["found"])]
+    assert len(said) == len({group for group, _ in rows})
+    (one,) = [text for text in said if text.startswith("last_2,")]
+    assert "it carries position (its answer on 1.00 of prompts, 0.0" in one
+    assert "object" not in one
+    assert not [text for text in sentences(Study("d", (found,), ()), ["found"]) if "Patched" in text]
+
+
 def test_a_search_that_found_nothing_says_why(found):
     empty = found.summary.model_copy(update={"edges": []})
     assert "No head is beyond chance with an effect worth keeping." in noted(empty)
@@ -146,6 +168,24 @@ def test_a_search_that_is_continued_measures_nothing_twice_and_finds_the_same(pl
     assert again.header.scores_digest == found.header.scores_digest
 
 
+def test_a_search_that_was_stopped_in_the_middle_goes_on_there_and_finds_the_same(planted):
+    jobs, found = plan(manifest_of(planted, branches=1)), []
+    for root in (planted / "runs", planted / "stopped"):
+        folder = folder_of(root, jobs) / "found"
+        if root.name == "stopped":
+            for step in run(jobs, root, ("found",)):
+                if step.step.startswith("branches"):
+                    break
+            assert not (folder / "result.json").exists()
+        steps = finish(jobs, root, ("found",))
+        found.append(read_result(folder).header)
+    earlier = [step.step for step in steps if step.total and step.reused == step.total]
+    assert {"logits", "profiles 1"} <= {*earlier}
+    assert "held out" not in earlier
+    assert found[0].summary == found[1].summary
+    assert found[0].scores_digest == found[1].scores_digest
+
+
 def test_what_it_cost_is_counted_beside_the_exhaustive_search(found):
     cost = found.summary.cost
     assert 0 < cost.total < 0.5 * cost.exhaustive  # of a model with 5 layers of 8 heads; deeper ones save more
@@ -163,11 +203,13 @@ def test_in_a_deep_model_it_costs_a_tenth_of_the_exhaustive_search(tmp_path):
 def test_in_a_deep_model_it_misses_little_of_what_the_exhaustive_search_finds(tmp_path):
     case = CASES["twelve layers"]
     summary = search(case, 0, tmp_path, {"examples": 64, "held_out_examples": 64}, boxes=4)
-    held_out = Boxes(4).examples(word_tokenizer(), 128, 0, "discovery")[64:]
-    everything = exhaustive(make_model(case.known, 0), summary, held_out)
-    for edges in everything.values():
+    examples, model = Boxes(4).examples(word_tokenizer(), 128, 0, "discovery"), make_model(case.known, 0)
+    for edges in exhaustive(model, summary, examples[:64]).values():  # what it loses of the prompts it has
         assert truth(case.known)[0] <= {(Head.parse(node), at) for node, at, _ in edges}
-        assert len(edges & edges_of(summary)) >= 0.95 * len(edges)
+        assert len(edges & edges_of(summary, tested=True)) >= 0.95 * len(edges)
+    edges = exhaustive(model, summary, examples[64:])["holm"]  # at the graph's error rate
+    assert truth(case.known)[0] <= {(Head.parse(node), at) for node, at, _ in edges}
+    assert len(edges & edges_of(summary)) >= 0.95 * len(edges)
 
 
 def test_tables_figures_and_long_tables_show_it(found):
@@ -189,6 +231,19 @@ def test_tables_figures_and_long_tables_show_it(found):
         "last_2, 1 head at last, reads its value from query_label_1 at query_label, and writes to the query of last_1."
     )
     assert sentence(found.summary, first) == text
+
+
+def test_a_screen_of_80_columns_shows_every_word_of_its_tables_whole(found):
+    for table in tables(found.header):
+        console = Console(width=80, file=StringIO(), color_system=None)
+        show(console, table)
+        assert isinstance(console.file, StringIO)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= 80
+        shown = {word for line in lines for word in line.split()}
+        assert {word for row in table.rows for cell in row for word in cell.split()} <= shown
+        for name in {row[0] for row in table.rows}:  # in each band as often as in the first
+            assert sum(line.split()[:1] == [name] for line in lines) % sum(row[0] == name for row in table.rows) == 0
 
 
 @pytest.mark.parametrize(
@@ -282,6 +337,22 @@ def test_what_16_examples_decide_is_not_run_on_more(found):
     (branch,) = [one for one in found.summary.branches if one.name == "query_label_1.key.previous_query_label"]
     each = found.scores[f"{branch.name}.per_example"][0]
     assert {int((~each[int(name[3:])].isnan()).sum()) for name in branch.candidates} <= {32, 48}
+
+
+def test_networkx_reads_what_is_exported(found, tmp_path):
+    networkx = pytest.importorskip("networkx")
+    paths = {path.name: path for path in export([found], tmp_path)}
+    text = json.loads(paths["found.graph.json"].read_text())
+    graphs = networkx.node_link_graph(text, edges="edges"), networkx.read_graphml(paths["found.graphml"])
+    nodes = {f"{node.node}@{node.at}": node.group for node in found.summary.nodes}
+    for graph in graphs:
+        assert graph.is_directed()
+        assert {name: data["group"] for name, data in graph.nodes(data=True) if name != "logits"} == nodes
+        assert all(networkx.has_path(graph, name, "logits") for name in nodes)
+        into = [data for one, other, data in graph.edges(data=True) if (one, other) == ("L3H0@last", "L4H1@last")]
+        (edge,) = [one for one in found.summary.graph if (one.node, one.into) == ("L3H0", "last_1")]
+        assert [(one["via"], one["score"]) for one in into] == [("query", pytest.approx(edge.score))]
+    assert sorted(map(str, graphs[0].edges())) == sorted(map(str, graphs[1].edges()))
 
 
 def test_a_graph_is_exported_as_json_and_graphml(found, tmp_path):

@@ -24,6 +24,7 @@ from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.knockout import knockout_readouts
 from nnsight_et.interventions.path_patching import Path, edge_probabilities, path_probabilities
 from nnsight_et.interventions.probes import Probe, probe_probabilities
+from nnsight_et.interventions.screened_paths import screened_probabilities
 from nnsight_et.manifest import DCM
 from nnsight_et.models.catalog import Shape
 from nnsight_et.models.load import shape_from
@@ -116,6 +117,19 @@ def test_path_patching(model, pair, rows, end, kind):
         path_probabilities(model, pair, path, senders, "default", CHUNKS)
     (prompts,) = rows.of(3, ["query_label"])
     same(paths.path_patching(rows.sizes, prompts, path, senders), found)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_estimates_of_every_head(model, pair, rows, end):
+    """Forward passes are counted; as many go back."""
+    via, receivers, kv_heads = ENDS[end]
+    path = Path("query_label", via, receivers, kv_heads)
+    senders = path.reaching(4, 4)
+    with counted(model) as found:
+        screened_probabilities(model, pair, path, senders, "default", CHUNKS)
+    (prompts,) = rows.of(3, ["query_label"])
+    count = paths.path_patching(rows.sizes, prompts, path, senders) + paths.estimates(rows.sizes, prompts, path)
+    assert count.token_layers == found["layers"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,13 +14,14 @@ from transformers import AutoTokenizer
 from nnsight_et.core.batch import Example, Prompt
 from nnsight_et.core.errors import ManifestError, TaskError
 from nnsight_et.manifest import GreaterThanTask, IOITask, parse
+from nnsight_et.manifest.tasks import IOI_DESIDERATA
 from nnsight_et.measuring.circuits import AblationSetup
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.planning.plan import plan
 from nnsight_et.tasks.colored_objects import COLORS, ColoredObjects
 from nnsight_et.tasks.greater_than import NOUNS, GreaterThan, years_of
-from nnsight_et.tasks.ioi import FEWEST_NAMES, IOI, NAMES, PLACES, TEMPLATES, THINGS, WANG
-from nnsight_et.tasks.splits import SPLITS
+from nnsight_et.tasks.ioi import DESIDERATA, FEWEST_NAMES, IOI, NAMES, PLACES, TEMPLATES, THINGS, WANG
+from nnsight_et.tasks.splits import MASK_SPLITS, SPLITS
 from tests.helpers.gpt2_study import tokenizer
 
 WORDS = tokenizer()
@@ -61,6 +62,30 @@ def test_ioi_marks_who_is_who_and_the_source_has_three_other_names(order: Any, f
         assert len({*three, found["io"], found["s1"]}) == 5
 
 
+def test_the_desiderata_of_ioi_swap_one_variable_each_in_the_same_base_prompts():
+    assert DESIDERATA == IOI_DESIDERATA
+    made = {name: IOI().desideratum(name, WORDS, 60, 3, "mask_test") for name in DESIDERATA}
+    for name, object_, duplicate in zip(made["position"], made["name"], made["duplicate"], strict=True):
+        assert name.base == object_.base == duplicate.base
+    for name, examples in made.items():
+        for one in examples:
+            base, source = at(one.base), at(one.source)
+            first = [
+                one.base.positions["io"] < one.base.positions["s1"],
+                one.source.positions["io"] < one.source.positions["s1"],
+            ]
+            assert source["s1"] == source["s2"]
+            assert others(one.base) == others(one.source)
+            assert (first[0] == first[1]) == (name != "position")
+            shared = {base["io"], base["s1"]} & {source["io"], source["s1"]}
+            assert shared == ({base["io"]} if name == "duplicate" else set())
+            assert (source["s2"] == base["io"]) == (name == "duplicate")
+            assert WORDS.convert_ids_to_tokens(one.answer) == (source["io"] if name == "name" else base["s2"])
+            assert one.foils == one.also_right == ()
+    with pytest.raises(TaskError, match="no desideratum 'names'; did you mean 'name'"):
+        IOI().desideratum("names", WORDS, 1, 0, "mask_test")
+
+
 def test_ioi_mixed_has_both_orders_about_as_often_and_names_the_answer_first_or_second():
     examples = IOI().examples(WORDS, 200, 0, "evaluation")
     first = sum(one.base.positions["io"] < one.base.positions["s1"] for one in examples)
@@ -88,10 +113,15 @@ def test_splits_share_no_prompt_whatever_the_seed_and_a_seed_always_gives_the_sa
             for one in examples:  # as a bag of words: the two orders of a scene are in one split
                 key = one.base.tokens if isinstance(task, ColoredObjects) else tuple(sorted(set(one.base.tokens)))
                 assert seen.setdefault(key, split) == split
+    masks = [one.base.tokens for split in MASK_SPLITS for one in task.examples(WORDS, 20, 0, split)]
+    assert len(set(masks)) == 60
+    assert {seen.get(tuple(sorted(set(tokens))), "ablation") for tokens in masks} == {"ablation"}
     assert task.examples(WORDS, 5, 0, "discovery") != task.examples(WORDS, 5, 1, "discovery")
     assert task.prompts(WORDS, 5, 0, "ablation") == [one.source for one in task.examples(WORDS, 5, 0, "ablation")]
-    with pytest.raises(TaskError, match="no split 'test'; accepted: discovery, pruning, evaluation, ablation"):
-        task.examples(WORDS, 1, 0, "test")
+    with pytest.raises(
+        TaskError, match="no split 'tests'; accepted: discovery, pruning, evaluation, ablation, mask_tr"
+    ):
+        task.examples(WORDS, 1, 0, "tests")
 
 
 def test_the_texts_of_this_version_are_what_they_were():
@@ -321,7 +351,7 @@ def test_paths_follow_the_order_of_the_positions_in_every_prompt(task: str, expe
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        ("{method: dcm, circuit: c.json, model: a/b}", "x.method: dcm needs the desiderata of the boxes task; acc"),
+        ("{method: dcm, circuit: c.json, model: a/b}", "desiderata: missing, and object, label, position are of the"),
         ("{method: knockout, model: a/b}", "edges: missing, and the sweeps of App. A are of the boxes task"),
         ("{method: knockout, model: a/b, edges: [{blind: s1, to: io}]}", "from s1 to io: with order: mixed either"),
         ("{method: faithfulness, circuit: published/llama, models: [a/b]}", "published/llama is of the boxes task"),

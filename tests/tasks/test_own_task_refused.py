@@ -163,7 +163,7 @@ def test_a_base_prompt_that_selects_and_measures_is_told_with_both_places(two_mo
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        ("{method: dcm, circuit: found}", "dcm needs the desiderata of the boxes task; accepted for my_pairs:Pairs: p"),
+        ("{method: dcm, circuit: found}", "dcm needs a task with desiderata, as boxes and ioi are; accepted for my_"),
         ("{method: knockout, model: one}", "edges: missing, and the sweeps of App. A are of the boxes task; accepted"),
         ("{method: knockout, model: one, edges: [{blind: last, to: random}]}", "edges.0.to: random tokens are those t"),
         ("{method: cmap, donor: one, recipient: two, circuit: published/goat}", "published/goat is of the boxes task;"),

@@ -85,8 +85,8 @@ def test_a_wrong_line_is_told_before_any_work(line: str, message: str, two_model
 @pytest.mark.parametrize(
     ("experiment", "place", "message"),
     [
-        ("{method: dcm, circuit: found}", "method", "dcm needs the desiderata of the boxes task; accepted for"),
-        ("{method: activation_patching, roles: x, models: [one]}", "method", "needs the desiderata"),
+        ("{method: dcm, circuit: found}", "method", "dcm needs a task with desiderata, as boxes and ioi are; accepted"),
+        ("{method: activation_patching, roles: x, models: [one]}", "method", "needs a task with desiderata"),
         ("{method: knockout, model: one}", "edges", "missing, and the sweeps of App. A are of the boxes task"),
         ("{method: knockout, model: one, edges: [{blind: last, to: random}]}", "edges.0.to", "random tokens are those"),
         ("{method: knockout, model: one, edges: [{blind: label, to: asked}]}", "edges.0.to", "position before label"),

@@ -121,7 +121,8 @@ def test_the_shipped_manifest_is_what_init_writes(kind: str, tmp_path: Path):
 
 @pytest.mark.parametrize("kind", STUDIES)
 def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
-    methods = [name for name in METHODS if name not in ("dcm", "activation_patching")]
+    swaps = STUDIES[kind].desiderata
+    methods = [name for name, spec in METHODS.items() if swaps or not spec.needs_desiderata]
     own, hub_id = STUDIES[kind].model
     for model, name in (("org/some-model", "org/some-model"), (hub_id, own), (None, own)):
         made = parse(render_manifest(InitOptions(model, "org/tuned", methods=methods, task=kind)), "written")
@@ -138,8 +139,8 @@ def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
     [
         (InitOptions(task="io"), "--task: no task 'io'; did you mean 'ioi'? accepted: boxes, ioi, greater_than, col"),
         (InitOptions(task="ioi", boxes=3), "--boxes 3: the task ioi has none; accepted: with --task boxes"),
-        (InitOptions(task="ioi", methods=("dcm",)),
-         "--methods dcm: it needs the desiderata of the boxes task; accepted"),
+        (InitOptions(task="greater_than", methods=("dcm",)),
+         "--methods dcm: it needs a task with desiderata, as boxes and ioi are; accepted"),
     ],
 )  # fmt: skip
 def test_wishes_that_the_task_cannot_meet_are_refused(wishes: InitOptions, message: str):
@@ -154,3 +155,37 @@ def test_a_single_method_takes_the_stages_of_its_task():
     assert isinstance(circuit, PathPatching)
     assert [stage.group for stage in circuit.stages] == ["name_mover", "s_inhibition", "induction", "previous_token"]
     assert (circuit.stages[0].keep, circuit.stages[0].receivers) == (10, 3)
+
+
+def test_what_the_heads_of_ioi_carry_is_found_patched_and_put_into_another_model(model: Path, tmp_path: Path):
+    (tmp_path / "roles.yaml").write_text(f"""
+name: roles
+task: {{kind: ioi, templates: 1}}
+models:
+  one: {{path: {model}}}
+  two: {{path: {model}, dtype: float64}}
+experiments:
+  circuit:
+    method: path_patching
+    model: one
+    examples: 4
+    stages: [{{group: name_mover, into: logits, at: last, keep: 4}}]
+  roles:
+    method: dcm
+    circuit: circuit
+    desiderata: [name, position, duplicate]
+    training_examples: 20
+    batch: 4
+    validation_examples: 4
+    test_examples: 6
+  functions: {{method: activation_patching, roles: roles, models: [one, two], examples: 4, draws: 2}}
+  across:
+    {{method: cmap, donor: two, recipient: one, circuit: circuit, roles: roles, main_role: {{name_mover: name}},
+      examples: 4, random_sets: 1}}
+""")
+    done = et("run", tmp_path / "roles.yaml", "--out", tmp_path / "runs", "--quiet")
+    assert done.exit_code == 0, done.output
+    (folder,) = (one for one in (tmp_path / "runs" / "roles").iterdir() if one.is_dir())
+    rows = read_result(folder / "functions").header.summary["rows"]
+    assert {row["desideratum"] for row in rows} == {"name", "position", "duplicate"}
+    assert all(read_result(folder / name).header.self_check.on for name in ("roles", "functions", "across"))

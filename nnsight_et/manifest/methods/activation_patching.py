@@ -14,7 +14,7 @@ from nnsight_et.manifest.written import Count, Method, ValidationContext, roles_
 
 
 class ActivationPatching(Method):
-    """What each group does in every model: the heads DCM selected, patched from the source run (§5.2-5.3, Fig. 3)."""
+    """What each group does in every model: DCM's heads, or all, patched from the source run (§5.2-5.3, Fig. 3)."""
 
     finds_circuit: ClassVar[bool] = False
     needs_desiderata: ClassVar[bool] = True
@@ -25,7 +25,10 @@ class ActivationPatching(Method):
 
     method: Literal["activation_patching"]
     roles: Annotated[str, Field(min_length=1)]
-    """The dcm experiment that selected the heads, or a shipped selection such as published/llama."""
+    """The dcm experiment that selected the heads, or a shipped selection such as published/llama.
+
+    Or an experiment that finds a circuit: then all heads of each of its groups are patched, for every desideratum.
+    """
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     """The models to patch, in the order of the figure."""
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] | None = None
@@ -37,7 +40,11 @@ class ActivationPatching(Method):
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the roles, models or desiderata, if anything."""
-        yield from roles_problems(("roles",), self.roles, known)
+        if self.roles not in known.circuits:
+            yield from roles_problems(("roles",), self.roles, known)
+        elif self.desiderata is None:
+            text = f"missing, and {self.roles} selects no heads for any; accepted: {', '.join(known.desiderata)}"
+            yield Problem(("desiderata",), text)
         yield from twice(("models",), self.models)
         yield from desiderata_problems(("desiderata",), self.desiderata or (), known)
         trained = known.roles.get(self.roles, ())

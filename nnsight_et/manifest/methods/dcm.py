@@ -34,7 +34,7 @@ Desideratum = Annotated[
     Field(min_length=1),
     WithJsonSchema({"anyOf": [{"enum": list(BOXES_DESIDERATA)}, {"type": "string"}]}),
 ]
-"""One of the task's: BOXES_DESIDERATA, or those of a task of your own."""
+"""One of the task's: BOXES_DESIDERATA, name, position or duplicate of ioi, or those of a task of your own."""
 
 
 def desiderata_problems(path: KeyPath, names: Sequence[str], known: ValidationContext) -> Iterator[Problem]:
@@ -50,13 +50,13 @@ class DCM(OnCircuit):
 
     needs_desiderata: ClassVar[bool] = True
     template: ClassVar[str] = """
-        # which heads carry the object, the label, the position (section 5.1)
-        roles: {method: dcm, circuit: <circuit>, desiderata: [object, label, position]}
+        # which heads carry which variable (section 5.1)
+        roles: {method: dcm, circuit: <circuit>, desiderata: <desiderata>}
     """
 
     method: Literal["dcm"]
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] = ("object", "label", "position")
-    """The variables to find heads for; of a task of your own they must be said."""
+    """The variables to find heads for; of any other task than boxes they must be said."""
     training_examples: Count = 1000
     """How many pairs the masks are trained on."""
     validation_examples: Count = 500

@@ -68,6 +68,10 @@ class Stage(SpecModel):
     screen: Screen | None = None
     """Whether senders that cannot be among the kept ones may leave before they were measured on all prompts."""
 
+    def has_estimates(self, metric: str) -> bool:
+        """Whether a gradient may help: kl has none at the base run, and MLPs are too few for it."""
+        return self.screen is not None and self.screen.gradient and self.senders == "heads" and metric != "kl"
+
     @model_serializer(mode="wrap")
     def without_screen(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As plain data, without `screen` where there is none: what was computed before keeps its name."""

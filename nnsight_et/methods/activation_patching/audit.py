@@ -23,7 +23,8 @@ from nnsight_et.zoo.statements import Statement, near
 
 def audit_output(evidence: Evidence[ActivationPatching, ActivationPatchingSummary]) -> Iterator[Finding]:
     """Model by model: the heads that were selected, patched on every draw of fresh pairs."""
-    spec, roles = evidence.job.spec, roles_of(evidence, evidence.job.spec.roles)
+    spec = evidence.job.spec
+    roles = roles_of(evidence, spec.roles, spec.desiderata or ())
     rows, scores = list[dict[str, Any]](), dict[str, Tensor]()
     for choice in evidence.job.models:
         names = list(spec.desiderata or dict.fromkeys(name for chosen in roles.selected.values() for name in chosen))

@@ -1,4 +1,4 @@
-"""Functionality jobs (§5.2-5.3, Fig. 3, A8, A9, Table A11): heads selected by DCM, patched in every model."""
+"""Functionality jobs (§5.2-5.3, Fig. 3, A8, A9, Table A11): heads selected by DCM, or whole groups, in every model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def measure(
 ) -> Generator[Progress, None, MethodOutput[ActivationPatchingSummary]]:
     """Each desideratum's heads of every group, patched in each model, on several draws of fresh examples."""
     spec = job.spec
-    roles = selected_heads(context, spec.roles)
+    roles = selected_heads(context, spec.roles, spec.desiderata or ())
     rows, scores, digests = list[PatchedGroup](), dict[str, Tensor](), list[str]()
     for choice in job.models:
         context.models.check_circuit(job, choice, roles.circuit)

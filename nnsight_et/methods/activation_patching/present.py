@@ -26,7 +26,7 @@ def headline(summary: ActivationPatchingSummary) -> str:
 
 
 def tables(header: ResultHeader, summary: ActivationPatchingSummary) -> tuple[Table, ...]:
-    """How often the selected heads, patched in each model, give the desideratum's answer."""
+    """How often the patched heads give the desideratum's answer in each model."""
     columns: dict[str, Callable[[PatchedGroup], str | int]] = {
         "model": lambda row: row.model,
         "group": lambda row: row.group,

@@ -27,6 +27,7 @@ from nnsight_et.methods.dcm import audit, present
 from nnsight_et.methods.dcm.reasons import Training, reasons, tied_sets
 from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
 from nnsight_et.planning.plan import Job, ModelChoice, digest
+from nnsight_et.results.headers import method_of
 from nnsight_et.results.records import CircuitRecord
 
 TRAIN, VALIDATION, TEST = "mask_training", "mask_validation", "mask_test"
@@ -162,11 +163,17 @@ def _rows(
         )
 
 
-def selected_heads(context: RunContext, name: str) -> SelectedHeads:
-    """The selections called `name`: shipped ones, or those of an experiment."""
+def selected_heads(context: RunContext, name: str, desiderata: Sequence[str] = ()) -> SelectedHeads:
+    """The selections called `name`: shipped ones, or those of an experiment; of one that finds a circuit whole groups.
+
+    desiderata: what whole groups are for.
+    """
     if is_shipped(name):
         return SelectedHeads.from_shipped(name.partition("/")[2])
-    summary = context.earlier.results[name].read(DCMSummary).summary
+    result = context.earlier.results[name]
+    if method_of(result.header) != "dcm":
+        return SelectedHeads.whole_groups(context.earlier.found_circuit(name), desiderata)
+    summary = result.read(DCMSummary).summary
     found = dict[str, dict[str, tuple[Head, ...]]]()
     for row in summary.rows:
         found.setdefault(row.group, {})[row.desideratum] = tuple(map(Head.parse, row.selected))

@@ -146,12 +146,11 @@ def _nodes(search: Replay, edges: Edges, graph: Edges, effect: Tensor) -> dict[s
 
 def _samples(search: Replay, kept: set[tuple[Named, str]]) -> dict[str, Any]:
     """What was searched though it was closed, and what was found there; kept: the edges of the graph."""
-    closed = [one for one in search.branches.values() if one.why in ("nothing", "token", "sampled")]
     found, halves = {name for _, name in kept}, [one for one in search.branches.values() if one.sampled]
-    branches = [one.name in found for one in closed if one.why == "sampled"]
+    branches = [one.name in found for one in search.branches.values() if one.why == "sampled"]
     heads = [any(((name, one.at), one.name) in kept for name in one.sampled) for one in halves]
     cleared = sum(one.cleared for one in search.branches.values())
-    return {"closed_sample": _sample(len(closed), branches), "cleared_sample": _sample(cleared, heads)}
+    return {"closed_sample": _sample(search.sampled_from, branches), "cleared_sample": _sample(cleared, heads)}
 
 
 def _sample(closed: int, found: list[bool]) -> dict[str, Any]:

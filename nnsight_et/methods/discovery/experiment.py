@@ -138,7 +138,7 @@ def _summary(search: Search, tests: Tests, held_out: Sequence[Example]) -> Disco
         edges=edges,
         branches=branches,
         ended="budget" if "budget" in reasons else "branches" if "branches" in reasons else "nothing more",
-        closed_sample=_sample_of(len(search.closed), [bool(one.found) for one in branches if one.why == "sampled"]),
+        closed_sample=_sample_of(search.sampled_from, [bool(one.found) for one in branches if one.why == "sampled"]),
         cleared_sample=_sample_of(
             sum(one.cleared for one in branches),
             [not {*one.sampled}.isdisjoint(one.found) for one in branches if one.sampled],

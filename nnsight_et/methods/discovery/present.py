@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -170,7 +170,7 @@ def figures(result: MethodResult[DiscoverySummary], study: Study) -> tuple[Figur
             f"{name_of(header)}-graph",
             f"Graph of {models_of(header)}",
             caption,
-            (diagram(summary, _strongest(summary)),),
+            (diagram(summary),),
         ),
         FigureGroup(
             f"{name_of(header)}-scores",
@@ -181,14 +181,29 @@ def figures(result: MethodResult[DiscoverySummary], study: Study) -> tuple[Figur
     )
 
 
-def diagram(summary: DiscoverySummary, best: dict[tuple[str, str], float]) -> Diagram:
-    """The groups of the graph from the logits down, and an arrow for each input of one that another reaches."""
-    groups = [group for group in summary.groups if group.nodes]
-    owner = {(one.node, one.at): one.group for one in summary.nodes}
-    nodes = tuple(_box(group, best) for group in groups)
+def diagram(summary: DiscoverySummary) -> Diagram:
+    """The groups of the graph, each below those that it writes to, and an arrow for each input that another reaches."""
+    owner, best = {(one.node, one.at): one.group for one in summary.nodes}, _strongest(summary)
     arrows = dict.fromkeys(Arrow(owner[edge.node, edge.at], edge.into, edge.via) for edge in summary.graph)
-    positions = tuple(reversed(dict.fromkeys(group.at for group in groups)))
-    return Diagram("graph", positions, nodes, tuple(arrows))
+    left, ordered = [group for group in summary.groups if group.nodes], list[GroupOfNodes]()
+    while left:
+        names = {group.name for group in left}
+        waiting = {one.source for one in arrows if one.target in names and one.target != one.source}
+        ready = next((group for group in left if group.name not in waiting), left[0])  # in a circle, the first found
+        ordered.append(ready)
+        left.remove(ready)
+    nodes = tuple(_box(group, best) for group in ordered)
+    return Diagram("graph", _in_order(dict.fromkeys(group.at for group in ordered), summary), nodes, tuple(arrows))
+
+
+def _in_order(places: Collection[str], summary: DiscoverySummary) -> tuple[str, ...]:
+    """The positions in the order of a prompt, in which a group's keys come from those before its own."""
+    before = dict[str, list[str]]()
+    for branch in summary.branches:
+        if branch.via == "key":
+            before.setdefault(branch.into, []).append(branch.at)
+    known = max(before.values(), key=len, default=list[str]())
+    return tuple(sorted(places, key=lambda place: known.index(place) if place in known else len(known)))
 
 
 def _box(group: GroupOfNodes, best: dict[tuple[str, str], float]) -> Node:

@@ -39,6 +39,7 @@ def rounds_again(search: Replay) -> Iterator[Finding]:
         closed = sorted(name for name, one in search.branches.items() if one.why in ("nothing", "token"))
         if sampled or not closed:
             return
+        search.sampled_from = len(closed)
         draw = random.Random(f"{search.evidence.job.seed}/closed branches")
         some = [search.branches[name] for name in draw.sample(closed, min(search.spec.closed_sample, len(closed)))]
         yield from _open(search, some, "sampled", "layers sampled")

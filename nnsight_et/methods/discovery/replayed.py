@@ -93,6 +93,8 @@ class Replay:
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     cost: dict[str, int] = field(default_factory=lambda: {"search": 0, "probes": 0})
     unit: float = 1.0
+    sampled_from: int = 0
+    """How many branches were closed when some were drawn."""
 
     @property
     def spec(self) -> Discovery:

@@ -102,6 +102,8 @@ class Search:
     branches: dict[str, Searched] = field(default_factory=dict[str, Searched])
     scores: dict[Edge, float] = field(default_factory=dict[Edge, float])
     """The candidates' scores."""
+    sampled_from: int = 0
+    """How many branches were closed when the sample of them was drawn."""
     started: float = field(default_factory=monotonic)
 
     @property
@@ -343,13 +345,10 @@ class Search:
         most = max(self.trials.examples, held_out, key=len)
         return sum(self._exhaustive(one.branch, most) for one in self.branches.values())
 
-    @property
-    def closed(self) -> list[Searched]:
-        """The branches that no probe opened, those that were searched all the same among them."""
-        return [one for one in self.branches.values() if one.why in ("nothing", "token", "sampled")]
-
     def _sample(self) -> list[Searched]:
-        """Some of the closed branches, at random."""
-        closed = sorted(self.closed, key=lambda one: one.branch.name)
+        """Some of the branches that no probe opened, at random."""
+        closed = [one for one in self.branches.values() if one.why in ("nothing", "token")]
+        closed.sort(key=lambda one: one.branch.name)
+        self.sampled_from = len(closed)
         draw = random.Random(f"{self.trials.job.seed}/closed branches")
         return draw.sample(closed, min(self.spec.closed_sample, len(closed)))

@@ -145,7 +145,7 @@ class ClosedSample(Record):
     """What the closed branches, or cleared halves, that were searched all the same say of the others."""
 
     closed: int
-    """How many no probe opened."""
+    """How many there were: branches when the sample was drawn, halves in all."""
     searched: int
     """How many of them were searched."""
     found: int

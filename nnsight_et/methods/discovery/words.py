@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnsight_et.core.errors import quantity
+from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary
 from nnsight_et.methods.discovery.summary import DiscoverySummary, GroupOfNodes
-from nnsight_et.results.headers import method_of, name_of
+from nnsight_et.results.headers import method_of, models_of, name_of
 from nnsight_et.results.study import Study
 
 LOOKS = 0.1  # the least share of attention that is told of
@@ -53,19 +54,21 @@ def sentence(summary: DiscoverySummary, group: GroupOfNodes) -> str:
 
 
 def sentences(study: Study, names: Sequence[str]) -> Iterator[str]:
-    """Of each group of each graph among these results what it does, and where it looks, if that was measured."""
+    """Of each group of these results' graphs what it does; if measured, where it looks, and what it carries."""
     for result in study.results:
         if method_of(result.header) != "discovery" or name_of(result.header) not in names:
             continue
         summary = DiscoverySummary.read(result.header)
-        looks = [
-            AttentionPatternsSummary.read(one.header)
-            for one in study.results
-            if method_of(one.header) == "attention_patterns" and name_of(result.header) in one.header.job.needs
-        ]
+        on_it = [one.header for one in study.results if name_of(result.header) in one.header.job.needs]
+        looks = [AttentionPatternsSummary.read(one) for one in on_it if method_of(one) == "attention_patterns"]
+        patches = [ActivationPatchingSummary.read(one) for one in on_it if method_of(one) == "activation_patching"]
+        patched = [row for one in patches[:1] for row in one.rows]
         for group in summary.groups:
             if group.nodes:
-                yield " ".join([sentence(summary, group), *(_attention(one, group) for one in looks[:1])]).strip()
+                said = [sentence(summary, group), *(_attention(one, group) for one in looks[:1])]
+                rows = [row for row in patched if (row.model, row.group) == (models_of(result.header), group.name)]
+                said.append(_carried(rows, group))
+                yield " ".join(filter(None, said))
 
 
 def _attention(looks: AttentionPatternsSummary, group: GroupOfNodes) -> str:
@@ -76,6 +79,25 @@ def _attention(looks: AttentionPatternsSummary, group: GroupOfNodes) -> str:
     verb = "looks" if len(group.nodes) == 1 else "look"
     who = "It" if len(group.nodes) == 1 else "They"
     return f"{who} {verb} at {listed([f'{column} ({-mean:.2f})' for mean, column in told])}." if told else ""
+
+
+def _carried(rows: Sequence[PatchedGroup], group: GroupOfNodes) -> str:
+    """The variables whose answers the group brings along beyond chance, and how often; rows: what was patched."""
+    one = len(group.nodes) == 1
+    found = [
+        f"{row.desideratum} (its answer on {row.mean:.2f} of prompts, {row.do_nothing:.2f} when nothing is patched)"
+        for row in rows
+        if _is_beyond(row)
+    ]
+    none = f"none of {listed([row.desideratum for row in rows])} by {'itself' if one else 'themselves'}"
+    verb = "it carries" if one else "they carry"
+    return f"Patched from another prompt, {verb} {listed(found) if found else none}." if rows else ""
+
+
+def _is_beyond(row: PatchedGroup) -> bool:
+    """Whether its interval is above that of patching nothing."""
+    (low, _), (_, high) = row.mean_interval or (None, None), row.do_nothing_interval or (None, None)
+    return low is not None and high is not None and low > high
 
 
 def listed(names: Sequence[str]) -> str:

@@ -11,25 +11,33 @@ from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost import pieces
 from nnsight_et.planning.cost.methods import total
-from nnsight_et.planning.cost.paths import path_patching
+from nnsight_et.planning.cost.paths import estimates, kept_runs, path_patching
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 
 def cost(setting: CostSetting[PathPatching]) -> Iterator[Piece]:
-    """What its jobs measure on each model, and what that costs."""
+    """What its jobs measure on each model, and what that costs: of stages with a screen the most that it can be."""
     spec, (name, rows) = setting.job.spec, setting.first
     shape = rows.sizes.shape
+    names = [stage.at for stage in spec.stages if stage.screen is not None]
+    beside = max((kept_runs(rows.sizes, one, names, spec.examples) for one in rows.prompts), default=0) if names else 0
     yield texts_made("discovery", 2 * spec.examples, name)
     for stage in spec.stages:
         receivers = pieces.receivers(setting.job, stage, setting.circuits, shape)
         path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
         every = path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
-        found = set(pieces.kept_components(setting.job, stage, setting.circuits, shape))
-        kept = [one for one in every if one in found]
+        keeping = set(pieces.kept_components(setting.job, stage, setting.circuits, shape))
+        kept = [one for one in every if one in keeping]
         for senders, count in ((every, spec.examples), (kept, spec.held_out_examples)):
             if senders and count:
                 prompts = rows.of(count, [stage.at])
-                yield "", name, total(path_patching(rows.sizes, one, path, senders) for one in prompts)
+                found = total(path_patching(rows.sizes, one, path, senders) for one in prompts)
+                if senders is every and stage.screen is not None:
+                    found += total(
+                        estimates(rows.sizes, one, path) for one in prompts if stage.has_estimates(spec.metric)
+                    )
+                    found = found.beside(beside)
+                yield "", name, found
 
 
 def _experiment() -> Experiment[PathPatching, PathPatchingSummary]:

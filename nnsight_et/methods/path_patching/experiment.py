@@ -15,6 +15,7 @@ from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL
+from nnsight_et.engine.paths import Kind
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.interventions.screened_paths import screened_probabilities
@@ -24,8 +25,9 @@ from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
-from nnsight_et.measuring.race import ESTIMATED, Race, run_race
+from nnsight_et.measuring.race import ESTIMATED, Race, drawn_order, run_race
 from nnsight_et.measuring.screened_scores import screened_scores
+from nnsight_et.measuring.shared_prompts import SharedPrompts
 from nnsight_et.measuring.stage_scores import Found, held_out_scores, ranking, stage_scores, tied_heads
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
@@ -95,6 +97,7 @@ def measure(
         record = stage_record(stage, receivers, kept, found, spec.metric)
         screened = {"screen": _screen_record(race)} if race else {}
         stages.append(record.model_copy(update={"tied": ties, "tied_receivers": tied_receivers, **screened}))
+    context.models.forget_runs()
     summary = PathPatchingSummary(
         circuit=CircuitRecord.of(assembled_circuit(spec.stages, ranked)),
         mlps=mlps(spec.stages, ranked),
@@ -119,26 +122,39 @@ def _race(
     """The stage's race: round by round the senders that may still be kept, on more of the examples."""
     stage, metric = job.spec.stages[index], job.spec.metric
     assert stage.screen is not None
+    shared = _shared_prompts(context, job, examples)
+    drawn = {number: place for place, number in enumerate(drawn_order(len(examples), str(job.seed)))}
 
     def ask(some: Sequence[int], prompts: Sequence[int], name: str) -> Generator[Progress, None, Found]:
         here = [examples[number] for number in prompts]
         racing = [senders[number] for number in some]
         measurement = patched_paths(context, job, path, racing, f"{stage.group} {name}", here)
-        if name in ESTIMATED and _has_estimates(stage, job):
+        if name in ESTIMATED and stage.has_estimates(metric) and job.engine != "reference":
             measurement = _with_estimates(measurement)
+        if shared is not None:
+            measurement = shared.apply_to(measurement, [drawn[number] for number in prompts], path.at)
         yield from measure_cells(context, [measurement])
         found = context.cells.values(measurement)
         check_scored(context, job, f"stages[{index}]", found, here)
         return found
 
-    how_many, seed = (len(senders), len(examples)), f"{job.seed}/{stage.group}"
+    how_many = (len(senders), len(examples))
+    seed = str(job.seed)
     return (yield from run_race(ask, how_many, screen=stage.screen, metric=metric, keep=stage.keep, seed=seed))
 
 
-def _has_estimates(stage: Stage, job: Job[PathPatching]) -> bool:
-    """Whether a gradient may help: the divergence has none at the base run, and MLPs are too few for it."""
-    gradient = stage.screen is not None and stage.screen.gradient
-    return gradient and stage.senders == "heads" and job.spec.metric != "kl" and job.engine != "reference"
+def _shared_prompts(context: RunContext, job: Job[PathPatching], examples: Sequence[Example]) -> SharedPrompts | None:
+    """Of screened stages the prompts whose base and source runs are kept; none where the model is not in this process,
+    or where what follows a prompt differs from answer to answer.
+    """
+    screened = [stage for stage in job.spec.stages if stage.screen is not None]
+    donors: set[tuple[str, Kind]] = {(stage.at, stage.senders) for stage in screened}
+    apart = context.models.on_server or context.workers is not None or job.engine == "reference"
+    if not donors or apart or any(one.further for one in examples):
+        return None
+    chunks = context.chunk_sizes.of(job.models[0], examples)
+    drawn = [examples[number] for number in drawn_order(len(examples), str(job.seed))]
+    return SharedPrompts(context, drawn, tuple(sorted(donors)), min(chunks.kept, len(drawn)), chunks.examples)
 
 
 def _with_estimates(measurement: Measurement) -> Measurement:

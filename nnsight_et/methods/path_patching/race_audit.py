@@ -33,7 +33,7 @@ def effect_of(found: dict[str, Tensor], metric: str) -> Tensor:
 def drawn_order(evidence: Evidence[PathPatching, PathPatchingSummary], stage: Stage) -> list[int]:
     """The numbers of the examples, as a race draws them."""
     every = evidence.job.spec.examples
-    return Random(f"{evidence.job.seed}/{stage.group}/screen").sample(range(every), every)
+    return Random(f"{evidence.job.seed}/screen").sample(range(every), every)
 
 
 def examples_of(evidence: Evidence[PathPatching, PathPatchingSummary], stage: Stage) -> list[Example]:

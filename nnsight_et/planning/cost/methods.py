@@ -145,6 +145,12 @@ def whole_run(prompts: Prompts, layers: int, answers: bool = False) -> Count:
     )
 
 
+def source_run(prompts: Prompts, last: int) -> Count:
+    """A run of whole prompts whose head outputs are read up to layer `last`, the MLP of which is not run."""
+    read = whole_run(prompts, last + 1)
+    return replace(read, whole=prompts.count * prompts.tokens * last)
+
+
 def captured_run(prompts: Prompts, layers: int, background: bool = False) -> Count:
     """A run of whole prompts that is kept: its keys and values; with a background all other tokens' head outputs."""
     held = prompts.in_batch * prompts.tokens
@@ -267,7 +273,7 @@ def patching_work(rows: Rows, count: int, sources: Sequence[Sequence[Circuit]]) 
         found.append(captured_run(one, rows.top))
         for sets in sources:
             if any(heads.size for heads in sets):
-                source = whole_run(one, max(layers(sets)) + 1).beside(one.cached_tokens(rows.top))
+                source = source_run(one, max(layers(sets))).beside(one.cached_tokens(rows.top))
                 found += [source, recomputing_work(rows.sizes, one, sets)]
     return total(found)
 
@@ -315,7 +321,7 @@ def _in_steps(rows: Rows, count: int, batch: int) -> list[Prompts]:
 
 def _preparing_work(prompts: Prompts, top: int, groups: Sequence[HeadGroup]) -> Count:
     last = max(head.layer for group in groups for head in group.heads)
-    return captured_run(prompts, top) + whole_run(prompts, last + 1)
+    return captured_run(prompts, top) + source_run(prompts, last)
 
 
 def knockout(rows: Rows, count: int, blind: str, firsts: Sequence[int]) -> Count:
@@ -331,7 +337,7 @@ def every_head(rows: Rows, count: int, at: str) -> Count:
     """Each head at a position patched in turn, and all of them estimated from one gradient (a way back per example)."""
     found, heads = [], rows.top * rows.sizes.shape.n_heads
     for one in rows.of(count, [at]):
-        found += [captured_run(one, rows.top)] * 2 + [whole_run(one, rows.top)]
+        found += [captured_run(one, rows.top)] * 2 + [source_run(one, rows.top - 1)]
         found.append(suffix_run(rows.sizes, one, one.live([at]), 0, heads).beside(one.cached_tokens(rows.top)))
         found.append(trained_run(rows.sizes, one, one.live([at]), 0) * ((1 + one.in_batch) / 2))
     return total(found)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from nnsight_et.core.circuit import Component
 from nnsight_et.engine.paths import Path
-from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, captured_run, suffix_run, total, whole_run
+from nnsight_et.planning.cost.methods import (
+    Count,
+    Prompts,
+    Sizes,
+    captured_run,
+    source_run,
+    suffix_run,
+    total,
+    trained_run,
+    whole_run,
+)
 
 
 def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
@@ -18,8 +28,37 @@ def edges(sizes: Sizes, prompts: Prompts, paths: Sequence[tuple[Path, Sequence[C
     """The same of several paths from heads: one base run, and one source run up to the last layer of any sender."""
     top = sizes.shape.n_layers
     last = max(senders[-1].layer for _, senders in paths)
-    found = [captured_run(prompts, top), whole_run(prompts, last + 1).beside(prompts.cached_tokens(top))]
+    source = source_run(prompts, last) if paths[0][0].senders == "heads" else whole_run(prompts, last + 1)
+    found = [captured_run(prompts, top), source.beside(prompts.cached_tokens(top))]
     return total([*found, *(_path_passes(sizes, prompts, path, senders) for path, senders in paths)])
+
+
+def estimates(sizes: Sizes, prompts: Prompts, path: Path) -> Count:
+    """A gradient's estimate of every head's effect along the path: a pass of one token, a suffix pass, and back."""
+    if not path.receivers:
+        return Count(mlp=prompts.count * sizes.shape.n_layers, answers=2 * prompts.count, passes=2 * prompts.batches)
+    layers = sorted({one.layer for one in path.receivers})
+    back = trained_run(sizes, prompts, prompts.live([path.at]), layers[0]) * _copies(sizes, path)
+    mlps = prompts.count * (layers[-1] + (path.via == "input"))
+    return back + Count(mlp=mlps, passes=2 * prompts.batches)
+
+
+def kept_runs(sizes: Sizes, prompts: Prompts, names: Iterable[str], count: int) -> float:
+    """What screened stages at these positions keep of both runs of `count` prompts: tokens times layers of keys and
+    values that take as much memory.
+    """
+    shape, places = sizes.shape, set(names)
+    queries, keys = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    numbers = 2 * keys * prompts.tokens + shape.d_model * prompts.live(places)
+    numbers += 2 * (shape.d_model + queries) * len(places)
+    numbers = shape.n_layers * numbers + shape.vocabulary  # the base run's logits
+    return min(count, sizes.chunks.kept) * numbers / (2 * keys)
+
+
+def _copies(sizes: Sizes, path: Path) -> int:
+    """Two where receivers see other keys or values than heads that share them: these need all of it twice."""
+    shared = path.via in ("key", "value") and sizes.shape.n_kv_heads < sizes.shape.n_heads
+    return 2 if path.kv_heads == "expanded" and shared else 1
 
 
 def _path_passes(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[Component]) -> Count:
@@ -28,9 +67,7 @@ def _path_passes(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[C
     starts = path.starts(layers, shape.parallel)
     last = max((one.layer for one in path.receivers), default=shape.n_layers - 1)  # whose attention is frozen last
     mlps = last + 1 if path.via in (None, "input") else last  # the end of a head's input comes before its layer's MLP
-    # receivers that see other keys or values than heads that share them need all of it twice
-    shared = path.via in ("key", "value") and shape.n_kv_heads < shape.n_heads
-    copies, found = 2 if path.kv_heads == "expanded" and shared else 1, list[Count]()
+    copies, found = _copies(sizes, path), list[Count]()
     for some in path.passes(senders, starts, sizes.chunks.variants(prompts.in_batch, live)):
         first, variants = some[0].layer, prompts.count * len(some)
         answers = 0 if starts else variants

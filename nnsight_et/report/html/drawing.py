@@ -10,9 +10,10 @@ from markupsafe import Markup
 from nnsight_et.display.figures import Bars, Curves, Diagram, Figure, FigureGroup, HeatMap, ImpactPlot, Scatter
 from nnsight_et.report.html.diagram import circuit
 from nnsight_et.report.html.reading import reading_of
-from nnsight_et.report.html.svg import COLOURS, add, bars, curves, heat_map, impact, markup, point, scatter
+from nnsight_et.report.html.svg import COLOURS, WIDTH, add, bars, curves, heat_map, impact, markup, point, scatter
 
 FITTING = 34  # heads
+READABLE = 1.3 * WIDTH  # a wider diagram does not shrink with its column
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,14 @@ def draw_group(plate: FigureGroup) -> DrawnGroup:
     names = [name for panel in plate.panels for name in _names(panel)]
     colours = {name: index for index, name in enumerate(dict.fromkeys(names))}
     panels = tuple(_panel(_title(panel, plate), _svg(panel, colours)) for panel in plate.panels)
-    wide = any(isinstance(panel, ImpactPlot) and len(panel.heads) > FITTING for panel in plate.panels)
+    wide = any(map(_is_wide, plate.panels, panels))
     return DrawnGroup(plate, panels, _legend(plate, colours), wide, reading_of(plate.panels[0]))
+
+
+def _is_wide(figure: Figure, panel: Panel) -> bool:
+    if isinstance(figure, ImpactPlot):
+        return len(figure.heads) > FITTING
+    return isinstance(figure, Diagram) and panel.width > READABLE
 
 
 def _panel(title: str, svg: Element) -> Panel:

@@ -1,0 +1,74 @@
+"""The fine-tunes of examples/real_study and their manifests, small: an embedded model takes the real one's place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nnsight_et as et
+from examples.real_study import fine_tune
+from nnsight_et.manifest import load
+from nnsight_et.planning.plan import plan
+from tests.helpers.commands import ROOT
+
+STUDY = ROOT / "examples/real_study"
+FEW = ["--steps", "2", "--batch", "2", "--look", "1", "--boxes", "3", "--keep", "1", "--stop", "2"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as a folder with a tokenizer."""
+    folder = shutil.copytree(ROOT / "nnsight_et/zoo/embedded/llama-tiny", tmp_path_factory.mktemp("base") / "model")
+    et.load("llama-tiny").tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["bindings", "arithmetic", "whole"])
+def test_a_fine_tune_learns_its_words_keeps_its_steps_and_comes_out_the_same_again(
+    kind: str, base: Path, tmp_path: Path
+):
+    for out in ("one", "two"):  # twice the same
+        fine_tune.main([kind, str(base), str(tmp_path / out), "--name", "llama-tiny", *FEW])
+    lines = [json.loads(line) for line in (tmp_path / "one/log.jsonl").read_text().splitlines()]
+    assert lines == [json.loads(line) for line in (tmp_path / "two/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert [set(line) - {"step"} for line in lines] == [{"right", "own", "loss"}] * 2 + [{"right", "own"}]
+    file = "model.safetensors" if kind == "whole" else "adapter_model.safetensors"
+    first, last = (load_file(tmp_path / "one" / step / file) for step in ("step-1", "step-2"))
+    assert any(not torch.equal(first[key], last[key]) for key in first)
+    folder = tmp_path / "one/step-2"
+    if kind == "whole":
+        tuned = et.load(str(folder))
+    else:
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "llama-tiny"
+        assert {value.dtype for value in last.values()} == {torch.float16}
+        tuned = et.load(str(base), adapter=str(folder))
+    pairs = et.Pairs.boxes(4, boxes=3)
+    assert all(one.isfinite().all() for one in et.path_patch(tuned, pairs, at="last").scores.values())
+
+
+def test_only_the_words_that_are_asked_for_are_learned():
+    tokenizer = et.load("llama-tiny").tokenizer
+    text = "The apple is in Box F. Box F contains the apple."
+    batch = fine_tune.batch_of([(text, [(text.rindex(" apple"), len(text) - 1)])], tokenizer)
+    learned = batch["labels"][batch["labels"] != -100]
+    assert tokenizer.convert_ids_to_tokens(learned.tolist()) == tokenizer.tokenize(" apple")
+
+
+@pytest.mark.parametrize("name", ["names", "boxes"])
+def test_the_manifests_of_the_study_are_accepted(name: str):
+    manifest = load(STUDY / f"{name}.yaml")
+    assert len(plan(manifest).jobs) == len(manifest.experiments)
+
+
+@pytest.mark.parametrize("kind", ["arithmetic", "bindings"])
+def test_the_adapters_that_are_kept_are_of_a_published_model(kind: str):
+    config = json.loads((STUDY / "adapters" / kind / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    log = [json.loads(line) for line in (STUDY / "adapters" / kind / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == len(log) - 1 == 200

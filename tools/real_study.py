@@ -1,0 +1,70 @@
+"""docs/real_study.md's numbers, from its runs: `make real-tables`, after `make real` and `make real-study`.
+
+docs/real_study/RUN keeps the results of each run, without the values of single measurements: what `et diff` compares
+and `et.open_run` opens. Each table of the page follows a line <!-- RUN EXPERIMENT: column, column --> and is made of
+them, with these columns; the report of `make real` is kept beside it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnsight_et.display.table import Table
+from nnsight_et.report.html import report_html
+from nnsight_et.report.results import tables
+from nnsight_et.results.store import HEADER
+from nnsight_et.results.study import Study, study_in
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, KEPT = DOCS / "real_study.md", DOCS / "real_study"
+RUNS = ("real", "real-names", "real-boxes")
+REPORTED = "real"
+MARK = re.compile(r"(<!-- (\S+) (\S+): (.*) -->\n)(?:\n(?:\|.*\n)+)?")
+"""A line that asks for a table, and the table below it."""
+
+
+def keep_results(runs: Path, kept: Path = KEPT) -> None:
+    """Copy the newest finished run of each of RUNS, and write the report of one of them."""
+    for name in RUNS:
+        newest = max((path.parent for path in runs.glob(f"{name}/*/report.html")), key=lambda one: one.stat().st_mtime)
+        shutil.rmtree(kept / name, ignore_errors=True)
+        for header in sorted(newest.glob(f"*/{HEADER}")):
+            shutil.copytree(header.parent, kept / name / header.parent.name)
+        if name == REPORTED:
+            (kept / "report.html").write_bytes(report_html(study_in(kept / name)).encode())
+
+
+def written(page: str, kept: Path = KEPT) -> str:
+    """The page with its tables made of the kept results."""
+    studies = {name: study_in(kept / name) for name in RUNS if (kept / name).is_dir()}
+    return MARK.sub(lambda found: found[1] + "\n" + _table(studies[found[2]], found[3], found[4].split(", ")), page)
+
+
+def _table(study: Study, experiment: str, columns: Sequence[str]) -> str:
+    """The first table of an experiment that has all of these columns."""
+    result = study.result(experiment)
+    assert result is not None, experiment
+    table = next(one for one in tables(result.header) if set(columns) <= set(one.columns))
+    return "".join(f"| {row} |\n" for row in _rows(table, columns))
+
+
+def _rows(table: Table, columns: Sequence[str]) -> list[str]:
+    places = [table.columns.index(column) for column in columns]
+    rule = " | ".join("--:" if column in table.numeric else "---" for column in columns)
+    cells = [" | ".join(row[place].replace("|", "\\|") or " " for place in places) for row in table.rows]
+    return [" | ".join(columns), rule, *cells]
+
+
+def main(words: Sequence[str]) -> None:
+    """Keep the runs that are below a folder, and make the page's tables of them."""
+    if words:
+        keep_results(Path(words[0]))
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
