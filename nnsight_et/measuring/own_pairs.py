@@ -15,7 +15,6 @@ from nnsight_et.models.load import tokenizer_of
 from nnsight_et.planning.plan import Job
 from nnsight_et.tasks.own_pairs import PARTS, OwnPairs
 
-
 THIRDS = len(set(PARTS.values()))
 
 
