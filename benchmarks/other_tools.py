@@ -20,12 +20,9 @@ except ModuleNotFoundError:
     Vene = None
 
 import argparse
-import os
+import json
 import random
-import statistics
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,24 +34,19 @@ from transformers import AutoModelForCausalLM
 
 import nnsight_et as et
 from benchmarks.setting import written
+from benchmarks.tools.cost import SEED, collated, cost_table, counted, timed
 from benchmarks.tools.hooks import Hooks
 from nnsight_et.api.models import LoadedModel
-from nnsight_et.core.batch import Example, Pair, collate
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.batch import Pair
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.activation_patching import patched_readouts
-from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.interventions.screened_paths import screened_probabilities
-from nnsight_et.manifest.methods.path_patching import Screen
-from nnsight_et.measuring.race import ESTIMATED, Race, run_race
+from nnsight_et.interventions.path_patching import edge_probabilities, path_probabilities
 from nnsight_et.tasks.ioi import IOI
 
-SEED = 20
 TOP = 8
 RECEIVERS = 4
-SIDE_BY_SIDE = 8
-"""How many heads TransformerLens patches in a round of what is timed: all would take hours."""
 PACKAGES = {"TransformerLens": "transformer-lens", "pyvene": "pyvene"}
 Scores = dict[str, list[float]]
 """Of each head of a list: the change of the logit difference, and of the probability as a share of it."""
@@ -131,11 +123,12 @@ def quantities(model: LoadedModel, pair: Pair, until: str) -> Made:
     """What is computed, by name, up to one of the names: the first stages of real.yaml, and whole heads."""
     sizes, made = (model.shape.n_layers, model.shape.n_heads), Made()
     receivers: tuple[Head, ...] = ()
-    for name, at, via in (
+    ends: tuple[tuple[str, str, Via | None], ...] = (
         (DIRECT, "last", None),
         (QUERY, "last", "query"),
         ("into those heads' values, at S2", "s2", "value"),
-    ):
+    )
+    for name, at, via in ends:
         path = PatchedPath(at, via, receivers)
         heads = [Head(*one) for one in path.reaching(*sizes)]
         scores = ours(model, pair, path, heads)
@@ -148,10 +141,10 @@ def quantities(model: LoadedModel, pair: Pair, until: str) -> Made:
 
 
 def chosen(scores: Scores, heads: Sequence[Head], count: int) -> list[Head]:
-    """Half of them those that matter most, half drawn from the others."""
-    best = lowest(scores, heads, count // 2)
+    """Those that matter most, and as many drawn from the others as are asked for."""
+    best = lowest(scores, heads, TOP)
     others = [head for head in heads if head not in best]
-    return sorted([*best, *random.Random(SEED).sample(others, min(count - len(best), len(others)))])
+    return sorted([*best, *random.Random(SEED).sample(others, min(count, len(others)))])
 
 
 def some_of(scores: Scores, heads: Sequence[Head], some: Sequence[Head]) -> Scores:
@@ -167,7 +160,7 @@ def agreement(one: Scores, other: Scores, heads: Sequence[Head]) -> dict[str, An
 
 
 def compare(made: Made, pair: Pair, tools: Sequence[Any], count: int) -> Iterator[dict[str, Any]]:
-    """A row for each quantity and tool."""
+    """A row for each quantity and tool, as soon as there is one."""
     reading = Reading(pair)
     for name, (quantity, every, scores) in made.items():
         heads = chosen(scores, every, count)
@@ -228,81 +221,15 @@ def edges(model: LoadedModel, pair: Pair, lens: Any, hooks: Hooks, sender: Head)
     """From one head into the query of every later one, each edge by itself."""
     reading, sizes = Reading(pair), (model.shape.n_layers, model.shape.n_heads)
     later = [Head(layer, index) for layer in range(sender.layer + 1, sizes[0]) for index in range(sizes[1])]
-    alone = [ours(model, pair, PatchedPath("last", "query", (head,)), [sender]) for head in later]
-    mine = {"logit_difference": [one["logit_difference"][0] for one in alone]}
+    paths = [(PatchedPath("last", "query", (head,)), sender) for head in later]
+    alone = edge_probabilities(model.model, pair, paths, "default", Chunks())
+    mine = {"logit_difference": (alone["patched_value"] - alone["base_value"]).mean(-1).tolist()}
     found = beside_base(lens, reading, lens.own_edges(sender, reading.mean)[sender.layer + 1 :].flatten())
     best = lowest(found, later, TOP)
     again = reading.scores(hooks.base(), (hooks.edge(sender, head) for head in best))
     same = agreement(again, some_of(found, later, best), best)
     what = f"TransformerLens: get_act_patch_direct_path from {sender}"
     return outcome_of(what, "into one head's query, at last", later, mine, found, same)
-
-
-def raced(model: LoadedModel, pairs: Sequence[Example], path: PatchedPath, heads: Sequence[Head], batch: int) -> Race:
-    """A stage with a screen, as a run has it."""
-
-    def ask(some: Sequence[int], prompts: Sequence[int], name: str) -> Generator[Any, None, dict[str, Tensor]]:
-        yield from ()
-        measure = screened_probabilities if name in ESTIMATED else path_probabilities
-        parts = [prompts[first : first + batch] for first in range(0, len(prompts), batch)]
-        found = [measure(model.model, _collated([pairs[number] for number in part]), path,
-                         [heads[number] for number in some], "default", Chunks()) for part in parts]  # fmt: skip
-        return {key: torch.cat([one[key] for one in found], -1) for key in found[0]}
-
-    sizes = len(heads), len(pairs)
-    race = run_race(ask, sizes, screen=Screen(), metric="logit_difference", keep=6, seed=f"{SEED}/other tools")
-    try:
-        while True:
-            next(race)
-    except StopIteration as done:
-        return done.value
-
-
-def timed(
-    model: LoadedModel, quantity: PatchedPath, examples: Sequence[Example], batch: int, lens: Any, rounds: int
-) -> dict[str, Any]:
-    """Path patching into queries at last, in plain forward passes of the same batch, here and in TransformerLens.
-
-    Seconds are the processor's, medians over rounds in which everything runs once. TransformerLens patches few of the
-    heads, side by side, and its captures are not counted; ours are.
-    """
-    from benchmarks.transformer_lens import stage_of_captured
-
-    heads = [Head(*one) for one in quantity.reaching(model.shape.n_layers, model.shape.n_heads)]
-    some, pair = heads[:: -(-len(heads) // SIDE_BY_SIDE)], _collated(examples[:batch])
-    captured = [[cache[f"blocks.{layer}.attn.hook_z"][:batch, -1] for layer in lens.layers] for cache in lens.caches]
-    races: list[Race] = []
-    work = {
-        "forward": lambda: lens.bridge(pair.base.tokens),
-        "engine": lambda: path_probabilities(model.model, pair, quantity, heads, "default", Chunks()),
-        "screened": lambda: races.append(raced(model, examples, quantity, heads, batch)),
-        "TransformerLens": lambda: stage_of_captured(lens.bridge, pair, quantity, some, (captured[1], captured[0])),
-    }
-    seconds = {name: [] for name in work}
-    for _ in range(rounds + 1):
-        for name, function in work.items():
-            start = time.process_time()
-            with torch.no_grad() if name in ("forward", "TransformerLens") else nullcontext():
-                function()
-            seconds[name].append(time.process_time() - start)
-    shares = {name: statistics.median(a / b for a, b in zip(times[1:], seconds["forward"][1:], strict=True))
-              for name, times in seconds.items()}  # fmt: skip
-    per_head = {
-        "engine": shares["engine"] / len(heads),
-        "screened": shares["screened"] / len(heads) / (len(examples) / batch),
-        "TransformerLens": shares["TransformerLens"] / len(some),
-    }
-    ratios = {name: per_head["TransformerLens"] / per_head[name] for name in ("engine", "screened")}
-    share = races[0].prompts.double().mean().item() / len(examples)
-    return {"forwards_per_head": per_head, "ratio": ratios, "rounds": rounds, "prompts": batch, "heads": len(heads),
-            "heads_of_TransformerLens": len(some), "prompts_screened": len(examples), "measured_share": share,
-            "seconds_of_a_forward": statistics.median(seconds["forward"]), "load": os.getloadavg()[0]}  # fmt: skip
-
-
-def _collated(examples: Sequence[Example]) -> Pair:
-    pair = collate(examples, metric="logit_difference")
-    assert bool(pair.base.mask.all()), "prompts of one length: nothing is padded"
-    return pair
 
 
 def markdown(outcome: dict[str, Any]) -> str:
@@ -315,14 +242,9 @@ def markdown(outcome: dict[str, Any]) -> str:
         again = row["hooks_that_do_this"]
         same = "" if again is None else f"{max(again.values()):.0e}"
         lines.append(f"| {row['what']} | {row['beside']} | {_numbers(row)} | {same} |")
-    return "\n".join(lines)
-
-
-def cost_table(cost: dict[str, Any]) -> str:
-    """What each takes, in forwards per head."""
-    lines = ["| into queries at last | forwards per head | TransformerLens takes |", "|---|---|---|"]
-    for name, value in cost["forwards_per_head"].items():
-        lines.append(f"| {name} | {value:.4f} | {cost['ratio'].get(name, 1):.0f} times as much |")
+    one = outcome["counted"]
+    ratio = one["two runs with hooks"] / one["engine"]
+    lines += ["", f"Into queries at last: {json.dumps(one)} GFLOP for a head and prompt, {ratio:.0f} times as much."]
     return "\n".join(lines)
 
 
@@ -338,7 +260,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a folder with the model and its tokenizer")
     parser.add_argument("--bos", choices=["add", "none"], help="as real.yaml has it: add, for Gemma")
     parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--heads", type=int, default=32, help="how many the others measure: half those that matter")
+    parser.add_argument("--others", type=int, default=8, help="how many heads are measured beside the top 8")
     parser.add_argument("--timed", type=int, default=0, metavar="ROUNDS", help="time it instead, in so many rounds")
     parser.add_argument("--screened", type=int, default=96, help="on how many prompts the screened stage is timed")
     given = parser.parse_args(words)
@@ -346,7 +268,7 @@ def main(words: Sequence[str] | None = None) -> None:
     model = et.load(str(given.model), device="cpu", attention="eager", bos=given.bos)
     count = max(given.prompts, given.screened if given.timed else 0)
     examples = IOI(templates=1).examples(model.tokenizer, count, SEED, "discovery")
-    pair = _collated(examples[: given.prompts])
+    pair = collated(examples[: given.prompts])
     tools: dict[str, Any] = {Hooks.name: Hooks(eager(given.model), pair)}
     if Lens is not None:
         tools[Lens.name] = Lens(eager(given.model), model.tokenizer, pair)
@@ -364,10 +286,18 @@ def main(words: Sequence[str] | None = None) -> None:
         print(cost_table(outcome["cost"]))
         print(f"Written to {written(f'other_tools_{given.model.name}_cost', outcome)}")
         return
-    outcome["same_definition"] = list(compare(made, pair, list(tools.values()), given.heads))
-    outcome["ready_made"] = list(ready_made(model, made, given.model, pair, tools, given.heads))
+    path, heads, _ = made[QUERY]
+    assert isinstance(path, PatchedPath)
+    outcome |= {"counted": counted(model, pair, path, heads), "same_definition": [], "ready_made": []}
+    for table, rows in (
+        ("same_definition", compare(made, pair, list(tools.values()), given.others)),
+        ("ready_made", ready_made(model, made, given.model, pair, tools, given.others)),
+    ):
+        for row in rows:  # written as they come: a run takes long
+            outcome[table].append(row)
+            place = written(f"other_tools_{given.model.name}", outcome)
     print(markdown(outcome))
-    print(f"Written to {written(f'other_tools_{given.model.name}', outcome)}")
+    print(f"Written to {place}")
 
 
 if __name__ == "__main__":

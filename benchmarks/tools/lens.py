@@ -1,6 +1,7 @@
 """The same by TransformerLens' bridge and its hooks, a head at a time."""
 
-# pyright: reportMissingImports=false
+# To a type checker `transformer_lens` can be this folder's neighbour.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -7,16 +7,23 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import coverage, setting, seven_b
+import nnsight_et
+from benchmarks import coverage, other_tools, setting, seven_b
+from benchmarks.tools import cost
+from benchmarks.tools.hooks import Hooks
+from nnsight_et.core.batch import collate
+from nnsight_et.core.circuit import Head
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path as PatchedPath
 from nnsight_et.tasks.boxes import Boxes
+from nnsight_et.tasks.ioi import IOI
 from tests.helpers import pretend_lens
 from tests.helpers.commands import ROOT
 from tests.helpers.gpt2_study import tokenizer
@@ -39,6 +46,7 @@ SMALL = {  # benchmark -> how it is run here, and what it then writes
     "engine": ("--size small --rounds 1", "engine_small"),
     "ioi": ("--examples 16 --held-out 12 --patched 4 --at last", "ioi"),
     "half_precision": ("--device cpu --examples 1", "half_precision"),
+    "other_tools": ("--prompts 3 --others 2", "other_tools_llama"),
     "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
     "self_checks": ("study.yaml --limit 2", "self_checks"),
     "screening": ("--examples 12 --rounds 1 --screens all~prompts first:~4", "screening"),
@@ -74,7 +82,9 @@ def run(name: str, written: Path) -> dict:
 def test_every_benchmark_is_run_here():
     scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "def main(" in path.read_text()]
     assert {path.stem for path in scripts} == set(SMALL)
-    told = "".join((ROOT / "docs" / name).read_text() for name in ("performance.md", "statistics.md", "discovery.md"))
+    told = "".join(
+        (ROOT / "docs" / name).read_text() for name in ("performance.md", "statistics.md", "discovery.md", "peers.md")
+    )
     assert all(f"benchmarks.{name}`" in told for name in SMALL)
 
 
@@ -148,8 +158,82 @@ def test_discovery_is_held_against_what_was_planted(written):
     assert nothing["edges"] == 0
     assert planted["node_precision"] == planted["edge_precision"] == 1
     assert planted["node_recall"] > 0.3
-    assert planted["exhaustive_bh"] > 0
-    assert planted["recall_bh"] >= 0.95
+    assert planted["held_out_bh"] > 0
+    assert planted["recall_held_out_bh"] >= 0.95
+    assert planted["recall_searched_bh"] >= 0.95
+
+
+def random_llama(folder: Path, layers: int) -> Any:
+    """A random Llama with grouped queries, and its tokenizer, in a folder; the model itself."""
+    torch.manual_seed(0)
+    config: dict[str, Any] = {"hidden_size": 32, "head_dim": 8, "intermediate_size": 48, "initializer_range": 0.2}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": layers}
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer()), **config, **heads)).eval()
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return model.requires_grad_(False)
+
+
+def test_plain_hooks_find_what_the_engine_finds_and_others_are_left_out_where_they_are_not(
+    written, tmp_path, monkeypatch
+):
+    random_llama(tmp_path / "llama", 4)
+    for tool in ("Lens", "Vene"):
+        monkeypatch.setattr(other_tools, tool, None)
+    monkeypatch.setitem(
+        SMALL, "other_tools", (f"--model {tmp_path / 'llama'} {SMALL['other_tools'][0]}", "other_tools_llama")
+    )
+    found = run("other_tools", written)
+    assert found["tools"] == {}
+    assert [row["what"] for row in found["same_definition"]] == [
+        "into the logits, at last",
+        "into those heads' queries, at last",
+        "into those heads' values, at S2",
+        "whole heads, at last",
+    ]
+    for row in (*found["same_definition"], *found["ready_made"]):
+        assert max(map(abs, row["theirs"]["logit_difference"])) > 1e-3
+        assert max(row["largest_difference"].values()) < 1e-5
+        assert row["same_order"]
+
+
+def test_what_other_tools_offer_is_the_same_where_no_mlp_and_no_other_token_stands_between(tmp_path):
+    model = random_llama(tmp_path / "llama", 2)
+    pair = collate(IOI(templates=1).examples(tokenizer(), 3, 0, "discovery"), metric="logit_difference")
+    sender, receiver, direct = Head(0, 1), Head(1, 2), PatchedPath("last")
+    whole, frozen = (Hooks(model, pair).path(direct, sender, mlps=mlps) for mlps in ("recompute", "freeze"))
+    assert (whole - frozen).abs().max() > 1e-2
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.zero_()
+    hooks = Hooks(model, pair)
+    assert close(hooks.path(direct, sender, mlps="freeze"), hooks.path(direct, sender))
+    assert close(hooks.edge(sender, receiver), hooks.path(PatchedPath("last", "query", (receiver,)), sender))
+    assert close(hooks.whole(receiver, None), hooks.whole(receiver, "last"))
+    assert not close(hooks.whole(sender, None), hooks.whole(sender, "last"))
+
+
+def test_what_other_tools_cost_is_counted_and_timed(lens, tmp_path):
+    module = random_llama(tmp_path / "llama", 4)
+    model = nnsight_et.load(str(tmp_path / "llama"), device="cpu")
+    examples = IOI(templates=1).examples(model.tokenizer, 12, 0, "discovery")
+    path, pair = PatchedPath("last", "query", (Head(3, 0), Head(2, 1))), cost.collated(examples[:3])
+    heads = [Head(layer, index) for layer in range(3) for index in range(4)]
+    found = cost.counted(model, pair, path, heads)
+    assert 0 < found["engine"] < found["two runs with hooks"]
+    race = cost.raced(model, examples, path, heads, 3)
+    assert set(race.prompts.tolist()) <= set(range(8, 13))
+    bridge = pretend_lens.TransformerBridge(module)
+    caches = [bridge.run_with_cache(run.tokens)[1] for run in (pair.source, pair.base)]
+    tool = SimpleNamespace(bridge=bridge, caches=caches, layers=range(4))
+    outcome = cost.timed(model, path, examples, 3, tool, 1)
+    assert outcome["heads"] == 12
+    assert all(value > 0 for value in outcome["forwards_per_head"].values())
+    assert "| screened |" in cost.cost_table(outcome)
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """The same logits, up to rounding."""
+    return torch.allclose(one, other, atol=1e-5)
 
 
 def test_a_graph_of_ioi_is_held_against_other_methods(written, tmp_path, monkeypatch):
@@ -230,9 +314,14 @@ def test_the_floor_of_a_path_worked_out_by_hand():
     (example,) = seven_b.prompts(1, 1, 7)
     assert (len(example.base.tokens), example.base.positions["query_label"]) == (12, 9)
     least = seven_b.floor(shape, PatchedPath("query_label", "value", (seven_b.Head(1, 0),)), [example])
-    assert (least.mlp, least.whole, least.again, least.answers) == (1, 12 * 3, 3, 2)
+    assert (least.mlp, least.whole, least.again, least.answers) == (
+        1,
+        12 * 2,
+        3,
+        2,
+    )  # layer 0 of the source runs no MLP
     assert least.seen == 3 * 78 + 10 + 11 + 12
-    assert least.flops(shape) == 2 * (1 * 45 + 39 * (24 + 45) + 2 * 21) + 4 * 267 * 2
+    assert least.flops(shape) == 2 * (1 * 45 + 27 * (24 + 45) + 2 * 21) + 4 * 267 * 2
 
 
 def test_prompts_are_laid_out_as_boxes_prompts_are():

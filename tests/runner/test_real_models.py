@@ -1,7 +1,7 @@
-"""Real pretrained models: SmolLM2-135M and Gemma-3-270M, whole studies of indirect object identification.
+"""Real pretrained models: SmolLM2-135M and Gemma-3-270M, every method on indirect object identification.
 
-ET_REAL_MODELS names a folder that holds them as `smollm2` and `gemma3-270m` in Hugging Face format; the tests skip
-where it is not set. They need about 6 GB of memory and several minutes.
+ET_REAL_MODELS names the folder that has them, as tools.real_models makes it; when absent it is where `make real` puts
+them. What is not there is skipped. They need about 6 GB of memory and several minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import nnsight_et
 from nnsight_et.core.batch import Pair, collate
@@ -21,59 +22,86 @@ from nnsight_et.core.circuit import Head, Via
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.methods import METHODS
 from nnsight_et.tasks.ioi import IOI
 from tests.helpers import plain_hooks
-from tests.helpers.commands import et
+from tests.helpers.commands import ROOT, et
 
-MODELS = Path(os.environ.get("ET_REAL_MODELS", "real_models"))
-NAMES = ("smollm2", "gemma3-270m")
-pytestmark = [
-    pytest.mark.real_models,
-    pytest.mark.skipif(not all((MODELS / name).is_dir() for name in NAMES), reason="ET_REAL_MODELS has no real models"),
-]
-STUDY = """\
+MODELS = Path(os.environ.get("ET_REAL_MODELS") or ROOT / "build" / "real")
+NAMES = {"smollm2": "none", "gemma3": "add"}
+"""Each model, and whether its texts begin with <bos>: without it Gemma does not answer."""
+pytestmark = pytest.mark.real_models
+SETTING = """\
 name: real
 seed: 3
 task: {{kind: ioi, templates: 1}}
 dtype: {dtype}
-models: {{real: {{path: {path}}}}}
+models: {{real: {{path: {path}, bos: {bos}}}}}
 experiments:
+"""
+CIRCUIT = """\
   circuit:
     method: path_patching
     model: real
-    examples: 12
-    held_out_examples: 6
+    examples: 3
     metric: logit_difference
     stages:
-      - {{group: name_mover, into: logits, at: last, keep: 8, receivers: 4}}
-      - {{group: s_inhibition, into: name_mover, via: query, at: last, keep: 6, receivers: 4}}
-      - {{group: induction, into: s_inhibition, via: value, at: s2, keep: 6, receivers: 3}}
-      - {{group: previous_token, into: induction, via: key, at: s1_plus_1, keep: 4}}
-  minimal: {{method: minimality, circuit: circuit, examples: 12, ablation_examples: 20}}
-  faithful: {{method: faithfulness, circuit: circuit, models: [real], examples: 12, ablation_examples: 20}}
-  complete: {{method: completeness, circuit: circuit, examples: 8, ablation_examples: 20, draws: 2}}
-  blind: {{method: knockout, model: real, examples: 6, edges: [{{blind: last, to: io}}, {{blind: s2, to: s1}}]}}
-  looks: {{method: attention_patterns, circuit: circuit, examples: 6}}
-  screen: {{method: attribution, model: real, at: [s2, last], examples: 8}}
-  itself: {{method: cmap, donor: real, recipient: real, circuit: circuit, examples: 6, random_sets: 2}}
+      - {group: name_mover, into: logits, at: last, keep: 8, receivers: 4}
+      - {group: s_inhibition, into: name_mover, via: query, at: last, keep: 4, receivers: 2}
 """
+MORE = """\
+      - {group: induction, into: s_inhibition, via: value, at: s2, keep: 4, receivers: 2}
+      - {group: previous_token, into: induction, via: key, at: s1_plus_1, keep: 3}
+  graph:
+    {method: discovery, model: real, examples: 2, held_out_examples: 2, keep: 1, branches: 1, closed_sample: 0}
+  minimal: {method: minimality, circuit: circuit, examples: 2, ablation_examples: 6}
+  overlap: {method: comparison, circuits: [circuit, minimal], scores: circuit}
+  faithful: {method: faithfulness, circuit: circuit, models: [real], examples: 6, ablation_examples: 6}
+  complete: {method: completeness, circuit: circuit, examples: 4, ablation_examples: 6, draws: 2}
+  roles:
+    method: dcm
+    circuit: circuit
+    desiderata: [name]
+    training_examples: 10
+    validation_examples: 2
+    test_examples: 2
+    batch: 2
+  functions: {method: activation_patching, roles: roles, models: [real], examples: 2, draws: 2}
+  itself: {method: cmap, donor: real, recipient: real, circuit: circuit, examples: 4, random_sets: 2}
+  blind: {method: knockout, model: real, examples: 3, edges: [{blind: last, to: io}]}
+  looks: {method: attention_patterns, circuit: circuit, examples: 4}
+  screen: {method: attribution, model: real, at: [last], examples: 2}
+"""
+
+
+def real(name: str) -> Path:
+    """The model's folder; skips the test where there is none."""
+    for folder in (MODELS / name, MODELS / f"{name}-270m"):
+        if folder.is_dir():
+            return folder.resolve()
+    pytest.skip(f"{MODELS} has no {name}: python -m tools.real_models {MODELS} makes it")
+
+
+def study_of(text: str, name: str, dtype: str, tmp_path: Path) -> Path:
+    """A manifest of the model, written."""
+    manifest = tmp_path / "real.yaml"
+    manifest.write_text(SETTING.format(path=real(name), bos=NAMES[name], dtype=dtype) + text)
+    return manifest
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_real_model_is_inspected(name: str):
-    done = et("models", "inspect", MODELS / name)
+    done = et("models", "inspect", real(name))
     assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_runs_and_all_its_checks_pass(name: str, dtype: str, tmp_path: Path):
-    manifest = tmp_path / "real.yaml"
-    manifest.write_text(STUDY.format(path=(MODELS / name).resolve(), dtype=dtype))
-    done = et("run", manifest, "--out", tmp_path / "runs")
+    done = et("run", study_of(CIRCUIT + MORE, name, dtype, tmp_path), "--out", tmp_path / "runs", "--quiet")
     assert done.exit_code == 0, done.output
     headers = [json.loads(path.read_text()) for path in tmp_path.glob("runs/real/*/*/result.json")]
-    assert len(headers) == 8
+    assert {header["job"]["spec"]["method"] for header in headers} == set(METHODS)
     checks = {header["job"]["name"]: header["self_check"]["checks"] for header in headers}
     assert all(check["worst"] <= check["tolerance"] for found in checks.values() for check in found)
     measured = [check for found in checks.values() for check in found if check["check"] == "reference engine"]
@@ -82,7 +110,7 @@ def test_every_method_runs_and_all_its_checks_pass(name: str, dtype: str, tmp_pa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_forty_heads_through_every_input_score_what_plain_hooks_give(name: str):
-    loaded = nnsight_et.load(str(MODELS / name))
+    loaded = nnsight_et.load(str(real(name)), device="cpu")
     pair = collate(IOI(templates=1).examples(loaded.tokenizer, 4, 5, "discovery"), loaded.pad)
     module, worst = loaded.model.nn._module, 0.0
     with torch.inference_mode(False):
@@ -120,10 +148,23 @@ def _apart(pair: Pair, found: dict[str, torch.Tensor], plain: tuple[torch.Tensor
     return ((ours - theirs).abs() / theirs.abs().clamp(min=1)).max().item()
 
 
-def test_float16_is_refused_where_numbers_do_not_fit(tmp_path: Path):
-    manifest = tmp_path / "real.yaml"
-    manifest.write_text(STUDY.format(path=(MODELS / "gemma3-270m").resolve(), dtype="float16"))
-    done = et("run", manifest, "--out", tmp_path / "runs")
+@pytest.mark.parametrize("name", ["smollm2"])
+def test_a_server_of_this_machine_gives_the_same_scores(name: str, tmp_path: Path):
+    manifest = study_of(CIRCUIT, name, "float32", tmp_path)
+    found = {}
+    for backend in ("local", "simulate"):
+        done = et("run", manifest, "--set", f"backend={backend}", "--out", tmp_path / backend, "--quiet")
+        assert done.exit_code == 0, done.output
+        (path,) = (tmp_path / backend).glob("real/*/circuit/scores.safetensors")
+        found[backend] = load_file(path)
+    assert set(found["local"]) == set(found["simulate"])
+    for key, here in found["local"].items():
+        assert torch.allclose(here, found["simulate"][key], atol=1e-5, equal_nan=True), key
+
+
+@pytest.mark.parametrize("name", ["gemma3"])
+def test_float16_is_refused_where_numbers_do_not_fit(name: str, tmp_path: Path):
+    done = et("run", study_of(CIRCUIT, name, "float16", tmp_path), "--out", tmp_path / "runs")
     assert done.exit_code == 2, done.output
     assert "float16" in done.output
     assert "bfloat16" in done.output

@@ -1,0 +1,121 @@
+"""What path patching costs here and in TransformerLens, counted and timed."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnsight_et.api.models import LoadedModel
+from nnsight_et.core.batch import Example, Pair, collate
+from nnsight_et.core.circuit import Head
+from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.paths import Path as PatchedPath
+from nnsight_et.interventions.path_patching import path_probabilities
+from nnsight_et.interventions.screened_paths import screened_probabilities
+from nnsight_et.manifest.methods.path_patching import Screen
+from nnsight_et.measuring.race import ESTIMATED, Race, run_race
+from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, whole_run
+from nnsight_et.planning.cost.paths import path_patching
+
+SEED = 20
+SIDE_BY_SIDE = 8
+"""How many heads TransformerLens patches in a round of what is timed: all would take hours."""
+
+
+def collated(examples: Sequence[Example]) -> Pair:
+    """The examples as one batch in which nothing is padded."""
+    pair = collate(examples, metric="logit_difference")
+    assert bool(pair.base.mask.all()), "prompts of one length: nothing is padded"
+    return pair
+
+
+def raced(model: LoadedModel, pairs: Sequence[Example], path: PatchedPath, heads: Sequence[Head], batch: int) -> Race:
+    """A stage with a screen, as a run has it."""
+
+    def ask(some: Sequence[int], prompts: Sequence[int], name: str) -> Generator[Any, None, dict[str, Tensor]]:
+        yield from ()
+        measure = screened_probabilities if name in ESTIMATED else path_probabilities
+        parts = [prompts[first : first + batch] for first in range(0, len(prompts), batch)]
+        found = [measure(model.model, collated([pairs[number] for number in part]), path,
+                         [heads[number] for number in some], "default", Chunks()) for part in parts]  # fmt: skip
+        return {key: torch.cat([one[key] for one in found], -1) for key in found[0]}
+
+    sizes = len(heads), len(pairs)
+    race = run_race(ask, sizes, screen=Screen(), metric="logit_difference", keep=6, seed=f"{SEED}/other tools")
+    try:
+        while True:
+            next(race)
+    except StopIteration as done:
+        return done.value
+
+
+def counted(model: LoadedModel, pair: Pair, path: PatchedPath, heads: Sequence[Head]) -> dict[str, float]:
+    """The floating-point operations of one head and prompt, in billions: of the engine, and of two runs with hooks.
+
+    By the formulas of plans, which tests hold to what the engine runs. Of the two runs the first ends with the last
+    receiver's layer, and the second has logits of every token, as in TransformerLens.
+    """
+    shape, length = model.shape, pair.base.tokens.shape[1]
+    places = {path.at: int(pair.base.positions[path.at][0])}
+    prompts = Prompts(len(pair.answer), length, places)
+    mine = path_patching(Sizes(shape, Chunks()), prompts, path, heads)
+    first = whole_run(prompts, max(one.layer for one in path.receivers) + 1)
+    two = first + whole_run(prompts, shape.n_layers) + Count(answers=prompts.count * length)
+    found = {"engine": mine.flops(shape) / len(heads), "two runs with hooks": two.flops(shape)}
+    return {name: value / len(pair.answer) / 1e9 for name, value in found.items()}
+
+
+def timed(
+    model: LoadedModel, quantity: PatchedPath, examples: Sequence[Example], batch: int, lens: Any, rounds: int
+) -> dict[str, Any]:
+    """Path patching into queries at last, in plain forward passes of the same batch, here and in TransformerLens.
+
+    Seconds are the processor's, medians over rounds in which everything runs once. TransformerLens patches few of the
+    heads, side by side, and its captures are not counted; ours are.
+    """
+    from benchmarks.transformer_lens import stage_of_captured
+
+    heads = [Head(*one) for one in quantity.reaching(model.shape.n_layers, model.shape.n_heads)]
+    some, pair = heads[:: -(-len(heads) // SIDE_BY_SIDE)], collated(examples[:batch])
+    captured = [[cache[f"blocks.{layer}.attn.hook_z"][:batch, -1] for layer in lens.layers] for cache in lens.caches]
+    races: list[Race] = []
+    work = {
+        "forward": lambda: lens.bridge(pair.base.tokens),
+        "engine": lambda: path_probabilities(model.model, pair, quantity, heads, "default", Chunks()),
+        "screened": lambda: races.append(raced(model, examples, quantity, heads, batch)),
+        "TransformerLens": lambda: stage_of_captured(lens.bridge, pair, quantity, some, (captured[1], captured[0])),
+    }
+    seconds = {name: [] for name in work}
+    for _ in range(rounds + 1):
+        for name, function in work.items():
+            start = time.process_time()
+            with torch.no_grad() if name in ("forward", "TransformerLens") else nullcontext():
+                function()
+            seconds[name].append(time.process_time() - start)
+    shares = {name: statistics.median(a / b for a, b in zip(times[1:], seconds["forward"][1:], strict=True))
+              for name, times in seconds.items()}  # fmt: skip
+    per_head = {
+        "engine": shares["engine"] / len(heads),
+        "screened": shares["screened"] / len(heads) / (len(examples) / batch),
+        "TransformerLens": shares["TransformerLens"] / len(some),
+    }
+    ratios = {name: per_head["TransformerLens"] / per_head[name] for name in ("engine", "screened")}
+    share = races[0].prompts.double().mean().item() / len(examples)
+    return {"forwards_per_head": per_head, "ratio": ratios, "rounds": rounds, "prompts": batch, "heads": len(heads),
+            "heads_of_TransformerLens": len(some), "prompts_screened": len(examples), "measured_share": share,
+            "seconds_of_a_forward": statistics.median(seconds["forward"]), "load": os.getloadavg()[0]}  # fmt: skip
+
+
+def cost_table(cost: dict[str, Any]) -> str:
+    """What each takes, in forwards per head."""
+    lines = ["| into queries at last | forwards per head | TransformerLens takes |", "|---|---|---|"]
+    for name, value in cost["forwards_per_head"].items():
+        lines.append(f"| {name} | {value:.4f} | {cost['ratio'].get(name, 1):.0f} times as much |")
+    return "\n".join(lines)
