@@ -167,10 +167,11 @@ def exhaustive(model: LlamaForCausalLM, summary: DiscoverySummary, examples: Seq
     return edges
 
 
-def edges_of(summary: DiscoverySummary) -> set[Edge]:
-    """The edges of a graph, named alike."""
+def edges_of(summary: DiscoverySummary, tested: bool = False) -> set[Edge]:
+    """The edges of a graph, named alike; or all that were `tested` for it, which are those the search found."""
     names = {(one.into, one.via, one.at): one.name for one in summary.branches}
-    return {(edge.node, edge.at, names[edge.into, edge.via, edge.at]) for edge in summary.graph}
+    edges = summary.edges if tested else summary.graph
+    return {(edge.node, edge.at, names[edge.into, edge.via, edge.at]) for edge in edges}
 
 
 def truth(known: Known) -> tuple[set[Any], set[Any]]:
@@ -201,7 +202,10 @@ def found_in(known: Known, summary: DiscoverySummary) -> tuple[set[Any], set[Any
 def rows(
     cases: list[str], seeds: int, sizes: dict[str, Any], *, boxes: int = 7, compared: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Of each model what was found beside what was planted, and what the exhaustive search finds on some prompts."""
+    """Of each model what was found beside what was planted, and what the exhaustive search finds on some prompts.
+
+    On held-out prompts the graph is compared with it, on those of the search what the search found.
+    """
     for name in cases:
         case = CASES[name]
         for seed in range(seeds):
@@ -225,11 +229,13 @@ def rows(
             row |= {"branches": len(summary.branches) - 1, "opened": sum(one.open for one in summary.branches) - 1}
             if compared:
                 every = Boxes(boxes).examples(word_tokenizer(), sum(sizes.values()), seed, "discovery")
-                everything = exhaustive(case.make(case.known, seed), summary, every[-compared:])
-                for name, edges in everything.items():
-                    row[f"exhaustive_{name}"] = len(edges)
-                    row[f"recall_{name}"] = len(edges & edges_of(summary)) / len(edges) if edges else None
-                    row[f"missed_{name}"] = [" ".join(one) for one in sorted(edges - edges_of(summary))]
+                for where, some in (("held_out", every[-compared:]), ("searched", every[:compared])):
+                    found = edges_of(summary, tested=where == "searched")
+                    everything = exhaustive(case.make(case.known, seed), summary, some)
+                    for correction, edges in everything.items():
+                        row[f"{where}_{correction}"] = len(edges)
+                        row[f"recall_{where}_{correction}"] = len(edges & found) / len(edges) if edges else None
+                        row[f"missed_{where}_{correction}"] = [" ".join(one) for one in sorted(edges - found)]
             yield row
 
 
@@ -241,7 +247,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--boxes", type=int, default=7)
-    parser.add_argument("--exhaustive", type=int, default=0, help="on how many held-out prompts to compare with it")
+    parser.add_argument(
+        "--exhaustive", type=int, default=0, help="on how many prompts of each sample to compare with it"
+    )
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     sizes, found = {"examples": given.examples, "held_out_examples": given.held_out}, list[dict[str, Any]]()

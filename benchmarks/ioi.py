@@ -231,6 +231,7 @@ def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[s
     result = read_result(folder / "found").read(DiscoverySummary)
     direct, base = result.scores["logits.score"].double(), result.summary.base
     least = result.summary.effect / base
+    whole_last = read_result(folder / "whole").read(AttributionSummary).scores.get("last.exact")
     movers = [Head.parse(row["head"]) for row in rows if "logits" in row["into"]]
     after, left = direct_attributions(module, prompts, movers)
     negative = [str(Head(*place)) for place in (direct / base >= least).nonzero().tolist()]
@@ -239,7 +240,8 @@ def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[s
     return {
         "heads": rows,
         "whole_heads": whole_heads(folder, rows),
-        "direct_logits_correlation": _correlation(-direct.flatten(), attributed.double().flatten()),
+        "whole_heads_correlation": None if whole_last is None else _correlation(direct, whole_last.double()),
+        "direct_logits_correlation": _correlation(-direct, attributed.double()),
         "direct_logits_top": len({*movers} & {*_top(len(movers), attributed)}) / max(len(movers), 1),
         "negative": {name: direct[Head.parse(name)].item() / base for name in negative},
         "left_without_direct_heads": left / whole,
@@ -250,7 +252,7 @@ def compared(folder: Path, module: LlamaForCausalLM, prompts: Prompts) -> dict[s
 
 def _correlation(one: Tensor, other: Tensor) -> float:
     """Pearson's."""
-    return torch.corrcoef(torch.stack([one, other]))[0, 1].item()
+    return torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1].item()
 
 
 def _top(count: int, values: Tensor) -> list[Head]:
@@ -281,7 +283,12 @@ def study(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     outcome["share_alone"] = share_alone(model, circuit, prompts, others, whole)
     outcome["share_alone_of_all_heads"] = share_alone(model, Circuit(groups), prompts, others, whole)
     missing = {*ROLES.values()} - {row["role"] for row in outcome["heads"]}
-    outcome |= {"roles_missing": sorted(missing), "groups": len(found.groups), "branches": len(found.branches) - 1}
+    outcome |= {
+        "roles_missing": sorted(missing),
+        "groups": len(found.groups),
+        "edges": len(found.graph),
+        "branches": len(found.branches) - 1,
+    }
     outcome |= {"opened": sum(one.open for one in found.branches) - 1, "ended": found.ended}
     outcome["groups_say"] = [*sentences(study_of(jobs, results), ["found"])]
     outcome |= {"cost": found.cost.total, "exhaustive": found.cost.exhaustive}

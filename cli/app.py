@@ -89,8 +89,8 @@ def plan(
     from nnsight_et.planning.plan import plan as planned
 
     read = load(manifest, options.settings_of(settings, None, device, memory, None))
-    jobs = planned(read.with_limit(limit) if limit else read)
     check_models(read)
+    jobs = planned(read.with_limit(limit) if limit else read)
     show_plan(read, jobs, out, calibrate)
 
 
@@ -118,14 +118,16 @@ def report(
 
 @app.command()
 def validate(manifest: ManifestPath, settings: options.Settings = None) -> None:
-    """Check a manifest: its text, its task if that is Python, and that no model is quantized.
+    """Check a manifest: its text, the files it names, its task if that is Python, and that no model is quantized.
 
     Reads no weights and uses no network.
     """
     from nnsight_et.manifest import load
+    from nnsight_et.planning.plan import plan as planned
 
     read = load(manifest, settings or ())
     check_models(read)
+    planned(read)
     typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, no errors")
 
 

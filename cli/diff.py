@@ -33,7 +33,7 @@ def diff(
     from nnsight_et.api.runs import open_run
     from nnsight_et.core.errors import quantity
     from nnsight_et.report.difference import difference
-    from nnsight_et.report.difference_tables import difference_data, difference_tables
+    from nnsight_et.report.difference_tables import difference_data, difference_tables, version_note
     from nnsight_et.report.html.page import beside_html
     from nnsight_et.results.disk import write_file
 
@@ -41,7 +41,8 @@ def diff(
     found = difference(*studies, tolerance=tolerance)
     tables = difference_tables(found, top)
     if page is not None:
-        write_file(page, beside_html(studies[0], studies[1], tables, (str(a), str(b))).encode())
+        names = (str(a), str(b))
+        write_file(page, beside_html(studies[0], studies[1], tables, names, version_note(found)).encode())
     if as_json:
         typer.echo(json.dumps(difference_data(found), indent=2, allow_nan=False))
         return
@@ -56,6 +57,8 @@ def diff(
     else:
         console = output()
         console.print(f"A: {a}\nB: {b}\n{count}\n", highlight=False, markup=False, soft_wrap=True)
+        if note := version_note(found):
+            console.print(f"{note}\n", style="yellow", highlight=False, markup=False, soft_wrap=True)
         for table in tables:
             show(console, table)
     if page is not None:

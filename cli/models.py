@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nnsight_et.core.errors import ManifestError
+from nnsight_et.core.errors import ManifestError, UnsupportedModel
 from nnsight_et.display.table import Table
 
 from .options import Settings, manifests, model_names
@@ -29,15 +29,27 @@ def list_models(context: typer.Context) -> None:
 
 
 def check_models(manifest: Manifest) -> None:
-    """Say that a model is quantized before anything is run, where its config.json is on this machine."""
-    from nnsight_et.models.stored import check_stored
+    """Say that a model's folder is not there, or that it is quantized by its config.json, before anything is run.
+
+    A hub id that was not fetched yet is no mistake.
+    """
+    from nnsight_et.models.stored import check_stored, missing_folder
     from nnsight_et.planning.plan import model_choice
 
-    if manifest.backend == "ndif":
-        return  # the server has the weights
-    names = (name for experiment in manifest.experiments.values() for name in experiment.model_names.values())
-    for name in dict.fromkeys(names):
-        check_stored(name, model_choice(manifest, name).spec)
+    written = {
+        name: ("experiments", experiment, *path)
+        for experiment, spec in reversed(manifest.experiments.items())
+        for path, name in spec.model_names.items()
+    }
+    for name, path in written.items():
+        spec = model_choice(manifest, name).spec
+        if missing := missing_folder(spec):
+            key, place = missing
+            where = manifest.place(*(("models", name, key) if name in manifest.models else path))
+            kind = "a model's folder" if key == "path" else "a folder"
+            raise UnsupportedModel(f"{where}: no folder {place}; accepted: {kind}, or a hub id such as org/name")
+        if manifest.backend != "ndif":  # there the server has the weights
+            check_stored(name, spec)
 
 
 @models.command()

@@ -41,8 +41,8 @@ def check(
 ) -> None:
     """Show what is understood of a file of pairs: its columns, splits, and five pairs with positions, tokens, lengths.
 
-    Every row is checked, and each that is wrong is named. Without a manifest, columns are guessed from their names, and
-    --set 'task.columns={base: clean, ...}' says them.
+    Every row is checked; a mistake is named with its first row, and how many rows have it. Without a manifest, columns
+    are guessed from their names, and --set 'task.columns={base: clean, ...}' says them.
     """
     from nnsight_et.diagnostics.pairs_check import check_pairs_file
 
@@ -54,7 +54,7 @@ def check(
         console.print()
     show(console, Table(str(file), ("what", "found"), found.facts))
     if found.guessed:
-        console.print(Text("The columns are a guess. In a manifest they must be said:"))
+        console.print(Text("These columns are a guess. A manifest must name them:"))
     console.print(Text(found.task), soft_wrap=True)
 
 

@@ -19,6 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nnsight_et.core.errors import quantity
+
 from .run_events import Event, RunInfo, events
 
 if TYPE_CHECKING:
@@ -282,14 +284,14 @@ def _end(event: Event, info: RunInfo) -> Text:
     """What there is to say of a finished experiment: its result in a few words, and what it took."""
     outcome = info.outcome(event.experiment) if info.outcome else None
     text = Text.assemble((f"{_title(event, info)}: ", "bold"))
-    if not event.computed_here:
+    if event.stored:
         text.append("from the store", "dim")
     else:
         text.append(f"done in {duration(outcome.seconds)}" if outcome else "done", "green")
     if outcome and outcome.headline:
         text.append(f"; {outcome.headline}")
-    if event.computed_here:
-        cells = f"{event.computed_here} cell{'s' * (event.computed_here != 1)}"
+    if not event.stored:
+        cells = quantity(event.computed_here, "cell") if event.computed_here else "no new cells"
         checks = f", {outcome.checks} self-checks passed" if outcome else ""
         text.append(f" ({cells}{checks})", "dim")
     return text

@@ -63,6 +63,8 @@ class Event:
     """Cells per second in this step; None before there is one."""
     run_left: TimeLeft | None = None
     """How long the whole run may still take; None where nothing is known of it."""
+    stored: bool = False
+    """Whether the finished experiment's result was there already."""
 
     @property
     def experiment(self) -> str:
@@ -91,7 +93,7 @@ def events(steps: Iterable[Step], info: RunInfo) -> Generator[Event]:
             yield replace(event, run_left=clock.run_left(event, now))
         if step.finished and last is not None:
             clock.finish(step.experiment)
-            yield Event("finished", last, computed, computed - earlier, checks)
+            yield Event("finished", last, computed, computed - earlier, checks, stored=step.reused > 0)
 
 
 @dataclass

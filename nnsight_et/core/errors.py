@@ -32,6 +32,9 @@ class ManifestError(NnsightEtError):
 class TaskError(NnsightEtError):
     """The task's data or a circuit does not fit: an object of two tokens, an unknown position, a missing head."""
 
+    alike: str = ""
+    """What errors about several rows that are one mistake have in common, where their texts differ."""
+
 
 class UnsupportedModel(NnsightEtError):
     """A model that cannot be found, read, or taken apart."""

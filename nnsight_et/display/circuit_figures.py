@@ -135,8 +135,8 @@ def _left_text(here: Mapping[str, float], metric: Metric) -> str:
     """What is known of a head that has no score."""
     if "prompts" not in here:
         return "not measured"
-    ends = f"{signed_score(here['low'], metric)} to {signed_score(here['high'], metric)}"
-    return f"left after {quantity(int(here['prompts']), 'prompt')}; its score is bounded by {ends}"
+    ends = f"{signed_score(here['low'], metric)} and {signed_score(here['high'], metric)}"
+    return f"dropped after {quantity(int(here['prompts']), 'prompt')}; its score lies between {ends}"
 
 
 def _numbers(count: int) -> tuple[str, ...]:
@@ -158,6 +158,6 @@ def drawn_circuit(
         count = quantity(sum(len(group.mlps) for group in mlps), "MLP")
         caption += f"Next to them {count}, which are not part of the circuit. "
     if stages:
-        more = ", or which MLPs' input (I)," if mlps else ""
-        caption += f"Arrows: whose query (Q), key (K) or value (V){more} the group below reaches."
+        more = ", or the input (I) of its MLPs" if mlps else ""
+        caption += f"Along an arrow, the lower group changes the upper one's query (Q), key (K) or value (V){more}."
     return FigureGroup(f"{name_of(result.header)}-circuit", title, caption.strip(), (diagram(stages, circuit, mlps),))

@@ -14,7 +14,7 @@ from torch import Tensor
 from nnsight_et.core.circuit import Component, Head, Mlp
 from nnsight_et.engine.capture import Capture, TokenCapture
 from nnsight_et.engine.paths import End, KvHeads
-from nnsight_et.engine.readout import Asked, Readout, readout
+from nnsight_et.engine.readout import Asked, Readout, read_variants
 from nnsight_et.engine.suffix import Edit
 from nnsight_et.models.model import Model
 
@@ -116,7 +116,7 @@ def to_logits(model: Model, token: TokenCapture, senders: Senders, spec: Asked) 
         for here in range(senders.layers[0], model.n_layers):
             model.skip_attention(here, _frozen_attention(model, token, here, senders))
             _donate_mlps(model, here, senders, size)
-        outcome = readout(model.logits()[:, 0].unflatten(0, size), spec)
+        outcome = read_variants(model, spec, size[0], lambda logits: logits[:, 0].unflatten(0, size))
     return outcome
 
 

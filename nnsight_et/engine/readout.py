@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 import torch
@@ -40,6 +41,13 @@ class ReadoutSpec:
             else cls(pair.answer, pair.metric, pair.right, pair.foils, base, pair.function)
         )
 
+    def words(self, model: Model) -> Tensor | None:
+        """[batch, 1 + n]: the tokens whose logits are all that is read, the answer first; None if it takes all."""
+        if not model.reads_words or self.metric != "logit_difference" or isinstance(self.answer, Answers):
+            return None
+        assert self.foils is not None, "pairs without foils are refused before"
+        return torch.cat([self.answer[:, None], self.foils.clamp(min=0)], 1)
+
 
 Asked = Tensor | Answers | ReadoutSpec
 """What is read: the answers, or a metric's value beside them."""
@@ -51,13 +59,15 @@ class Readout:
 
     Of an answer of several tokens: the probability of all of them, the sum of their logits, and the token predicted
     first; UNFINISHED where that begins a right answer, and none is predicted to its end.
-    value [..., batch]: the metric's, where another than the paper's is asked for.
+    value [..., batch]: the metric's, where another than the paper's is asked for. alone: whether it is all there is,
+    the other three being NaN and NO_TOKEN.
     """
 
     probability: Tensor
     logit: Tensor
     predicted: Tensor
     value: Tensor | None = None
+    alone: bool = False
 
     def split(self) -> list[Readout]:
         """Each variant [variant, batch] as a readout [1, batch] of its own."""
@@ -66,7 +76,7 @@ class Readout:
     def variants(self, some: slice) -> Readout:
         """Those of the variants [variant, batch]."""
         value = None if self.value is None else self.value[some]
-        return Readout(self.probability[some], self.logit[some], self.predicted[some], value)
+        return Readout(self.probability[some], self.logit[some], self.predicted[some], value, self.alone)
 
     def numbers(self) -> dict[str, Tensor]:
         """The same on the CPU, detached, as plain data that can leave a session."""
@@ -87,19 +97,43 @@ def read_logits(model: Model, run: PromptBatch) -> Tensor:
     return logits if run.continuation else logits[:, 0]
 
 
+def in_fp32_at_least(logits: Tensor) -> Tensor:
+    """The same logits in fp32, or wider where they are."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def readout(logits: Tensor, spec: Asked) -> Readout:
     """The readout of logits [..., batch, vocabulary] for answer [batch]; softmax over all tokens, in fp32 at least.
 
     Of answers of several tokens: of logits [..., row, token, vocabulary].
     """
     answer = spec.answer if isinstance(spec, ReadoutSpec) else spec
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    wide = in_fp32_at_least(logits)
     if isinstance(answer, Answers):
         return _readout_of_several(wide, answer, spec if isinstance(spec, ReadoutSpec) else None)
     index = answer.expand(wide.shape[:-1])[..., None]
     probability = wide.softmax(-1).gather(-1, index)[..., 0]
     value = _value(wide, spec) if isinstance(spec, ReadoutSpec) else None
     return Readout(probability, wide.gather(-1, index)[..., 0], wide.argmax(-1), value)
+
+
+def read_variants(model: Model, spec: Asked, rows: int, arrange: Callable[[Tensor], Tensor]) -> Readout:
+    """Inside a trace of `rows` times the batch: the readout of its logits, which `arrange` lays out as [..., batch,
+    vocabulary]. Where a metric needs the logits of few words alone, no others are computed.
+    """
+    words = spec.words(model) if isinstance(spec, ReadoutSpec) else None
+    if words is None or not isinstance(spec, ReadoutSpec):
+        return readout(arrange(model.logits()), spec)
+    model.narrow_vocabulary(words.repeat(rows, 1))
+    logits = arrange(model.logits())
+    wide = in_fp32_at_least(logits)
+    assert spec.foils is not None
+    assert isinstance(spec.answer, Tensor)
+    places = torch.arange(1, words.shape[1], device=words.device).expand_as(spec.foils)
+    foils = places.masked_fill(spec.foils == NO_TOKEN, NO_TOKEN)
+    value = logit_difference(wide, torch.zeros_like(spec.answer), foils)
+    nothing = torch.full_like(value, nan)
+    return Readout(nothing, nothing, torch.full(value.shape, NO_TOKEN, device=value.device), value, alone=True)
 
 
 def _readout_of_several(wide: Tensor, answers: Answers, spec: ReadoutSpec | None) -> Readout:
@@ -169,4 +203,5 @@ def stacked_readouts(parts: list[Readout]) -> Readout:
 
 def _combined_readout(parts: list[Readout], put: Callable[[list[Tensor]], Tensor]) -> Readout:
     columns = ([getattr(part, name) for part in parts] for name in ("probability", "logit", "predicted", "value"))
-    return Readout(*(put(column) if column[0] is not None else None for column in columns))  # type: ignore[arg-type]
+    tensors = (put(column) if column[0] is not None else None for column in columns)
+    return Readout(*tensors, alone=parts[0].alone)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture
-from nnsight_et.engine.readout import Asked, Readout, joined_readouts, readout
+from nnsight_et.engine.readout import Asked, Readout, joined_readouts, read_variants
 from nnsight_et.models.model import Model
 
 Site = Literal["query", "key", "value", "z", "mlp"]
@@ -114,6 +114,13 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spe
     fixed = capture.run.position_ids[:, : capture.visible.shape[-1]]
     keys = torch.cat([fixed.repeat(layout.copies * layout.rows, 1), places], 1)
     mask = layout.spread(capture.run.mask) if capture.whole else _mask(model, capture, layout)
+
+    def arrange(logits: Tensor) -> Tensor:
+        logits = logits.unflatten(0, (layout.rows, layout.batch))
+        if more:
+            logits = logits.unflatten(2, (layout.branches, 1 + more))
+        return logits.transpose(1, 2).flatten(0, 1)  # [variant, batch, (token,) vocabulary]
+
     with model.trace(tokens, places, mask, cache=None if capture.whole else _prefix(capture, start, layout)):
         if not capture.whole:
             model.narrow_windows(mask, places, keys)
@@ -134,11 +141,7 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spe
         if applied != len(edits):
             raise ExperimentError(f"suffix from layer {start}: {applied} of {len(edits)} edits applied; accepted: all")
         model.narrow_unembedding(first_copy, last[: len(first_copy)])
-        logits = model.logits().unflatten(0, (layout.rows, layout.batch))
-        if more:
-            logits = logits.unflatten(2, (layout.branches, 1 + more))
-        logits = logits.transpose(1, 2).flatten(0, 1)  # [variant, batch, (token,) vocabulary]
-        outcome = readout(logits, spec)  # [variant, batch]
+        outcome = read_variants(model, spec, layout.rows, arrange)  # [variant, batch]
     return outcome
 
 

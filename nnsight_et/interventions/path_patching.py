@@ -36,7 +36,8 @@ def path_probabilities(
 ) -> dict[str, Tensor]:
     """{"base": [batch], "patched": [sender, batch]}: the answer's probability without and with each path patched.
 
-    If the pair's metric is not the paper's, its values too, "base_value" and "patched_value". No logits leave.
+    If the pair's metric is not the paper's, its values too, "base_value" and "patched_value"; of the logit difference
+    these alone, and no "patched", where the model reads a few words without the others. No logits leave.
 
     Senders are in ascending order, and can all reach the end of the path: Path.reaching lists those that can.
     """
@@ -176,7 +177,7 @@ def _reference_effects(
 
 def numbers_of(base: Readout, patched: Readout) -> dict[str, Tensor]:
     """What leaves of a base run's readout [batch] and of its variants' [variant, batch]: see path_probabilities."""
-    found = {"base": base.probability.cpu(), "patched": patched.probability.cpu()}
+    found = {"base": base.probability.cpu()} | ({} if patched.alone else {"patched": patched.probability.cpu()})
     if base.value is None or patched.value is None:
         return found
     return found | {"base_value": base.value.cpu(), "patched_value": patched.value.cpu()}

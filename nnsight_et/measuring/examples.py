@@ -60,6 +60,8 @@ class Data:
     """By experiment and model: the tokens of each text that its examples are scored by, by what they are in them."""
     sent: dict[tuple[str, str], str] = field(default_factory=dict)
     """By experiment and model: the first base prompt as the model is given it, where it is a turn of a chat."""
+    first: dict[str, tuple[ModelChoice, Example]] = field(default_factory=dict)
+    """By experiment: a model, and the first of its examples."""
 
     def examples(self, job: Job, choice: ModelChoice, split: str, count: int) -> list[Example]:
         """Pairs of the job's task, with foils if its metric needs them; TaskError if one is too long for the model."""
@@ -103,6 +105,8 @@ class Data:
     def _note_scored(self, job: Job, choice: ModelChoice, examples: Sequence[Example]) -> Sequence[Example]:
         """The examples, the tokens they are scored by now being known."""
         tokenizer = self.models.tokenizer(choice)
+        if examples:
+            self.first.setdefault(job.name, (choice, examples[0]))
         if examples and makes_turns(tokenizer):
             self.sent.setdefault((job.name, choice.name), text_of(examples[0].base, tokenizer))
         scored = self.scored.setdefault((job.name, choice.name), {})

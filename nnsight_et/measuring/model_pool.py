@@ -75,7 +75,7 @@ class ModelPool:
                 model = distant(files, choice.spec, choice.dtype, job.attention)
             else:
                 model = load_model(files, choice.dtype, self.device, job.attention)
-                model = replace(model, on_layer=self.on_layer, runs={})
+                model = replace(model, on_layer=self.on_layer, runs={}, reads_words=model.has_plain_head)
                 self.prints[key] = memory_print(model)
             self._in_memory = (key, model)
         return self._in_memory[1]

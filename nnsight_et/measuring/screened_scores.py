@@ -33,7 +33,7 @@ def screened_scores(race: Race, senders: Sequence[Component], shape: Shape, seed
     of_senders = {name: spread(values) for name, values in of_whole.items()}
     for name, end in zip(("low", "high"), race.bounds().unbind(-1), strict=True):
         of_senders[name] = torch.where(left, end, of_senders[name])
-    of_senders["per_example"] = effects(race.found, race.metric).to(race.found["patched"].dtype)
+    of_senders["per_example"] = effects(race.found, race.metric).to(race.found["base"].dtype)
     p_values = spread(p_whole)
     tests = adjusted(p_values.masked_fill(left & ~p_whole.isnan().all(), 1.0))
     tests = {name: values.masked_fill(left, nan) for name, values in tests.items()}

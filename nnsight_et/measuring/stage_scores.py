@@ -58,7 +58,7 @@ def sender_numbers(
         "median": effect.median(-1).values,
         "largest": effect.max(-1).values,
         "selection_frequency": frequency,
-        "per_example": effect.to(probabilities["patched"].dtype),
+        "per_example": effect.to(probabilities["base"].dtype),
     }
     if tested is not None and metric == DEFAULT_METRIC:
         of_senders["log_ratio"] = tested.mean(-1)

@@ -30,7 +30,7 @@ CIRCUITS = Section(
 COMPLETENESS = Section(
     "completeness",
     "Completeness",
-    "Circuit and model with the same heads removed: a complete circuit loses as much (Figures A3, A4, A6).",
+    "Circuit and model without the same heads: if the circuit is complete, both lose as much (Figures A3, A4, A6).",
 )
 ROLES = Section(
     "roles",
@@ -45,7 +45,7 @@ ACROSS = Section(
 KNOCKOUT = Section(
     "knockout",
     "Attention knockout",
-    "By which layer a position has what it needs from another (Figures A1, A2).",
+    "From which layer on a position no longer needs another one (Figures A1, A2).",
 )
 OVERLAP = Section(
     "overlap",

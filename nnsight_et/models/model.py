@@ -62,6 +62,8 @@ class Model:
     """What messages call it."""
     spread: tuple[torch.device, ...] = ()
     """Per layer where its weights are, if they are on several devices."""
+    reads_words: bool = False
+    """Whether the logits of a few words can be had without all others: where has_plain_head is asked, and says so."""
     runs: dict[Any, Any] | None = field(default=None, compare=False, repr=False)
     """Runs that calls share (engine.shared_runs); None where none are kept, as with workers and on a server."""
 
@@ -280,7 +282,8 @@ class Model:
         if packed == "gated":
             return output.unflatten(-1, (heads, 2, self.d_head))[..., :1, :]
         if packed == "blocks":
-            output = output.split([self.heads_of(one) * self.d_head for one in VIAS], -1)[VIAS.index(via)]
+            first = sum(self.heads_of(one) for one in VIAS[: VIAS.index(via)]) * self.d_head
+            output = output[..., first : first + self.heads_of(via) * self.d_head]  # what split gives takes no gradient
         return output.unflatten(-1, (heads, 1, -1))
 
     def write_attention_mask(self, layer: int, mask: Tensor, position_ids: Tensor) -> None:
@@ -332,6 +335,22 @@ class Model:
         unembedding = self.part(self.parts.unembedding)
         entering = unembedding.input
         unembedding.input = entering[row.to(entering.device), index.to(entering.device)]
+
+    @property
+    def has_plain_head(self) -> bool:
+        """Whether the unembedding is a linear layer as PyTorch has it, neither adapted nor quantised, its weights here.
+
+        What a model does with its logits, such as capping or scaling them, it does word by word.
+        """
+        head = attrgetter(self.parts.unembedding)(self.nn._module)
+        return type(head) is nn.Linear and not head.weight.is_meta and head.weight.is_floating_point()
+
+    def narrow_vocabulary(self, words: Tensor) -> None:
+        """Inside a trace of a model that reads_words: of each row logits of words [batch, n], n columns."""
+        head = self.part(self.parts.unembedding)
+        words = words.to(head.weight.device)
+        logits = head.input @ head.weight[words].transpose(1, 2)
+        head.skip(logits if head.bias is None else logits + head.bias[words][:, None])
 
     def logits(self) -> Tensor:
         """[batch, seq, vocabulary]: inside a trace, the model's logits."""

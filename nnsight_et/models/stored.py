@@ -24,6 +24,22 @@ def check_stored(name: str, spec: ModelSpec) -> None:
         check_not_quantized(name, folder)
 
 
+def missing_folder(spec: ModelSpec) -> tuple[str, str] | None:
+    """The first key of a model, and what it says, that can only be a folder of this machine and is none."""
+    for key in ("path", "adapter", "tokenizer"):
+        place = getattr(spec, key)
+        if place and not is_hub_id(place) and not _is_folder(place):
+            return key, place
+    return None
+
+
+def _is_folder(place: str) -> bool:
+    try:
+        return Path(place).expanduser().is_dir()
+    except (OSError, RuntimeError):  # longer than a path can be, or ~ of nobody
+        return False
+
+
 def check_not_quantized(name: str, folder: Path) -> None:
     """Raise UnsupportedModel if config.json of the folder says that its weights are quantized."""
     try:
@@ -67,12 +83,8 @@ def _method(written: Any) -> str:
 
 def _folder(spec: ModelSpec) -> Path | None:
     """The model's folder on this machine, if it has one: the manifest's, or in the hub's cache."""
-    try:
-        folder = Path(spec.path).expanduser()
-        if folder.is_dir():
-            return folder
-    except (OSError, RuntimeError):  # longer than a path can be, or ~ of nobody
-        return None
+    if _is_folder(spec.path):
+        return Path(spec.path).expanduser()
     if not is_hub_id(spec.path):
         return None
     repository = _cache() / f"models--{spec.path.replace('/', '--')}"

@@ -265,15 +265,19 @@ def _choices(manifest: Manifest, spec: Experiment, jobs: Mapping[str, Job]) -> t
 
 def _circuits(manifest: Manifest, name: str, models: tuple[ModelChoice, ...]) -> dict[str, CircuitFile]:
     """The circuits no other experiment finds, by the names this one uses: shipped ones, and those of files."""
-    circuits = {}
-    for written in manifest.experiments[name].circuit_names:
-        where = f"experiments.{name}: {written}"
+    circuits, experiment = {}, manifest.experiments[name]
+    keys = {written: path for path, written in experiment.result_names.items()}
+    places = {
+        written: f"{manifest.place('experiments', name, *keys[written])}: {written}"
+        for written in experiment.circuit_names
+    }
+    for written, where in places.items():
         if is_shipped(written):
             circuits[written] = CircuitFile(published.circuit(written.partition("/")[2]), OURS)
         elif is_file(written):
             circuits[written] = read_circuit(manifest.folder / written, where)
     for written, found in circuits.items():
-        where = f"experiments.{name}: {written}"
+        where = places[written]
         for group in found.circuit.groups:
             if group.at not in manifest.positions:
                 tail = accepted_names(group.at, manifest.positions)

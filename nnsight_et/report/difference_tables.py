@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from typing import Any
 
@@ -26,7 +26,32 @@ def difference_tables(found: Difference, top: int = 20) -> tuple[Table, ...]:
         _members_table(found),
         _heads_table(found, top),
     )
-    return tuple(table for table in tables if table.rows)
+    return tuple(map(_filled, (table for table in tables if table.rows)))
+
+
+def version_note(found: Difference) -> str:
+    """That other versions of this package wrote the two, in a sentence; empty where one did."""
+    pairs = {(one.a, one.b): one for one in found.changes if (one.part, one.key) == ("version", "nnsight_et")}
+    told = [
+        f"nnsight_et {a} wrote A and {b} wrote B"
+        + ("" if len(one.experiments) == len(found.compared) else f" ({', '.join(one.experiments)})")
+        for (a, b), one in pairs.items()
+    ]
+    return f"Other versions: {'; '.join(told)}. What differs may come from that." if told else ""
+
+
+def _filled(table: Table) -> Table:
+    """The table without the columns that say nothing in any row; those of A and B stay."""
+    shown = [
+        index
+        for index, column in enumerate(table.columns)
+        if column in ("A", "B") or any(row[index] not in ("", ABSENT) for row in table.rows)
+    ]
+    columns, rows = (
+        tuple(table.columns[index] for index in shown),
+        tuple(tuple(row[index] for index in shown) for row in table.rows),
+    )
+    return replace(table, columns=columns, rows=rows, numeric=table.numeric & set(columns))
 
 
 def difference_data(found: Difference) -> dict[str, Any]:

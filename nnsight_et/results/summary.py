@@ -28,6 +28,17 @@ class ScoredToken(Record):
     """Its number in the vocabulary; of several, all of them."""
 
 
+class ShownPair(Record):
+    """One pair of prompts, as its tokens say it: what a reader of the results sees first of the task."""
+
+    base: list[list[str]]
+    """The base (clean) prompt in pieces: text, and the position whose token it is, or nothing."""
+    source: list[list[str]]
+    """The source (corrupted) prompt, in the same way."""
+    answer: str
+    """What answers the base prompt, in quotes."""
+
+
 class Reason(Record):
     """Why something in a result is empty, says nothing, or was decided by little."""
 
@@ -47,6 +58,8 @@ class Summary(Record):
     """Model and dtype -> tokens of one pass, where memory ran out and passes were made smaller."""
     tokens: dict[str, dict[str, list[ScoredToken]]] = Field(default_factory=dict[str, dict[str, list[ScoredToken]]])
     """Of a task of your own: model -> answer, also right, foil -> the tokens that examples are scored by."""
+    example: ShownPair | None = None
+    """The first pair of prompts of the first model."""
     sent: dict[str, str] = Field(default_factory=dict[str, str])
     """Where prompts are turns of a chat: model -> one of them, as it was given to the model."""
 
@@ -83,6 +96,7 @@ class _Shared(_View):
     """What the summaries of several methods have."""
 
     circuit: CircuitRecord | None = None
+    example: ShownPair | None = None
     tokens: dict[str, dict[str, list[ScoredToken]]] = Field(default_factory=dict[str, dict[str, list[ScoredToken]]])
 
 
@@ -108,6 +122,11 @@ def circuit_in(header: ResultHeader) -> Circuit | None:
 def tokens_in(header: ResultHeader) -> dict[str, dict[str, list[ScoredToken]]]:
     """What Summary.tokens says; ResultError naming the key that is wrong."""
     return _read(_Shared, header).tokens
+
+
+def example_in(header: ResultHeader) -> ShownPair | None:
+    """What Summary.example says; ResultError naming the key that is wrong."""
+    return _read(_Shared, header).example
 
 
 def stages_in(header: ResultHeader) -> list[ScoredStage]:

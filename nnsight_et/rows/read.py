@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -23,7 +23,9 @@ FORMS: dict[str, Form] = {".csv": "commas", ".tsv": "tabs", ".tab": "tabs"}
 PARQUET = (".parquet", ".pq")
 FILE_LIMIT = 1 << 26  # bytes
 ROWS_LIMIT = 100_000  # of a dataset
-TOLD = 20  # rows that are refused in one message
+TOLD = 20  # mistakes in one message
+PLACE = re.compile(r"^.*?:(?: row )?(\d+): ")
+"""Where a row is: the same mistake in many rows is told once."""
 KINDS = "a file of JSON lines, JSON, CSV, TSV or Parquet"
 _OBJECT = "rows as objects: one a line, a list of them, or one object with a list of them"
 
@@ -121,17 +123,26 @@ def rows_of(data: Data, key: str | None = None) -> list[Row]:
 
 
 def each_of(some: Iterable[T], make: Callable[[T], U]) -> list[U]:
-    """What `make` makes of each; TaskError with a line for each that it refuses."""
-    made, refused = list[U](), list[str]()
+    """What `make` makes of each; TaskError with a line for each that it refuses, and one for all with one mistake."""
+    made, refused = list[U](), dict[str, list[str]]()
     for one in some:
         try:
             made.append(make(one))
         except TaskError as error:
-            refused.append(str(error))
+            refused.setdefault(error.alike or PLACE.sub("", str(error)), []).append(str(error))
     if refused:
-        more = [f"and {quantity(len(refused) - TOLD, 'more row')}"] if len(refused) > TOLD else []
-        raise TaskError("\n".join([*refused[:TOLD], *more]))
+        lines = [one + _others(more) for one, *more in refused.values()]
+        left = sum(map(len, list(refused.values())[TOLD:]))
+        raise TaskError("\n".join([*lines[:TOLD], *([f"and {quantity(left, 'more row')}"] if left else ())]))
     return made
+
+
+def _others(more: Sequence[str]) -> str:
+    """In how many more rows there is the same mistake, and in which first."""
+    places = [place[1] for one in more[:5] if (place := PLACE.match(one))]
+    if not more:
+        return ""
+    return f" (also in {quantity(len(more), 'more row')}: {', '.join(places)}{', ...' if len(more) > 5 else ''})"
 
 
 def _lines(text: str) -> list[tuple[int, str]]:

@@ -41,9 +41,11 @@ def _matching(expression: str, text: str, where: str) -> Span:
     """Where in the text the expression is."""
     found = list(re.finditer(expression, text))
     if len(found) != 1:
-        times = f"{len(found)} times in {text!r:.120}"
+        shown, times = expression if expression.isprintable() else repr(expression)[1:-1], f"{len(found)} times"
         accept = "an expression that is there once, such as '.*(word)' for the last one"
-        raise TaskError(f"{where}: {expression!r} is found {times}; accepted: {accept}")
+        error = TaskError(f"{where}: '{shown}' is found {times} in {text!r:.120}; accepted: {accept}")
+        error.alike = f"{where.rsplit(': ', 2)[1:]} {expression} {times}"
+        raise error
     (match,) = found
     start, end = match.span(AT if AT in match.re.groupindex else min(match.re.groups, 1))
     if start == end:

@@ -115,3 +115,65 @@ def test_options_that_do_not_fit_are_refused(written: Path):
         assert result.exit_code == 2, options
         assert part in result.stderr
     assert not (written.parent / "runs").exists() or not list(written.parent.glob("runs/**/result.json"))
+
+
+@pytest.mark.parametrize("command", ["plan", "validate"])
+@pytest.mark.parametrize(
+    ("model", "models", "text"),
+    [
+        (
+            "mine",
+            "mine: {path: ./none}",
+            "study.yaml:4: models.mine.path: no folder none; accepted: a model's folder, or",
+        ),
+        (
+            "mine",
+            "mine: {path: org/x, tokenizer: ./none}",
+            "study.yaml:4: models.mine.tokenizer: no folder none; accept",
+        ),
+        (
+            "./none",
+            "",
+            "study.yaml:8: experiments.circuit.model: no folder none; accepted: a model's folder, or a hub id",
+        ),
+    ],
+)
+def test_a_model_whose_folder_is_not_there_is_told_by_line(tmp_path: Path, command: str, model: str, models, text: str):
+    written = f"""\
+name: study
+seed: 1
+task: {{kind: boxes, boxes: 3}}
+models: {{{models}}}
+experiments:
+  circuit:
+    method: path_patching
+    model: {model}
+    examples: 4
+    stages: [{{group: a, into: logits, at: last, keep: 1}}]
+"""
+    (tmp_path / "study.yaml").write_text(written)
+    found = et(command, tmp_path / "study.yaml")
+    assert found.exit_code == 2
+    assert found.stderr.replace(f"{tmp_path}/", "").startswith(text)
+    (tmp_path / "study.yaml").write_text(written.replace("./none", "org/name"))
+    assert et(command, tmp_path / "study.yaml").exit_code == 0  # it can be fetched
+
+
+@pytest.mark.parametrize(("key", "value", "text"), [
+    ("circuit", "./none.json", "study.yaml:6: experiments.circuit.circuit: ./none.json: no file"),
+    ("task", "{kind: pairs, file: none.csv, positions: []}", "study.yaml:3: task.file: none.csv: cannot be read"),
+])  # fmt: skip
+def test_files_that_are_not_there_are_told_when_a_manifest_is_checked(tmp_path: Path, key: str, value: str, text: str):
+    (tmp_path / "there.json").write_text('{"schema": 1, "groups": [{"name": "a", "at": "last", "heads": ["L1H2"]}]}')
+    given = {"task": "{kind: boxes, boxes: 3}", "circuit": "./there.json"} | {key: value}
+    (tmp_path / "study.yaml").write_text(f"""\
+name: study
+seed: 1
+task: {given["task"]}
+
+experiments:
+  circuit: {{method: faithfulness, circuit: {given["circuit"]}, models: [llama], examples: 4, ablation_examples: 4}}
+""")
+    found = et("validate", tmp_path / "study.yaml")
+    assert found.exit_code == 2
+    assert found.stderr.replace(f"{tmp_path}/", "").startswith(text)

@@ -83,6 +83,20 @@ def test_lines_tell_the_start_and_the_end_of_each_experiment():
     ]
 
 
+def test_only_a_result_that_was_there_is_from_the_store():
+    def remade() -> Iterator[Progress]:
+        yield Progress("found", "stage", 1, 1, reused=1)  # every cell is stored, and the result is not
+        yield Progress("found", "stage", 0, 0, reused=0, finished=True)
+        yield Progress("last", "comparison", 1, 1, reused=1, finished=True)
+
+    console = Console(file=io.StringIO(), width=120)
+    progress.follow(remade(), console, INFO)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue()
+    assert "found: done in 12 s; all of found (no new cells, 7 self-checks passed)" in lines
+    assert "last: from the store; all of last" in lines
+
+
 def test_between_them_a_line_comes_every_fifteen_seconds_at_most(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(run_events.time, "monotonic", lambda: now[0])

@@ -144,7 +144,7 @@ def test_a_penalty_above_what_every_head_adds_keeps_all_masks_at_1(crowded):
     training = select(crowded, FETCHERS, sparsity=1000)
     assert training.found["course"].min() == 1
     assert only(training).kind == "penalty"
-    assert "No mask left 1" in only(training).text
+    assert "Every mask stayed at 1" in only(training).text
     assert "sparsity is 1000" in only(training).text
     assert select(crowded, FETCHERS, sparsity=0.3).mask == [0, 0]  # the one it asks for
     assert "Try 0.3." in only(training).text
@@ -154,7 +154,7 @@ def test_masks_that_never_left_1_as_training_asked_for_the_models_own_answers(cr
     training = select(crowded, FETCHERS, train=partial(own_answers, crowded))
     assert training.found["course"].min() > 0.95
     assert only(training).kind == "start"
-    assert "No mask left 1" in only(training).text
+    assert "Every mask stayed at 1" in only(training).text
     assert "Are the training pairs' targets what the source should give?" in only(training).text
 
 
@@ -191,7 +191,7 @@ def test_among_masks_that_did_as_well_the_one_without_heads_is_told_to_have_won_
     assert training.found["masks"].min() == 0
     assert training.mask == [1, 1, 1]
     assert only(training).kind == "tie"
-    assert "Masks with heads did as well in validation as none, 0.00" in only(training).text
+    assert "In validation, masks that select heads did no better than selecting none, 0.00" in only(training).text
     assert "the group's 3 heads reach 1.00" in only(training).text
 
 
@@ -199,7 +199,7 @@ def test_a_choice_between_as_many_heads_by_order_alone_is_told(three):
     training = select(three, THREE.circuit.group("value_fetcher"), sparsity=1.85, learning_rate=0.6, validate_every=1)
     assert training.mask == [0, 0, 1]
     assert only(training).kind == "tie"
-    assert "As good in validation with as many heads: L4H0 L4H2." in only(training).text
+    assert "Other sets of as many heads did as well in validation: L4H0 L4H2." in only(training).text
 
 
 def test_masks_with_heads_that_did_worse_than_none_are_told():
@@ -211,7 +211,7 @@ def test_masks_with_heads_that_did_worse_than_none_are_told():
     training = select(model, UNEVEN.circuit.group("value_fetcher"), validation=some, sparsity=2.7)
     assert training.mask == [1, 1]
     assert only(training).kind == "worse"
-    assert "Masks with heads did worse in validation than none: 0.00 and 0.17" in only(training).text
+    assert "In validation, masks that select heads did worse than selecting none: 0.00 and 0.17" in only(training).text
 
 
 def test_heads_that_do_nothing_on_the_test_prompts_are_told(crowded):

@@ -115,11 +115,11 @@ def test_tables_figures_and_export_tell_a_bound_from_a_score(both):
         f"a: {screened.header.summary['stages'][0]['screen']['whole']} heads measured on all {EXAMPLES} prompts"
         in notes
     )
-    assert f"4 times what is largest on the first {FIRST} of the same head" in notes
+    assert f"4 times the head's largest on the first {FIRST} prompts" in notes
     place = tuple(left(screened, "a").nonzero()[0].tolist())
     panels = [panel for plate in plates(screened, Study("s", (screened,), ())) for panel in plate.panels]
     rows_of_cells = [row for panel in panels if isinstance(panel, HeatMap) for row in panel.cells]
-    cells = [cell for row in rows_of_cells for cell in row if "left after" in cell.text]
+    cells = [cell for row in rows_of_cells for cell in row if "dropped after" in cell.text]
     assert len(cells) == sum(int(left(screened, group).sum()) for group in "abcdm")
     assert all(cell.value is None for cell in cells)
     name = f"L{place[0]}H{place[1]}"

@@ -132,7 +132,7 @@ def test_a_circuit_file_that_does_not_fit_is_refused_by_name(tmp_path: Path, tex
     with pytest.raises((ManifestError, TaskError)) as raised:
         with_file(tmp_path, text)
     assert part in str(raised.value)
-    assert str(raised.value).startswith("experiments.table1: circuit.json: ")
+    assert str(raised.value).startswith("study.yaml:4: experiments.table1.circuit: circuit.json: ")
 
 
 def test_a_circuit_file_that_is_not_there_is_refused(tmp_path: Path):

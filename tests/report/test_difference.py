@@ -16,7 +16,7 @@ from nnsight_et_cli.diff import diff
 from nnsight_et.api.runs import Run, open_run
 from nnsight_et.display.measurement import TidyRow
 from nnsight_et.report.difference import TOLERANCE, Difference, ValueChange, difference
-from nnsight_et.report.difference_tables import difference_tables
+from nnsight_et.report.difference_tables import difference_tables, version_note
 from nnsight_et.results.store import Result, read_result, write_result
 from tests.helpers.commands import et
 
@@ -144,6 +144,33 @@ def test_heads_are_compared_by_score_and_by_membership(copy: Path, same: Path):
     shown = et("diff", copy, same, "--top", 1).stdout
     assert "L2H3" in shown
     assert "1 largest of 2" in shown
+
+
+def test_results_of_another_version_are_told_and_empty_columns_left_out(copy: Path, same: Path, tmp_path: Path):
+    def older(plain: dict[str, Any], _: dict[str, Any]) -> None:
+        plain["versions"]["nnsight_et"] = "0.1.0"
+
+    for name in ("found", "table1", "selected"):
+        changed(same / name, older)
+    found = between(same, copy)
+    new = read_result(copy / "found").header.versions["nnsight_et"]
+    told = f"Other versions: nnsight_et 0.1.0 wrote A and {new} wrote B. What differs may come from that."
+    assert version_note(found) == told
+    shown = et("diff", same, copy, "--page", tmp_path / "page.html").stdout
+    assert told in " ".join(shown.split())
+    assert told in (tmp_path / "page.html").read_text()
+    assert version_note(between(copy, copy)) == ""
+
+    def worse(plain: dict[str, Any], _: dict[str, Any]) -> None:
+        row = plain["summary"]["rows"][0]
+        row["random_p"], row["full_interval"], row["full"] = None, [None, None], row["full"] / 2
+
+    changed(same / "table1", worse)
+    tables = {table.title: table for table in difference_tables(between(same, copy))}
+    for table in tables.values():
+        for index, column in enumerate(table.columns):
+            assert column in ("A", "B") or {row[index] for row in table.rows} - {"", "–"}, (table.title, column)
+    assert "experiments" in tables["how they were made"].columns
 
 
 def test_experiments_in_one_only_are_named_and_needs_that_are_not_there_compared(copy: Path, same: Path):

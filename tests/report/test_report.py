@@ -86,8 +86,8 @@ def test_where_keys_and_values_are_shared_the_circuits_note_says_who_saw_them_pa
     groups = [{"name": name, "heads": []} for name in names]
     summary = FOUND | {"stages": stages, "circuit": {"groups": groups}, "query_heads_per_kv_head": 4}
     note = tables(header("path_patching", summary))[0].note
-    assert "b, c: a receiver's key or value is that of its 4 query heads together." in note
-    assert "d: of the 4 query heads that share a key or value the receivers alone see it patched." in note
+    assert "b, c: patching a receiver's key or value patches it for all 4 query heads that share it." in note
+    assert "d: of the 4 query heads that share a key or value, only the receivers see the patched one." in note
 
 
 def test_heads_beyond_chance_are_named_kept_or_not_with_the_test_that_says_so():

@@ -125,6 +125,17 @@ def test_table_1_and_the_headline_have_the_numbers_of_the_result(study: Study, p
     assert f"{sum(len(group['heads']) for group in circuit)} heads" in parsed.text("b")
 
 
+def test_the_task_is_shown_by_a_pair_of_prompts_with_its_positions(study: Study, html: str, parsed: Parsed):
+    example = of(study, "found").header.summary["example"]
+    assert {at for _, at in example["base"]} == {"", *study.results[0].header.job.task.positions, "last"}
+    shown = html.partition('<dl class="example"')[2].partition("</dl>")[0]
+    for side in ("base", "source"):
+        for text, at in example[side]:
+            assert (f"{text}<sub>{at}</sub></mark>" if at else text) in shown
+    assert "".join(text for text, _ in example["base"]) != "".join(text for text, _ in example["source"])
+    assert f"<code>{example['answer']}</code>".replace("'", "&#39;") in shown
+
+
 def test_every_method_has_its_figures(study: Study):
     figures = {result.header.job.name: plates(result, study) for result in study.results}
     assert all(figures[name] for name in load_names())
@@ -268,7 +279,7 @@ def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: st
     path = tmp_path / "report.html"
     path.write_text(html, encoding="utf-8")
     with chromium(tmp_path / "profile") as view:
-        for width in (400, 1280):
+        for width in (400, 700, 1280):
             for scheme in ("light", "dark"):
                 view.events.clear()
                 view.open(path, width, scheme)
@@ -280,6 +291,7 @@ def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: st
                 assert all(wide > 100 and high > 50 for wide, high in boxes)
                 assert view.value("document.documentElement.scrollWidth") <= width
                 assert view.value("getComputedStyle(document.body).backgroundColor") == BACKGROUND[scheme]
+                assert view.value(COVERED) == 0
                 assert len(view.screenshot(SCREENSHOTS / f"{width}-{scheme}.png")) > 50_000
                 assert view.complaints == []
                 assert view.requests == {path.as_uri()}
@@ -288,6 +300,13 @@ def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: st
         assert len(view.send("Page.printToPDF", printBackground=True)["data"]) > 50_000
 
 
+COVERED = """
+(rects => [...document.querySelectorAll("button.csv")].map(one => one.getBoundingClientRect()).filter(
+  box => box.width && rects.some(
+    it => it.left < box.right && box.left < it.right && it.top < box.bottom && box.top < it.bottom)).length
+)([...document.querySelectorAll("table, figure, h4, .note, .caption")].map(one => one.getBoundingClientRect()))
+"""
+"""How many buttons lie over something to read."""
 BACKGROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}
 
 

@@ -51,7 +51,7 @@ def figures(result: MethodResult[AttributionSummary], study: Study) -> tuple[Fig
                 text = f"L{layer}H{head}: exact {x:+.3f}, estimated {y:+.3f}"
                 points.append(Point(DataPoint(x, None, text), DataPoint(y, None, text), text))
         panels.append(Scatter(f"at {at}", ("exact effect", "estimate"), (("heads", tuple(points)),), shares=False))
-    title = f"Gradient's estimate and exact effects in {models_of(result.header)}"
+    title = f"Gradient estimates and exact effects in {models_of(result.header)}"
     return (
         plate(
             result, "attribution", title, "One point per head. On the diagonal the estimate is exact.", tuple(panels)

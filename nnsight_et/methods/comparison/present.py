@@ -58,8 +58,8 @@ def figures(result: MethodResult[ComparisonSummary], study: Study) -> tuple[Figu
     values, labels = tuple(head.score for head in heads), tuple(head.head for head in heads)
     panel = ImpactPlot("causal impact", (names[1], names[0]), labels, values, members, texts)
     caption = (
-        f"All heads of both circuits by their |patching score| in {spec.scores}, in the same "
-        f"order above and below; filled: in {names[1]} (above), in {names[0]} (below)."
+        f"All heads of both circuits, ordered by |patching score| in {spec.scores}. A filled bar above is a head of "
+        f"{names[1]}, below one of {names[0]}."
     )
     return (plate(result, "impact", f"Causal impact: {names[0]} and {names[1]}", caption, (panel,)),)
 

@@ -112,7 +112,8 @@ def _not_possible(training: Training) -> Reason | None:
         text = f"{text} There is nothing to gain: take targets that differ from the answer."
         return Reason(kind="ceiling", text=text)
     return Reason(
-        kind="ceiling", text=f"{text} By itself the group does not carry it; another may, and more prompts tell more."
+        kind="ceiling",
+        text=f"{text} The group alone does not carry the variable. Another may, and more prompts would tell more.",
     )
 
 
@@ -124,7 +125,7 @@ def _cause(training: Training) -> Reason:
         return _outvoted(training) if training.empty else _no_better(training)
     for reason in _unsettled(training):
         return reason
-    text = f"At no validation was a mask at 0.5 or below, where a head is selected; the lowest was {training.lowest}."
+    text = f"No validated mask was at 0.5 or below, where a head is selected; the lowest was {training.lowest}."
     return Reason(kind="halfway", text=f"{text} Try a smaller sparsity, or a longer training.")
 
 
@@ -132,7 +133,7 @@ def _never_left(training: Training) -> Reason:
     gains = -training.found["gradients"].double().mean(0)  # [head]: what the source's output adds, by its slope
     head, cost = int(gains.argmax()), training.spec.sparsity
     gain = gains[head].item()
-    text = f"No mask left 1, where all begin; the lowest was {training.lowest}."
+    text = f"Every mask stayed at 1, where all begin; the lowest was {training.lowest}."
     if 0 < gain <= cost:
         text = f"{text} What a head adds to the target's logit, at most {gain:.2g} ({training.heads[head]}),"
         text = f"{text} is less than it costs: sparsity is {cost:g}. Try {gain / 10:.1g}."
@@ -150,10 +151,11 @@ def _outvoted(training: Training) -> Reason:
     best = max(accuracy for mask, accuracy in training.tried if not all(mask))
     whole = f"{_every(training)} reach {_share(training.ceiling)}. Try a smaller sparsity, or a longer training"
     if best == training.best:
-        text = f"Masks with heads did as well in validation as none, {best:.2f}; on a tie fewer heads are taken."
+        text = f"In validation, masks that select heads did no better than selecting none, {best:.2f};"
+        text = f"{text} on a tie fewer heads are taken."
         return Reason(kind="tie", text=f"{text} But {whole}.")
-    text = f"Masks with heads did worse in validation than none: {best:.2f} and {training.best:.2f}, but {whole}."
-    return Reason(kind="worse", text=text)
+    text = f"In validation, masks that select heads did worse than selecting none: {best:.2f} and {training.best:.2f},"
+    return Reason(kind="worse", text=f"{text} but {whole}.")
 
 
 def _no_better(training: Training) -> Reason:
@@ -187,7 +189,7 @@ def _at_half(training: Training) -> Iterator[Reason]:
     values = to_list(course[min((number + 1) * training.spec.validate_every, len(course)) - 1])
     near = [f"{head} {value:.3f}" for head, value in zip(training.heads, values, strict=True) if _is_at_half(value)]
     if near:
-        text = f"Rounded from masks near 0.5, where a head is selected: {several(near)}."
+        text = f"These masks were near 0.5, where a head is selected, before they were rounded: {several(near)}."
         yield Reason(kind="threshold", text=f"{text} A little more or less training may decide otherwise.")
 
 
@@ -200,8 +202,8 @@ def _tied(training: Training) -> Iterator[Reason]:
     others = tied_sets(training.heads, training.found)
     if others:
         named = several([" ".join(heads) for heads in others])
-        text = f"As good in validation with as many heads: {named}. The earliest was taken; more validation pairs"
-        yield Reason(kind="tie", text=f"{text} can tell them apart.")
+        text = f"Other sets of as many heads did as well in validation: {named}. The earliest was taken;"
+        yield Reason(kind="tie", text=f"{text} more validation pairs can tell them apart.")
 
 
 def _every(training: Training) -> str:

@@ -44,8 +44,8 @@ def _doubts(rows: Sequence[BlockedEdge]) -> Iterator[str]:
         return
     idle = [f"{row.blind} to {row.to}" for row in rows if not _loses(row)]
     if idle:
-        yield f"No effect beyond the interval of blocking none, from whichever layer: {', '.join(idle)}. What the first"
-        yield "needs of the second, if anything, reaches it by way of other tokens as well."
+        yield f"Blocking from any layer changes accuracy by no more than its interval: {', '.join(idle)}. What the"
+        yield "first position needs from the second, if anything, also reaches it through other tokens."
 
 
 def _loses(row: BlockedEdge) -> bool:

@@ -36,7 +36,7 @@ def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...
     columns = {"group": "group", "heads tried": "tried", "kept": "kept", "head and what it adds": "heads"}
     note = "What a head adds: accuracy with the head / accuracy without it, minus 1 (App. B)."
     if ties := [row.head for row in summary.heads if row.tied]:
-        note += " Tie: more heads make up equally for these than may be removed with them, so which were removed is "
+        note += " Tie: more heads make up for these equally well than may be removed with them, so the set removed is "
         note += f"partly arbitrary: {several(ties)}."
     if any(row.contribution == "infinite" for row in summary.heads):
         note += " Infinite: without the head the circuit answers nothing right."

@@ -146,7 +146,7 @@ def _numbers(
     tensors = {
         "score": effect.mean(-1), "low": low, "high": high,
         "median": effect.sort(-1).values[:, (effect.shape[1] - 1) // 2],
-        "largest": effect.amax(-1), "per_example": effect.to(found["patched"].dtype),
+        "largest": effect.amax(-1), "per_example": effect.to(found["base"].dtype),
         "reach": torch.ones(len(effect), dtype=torch.bool),
     }  # fmt: skip
     sign = effect if metric != "kl" else None

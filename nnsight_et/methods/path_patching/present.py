@@ -124,8 +124,8 @@ def _sharing(summary: PathPatchingSummary) -> Iterator[str]:
     if sharing == 1:
         return
     texts = {
-        "shared": f"a receiver's key or value is that of its {sharing} query heads together",
-        "expanded": f"of the {sharing} query heads that share a key or value the receivers alone see it patched",
+        "shared": f"patching a receiver's key or value patches it for all {sharing} query heads that share it",
+        "expanded": f"of the {sharing} query heads that share a key or value, only the receivers see the patched one",
     }
     stages = [stage for stage in summary.stages if stage.via in ("key", "value")]
     for kind, text in texts.items():
@@ -151,13 +151,13 @@ def _screens(summary: PathPatchingSummary, of_mlps: bool) -> Iterator[str]:
             continue
         noun, every = "MLP" if of_mlps else "head", quantity(summary.examples, "prompt")
         yield (
-            f"{stage.group}: {quantity(screen.whole, noun)} measured on all {every}; {screen.left} left before, none "
-            f"below the weakest kept score but with a probability of at most {screen.miss:g}"
-            + (f", if no prompt has more than {screen.tail:g} times" if screen.tail else "")
-            + (f" what is largest on the first {screen.first} of the same {noun}." if screen.tail else ".")
+            f"{stage.group}: {quantity(screen.whole, noun)} measured on all {every}. {screen.left} were dropped "
+            f"before; the probability that one of them should have been kept is at most {screen.miss:g}"
+            + (f", if no prompt's effect exceeds {screen.tail:g} times" if screen.tail else "")
+            + (f" the {noun}'s largest on the first {screen.first} prompts." if screen.tail else ".")
         )
         if screen.louder:
-            yield f"Of the {screen.whole}, {screen.louder} had more: so may some of those that left."
+            yield f"{screen.louder} of the {screen.whole} did exceed that on a prompt, so dropped ones may have too."
 
 
 def _doubts(summary: PathPatchingSummary, metric: Metric, of_mlps: bool) -> Iterator[str]:

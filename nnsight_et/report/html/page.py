@@ -35,7 +35,7 @@ from nnsight_et.report.results import plates
 from nnsight_et.results.headers import models_of, name_of
 from nnsight_et.results.store import ResultHeader
 from nnsight_et.results.study import Study, notice_text
-from nnsight_et.results.summary import circuit_in
+from nnsight_et.results.summary import ShownPair, circuit_in, example_in
 
 REPORT = "report.html"
 
@@ -69,12 +69,16 @@ def report_html(study: Study) -> str:
         limits=limits(shown, len(unshown)),
         tiles=tiles(shown),
         first=first_circuit(shown),
+        example=first_example(shown),
         sections=(*sections, *paper(shown), self_check(shown), provenance(shown), missing(study, unshown)),
     )
 
 
-def beside_html(a: Study, b: Study, differences: Sequence[Table], names: tuple[str, str]) -> str:
-    """Two runs of these names side by side: what differs, then each experiment's figures of the one and the other."""
+def beside_html(a: Study, b: Study, differences: Sequence[Table], names: tuple[str, str], note: str = "") -> str:
+    """Two runs of these names side by side: what differs, then each experiment's figures of the one and the other.
+
+    note: what to know before.
+    """
     found = [Section("differences", "What differs", "A dash: nothing there.", tables=tuple(differences))]
     sides = [{one.anchor: one for one in method_sections(study)[0]} for study in (a, b)]
     for anchor in dict.fromkeys(anchor for side in sides for anchor in side):
@@ -86,7 +90,7 @@ def beside_html(a: Study, b: Study, differences: Sequence[Table], names: tuple[s
     return render_page(
         title="Two runs side by side",
         opening=f"A: {names[0]}. B: {names[1]}.",
-        limits=[],
+        limits=[Limit(note, "differences")] if note else [],
         tiles=[
             replace(tile, name=f"{side}: {tile.name}")
             for side, one in zip("AB", (a, b), strict=True)
@@ -127,6 +131,7 @@ def render_page(
     tiles: Sequence[Tile],
     first: DrawnGroup | None,
     sections: Sequence[Section],
+    example: ShownPair | None = None,
     beside: bool = False,
 ) -> str:
     """A page of its own: its policy forbids every other source."""
@@ -138,6 +143,7 @@ def render_page(
         limits=limits,
         tiles=tiles,
         first=first,
+        example=example,
         sections=sections,
         beside=beside,
         style=Markup(style),
@@ -217,6 +223,11 @@ def first_circuit(study: Study) -> DrawnGroup | None:
             if isinstance(group.panels[0], Diagram):
                 return draw_group(replace(group, name=f"first-{group.name}"))
     return None
+
+
+def first_example(study: Study) -> ShownPair | None:
+    """One pair of prompts of the task, of the first experiment that has one."""
+    return next(filter(None, (example_in(result.header) for result in study.results)), None)
 
 
 def embedded_models(study: Study) -> list[str]:
