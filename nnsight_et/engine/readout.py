@@ -97,13 +97,18 @@ def read_logits(model: Model, run: PromptBatch) -> Tensor:
     return logits if run.continuation else logits[:, 0]
 
 
+def in_fp32_at_least(logits: Tensor) -> Tensor:
+    """The same logits in fp32, or wider where they are."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def readout(logits: Tensor, spec: Asked) -> Readout:
     """The readout of logits [..., batch, vocabulary] for answer [batch]; softmax over all tokens, in fp32 at least.
 
     Of answers of several tokens: of logits [..., row, token, vocabulary].
     """
     answer = spec.answer if isinstance(spec, ReadoutSpec) else spec
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    wide = in_fp32_at_least(logits)
     if isinstance(answer, Answers):
         return _readout_of_several(wide, answer, spec if isinstance(spec, ReadoutSpec) else None)
     index = answer.expand(wide.shape[:-1])[..., None]
@@ -121,7 +126,7 @@ def read_variants(model: Model, spec: Asked, rows: int, arrange: Callable[[Tenso
         return readout(arrange(model.logits()), spec)
     model.narrow_vocabulary(words.repeat(rows, 1))
     logits = arrange(model.logits())
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    wide = in_fp32_at_least(logits)
     assert spec.foils is not None
     assert isinstance(spec.answer, Tensor)
     places = torch.arange(1, words.shape[1], device=words.device).expand_as(spec.foils)

@@ -13,7 +13,9 @@ from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.examples import has_length_limit, needs_foils, require_prompts_fit, task_of
 from nnsight_et.models.load import tokenizer_of
 from nnsight_et.planning.plan import Job
-from nnsight_et.tasks.own_pairs import OwnPairs
+from nnsight_et.tasks.own_pairs import PARTS, OwnPairs
+
+THIRDS = len(set(PARTS.values()))
 
 
 def check_pairs(context: RunContext, job: Job) -> None:
@@ -38,7 +40,8 @@ def check_pairs(context: RunContext, job: Job) -> None:
         count, there = getattr(job.spec, key), pairs.available(job.seed, split)
         if count > there:
             found = f"{quantity(count, 'pair')}; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
-            accept = f"1 to {there}" if there else "a file with more different base prompts"
+            need = f"a file with about {THIRDS * count} different base prompts, as each of three parts has a third"
+            accept = f"1 to {there}, or {need}" if there else need
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
 
 

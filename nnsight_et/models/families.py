@@ -38,27 +38,27 @@ LLAMA = Architecture(
     mlp="mlp",
     unembedding="lm_head",
 )
-HEAD_NORMS = "queries and keys are read before the norms each head has for them"
-HEAD_NORMS_IF = "where it has norms of queries and keys, they are read before"
+HEAD_NORMS = "queries and keys are read before their per-head norms"
+HEAD_NORMS_IF = "where it has norms of queries and keys, both are read before these norms"
 NORM_OVER_ALL = "queries and keys are read after their norm, which runs over all heads at once"
 SINKS = "part of each head's attention goes to no token: weights of a row add up to less than one"
-POST_NORMS = "attention and MLP pass through a norm before they are added: heads write side by side before it"
+POST_NORMS = "attention and MLP outputs pass through a norm before they are added, and heads write before that norm"
 HYBRID = (
-    "layers of linear attention are patched by their heads' outputs; what looks back at tokens, as queries, keys, "
-    "values and knockout do, is refused there by layer"
+    "layers of linear attention are patched by their heads' outputs; their queries, keys and values, and knockout, are "
+    "refused by layer"
 )
-GATED = "what gates a head's output is no part of its query, and recomputes"
-ROUTED = "MLPs are routed: a patch that moves a token to other experts has their effect too"
+GATED = "the gate of a head's output is recomputed, and is not part of its query"
+ROUTED = "MLPs are routed: if a patch sends a token to other experts, that is part of its effect"
 PARALLEL = "where blocks are parallel, a layer's MLP does not see the same layer's attention"
-ALIBI = "its positions are biases of attention scores, made from a mask of whole prompts (ALiBi)"
-WINDOWS = "where the configuration has a sliding window, a token sees no further back than that"
+ALIBI = "its positions are biases on attention scores (ALiBi), made from a mask of the whole prompt"
+WINDOWS = "where the configuration has a sliding window, tokens see no further back than the window"
 GEMMA2 = replace(
     LLAMA,
     attention_norm="post_attention_layernorm",
     mlp_norm="post_feedforward_layernorm",
     masks="by layer type",
     implementations=("eager",),
-    needs=(Requirement("use_bidirectional_attention", "its tokens see later ones", False),),
+    needs=(Requirement("use_bidirectional_attention", "its tokens attend to later ones", False),),
     notes=(POST_NORMS, WINDOWS, "scores and logits are soft-capped by the model itself"),
 )
 GEMMA3 = replace(
@@ -135,7 +135,7 @@ OPT = replace(
     position_table=True,
     needs=(
         Requirement("do_layer_norm_before", "its residual passes through norms (opt-350m; the other sizes work)", True),
-        Requirement("word_embed_proj_dim", "its embedding has another width than its layers", same_as="hidden_size"),
+        Requirement("word_embed_proj_dim", "its embedding and its layers differ in width", same_as="hidden_size"),
     ),
     notes=("queries are read before they are scaled",),
 )
@@ -143,7 +143,7 @@ GRANITE = replace(
     LLAMA,
     embedding_scale="embedding_multiplier",
     residual_scale="residual_multiplier",
-    notes=("what attention and MLP give is read before it is multiplied by residual_multiplier and added",),
+    notes=("attention and MLP outputs are read before they are multiplied by residual_multiplier and added",),
 )
 FALCON = replace(
     LLAMA,
@@ -176,15 +176,15 @@ GEMMA4 = replace(
     also_adds="post_per_layer_input_norm",
     layer_scale="layer_scalar",
     needs=(
-        Requirement("use_bidirectional_attention", "its tokens see later ones", None),
-        Requirement("enable_moe_block", "its experts see the residual itself, beside an MLP that sees a norm", False),
+        Requirement("use_bidirectional_attention", "its tokens attend to later ones", None),
+        Requirement("enable_moe_block", "its experts read the residual itself, and its MLP reads a norm of it", False),
     ),
     notes=(
         POST_NORMS,
         WINDOWS,
         HEAD_NORMS,
         "heads are wider in layers with full attention, others are filled up with zeros",
-        "what a layer adds for each token it knows by sight (per-layer embeddings) recomputes, as norms do",
+        "per-layer embeddings of tokens are recomputed, as norms are",
     ),
 )
 
@@ -214,7 +214,9 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     ),
     "qwen3_5_text": QWEN3_5,
     "qwen3_5": QWEN3_5,  # its text model alone, without the one for images
-    "gemma": replace(LLAMA, needs=(Requirement("use_bidirectional_attention", "its tokens see later ones", False),)),
+    "gemma": replace(
+        LLAMA, needs=(Requirement("use_bidirectional_attention", "its tokens attend to later ones", False),)
+    ),
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gemma3": GEMMA3_IMAGES,
@@ -225,7 +227,7 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
         layers=GEMMA3_IMAGES.layers,
         notes=(*GEMMA4.notes, "its text model, with its image and audio models beside it in memory"),
     ),
-    "olmo": replace(LLAMA, notes=("where it clips queries, keys and values, they are read before",)),
+    "olmo": replace(LLAMA, notes=("where it clips queries, keys and values, they are read before clipping",)),
     "olmo2": OLMO2,
     "olmo3": replace(OLMO2, masks="by layer type", notes=(*OLMO2.notes, WINDOWS)),
     "olmoe": replace(
@@ -237,7 +239,9 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     ),
     "smollm3": QWEN2,
     "ministral": QWEN2,
-    "ministral3": replace(LLAMA, masks="sliding", notes=(WINDOWS, "queries are read before they grow with the place")),
+    "ministral3": replace(
+        LLAMA, masks="sliding", notes=(WINDOWS, "queries are read before they are scaled by position")
+    ),
     "granite": GRANITE,
     "granitemoehybrid": replace(
         GRANITE,
@@ -254,7 +258,7 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
     "apertus": replace(LLAMA, notes=(HEAD_NORMS,)),
     "seed_oss": LLAMA,
     "ernie4_5": LLAMA,
-    "hunyuan_v1_dense": replace(LLAMA, notes=("queries and keys are read before rotations, and norms, of each head",)),
+    "hunyuan_v1_dense": replace(LLAMA, notes=("queries and keys are read before each head's rotations and norms",)),
     "nemotron": LLAMA,
     "gpt_oss": replace(
         QWEN2,
@@ -297,7 +301,7 @@ LATENT = "its keys and values come from a shared compressed vector, not from a p
 REFUSED: dict[str, str] = {
     "bloom": ALIBI,
     "mpt": ALIBI,
-    "gpt_neo": "its attention makes masks of its own from where a token stands in memory",
+    "gpt_neo": "its attention builds its own masks from a token's place in the cache",
     "deepseek_v2": LATENT,
     "deepseek_v3": LATENT,
     "mamba": "it has no attention heads",
@@ -305,8 +309,8 @@ REFUSED: dict[str, str] = {
     "recurrent_gemma": "most of its layers have no attention heads",
     "llama4": "its attention is cut into chunks of a prompt",
     "llama4_text": "its attention is cut into chunks of a prompt",
-    "gemma3n": "what enters a layer is not the sum of what was written before it",
-    "gemma3n_text": "what enters a layer is not the sum of what was written before it",
+    "gemma3n": "the input of a layer is not the sum of what earlier layers wrote",
+    "gemma3n_text": "the input of a layer is not the sum of what earlier layers wrote",
 }
 
 

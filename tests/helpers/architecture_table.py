@@ -201,7 +201,7 @@ def notes() -> str:
 
 
 def _only(implementations: tuple[str, ...]) -> list[str]:
-    return [] if "sdpa" in implementations else ["it has eager attention alone: `attention: eager` in the manifest"]
+    return [] if "sdpa" in implementations else ["it supports eager attention only: `attention: eager` in the manifest"]
 
 
 def document(text: str) -> str:

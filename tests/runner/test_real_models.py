@@ -46,19 +46,18 @@ CIRCUIT = """\
     examples: 3
     metric: logit_difference
     stages:
-      - {{group: name_mover, into: logits, at: last, keep: 8, receivers: 4}}
-      - {{group: s_inhibition, into: name_mover, via: query, at: last, keep: 4, receivers: 2}}
+      - {group: name_mover, into: logits, at: last, keep: 8, receivers: 4}
+      - {group: s_inhibition, into: name_mover, via: query, at: last, keep: 4, receivers: 2}
 """
-STUDY = f"""\
-{SETTING}{CIRCUIT}\
-      - {{{{group: induction, into: s_inhibition, via: value, at: s2, keep: 4, receivers: 2}}}}
-      - {{{{group: previous_token, into: induction, via: key, at: s1_plus_1, keep: 3}}}}
+MORE = """\
+      - {group: induction, into: s_inhibition, via: value, at: s2, keep: 4, receivers: 2}
+      - {group: previous_token, into: induction, via: key, at: s1_plus_1, keep: 3}
   graph:
-    {{{{method: discovery, model: real, examples: 2, held_out_examples: 2, keep: 1, branches: 1, closed_sample: 0}}}}
-  minimal: {{{{method: minimality, circuit: circuit, examples: 2, ablation_examples: 6}}}}
-  overlap: {{{{method: comparison, circuits: [circuit, minimal], scores: circuit}}}}
-  faithful: {{{{method: faithfulness, circuit: circuit, models: [real], examples: 6, ablation_examples: 6}}}}
-  complete: {{{{method: completeness, circuit: circuit, examples: 4, ablation_examples: 6, draws: 2}}}}
+    {method: discovery, model: real, examples: 2, held_out_examples: 2, keep: 1, branches: 1, closed_sample: 0}
+  minimal: {method: minimality, circuit: circuit, examples: 2, ablation_examples: 6}
+  overlap: {method: comparison, circuits: [circuit, minimal], scores: circuit}
+  faithful: {method: faithfulness, circuit: circuit, models: [real], examples: 6, ablation_examples: 6}
+  complete: {method: completeness, circuit: circuit, examples: 4, ablation_examples: 6, draws: 2}
   roles:
     method: dcm
     circuit: circuit
@@ -67,11 +66,11 @@ STUDY = f"""\
     validation_examples: 2
     test_examples: 2
     batch: 2
-  functions: {{{{method: activation_patching, roles: roles, models: [real], examples: 2, draws: 2}}}}
-  itself: {{{{method: cmap, donor: real, recipient: real, circuit: circuit, examples: 4, random_sets: 2}}}}
-  blind: {{{{method: knockout, model: real, examples: 3, edges: [{{{{blind: last, to: io}}}}]}}}}
-  looks: {{{{method: attention_patterns, circuit: circuit, examples: 4}}}}
-  screen: {{{{method: attribution, model: real, at: last, examples: 2}}}}
+  functions: {method: activation_patching, roles: roles, models: [real], examples: 2, draws: 2}
+  itself: {method: cmap, donor: real, recipient: real, circuit: circuit, examples: 4, random_sets: 2}
+  blind: {method: knockout, model: real, examples: 3, edges: [{blind: last, to: io}]}
+  looks: {method: attention_patterns, circuit: circuit, examples: 4}
+  screen: {method: attribution, model: real, at: [last], examples: 2}
 """
 
 
@@ -86,7 +85,7 @@ def real(name: str) -> Path:
 def study_of(text: str, name: str, dtype: str, tmp_path: Path) -> Path:
     """A manifest of the model, written."""
     manifest = tmp_path / "real.yaml"
-    manifest.write_text(text.format(path=real(name), bos=NAMES[name], dtype=dtype))
+    manifest.write_text(SETTING.format(path=real(name), bos=NAMES[name], dtype=dtype) + text)
     return manifest
 
 
@@ -99,7 +98,7 @@ def test_a_real_model_is_inspected(name: str):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_runs_and_all_its_checks_pass(name: str, dtype: str, tmp_path: Path):
-    done = et("run", study_of(STUDY, name, dtype, tmp_path), "--out", tmp_path / "runs", "--quiet")
+    done = et("run", study_of(CIRCUIT + MORE, name, dtype, tmp_path), "--out", tmp_path / "runs", "--quiet")
     assert done.exit_code == 0, done.output
     headers = [json.loads(path.read_text()) for path in tmp_path.glob("runs/real/*/*/result.json")]
     assert {header["job"]["spec"]["method"] for header in headers} == set(METHODS)
@@ -151,7 +150,7 @@ def _apart(pair: Pair, found: dict[str, torch.Tensor], plain: tuple[torch.Tensor
 
 @pytest.mark.parametrize("name", ["smollm2"])
 def test_a_server_of_this_machine_gives_the_same_scores(name: str, tmp_path: Path):
-    manifest = study_of(SETTING + CIRCUIT, name, "float32", tmp_path)
+    manifest = study_of(CIRCUIT, name, "float32", tmp_path)
     found = {}
     for backend in ("local", "simulate"):
         done = et("run", manifest, "--set", f"backend={backend}", "--out", tmp_path / backend, "--quiet")
@@ -165,7 +164,7 @@ def test_a_server_of_this_machine_gives_the_same_scores(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["gemma3"])
 def test_float16_is_refused_where_numbers_do_not_fit(name: str, tmp_path: Path):
-    done = et("run", study_of(SETTING + CIRCUIT, name, "float16", tmp_path), "--out", tmp_path / "runs")
+    done = et("run", study_of(CIRCUIT, name, "float16", tmp_path), "--out", tmp_path / "runs")
     assert done.exit_code == 2, done.output
     assert "float16" in done.output
     assert "bfloat16" in done.output

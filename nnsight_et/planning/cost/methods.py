@@ -146,7 +146,10 @@ def whole_run(prompts: Prompts, layers: int, answers: bool = False) -> Count:
 
 
 def source_run(prompts: Prompts, last: int) -> Count:
-    """A run of whole prompts whose head outputs are read up to layer `last`, the MLP of which is not run."""
+    """A run of whole prompts whose head outputs are read up to layer `last`, the MLP of which is not run.
+
+    A layer that runs its attention alone counts in `seen`, not in `whole`.
+    """
     read = whole_run(prompts, last + 1)
     return replace(read, whole=prompts.count * prompts.tokens * last)
 
