@@ -301,10 +301,11 @@ def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: st
 
 
 COVERED = """
-(rects => [...document.querySelectorAll("button.csv")].map(one => one.getBoundingClientRect()).filter(
-  box => box.width && rects.some(
-    it => it.left < box.right && box.left < it.right && it.top < box.bottom && box.top < it.bottom)).length
-)([...document.querySelectorAll("table, figure, h4, .note, .caption")].map(one => one.getBoundingClientRect()))
+[...document.querySelectorAll("button.csv")].filter(one => {
+  const box = one.getBoundingClientRect(), near = [one.previousElementSibling, one.nextElementSibling];
+  return box.width && near.filter(Boolean).map(it => it.getBoundingClientRect()).some(
+    it => it.left < box.right && box.left < it.right && it.top < box.bottom - 1 && box.top + 1 < it.bottom);
+}).length
 """
 """How many buttons lie over something to read."""
 BACKGROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}
