@@ -20,7 +20,6 @@ except ModuleNotFoundError:
     Vene = None
 
 import argparse
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +46,8 @@ from nnsight_et.tasks.ioi import IOI
 
 TOP = 8
 RECEIVERS = 4
+LENGTHS = (54, 128)
+"""Of prompts whose cost is counted beside those that are measured: of seven boxes, and longer ones."""
 PACKAGES = {"TransformerLens": "transformer-lens", "pyvene": "pyvene"}
 Scores = dict[str, list[float]]
 """Of each head of a list: the change of the logit difference, and of the probability as a share of it."""
@@ -242,9 +243,9 @@ def markdown(outcome: dict[str, Any]) -> str:
         again = row["hooks_that_do_this"]
         same = "" if again is None else f"{max(again.values()):.0e}"
         lines.append(f"| {row['what']} | {row['beside']} | {_numbers(row)} | {same} |")
-    one = outcome["counted"]
-    ratio = one["two runs with hooks"] / one["engine"]
-    lines += ["", f"Into queries at last: {json.dumps(one)} GFLOP for a head and prompt, {ratio:.0f} times as much."]
+    lines += ["", "| tokens | this engine | two runs with hooks | ratio |", "|---|---|---|---|"]
+    for row in outcome["counted"]:
+        lines.append(f"| {row['tokens']} | {row['engine']:.2f} | {row['two_runs']:.2f} | {row['ratio']:.0f} |")
     return "\n".join(lines)
 
 
@@ -288,7 +289,9 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     path, heads, _ = made[QUERY]
     assert isinstance(path, PatchedPath)
-    outcome |= {"counted": counted(model, pair, path, heads), "same_definition": [], "ready_made": []}
+    lengths = pair.base.tokens.shape[1], *LENGTHS
+    outcome["counted"] = [counted(model, path, heads, length) for length in lengths]
+    outcome |= {"same_definition": [], "ready_made": []}
     for table, rows in (
         ("same_definition", compare(made, pair, list(tools.values()), given.others)),
         ("ready_made", ready_made(model, made, given.model, pair, tools, given.others)),

@@ -25,6 +25,8 @@ from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, whole_run
 from nnsight_et.planning.cost.paths import path_patching
 
 SEED = 20
+COUNTED = 16
+"""Prompts that share the captures of both runs."""
 SIDE_BY_SIDE = 8
 """How many heads TransformerLens patches in a round of what is timed: all would take hours."""
 
@@ -56,20 +58,19 @@ def raced(model: LoadedModel, pairs: Sequence[Example], path: PatchedPath, heads
         return done.value
 
 
-def counted(model: LoadedModel, pair: Pair, path: PatchedPath, heads: Sequence[Head]) -> dict[str, float]:
-    """The floating-point operations of one head and prompt, in billions: of the engine, and of two runs with hooks.
+def counted(model: LoadedModel, path: PatchedPath, heads: Sequence[Head], tokens: int) -> dict[str, float]:
+    """What one head and prompt of so many tokens takes at the last one, in floating-point operations, in billions.
 
-    By the formulas of plans, which tests hold to what the engine runs. Of the two runs the first ends with the last
-    receiver's layer, and the second has logits of every token, as in TransformerLens.
+    Of the engine, and of two runs with hooks: the first ends with the last receiver's layer, the second has logits of
+    every token, as in TransformerLens. By the formulas of plans, which tests hold to what the engine runs.
     """
-    shape, length = model.shape, pair.base.tokens.shape[1]
-    places = {path.at: int(pair.base.positions[path.at][0])}
-    prompts = Prompts(len(pair.answer), length, places)
+    shape, prompts = model.shape, Prompts(COUNTED, tokens, {path.at: tokens - 1})
     mine = path_patching(Sizes(shape, Chunks()), prompts, path, heads)
     first = whole_run(prompts, max(one.layer for one in path.receivers) + 1)
-    two = first + whole_run(prompts, shape.n_layers) + Count(answers=prompts.count * length)
-    found = {"engine": mine.flops(shape) / len(heads), "two runs with hooks": two.flops(shape)}
-    return {name: value / len(pair.answer) / 1e9 for name, value in found.items()}
+    two = first + whole_run(prompts, shape.n_layers) + Count(answers=COUNTED * tokens)
+    found = {"engine": mine.flops(shape) / len(heads), "two_runs": two.flops(shape)}
+    one = {name: value / COUNTED / 1e9 for name, value in found.items()}
+    return {"tokens": tokens} | one | {"ratio": one["two_runs"] / one["engine"]}
 
 
 def timed(

@@ -28,7 +28,7 @@ PATHS = (
     Path("query_label", "key", (Head(1, 2), Head(2, 3)), "expanded"),
     Path("last", "query", (Head(2, 1),), senders="mlps"),
 )
-DONORS = (("last", "heads"), ("last", "mlps"), ("query_label", "heads"))
+DONORS: tuple[tuple[str, Kind], ...] = (("last", "heads"), ("last", "mlps"), ("query_label", "heads"))
 EXAMPLES = few_examples((2, 4, 3, 2, 4), 0)
 
 

@@ -123,5 +123,5 @@ def test_a_head_of_one_prompt_in_twenty_is_kept_and_the_result_says_what_it_took
     assert estimate[rare].mean() > effect[rare].mean() / 2
     assert kept(safe)[2] == [str(DETECTOR), str(RARE)]
     notes = " ".join(table.note for table in tables(assumed.header))
-    assert "4 times what is largest on the first 4 of the same head" in notes
+    assert "4 times the head's largest on the first 4 prompts" in notes
     assert kept(assumed)[2] == [str(DETECTOR), str(RARE)]  # one of the first four prompts asks for its label

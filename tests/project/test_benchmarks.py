@@ -218,8 +218,8 @@ def test_what_other_tools_cost_is_counted_and_timed(lens, tmp_path):
     examples = IOI(templates=1).examples(model.tokenizer, 12, 0, "discovery")
     path, pair = PatchedPath("last", "query", (Head(3, 0), Head(2, 1))), cost.collated(examples[:3])
     heads = [Head(layer, index) for layer in range(3) for index in range(4)]
-    found = cost.counted(model, pair, path, heads)
-    assert 0 < found["engine"] < found["two runs with hooks"]
+    ratios = [cost.counted(model, path, heads, tokens)["ratio"] for tokens in (15, 54)]
+    assert 1 < ratios[0] < ratios[1]
     race = cost.raced(model, examples, path, heads, 3)
     assert set(race.prompts.tolist()) <= set(range(8, 13))
     bridge = pretend_lens.TransformerBridge(module)

@@ -203,7 +203,7 @@ def test_a_p_that_is_not_the_least_has_no_mark_and_the_note_names_the_least():
 def test_a_minimal_circuit_says_what_ties_and_infinite_mean():
     head = {"group": "a", "head": "L4H1", "contribution": "infinite", "kept": True, "tied": ["L4H0"]}
     (table,) = tables(header("minimality", {"heads": [head], "candidate": CANDIDATE}))
-    assert "Tie: more heads make up equally for these than may be removed with them" in table.note
+    assert "Tie: more heads make up for these equally well than may be removed with them" in table.note
     assert "Infinite: without the head the circuit answers nothing right." in table.note
     (plain,) = tables(
         header("minimality", {"heads": [head | {"contribution": 0.5, "tied": []}], "candidate": CANDIDATE})
