@@ -56,7 +56,8 @@ real-study: $(READY)
 
 real-notebook: $(READY)
 	$(BIN)/python -m pip install --quiet jupytext==1.19.6 nbconvert==7.17.2 ipykernel==7.4.0
-	$(BIN)/jupytext --to ipynb --execute --output docs/real_study.ipynb examples/real_study/look.py
+	$(BIN)/python -m ipykernel install --sys-prefix --name nnsight-et
+	PYTHONWARNINGS=ignore $(BIN)/jupytext --set-kernel nnsight-et --to ipynb --execute --run-path docs --output docs/real_study.ipynb examples/real_study/look.py
 
 test: $(READY)
 	$(TEST)

@@ -23,6 +23,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE = "real_study.md"
 RUNS = ("real", "real-names", "real-boxes")
 REPORTED = "real"
+NO_HEADS = {("heads", "0"), *(("selected", f"0 of {count}") for count in range(100))}
+"""Rows that say only that nothing was selected, and that nothing happens; they are left out."""
 MARK = re.compile(r"(<!-- (\S+) (\S+): (.*) -->\n)(?:\n(?:\|.*\n)+)?")
 """A line that asks for a table, and the table below it."""
 
@@ -55,7 +57,8 @@ def _table(study: Study, experiment: str, columns: Sequence[str]) -> str:
 def _rows(table: Table, columns: Sequence[str]) -> list[str]:
     places = [table.columns.index(column) for column in columns]
     rule = " | ".join("--:" if column in table.numeric else "---" for column in columns)
-    cells = [" | ".join(row[place].replace("|", "\\|") or " " for place in places) for row in table.rows]
+    rows = [row for row in table.rows if not NO_HEADS & set(zip(table.columns, row, strict=True))]
+    cells = [" | ".join(row[place].replace("|", "\\|") or " " for place in places) for row in rows]
     return [" | ".join(columns), rule, *cells]
 
 

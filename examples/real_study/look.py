@@ -15,7 +15,7 @@ try:
 except ImportError:
     display = print
 
-kept = Path(os.environ.get("ET_KEPT", "docs/real_study"))
+kept = Path(os.environ.get("ET_KEPT", "real_study"))
 real, names, boxes = (et.open_run(kept / name) for name in ("real", "real-names", "real-boxes"))
 
 # %% [markdown]

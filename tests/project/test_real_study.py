@@ -87,7 +87,9 @@ def test_the_notebook_runs_and_is_its_script(monkeypatch: pytest.MonkeyPatch, ca
     runpy.run_path(str(STUDY / "look.py"))
     assert "L23H3" in capsys.readouterr().out
     script = (STUDY / "look.py").read_text()
-    cells = json.loads((real_study.DOCS / "real_study.ipynb").read_text())["cells"]
+    text = (real_study.DOCS / "real_study.ipynb").read_text()
+    assert "site-packages" not in text
+    cells = json.loads(text)["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert code == [cell.strip() for cell in re.findall(r"# %%\n(.*?)(?=\n# %%|\Z)", script, re.DOTALL)]
     assert all(cell["outputs"] for cell in cells if cell["cell_type"] == "code" and "print" in "".join(cell["source"]))
