@@ -181,7 +181,9 @@ def test_a_manifest_takes_the_authors_file_and_its_result_says_so(two_models: Pa
     assert "circuits_read_as" not in same.to_dict()
     assert same.id == plan(read).job("table1").id
     (tmp_path / "theirs.json").write_text('{"mine": [[2, 1], [0, 3]]}')
-    with pytest.raises(TaskError, match=r"table1: ./theirs.json: .*the position of 'mine' is not known; accepted"):
+    with pytest.raises(
+        TaskError, match=r"table1.circuit: ./theirs.json: .*the position of 'mine' is not known; accepted"
+    ):
         plan(read)
     assert import_circuit(tmp_path / "theirs.json", at="last").circuit.group("mine").at == "last"
 

@@ -105,7 +105,7 @@ def test_the_example_of_a_method_runs(package: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     summary, rows, metrics, every, checks = json.loads(done.stdout)
     assert len(every) == 9
-    assert summary == {"probability": pytest.approx(sum(every) / 9)}
+    assert summary == {"probability": pytest.approx(sum(every) / 9), "example": summary["example"]}
     assert rows == [[f"{summary['probability']:.3f}"]]
     assert metrics == [summary["probability"]]
     assert {"reference engine", "recount"} <= set(checks)

@@ -223,12 +223,18 @@ REFUSED = {
     "opt-350m": (OPTConfig(do_layer_norm_before=False), "passes through norms.*accepted: do_layer"),
     "OPT of two widths": (OPTConfig(word_embed_proj_dim=512), "accepted: word_embed_proj_dim 768"),
     "GPT-2 in an encoder-decoder": (GPT2Config(add_cross_attention=True), "add_cross_attention is True.*encoder"),
-    "Gemma-3 that sees later tokens": (configuration("Gemma-3", use_bidirectional_attention=True), "see later ones"),
-    "Gemma-2 that sees later tokens": (configuration("Gemma-2", use_bidirectional_attention=True), "see later ones"),
+    "Gemma-3 that sees later tokens": (
+        configuration("Gemma-3", use_bidirectional_attention=True),
+        "attend to later ones",
+    ),
+    "Gemma-2 that sees later tokens": (
+        configuration("Gemma-2", use_bidirectional_attention=True),
+        "attend to later ones",
+    ),
     "Falcon with ALiBi": (configuration("Falcon 7B", alibi=True), "alibi is True.*ALiBi"),
     "Gemma-4 with experts": (
         configuration("Gemma-4", enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=8),
-        "enable_moe_block is True.*beside an MLP",
+        "enable_moe_block is True.*its experts read the residual itself",
     ),
     "Granite 4 with experts": (configuration("Granite 4 (dense)", num_local_experts=4), "num_local_experts is 4"),
     "ALiBi": (BloomConfig(), "'bloom' cannot be run exactly: .*ALiBi.*accepted: llama, mistral"),

@@ -17,6 +17,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "engine/test_engine.py", "interventions/test_ablation.py", "interventions/test_activation_patching.py", "interventions/test_knockout.py",
         "interventions/test_path_patching.py",
     ),
+    f"{ENGINE}/shared_runs.py": ("engine/test_shared_runs.py",),
     f"{ENGINE}/suffix.py": (
         "engine/test_engine.py", "interventions/test_ablation.py", "interventions/test_activation_patching.py", "measuring/test_self_check.py", "methods/test_dcm.py",
         "interventions/test_path_patching.py", "engine/test_work_counts.py",
