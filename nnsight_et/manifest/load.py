@@ -86,7 +86,7 @@ def _further_problems(document: Document, found: Sequence[Problem], folder: Path
 
 def _delete(data: Any, path: KeyPath) -> bool:
     """Take a key out of its mapping; whether there was one."""
-    parent = _value_at(data, path[:-1])
+    parent = _value_at(data, path[:-1]) if path else None  # of a key that is no text it is not said where it is
     return isinstance(parent, dict) and parent.pop(path[-1], None) is not None
 
 
