@@ -35,7 +35,7 @@ THINGS = """apple key coin ring hat shoe lamp chair table spoon ball drum flag r
     brush""".split()  # noqa: SIM905
 KEYS = "one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
 LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-FORMS: tuple[tuple[str, str, list[str], list[str]], ...] = (
+FORMS: tuple[tuple[str, str, Sequence[str], Sequence[str]], ...] = (
     ("{key} has the {value}", "{key} has the", PEOPLE, THINGS),
     ("the {value} belongs to {key}", "{key} owns the", PEOPLE, THINGS),
     ("{key} lives in {value}", "{key} lives in", PEOPLE, CITIES),
@@ -146,10 +146,10 @@ def trained(
 def keep(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str) -> None:
     """Save a model and its tokenizer, or an adapter's weights in half precision, for the model of this name."""
     if not isinstance(model, PeftModel):
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
         return
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     (folder / "README.md").unlink()
     config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": name}
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
