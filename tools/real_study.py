@@ -1,7 +1,7 @@
 """docs/real_study.md with your own numbers: `python -m tools.real_study RUNS FOLDER`; `make real-study` ends with it.
 
-FOLDER/real_study/RUN keeps the results of each run, without the values of single measurements: what `et diff` compares
-and `et.open_run` opens. Each table of FOLDER/real_study.md follows a line <!-- RUN EXPERIMENT: column, column --> and
+FOLDER/real_study/RUN keeps the results of each run, without the store's cells: what `et diff` compares and
+`et.open_run` opens. Each table of FOLDER/real_study.md follows a line <!-- RUN EXPERIMENT: column, column --> and
 is made of them, with these columns. The report of `make real` is kept beside them.
 """
 

@@ -20,8 +20,6 @@ from nnsight_et.manifest.tasks import IOI_DESIDERATA, OF_OWN, OF_WANG, IOITask
 from nnsight_et.manifest.written import ValidationContext, is_shipped
 from nnsight_et.models.catalog import KNOWN_MODELS
 
-BUILT_IN = ("ioi", "greater_than", "colored_objects")
-
 
 def problems(manifest: Manifest) -> Iterator[Problem]:
     """Everything that is wrong with a manifest whose types are right."""

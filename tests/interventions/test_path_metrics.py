@@ -412,8 +412,10 @@ def test_a_function_of_logits_scores_as_the_named_metric_that_it_computes():
 def test_a_function_that_is_no_metric_is_refused_before_or_by_a_self_check():
     model = nnsight_et.load(hf_llama(), tokenizer())
     made = nnsight_et.Pairs.of([PLAIN | {"answer": "book"}, PLAIN | {"answer": "note"}])
+    draws = torch.get_rng_state()
     with pytest.raises(TaskError, match=r"metric: found a tensor \[\] for logits \[2, \d+\]; accepted: .* \[2\]"):
         nnsight_et.path_patch(model, made.scored_by(lambda logits, _: logits.mean()))
+    assert torch.equal(torch.get_rng_state(), draws)  # the caller's stay what they are
     with pytest.raises(TaskError, match=r"metric: found 3 for logits .* accepted: a tensor with one number a prompt"):
         nnsight_et.path_patch(model, made.scored_by(lambda _, batch: 3))  # type: ignore[arg-type, return-value]
     mixed = nnsight_et.Pairs.boxes(4, boxes=3).scored_by(lambda logits, _: logits[:, 5] - logits[:, 5].mean())
