@@ -94,5 +94,5 @@ def test_any_value_anywhere_is_accepted_or_refused_by_a_manifest_error(data):
 
 
 def test_a_key_that_utf8_cannot_write_is_named():
-    with pytest.raises(ManifestError, match=r"^x.yaml:1: found '\\ud83d\\ude00'; accepted: a string"):
+    with pytest.raises(ManifestError, match=r"^x.yaml:1: found '\\ud83d\\ude00'; accepted: text"):
         parse('name: x\n"\\ud83d\\ude00": 1\nexperiments: {}\n', "x.yaml")
