@@ -63,7 +63,7 @@ def test_a_manifest_has_every_default_filled_in():
         ("examples: 30", "exampels: 30", "8: experiments.circuit.exampels", ["no key 'exampels'", "mean 'examples'"]),
         ("seed: 3", "sede: 3", "2: sede", ["no key 'sede'", "mean 'seed'"]),
         ("keep: 8", "kep: 8", "10: experiments.circuit.stages.0.kep", ["mean 'keep'"]),
-        ("examples: 30", "examples: many", "8: experiments.circuit.examples", ["found 'many'", "accepted: a whole number"]),
+        ("examples: 30", "examples: many", "8: experiments.circuit.examples", ["'many'", "accepted: a whole number"]),
         ("examples: 30", "examples: '30'", "8: experiments.circuit.examples", ["found '30'"]),
         ("examples: 30", "examples: true", "8: experiments.circuit.examples", ["found True"]),
         ("examples: 30", "examples: 0", "8: experiments.circuit.examples", ["found 0", "accepted: 1 or more"]),

@@ -100,32 +100,75 @@ def test_every_kind_of_error_of_a_model_has_our_words(model: type[Any]):
 
 WRONG = {
     "string_type": ("name: study", "name: 3", "name: found 3; accepted: text"),
-    "string_unicode": ("stages:", 'title: "\\ud83d"\n    stages:', "circuit.title: found '\\ud83d'; accepted: text without half"),
-    "string_too_short": ("stages:", "title: ''\n    stages:", "circuit.title: found ''; accepted: 1 or more characters"),
+    "string_unicode": (
+        "stages:",
+        'title: "\\ud83d"\n    stages:',
+        "circuit.title: found '\\ud83d'; accepted: text without half",
+    ),
+    "string_too_short": (
+        "stages:",
+        "title: ''\n    stages:",
+        "circuit.title: found ''; accepted: 1 or more characters",
+    ),
     "string_too_long": ("stages:", f"title: {'a' * 121}\n    stages:", "accepted: at most 120 characters"),
-    "string_pattern_mismatch": ("name: study", "name: -a", "accepted: 1 to 64 letters, digits, _ and -, beginning with a"),
+    "string_pattern_mismatch": (
+        "name: study",
+        "name: -a",
+        "accepted: 1 to 64 letters, digits, _ and -, beginning with a",
+    ),
     "bool_type": ("stages:", "only_correct: 1\n    stages:", "only_correct: found 1; accepted: true or false"),
-    "bool_parsing": ("method: path", "method: cmap\n    inputs: x\n    a: path", "circuit.inputs: found 'x'; accepted: true or"),
+    "bool_parsing": (
+        "method: path",
+        "method: cmap\n    inputs: x\n    a: path",
+        "circuit.inputs: found 'x'; accepted: true or",
+    ),
     "int_type": ("keep: 8", "keep: 8.5", "stages.0.keep: found 8.5; accepted: a whole number"),
     "float_type": ("keep: 8", "keep: 8, screen: {miss: x}", "screen.miss: found 'x'; accepted: a number"),
     "float_parsing": ("keep: 8", "keep: 8, screen: {tail: x}", "screen.tail: found 'x'; accepted: a number or any"),
-    "finite_number": ("keep: 8", "keep: 8, screen: {tail: 1e999}", "screen.tail: found inf; accepted: a finite number or any"),
+    "finite_number": (
+        "keep: 8",
+        "keep: 8, screen: {tail: 1e999}",
+        "screen.tail: found inf; accepted: a finite number or any",
+    ),
     "greater_than": ("keep: 8", "keep: 8, screen: {miss: 0}", "screen.miss: found 0; accepted: more than 0"),
     "greater_than_equal": ("keep: 8", "keep: 0", "stages.0.keep: found 0; accepted: 1 or more"),
     "less_than": ("keep: 8", "keep: 8, screen: {miss: 1}", "screen.miss: found 1; accepted: less than 1"),
     "less_than_equal": ("keep: 8", "keep: 2000000", "stages.0.keep: found 2000000; accepted: at most 1000000"),
-    "too_short": ("[{group: movers, into: logits, at: last, keep: 8}]", "[]", "stages: found a list of 0; accepted: 1 or more ent"),
-    "too_long": ("kind: boxes", f"kind: pairs, file: a, positions: [{', '.join(f'p{i}' for i in range(65))}]",
-                 "task.positions: found a list of 65; accepted: at most 64 entries"),
-    "tuple_type": ("stages: [", "reproduces: 3\n    stages: [", "circuit.reproduces: found 3; accepted: a list, such as [3]"),
-    "dict_type": ("name: study", "name: study\nmodels: 3", "models: found 3; accepted: a mapping such as {name: {path: ...}}"),
-    "model_type": ("{kind: boxes}", "{kind: pairs, file: a, columns: 3}", "task.columns: found 3; accepted: a mapping such as"),
+    "too_short": (
+        "[{group: movers, into: logits, at: last, keep: 8}]",
+        "[]",
+        "stages: found a list of 0; accepted: 1 or more ent",
+    ),
+    "too_long": (
+        "kind: boxes",
+        f"kind: pairs, file: a, positions: [{', '.join(f'p{i}' for i in range(65))}]",
+        "task.positions: found a list of 65; accepted: at most 64 entries",
+    ),
+    "tuple_type": (
+        "stages: [",
+        "reproduces: 3\n    stages: [",
+        "circuit.reproduces: found 3; accepted: a list, such as [3]",
+    ),
+    "dict_type": (
+        "name: study",
+        "name: study\nmodels: 3",
+        "models: found 3; accepted: a mapping such as {name: {path: ...}}",
+    ),
+    "model_type": (
+        "{kind: boxes}",
+        "{kind: pairs, file: a, columns: 3}",
+        "task.columns: found 3; accepted: a mapping such as",
+    ),
     "literal_error": ("name: study", "name: study\nengine: slow", "engine: found 'slow'; accepted: default, reference"),
     "missing": ("    model: llama-tiny\n", "", "circuit.model: missing; it is required"),
     "extra_forbidden": ("name: study", "name: study\nnome: b", "nome: no key 'nome' here; did you mean 'name'?"),
-    "union_tag_invalid": ("method: path_patching", "method: patch", "circuit.method: no method 'patch'; accepted: path_patching"),
+    "union_tag_invalid": (
+        "method: path_patching",
+        "method: patch",
+        "circuit.method: no method 'patch'; accepted: path_patching",
+    ),
     "union_tag_not_found": ("    method: path_patching\n", "", "circuit.method: missing; accepted: path_patching"),
-}  # fmt: skip
+}
 
 
 def test_the_examples_below_are_of_every_kind_that_a_manifest_can_raise():
