@@ -36,16 +36,16 @@ _from_folder: set[str] = set()
 
 
 class PythonTask(SpecModel):
-    """Examples made by a class of your own; what it must have is in docs/howto/own_tasks.md."""
+    """Examples made by a Python class of your own; docs/howto/own_tasks.md says what it needs."""
 
     kind: Annotated[str, Field(pattern=PATTERN, max_length=300)]
-    """The module and the class in it, such as my_package.module:Task; the manifest's folder is looked into first."""
+    """The module and its class, such as my_package.module:Task. The manifest's folder is searched first."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """What the class is called with."""
+    """Keyword arguments for the class."""
     chat: Chat = None
-    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+    """Send prompts as a user's messages in the tokenizer's chat template; the answer then begins the reply.
 
-    true; or a template's name, or a file with one in Jinja, relative to the manifest. A model's own goes first.
+    true, the name of a template, or a file with one in Jinja, relative to the manifest. A model's own `chat` wins.
     """
 
 

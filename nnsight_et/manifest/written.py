@@ -39,9 +39,9 @@ class Method(SpecModel):
     """Whether it works only on a task that has desiderata."""
 
     title: str | None = Field(default=None, min_length=1, max_length=120)
-    """A heading for the experiment in reports; its name if not given. Not part of what is computed."""
+    """A heading for the experiment in reports; by default its name. It changes no result."""
     reproduces: tuple[str, ...] = ()
-    """The tables and figures of the paper that this reproduces, such as Table 1: reports show both numbers."""
+    """Tables and figures of the paper, such as Table 1, whose numbers reports show next to these."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -137,11 +137,11 @@ class Scored(Method):
     """Base of the methods that score single heads by the effect of a patched path."""
 
     metric: WrittenMetric = DEFAULT_METRIC
-    """What the score of a head is the mean of.
+    """The effect on one prompt whose mean is a head's score.
 
-    `probability_ratio`: the paper's, (p_patched - p_base) / p_base of the answer; `logit_difference`: the change of the
-    answer's logit minus the foils' mean logit; `probability_difference`: of the probability of all right tokens minus
-    that of the foils; `kl`: KL(base || patched) over the next token. For kl the largest scores come first.
+    `probability_ratio`: the paper's, (p_patched - p_base) / p_base of the answer. `logit_difference`: the change in
+    the answer's logit minus the foils' mean logit. `probability_difference`: the change in the probability of all
+    right tokens minus that of the foils. `kl`: KL(base || patched) over the next token; the largest scores come first.
     """
 
     @model_serializer(mode="wrap")
@@ -164,7 +164,7 @@ class OnCircuit(Method):
     circuit: CircuitName
     """An experiment that finds a circuit, a .json file, or one of published/llama, embedded/llama-tiny, ..."""
     model: str | None = None
-    """The model to measure; when absent the one the circuit was found in."""
+    """The model to measure; by default the one that the circuit was found in."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuit, if anything."""
@@ -179,13 +179,13 @@ class Measured(Method):
     """Base of the methods that ablate heads on prompts."""
 
     examples: Count = 500
-    """How many prompts accuracy is measured on."""
+    """How many prompts to measure accuracy on."""
     only_correct: Flag = False
-    """Whether only prompts that the model itself answers right count."""
+    """Use only prompts that the model itself answers correctly."""
     ablation: Ablation = "mean"
-    """What an ablated head outputs: its mean over prompts (the paper's), zero, or its output in another prompt."""
+    """What an ablated head outputs: its mean over prompts (as in the paper), zero, or its output in another prompt."""
     ablation_examples: Count = 500
-    """How many prompts ablated heads' outputs come from."""
+    """How many prompts to take the outputs of ablated heads from."""
 
 
 def circuit_problems(path: KeyPath, name: str, known: ValidationContext) -> Iterator[Problem]:
