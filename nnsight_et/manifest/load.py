@@ -49,7 +49,7 @@ def parse(
     document = read(text, where, lines)
     document.options = dict(options or {})
     if not isinstance(document.data, dict):
-        raise ManifestError(f"{where}: no manifest; accepted: a mapping with name, experiments, ...")
+        raise ManifestError(f"{where}: this is not a manifest; accepted: a mapping with name, experiments, ...")
     for setting in settings:
         _apply(document, setting)
     try:

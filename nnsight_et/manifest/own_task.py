@@ -167,7 +167,7 @@ def _module(name: str, folder: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):
             raise UnusableTask(("task", "kind"), f"importing {name}: {error_text(error)}") from error
-        text = f"no module {error.name!r}; accepted: one in the manifest's folder, or that Python can import"
+        text = f"no module {error.name!r}; accepted: a module in the manifest's folder, or one that Python can import"
         raise UnusableTask(("task", "kind"), text) from error
     except (Exception, SystemExit) as error:
         raise UnusableTask(("task", "kind"), f"importing {name}: {error_text(error)}") from error
@@ -224,7 +224,7 @@ def _desiderata(made: Any, class_name: str) -> tuple[str, ...]:
         raise UnusableTask(path, f"{class_name}.desiderata: found {names!r:.60}; accepted: {accept}")
     if names and not callable(getattr(made, "desideratum", None)):
         accept = "desideratum(name, tokenizer, count, seed, split)"
-        raise UnusableTask(path, f"{class_name} has desiderata and no method desideratum; accepted: {accept}")
+        raise UnusableTask(path, f"{class_name} has desiderata but no method desideratum; accepted: {accept}")
     return tuple(names)
 
 

@@ -136,7 +136,7 @@ class PairsTask(SpecModel):
         """Each name is there once, and none means something else."""
         for index, name in enumerate(positions):
             if name in TAKEN or name in positions[:index]:
-                found = "is there twice" if name in positions[:index] else "is taken"
+                found = "appears twice" if name in positions[:index] else "is taken"
                 text = "{name} {found}; accepted: each name once, none of {taken}"
                 given = {"name": repr(name), "found": found, "taken": ", ".join(TAKEN)}
                 raise PydanticCustomError("positions", text, given)

@@ -184,7 +184,7 @@ class Manifest(SpecModel):
         """runs/store holds what all runs share."""
         if name.lower() == "store":
             raise PydanticCustomError(
-                "name", "the name 'store' is taken by the cells all runs share; accepted: another"
+                "name", "the name 'store' is reserved for the store that all runs share; accepted: another name"
             )
         return name
 

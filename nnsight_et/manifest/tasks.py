@@ -28,7 +28,7 @@ class BoxesTask(SpecModel):
         """A base and a source need a letter per box each, and one more is asked for."""
         if not 2 <= boxes <= 12:
             need = {"need": 2 * boxes + 1, "boxes": boxes, "letters": len(ascii_uppercase)}
-            text = "{boxes} boxes need {need} letters and there are {letters}; accepted: 2 to 12"
+            text = "{boxes} boxes need {need} letters, but there are {letters}; accepted: 2 to 12"
             if boxes < 2:
                 text = "{boxes} box leaves nothing to track; accepted: 2 to 12"
             raise PydanticCustomError("boxes", text, need)

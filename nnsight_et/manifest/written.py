@@ -152,7 +152,7 @@ class Scored(Method):
     def metric_problems(self) -> Iterator[Problem]:
         """A problem if the paper's numbers are to stand beside another metric's."""
         if self.reproduces and self.metric != DEFAULT_METRIC:
-            found = f"{self.metric}, and the paper's numbers are of {DEFAULT_METRIC}"
+            found = f"found {self.metric}, but the paper's numbers use {DEFAULT_METRIC}"
             yield Problem(("metric",), f"{found}; accepted: {DEFAULT_METRIC}")
 
 
@@ -171,7 +171,7 @@ class OnCircuit(Method):
         yield from circuit_problems(("circuit",), self.circuit, known)
         if self.model is None and is_file(self.circuit) and not is_shipped(self.circuit):
             yield Problem(
-                ("model",), "missing, and the circuit comes from a file; accepted: the model to measure it in"
+                ("model",), "missing, but required for a circuit from a file; accepted: the model to measure it in"
             )
 
 
@@ -196,7 +196,7 @@ def circuit_problems(path: KeyPath, name: str, known: ValidationContext) -> Iter
     if is_shipped(name):
         yield Problem(path, f"no shipped circuit {name!a}; {accepted_names(name, SHIPPED)}")
     elif name in known.only_mlps:
-        yield Problem(path, f"experiment {name!r} keeps MLPs alone, which belong to no circuit; {tail}")
+        yield Problem(path, f"experiment {name!r} keeps only MLPs, and a circuit consists of heads; {tail}")
     elif name in known.experiments:
         yield Problem(path, f"experiment {name!r} finds no circuit; {tail}")
     elif not is_file(name):
@@ -214,7 +214,7 @@ def roles_problems(path: KeyPath, name: str, known: ValidationContext) -> Iterat
 
 
 def twice(path: KeyPath, names: tuple[str, ...]) -> Iterator[Problem]:
-    """A problem for each name that is there twice."""
+    """A problem for each name that appears twice."""
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield Problem((*path, index), f"{name} is there twice")
+            yield Problem((*path, index), f"{name} appears twice; accepted: each name once")

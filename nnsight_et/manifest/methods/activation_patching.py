@@ -47,7 +47,9 @@ class ActivationPatching(Method):
         if self.roles not in known.circuits:
             yield from roles_problems(("roles",), self.roles, known)
         elif self.desiderata is None:
-            text = f"missing, and {self.roles} selects no heads for any; accepted: {', '.join(known.desiderata)}"
+            text = (
+                f"missing, but required because {self.roles} selects no heads; accepted: {', '.join(known.desiderata)}"
+            )
             yield Problem(("desiderata",), text)
         yield from twice(("models",), self.models)
         yield from desiderata_problems(("desiderata",), self.desiderata or (), known)

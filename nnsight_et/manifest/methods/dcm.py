@@ -38,7 +38,7 @@ Desideratum = Annotated[
 
 
 def desiderata_problems(path: KeyPath, names: Sequence[str], known: ValidationContext) -> Iterator[Problem]:
-    """A problem for each name that the task has no desideratum of, or that is there twice."""
+    """A problem for each name that the task has no desideratum of, or that appears twice."""
     for index, name in enumerate(names):
         if name not in known.desiderata:
             yield Problem((*path, index), f"found {name!a:.60}; {accepted_names(name, known.desiderata)}")

@@ -72,19 +72,21 @@ class Knockout(Method):
         """A problem for each layer that a model of so many does not have."""
         for index, layer in enumerate(self.layers or ()):
             if layer >= n_layers:
-                text = f"layer {layer}, and {self.model} has {n_layers}; accepted: 0 to {n_layers - 1}"
+                text = f"layer {layer}, but {self.model} has {n_layers} layers; accepted: 0 to {n_layers - 1}"
                 yield Problem(("layers", index), text)
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the layers or edges, if anything."""
         for index, (layer, following) in enumerate(pairwise(self.layers or ()), start=1):
             if following <= layer:
-                yield Problem(("layers", index), f"{following} after {layer}; accepted: layers from low to high")
+                yield Problem(
+                    ("layers", index), f"found {following} after {layer}; accepted: layers in increasing order"
+                )
         if (shape := known.shapes.get(self.model)) is not None:
             yield from self.layer_problems(shape.n_layers)
         for index, edge in enumerate(self.edges):
             if edge in self.edges[:index]:
-                yield Problem(("edges", index), f"{edge.blind} to {edge.to} is there twice")
+                yield Problem(("edges", index), f"{edge.blind} to {edge.to} appears twice; accepted: each edge once")
             if edge.blind not in known.positions:
                 yield Problem(
                     ("edges", index, "blind"),
@@ -93,5 +95,5 @@ class Knockout(Method):
                 continue
             earlier = (*known.positions[: known.positions.index(edge.blind)], "random")
             if edge.to not in earlier:
-                text = f"{edge.to!a} is no position before {edge.blind}; {accepted_names(edge.to, earlier)}"
+                text = f"{edge.to!a} is not a position before {edge.blind}; {accepted_names(edge.to, earlier)}"
                 yield Problem(("edges", index, "to"), text)

@@ -141,7 +141,7 @@ class PathPatching(Scored):
                 yield from _too_many(stage, index, earlier, known.shapes[self.model], self.model)
             used = any(later.into == stage.group for later in self.stages[index + 1 :])
             if used and stage.receivers is None:
-                text = f"missing, and a later stage patches into {stage.group}; accepted: 1 to {stage.keep}"
+                text = f"missing, but a later stage patches into {stage.group}; accepted: 1 to {stage.keep}"
                 yield Problem(("stages", index, "receivers"), text)
             earlier.setdefault(stage.group, stage)
 
@@ -150,7 +150,10 @@ def _stage_problems(
     stage: Stage, earlier: Mapping[str, Stage], positions: tuple[str, ...]
 ) -> Iterator[tuple[str, str]]:
     if stage.group in earlier or stage.group == "logits":
-        yield "group", f"the name {stage.group!r} is taken; accepted: a name no earlier stage has, not logits"
+        yield (
+            "group",
+            f"the name {stage.group!r} is taken; accepted: a name other than logits that no earlier stage has",
+        )
     if stage.at not in positions:
         yield "at", f"no position {stage.at!r}; {accepted_names(stage.at, positions)}"
     if stage.receivers is not None and stage.receivers > stage.keep:
@@ -177,9 +180,9 @@ def _stage_problems(
 def _screen_problems(stage: Stage, metric: str) -> Iterator[tuple[str, str]]:
     screen = stage.screen
     if screen is not None and screen.exact is not None and screen.exact < stage.keep:
-        yield "exact", f"{screen.exact} measured on all prompts, {stage.keep} kept; accepted: {stage.keep} or more"
+        yield "exact", f"found {screen.exact}, fewer than the {stage.keep} to keep; accepted: {stage.keep} or more"
     if screen is not None and screen.tail == "any" and metric in UNBOUNDED:
-        yield "tail", f"any, but nothing bounds what {metric} may be on a prompt; accepted: a number, such as 4"
+        yield "tail", f"found any, but {metric} has no bound on a single prompt; accepted: a number, such as 4"
 
 
 def _via_problem(stage: Stage, into: Stage) -> str | None:
@@ -197,11 +200,11 @@ def _position_problems(stage: Stage, into: Stage, positions: tuple[str, ...]) ->
     if stage.at not in positions or into.at not in positions:
         return
     if stage.via in ("query", "input") and stage.at != into.at:
-        found = f"senders at {stage.at}, but the {stage.via} of {into.group} is made at {into.at}"
+        found = f"senders at {stage.at}, but the {stage.via} of {into.group} is computed at {into.at}"
         yield "at", f"{found}; accepted: {into.at}"
     elif positions.index(stage.at) > positions.index(into.at):
         seen = positions[: positions.index(into.at) + 1]
-        yield "at", f"senders at {stage.at}, after {into.group} at {into.at}; accepted: {', '.join(seen)}"
+        yield "at", f"senders at {stage.at}, which comes after {into.group} at {into.at}; accepted: {', '.join(seen)}"
 
 
 def _depth(stage: Stage, earlier: Mapping[str, Stage], parallel: bool) -> int:
