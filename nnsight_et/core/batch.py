@@ -102,7 +102,7 @@ def check_lengths(some: Iterable[Prompt | Example], most: int | None, where: str
     """Raise TaskError naming `where` if one has more tokens than `most`, the model's positions; None: no end."""
     length = max((one.length for one in some), default=0)
     if most is not None and length > most:
-        found = f"a prompt of {length} tokens, and {model} has positions for {most}"
+        found = f"a prompt of {length} tokens, but {model} has positions for {most}"
         raise TaskError(f"{where}: {found}; accepted: prompts of at most {most} tokens")
 
 
@@ -110,7 +110,7 @@ def check_tokens(some: Iterable[Prompt | Example], rows: int, where: str, model:
     """Raise TaskError naming `where` if one has a token that the model has no row for, its vocabulary being `rows`."""
     largest = max((one.largest for one in some), default=0)
     if largest >= rows:
-        found = f"token {largest} is in a prompt or an answer, and {model} has rows for tokens 0 to {rows - 1}"
+        found = f"a prompt or an answer has token {largest}, but {model} embeds only tokens 0 to {rows - 1}"
         raise TaskError(f"{where}: {found}; accepted: the model's own tokenizer, and tokens that its embedding has")
 
 

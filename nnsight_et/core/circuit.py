@@ -86,9 +86,9 @@ def as_part(one: object) -> Component:
     try:
         layer, index = map(operator.index, one)  # type: ignore[call-overload]
     except (TypeError, ValueError):
-        raise TaskError(f"{brief(one)}, which is no head; accepted: Head(9, 3) or a name such as L9H3") from None
+        raise TaskError(f"{brief(one)}, which is not a head; accepted: Head(9, 3) or a name such as L9H3") from None
     if layer < 0 or index < 0:
-        raise TaskError(f"the head {tuple(one)} counts backwards; accepted: layer and index from 0")  # type: ignore[arg-type]
+        raise TaskError(f"the head {tuple(one)} has a negative number; accepted: layer and index from 0")  # type: ignore[arg-type]
     return Mlp(layer) if isinstance(one, Mlp) else Head(layer, index)
 
 
@@ -96,7 +96,7 @@ def as_head(one: object) -> Head:
     """The same of heads alone: TaskError if it is an MLP."""
     found = as_part(one)
     if isinstance(found, Mlp):
-        raise TaskError(f"{found} is an MLP, which belongs to no circuit; accepted: heads, such as L9H3")
+        raise TaskError(f"{found} is an MLP, and a circuit consists of heads; accepted: heads, such as L9H3")
     return found
 
 
@@ -216,7 +216,9 @@ class Circuit:
         groups = tuple(_group(entry, f"{where}: groups[{i}]") for i, entry in enumerate(data["groups"]))
         names = [group.name for group in groups]
         if len(set(names)) < len(names):
-            raise TaskError(f"{where}: two groups have the same name among {', '.join(names)}")
+            raise TaskError(
+                f"{where}: two groups have the same name ({', '.join(names)}); accepted: a different name for each"
+            )
         return cls(groups)
 
     @classmethod
@@ -225,7 +227,7 @@ class Circuit:
         try:
             data = json.loads(text)
         except RecursionError:
-            raise TaskError(f"{where}: nested too deep; accepted: a circuit's JSON") from None
+            raise TaskError(f"{where}: nested too deeply; accepted: a circuit's JSON") from None
         except (ValueError, TypeError) as error:
             raise TaskError(f"{where}: not JSON ({error}); accepted: a circuit's JSON") from None
         return cls.from_dict(data, where)
@@ -244,7 +246,7 @@ def _group(entry: object, where: str) -> HeadGroup:
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
     if len(set(parsed)) < len(parsed):
-        raise TaskError(f"{where}: the head {_repeated_head(parsed)} appears twice")
+        raise TaskError(f"{where}: the head {_repeated_head(parsed)} appears twice; accepted: each head once")
     return HeadGroup(name, at, parsed)
 
 

@@ -149,7 +149,9 @@ def calibrate_models(manifest: Manifest, plan: Plan) -> tuple[dict[str, Rows], d
     Reads weights, and raises what reading them raises; ManifestError for a run on a server.
     """
     if manifest.backend != "local":
-        raise ManifestError(f"--calibrate: backend {manifest.backend}; accepted: local, whose models run here")
+        raise ManifestError(
+            f"--calibrate: found backend: {manifest.backend}; accepted: local, where models run on this machine"
+        )
     device = device_of(manifest.device)
     rows, speeds = dict[str, Rows](), dict[str, Speeds]()
     known = dict[tuple[Shape, str], str]()

@@ -32,7 +32,7 @@ class EarlierResults:
         if not circuit.groups or not (empty or circuit.size):
             why = "" if name not in self.results else f" (experiment {name} found none that matter; its tables say why)"
             raise ExperimentError(
-                f"experiments.{job.name}: the circuit {name} has no heads{why}; accepted: one that has some"
+                f"experiments.{job.name}: the circuit {name} has no heads{why}; accepted: a circuit with one or more"
             )
         return circuit
 

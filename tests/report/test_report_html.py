@@ -200,7 +200,7 @@ def test_a_summary_that_lacks_its_numbers_is_missing_and_the_rest_is_shown(study
     assert any("its result.json is not one of faithfulness" in text for text in parsed.text("td"))
     assert "x-found" in parsed.values("id")
     assert "x-table1" not in parsed.values("id")
-    with pytest.raises(ResultError, match=r"not one of faithfulness \(summary.rows: Field required"):
+    with pytest.raises(ResultError, match=r"not one of faithfulness \(summary.rows: missing"):
         plates(broken, study)
 
 

@@ -114,7 +114,7 @@ def test_splits_of_the_file_are_apart_and_each_has_its_third():
     assert made.prompts(tokenizer(), 4, 3, "ablation") == [one.source for one in parts["ablation"][:4]]
     assert made.available(3, "pruning") == made.available(3, "discovery")
     assert made.examples(tokenizer(), 5, 4, "discovery") != parts["discovery"][:5]  # another seed, other pairs
-    with pytest.raises(TaskError, match="split ablation: 99 pairs of "):
+    with pytest.raises(TaskError, match="split ablation: 99 pairs, but there are"):
         made.prompts(tokenizer(), 99, 3, "ablation")
 
 
@@ -131,7 +131,7 @@ def test_the_keys_that_take_pairs_are_told_with_the_splits_the_jobs_take(every: 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("experiments.found.examples=7", "experiments.found.examples: 7 pairs; of the 16 in pairs.jsonl, 6 are"),
+        ("experiments.found.examples=7", "experiments.found.examples: 7 pairs, but 6 of the 16 in pairs.jsonl are"),
         ("experiments.found.held_out_examples=6", "experiments.found.held_out_examples: 6 pairs; of the 16 in"),
         ("experiments.table1.ablation_examples=6", "experiments.table1.ablation_examples: 6 pairs; of the 16 in"),
         ("experiments.minimal.examples=7", "experiments.minimal.examples: 7 pairs; of the 16 in"),

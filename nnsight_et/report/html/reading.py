@@ -18,7 +18,7 @@ READING: dict[type[Figure], str] = {
     ),
     Bars: (
         "Compare the bars of one group. The lines through their tops are 95% intervals: where two do not overlap, the "
-        "difference is unlikely to be chance. Dashed lines and ticks are there to compare with."
+        "difference is unlikely to be chance. Dashed lines and ticks are there for comparison."
     ),
     Curves: "Follow a line from left to right: where it drops or rises, something happens at that layer.",
     Scatter: "A point on the diagonal has the same value on both axes. The further off, the more the two disagree.",
