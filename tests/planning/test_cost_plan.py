@@ -196,6 +196,13 @@ def test_what_cannot_be_known_has_no_estimate():
     assert estimates(slow, rows_of(slow, None), {}) == {}
 
 
+def test_an_experiment_on_a_circuit_of_an_unknown_model_or_without_heads_has_no_estimate():
+    unknown = plan(parse(TEXT.replace("model: llama-tiny", "model: org/model"), "x"))
+    assert estimates(unknown, rows_of(unknown, None), {}) == {}
+    for nothing in (Circuit(()), Circuit((HeadGroup("a", "last", ()),))):
+        assert set(estimates(JOBS, rows_of(JOBS, None), {"found": nothing})) == {"found"}
+
+
 @pytest.mark.parametrize("manifest", ["experiments.yaml", "paper.yaml"])
 def test_every_experiment_of_the_shipped_manifests_has_an_estimate(manifest):
     jobs = plan(load(ROOT / manifest))
