@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.batch import Pair, PromptBatch
+from nnsight_et.core.named_metrics import METRICS
 from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, head_outputs, mlp_outputs, suffix_of, visible
 from nnsight_et.engine.paths import KeptParts, Kind, Path, StageReads
+from nnsight_et.engine.readout import Readout, ReadoutSpec, readout
 from nnsight_et.models.model import Model
 
 
@@ -43,6 +45,7 @@ class BothRuns:
     """A base run with all that any path from the shared positions needs, and what donates in the source run."""
 
     base: Capture
+    readout: Readout
     tokens: Mapping[str, TokenCapture]
     donated: Mapping[tuple[str, Kind], Mapping[int, Tensor]]
     stages: tuple[StageReads, ...]
@@ -67,12 +70,13 @@ class BothRuns:
         tokens = {at: _below(self.tokens[at], layers) for at, layers in kept.tokens.items()}
         donated = {key: {layer: one for layer, one in self.donated[key].items() if layer < layers}
                    for key, layers in kept.donated.items()}  # fmt: skip
-        return BothRuns(base, tokens, donated, stages)
+        return BothRuns(base, self.readout, tokens, donated, stages)
 
     def of_rows(
         self, rows: Tensor, path: Path, starts: Iterable[int], donors: Iterable[int]
-    ) -> tuple[Capture, dict[int, Tensor]]:
-        """The base run of some prompts for passes of a path from any layer of `starts`; and what `donors` donate.
+    ) -> tuple[Capture, dict[int, Tensor], Readout]:
+        """The base run of some prompts for passes of a path from any layer of `starts`; what `donors` donate; and what
+        is read of the base run.
 
         Columns that are padding in all of them are left out.
         """
@@ -95,17 +99,18 @@ class BothRuns:
             entering={layer: base.entering[layer][rows, -live.shape[1] :] for layer in starts},
             cache=cache,
             visible=visible(run, live),
-            logits=base.logits[rows],
+            logits=base.logits[rows] if len(base.logits) else base.logits,
             tokens=(TokenCapture(one.tokens[rows], one.position_ids[rows], entered, z, attention),),
         )
         given = self.donated[path.at, path.senders]
-        return capture, {layer: given[layer][rows] for layer in donors}
+        return capture, {layer: given[layer][rows] for layer in donors}, self.readout.of_examples(rows)
 
 
 def both_runs(
     model: Model, pair: Pair, path: Path, *, starts: Iterable[int], donors: Iterable[int]
-) -> tuple[Capture, Mapping[int, Tensor]]:
-    """The base run, kept for passes of a path from any layer of `starts`, and what `donors`, layers, donate.
+) -> tuple[Capture, Mapping[int, Tensor], Readout]:
+    """The base run, kept for passes of a path from any layer of `starts`; what `donors`, layers, donate; and what is
+    read of the base run [batch].
 
     Where runs are kept with the model, and these prompts share theirs, those of all of them are made at once. The
     model keeps them.
@@ -115,8 +120,10 @@ def both_runs(
         place = pair.base.positions[path.at]
         capture = capture_run(model, pair.base, suffix_of(pair.base, place), sorted(starts), [place])
         if path.senders == "mlps":
-            return capture, mlp_outputs(model, pair.source, path.at, donors)
-        return capture, head_outputs(model, pair.source, {path.at: donors})[path.at]
+            donated = mlp_outputs(model, pair.source, path.at, donors)
+        else:
+            donated = head_outputs(model, pair.source, {path.at: donors})[path.at]
+        return capture, donated, readout(capture.logits, ReadoutSpec.of(pair, capture.logits))
     runs: dict[Any, BothRuns] = model.runs
     for key, one in runs.items():
         if one.stages != shared.stages and all(map(one.serve, shared.stages)):
@@ -139,7 +146,10 @@ def _run_both(model: Model, shared: SharedRuns) -> BothRuns:
     for name in sorted({one.at for one in shared.stages if one.senders == "mlps"}):
         donated[name, "mlps"] = mlp_outputs(model, pair.source, name, layers)
     tokens = dict(zip(names, capture.tokens, strict=True))
-    runs = BothRuns(replace(capture, tokens=()), tokens, donated, shared.stages)
+    read = readout(capture.logits, ReadoutSpec.of(pair, capture.logits))
+    again = METRICS[pair.metric].compares
+    base = replace(capture, tokens=(), logits=capture.logits if again else capture.logits.new_zeros(0))
+    runs = BothRuns(base, read, tokens, donated, shared.stages)
     return runs.of_stages(shared.stages, model.recompute_from)
 
 

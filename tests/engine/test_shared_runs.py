@@ -130,6 +130,22 @@ def test_what_no_stage_to_come_reads_is_forgotten_without_a_run_or_another_numbe
     assert kept.base.cache[0][0].numel() == 0 < kept.base.cache[1][0].numel()
 
 
+@pytest.mark.parametrize("metric", ["probability_ratio", "kl"])
+def test_logits_are_kept_where_patched_runs_are_compared_with_them(model, metric):
+    fresh, path = replace(model, runs={}), PATHS[1]
+    pair = replace(of([3, 1]), metric=metric)
+    pair = replace(pair, shared=replace(pair.shared, pair=replace(pair.shared.pair, metric=metric)))
+    senders = path.reaching(model.n_layers, model.n_heads)
+    found, alone = (
+        path_probabilities(model, one, path, senders, "default", Chunks())
+        for model, one in ((fresh, pair), (replace(model, runs=None), pair))
+    )
+    for name in alone:
+        torch.testing.assert_close(found[name], alone[name], rtol=1e-10, atol=1e-14)
+    (kept,) = (fresh.runs or {}).values()
+    assert (kept.base.logits.numel() > 0) == (metric == "kl")
+
+
 def bytes_in(model) -> int:
     """Of all tensors of numbers that its runs hold."""
     return sum({one.data_ptr(): one.nbytes() for one in storages_in(list(model.runs.values()))}.values())
@@ -147,5 +163,5 @@ def test_a_plan_counts_what_is_kept(model):
     places = {name: int(index[0]) for name, index in pair.base.positions.items()}
     prompts = Prompts(len(alike), pair.base.tokens.shape[1], places)
     shape = shape_from(model.nn._module.config, "tiny")
-    kept = kept_runs(Sizes(shape, Chunks()), prompts, stages, len(alike))
+    kept = kept_runs(Sizes(shape, Chunks()), prompts, stages, len(alike), logits=False)
     assert kept * 2 * shape.n_kv_heads * shape.d_head * 8 == pytest.approx(bytes_in(fresh), rel=0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnsight_et.core.circuit import Component
+from nnsight_et.core.named_metrics import METRICS
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import PathPatching
 from nnsight_et.methods.base import Experiment, Method
@@ -39,7 +40,8 @@ def cost(setting: CostSetting[PathPatching]) -> Iterator[Piece]:
                         estimates(rows.sizes, one, path) for one in prompts if stage.has_estimates(spec.metric)
                     )
                     reads = stage_reads(spec.stages, index, known, shape)
-                    beside = [kept_runs(rows.sizes, one, reads, spec.examples) for one in rows.prompts]
+                    again = METRICS[spec.metric].compares
+                    beside = [kept_runs(rows.sizes, one, reads, spec.examples, again) for one in rows.prompts]
                     found = found.beside(max(beside))
                 yield "", name, found
 

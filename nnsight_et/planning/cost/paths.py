@@ -43,9 +43,9 @@ def estimates(sizes: Sizes, prompts: Prompts, path: Path) -> Count:
     return back + Count(mlp=mlps, passes=2 * prompts.batches)
 
 
-def kept_runs(sizes: Sizes, prompts: Prompts, stages: Sequence[StageReads], count: int) -> float:
-    """What is kept of both runs of `count` prompts for these stages: tokens times layers of keys and values that take
-    as much memory.
+def kept_runs(sizes: Sizes, prompts: Prompts, stages: Sequence[StageReads], count: int, logits: bool) -> float:
+    """What is kept of both runs of `count` prompts for these stages, the base run's logits too if they are read again:
+    tokens times layers of keys and values that take as much memory.
     """
     shape, names = sizes.shape, {stage.at for stage in stages}
     queries, keys = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
@@ -55,7 +55,7 @@ def kept_runs(sizes: Sizes, prompts: Prompts, stages: Sequence[StageReads], coun
     numbers += sum(
         layers * (queries if kind == "heads" else shape.d_model) for (_, kind), layers in kept.donated.items()
     )
-    return min(count, sizes.chunks.kept) * (numbers + shape.vocabulary) / (2 * keys)  # with the base run's logits
+    return min(count, sizes.chunks.kept) * (numbers + logits * shape.vocabulary) / (2 * keys)
 
 
 def _copies(sizes: Sizes, path: Path) -> int:
