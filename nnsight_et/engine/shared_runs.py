@@ -34,10 +34,10 @@ class SharedRuns:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells these runs from others of the model: the tokens, and where the positions stand."""
+        """What tells these runs from others of the model: the metric, the tokens, and where the positions stand."""
         runs = [self.pair.base, self.pair.source]
         places = [sorted((name, place.tolist()) for name, place in one.positions.items()) for one in runs]
-        return str([(one.tokens.tolist(), one.mask.tolist()) for one in runs]), str(places)
+        return self.pair.metric, str([(one.tokens.tolist(), one.mask.tolist()) for one in runs]), str(places)
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,11 @@ class SharedPrompts:
             call, groups = measurement.measure(batch, settings), {self.group(places[index]) for index in batch}
             if len(groups) > 1 or -1 in groups:
                 return call
+            own, *rest = call.arguments
             first = self.size * groups.pop()
             some = range(first, min(first + self.size, self.kept))
-            pair = self.context.data.pair(step.choice, self.examples, some)
+            pair = self.context.data.pair(step.choice, self.examples, some, own.metric)
             rows = torch.tensor([places[index] - first for index in batch])
-            own, *rest = call.arguments
             return replace(call, arguments=(replace(own, shared=SharedRuns(pair, rows, self.stages)), *rest))
 
         return replace(measurement, step=replace(step, batches=tuple(batches(sizes, self.size))), measure=measure)
