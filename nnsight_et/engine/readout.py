@@ -78,6 +78,12 @@ class Readout:
         value = None if self.value is None else self.value[some]
         return Readout(self.probability[some], self.logit[some], self.predicted[some], value, self.alone)
 
+    def of_examples(self, rows: Tensor) -> Readout:
+        """Those of some of the examples."""
+        value = None if self.value is None else self.value[..., rows]
+        probability, logit, predicted = (one[..., rows] for one in (self.probability, self.logit, self.predicted))
+        return Readout(probability, logit, predicted, value, self.alone)
+
     def numbers(self) -> dict[str, Tensor]:
         """The same on the CPU, detached, as plain data that can leave a session."""
         return {
