@@ -98,7 +98,9 @@ def read_logits(model: Model, run: PromptBatch) -> Tensor:
 
     No others are computed.
     """
-    model.narrow_unembedding(torch.arange(len(run.tokens), device=model.device)[:, None], run.read)
+    row = torch.arange(len(run.tokens), device=model.device)[:, None]
+    model.narrow_last_mlp(len(row), row, run.read)
+    model.narrow_unembedding(row, run.read)
     logits = model.logits()
     return logits if run.continuation else logits[:, 0]
 

@@ -68,19 +68,17 @@ def test_what_a_call_finds_does_not_depend_on_what_was_asked_before(model):
 
 def test_both_runs_are_made_once_and_all_that_follows_is_the_senders_own(model):
     fresh = replace(model, runs={})
-    whole = model.n_layers * len(EXAMPLES) * collate(EXAMPLES, PAD).base.tokens.shape[1]
+    layer = collate(EXAMPLES, PAD).base.tokens.numel()  # tokens
     for number, path in enumerate(PATHS[:4]):
         senders = path.reaching(model.n_layers, model.n_heads)
         with counted(model) as alone:
             path_probabilities(replace(model, runs=None), of([0, 1]), path, senders, "default", Chunks())
         with counted(model) as together:
             path_probabilities(fresh, of([0, 1]), path, senders, "default", Chunks())
-        layers = model.n_layers + max(
-            sender.layer for sender in senders
-        )  # of base and source, but the source's last MLP
-        own = alone["layers"] - layers * 2 * of([0, 1]).base.tokens.shape[1]
-        all_three = 3 * whole - whole // model.n_layers  # base, source, and the source's MLPs in a run of their own
-        runs = 0 if number else all_three
+        source = max(sender.layer for sender in senders)  # the MLP of the last layer that is read is not run
+        own = alone["layers"] - of([0, 1]).base.tokens.numel() * (model.n_layers - 1 + source) - 2
+        last = model.n_layers - 1  # base, source, and the source's MLPs in a run of their own
+        runs = 0 if number else layer * (last + last + model.n_layers) + len(EXAMPLES)
         assert together["layers"] == own + runs
     assert len(fresh.runs or {}) == 1
 

@@ -38,7 +38,7 @@ def estimates(sizes: Sizes, prompts: Prompts, path: Path) -> Count:
     if not path.receivers:
         return Count(mlp=prompts.count * sizes.shape.n_layers, answers=2 * prompts.count, passes=2 * prompts.batches)
     layers = sorted({one.layer for one in path.receivers})
-    back = trained_run(sizes, prompts, prompts.live([path.at]), layers[0]) * _copies(sizes, path)
+    back = trained_run(sizes, prompts, prompts.live([path.at]), layers[0], _copies(sizes, path))
     mlps = prompts.count * (layers[-1] + (path.via == "input"))
     return back + Count(mlp=mlps, passes=2 * prompts.batches)
 
