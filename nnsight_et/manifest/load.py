@@ -6,6 +6,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -109,8 +110,15 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: not text in UTF-8 (byte {error.start}); accepted: a YAML file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        known = f"{accepted_names(str(path), SHIPPED)}, or a manifest's file"
+        beside = _manifests_like(path) if isinstance(error, FileNotFoundError) else []
+        known = f"{accepted_names(str(path), (*SHIPPED, *beside))}, or a manifest's file"
         raise ManifestError(f"{path}: cannot be read ({reason}); {known}") from None
+
+
+def _manifests_like(path: Path) -> list[str]:
+    """The file in its folder that may have been meant."""
+    beside = [str(one) for one in path.parent.glob("*.y*ml")]
+    return [name for name in get_close_matches(str(path), beside, n=1) if name.isprintable()]
 
 
 def _apply(document: Document, setting: str) -> None:

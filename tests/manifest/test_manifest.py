@@ -219,6 +219,7 @@ def test_files_that_are_not_manifests_are_refused(tmp_path: Path):
     for place, part in (
         (tmp_path, "cannot be read"),
         (tmp_path / "none.yaml", "No such file"),
+        (tmp_path / "byte.yaml", rf"did you mean '{tmp_path}/bytes\.yaml'"),
         (tmp_path / "bytes.yaml", "UTF-8"),
     ):
         with pytest.raises(ManifestError, match=part):
