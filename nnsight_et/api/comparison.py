@@ -17,10 +17,10 @@ from nnsight_et.manifest import Comparison
 
 @dataclass(frozen=True, repr=False)
 class Overlap(Finding):
-    """How two circuits overlap; rows: one a group."""
+    """What `et.compare` returns: how two circuits overlap, with one row per group."""
 
     impact: tuple[Row, ...] = ()
-    """With scores: all heads of both circuits, those that matter most first."""
+    """Given scores: all heads of both circuits, those that matter most first."""
 
 
 def compare(first: AnyHeads, second: AnyHeads, scores: Mapping[str, PatchingScores | Tensor] | None = None) -> Overlap:

@@ -28,12 +28,12 @@ from nnsight_et.results.summary import Reason
 
 @dataclass(frozen=True, repr=False)
 class Selection(Finding):
-    """Which heads of each group DCM selected, and what patching them does on pairs that had no say."""
+    """What `et.dcm` and `et.minimality` return: the heads selected from each group, and the numbers behind them."""
 
     circuit: Circuit = field(default_factory=lambda: Circuit(()))
     """The selected heads."""
     why: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict[str, tuple[Reason, ...]])
-    """By group why its selection is empty or of no use, or what it hangs by; groups without a reason are left out."""
+    """Group -> why its selection is empty, useless or a close call; groups without a reason are left out."""
 
 
 def dcm(

@@ -21,14 +21,14 @@ from nnsight_et.results.study import Study
 
 @dataclass(frozen=True, repr=False)
 class Graph(Finding):
-    """A circuit that was found without stages. Its rows are the edges of the graph; every function takes it."""
+    """What `et.discover` returns: a circuit found without stages. Its rows are the edges; every function accepts it."""
 
     circuit: Circuit = field(default_factory=lambda: Circuit(()))
     """The groups of heads, from the logits back."""
     branches: tuple[Row, ...] = ()
-    """Every branch that was looked at, and what became of it."""
+    """Every branch that was probed, and what was done with it."""
     sentences: tuple[str, ...] = ()
-    """Of each group what it reads, and what it writes to; if nothing was found, what was searched, and what to try."""
+    """What each group reads and writes; if nothing was found, what was searched, and what to try."""
 
 
 def discover(

@@ -45,6 +45,12 @@ class LoadedModel:
     definition over whole prompts, slowly, for checking. memory: how many bytes one pass may take. probe: "off" skips
     the check for chance before a method measures; `notices` has what is known about the model without it. self_check:
     "off" skips measuring a sample of each method's numbers again with the reference engine.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> import nnsight_et as et
+        >>> replace(et.load("llama-tiny", device="cpu"), engine="reference").engine
+        'reference'
     """
 
     name: str

@@ -36,6 +36,12 @@ class Pairs:
 
     The answer is that of the base prompt if you ask what a patch breaks. For activation patching and DCM it is the
     answer that the patch should give.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> pairs = et.Pairs.boxes(3)
+        >>> len(pairs), len(pairs[:2]), pairs.positions
+        (3, 2, ('correct_object', 'previous_query_label', 'query_label', 'last'))
     """
 
     texts: tuple[MarkedPair, ...]

@@ -37,9 +37,10 @@ SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": 
 
 @dataclass(frozen=True, repr=False)
 class PatchingScores(Finding):
-    """Patching scores of all heads, or all MLPs, at one position; rows: those that can reach, what matters most first.
+    """What `et.path_patch` and `et.path_patch_mlps` return: scores of all heads, or all MLPs, at one position.
 
-    That is the most negative score; for metric kl the largest.
+    rows: the heads or MLPs that can reach the end of the path, those that matter most first: the most negative scores,
+    or for metric kl the largest.
     """
 
     path: Path = field(default_factory=lambda: Path("last"))

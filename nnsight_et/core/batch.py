@@ -21,7 +21,17 @@ UNFINISHED = -2
 
 @dataclass(frozen=True)
 class Prompt:
-    """One encoded prompt, unpadded: token ids, and the index of each named position in them."""
+    """One encoded prompt, without padding, for tasks in Python that make tokens themselves.
+
+    Args:
+        tokens: Its token ids.
+        positions: The index of each named position in `tokens`, "last" among them.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.Prompt((1, 17, 4), {"object": 1, "last": 2}).length
+        3
+    """
 
     tokens: tuple[int, ...]
     positions: dict[str, int]
@@ -39,11 +49,22 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Example:
-    """A base prompt, the source prompt that donates activations, and the token that answers the base prompt.
+    """A pair of encoded prompts, for tasks in Python that make tokens themselves.
 
-    also_right: further tokens that are right as well; foils: tokens that are wrong, for metrics that compare.
-    further: where one of these texts has several tokens, all are by their first ones, and this has what follows it in
-    the answer, in each that is right as well, and in each foil.
+    Args:
+        base: The prompt that is patched.
+        source: The prompt that donates activations.
+        answer: The token that answers the base prompt.
+        also_right: Further tokens that count as right.
+        foils: Wrong tokens, for metrics that compare.
+        further: If any of these texts has several tokens: the tokens after the first, of the answer, then of each other
+            right text, then of each foil. `Example.scored_by` fills it in.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> base, source = et.Prompt((1, 17, 4), {"last": 2}), et.Prompt((1, 9, 4), {"last": 2})
+        >>> et.Example(base, source, answer=17, foils=(9,)).wrong
+        ((9,),)
     """
 
     base: Prompt

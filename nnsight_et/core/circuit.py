@@ -17,9 +17,14 @@ MLP_NAME = "L([0-9]{1,6})MLP"
 
 
 class Head(NamedTuple):
-    """One attention head; index counts query heads. Sorted heads are in the order a forward pass meets them.
+    """One attention head. Layers and indices count from 0, and indices are those of query heads.
 
-    Equal to the tuple (layer, index), and to no MLP.
+    It equals the tuple (layer, index), but never an MLP. Sorted heads are in the order of a forward pass.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.Head(9, 3), et.Head.parse("L4H0") < et.Head(9, 3)
+        (L9H3, True)
     """
 
     layer: int
@@ -121,7 +126,21 @@ def as_head(one: object) -> Head:
 
 @dataclass(frozen=True)
 class HeadGroup:
-    """Heads that do one job at one named position, the most important first; TaskError if some are no heads."""
+    """Heads that do one job at one named position.
+
+    Args:
+        name: A name for the group, such as "movers".
+        at: The named position of the prompts at which the heads act, such as "last".
+        heads: The heads or their names, the most important first.
+
+    Raises:
+        TaskError: Something in `heads` is not a head.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.HeadGroup("movers", "last", ["L5H0", et.Head(5, 2)]).heads
+        (L5H0, L5H2)
+    """
 
     name: str
     at: str
@@ -142,7 +161,16 @@ class HeadGroup:
 
 @dataclass(frozen=True)
 class Circuit:
-    """Groups of heads at named positions (paper §4.1: a set of pairs of head and token)."""
+    """Groups of heads at named positions: the paper's set of pairs of head and token (§4.1).
+
+    `et.circuit_of` makes one of groups. `to_json` and `from_json` write and read it as text.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> circuit = et.Circuit((et.HeadGroup("movers", "last", ["L5H0", "L5H2"]),))
+        >>> circuit.size, circuit.positions, et.Circuit.from_json(circuit.to_json()) == circuit
+        (2, ('last',), True)
+    """
 
     groups: tuple[HeadGroup, ...]
 

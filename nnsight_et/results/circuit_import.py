@@ -22,7 +22,7 @@ POSITION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 @dataclass(frozen=True)
 class ImportedCircuit:
-    """A circuit, and what its reader should know: what it was read as, heads that moved, ties."""
+    """What `et.import_circuit` returns: a circuit, and notes on how it was read, moved heads and ties."""
 
     circuit: Circuit
     notes: tuple[str, ...]
