@@ -89,7 +89,7 @@ def _key(client: Client) -> Iterator[Diagnosis]:
             return
         if not where or Client(client.host, "").refusal() is None:
             yield Diagnosis("key", "not needed: this server checks no keys")
-            yield Diagnosis("trust", "every job is trusted, because keys are not checked")
+            yield Diagnosis("trust", "trusted, as every job is: keys are not checked")
             return
     yield Diagnosis("key", f"valid (from {where})")
     if "trusted" in tags:

@@ -239,12 +239,12 @@ def refused_files(folder: Path) -> dict[str, tuple[Callable[[], Any], str]]:
     two = [folder / "a.npy", folder / "b.npy"]
     return found | {
         "shapes": (lambda: import_circuit(two, keep=1, at="last"), r"different shapes: a \[3, 4\], b \[2, 4\]"),
-        "keep": (lambda: import_circuit(two, at="last"), "no keep; accepted"),
-        "keeps": (lambda: import_circuit([two[0]] * 2, ("a", "b"), "last", (1, 2, 3)), "keep: 3 given, groups"),
+        "keep": (lambda: import_circuit(two, at="last"), "keep is missing; accepted"),
+        "keeps": (lambda: import_circuit([two[0]] * 2, ("a", "b"), "last", (1, 2, 3)), "keep: 3 given for the groups"),
         "zero": (lambda: import_circuit(two[0], at="last", keep=0), "keep: 0 heads"),
         "at": (lambda: import_circuit(two[0], keep=1), "at: missing for the group a"),
         "place": (lambda: import_circuit(two[0], keep=1, at="the end"), "at: found 'the end' for the group a"),
-        "group": (lambda: import_circuit(two, "x", "last", 1), "group: 1 given, groups 'a, b'; accepted: as many"),
+        "group": (lambda: import_circuit(two, "x", "last", 1), "group: 1 given for the groups 'a, b'; accepted: one"),
         "same": (lambda: import_circuit(two, ("x", "x"), "last", 1), "a name appears twice among x, x"),
         "name": (lambda: import_circuit(folder / "my scores.npy", at="last", keep=1), "group: 'my scores'"),
         "nothing": (lambda: import_circuit([]), "files: none"),

@@ -94,8 +94,8 @@ def test_heads_beyond_chance_are_named_kept_or_not_with_the_test_that_says_so():
     _, table = tables(header("path_patching", FOUND))
     assert table.columns[1:4] == ("heads tested", "beyond chance", "by Benjamini-Hochberg")
     assert table.rows == (("a", "12", "3", "4", "L2H2 L2H3"),)
-    assert "mean x is below 0, by t corrected for skew" in table.note
-    assert "p at most 0.05 after Holm's correction" in table.note
+    assert "mean x is below 0 by a one-sided test (t corrected for skew)" in table.note
+    assert "p is at most 0.05 after Holm's correction" in table.note
     _, none = tables(header("path_patching", FOUND | {"stages": [STAGE | {"beyond_chance": ["L4H1"]}]}))
     assert none.rows[0][-1] == "–"
 
