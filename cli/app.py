@@ -32,14 +32,12 @@ app = typer.Typer(
     help="Find and evaluate circuits in language models, from one manifest.",
 )
 
-ManifestPath = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MANIFEST",
-        help="A YAML file such as experiments.yaml, or a shipped manifest: demo, tiny, paper, real.",
-        autocompletion=options.manifests,
-    ),
-]
+MANIFEST = typer.Argument(
+    metavar="MANIFEST",
+    help="A YAML file such as experiments.yaml, or a shipped manifest: demo, tiny, paper, real.",
+    autocompletion=options.manifests,
+)
+ManifestPath = Annotated[Path, MANIFEST]
 
 
 @app.command()
@@ -119,18 +117,19 @@ def report(
 
 
 @app.command()
-def validate(manifest: ManifestPath, settings: options.Settings = None) -> None:
-    """Check a manifest: its text, the files it names, its task if that is Python, and that no model is quantized.
+def validate(manifests: Annotated[list[Path], MANIFEST], settings: options.Settings = None) -> None:
+    """Check manifests: their text, the files they name, their task if that is Python, and that no model is quantized.
 
     Reads no weights and uses no network.
     """
     from nnsight_et.manifest import load
     from nnsight_et.planning.plan import plan as planned
 
-    read = load(manifest, settings or ())
-    check_models(read)
-    planned(read)
-    typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, no errors")
+    for manifest in manifests:
+        read = load(manifest, settings or ())
+        check_models(read)
+        planned(read)
+        typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, no errors")
 
 
 def _version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ from nnsight_et.manifest.schema import PROBED
 from nnsight_et.methods import METHODS
 from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.cost.methods import Count, Prompts, Rows, Sizes, plain, total
-from nnsight_et.planning.cost.pieces import CostSetting, Estimate, Piece, expected_circuits
+from nnsight_et.planning.cost.pieces import CostSetting, Estimate, Piece, expected_circuits, lacks_circuit
 from nnsight_et.planning.plan import Plan
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -70,7 +70,7 @@ class Cost:
 
 
 def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit], probed: bool = False) -> dict[str, Cost]:
-    """Experiment -> its cost, of those whose models are all in `rows` and whose engine is the default one.
+    """Experiment -> its cost, of those whose models and circuit's model are in `rows` and whose engine is the default.
 
     rows: model -> its prompts and sizes. found: experiment -> the circuit it has found already. probed: whether the
     prompts count that a model answers before it is first measured.
@@ -80,6 +80,8 @@ def costs(plan: Plan, rows: Mapping[str, Rows], found: Mapping[str, Circuit], pr
     circuits, made, costs = expected_circuits(plan, found, shapes), set[str](), dict[str, Cost]()
     for job in plan.jobs:
         if job.engine == "reference" or any(choice.name not in rows for choice in job.models):
+            continue
+        if lacks_circuit(job, circuits):
             continue
         counts, measurements = dict[str, Count](), 0
         for name in {choice.name: None for choice in job.models} if probed else ():

@@ -1,10 +1,10 @@
-"""Cross-model activation patching (§6): a recipient's run with head activations of a donor model on the same prompt.
+"""Cross-model activation patching (§6): a recipient's run with a donor model's head activations on the same prompt.
 
 Idea: if the donor does a step better, its outputs at that step make the recipient better too.
 
     z_recipient[head, position] <- z_donor[head, position]
 
-The two models are never in one session: the donor's few vectors are sent back and travel to the recipient.
+The two models never share a session: the donor's few vectors are sent back, then sent to the recipient.
 """
 
 from __future__ import annotations
@@ -151,9 +151,7 @@ def _inputs(model: Model, run: PromptBatch, group: HeadGroup) -> Inputs:
             for via in VIAS:
                 heads = model.projection(layer, via)[:, :, _heads_in(model, group, layer, via)]
                 found[via][layer] = heads[row, at] if via == "query" else heads[:, :before]
-        residual = model.residual(layers[-1] + 1)
-        model.skip_layers(range(layers[-1] + 1, model.n_layers), residual)
-        model.skip_unembedding(residual)
+        model.stop_before_mlp(layers[-1])
     return found
 
 

@@ -155,8 +155,8 @@ def _gguf_files(name: str, spec: ModelSpec, folder: Path, gguf: str, weights_too
     check_no_adapter(folder, name)
     next(_content(name, file), None)
     adapter = _adapter(name, spec, folder, weights_too)
-    beside = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file() or _vocabulary(folder)
-    tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else folder if beside else file
+    beside = folder if has_tokenizer(folder) else file
+    tokenizer = _folder(name, spec.tokenizer, None, FETCHED) if spec.tokenizer else beside
     return Files(name, folder, adapter, tokenizer, "", file, spec.bos, spec.chat)
 
 
@@ -164,6 +164,11 @@ def _matching(folder: Path, patterns: Sequence[str]) -> set[Path]:
     """The folder's files of these patterns, and links that lead nowhere."""
     paths = {path for pattern in patterns for path in folder.glob(pattern)}
     return {path for path in paths if path.is_file() or (path.is_symlink() and not path.exists())}
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there are files that a tokenizer is made from."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")) or bool(_vocabulary(folder))
 
 
 def _vocabulary(folder: Path) -> set[Path]:

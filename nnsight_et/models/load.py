@@ -27,7 +27,7 @@ from nnsight_et.models.adapters import attach_adapter, check_adapter, check_fit,
 from nnsight_et.models.catalog import ModelSpec, Shape, is_hub_id
 from nnsight_et.models.failures import reading_files
 from nnsight_et.models.families import architecture
-from nnsight_et.models.files import Files, check_no_code
+from nnsight_et.models.files import Files, check_no_code, has_tokenizer
 from nnsight_et.models.finite import accepted_dtypes, try_prompt
 from nnsight_et.models.gguf_file import check_all_read, dequantising, read_configuration, without_bars
 from nnsight_et.models.model import Model
@@ -101,12 +101,14 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
 
     Models whose tokenizer is in one folder, and begins texts alike, share it.
     """
-    with reading_files(
-        lambda reason: (
-            f"{files.name}: no tokenizer in {files.tokenizer} that can be read ({reason}); accepted: tokenizer.json"
-        ),
-        lambda: check_tokenizing(files),
-    ):
+
+    def complaint(reason: str) -> str:
+        found = f"{files.name}: no tokenizer in {files.tokenizer}"
+        if files.tokenizer.is_dir() and not has_tokenizer(files.tokenizer):
+            return f"{found}; accepted: tokenizer.json in it, or tokenizer: a folder or hub id that has one"
+        return f"{found} that can be read ({reason}); accepted: tokenizer.json"
+
+    with reading_files(complaint, lambda: check_tokenizing(files)):
         tokenizer = read_tokenizer(files.tokenizer.resolve(), files if files.bos or files.chat else None)
     if not tokenizer.is_fast:
         raise UnsupportedModel(

@@ -159,7 +159,8 @@ def test_an_architecture_nobody_knows_anywhere_is_refused(folder):
 def test_a_folder_without_a_tokenizer_is_refused(folder):
     for path in folder.glob("tokenizer*"):
         path.unlink()
-    assert f"no tokenizer in {folder}" in refusal(ModelSpec(str(folder)))
+    message = f"no tokenizer in {folder}; accepted: tokenizer.json in it, or tokenizer: a folder or hub id that has one"
+    assert message in refusal(ModelSpec(str(folder)))
 
 
 def test_an_adapter_that_is_not_there_is_refused(folder, adapter, tmp_path):

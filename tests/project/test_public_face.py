@@ -52,7 +52,7 @@ def test_editors_find_the_schema_of_every_manifest_of_the_repository():
     settings = json.loads((ROOT / ".vscode" / "settings.json").read_text())
     ((schema, patterns),) = settings["yaml.schemas"].items()
     assert json.loads((ROOT / schema).read_text())["title"] == "nnsight_et manifest"
-    places = ("[a-z]*.yaml", "examples/*.yaml", "nnsight_et/**/*.yaml")
+    places = ("[a-z]*.yaml", "examples/**/*.yaml", "docs/**/*.yaml", "nnsight_et/**/*.yaml")
     assert {path for pattern in patterns for path in ROOT.glob(pattern)} == {
         path for place in places for path in ROOT.glob(place)
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -26,6 +27,7 @@ from nnsight_et.runner.run import run
 from nnsight_et.tasks.boxes import POSITIONS
 from tests.helpers.browser import chromium
 from tests.helpers.commands import EVERY, STUDY, et
+from tests.helpers.large_report import LARGEST, STAGES, large_study
 from tests.helpers.report_page import Parsed
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "report"
@@ -217,27 +219,10 @@ def test_a_self_check_that_failed_or_was_not_made_is_said_first(study: Study, ch
     assert part in "".join(parsed.text("div"))
 
 
-def as_large_as_the_papers(result: Result, name: str) -> Result:
-    """Path patching with four stages on 32 layers of 32 heads, the scores repeated as often as needed."""
-    stages, scores, groups = [], {}, ("value_fetcher", "position_transmitter") * 2
-    for index, group in enumerate(groups):
-        into = f"group_{index - 1}" if index else "logits"
-        stages.append(result.header.summary["stages"][index % 2] | {"group": f"group_{index}", "into": into})
-        for name, tensor in result.scores.items():
-            if name.startswith(f"{group}."):
-                large = tensor if tensor.dim() < 2 else tensor.repeat(11, 8, *[1] * (tensor.dim() - 2))[:32, :32]
-                scores[f"group_{index}.{name.partition('.')[2]}"] = large
-    circuit = {"schema": 1, "groups": [{"name": f"group_{index}", "at": "last", "heads": []} for index in range(4)]}
-    summary = result.header.summary | {"stages": stages, "circuit": circuit}
-    return replace(
-        changed(result, summary=summary, job=result.header.job.model_copy(update={"name": name})), scores=scores
-    )
-
-
 def test_a_report_of_the_papers_size_is_under_5_mb(study: Study):
-    found = tuple(as_large_as_the_papers(of(study, "found"), f"large{index}") for index in range(3))
+    large = large_study(of(study, "found"), 3, (32, 32))
     rest = tuple(result for result in study.results if result.header.job.name != "found")
-    text = report_html(Study("large", (*found, *rest), ()))
+    text = report_html(replace(large, results=(*large.results, *rest)))
     parsed = Parsed(text)
     assert sum("m" in attributes.get("class", "").split() for tag, attributes in parsed.elements if tag == "rect") >= (
         3 * 4 * 1024
@@ -293,12 +278,25 @@ def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: st
                 assert view.value("document.documentElement.scrollWidth") <= width
                 assert view.value("getComputedStyle(document.body).backgroundColor") == BACKGROUND[scheme]
                 assert view.value(COVERED) == 0
+                assert view.value(COLLIDING) == []
+                assert width < 1280 or view.value(CUT) == []
                 assert len(view.screenshot(SCREENSHOTS / f"{width}-{scheme}.png")) > 50_000
                 assert view.complaints == []
                 assert view.requests == {path.as_uri()}
         _marks_tell_their_numbers(view)
         _contents_follow_and_numbers_are_saved(view)
+        _a_button_over_a_table_would_be_found(view)
         assert len(view.send("Page.printToPDF", printBackground=True)["data"]) > 50_000
+
+
+def test_a_browser_opens_a_report_of_a_model_with_5120_heads(study: Study, tmp_path: Path):
+    path = tmp_path / "report.html"
+    path.write_text(report_html(large_study(of(study, "found"), 1, LARGEST)), encoding="utf-8")
+    assert path.stat().st_size < 4_000_000
+    with chromium(tmp_path / "profile") as view:
+        view.open(path, 1280, "light")
+        assert view.value("document.querySelectorAll('#large0-scores rect.m').length") == STAGES * math.prod(LARGEST)
+        assert view.complaints == []
 
 
 COVERED = """
@@ -309,6 +307,23 @@ COVERED = """
 }).length
 """
 """How many buttons lie over something to read."""
+COLLIDING = r"""
+[...document.querySelectorAll("figure svg")].flatMap(svg => {
+  const turned = one => /rotate\(-45/.test(one.getAttribute("transform"));
+  const texts = [...svg.querySelectorAll("text")].filter(one => !turned(one) && one.textContent);
+  const near = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;
+  return texts.flatMap((a, index) => texts.slice(index + 1).filter(
+    b => a.textContent != b.textContent && near(a.getBoundingClientRect(), b.getBoundingClientRect())
+  ).map(b => `${svg.getAttribute("aria-label")}: ${a.textContent}, ${b.textContent}`));
+})
+"""
+"""Words of a figure that lie over each other."""
+CUT = """
+[...document.querySelectorAll(".scroll")].filter(one => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1)
+  .map(one => one.querySelector("table").dataset.name)
+"""
+"""Tables that are wider than their place."""
 BACKGROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}
 
 
@@ -329,6 +344,16 @@ def _marks_tell_their_numbers(view) -> None:
     )
     view.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert view.value(told) == titles[6]
+
+
+def _a_button_over_a_table_would_be_found(view) -> None:
+    """What COVERED counts, where a rule of the page's style was wrong."""
+    view.value("sheetEnd = document.styleSheets[0].cssRules.length")
+    for wrong in ("margin-bottom: -1rem", "position: relative; top: 1rem", "position: absolute"):
+        view.value(f"document.styleSheets[0].insertRule('button.csv {{ {wrong} }}', sheetEnd)")
+        assert view.value(COVERED) > 0, wrong
+        view.value("document.styleSheets[0].deleteRule(sheetEnd)")
+        assert view.value(COVERED) == 0
 
 
 def _contents_follow_and_numbers_are_saved(view) -> None:

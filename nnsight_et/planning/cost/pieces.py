@@ -43,10 +43,22 @@ def expected_circuits(plan: Plan, found: Mapping[str, Circuit], shapes: Mapping[
 
 def circuit_used_by(job: Job, expected: Mapping[str, Circuit]) -> Circuit | None:
     """The circuit a job is on: from a file, shipped, or expected of an earlier one; None where there is none."""
-    name = next(iter(job.spec.circuit_names), getattr(job.spec, "roles", None))
+    name = _circuit_name(job)
     if name is None or name in job.circuits:
         return None if name is None else job.circuits[name]
     return published.circuit(name.partition("/")[2]) if is_shipped(name) else expected.get(name)
+
+
+def lacks_circuit(job: Job, expected: Mapping[str, Circuit]) -> bool:
+    """Whether a job is on a circuit that has no heads, or of which nothing is known, as nothing is of its model."""
+    if _circuit_name(job) is None:
+        return False
+    used = circuit_used_by(job, expected)
+    return used is None or not used.size
+
+
+def _circuit_name(job: Job) -> str | None:
+    return next(iter(job.spec.circuit_names), getattr(job.spec, "roles", None))
 
 
 def receivers(job: Job, stage: Stage, found: Mapping[str, Circuit], shape: Shape) -> tuple[Component, ...]:

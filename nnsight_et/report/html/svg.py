@@ -140,7 +140,8 @@ def reach(values: Sequence[float], intervals: Sequence[Interval | None]) -> tupl
 
 def tick(value: float) -> str:
     """A tick's number, without zeros it does not need."""
-    return f"{value + 0.0:.3f}".rstrip("0").rstrip(".").replace("-", "−") or "0"
+    text = f"{value:.2g}" if 0 < abs(value) < 0.0005 else f"{value + 0.0:.3f}".rstrip("0").rstrip(".")
+    return text.replace("-", "−")
 
 
 def y_axis(parent: Element, scale: Scale, left: float, right: float, name: str) -> None:
@@ -331,7 +332,7 @@ def heat_map(figure: HeatMap) -> Element:
     """A cell per row and column; kept heads framed, those beyond chance dotted, those that cannot reach hatched."""
     layers = figure.axes[0] == "layer"
     names = [shortened_text(name, LONGEST) for name in figure.rows]
-    left = 22.0 + LETTER * max((len(name) for name in names), default=1)
+    left = 28.0 + LETTER * max((len(name) for name in names), default=1)
     width = (MAP_RIGHT - left) / len(figure.columns)
     height = max(min(24.0, width), 7.0)
     bottom = MAP_TOP + height * len(figure.rows)
