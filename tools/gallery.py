@@ -40,7 +40,7 @@ DEFINED = {
     "activation_patching": (
         "Activation patching",
         "activation_patching",
-        "activation-patching-do-they-do-it-in-every-model-52-53-figures-3-a8-a9",
+        "activation-patching-52-53-figures-3-a8-a9",
     ),
     "cmap": ("Cross-model activation patching", "cmap", "cross-model-activation-patching-6-figure-4"),
     "knockout": ("Attention knockout", "knockout", "attention-knockout-app-a-figures-a1-a2"),
@@ -56,9 +56,10 @@ OWN = {
     )
 }
 LEAD = """\
-Every method once, on small models that come with the package, from one [manifest](gallery.yaml). A picture leads to the
-formula, the manifest and the result. [The report of this run](live/report.html) has everything, with the numbers of
+This page shows every method once, on small models that come with the package, from one [manifest](gallery.yaml). Click
+a picture for its formula, manifest and result. [The report of this run](live/report.html) shows the numbers behind
 every mark."""
+FILES = "[Result files](../reference/results.md)"
 ROWS = 8  # of a table; the report has the rest
 
 
@@ -133,14 +134,14 @@ def _page(study: Study, method: str) -> str:
         f"*{plate.title}.* {plate.caption} **How to read it.** {reading_of(plate.panels[0])}",
         "## Formula",
         f"```text\n{formula(method, module)}\n```",
-        f"[The whole definition](../methods.md#{section}), with what the paper leaves open.",
+        f"[Full definition](../methods.md#{section}), including what the paper leaves open.",
         "## Manifest",
         f"```yaml\n{manifest_of(method)}\n```",
-        f"Every key: [`method: {method}`](../reference/manifest.md#{spec}).",
+        f"All keys: [`method: {method}`](../reference/manifest.md#{spec}).",
         "## Result",
         f"{headline_of(study, method)}.",
         *(text for table in tables(_result(study, method).header)[:1] for text in _table(table)),
-        f"[In the report](../live/report.html#x-{method}), with all figures. [Its files](../reference/results.md).",
+        f"See [the report](../live/report.html#x-{method}) for all figures, and {FILES} for the format.",
     ]
     return "\n\n".join(said) + "\n"
 

@@ -72,7 +72,7 @@ def as_circuit(found: Any, where: str = "circuit") -> Circuit:
     circuit = _as_circuit(found, where)
     for group in circuit.groups:
         if twice := [head for head, count in Counter(group.heads).items() if count > 1]:
-            raise TaskError(f"group {group.name}: {twice[0]} is there twice; accepted: each head once")
+            raise TaskError(f"group {group.name}: {twice[0]} appears twice; accepted: each head once")
     return circuit
 
 

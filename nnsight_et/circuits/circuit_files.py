@@ -86,7 +86,7 @@ def read_groups(path: Path, where: str) -> tuple[list[HeadGroup], str]:
 
 
 def of_groups(groups: Sequence[HeadGroup], where: str) -> Circuit:
-    """The groups as a circuit; TaskError naming `where` if one has no position, or a name or head is there twice."""
+    """The groups as a circuit; TaskError naming `where` if one has no position, or a name or head appears twice."""
     for group in groups:
         if not group.at:
             known = ", ".join(names[1] for names in GROUPS.values())

@@ -244,7 +244,7 @@ def _group(entry: object, where: str) -> HeadGroup:
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
     if len(set(parsed)) < len(parsed):
-        raise TaskError(f"{where}: the head {_repeated_head(parsed)} is there twice")
+        raise TaskError(f"{where}: the head {_repeated_head(parsed)} appears twice")
     return HeadGroup(name, at, parsed)
 
 

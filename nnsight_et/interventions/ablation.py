@@ -1,6 +1,6 @@
-"""Mean ablation (§4.2, App. B, C): how well a circuit does alone, and a model without some of its heads.
+"""Mean ablation (§4.2, App. B, C): how well a circuit does alone, and how well a model does without some heads.
 
-Idea: a head whose output is its mean over other prompts still writes what it always writes, and nothing of this one.
+Idea: a head that outputs its mean over other prompts still writes what it always writes, but nothing about this one.
 
     F(C) = accuracy when every head outside C outputs its mean;   F(M without K) = accuracy when the heads K do
     faithfulness = F(C) / F(M)

@@ -1,8 +1,8 @@
-"""Activation patching (§5.2): the answer when some heads take their outputs from another run.
+"""Activation patching (§5.2): the model's answer when some heads take their outputs from another run.
 
-Idea: if heads carry a variable, their outputs from a source prompt bring the source's value along.
+Idea: if heads carry a variable, their outputs from a source prompt bring the source's value with them.
 
-    z[head, position] <- z_source[head, position];   everything after it recomputes
+    z[head, position] <- z_source[head, position];   everything after it is recomputed
 """
 
 from __future__ import annotations

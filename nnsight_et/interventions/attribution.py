@@ -1,4 +1,4 @@
-"""Attribution patching: the gradient's estimate of patching each head's output, beside the exact effect.
+"""Attribution patching: the gradient's estimate of patching each head's output, next to the exact effect.
 
 Idea: one backward pass gives a first-order estimate for all heads at once.
 

@@ -1,10 +1,10 @@
-"""Cross-model activation patching (§6): a recipient's run with head activations of a donor model on the same prompt.
+"""Cross-model activation patching (§6): a recipient's run with a donor model's head activations on the same prompt.
 
 Idea: if the donor does a step better, its outputs at that step make the recipient better too.
 
     z_recipient[head, position] <- z_donor[head, position]
 
-The two models are never in one session: the donor's few vectors are sent back and travel to the recipient.
+The two models never share a session: the donor's few vectors are sent back, then sent to the recipient.
 """
 
 from __future__ import annotations

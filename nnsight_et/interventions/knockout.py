@@ -1,4 +1,4 @@
-"""Attention knockout (App. A): the answer when, from some layer up, one position may not attend to another.
+"""Attention knockout (App. A): the answer when one position may not attend to another, from some layer up.
 
 Idea: once the answer is right again, the position already has what it would have read there.
 

@@ -1,12 +1,12 @@
-"""Path patching (§4.1): what the answer's probability loses when one path, from a head or MLP to later ones, breaks.
+"""Path patching (§4.1): how much the answer's probability falls when one path from a head or MLP is broken.
 
-Idea: change one component, and let the change through along one path only.
+Idea: change one component, and let the change act along one path only.
 
-    run 1: all heads from the position on keep their base outputs, but the sender's is the source's
-    run 2: the receivers' query, key or value (MLPs: input) is that of run 1; everything after recomputes
+    run 1: from the position on all heads keep their base outputs; only the sender takes the source's
+    run 2: receivers take their query, key or value (MLPs: input) from run 1; everything after is recomputed
     score = mean of (p_patched - p) / p
 
-Into the logits run 1 is all there is. Run 1 changes one token, run 2 only what lies above the receivers.
+A path into the logits needs only run 1. Run 1 changes one token; run 2 changes only what lies above the receivers.
 """
 
 from __future__ import annotations

@@ -47,13 +47,13 @@ def _chat_problems(manifest: Manifest) -> Iterator[Problem]:
     """A problem for each model whose prompts are to be turns of a chat, where the task's are begun sentences."""
     task = manifest.task
     if isinstance(task, PairsTask) and task.chat and task.special_tokens == "text":
-        found = "text, and chat, whose template has the special tokens"
-        yield Problem(("task", "special_tokens"), f"{found}; accepted: one of the two")
+        found = "found text, but the chat template already has the special tokens"
+        yield Problem(("task", "special_tokens"), f"{found}; accepted: special_tokens: text or chat, not both")
     if not isinstance(task, (PairsTask, PythonTask)):
         for name, model in manifest.models.items():
             if model.chat:
-                text = f"the prompts of task {task.kind} are begun sentences; accepted: no chat, or kind: pairs"
-                yield Problem(("models", name, "chat"), text)
+                text = f"the prompts of task {task.kind} are unfinished sentences, not messages"
+                yield Problem(("models", name, "chat"), f"{text}; accepted: no chat, or kind: pairs")
 
 
 def _surroundings(manifest: Manifest, name: str, positions: tuple[str, ...]) -> ValidationContext:
@@ -107,38 +107,36 @@ def _boxes_only(experiment: Experiment, kind: str, desiderata: tuple[str, ...]) 
     """
     if experiment.needs_desiderata and not desiderata:
         others = ", ".join(method for method, spec in METHODS.items() if not spec.needs_desiderata)
-        text = f"{experiment.method} needs a task with desiderata, as boxes and ioi are; accepted for {kind}: {others}"
+        text = f"{experiment.method} needs a task with desiderata, such as boxes or ioi; accepted for {kind}: {others}"
         yield Problem(("method",), text)
         return
     names = ", ".join(desiderata)
     if isinstance(experiment, DCM) and "desiderata" not in experiment.model_fields_set:
-        yield Problem(("desiderata",), f"missing, and object, label, position are of the boxes task; accepted: {names}")
+        yield Problem(("desiderata",), f"missing; its default is for the boxes task; accepted: {names}")
     if experiment.reproduces:
-        yield Problem(("reproduces",), f"the paper's numbers are of the boxes task; accepted for {kind}: none")
+        yield Problem(("reproduces",), f"the paper's numbers are for the boxes task; accepted for {kind}: none")
     if isinstance(experiment, CMAP) and experiment.roles is not None:
         if not desiderata:
-            text = (
-                f"heads are selected by desiderata, as boxes and ioi have; accepted for {kind}: no roles, for all heads"
-            )
-            yield Problem(("roles",), text)
+            text = "roles select heads by desiderata, which this task lacks"
+            yield Problem(("roles",), f"{text}; accepted for {kind}: no roles, to patch all heads")
         elif "main_role" not in experiment.model_fields_set:
-            text = f"missing, and the groups of Fig. 4 are of the boxes task; accepted: for each group one of {names}"
+            text = f"missing; its default is for the boxes task; accepted: for each group, one of {names}"
             yield Problem(("main_role",), text)
     if isinstance(experiment, Knockout):
         yield from _edges(experiment, kind)
     for path, name in experiment.result_names.items():
         if is_shipped(name) and (path != ("roles",) or desiderata):
-            yield Problem(path, f"{name} is of the boxes task; accepted for {kind}: an experiment, or a .json file")
+            yield Problem(path, f"{name} is for the boxes task; accepted for {kind}: an experiment, or a .json file")
 
 
 def _edges(experiment: Knockout, kind: str) -> Iterator[Problem]:
     accept = f"accepted for {kind}: edges between named positions"
     if "edges" not in experiment.model_fields_set:
-        yield Problem(("edges",), f"missing, and the sweeps of App. A are of the boxes task; {accept}")
+        yield Problem(("edges",), f"missing; the default (App. A) is for the boxes task; {accept}")
         return
     for index, edge in enumerate(experiment.edges):
         if edge.to == "random":
-            text = f"random tokens are those that are no label, which only the boxes task has; {accept}"
+            text = f"random means a token that is not a box label, and only the boxes task has labels; {accept}"
             yield Problem(("edges", index, "to"), text)
 
 
@@ -150,12 +148,12 @@ def _order_problems(experiment: Experiment, task: IOITask) -> Iterator[Problem]:
         for index, stage in enumerate(experiment.stages):
             into = places.get(stage.into, stage.at)
             if task.is_unordered(stage.at, into):
-                text = f"senders at {stage.at}, receivers at {into}: with order: mixed either comes first; {accept}"
+                text = f"senders at {stage.at} and receivers at {into} have no fixed order with order: mixed; {accept}"
                 yield Problem(("stages", index, "at"), text)
     if isinstance(experiment, Knockout):
         for index, edge in enumerate(experiment.edges):
             if task.is_unordered(edge.blind, edge.to):
-                text = f"from {edge.blind} to {edge.to}: with order: mixed either comes first; {accept}"
+                text = f"{edge.blind} and {edge.to} have no fixed order with order: mixed; {accept}"
                 yield Problem(("edges", index, "to"), text)
 
 
@@ -181,11 +179,11 @@ def _pairs_problems(task: PairsTask) -> Iterator[Problem]:
     if task.file is None and task.dataset is None:
         yield Problem(("task", "file"), "missing; accepted: a file of pairs, or a dataset")
     if task.file is not None and task.dataset is not None:
-        yield Problem(("task", "dataset"), "there is a file, too; accepted: one of the two")
+        yield Problem(("task", "dataset"), "given together with file; accepted: one of the two")
     if task.layout is not None and task.columns is not None:
-        yield Problem(("task", "layout"), "there are columns, too; accepted: one of the two")
+        yield Problem(("task", "layout"), "given together with columns; accepted: one of the two")
     if task.sources == "next_row" and task.columns is not None and task.columns.source is not None:
-        yield Problem(("task", "columns", "source"), "sources are those of the next row; accepted: one of the two")
+        yield Problem(("task", "columns", "source"), "given together with sources: next_row; accepted: one of the two")
     for name in task.find or ():
         if name not in task.positions:
             text = f"task.positions does not list {name!r}; {accepted_names(name, task.positions)}"
@@ -195,7 +193,7 @@ def _pairs_problems(task: PairsTask) -> Iterator[Problem]:
 def _words_problems(key: str, words: tuple[str, ...]) -> Iterator[Problem]:
     for index, word in enumerate(words):
         if word in words[:index]:
-            yield Problem(("task", key, index), f"{word!a} is there twice")
+            yield Problem(("task", key, index), f"{word!a} appears twice; accepted: each word once")
         elif not word.strip() or word != word.strip() or not word.isprintable():
             yield Problem(("task", key, index), f"{word!a} is not a word; accepted: a noun, without spaces around it")
 
@@ -207,7 +205,9 @@ def _model_problems(manifest: Manifest, path: KeyPath, model: str) -> Iterator[P
             path, f"no model named {model!a}; {accepted_names(model, names)}, a folder with a / in it, or a hub id"
         )
     elif model != model.strip() or not model.isprintable():
-        yield Problem(path, f"no model can be called {model[:60]!a}; accepted: a folder, or a hub id such as org/name")
+        yield Problem(
+            path, f"{model[:60]!a} cannot be a model's name; accepted: a folder, or a hub id such as org/name"
+        )
 
 
 def _cycles(manifest: Manifest) -> Iterator[Problem]:

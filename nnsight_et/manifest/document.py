@@ -35,7 +35,7 @@ _TRUTH = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 MISTAKES = (
-    (r"expected <block end>", "an entry that is not in line with those above it", "keys of one mapping in one column"),
+    (r"expected <block end>", "an entry that is not aligned with those above it", "keys in the same column"),
     (r"character '\\+t'", "a tab", "spaces, to indent and between words"),
     (r"could not find expected ':'", "a line without ':'", "key: value"),
     (r"mapping values are not allowed", "a second ': ', or a key that does not belong to the line above it",
@@ -43,7 +43,7 @@ MISTAKES = (
     (r"expected ',' or '([]}])'", "a list or mapping that is not closed", r"'\1' at its end"),
     (r"unexpected end of stream", "a quoted text that is not closed", "the same quotation mark at its end"),
     (r"character '([^\\])'", r"a text that begins with \1", "quotes around it"),
-    (r"special characters", "special characters are not allowed", "text that can be printed"),
+    (r"special characters", "special characters", "printable text"),
 )  # fmt: skip
 """The parser's words for common mistakes, in ours, and what is accepted instead."""
 OTHERWISE = "key: value, with lists and mappings indented by spaces"
@@ -207,7 +207,7 @@ class _Reader:
             if not isinstance(key, str):
                 raise self.error(line, f"a key that is not text ({key!a}); accepted: a name", path)
             if key in entries:
-                raise self.error(line, "this key is there twice; accepted: each key once", (*path, key))
+                raise self.error(line, "this key appears twice; accepted: each key once", (*path, key))
             self.result.places[(*path, key)] = self._place(line)
             entries[key] = self._value(next(self.events), (*path, key))
         return entries

@@ -18,6 +18,7 @@ from nnsight_et.manifest import checks
 from nnsight_et.manifest.document import SIZE_LIMIT, Document, KeyPath, Problem, dotted_path, read
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.schema import TASKS, Manifest
+from nnsight_et.manifest.values import shown_value, value_problem
 from nnsight_et.manifest.written import SpecModel
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "shipped").glob("*.yaml"))}
@@ -49,13 +50,13 @@ def parse(
     document = read(text, where, lines)
     document.options = dict(options or {})
     if not isinstance(document.data, dict):
-        raise ManifestError(f"{where}: no manifest; accepted: a mapping with name, experiments, ...")
+        raise ManifestError(f"{where}: this is not a manifest; accepted: a mapping with name, experiments, ...")
     for setting in settings:
         _apply(document, setting)
     try:
         manifest = Manifest.model_validate(document.data)
     except ValidationError as error:
-        found = tuple(_problems(error, document.data))
+        found = _problems(error, document.data)
         raise document.error((*found, *_further_problems(document, found, folder))) from None
     manifest = manifest.in_folder(folder or Path(), document.places).with_data(document.data)
     if problems := tuple(checks.problems(manifest)):
@@ -173,20 +174,29 @@ DICTIONARIES = {
     "main_role": "value_fetcher: object",
 }
 """Examples of mappings whose keys are names."""
-NAMES = "1 to 64 letters, digits, _ and -, the first a letter or a digit"
-_INPUT_SHOULD = re.compile(r"^(Input|String|Tuple|Dictionary|Value) should (be|have|match) ")
+_UNION_MEMBER = re.compile(r"constrained-\w+|literal\[.*\]|float|int|str|bool")
+"""pydantic's names of what a value may be, where it may be one of several things."""
 
 
-def _problems(error: ValidationError, data: Any) -> Iterator[Problem]:
-    """Each finding about `data`, at the path where the user wrote it."""
+def _problems(error: ValidationError, data: Any) -> list[Problem]:
+    """Each finding about `data`, at the path where the user wrote it; one for a value that may be several things."""
+    found: list[Problem] = []
+    for problem in _each_problem(error, data):
+        said, _, accept = problem.text.partition("; accepted: ")
+        if found and accept and problem.path == found[-1].path and found[-1].text.startswith(f"{said}; "):
+            found[-1] = Problem(problem.path, f"{found[-1].text} or {accept}")
+        else:
+            found.append(problem)
+    return found
+
+
+def _each_problem(error: ValidationError, data: Any) -> Iterator[Problem]:
     for details in error.errors(include_url=False):
         path = _written_path(details["loc"], data)
         kind = details["type"]
         if kind == "too_short" and len(details["input"]) >= details.get("ctx", {}).get("min_length", 0):
-            continue  # entries that are told of by themselves were not counted
-        if kind == "missing":
-            yield Problem(path, "missing; it is required")
-        elif kind == "extra_forbidden":
+            continue  # entries with an error of their own were not counted
+        if kind == "extra_forbidden":
             key, fields = str(path[-1]), _class_at(details["loc"][:-1]).model_fields
             yield Problem(path, f"no key {key!a} here; {accepted_names(key, fields)}")
         elif path == ("task",) and kind.startswith("union_tag"):
@@ -200,13 +210,13 @@ def _problems(error: ValidationError, data: Any) -> Iterator[Problem]:
             accept = (
                 "the name of an experiment, a .json file with the heads, or a shipped circuit such as published/goat"
             )
-            yield Problem(path, f"found {_shown_value(details['input'])}; accepted: {accept}")
+            yield Problem(path, f"found {shown_value(details['input'])}; accepted: {accept}")
         elif path == ("memory",) and kind == "string_type":
-            yield Problem(path, f"found {_shown_value(details['input'])}; accepted: a size with its unit, such as 4GiB")
+            yield Problem(path, f"found {shown_value(details['input'])}; accepted: a size with its unit, such as 4GiB")
         elif kind in CONTAINERS:
-            yield Problem(path, f"found {_shown_value(details['input'])}; accepted: {_container(details)}")
+            yield Problem(path, f"found {shown_value(details['input'])}; accepted: {_container(details)}")
         else:
-            yield Problem(path, _sentence(details))
+            yield Problem(path, value_problem(details))
 
 
 def _container(details: ErrorDetails) -> str:
@@ -244,44 +254,19 @@ def _no_task(found: Any) -> Problem:
     kind = found.get("kind") if isinstance(found, dict) else None
     if not isinstance(kind, str):
         return Problem(
-            ("task",), f"found {_shown_value(found)}; accepted: a mapping whose kind is one of {', '.join(TASKS)}"
+            ("task",), f"found {shown_value(found)}; accepted: a mapping whose kind is one of {', '.join(TASKS)}"
         )
-    return Problem(("task", "kind"), f"found {_shown_value(kind)}; {accepted_names(kind[:60], TASKS)}")
-
-
-def _sentence(details: ErrorDetails) -> str:
-    kind, found, message = details["type"], _shown_value(details["input"]), details["msg"]
-    if kind in ("boxes", "positions", "name", "memory", "chat"):
-        return message
-    if kind == "literal_error":
-        names = re.findall(r"'([^']*)'", details.get("ctx", {}).get("expected", ""))
-        return f"found {found}; {accepted_names(str(details['input'])[:60], names)}"
-    if kind == "string_pattern_mismatch":
-        pattern = details.get("ctx", {}).get("pattern", "")
-        if pattern.endswith(r":[A-Za-z_]\w*$"):
-            return f"found {found}; accepted: a module and a class in it, such as my_package.module:Task"
-        if pattern.startswith("^[A-Za-z_]"):
-            return f"found {found}; accepted: a name of letters, digits and _, no digit first"
-        return f"found {found}; accepted: {'auto, cpu, cuda or cuda:<number>' if 'cuda' in pattern else NAMES}"
-    wanted = _INPUT_SHOULD.sub(lambda match: "" if match[2] == "be" else f"{match[2]} ", message)
-    wanted = re.sub(r" or instance of \w+$", "", wanted).replace("a valid ", "a ").replace("a integer", "an integer")
-    return f"found {found}; accepted: {wanted.replace('dictionary', 'mapping').replace('tuple', 'list')}"
-
-
-def _shown_value(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
-    return "nothing" if value is None else ascii(value)[:60]
+    return Problem(("task", "kind"), f"found {shown_value(kind)}; {accepted_names(kind[:60], TASKS)}")
 
 
 def _written_path(location: tuple[str | int, ...], data: Any) -> KeyPath:
-    """pydantic's location without what nobody wrote: a union's tag and the mark of a bad key."""
+    """pydantic's location without what nobody wrote: a union's tag or member, and the mark of a bad key."""
     path: list[str | int] = []
     for index, part in enumerate(location):
         if _holds(data, part):
             data = data[part]
             path.append(part)
-        elif index == len(location) - 1 and not str(part).startswith("["):
+        elif index == len(location) - 1 and not str(part).startswith("[") and not _UNION_MEMBER.fullmatch(str(part)):
             path.append(part)
     return tuple(path)
 

@@ -122,10 +122,8 @@ class SingleMethod:
         task = self._probe(model).task
         stages = stages_of(task.kind, model)
         if not stages:
-            accept = f"a circuit, or for `et path-patch` --stage '{STAGE}' and the like"
-            raise ManifestError(
-                f"task.kind: {task.kind}, and the four stages are those of the boxes task; accepted: {accept}"
-            )
+            accept = f"a circuit, or stages for `et path-patch`, such as --stage '{STAGE}'"
+            raise ManifestError(f"task.kind: {task.kind}, which has no built-in stages; accepted: {accept}")
         return stages
 
     def _probe(self, model: str, task: dict[str, Any] | None = None) -> Manifest:

@@ -36,16 +36,16 @@ _from_folder: set[str] = set()
 
 
 class PythonTask(SpecModel):
-    """Examples made by a class of your own; what it must have is in docs/howto/own_tasks.md."""
+    """Examples made by a Python class of your own; docs/howto/own_tasks.md says what it needs."""
 
     kind: Annotated[str, Field(pattern=PATTERN, max_length=300)]
-    """The module and the class in it, such as my_package.module:Task; the manifest's folder is looked into first."""
+    """The module and its class, such as my_package.module:Task. The manifest's folder is searched first."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """What the class is called with."""
+    """Keyword arguments for the class."""
     chat: Chat = None
-    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+    """Send prompts as a user's messages in the tokenizer's chat template; the answer then begins the reply.
 
-    true; or a template's name, or a file with one in Jinja, relative to the manifest. A model's own goes first.
+    true, the name of a template, or a file with one in Jinja, relative to the manifest. A model's own `chat` wins.
     """
 
 
@@ -167,7 +167,7 @@ def _module(name: str, folder: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):
             raise UnusableTask(("task", "kind"), f"importing {name}: {error_text(error)}") from error
-        text = f"no module {error.name!r}; accepted: one in the manifest's folder, or that Python can import"
+        text = f"no module {error.name!r}; accepted: a module in the manifest's folder, or one that Python can import"
         raise UnusableTask(("task", "kind"), text) from error
     except (Exception, SystemExit) as error:
         raise UnusableTask(("task", "kind"), f"importing {name}: {error_text(error)}") from error
@@ -224,7 +224,7 @@ def _desiderata(made: Any, class_name: str) -> tuple[str, ...]:
         raise UnusableTask(path, f"{class_name}.desiderata: found {names!r:.60}; accepted: {accept}")
     if names and not callable(getattr(made, "desideratum", None)):
         accept = "desideratum(name, tokenizer, count, seed, split)"
-        raise UnusableTask(path, f"{class_name} has desiderata and no method desideratum; accepted: {accept}")
+        raise UnusableTask(path, f"{class_name} has desiderata but no method desideratum; accepted: {accept}")
     return tuple(names)
 
 

@@ -33,101 +33,101 @@ ColumnNames = Annotated[
 
 
 class PairColumns(SpecModel):
-    """Which columns of a file are a pair's; columns that are not named are kept beside the pairs."""
+    """The columns of a file that make a pair. Other columns are kept with the pairs."""
 
     base: ColumnName = "base"
-    """The prompt that the model is to answer."""
+    """The prompt that the model answers."""
     source: ColumnName | None = None
-    """The prompt that activations are taken from; `source` when absent."""
+    """The prompt that activations are taken from; by default the column `source`."""
     answer: ColumnName = "answer"
-    """What answers base. Of a list the first; the others are right as well."""
+    """The answer to the base prompt. In a list, the first entry is the answer and the others also count as right."""
     foil: ColumnNames | None = None
-    """What is wrong, for metrics that compare: a column of texts or of lists of them, or several columns.
+    """Wrong answers, for metrics that compare: a column of texts or lists of texts, or several columns.
 
-    The column `foil` when absent, if there is one.
+    By default the column `foil`, if there is one.
     """
     also_right: ColumnNames | None = None
-    """What is right as well: a column of texts or of lists of them, or several columns.
+    """Further right answers: a column of texts or lists of texts, or several columns.
 
-    The column `also_right` when absent, if there is one.
+    By default the column `also_right`, if there is one.
     """
     space: ColumnName | None = None
-    """Whether a space goes before the row's answer: yes or no."""
+    """A column that says whether a space goes before the row's answer: yes or no."""
     special_tokens: ColumnName | None = None
-    """Who puts special tokens in front of the row's prompts: tokenizer or text."""
+    """A column that says where the special tokens of the row's prompts come from: tokenizer or text."""
     answer_tokens: ColumnName | None = None
-    """How many tokens the row's answers may have: one or several."""
+    """A column that says how many tokens the row's answers may have: one or several."""
 
 
 class DatasetPlace(SpecModel):
-    """A dataset of Hugging Face; it needs the package `datasets`."""
+    """A Hugging Face dataset. It needs the package `datasets`."""
 
     path: Annotated[str, Field(min_length=1)]
     """A folder, relative to the manifest, or a hub id."""
     name: str | None = None
-    """Which of its configurations, where it has several."""
+    """The configuration to use, if the dataset has several."""
     split: Annotated[str, Field(min_length=1)] = "train"
-    """Which of its splits; train[:1000] are the first rows of one."""
+    """The split to use; train[:1000] means its first 1000 rows."""
     revision: str | None = None
-    """The hub's revision of it."""
+    """The dataset's revision on the hub."""
 
 
 class SwapColumns(SpecModel):
-    """Which columns are those of a desideratum."""
+    """The columns of a desideratum."""
 
     base: ColumnName = "base"
     """The prompt that is patched."""
     source: ColumnName = "source"
-    """The prompt that has another value of the variable."""
+    """The prompt in which the variable has another value."""
     target: ColumnName = "target"
-    """What the patched base should be answered with."""
+    """The answer that the base prompt should get once it is patched."""
 
 
 class Swaps(SpecModel):
     """A desideratum: pairs whose target is the answer that swapping one variable should give."""
 
     file: Annotated[str, Field(min_length=1)] | None = None
-    """A file of base, source and target, with the task's positions; the task's own file when absent."""
+    """A file with base, source and target, and the task's positions; by default the task's own file."""
     columns: SwapColumns = SwapColumns()
-    """Where the three are in it."""
+    """The columns of base, source and target."""
 
 
 class PairsTask(SpecModel):
-    """Pairs of prompts of your own: rows with base, source and answer, positions marked as {{name|text}} or found."""
+    """Your own pairs of prompts: rows with base, source and answer, and positions marked as {{name|text}} or found."""
 
     kind: Literal["pairs"]
     file: Annotated[str, Field(min_length=1)] | None = None
     """The file of pairs, relative to the manifest: JSON lines, JSON, CSV, TSV or Parquet."""
     positions: Annotated[tuple[PositionName, ...], Field(max_length=64)] = ()
-    """The positions, in the order of a base prompt; `last`, the prompt's last token, is always there."""
+    """The positions, in the order of a base prompt. `last`, the prompt's last token, is always there and not listed."""
     dataset: DatasetPlace | None = None
-    """In place of a file, a dataset of Hugging Face."""
+    """A Hugging Face dataset instead of a file."""
     columns: PairColumns | None = None
-    """Which columns are a pair's, where they have names of their own."""
+    """The columns that make a pair, if they have other names."""
     layout: Literal["masked_sentences"] | None = None
-    """In place of columns, a file known by name: sentences with a masked word, as those of the paper's authors."""
+    """A known file format instead of columns: sentences with a masked word, like the files of the paper's authors."""
     rows: Annotated[str, Field(min_length=1)] | None = None
-    """Which list of a JSON object has the rows, where there are several."""
+    """The list of a JSON object that has the rows, if there are several."""
     sources: Literal["column", "next_row"] | None = None
-    """`next_row`: a row's source is the base of the next row with another answer; when absent, each row has its own."""
+    """`next_row`: a row's source is the base of the next row with another answer. By default each row has its own."""
     answers: Literal["text", "token_ids"] | None = None
-    """What stands for answers, foils and what is right as well: texts (when absent), or ids of tokens."""
+    """How answers and foils are written: as text (the default), or as token ids."""
     find: dict[PositionName, str] | None = None
-    """By position a regular expression that finds it in base and source, or `differing`: where the two differ."""
+    """Position -> a regular expression that finds it in base and source, or `differing`: the words that differ."""
     group: Annotated[str, Field(min_length=1)] | None = None
-    """A column whose values keep rows together: no group is in two splits."""
+    """A column of groups: rows with the same value are never put into different splits."""
     desiderata: Annotated[dict[PositionName, Swaps], Field(min_length=1)] | None = None
-    """By variable the pairs that swap it, for dcm, activation_patching and cmap with roles."""
+    """Variable -> the pairs that swap it, for dcm, activation_patching and cmap with roles."""
     space: Literal["yes", "no"] | None = None
-    """Whether a space goes between a prompt and its answer, where it is not written; when absent the texts decide."""
+    """Whether a space goes between prompt and answer where none is written; by default the texts decide."""
     special_tokens: Literal["tokenizer", "text"] | None = None
-    """Who puts the special tokens in front of a prompt: the tokenizer (when absent), or the text, which has its own."""
+    """Where special tokens come from: the tokenizer adds them (the default), or the text already has them."""
     answer_tokens: Literal["one", "several"] | None = None
-    """How many tokens an answer, what is right as well, and a foil may have: one (when absent), or several."""
+    """How many tokens an answer or a foil may have: one (the default), or several."""
     chat: Chat = None
-    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+    """Send prompts as a user's messages in the tokenizer's chat template; the answer then begins the reply.
 
-    true; or a template's name, or a file with one in Jinja, relative to the manifest. A model's own goes first.
+    true, the name of a template, or a file with one in Jinja, relative to the manifest. A model's own `chat` wins.
     """
 
     @field_validator("positions")
@@ -136,7 +136,7 @@ class PairsTask(SpecModel):
         """Each name is there once, and none means something else."""
         for index, name in enumerate(positions):
             if name in TAKEN or name in positions[:index]:
-                found = "is there twice" if name in positions[:index] else "is taken"
+                found = "appears twice" if name in positions[:index] else "is taken"
                 text = "{name} {found}; accepted: each name once, none of {taken}"
                 given = {"name": repr(name), "found": found, "taken": ", ".join(TAKEN)}
                 raise PydanticCustomError("positions", text, given)

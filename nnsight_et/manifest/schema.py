@@ -29,32 +29,32 @@ HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)]
 
 
 class OwnModel(SpecModel):
-    """A model under a name of your own, or a built-in name with files of your own."""
+    """A model of your own under a name that experiments use, or your own files for a built-in name."""
 
     path: Annotated[str, Field(min_length=1)]
     """A folder (relative to the manifest) or a hub id."""
     adapter: Annotated[str, Field(min_length=1)] | None = None
-    """An adapter over it, LoRA or another kind: a folder or a hub id."""
+    """An adapter to apply, LoRA or another kind: a folder or a hub id."""
     revision: str | None = None
-    """The hub's revision of the model: a branch, tag or commit. Of a folder only with `ndif`: the server's."""
+    """The model's revision on the hub: a branch, tag or commit. For a folder only with `ndif`: the server's."""
     adapter_revision: str | None = None
-    """The hub's revision of the adapter; not of a folder."""
+    """The adapter's revision on the hub; not for a folder."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
-    """A folder or a hub id, where the tokenizer is not beside the weights."""
+    """Where the tokenizer is, if not with the weights: a folder or a hub id."""
     dtype: DType | None = None
-    """Its dtype, where it differs from the manifest's."""
+    """The model's dtype; by default the manifest's."""
     ndif: HubId | None = None
-    """Its name on an NDIF server, where that is not `path`."""
+    """The model's name on an NDIF server; by default `path`."""
     ndif_adapter: HubId | None = None
-    """The adapter's name on an NDIF server, where that is not `adapter`."""
+    """The adapter's name on an NDIF server; by default `adapter`."""
     gguf: Annotated[str, Field(min_length=1, max_length=400, pattern=r"\.[gG][gG][uU][fF]$")] | None = None
-    """The file in `path` that has the weights, where that is a GGUF file: model-Q4_K_M.gguf. Read as plain numbers."""
+    """A GGUF file in `path` to read the weights from, such as model-Q4_K_M.gguf. It is unpacked into plain numbers."""
     bos: Literal["add", "none"] | None = None
-    """`add`: every text begins with the BOS, once; `none`: without it. Absent: as the tokenizer does it."""
+    """`add`: begin every text with one BOS; `none`: with no BOS. By default the tokenizer decides."""
     chat: Chat = None
-    """Whether prompts are messages of a user, in the tokenizer's chat template, and the answer begins the reply.
+    """Send prompts as a user's messages in the tokenizer's chat template; the answer then begins the reply.
 
-    true; or a template's name, or a file with one in Jinja, relative to the manifest. Absent: as the task says.
+    true, the name of a template, or a file with one in Jinja, relative to the manifest. By default the task decides.
     """
 
 
@@ -92,31 +92,34 @@ Task = Annotated[
 
 
 class Manifest(SpecModel):
-    """Everything that is to be computed, and from what."""
+    """A study: which experiments to run, on which task and models."""
 
     name: Name
-    """Names the run's folder."""
+    """The name of the study, and of the folder of its results."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63, strict=True)] = 0
+    """The seed of everything drawn at random: prompts, resamples, random heads."""
     engine: Literal["default", "reference"] = "default"
-    """`reference` runs the literal definition over whole prompts: slow, and for checking."""
+    """`reference` runs the literal definition over whole prompts. It is slow and meant for checking."""
     dtype: DType = "float32"
+    """The dtype of models whose entry under `models:` gives none."""
     backend: Literal["local", "simulate", "ndif"] = "local"
-    """Where models run: here, on an NDIF server, or on a small one of this machine that speaks its language."""
+    """Where models run: on this machine, on a simulated NDIF server here, or on an NDIF server."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|balanced)$")] = "auto"
-    """Where models of the local backend run; not part of what is computed."""
+    """The device of the local backend. It does not change which results are reused."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    """The attention implementation models are loaded with."""
+    """The attention implementation to load models with."""
     memory: str | None = None
-    """How much memory one chunk of work may take, such as 4GiB; not part of what is computed."""
+    """Memory for one chunk of work, such as 4GiB. It does not change which results are reused."""
     self_check: Literal["on", "off"] = "on"
-    """Whether a sample of every experiment is measured again by the reference engine; results say if it was not."""
+    """Measure a sample of every experiment again with the reference engine. Results say if this was off."""
     probe: Literal["on", "off"] = "on"
-    """Whether each model first answers a few of the prompts, to warn you of answers by chance. It changes no number."""
+    """First let each model answer some of the prompts, to warn you if it only guesses. It changes no number."""
     models: Annotated[dict[Name, OwnModel], Field(default_factory=dict)]
-    """Models of your own, by the names the experiments use."""
+    """Models of your own, under the names that experiments use."""
     task: Task = BoxesTask()
+    """What prompts are made of."""
     experiments: Annotated[dict[Name, Experiment], Field(min_length=1, max_length=1000)]
-    """What to compute, by name; a later one may use an earlier one's circuit, in any order of the text."""
+    """The experiments by name. One may use the circuit of another; they may be written in any order."""
 
     _folder: Path = PrivateAttr(default_factory=Path)
     _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
@@ -181,7 +184,7 @@ class Manifest(SpecModel):
         """runs/store holds what all runs share."""
         if name.lower() == "store":
             raise PydanticCustomError(
-                "name", "the name 'store' is taken by the cells all runs share; accepted: another"
+                "name", "the name 'store' is reserved for the store that all runs share; accepted: another name"
             )
         return name
 

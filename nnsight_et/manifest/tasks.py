@@ -12,7 +12,7 @@ from nnsight_et.manifest.written import Count, SpecModel
 
 
 class BoxesTask(SpecModel):
-    """The paper's entity tracking task: which object is in the box that is asked for (§3)."""
+    """The paper's entity tracking task: name the object in the box that the prompt asks about (§3)."""
 
     all_positions: ClassVar[tuple[str, ...]] = ("correct_object", "previous_query_label", "query_label", "last")
 
@@ -20,7 +20,7 @@ class BoxesTask(SpecModel):
     boxes: Count = 7
     """How many boxes a prompt has: 2 to 12."""
     objects: tuple[str, ...] | None = None
-    """Your own objects, each a single token of the model's tokenizer; the paper's when absent."""
+    """Your own objects, each a single token of the model's tokenizer; by default the paper's."""
 
     @field_validator("boxes")
     @classmethod
@@ -28,7 +28,7 @@ class BoxesTask(SpecModel):
         """A base and a source need a letter per box each, and one more is asked for."""
         if not 2 <= boxes <= 12:
             need = {"need": 2 * boxes + 1, "boxes": boxes, "letters": len(ascii_uppercase)}
-            text = "{boxes} boxes need {need} letters and there are {letters}; accepted: 2 to 12"
+            text = "{boxes} boxes need {need} letters, but there are {letters}; accepted: 2 to 12"
             if boxes < 2:
                 text = "{boxes} box leaves nothing to track; accepted: 2 to 12"
             raise PydanticCustomError("boxes", text, need)
@@ -57,19 +57,20 @@ class IOITask(SpecModel):
 
     kind: Literal["ioi"]
     order: Literal["mixed", "ABBA", "BABA"] = "mixed"
-    """Who is named first: the indirect object (ABBA), the subject (BABA), or now the one and now the other."""
+    """Who is named first: the indirect object (ABBA), the subject (BABA), or either, drawn per prompt (mixed)."""
     templates: Annotated[int, Field(ge=1, le=OF_WANG, strict=True)] = OF_OWN
-    """How many of the 8 sentences are used; of the 15 of Wang et al. all when absent.
+    """How many of the sentences to use; by default all: 8, or the 15 of Wang et al.
 
-    With 1 all prompts have one length, and means are taken token by token.
+    With 1, all prompts have the same length, and means are taken token by token.
     """
     names: Annotated[tuple[str, ...], Field(min_length=FEWEST_NAMES)] | None = None
-    """Your own names, each a single token of the model's tokenizer; when absent those of 152 that are."""
+    """Your own names, each a single token of the model's tokenizer; by default the 152 built-in names that are."""
     sentences: Literal["own", "wang"] | None = None
-    """`wang`: the 15 of Wang et al., Appendix E; when absent 8 like them."""
+    """`wang`: the 15 sentences of Wang et al., Appendix E; by default 8 similar ones."""
     sources: Literal["other_names", "symmetric"] | None = None
-    """`other_names`, also when absent: three others in the same sentence (their p_ABC). `symmetric`: the same names,
-    but the other one gives, so that the source's answer is the base's foil.
+    """`other_names` (the default): the source has three other names in the same sentence (their p_ABC).
+
+    `symmetric`: it has the same names, but the other person gives, so that its answer is the base's foil.
     """
 
     @property
@@ -98,8 +99,8 @@ class IOITask(SpecModel):
 class GreaterThanTask(SpecModel):
     """Greater-than: "The war lasted from the year 1732 to the year 17" -> any two digits above 32 (Hanna et al. 2023).
 
-    For tokenizers without tokens of two digits: "... to the year 173" -> any digit above 2. Positions: start_year (the
-    digits that are asked for), last.
+    For tokenizers that split years into single digits: "... to the year 173" -> any digit above 2. Positions:
+    start_year (the digits that the answer must exceed), last.
     """
 
     version: ClassVar[int] = 1  # of the generator: raised when the same words start to mean other prompts
@@ -116,7 +117,7 @@ class GreaterThanTask(SpecModel):
 class ColoredObjectsTask(SpecModel):
     """Colored objects: "... I see a red pen, a blue cup, and a green bowl. What color is the cup?\nA:" -> "blue".
 
-    Ippolito and Callison-Burch 2022; Merullo et al. 2024. An answered question of the same form stands before it.
+    Ippolito and Callison-Burch 2022; Merullo et al. 2024. An answered question of the same form comes first.
     Positions: color (the answer's mention), object (the noun behind it), asked (the noun in the question), last.
     """
 

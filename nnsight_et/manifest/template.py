@@ -49,8 +49,8 @@ SMALL_SIZES = ((8, 4), (6, 3), (6, 3), (4, None))
 GPT2 = ("gpt2", "openai-community/gpt2")
 STUDIES: dict[str, StarterStudy] = {
     "ioi": StarterStudy(
-        about="indirect object identification (Wang et al. 2022). All prompts of templates: 1 have one length: ablated "
-        "heads\n# output their mean at the same token. With up to 8 lengths differ: it is that at the named position.",
+        about="indirect object identification (Wang et al. 2022). With templates: 1 all prompts have one length, and\n# ablated "
+        "heads output their mean at the same token. With more, it is their mean at the same named position.",
         task="{kind: ioi, order: mixed, templates: 1}",
         model=GPT2,
         stages=(
@@ -199,19 +199,23 @@ def _check(wishes: InitOptions) -> None:
     if wishes.task not in TASKS:
         raise ManifestError(f"--task: no task {wishes.task!a}; {accepted_names(wishes.task, TASKS)}")
     if wishes.study and wishes.boxes is not None:
-        raise ManifestError(f"--boxes {wishes.boxes}: the task {wishes.task} has none; accepted: with --task boxes")
+        raise ManifestError(
+            f"--boxes {wishes.boxes}: the task {wishes.task} has no boxes; accepted: --boxes with --task boxes"
+        )
     swaps = not wishes.study or wishes.study.desiderata
     usable = [method for method, spec in METHODS.items() if swaps or not spec.needs_desiderata]
     for method in wishes.methods:
         if method not in METHODS:
             raise ManifestError(f"--methods: no method {method!a}; {accepted_names(method, usable)}")
         if method not in usable:
-            found = f"it needs a task with desiderata, as boxes and ioi are; accepted for {wishes.task}"
+            found = f"it needs a task with desiderata, such as boxes or ioi; accepted for {wishes.task}"
             raise ManifestError(f"--methods {method}: {found}: {', '.join(usable)}")
         if method in TWO_MODELS and wishes.finetuned is None:
-            raise ManifestError(f"--methods {method}: it compares two models; accepted: with --finetuned MODEL")
+            raise ManifestError(
+                f"--methods {method}: it compares two models; accepted: together with --finetuned MODEL"
+            )
     if not wishes.methods:
-        raise ManifestError(f"--methods: none is named; accepted: {', '.join(usable)}")
+        raise ManifestError(f"--methods: no method is named; accepted: {', '.join(usable)}")
 
 
 def _task(wishes: InitOptions) -> list[str]:

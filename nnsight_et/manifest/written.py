@@ -39,9 +39,9 @@ class Method(SpecModel):
     """Whether it works only on a task that has desiderata."""
 
     title: str | None = Field(default=None, min_length=1, max_length=120)
-    """A heading for the experiment in reports; its name if not given. Not part of what is computed."""
+    """A heading for the experiment in reports; by default its name. It changes no result."""
     reproduces: tuple[str, ...] = ()
-    """The tables and figures of the paper that this reproduces, such as Table 1: reports show both numbers."""
+    """Tables and figures of the paper, such as Table 1, whose numbers reports show next to these."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -137,11 +137,11 @@ class Scored(Method):
     """Base of the methods that score single heads by the effect of a patched path."""
 
     metric: WrittenMetric = DEFAULT_METRIC
-    """What the score of a head is the mean of.
+    """The effect on one prompt whose mean is a head's score.
 
-    `probability_ratio`: the paper's, (p_patched - p_base) / p_base of the answer; `logit_difference`: the change of the
-    answer's logit minus the foils' mean logit; `probability_difference`: of the probability of all right tokens minus
-    that of the foils; `kl`: KL(base || patched) over the next token. For kl the largest scores come first.
+    `probability_ratio`: the paper's, (p_patched - p_base) / p_base of the answer. `logit_difference`: the change in
+    the answer's logit minus the foils' mean logit. `probability_difference`: the change in the probability of all
+    right tokens minus that of the foils. `kl`: KL(base || patched) over the next token; the largest scores come first.
     """
 
     @model_serializer(mode="wrap")
@@ -152,7 +152,7 @@ class Scored(Method):
     def metric_problems(self) -> Iterator[Problem]:
         """A problem if the paper's numbers are to stand beside another metric's."""
         if self.reproduces and self.metric != DEFAULT_METRIC:
-            found = f"{self.metric}, and the paper's numbers are of {DEFAULT_METRIC}"
+            found = f"found {self.metric}, but the paper's numbers use {DEFAULT_METRIC}"
             yield Problem(("metric",), f"{found}; accepted: {DEFAULT_METRIC}")
 
 
@@ -164,14 +164,14 @@ class OnCircuit(Method):
     circuit: CircuitName
     """An experiment that finds a circuit, a .json file, or one of published/llama, embedded/llama-tiny, ..."""
     model: str | None = None
-    """The model to measure; when absent the one the circuit was found in."""
+    """The model to measure; by default the one that the circuit was found in."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuit, if anything."""
         yield from circuit_problems(("circuit",), self.circuit, known)
         if self.model is None and is_file(self.circuit) and not is_shipped(self.circuit):
             yield Problem(
-                ("model",), "missing, and the circuit comes from a file; accepted: the model to measure it in"
+                ("model",), "missing, but required for a circuit from a file; accepted: the model to measure it in"
             )
 
 
@@ -179,13 +179,13 @@ class Measured(Method):
     """Base of the methods that ablate heads on prompts."""
 
     examples: Count = 500
-    """How many prompts accuracy is measured on."""
+    """How many prompts to measure accuracy on."""
     only_correct: Flag = False
-    """Whether only prompts that the model itself answers right count."""
+    """Use only prompts that the model itself answers correctly."""
     ablation: Ablation = "mean"
-    """What an ablated head outputs: its mean over prompts (the paper's), zero, or its output in another prompt."""
+    """What an ablated head outputs: its mean over prompts (as in the paper), zero, or its output in another prompt."""
     ablation_examples: Count = 500
-    """How many prompts ablated heads' outputs come from."""
+    """How many prompts to take the outputs of ablated heads from."""
 
 
 def circuit_problems(path: KeyPath, name: str, known: ValidationContext) -> Iterator[Problem]:
@@ -196,7 +196,7 @@ def circuit_problems(path: KeyPath, name: str, known: ValidationContext) -> Iter
     if is_shipped(name):
         yield Problem(path, f"no shipped circuit {name!a}; {accepted_names(name, SHIPPED)}")
     elif name in known.only_mlps:
-        yield Problem(path, f"experiment {name!r} keeps MLPs alone, which belong to no circuit; {tail}")
+        yield Problem(path, f"experiment {name!r} keeps only MLPs, and a circuit consists of heads; {tail}")
     elif name in known.experiments:
         yield Problem(path, f"experiment {name!r} finds no circuit; {tail}")
     elif not is_file(name):
@@ -214,7 +214,7 @@ def roles_problems(path: KeyPath, name: str, known: ValidationContext) -> Iterat
 
 
 def twice(path: KeyPath, names: tuple[str, ...]) -> Iterator[Problem]:
-    """A problem for each name that is there twice."""
+    """A problem for each name that appears twice."""
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield Problem((*path, index), f"{name} is there twice")
+            yield Problem((*path, index), f"{name} appears twice; accepted: each name once")

@@ -39,9 +39,9 @@ LLAMA = Architecture(
     unembedding="lm_head",
 )
 HEAD_NORMS = "queries and keys are read before their per-head norms"
-HEAD_NORMS_IF = "where it has norms of queries and keys, both are read before these norms"
+HEAD_NORMS_IF = "if it has norms for queries and keys, both are read before these norms"
 NORM_OVER_ALL = "queries and keys are read after their norm, which runs over all heads at once"
-SINKS = "part of each head's attention goes to no token: weights of a row add up to less than one"
+SINKS = "part of each head's attention goes to no token, so the weights of a row add up to less than one"
 POST_NORMS = "attention and MLP outputs pass through a norm before they are added, and heads write before that norm"
 HYBRID = (
     "layers of linear attention are patched by their heads' outputs; their queries, keys and values, and knockout, are "
@@ -49,9 +49,9 @@ HYBRID = (
 )
 GATED = "the gate of a head's output is recomputed, and is not part of its query"
 ROUTED = "MLPs are routed: if a patch sends a token to other experts, that is part of its effect"
-PARALLEL = "where blocks are parallel, a layer's MLP does not see the same layer's attention"
+PARALLEL = "if blocks are parallel, a layer's MLP does not see the attention of its own layer"
 ALIBI = "its positions are biases on attention scores (ALiBi), made from a mask of the whole prompt"
-WINDOWS = "where the configuration has a sliding window, tokens see no further back than the window"
+WINDOWS = "if the configuration has a sliding window, tokens see no further back than the window"
 GEMMA2 = replace(
     LLAMA,
     attention_norm="post_attention_layernorm",
@@ -70,7 +70,7 @@ GEMMA3_IMAGES = replace(
     GEMMA3,
     embeddings=("model.language_model.embed_tokens",),
     layers="model.language_model.layers",
-    notes=(*GEMMA3.notes, "its text model, with its image model beside it in memory"),
+    notes=(*GEMMA3.notes, "only its text model runs; its image model stays in memory"),
 )
 QWEN2 = replace(LLAMA, masks="by layer type", notes=(WINDOWS,))
 OLMO2 = replace(
@@ -183,8 +183,8 @@ GEMMA4 = replace(
         POST_NORMS,
         WINDOWS,
         HEAD_NORMS,
-        "heads are wider in layers with full attention, others are filled up with zeros",
-        "per-layer embeddings of tokens are recomputed, as norms are",
+        "heads are wider in layers with full attention; the others are padded with zeros",
+        "per-layer token embeddings are recomputed, like norms",
     ),
 )
 
@@ -225,9 +225,9 @@ FAMILIES: dict[str, Architecture] = {  # by the configuration's model_type
         GEMMA4,
         embeddings=GEMMA3_IMAGES.embeddings,
         layers=GEMMA3_IMAGES.layers,
-        notes=(*GEMMA4.notes, "its text model, with its image and audio models beside it in memory"),
+        notes=(*GEMMA4.notes, "only its text model runs; its image and audio models stay in memory"),
     ),
-    "olmo": replace(LLAMA, notes=("where it clips queries, keys and values, they are read before clipping",)),
+    "olmo": replace(LLAMA, notes=("if it clips queries, keys and values, they are read before clipping",)),
     "olmo2": OLMO2,
     "olmo3": replace(OLMO2, masks="by layer type", notes=(*OLMO2.notes, WINDOWS)),
     "olmoe": replace(

@@ -119,7 +119,9 @@ def _groups(found: Sequence[ScoreMatrix], names: Sequence[str], places: Sequence
     known = [KNOWN.get(name, (name, None)) for name in given]
     ours = [_group_name(name) for name, _ in known]
     if len(set(ours)) < len(ours):
-        raise ManifestError(f"group: a name is there twice among {', '.join(ours)}; accepted: one for each matrix")
+        raise ManifestError(
+            f"group: a name appears twice among {', '.join(ours)}; accepted: a different name for each matrix"
+        )
     if not places:
         places = [one.at or at or "" for one, (_, at) in zip(found, known, strict=True)]
     placed = zip(ours, _for_each(places, ours, "at"), found, strict=True)

@@ -13,6 +13,7 @@ from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.core.notices import Notice
 from nnsight_et.manifest import Experiment
 from nnsight_et.manifest.schema import DType
+from nnsight_et.manifest.values import value_problem
 from nnsight_et.manifest.written import Scored
 from nnsight_et.planning.plan import Job, Plan, digest
 from nnsight_et.results.records import CircuitRecord, Record
@@ -238,7 +239,7 @@ def read_header(folder: Path) -> ResultHeader:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ResultError(f"{path}: not a result ({where}: {first['msg']})") from None
+        raise ResultError(f"{path}: not a result ({where}: {value_problem(first)})") from None
     except (ValueError, RecursionError) as error:
         raise ResultError(f"{path}: not JSON ({error})") from None
 

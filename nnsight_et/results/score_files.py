@@ -155,7 +155,7 @@ def _tidy(header: list[str], rows: list[list[str]], path: Path) -> Iterator[Scor
             place = (_index(entry[LAYER], where), _index(entry[head], where))
             scores = groups.setdefault(tuple(entry.get(key, "") for key in ("group", "at", "experiment", "model")), {})
             if place in scores:
-                raise TaskError(f"{where}: L{place[0]}H{place[1]} is there twice; accepted: each head once in a group")
+                raise TaskError(f"{where}: L{place[0]}H{place[1]} appears twice; accepted: each head once in a group")
             scores[place] = _number(entry[value], where)
     names = [group for group, *_ in groups]
     if not groups or len(set(names)) < len(names):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import ResultError
+from nnsight_et.manifest.values import value_problem
 from nnsight_et.results.headers import HEADER, ResultHeader, method_of, name_of
 from nnsight_et.results.records import CircuitRecord, Record
 from nnsight_et.results.scores import ScoreTensor
@@ -140,5 +141,5 @@ def _read(kind: type[V], header: ResultHeader) -> V:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in ("summary", *first["loc"]))
-        found = f"its {HEADER} is not one of {method_of(header)} ({where}: {first['msg']})"
+        found = f"its {HEADER} is not one of {method_of(header)} ({where}: {value_problem(first)})"
         raise ResultError(f"{name_of(header)}: {found}") from None

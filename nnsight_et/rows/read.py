@@ -180,7 +180,7 @@ def _column_names(values: list[str], where: str) -> list[str]:
     names = [name.strip() for name in values]
     for index, name in enumerate(names):
         if name and name in names[:index]:
-            raise TaskError(f"{where}: the column {name!r} is there twice; accepted: each name once")
+            raise TaskError(f"{where}: the column {name!r} appears twice; accepted: each name once")
     return names
 
 

@@ -96,7 +96,7 @@ def test_wishes_that_cannot_be_met_are_refused():
     for wishes, part in (
         (InitOptions(methods=("faithfullness",)), "did you mean 'faithfulness'"),
         (InitOptions(methods=("cmap",)), "--finetuned MODEL"),
-        (InitOptions(methods=()), "none is named"),
+        (InitOptions(methods=()), "no method is named"),
         (InitOptions(model="lama-tiny"), "did you mean 'llama-tiny'"),
         (InitOptions(boxes=13), "2 to 12"),
     ):
@@ -154,8 +154,17 @@ def test_the_schema_accepts_manifests_and_refuses_what_they_may_not_hold(tmp_pat
 def test_the_schema_explains_keys_in_the_words_of_the_docstrings():
     schema = json_schema()
     stage = schema["$defs"]["Stage"]["properties"]
-    assert stage["receivers"]["description"] == "How many of the kept ones later stages patch into."
-    assert schema["$defs"]["DCM"]["description"].startswith("Which heads of each group carry which variable")
+    assert stage["receivers"]["description"].startswith(
+        "How many of the kept heads or MLPs, the strongest first, later"
+    )
+    assert schema["$defs"]["DCM"]["description"].startswith("Find which heads of each group carry which variable")
+    silent = [
+        f"{name}.{key}"
+        for name, kind in ({"": schema} | schema["$defs"]).items()
+        for key, one in kind["properties"].items()
+        if "description" not in one and key not in ("method", "kind")
+    ]
+    assert silent == [], "a docstring under the field"
 
 
 def test_the_repositorys_manifests_point_at_a_schema_that_is_current():

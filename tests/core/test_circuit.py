@@ -74,7 +74,7 @@ BROKEN = {
         r"groups\[0\]: heads is not a list",
     ),
     "a head's name": (json.dumps({"schema": 1, "groups": [GROUP | {"heads": ["L0"]}]}), r"groups\[0\]: 'L0' is not"),
-    "a head twice": (json.dumps({"schema": 1, "groups": [GROUP | {"heads": ["L0H1", "L0H1"]}]}), "L0H1 is there twice"),
+    "a head twice": (json.dumps({"schema": 1, "groups": [GROUP | {"heads": ["L0H1", "L0H1"]}]}), "L0H1 appears twice"),
     "a name twice": (json.dumps({"schema": 1, "groups": [GROUP, GROUP]}), "two groups have the same name"),
 }
 

@@ -16,9 +16,9 @@ from tests.manifest.test_manifest import TEXT
     ("text", "part"),
     [
         ("a: &x 1\nb: *x\n", "e.yaml:1: a: the alias or anchor 'x'"),
-        ("a: 1\nb: 2\na: 3\n", "e.yaml:3: a: this key is there twice; accepted: each key once"),
+        ("a: 1\nb: 2\na: 3\n", "e.yaml:3: a: this key appears twice; accepted: each key once"),
         ("a:\n  b: 1\n   c: 2\n", "e.yaml:3: not YAML: a second ': ', or a key that does not belong to the line above"),
-        ("a:\n  b: 1\n c: 2\n", "e.yaml:3: not YAML: an entry that is not in line with those above it; accepted: keys"),
+        ("a:\n  b: 1\n c: 2\n", "e.yaml:3: not YAML: an entry that is not aligned with those above it; accepted: keys"),
         ("a:\n\tb: 1\n", "e.yaml:2: not YAML: a tab; accepted: spaces"),
         ("a: 1\nb 2\nc: 3\n", "e.yaml:2: not YAML: a line without ':'; accepted: key: value"),
         ('a: "b\nc: d\n', "e.yaml:1: not YAML: a quoted text that is not closed; accepted: the same quotation mark"),
@@ -30,11 +30,11 @@ from tests.manifest.test_manifest import TEXT
         ("a: 1\n3: b\n", "e.yaml:2: a key that is not text (3)"),
         ("a: 1\n[b]: c\n", "e.yaml:2: a key that is not text"),
         ("a: [1, 2\nb: 3\n", "e.yaml:1: not YAML: a list or mapping that is not closed; accepted: ']' at its end"),
-        ("a: \x07\n", "not YAML: special characters are not allowed"),
+        ("a: \x07\n", "not YAML: special characters; accepted: printable text"),
         ("a: " + "[" * 100 + "\n", "nested deeper than 32 levels"),
         ("a: " + "x" * SIZE_LIMIT, f"accepted: at most {SIZE_LIMIT}"),
-        ("", "no manifest"),
-        ("- 1\n", "no manifest"),
+        ("", "not a manifest"),
+        ("- 1\n", "not a manifest"),
     ],
 )
 def test_yaml_beyond_the_plain_part_is_refused_by_line(text, part):
@@ -94,5 +94,5 @@ def test_any_value_anywhere_is_accepted_or_refused_by_a_manifest_error(data):
 
 
 def test_a_key_that_utf8_cannot_write_is_named():
-    with pytest.raises(ManifestError, match=r"^x.yaml:1: found '\\ud83d\\ude00'; accepted: a string"):
+    with pytest.raises(ManifestError, match=r"^x.yaml:1: found '\\ud83d\\ude00'; accepted: text"):
         parse('name: x\n"\\ud83d\\ude00": 1\nexperiments: {}\n', "x.yaml")

@@ -172,7 +172,7 @@ def test_an_experiment_of_mlps_alone_has_an_empty_circuit_and_is_none(tmp_path):
     ],
 )
 def test_a_circuit_of_mlps_is_refused_before_anything_runs(user):
-    text = r"experiment 'only' keeps MLPs alone, which belong to no circuit; accepted"
+    text = r"experiment 'only' keeps only MLPs, and a circuit consists of heads; accepted"
     with pytest.raises(ManifestError, match=text):
         manifest(Folder(), ONLY_MLPS + user)
 

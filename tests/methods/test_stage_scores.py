@@ -197,7 +197,7 @@ def test_a_run_stopped_among_the_held_out_examples_ends_with_the_same_scores(stu
 
 
 def test_a_number_of_held_out_examples_is_0_or_more(study):
-    with pytest.raises(ManifestError, match=r"held_out_examples: found -1; accepted: greater than or equal to 0"):
+    with pytest.raises(ManifestError, match=r"held_out_examples: found -1; accepted: 0 or more"):
         load(study / "study.yaml", ["experiments.found.held_out_examples=-1"])
 
 

@@ -15,26 +15,26 @@ from .seeded import AT_RUN_TIME, Tried
 from .verdicts import verdict
 
 HEAD = """\
-# Mutation
+# Injected faults
 
-Faults put into a copy of the package, one at a time: does a user's own run notice, and do the tests? Written by
-`make mutation`; do not edit. In sample are the faults that the checks were written with in view; how good a check is
-at what nobody had in view, those out of sample say.
+We inject faults into a copy of the package, one at a time, and see whether a user's own run and the tests catch them.
+`make mutation` writes this page; do not edit it. The authors of the checks knew the faults *in sample*. Faults *out of
+sample* show how well the checks catch what their authors did not foresee.
 """
 SEEDED, STRANGERS, MECHANICAL = "## Seeded faults", "## Out of sample", "## Mechanical mutants"
 """How the headings of the page's parts begin."""
 RUN_TIME = """\
-A run catches a fault by its self-check, by the check of the model when it is loaded, or by refusing a step that cannot
-be (`refusal`). Each fault runs all methods on two random three-layer models: `gqa` four query and two key-value heads;
-`bias` one key-value head and biases, the output projection's too; `lora` an adapter on q, k, v and o; `padding` prompts
-of two lengths; `pairs` three methods on a file of pairs. A crash is caught as well, and counted by itself. "Tests" is
-the first that fails.
+A run catches a fault by its self-check, by the check of the model when it is loaded, or by refusing an impossible step
+(`refusal`). Each fault runs all methods on two random three-layer models. `gqa`: four query and two key-value heads;
+`bias`: one key-value head, and biases, also in the output projection; `lora`: an adapter on q, k, v and o; `padding`:
+prompts of two lengths; `pairs`: three methods on a file of pairs. A crash also counts as caught, in a separate figure.
+"Tests" names the first test that fails.
 """
 OUT_OF_SAMPLE = f"""\
-Written from the documents and the code of the methods alone, by somebody who had seen neither checks nor tests, tried
-once, and shown as it came out then. Runs are those of the seeded faults: they draw no table or figure and read no file
-of scores. {TESTS_TEXT} Faults of decision change what is
-chosen, drawn, ranked or counted; those of computation how it is measured, stored or shown.
+Somebody who had seen neither checks nor tests wrote these faults from the documents and the methods' code. We tried
+them once and publish the result unchanged. Runs are those of the seeded faults: they draw no table or figure and read
+no file of scores. {TESTS_TEXT} Faults of decision change what is
+chosen, drawn, ranked or counted; faults of computation change how it is measured, stored or shown.
 """
 
 
@@ -86,11 +86,11 @@ def _seeded(lines: Sequence[Line]) -> list[str]:
     of_tests = sum(bool(line.tests["caught"]) for line in lines)
     kinds = len({line.kind for line in lines})
     shares = [
-        f"{SEEDED}, in sample: {len(lines)} of {kinds} kinds\n",
-        f"- by the run itself: {_share(noticed, lines)}; with crashes {_share(len(lines) - of_run['missed'], lines)}",
-        f"- by the tests: {_share(of_tests, lines)}\n",
+        f"{SEEDED}, in sample: {len(lines)} faults of {kinds} kinds\n",
+        f"- caught by the run itself: {_share(noticed, lines)}; with crashes {_share(len(lines) - of_run['missed'], lines)}",
+        f"- caught by the tests: {_share(of_tests, lines)}\n",
         RUN_TIME,
-        f"How runs end: {', '.join(f'{name} {count}' for name, count in of_run.most_common())}.\n",
+        f"Endings of runs: {', '.join(f'{name} {count}' for name, count in of_run.most_common())}.\n",
     ]
     rows = [[line.kind, line.name, line.place, line.exercise, _by(line.run), _by(line.tests)] for line in lines]
     return [*shares, _table(["kind", "fault", "file", "exercise", "run", "tests"], rows)]
@@ -101,7 +101,7 @@ def _strangers(name: str, lines: Sequence[Line]) -> list[str]:
     rows = [[line.kind, line.name, line.place, line.exercise, _by(line.run), _by(line.tests)] for line in lines]
     shares = [["all", *_found(lines)], [f"of {DECISION}", *_found(of_decision)]]
     return [
-        f"{STRANGERS}, {name} set: {len(lines)}, {len(of_decision)} of them of decision\n",
+        f"{STRANGERS}, {name} set: {len(lines)}, {len(of_decision)} of them faults of decision\n",
         OUT_OF_SAMPLE,
         *([f"{NOTES[name]}\n"] if name in NOTES else []),
         _table(["faults", "by the run alone", "by the tests alone", "by run or tests"], shares),
@@ -132,9 +132,9 @@ def _mechanical(lines: Sequence[Line]) -> list[str]:
         for kind, of in _grouped(lines, lambda line: line.kind).items()
     ]
     return [
-        f"{MECHANICAL} of engine/ and interventions/: {len(lines)}, drawn by seed\n",
+        f"{MECHANICAL} of engine/ and interventions/: {len(lines)}, drawn at random from a seed\n",
         f"- killed by the tests of their file: {_share(len(lines) - len(survivors), lines)}",
-        f"- survivors that change a number somebody could see, or are not judged yet: {len(left)}\n",
+        f"- survivors that change a visible number, or that nobody has judged yet: {len(left)}\n",
         _of_runs([line for line in lines if line.run and line.tests["caught"]]),
         _table(["kind", "mutants", "killed"], by_kind),
         "### Survivors\n",
@@ -150,8 +150,8 @@ def _of_runs(lines: Sequence[Line]) -> str:
     noticed = sum(ended[name] for name in AT_RUN_TIME)
     rows = [[line.place, f"`{line.text}`", line.name, line.tests["by"]] for line in lines if not line.run["caught"]]
     return (
-        f"Every fourth mutant outside the checks was put into a run of `gqa` as well. Of those that the tests kill, "
-        f"{_share(noticed, lines)} are noticed by the run, {ended['crash'] + ended['hang']} crash, "
+        f"We also injected every fourth mutant outside the checks into a run of `gqa`. Of those that the tests kill, the "
+        f"run catches {_share(noticed, lines)}; {ended['crash'] + ended['hang']} crash, and "
         f"{ended['missed']} end normally{':' if rows else '.'}\n\n"
         + (_table(["place", "line", "change", "test"], rows) if rows else "")
     )

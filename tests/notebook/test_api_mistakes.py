@@ -33,7 +33,7 @@ def names() -> dict[str, Any]:
 MISTAKES = {
     "et.path_patch(model, pairs, at='correct_object')": "at: 'correct_object', but the logits are read at last",
     "et.path_patch_mlps(model, pairs, at='query_label')": "at: 'query_label', but the logits are read at last",
-    "et.evaluate(model, pairs, et.HeadGroup('v', 'last', ['L1H1', 'L1H1']))": "group v: L1H1 is there twice",
+    "et.evaluate(model, pairs, et.HeadGroup('v', 'last', ['L1H1', 'L1H1']))": "group v: L1H1 appears twice",
     "pairs.tokens('llama-tiny')": "model: found 'llama-tiny'; accepted: what et.load(...) returns",
     "pairs.examples(model)": "tokenizer: found a LoadedModel; accepted: a transformers tokenizer",
     "et.load('lama-tiny')": "no model named 'lama-tiny'; did you mean 'llama-tiny'?",
@@ -88,7 +88,7 @@ MISTAKES = {
     "et.evaluate(model, pairs, None)": f"circuit: found None; {HEADS}",
     "et.evaluate(model, pairs, ['L99H0'])": "has L99H0; the model has layers L0-L5",
     "et.evaluate(model, pairs, ['L3MLP'])": "L3MLP is an MLP, which belongs to no circuit",
-    "et.evaluate(model, pairs, ['L5H0', 'L5H0'])": "L5H0 is there twice",
+    "et.evaluate(model, pairs, ['L5H0', 'L5H0'])": "L5H0 appears twice",
     "et.evaluate(model, pairs, [])": "circuit: it has no heads",
     "et.evaluate(model, pairs, circuit, ablation='median')": "ablation: 'median'; did you mean 'mean'?",
     "et.evaluate(model, pairs, circuit, random=-1)": "random: -1; accepted: a whole number, 0 or more",

@@ -117,7 +117,7 @@ def test_rows_of_single_examples_are_the_tensors_in_order(every: Run):
 def test_a_summary_of_another_method_is_one_message(every: Run):
     header = every["found"].header
     job = header.job.model_copy(update={"spec": every["selected"].header.job.spec})
-    with pytest.raises(ResultError, match=r"found: its result.json is not one of dcm \(summary.rows: Field required"):
+    with pytest.raises(ResultError, match=r"found: its result.json is not one of dcm \(summary.rows: missing"):
         metric_rows(Result(header.model_copy(update={"job": job}), {}))
 
 

@@ -96,7 +96,7 @@ def test_a_dataset_without_its_package_is_refused_by_name(tmp_path: Path, monkey
         ("x.csv", "a,b\n1\n", "x.csv:2: 1 cell, and the columns are a, b; accepted: a cell for each"),
         ("x.csv", "a,b\n1,2,3\n", "x.csv:2: 3 cells, and the columns are a, b"),
         ("x.csv", 'a,b\n1,"2\n', "x.csv:2: not a table"),
-        ("x.csv", "a,a\n1,2\n", "x.csv:1: the column 'a' is there twice"),
+        ("x.csv", "a,a\n1,2\n", "x.csv:1: the column 'a' appears twice"),
         ("x.csv", "a,b\n", "x.csv: no pairs"),
         ("x.json", "[]", "x.json: no pairs"),
         ("x.json", "[1]", "x.json: row 1: no object"),

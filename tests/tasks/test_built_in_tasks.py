@@ -370,8 +370,8 @@ def test_what_only_the_boxes_task_has_is_refused(experiment: str, message: str):
     [
         ("{kind: ioi, order: BAAB}", "task.order", "found 'BAAB'; did you mean 'BABA'? accepted: mixed, ABBA, BABA"),
         ("{kind: ioi, templates: 9}", "task.templates", "found 9; accepted: 1 to 8, or up to 15 with sentences: wang"),
-        ("{kind: ioi, names: [a, b, c, d, a]}", "task.names.4", "'a' is there twice"),
-        ("{kind: ioi, names: [a, b, c, d]}", "task.names", "accepted: have at least 5 items"),
+        ("{kind: ioi, names: [a, b, c, d, a]}", "task.names.4", "'a' appears twice"),
+        ("{kind: ioi, names: [a, b, c, d]}", "task.names", "accepted: 5 or more entries"),
         ("{kind: ioi, boxes: 3}", "task.boxes", "no key 'boxes' here; accepted: kind, order, templates, names"),
         ("{kind: greater_then}", "task.kind", "did you mean 'greater_than'? accepted: boxes, pairs, ioi, greater_than"),
     ],

@@ -192,7 +192,9 @@ def test_what_cannot_be_is_refused_in_one_sentence(study: Path, tmp_path: Path, 
     )
     assert "chat: tool, and its tokenizer has no such template, but default" in refused(study, "task.chat=tool")
     assert "and chat, whose template says how prompts begin" in refused(study, "models.one.bos=add")
-    assert "text, and chat, whose template has the special tokens" in refused(study, "task.special_tokens=text")
+    assert "found text, but the chat template already has the special tokens" in refused(
+        study, "task.special_tokens=text"
+    )
     (tmp_path / "none.txt").write_text("no template")
     assert "none.txt has no template" in refused(study, "task.chat=none.txt")
     assert "task.chat" in refused(study, "task.chat=3")

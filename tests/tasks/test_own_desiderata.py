@@ -277,7 +277,7 @@ def test_what_an_experiment_says_of_own_desiderata_is_checked(experiment: str, p
     ("change", "message"),
     [
         (('("object", "label")', '("object", "object")'), "Given.desiderata: found ('object', 'object'); acc"),
-        (("def desideratum(", "def swapped("), "Given has desiderata and no method desideratum; accepted: des"),
+        (("def desideratum(", "def swapped("), "Given has desiderata but no method desideratum; accepted: des"),
         (("return desideratum(Boxes(3), name,", "return desideratum(Boxes(len(name) - 2), name,"),
          "experiments.masks.training_examples: desideratum label of mask_training: example 1 has another base"),
         (("return desideratum(Boxes(3), name, tokenizer, count, seed, split)",

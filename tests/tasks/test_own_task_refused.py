@@ -86,8 +86,8 @@ def test_a_class_that_cannot_be_made_is_told_by_the_manifests_line(
         (f"return [dict({PAIR}, base='The book is')] * 3", "example 1: position 'object' is marked in the source only"),
         (f"return [dict({PAIR}, base='A is', source='B is')] * 3", "base: positions last; accepted: object, last"),
         (f"return [dict({PAIR}, foils='in')] * 3", "example 1: foils: found 'in'; accepted: a list of texts"),
-        (f"return [dict({PAIR}, foils=['in'])] * 3", "example 1: foils: a token that is there twice, or right; accept"),
-        (f"return [dict({PAIR}, also_right=['in'])] * 3", "also_right: a token that is there twice, or right; accepte"),
+        (f"return [dict({PAIR}, foils=['in'])] * 3", "example 1: foils: a token that appears twice, or right; accept"),
+        (f"return [dict({PAIR}, also_right=['in'])] * 3", "also_right: a token that appears twice, or right; accepte"),
         (f"return [dict({PAIR}, foils=['zebra'])] * 3", "example 1: foils: answer: 'zebra' is not one token"),
         (f"{PROMPT}return [Example(prompt, None, 4)] * 3", "example 1: source: found NoneType; accepted: a Prompt of"),
         (f"{PROMPT}return [Example(prompt, prompt, 400)] * 3", "example 1: answer: found 400; accepted: token ids, wh"),
@@ -163,8 +163,8 @@ def test_a_base_prompt_that_selects_and_measures_is_told_with_both_places(two_mo
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        ("{method: dcm, circuit: found}", "dcm needs a task with desiderata, as boxes and ioi are; accepted for my_"),
-        ("{method: knockout, model: one}", "edges: missing, and the sweeps of App. A are of the boxes task; accepted"),
+        ("{method: dcm, circuit: found}", "dcm needs a task with desiderata, such as boxes or ioi; accepted for my_"),
+        ("{method: knockout, model: one}", "edges: missing; the default (App. A) is for the boxes task; accepted"),
         ("{method: knockout, model: one, edges: [{blind: last, to: random}]}", "edges.0.to: random tokens are those t"),
         ("{method: cmap, donor: one, recipient: two, circuit: published/goat}", "published/goat is of the boxes task;"),
     ],

@@ -85,7 +85,7 @@ def test_a_wrong_line_is_told_before_any_work(line: str, message: str, two_model
 @pytest.mark.parametrize(
     ("experiment", "place", "message"),
     [
-        ("{method: dcm, circuit: found}", "method", "dcm needs a task with desiderata, as boxes and ioi are; accepted"),
+        ("{method: dcm, circuit: found}", "method", "dcm needs a task with desiderata, such as boxes or ioi; accepted"),
         ("{method: activation_patching, roles: x, models: [one]}", "method", "needs a task with desiderata"),
         ("{method: knockout, model: one}", "edges", "missing, and the sweeps of App. A are of the boxes task"),
         ("{method: knockout, model: one, edges: [{blind: last, to: random}]}", "edges.0.to", "random tokens are those"),
@@ -112,7 +112,7 @@ def test_what_only_the_boxes_task_has_is_refused_by_name(experiment: str, place:
     [
         ("{kind: pairs}", "task.file", "missing"),
         ("{kind: pairs, file: a, positions: [last]}", "task.positions", "'last' is taken; accepted: each name once"),
-        ("{kind: pairs, file: a, positions: [a, b, a]}", "task.positions", "'a' is there twice"),
+        ("{kind: pairs, file: a, positions: [a, b, a]}", "task.positions", "'a' appears twice"),
         ("{kind: pairs, file: a, positions: [2a]}", "task.positions.0", "found '2a'; accepted: a name of letters"),
         ("{kind: pairs, file: a, boxes: 3}", "task.boxes", "no key 'boxes' here; accepted: kind, file, positions"),
         ("{kind: boxes, file: a}", "task.file", "no key 'file' here"),

@@ -165,7 +165,7 @@ def test_a_class_gives_texts_or_tokens_of_several():
     assert again == made
     with pytest.raises(TaskError, match="further: found 1000"):
         checked_example(Example.scored_by(made.base, made.source, [(5, 1000)]), names, tokenizer(), "here")
-    with pytest.raises(TaskError, match="foils: a token that is there twice"):
+    with pytest.raises(TaskError, match="foils: a token that appears twice"):
         checked_example(Example.scored_by(made.base, made.source, [(5, 6)], [(5, 6)]), names, tokenizer(), "here")
 
 

@@ -140,7 +140,7 @@ def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
         (InitOptions(task="io"), "--task: no task 'io'; did you mean 'ioi'? accepted: boxes, ioi, greater_than, col"),
         (InitOptions(task="ioi", boxes=3), "--boxes 3: the task ioi has none; accepted: with --task boxes"),
         (InitOptions(task="greater_than", methods=("dcm",)),
-         "--methods dcm: it needs a task with desiderata, as boxes and ioi are; accepted"),
+         "--methods dcm: it needs a task with desiderata, such as boxes or ioi; accepted"),
     ],
 )  # fmt: skip
 def test_wishes_that_the_task_cannot_meet_are_refused(wishes: InitOptions, message: str):

@@ -14,7 +14,7 @@ from nnsight_et.manifest.written import Count, Method, ValidationContext, roles_
 
 
 class ActivationPatching(Method):
-    """What each group does in every model: DCM's heads, or all, patched from the source run (§5.2-5.3, Fig. 3)."""
+    """Patch a group's heads, all or those that DCM selected, from the source run in every model (§5.2-5.3, Fig. 3)."""
 
     finds_circuit: ClassVar[bool] = False
     needs_desiderata: ClassVar[bool] = True
@@ -27,23 +27,29 @@ class ActivationPatching(Method):
     roles: Annotated[str, Field(min_length=1)]
     """The dcm experiment that selected the heads, or a shipped selection such as published/llama.
 
-    Or an experiment that finds a circuit: then all heads of each of its groups are patched, for every desideratum.
+    An experiment that finds a circuit also works: all heads of each of its groups are then patched for every
+    desideratum.
     """
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     """The models to patch, in the order of the figure."""
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] | None = None
-    """What to try; when absent, what heads were selected for. Variants of position patch the heads for position."""
+    """The desiderata to test; by default those that heads were selected for.
+
+    Variants of `position` patch the heads that were selected for `position`.
+    """
     examples: Count = 500
-    """How many pairs one draw has."""
+    """How many pairs each draw has."""
     draws: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
-    """How many samples the mean and standard deviation are taken over."""
+    """How many fresh samples of pairs the mean and standard deviation are computed over."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the roles, models or desiderata, if anything."""
         if self.roles not in known.circuits:
             yield from roles_problems(("roles",), self.roles, known)
         elif self.desiderata is None:
-            text = f"missing, and {self.roles} selects no heads for any; accepted: {', '.join(known.desiderata)}"
+            text = (
+                f"missing, but required because {self.roles} selects no heads; accepted: {', '.join(known.desiderata)}"
+            )
             yield Problem(("desiderata",), text)
         yield from twice(("models",), self.models)
         yield from desiderata_problems(("desiderata",), self.desiderata or (), known)

@@ -8,7 +8,7 @@ from nnsight_et.manifest.written import Count, Flag, OnCircuit
 
 
 class AttentionPatterns(OnCircuit):
-    """How much each head of a circuit attends from its position to the named positions, on average (§4.1, §5.2)."""
+    """Mean attention of each head of a circuit from its own position to the named positions (§4.1, §5.2)."""
 
     attention: ClassVar[Literal["sdpa", "eager"] | None] = "eager"
 
@@ -22,4 +22,4 @@ class AttentionPatterns(OnCircuit):
     examples: Count = 500
     """How many prompts the attention is averaged over."""
     only_correct: Flag = False
-    """Whether only prompts that the model itself answers right count."""
+    """Use only prompts that the model itself answers correctly."""

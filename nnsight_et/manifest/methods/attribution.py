@@ -13,12 +13,12 @@ from nnsight_et.manifest.written import Count, Flag, Method, ValidationContext, 
 
 
 class Attribution(Method):
-    """A cheap screen, gradient times difference, beside the exact effect of patching each head's output."""
+    """Estimate each head's effect cheaply, as gradient times difference, and compare it with the exact effect."""
 
     finds_circuit: ClassVar[bool] = False
     needs_desiderata: ClassVar[bool] = False
     template: ClassVar[str] = """
-        # a cheap estimate of every head's effect by gradients, beside the exact one
+        # a cheap gradient estimate of every head's effect, next to the exact one
         screen: {method: attribution, model: <model>, at: <screened>, examples: <100>}
     """
 
@@ -26,11 +26,11 @@ class Attribution(Method):
     model: str
     """A built-in model, one of `models:`, a folder, or a hub id."""
     at: Annotated[tuple[str, ...], Field(min_length=1)] = ("last",)
-    """The named positions whose heads are screened."""
+    """The named positions at which heads are measured."""
     examples: Count = 300
-    """How many pairs of a base and a source prompt."""
+    """How many pairs of a base and a source prompt to use."""
     only_correct: Flag = False
-    """Whether only prompts that the model itself answers right count."""
+    """Use only prompts that the model itself answers correctly."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the positions, if anything."""

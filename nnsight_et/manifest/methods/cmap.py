@@ -36,21 +36,21 @@ class CMAP(Method):
 
     method: Literal["cmap"]
     donor: str
-    """The model whose activations are taken."""
+    """The model that activations are copied from."""
     recipient: str
-    """The model they are put into."""
+    """The model that they are patched into."""
     circuit: CircuitName
     """The donor's circuit: an experiment, a .json file, or a shipped one such as published/goat."""
     roles: Annotated[str, Field(min_length=1)] | None = None
-    """The dcm experiment, or a shipped selection such as published/goat, that chooses the heads; absent: all."""
+    """The dcm experiment or shipped selection (published/goat) that chooses the heads; by default all are patched."""
     main_role: dict[Name, Desideratum] = MAIN_ROLES  # type: ignore[assignment]
-    """Which desideratum's heads are patched in each group; all heads of groups that are not named."""
+    """Group -> the desideratum whose heads are patched. Groups that are not listed are patched with all their heads."""
     examples: Count = 500
-    """How many prompts accuracy is measured on."""
+    """How many prompts to measure accuracy on."""
     random_sets: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 10
-    """How many sets of as many random heads are patched, for comparison."""
+    """How many random sets of the same number of heads to patch for comparison."""
     inputs: Flag = True
-    """Whether the donor's queries, keys and values are patched too."""
+    """Also patch the donor's queries, keys and values."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuit, the roles or the models, if anything."""

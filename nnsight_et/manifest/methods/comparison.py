@@ -11,7 +11,7 @@ from nnsight_et.manifest.written import PUBLISHED, CircuitName, Method, Validati
 
 
 class Comparison(Method):
-    """How two circuits overlap, group by group, and their heads by causal impact (App. E4, F4)."""
+    """Measure how two circuits overlap, group by group, and rank their heads by causal impact (App. E4, F4)."""
 
     finds_circuit: ClassVar[bool] = False
     needs_desiderata: ClassVar[bool] = False
@@ -22,9 +22,9 @@ class Comparison(Method):
 
     method: Literal["comparison"]
     circuits: tuple[CircuitName, CircuitName]
-    """The pretrained model's circuit, and the finetuned one's: experiments, .json files, or shipped ones."""
+    """The two circuits, each an experiment, a .json file or a shipped circuit; the pretrained model's comes first."""
     scores: str | None = None
-    """The path_patching experiment, or shipped scores such as published/goat, to rank heads by; absent: none."""
+    """Rank the heads by these scores: a path_patching experiment, or shipped scores such as published/goat."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuits or the scores, if anything."""

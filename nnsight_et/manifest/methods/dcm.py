@@ -38,7 +38,7 @@ Desideratum = Annotated[
 
 
 def desiderata_problems(path: KeyPath, names: Sequence[str], known: ValidationContext) -> Iterator[Problem]:
-    """A problem for each name that the task has no desideratum of, or that is there twice."""
+    """A problem for each name that the task has no desideratum of, or that appears twice."""
     for index, name in enumerate(names):
         if name not in known.desiderata:
             yield Problem((*path, index), f"found {name!a:.60}; {accepted_names(name, known.desiderata)}")
@@ -46,7 +46,7 @@ def desiderata_problems(path: KeyPath, names: Sequence[str], known: ValidationCo
 
 
 class DCM(OnCircuit):
-    """Which heads of each group carry which variable: masks trained by gradient (§5.1-5.2, App. H)."""
+    """Find which heads of each group carry which variable, by masks trained with gradients (§5.1-5.2, App. H)."""
 
     needs_desiderata: ClassVar[bool] = True
     template: ClassVar[str] = """
@@ -56,21 +56,23 @@ class DCM(OnCircuit):
 
     method: Literal["dcm"]
     desiderata: Annotated[tuple[Desideratum, ...], Field(min_length=1)] = ("object", "label", "position")
-    """The variables to find heads for; of any other task than boxes they must be said."""
+    """The variables to find heads for. Required for every task but boxes."""
     training_examples: Count = 1000
-    """How many pairs the masks are trained on."""
+    """How many pairs to train the masks on."""
     validation_examples: Count = 500
-    """How many pairs choose the best mask of a training."""
+    """How many pairs to choose the best mask of each training on."""
     test_examples: Count = 500
-    """How many pairs the selected heads' accuracy is measured on."""
+    """How many pairs to test the selected heads on."""
     sparsity: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False, strict=True)] = 0.01
-    """Lambda: what each selected head costs in the loss."""
+    """The paper's lambda: what each selected head adds to the loss."""
     learning_rate: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False, strict=True)] = 0.1
+    """Learning rate of the optimizer, Adam."""
     epochs: Annotated[int, Field(ge=1, le=1000, strict=True)] = 2
+    """How many times training goes through its pairs."""
     batch: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 32
-    """How many pairs one step of training sees."""
+    """How many pairs each training step uses."""
     validate_every: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 4
-    """How many batches lie between two validations."""
+    """How many batches to train between validations."""
 
     @property
     def least_training(self) -> int:

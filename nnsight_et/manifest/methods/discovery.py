@@ -15,16 +15,16 @@ Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 
 
 class Budget(SpecModel):
-    """What the search may cost: one of the two."""
+    """A limit on the cost of the search, in one of two units."""
 
     token_layers: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """How many tokens times layers, by formula; the same on every machine."""
+    """Tokens times layers, by formula: the same on every machine."""
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """After how many minutes of this run no further branch is opened."""
+    """Minutes of this run after which no further branch is opened."""
 
 
 class Discovery(Scored):
-    """Find a circuit from the task alone: which heads, at which positions, through which inputs (docs/discovery.md)."""
+    """Find a circuit from the task alone: heads, their positions, the inputs they act through (docs/discovery.md)."""
 
     needs_desiderata: ClassVar[bool] = False
     finds_circuit: ClassVar[bool] = True
@@ -42,29 +42,29 @@ class Discovery(Scored):
     model: str
     """A built-in model, one of `models:`, a folder, or a hub id."""
     examples: Count = 100
-    """How many pairs of a base and a source prompt are searched on."""
+    """How many pairs of a base and a source prompt to search on."""
     held_out_examples: Count = 200
-    """On how many further pairs of the same split every edge is measured and tested."""
+    """How many further pairs of the same split to measure and test every edge on."""
     only_correct: Flag = False
-    """Whether only prompts that the model itself answers right count."""
+    """Use only prompts that the model itself answers correctly."""
     positions: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """The named positions of nodes; when absent all that the task has. The last one is always among them."""
+    """The named positions at which nodes may be; by default all that the task has. `last` is always included."""
     mlps: Flag = False
-    """Whether MLPs can be nodes. They belong to no circuit."""
+    """Let MLPs be nodes too. They do not join the circuit."""
     effect: Share = 0.02
-    """The least score worth keeping, as a share of the base: of the probability, or of the mean difference."""
+    """The smallest score worth keeping, as a share of the base run's probability, or of its mean difference."""
     level: Share = 0.05
-    """The probability that any edge of the graph has no effect is at most this."""
+    """Upper bound on the probability that any edge in the graph has no effect."""
     keep: Count = 12
-    """How many senders of a branch are kept at most, the strongest first."""
+    """At most how many senders to keep in each branch, the strongest first."""
     branches: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 40
-    """How many branches are opened at most."""
+    """At most how many branches to open."""
     closed_sample: Annotated[int, Field(ge=0, le=1000, strict=True)] = 2
-    """How many of the closed branches are searched all the same."""
+    """How many closed branches to search anyway, as a sample of what closing them missed."""
     alike: Annotated[float, Field(ge=-1, le=1)] = 0.7
-    """How alike the profiles of a group's nodes are: the least cosine."""
+    """How similar the profiles of nodes in one group must be: the smallest cosine."""
     budget: Budget | None = None
-    """What the search may cost; when absent, what it takes."""
+    """A limit on the cost of the search; none by default."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the metric, the positions or the budget, if anything."""
@@ -79,8 +79,9 @@ class Discovery(Scored):
                 )
         yield from twice(("positions",), self.positions or ())
         if self.budget and (self.budget.token_layers is None) == (self.budget.minutes is None):
-            yield Problem(("budget",), "accepted: either token_layers or minutes")
+            found = "neither token_layers nor minutes" if self.budget.minutes is None else "token_layers and minutes"
+            yield Problem(("budget",), f"found {found}; accepted: one of token_layers and minutes")
 
     def places(self, every: tuple[str, ...]) -> tuple[str, ...]:
-        """The positions of nodes, in the order of a prompt, of all that the task has."""
+        """The positions of nodes, in the order of a prompt, out of all that the task has."""
         return tuple(one for one in every if self.positions is None or one in self.positions or one == every[-1])

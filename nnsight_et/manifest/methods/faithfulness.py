@@ -12,7 +12,7 @@ from nnsight_et.manifest.written import CircuitName, Measured, ValidationContext
 
 
 class Faithfulness(Measured):
-    """How much of each model's accuracy a circuit keeps when all other heads are ablated (§4.2, Table 1)."""
+    """Measure how much of each model's accuracy a circuit keeps when all other heads are ablated (§4.2, Table 1)."""
 
     finds_circuit: ClassVar[bool] = False
     needs_desiderata: ClassVar[bool] = False
@@ -27,7 +27,7 @@ class Faithfulness(Measured):
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     """The models to measure, in the order of the table."""
     random_circuits: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 10
-    """How many random circuits of the same size per position to compare with."""
+    """How many random circuits, with as many heads at each position, to compare with."""
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the circuit or the models, if anything."""

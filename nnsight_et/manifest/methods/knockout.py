@@ -14,7 +14,7 @@ from nnsight_et.manifest.written import Count, Flag, Method, SpecModel, Validati
 
 
 class Edge(SpecModel):
-    """Attention that is blocked: from one named position to an earlier one."""
+    """Attention to block: from one named position to an earlier one."""
 
     blind: str
     """The position whose attention is blocked."""
@@ -32,12 +32,12 @@ EDGES = (
 
 
 class Knockout(Method):
-    """Accuracy when one position may not attend to another from some layer up, for every layer (App. A)."""
+    """Measure accuracy when one position cannot attend to another, from each layer upwards (App. A)."""
 
     finds_circuit: ClassVar[bool] = False
     needs_desiderata: ClassVar[bool] = False
     template: ClassVar[str] = """
-        # from which layer on a position has what it needs (App. A)
+        # from which layer on does a position have what it needs? (App. A)
         blind:
           method: knockout
           model: <model>
@@ -49,13 +49,16 @@ class Knockout(Method):
     model: str
     """A built-in model, one of `models:`, a folder, or a hub id."""
     edges: Annotated[tuple[Edge, ...], Field(min_length=1)] = EDGES
-    """What is blocked; the five sweeps of App. A when absent."""
+    """The attention to block; by default the five sweeps of App. A."""
     layers: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] | None = None
-    """From which layers up it is blocked, in turn, such as [0, 8, 16]; every one when absent. None is always tried."""
+    """Block attention from each of these layers upwards, such as [0, 8, 16]; by default from every layer.
+
+    Accuracy with nothing blocked is always measured too.
+    """
     examples: Count = 500
-    """How many prompts accuracy is measured on."""
+    """How many prompts to measure accuracy on."""
     only_correct: Flag = False
-    """Whether only prompts that the model itself answers right count."""
+    """Use only prompts that the model itself answers correctly."""
 
     def identity(self, exclude: set[str]) -> dict[str, Any]:
         """What is digested: without layers as it was before they could be said."""
@@ -69,19 +72,21 @@ class Knockout(Method):
         """A problem for each layer that a model of so many does not have."""
         for index, layer in enumerate(self.layers or ()):
             if layer >= n_layers:
-                text = f"layer {layer}, and {self.model} has {n_layers}; accepted: 0 to {n_layers - 1}"
+                text = f"layer {layer}, but {self.model} has {n_layers} layers; accepted: 0 to {n_layers - 1}"
                 yield Problem(("layers", index), text)
 
     def problems(self, known: ValidationContext) -> Iterator[Problem]:
         """What is wrong with the layers or edges, if anything."""
         for index, (layer, following) in enumerate(pairwise(self.layers or ()), start=1):
             if following <= layer:
-                yield Problem(("layers", index), f"{following} after {layer}; accepted: layers from low to high")
+                yield Problem(
+                    ("layers", index), f"found {following} after {layer}; accepted: layers in increasing order"
+                )
         if (shape := known.shapes.get(self.model)) is not None:
             yield from self.layer_problems(shape.n_layers)
         for index, edge in enumerate(self.edges):
             if edge in self.edges[:index]:
-                yield Problem(("edges", index), f"{edge.blind} to {edge.to} is there twice")
+                yield Problem(("edges", index), f"{edge.blind} to {edge.to} appears twice; accepted: each edge once")
             if edge.blind not in known.positions:
                 yield Problem(
                     ("edges", index, "blind"),
@@ -90,5 +95,5 @@ class Knockout(Method):
                 continue
             earlier = (*known.positions[: known.positions.index(edge.blind)], "random")
             if edge.to not in earlier:
-                text = f"{edge.to!a} is no position before {edge.blind}; {accepted_names(edge.to, earlier)}"
+                text = f"{edge.to!a} is not a position before {edge.blind}; {accepted_names(edge.to, earlier)}"
                 yield Problem(("edges", index, "to"), text)

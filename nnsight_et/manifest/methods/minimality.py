@@ -10,7 +10,7 @@ from nnsight_et.manifest.written import Count, Measured, OnCircuit
 
 
 class Minimality(OnCircuit, Measured):
-    """Prune a candidate circuit: keep the heads that add to it when those that make up for them are gone (App. B)."""
+    """Prune a circuit: keep heads that add accuracy once the heads that compensate for them are removed (App. B)."""
 
     finds_circuit: ClassVar[bool] = True
     needs_desiderata: ClassVar[bool] = False
@@ -21,8 +21,8 @@ class Minimality(OnCircuit, Measured):
 
     method: Literal["minimality"]
     examples: Count = 100
-    """How many prompts accuracy is measured on."""
+    """How many prompts to measure accuracy on."""
     threshold: Annotated[float, Field(ge=-1, le=1e6, allow_inf_nan=False, strict=True)] = 0.01
-    """What a head must add to the accuracy, as a share of it, to be kept."""
+    """The relative gain in accuracy that a head must add to be kept."""
     fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)] = 0.3
-    """How large a part of a group the heads that are taken out with one head may be."""
+    """At most what share of a group is removed together with a head, as those that compensate for it."""

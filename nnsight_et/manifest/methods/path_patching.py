@@ -17,22 +17,22 @@ UNBOUNDED = ("logit_difference", "kl")  # no prompt's effect has an end that is 
 
 
 class Screen(SpecModel):
-    """Measure on all prompts only the senders that may be kept: the others leave as soon as a bound allows it."""
+    """Measure all prompts only for senders that may still be kept; drop the others as soon as a bound allows it."""
 
     miss: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
-    """With what probability, at most, a head that all prompts would keep is not kept (docs/screening.md)."""
+    """Upper bound on the probability of dropping a head that all prompts would have kept (docs/screening.md)."""
     exact: Count | None = None
-    """How many senders all prompts measure whatever the bound says; when absent half as many again as are kept."""
+    """How many senders are measured on all prompts whatever the bound says; by default one and a half times `keep`."""
     first: Annotated[int, Field(ge=2, le=1_000_000, strict=True)] = 8
-    """On how many prompts every sender is measured."""
+    """How many prompts every sender is measured on before any is dropped."""
     gradient: Flag = True
-    """Whether a gradient's estimates of all heads' effects help: heads then leave earlier. Not for kl, nor MLPs."""
+    """Use gradient estimates of all heads' effects, so that heads can be dropped earlier. Not for kl or MLPs."""
     tail: Annotated[float, Field(ge=1, allow_inf_nan=False)] | Literal["any"] = 4.0
-    """What the bound takes for granted: no prompt has more than `tail` times the largest effect that the first have.
+    """The bound's assumption: no prompt's effect exceeds `tail` times the largest effect on the first prompts.
 
-    Where there are estimates, that is how far effect and estimate lie apart.
+    With gradient estimates, it is the gap between effect and estimate that is bounded so.
 
-    `any`: nothing; then only the metric bounds an effect (a probability can fall by no more than all of it).
+    `any` assumes nothing: only the metric then bounds an effect (a probability can fall by no more than all of it).
     """
 
     def whole(self, keep: int) -> int:
@@ -41,32 +41,33 @@ class Screen(SpecModel):
 
 
 class Stage(SpecModel):
-    """One stage of path patching: which heads, or MLPs, matter to `into`, through its `via` input."""
+    """One stage of path patching: find the heads, or MLPs, that matter to `into` through its `via` input."""
 
     group: Name
-    """The name given to what this stage finds."""
+    """A name for the heads that this stage finds."""
     into: Name
     """`logits`, or the group of an earlier stage."""
     via: Literal["query", "key", "value", "input"] | None = None
-    """Which input of the receivers changes: of heads query, key or value; of MLPs `input`; not for logits."""
+    """The input of the receivers that is patched: query, key or value of heads; `input` of MLPs; none for logits."""
     senders: Literal["heads", "mlps"] = "heads"
-    """What is patched and kept: `heads`, or `mlps`, the whole MLP of each layer. MLPs belong to no circuit."""
+    """What to patch and keep: `heads`, or `mlps`, each layer's whole MLP. MLPs do not join the circuit."""
     at: str
-    """The named position of the senders."""
+    """The named position at which senders are patched."""
     kv_heads: Literal["shared", "expanded"] = "shared"
-    """Where query heads share keys and values: `shared`: all of them see what is patched; `expanded`: receivers alone.
+    """Where query heads share keys and values: who sees the patched ones, all that share (`shared`) or only the
+    receivers (`expanded`).
 
-    For via key and value; the same where every query head has its own.
+    Matters for via key and value only, and not where every query head has its own.
     """
     keep: Count
-    """How many heads this stage adds to the circuit, or MLPs it keeps beside it, the most negative scores first.
+    """How many heads to add to the circuit, or MLPs to keep next to it: those with the most negative scores.
 
-    For metric kl the largest scores first.
+    With metric kl, those with the largest scores.
     """
     receivers: Count | None = None
-    """How many of the kept ones later stages patch into."""
+    """How many of the kept heads or MLPs, the strongest first, later stages patch into."""
     screen: Screen | None = None
-    """Whether senders that cannot be among the kept ones may leave before they were measured on all prompts."""
+    """Drop senders that cannot be among the kept before they are measured on all prompts; off by default."""
 
     def has_estimates(self, metric: str) -> bool:
         """Whether a gradient may help: kl has none at the base run, and MLPs are too few for it."""
@@ -97,15 +98,17 @@ class PathPatching(Scored):
     model: str
     """A built-in model, one of `models:`, a folder, or a hub id."""
     examples: Count = 300
-    """How many pairs of a base and a source prompt."""
+    """How many pairs of a base and a source prompt to use."""
     held_out_examples: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 0
-    """On how many further pairs, of the evaluation split, the kept heads are measured again; 0: not at all.
+    """How many pairs of the evaluation split to measure the kept heads on again; 0: none.
 
-    They were kept for scores that chance made more negative: on pairs that had no say the scores are unbiased.
+    Selection favours heads whose scores came out too negative by chance. On pairs not used to select them, scores are
+    unbiased.
     """
     only_correct: Flag = False
-    """Whether only prompts that the model itself answers right count."""
+    """Use only prompts that the model itself answers correctly."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
+    """The stages, from the logits back: each finds heads that matter to the logits or to an earlier stage's heads."""
 
     @property
     def finds_circuit(self) -> bool:
@@ -138,7 +141,7 @@ class PathPatching(Scored):
                 yield from _too_many(stage, index, earlier, known.shapes[self.model], self.model)
             used = any(later.into == stage.group for later in self.stages[index + 1 :])
             if used and stage.receivers is None:
-                text = f"missing, and a later stage patches into {stage.group}; accepted: 1 to {stage.keep}"
+                text = f"missing, but a later stage patches into {stage.group}; accepted: 1 to {stage.keep}"
                 yield Problem(("stages", index, "receivers"), text)
             earlier.setdefault(stage.group, stage)
 
@@ -147,7 +150,10 @@ def _stage_problems(
     stage: Stage, earlier: Mapping[str, Stage], positions: tuple[str, ...]
 ) -> Iterator[tuple[str, str]]:
     if stage.group in earlier or stage.group == "logits":
-        yield "group", f"the name {stage.group!r} is taken; accepted: a name no earlier stage has, not logits"
+        yield (
+            "group",
+            f"the name {stage.group!r} is taken; accepted: a name other than logits that no earlier stage has",
+        )
     if stage.at not in positions:
         yield "at", f"no position {stage.at!r}; {accepted_names(stage.at, positions)}"
     if stage.receivers is not None and stage.receivers > stage.keep:
@@ -174,9 +180,9 @@ def _stage_problems(
 def _screen_problems(stage: Stage, metric: str) -> Iterator[tuple[str, str]]:
     screen = stage.screen
     if screen is not None and screen.exact is not None and screen.exact < stage.keep:
-        yield "exact", f"{screen.exact} measured on all prompts, {stage.keep} kept; accepted: {stage.keep} or more"
+        yield "exact", f"found {screen.exact}, fewer than the {stage.keep} to keep; accepted: {stage.keep} or more"
     if screen is not None and screen.tail == "any" and metric in UNBOUNDED:
-        yield "tail", f"any, but nothing bounds what {metric} may be on a prompt; accepted: a number, such as 4"
+        yield "tail", f"found any, but {metric} has no bound on a single prompt; accepted: a number, such as 4"
 
 
 def _via_problem(stage: Stage, into: Stage) -> str | None:
@@ -194,11 +200,11 @@ def _position_problems(stage: Stage, into: Stage, positions: tuple[str, ...]) ->
     if stage.at not in positions or into.at not in positions:
         return
     if stage.via in ("query", "input") and stage.at != into.at:
-        found = f"senders at {stage.at}, but the {stage.via} of {into.group} is made at {into.at}"
+        found = f"senders at {stage.at}, but the {stage.via} of {into.group} is computed at {into.at}"
         yield "at", f"{found}; accepted: {into.at}"
     elif positions.index(stage.at) > positions.index(into.at):
         seen = positions[: positions.index(into.at) + 1]
-        yield "at", f"senders at {stage.at}, after {into.group} at {into.at}; accepted: {', '.join(seen)}"
+        yield "at", f"senders at {stage.at}, which comes after {into.group} at {into.at}; accepted: {', '.join(seen)}"
 
 
 def _depth(stage: Stage, earlier: Mapping[str, Stage], parallel: bool) -> int:

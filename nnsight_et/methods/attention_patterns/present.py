@@ -22,7 +22,9 @@ def headline(summary: AttentionPatternsSummary) -> str:
     """The head that looks most at one named position."""
     named = [(row.weights[to], row.head, to) for row in summary.rows for to in summary.columns if to != "other"]
     weight, head, to = max(named, default=(0.0, "", ""))
-    return f"{quantity(len(summary.rows), 'head')}" + (f", {head} looks most: {number(weight)} at {to}" if head else "")
+    return f"{quantity(len(summary.rows), 'head')}" + (
+        f"; strongest: {head} to {to} ({number(weight)})" if head else ""
+    )
 
 
 def tables(header: ResultHeader, summary: AttentionPatternsSummary) -> tuple[Table, ...]:

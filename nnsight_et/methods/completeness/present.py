@@ -19,11 +19,11 @@ from nnsight_et.results.study import Study
 
 
 def headline(summary: CompletenessSummary) -> str:
-    """How far circuit and model are apart without the same heads."""
+    """How much circuit and model differ without the same heads."""
     if half := summary.halves:
-        return f"circuit and model {number(half.completeness.mean)} apart without random halves"
+        return f"circuit and model differ by {number(half.completeness.mean)} without random halves"
     worst = max(summary.rows, key=lambda row: row.completeness, default=None)
-    return f"circuit and model at most {number(worst.completeness)} apart" if worst else "nothing removed"
+    return f"circuit and model differ by at most {number(worst.completeness)}" if worst else "nothing removed"
 
 
 def tables(header: ResultHeader, summary: CompletenessSummary) -> tuple[Table, ...]:

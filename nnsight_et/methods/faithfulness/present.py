@@ -101,9 +101,7 @@ def figures(result: MethodResult[FaithfulnessSummary], study: Study) -> tuple[Fi
     if chance is not None:
         boxes = result.header.job.task.boxes
         lines = (Line("chance", chance, f"chance: one of the {boxes} objects of the prompt, {number(chance)}"),)
-        guess = (
-            " Chance: a guess among the prompt's objects; random circuits can do worse, as they answer other words too."
-        )
+        guess = " Chance: a guess among the prompt's objects; random circuits can do worse: they also give other words."
     panel = Bars("accuracy", tuple(row.model for row in rows), series, "accuracy", lines)
     compared = "Each model whole, the circuit alone, and random circuits of its size (all other heads mean-ablated)."
     caption = f"{compared} {BARS}{guess}"
