@@ -42,12 +42,15 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.activation_patching import patched_readouts
 from nnsight_et.interventions.path_patching import edge_probabilities, path_probabilities
+from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.ioi import IOI
 
 TOP = 8
 RECEIVERS = 4
 LENGTHS = (54, 128)
 """Of prompts whose cost is counted beside those that are measured: of seven boxes, and longer ones."""
+TASKS = {"ioi": IOI(templates=1), "boxes": Boxes(7, foils=True)}
+"""Of prompts of one length."""
 PACKAGES = {"TransformerLens": "transformer-lens", "pyvene": "pyvene"}
 Scores = dict[str, list[float]]
 """Of each head of a list: the change of the logit difference, and of the probability as a share of it."""
@@ -263,12 +266,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--others", type=int, default=8, help="how many heads are measured beside the top 8")
     parser.add_argument("--timed", type=int, default=0, metavar="ROUNDS", help="time it instead, in so many rounds")
+    parser.add_argument("--task", choices=list(TASKS), default="ioi", help="whose prompts are timed")
     parser.add_argument("--screened", type=int, default=96, help="on how many prompts the screened stage is timed")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     model = et.load(str(given.model), device="cpu", attention="eager", bos=given.bos)
     count = max(given.prompts, given.screened if given.timed else 0)
-    examples = IOI(templates=1).examples(model.tokenizer, count, SEED, "discovery")
+    examples = TASKS[given.task].examples(model.tokenizer, count, SEED, "discovery")
     pair = collated(examples[: given.prompts])
     tools: dict[str, Any] = {Hooks.name: Hooks(eager(given.model), pair)}
     if Lens is not None:
@@ -285,7 +289,7 @@ def main(words: Sequence[str] | None = None) -> None:
             parser.error("--timed: TransformerLens is not installed; accepted: an environment that has it")
         outcome["cost"] = timed(model, path, examples, given.prompts, lens, given.timed)
         print(cost_table(outcome["cost"]))
-        print(f"Written to {written(f'other_tools_{given.model.name}_cost', outcome)}")
+        print(f"Written to {written(f'other_tools_{given.model.name}_cost_{given.task}', outcome)}")
         return
     path, heads, _ = made[QUERY]
     assert isinstance(path, PatchedPath)

@@ -20,7 +20,9 @@ def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help=FOLDER)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The folder to compare with.")],
     tolerance: Annotated[float, typer.Option(min=0.0, help="Ignore differences up to this size.")] = 1e-4,
-    top: Annotated[int, typer.Option(min=1, help="How many heads to show, largest difference first.")] = 20,
+    top: Annotated[
+        int, typer.Option(min=1, help="How many heads, and values of one metric, to show: the largest differences.")
+    ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
     page: Annotated[
         Optional[Path], typer.Option(metavar="FILE", help="Also write a page with the figures of both, side by side.")

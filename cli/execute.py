@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from nnsight_et.core.errors import NnsightEtError, UnsupportedModel
+from nnsight_et.core.errors import NnsightEtError, NothingFound, UnsupportedModel
 from nnsight_et.models.catalog import KNOWN_MODELS
 
 from .plan_view import find_finished, time_scale
@@ -52,10 +52,13 @@ ShowResult = Callable[[Console, str, Path], None]
 """Prints what is to be seen of an experiment: on this console, of this name, in this folder of a run."""
 
 
-def execute(manifest: Manifest, where: RunTarget, show_one: ShowResult | None = None) -> None:
+def execute(
+    manifest: Manifest, where: RunTarget, show_one: ShowResult | None = None, may_find_nothing: bool = False
+) -> None:
     """Run the manifest's experiments, showing progress and the result of each, then where the results are.
 
-    show_one: shows a result in place of its notices and tables.
+    show_one: shows a result in place of its notices and tables. may_find_nothing: experiments that were left out as no
+    circuit was found are no error.
     """
     from nnsight_et.planning.plan import plan
 
@@ -63,11 +66,15 @@ def execute(manifest: Manifest, where: RunTarget, show_one: ShowResult | None = 
     names = [job.name for job in jobs.selected_jobs(where.only)]
     with interruptible(where.out / jobs.name / jobs.digest):  # what folder_of says, before its import takes time
         folder, done = find_finished(jobs, where.out)
-        computed = _run(manifest, where, jobs, folder, show_one or show_result)
+        left_out = list[NothingFound]()
+        computed = _run(manifest, where, jobs, folder, show_one or show_result, left_out)
         from nnsight_et.methods.discovery.words import sentences
         from nnsight_et.results.study import study_of
 
         report = write_page(study_of(jobs, folder), folder)
+        for error in left_out:
+            _tell_skipped(error, where.view)
+            names = [name for name in names if name not in error.skipped]
         if where.view == "json":
             _write_results(names, folder, computed)
         elif where.view == "quiet":
@@ -81,10 +88,14 @@ def execute(manifest: Manifest, where: RunTarget, show_one: ShowResult | None = 
                 print(SIMULATED)
             if not computed and done.issuperset(names):
                 print("Nothing to do: every result was stored; no forward pass was run.")
+        if left_out and not may_find_nothing:
+            raise typer.Exit(NothingFound.exit_code)
 
 
-def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path, show_one: ShowResult) -> int:
-    """Run the experiments, showing progress; how many cells were measured."""
+def _run(
+    manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path, show_one: ShowResult, left_out: list[NothingFound]
+) -> int:
+    """Run the experiments, showing progress; how many cells were measured. What was `left_out` is added to the list."""
     from nnsight_et.report.results import headline
     from nnsight_et.results.headers import read_header
     from nnsight_et.runner.run import Remote, RunOptions, run
@@ -106,7 +117,8 @@ def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path, show_on
             if where.view == "auto":
                 show_one(tables, name, folder)
 
-        return follow(naming(status.between(steps), where.view), console, info, where.view, status.text, on_result)
+        steps = _until_skipped(naming(status.between(steps), where.view), left_out)
+        return follow(steps, console, info, where.view, status.text, on_result)
     except NnsightEtError as error:
         models = (choice.name for job in chosen for choice in job.models)
         standing_in = [f"{name}-tiny for {name}" for name in dict.fromkeys(models) if f"{name}-tiny" in KNOWN_MODELS]
@@ -115,6 +127,23 @@ def _run(manifest: Manifest, where: RunTarget, jobs: Plan, folder: Path, show_on
         if where.view == "json":
             write_object({"event": "error", "message": str(error), "exit_code": error.exit_code})
         raise
+
+
+def _until_skipped(steps: Iterable[Step], left_out: list[NothingFound]) -> Iterator[Step]:
+    """The steps of a run, at the end of which it says what was left out."""
+    try:
+        yield from steps
+    except NothingFound as error:
+        left_out.append(error)
+
+
+def _tell_skipped(error: NothingFound, view: View) -> None:
+    """Say which experiments were left out, and why: on standard error, or as JSON objects."""
+    for name, why in error.skipped.items():
+        if view == "json":
+            write_object({"event": "skipped", "experiment": name, "why": why})
+        else:
+            typer.echo(f"{name}: skipped: {why}", err=True)
 
 
 def tell(notice: Notice, view: View) -> None:

@@ -42,13 +42,15 @@ def _shared_options(
 SHARED = inspect.signature(_shared_options).parameters
 
 
-def _command(name: str, shared: Collection[str] = tuple(SHARED)) -> Callable[[Build], Build]:
+def _command(
+    name: str, shared: Collection[str] = tuple(SHARED), may_find_nothing: bool = False
+) -> Callable[[Build], Build]:
     """Make a command that runs the manifest a function builds of its own options and a setting."""
 
     def register(build: Build) -> Build:
         def command(**given: Any) -> None:
             setting, where = _shared_options(**{key: given.pop(key) for key in shared})
-            execute(build(setting, **given), where)
+            execute(build(setting, **given), where, may_find_nothing=may_find_nothing)
 
         _, *own = inspect.signature(build).parameters.values()
         command.__signature__ = inspect.Signature([*own, *(SHARED[key] for key in shared)])  # type: ignore[attr-defined]
@@ -73,7 +75,7 @@ def path_patch(
     return setting.path_patching(model, stage or ())
 
 
-@_command("discover")
+@_command("discover", may_find_nothing=True)
 def discover(
     setting: "SingleMethod",
     model: options.ModelName,

@@ -172,7 +172,7 @@ def _lines(seen: Iterable[Event], info: RunInfo, writer: LineWriter) -> Generato
     with writer.watching():
         for event in seen:
             if event.kind == "progress":
-                text = f"{_title(event, info)}: {', '.join(_parts(event))}"
+                text = f"{_title(event.experiment, info)}: {', '.join(_parts(event))}"
                 writer.begin(text)
                 if writer.due or (event.computed_here and started != event.experiment):
                     started = event.experiment
@@ -180,7 +180,7 @@ def _lines(seen: Iterable[Event], info: RunInfo, writer: LineWriter) -> Generato
             elif event.kind == "finished":
                 started = ""
                 writer.line(_end(event, info).plain)
-                writer.begin("reading models and data")
+                writer.begin(_next(event, info))
             yield event
 
 
@@ -242,7 +242,7 @@ def _view(event: Event, info: RunInfo, elapsed: float) -> RenderableType:
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(event.step.total, event.step.done, width=BAR), Text(", ".join(_parts(event))))
     state = [f"{event.checks} self-checks passed", *_memory(), f"running for {duration(elapsed)}"]
-    return Group(Text(_title(event, info), style="bold"), bar, Text(", ".join(state), style="dim"))
+    return Group(Text(_title(event.experiment, info), style="bold"), bar, Text(", ".join(state), style="dim"))
 
 
 def _memory() -> Iterator[str]:
@@ -260,10 +260,18 @@ def _resident() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _title(event: Event, info: RunInfo) -> str:
+def _title(experiment: str, info: RunInfo) -> str:
     """The experiment, and which of how many it is."""
-    number = info.number(event.experiment)
-    return f"[{number[0]}/{number[1]}] {event.experiment}" if number else event.experiment
+    number = info.number(experiment)
+    return f"[{number[0]}/{number[1]}] {experiment}" if number else experiment
+
+
+def _next(ended: Event, info: RunInfo) -> str:
+    """What begins when an experiment has ended: the next one's first step, which may be long."""
+    number = info.number(ended.experiment)
+    if number is None or number[0] == number[1]:
+        return "working"
+    return f"{_title(info.experiments[number[0]], info)}: first step"
 
 
 def _parts(event: Event) -> Iterator[str]:
@@ -283,7 +291,7 @@ def _parts(event: Event) -> Iterator[str]:
 def _end(event: Event, info: RunInfo) -> Text:
     """What there is to say of a finished experiment: its result in a few words, and what it took."""
     outcome = info.outcome(event.experiment) if info.outcome else None
-    text = Text.assemble((f"{_title(event, info)}: ", "bold"))
+    text = Text.assemble((f"{_title(event.experiment, info)}: ", "bold"))
     if event.stored:
         text.append("from the store", "dim")
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nnsight_et.core.errors import ManifestError, quantity
+from nnsight_et.core.errors import ManifestError, UnsupportedModel, quantity
 from nnsight_et.display.table import Table
 from nnsight_et.results.disk import write_file
 
@@ -47,7 +47,7 @@ def init(
     from nnsight_et.manifest.template import InitOptions, study_name
 
     if path.exists():
-        raise ManifestError(f"{path}: a file is there already; accepted: the name of a new one")
+        raise ManifestError(f"{path}: something is there already; accepted: the name of a new one")
     given = {"model": model, "finetuned": finetuned, "task": task, "boxes": boxes}
     given |= {"methods": methods and names_of(methods)}
     given = {key: value for key, value in given.items() if value is not None}
@@ -70,7 +70,15 @@ def _fit_manifest(wishes: InitOptions, path: Path) -> tuple[str, str]:
     if all(model in KNOWN_MODELS for model in (wishes.pretrained, wishes.finetuned) if model):
         return render_manifest(wishes), ""
     from nnsight_et.diagnostics.sizing import fit_study
+    from nnsight_et.manifest import parse
+    from nnsight_et.models.stored import missing_folder
+    from nnsight_et.planning.plan import model_choice
 
+    manifest = parse(render_manifest(wishes), "the manifest", lines=False, folder=path.parent)
+    for option, model in (("--model", wishes.model), ("--finetuned", wishes.finetuned)):
+        if model and missing_folder(model_choice(manifest, model).spec):
+            accept = "a built-in model, a folder, or a hub id such as org/name"
+            raise UnsupportedModel(f"{option}: no folder {model}; accepted: {accept}")
     study = fit_study(wishes, path.parent)
     if study.minutes is None:
         return study.text, f"The time it takes is unknown: {study.unknown}."

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from benchmarks.tools.races import StageOfModel
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.core.batch import Example, Pair, collate
 from nnsight_et.core.circuit import Head
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path as PatchedPath
 from nnsight_et.interventions.path_patching import path_probabilities
-from nnsight_et.interventions.screened_paths import screened_probabilities
 from nnsight_et.manifest.methods.path_patching import Screen
-from nnsight_et.measuring.race import ESTIMATED, Race, run_race
+from nnsight_et.measuring.race import Race
 from nnsight_et.planning.cost.methods import Count, Prompts, Sizes, whole_run
 from nnsight_et.planning.cost.paths import path_patching
 
@@ -29,6 +29,8 @@ COUNTED = 16
 """Prompts that share the captures of both runs."""
 SIDE_BY_SIDE = 8
 """How many heads TransformerLens patches in a round of what is timed: all would take hours."""
+FIRST, KEEP = 4, 6
+"""On how many prompts the screen measures every head, and how many heads the stage keeps."""
 
 
 def collated(examples: Sequence[Example]) -> Pair:
@@ -36,26 +38,6 @@ def collated(examples: Sequence[Example]) -> Pair:
     pair = collate(examples, metric="logit_difference")
     assert bool(pair.base.mask.all()), "prompts of one length: nothing is padded"
     return pair
-
-
-def raced(model: LoadedModel, pairs: Sequence[Example], path: PatchedPath, heads: Sequence[Head], batch: int) -> Race:
-    """A stage with a screen, as a run has it."""
-
-    def ask(some: Sequence[int], prompts: Sequence[int], name: str) -> Generator[Any, None, dict[str, Tensor]]:
-        yield from ()
-        measure = screened_probabilities if name in ESTIMATED else path_probabilities
-        parts = [prompts[first : first + batch] for first in range(0, len(prompts), batch)]
-        found = [measure(model.model, collated([pairs[number] for number in part]), path,
-                         [heads[number] for number in some], "default", Chunks()) for part in parts]  # fmt: skip
-        return {key: torch.cat([one[key] for one in found], -1) for key in found[0]}
-
-    sizes = len(heads), len(pairs)
-    race = run_race(ask, sizes, screen=Screen(), metric="logit_difference", keep=6, seed=f"{SEED}/other tools")
-    try:
-        while True:
-            next(race)
-    except StopIteration as done:
-        return done.value
 
 
 def counted(model: LoadedModel, path: PatchedPath, heads: Sequence[Head], tokens: int) -> dict[str, float]:
@@ -87,20 +69,22 @@ def timed(
     some, pair = heads[:: -(-len(heads) // SIDE_BY_SIDE)], collated(examples[:batch])
     captured = [[cache[f"blocks.{layer}.attn.hook_z"][:batch, -1] for layer in lens.layers] for cache in lens.caches]
     races: list[Race] = []
+    kept = replace(model.model, runs={}, reads_words=model.model.has_plain_head)  # as in a run
+    stage = StageOfModel(kept, examples, quantity, heads, "logit_difference", Chunks(examples=batch))
     work = {
         "forward": lambda: lens.bridge(pair.base.tokens),
-        "engine": lambda: path_probabilities(model.model, pair, quantity, heads, "default", Chunks()),
-        "screened": lambda: races.append(raced(model, examples, quantity, heads, batch)),
+        "engine": lambda: path_probabilities(kept, pair, quantity, heads, "default", Chunks()),
+        "screened": lambda: races.append(stage.race(Screen(first=FIRST), KEEP, f"{SEED}/other tools")),
         "TransformerLens": lambda: stage_of_captured(lens.bridge, pair, quantity, some, (captured[1], captured[0])),
     }
     seconds = {name: [] for name in work}
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         for name, function in work.items():
             start = time.process_time()
             with torch.no_grad() if name in ("forward", "TransformerLens") else nullcontext():
                 function()
             seconds[name].append(time.process_time() - start)
-    shares = {name: statistics.median(a / b for a, b in zip(times[1:], seconds["forward"][1:], strict=True))
+    shares = {name: statistics.median(a / b for a, b in zip(times, seconds["forward"], strict=True))
               for name, times in seconds.items()}  # fmt: skip
     per_head = {
         "engine": shares["engine"] / len(heads),
@@ -110,6 +94,7 @@ def timed(
     ratios = {name: per_head["TransformerLens"] / per_head[name] for name in ("engine", "screened")}
     share = races[0].prompts.double().mean().item() / len(examples)
     return {"forwards_per_head": per_head, "ratio": ratios, "rounds": rounds, "prompts": batch, "heads": len(heads),
+            "tokens": pair.base.tokens.shape[1],
             "heads_of_TransformerLens": len(some), "prompts_screened": len(examples), "measured_share": share,
             "seconds_of_a_forward": statistics.median(seconds["forward"]), "load": os.getloadavg()[0]}  # fmt: skip
 

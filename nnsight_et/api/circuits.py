@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, product
 from math import nan
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_model, check_name, check_setting, whole_number
 from nnsight_et.api.context import experimenting
-from nnsight_et.api.findings import Finding, accuracy_bars, accuracy_with_interval, answers_of, unprefixed
+from nnsight_et.api.findings import Finding, Row, accuracy_bars, accuracy_with_interval, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
 from nnsight_et.circuits.other_tools import Sizes, to_auto_circuit, to_eap_ig
-from nnsight_et.core.batch import Example
+from nnsight_et.core.batch import Example, right_tokens
 from nnsight_et.core.circuit import Circuit, HeadGroup
 from nnsight_et.core.errors import TaskError, brief, quantity
 from nnsight_et.core.metrics import is_right
@@ -147,32 +148,33 @@ def evaluate(
     )
     with experimenting("evaluate", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
         result = run.result(model.collect_notices(examples))
-    (row,) = result.header.summary["rows"]
-    rows = [
-        {"of": "full model", "accuracy": row["full"], "accuracy_interval": row["full_interval"]},
-        {
-            "of": "circuit",
-            "accuracy": row["circuit"],
-            "accuracy_interval": row["circuit_interval"],
-            "p": row["random_p"],
-        },
-    ]
-    if random:
-        drawn = {"accuracy": row["random_mean"], "accuracy_interval": row["random_interval"]}
-        rows.append({"of": quantity(random, "random circuit"), **drawn})
-    share = [nan if one is None else one for one in (row["faithfulness"], *row["faithfulness_interval"])]
+    row = FaithfulnessRow(**result.header.summary["rows"][0])
+    rows = tuple(_accuracies(row))
+    share = [nan if one is None else one for one in (row.faithfulness, *row.faithfulness_interval)]
     title = f"Circuit of {quantity(circuit.size, 'head')} in {model.name}"
-    note = f"Faithfulness, circuit / full model: {share[0]:.3f} [{share[1]:.3f}, {share[2]:.3f}], on "
-    note += f"{quantity(len(examples), 'pair')}."
-    if random:
-        note += " p = (1 + random circuits at least as accurate) / (1 + random circuits)."
-        if doubt := no_better_than_random(FaithfulnessRow(**row)):
-            note += f" {doubt}"
     scores = unprefixed(result.scores, f"{model.name}.") | {"faithfulness": torch.tensor(share)}
     figure = accuracy_bars("evaluation", title, rows, "of")
-    return Finding(
-        title, tuple(rows), (figure,), note, scores, result.header.notices, result.header.self_check.to_dict()
-    )
+    checks = result.header.self_check.to_dict()
+    return Finding(title, rows, (figure,), " ".join(_notes(row, share)), scores, result.header.notices, checks)
+
+
+def _notes(row: FaithfulnessRow, share: list[float]) -> Iterator[str]:
+    """The share, with its interval, and what p is of; and whether random circuits do as well."""
+    bounds = f"{share[0]:.3f} [{share[1]:.3f}, {share[2]:.3f}]"
+    yield f"Faithfulness, circuit / full model: {bounds}, on {quantity(row.examples, 'pair')}."
+    if row.random_circuits:
+        yield "p = (1 + random circuits at least as accurate) / (1 + random circuits)."
+        if doubt := no_better_than_random(row):
+            yield doubt
+
+
+def _accuracies(row: FaithfulnessRow) -> Iterator[Row]:
+    """Those of the model, the circuit, and the random circuits, if there are any."""
+    yield {"of": "full model", "accuracy": row.full, "accuracy_interval": row.full_interval}
+    yield {"of": "circuit", "accuracy": row.circuit, "accuracy_interval": row.circuit_interval, "p": row.random_p}
+    if count := row.random_circuits:
+        drawn = {"accuracy": row.random_mean, "accuracy_interval": row.random_interval}
+        yield {"of": quantity(count, "random circuit"), **drawn}
 
 
 def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
@@ -204,7 +206,7 @@ def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Fin
     check_setting(model, pairs)
     circuit = as_circuit(circuit)
     examples = encode_pairs(model, pairs, circuit)
-    answers = answers_of(examples)
+    answers = right_tokens(examples)
     groups = [group for group in circuit.groups if group.heads]
     sets = {group.name: Circuit((group,)) for group in groups}
     if len(groups) > 1:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_model, check_setting, whole_number
 from nnsight_et.api.circuits import encode_pairs, of_sets
 from nnsight_et.api.context import experimenting
-from nnsight_et.api.findings import Finding, accuracy_bars, accuracy_with_interval, answers_of, unprefixed
+from nnsight_et.api.findings import Finding, Row, accuracy_bars, accuracy_with_interval, unprefixed
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
+from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit
 from nnsight_et.core.errors import TaskError
 from nnsight_et.core.metrics import is_right
@@ -71,22 +74,22 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
     with experimenting("cmap", spec, [donor, recipient], {"": examples}, circuits={"circuit": circuit}) as run:
         result = run.result(known)
         own = [run.values(plain_model(run.context, run.job, one, examples, "alone")) for one in run.job.models]
-    title, answers = f"{donor.name}'s heads in {recipient.name}", answers_of(examples)
+    title, answers = f"{donor.name}'s heads in {recipient.name}", right_tokens(examples)
     patched = of_sets(title, sets, unprefixed(result.scores, "output."), answers)
-    alone, scores = [], dict(patched.scores)
-    for role, model, found in (("recipient", recipient, own[1]), ("donor", donor, own[0])):
+    scores = dict(patched.scores)
+    for role, found in (("recipient", own[1]), ("donor", own[0])):
         scores |= {f"{role}.{name}": tensor for name, tensor in found.items()}
-        alone.append(
-            {
-                "patched": f"{model.name} alone",
-                "heads": 0,
-                **accuracy_with_interval(is_right(found["predicted"], answers)),
-            }
-        )
-        alone[-1]["probability"] = found["probability"].double().mean().item()
+    alone = [_alone(recipient, own[1], answers), _alone(donor, own[0], answers)]
     figure = accuracy_bars("cmap", title, patched.rows, "patched", alone)
     rows = (*alone, *patched.rows)
     return Finding(title, rows, (figure,), patched.note, scores, known, result.header.self_check.to_dict())
+
+
+def _alone(model: LoadedModel, found: dict[str, Tensor], answers: Tensor) -> Row:
+    """A model's row without patches."""
+    right = accuracy_with_interval(is_right(found["predicted"], answers))
+    probability = found["probability"].double().mean().item()
+    return {"patched": f"{model.name} alone", "heads": 0, **right, "probability": probability}
 
 
 def _side(model: LoadedModel) -> Side:

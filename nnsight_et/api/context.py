@@ -161,7 +161,7 @@ def experimenting(
     checks = SelfCheck(all(model.self_check == "on" for model in models))
     with TemporaryDirectory() as place, ExitStack() as attention:
         for model in models if spec.attention else ():
-            attention.enter_context(_attending(model, job.attention))
+            attention.enter_context(attending(model, job.attention))
         context = RunContext(Store(Path(place)), Path(place), pool, memory, self_check=checks)
         context.data = GivenData(pool, given, metric)
         context.earlier.scores = scores
@@ -221,7 +221,7 @@ def _attention_of(model: LoadedModel) -> str:
 
 
 @contextmanager
-def _attending(model: LoadedModel, attention: str) -> Iterator[None]:
+def attending(model: LoadedModel, attention: str) -> Iterator[None]:
     """While open, the model attends by that implementation."""
     own, module = _attention_of(model), model.model.nn._module
     if own != attention:

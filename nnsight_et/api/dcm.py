@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+
+from torch import Tensor
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting
 from nnsight_et.api.circuits import encode_pairs
 from nnsight_et.api.context import experimenting
-from nnsight_et.api.findings import Finding, accuracy_bars, answers_of
+from nnsight_et.api.findings import Finding, accuracy_bars
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
+from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.manifest import DCM
@@ -19,6 +22,7 @@ from nnsight_et.measuring.predictions import answer_scores
 from nnsight_et.methods.dcm.experiment import TEST, TRAIN, VALIDATION, patching_measurement
 from nnsight_et.methods.dcm.present import LIMITS
 from nnsight_et.methods.dcm.summary import DCMSummary, GroupMask
+from nnsight_et.results.store import Result
 from nnsight_et.results.summary import Reason
 
 
@@ -87,21 +91,28 @@ def dcm(
     examples = {split: encode_pairs(model, pairs, circuit) for split, pairs in parts.items()}
     with experimenting("dcm", spec, [model], examples, circuits={"circuit": circuit}) as run:
         result = run.result(model.notices)
-        groups, summary = [group for group in circuit.groups if group.heads], DCMSummary.read(result.header)
-        chosen = [_selected_heads(group, row) for group, row in zip(groups, summary.rows, strict=True)]
+        groups, rows = [group for group in circuit.groups if group.heads], DCMSummary.read(result.header).rows
+        chosen = [_selected_heads(group, row) for group, row in zip(groups, rows, strict=True)]
         sets, drawn = {"object": [Circuit((group,)) for group in chosen]}, {"object": examples[TEST]}
         found = run.values(patching_measurement(run.context, run.job, run.job.models[0], sets, drawn, "test"))
+    return _selection(model, result, chosen, found | answer_scores(right_tokens(examples[TEST])), len(test))
+
+
+def _selection(
+    model: LoadedModel, result: Result, chosen: Sequence[HeadGroup], scores: Mapping[str, Tensor], tested: int
+) -> Selection:
+    """What a result of dcm says, and what the selected heads do on the tested pairs."""
     keys = ("group", "heads", "selected", "accuracy", "accuracy_interval", "do_nothing")
     keys += ("floor", "validated", "ceiling", "ceiling_interval")
     rows = tuple({key: row[key] for key in keys} for row in result.header.summary["rows"])
     title = f"Heads selected by DCM in {model.name}"
     nothing = {"group": "nothing patched", "accuracy": rows[0]["do_nothing"]}
     figure = accuracy_bars("dcm", title, rows, "group", [nothing])
-    tested = quantity(len(test), "pair")
-    note = f"Accuracy: how often patching the selected heads gives the answer, on the {tested} of `test`. {LIMITS}"
-    note += "".join(f" {row.group}: {reason.text}" for row in summary.rows for reason in row.why)
-    why = {row.group: tuple(row.why) for row in summary.rows if row.why}
-    scores, checks = found | answer_scores(answers_of(examples[TEST])), result.header.self_check.to_dict()
+    pairs = quantity(tested, "pair")
+    note = f"Accuracy: how often patching the selected heads gives the answer, on the {pairs} of `test`. {LIMITS}"
+    masks = DCMSummary.read(result.header).rows
+    note += "".join(f" {mask.group}: {reason.text}" for mask in masks for reason in mask.why)
+    why, checks = {mask.group: tuple(mask.why) for mask in masks if mask.why}, result.header.self_check.to_dict()
     heads = Circuit(tuple(chosen))
     return Selection(title, rows, (figure,), note, scores, model.notices, checks, circuit=heads, why=why)
 

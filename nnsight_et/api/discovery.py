@@ -14,7 +14,8 @@ from nnsight_et.core.errors import TaskError
 from nnsight_et.manifest import Discovery
 from nnsight_et.methods.discovery.experiment import EXPERIMENT
 from nnsight_et.methods.discovery.summary import DiscoverySummary
-from nnsight_et.methods.discovery.words import sentence
+from nnsight_et.methods.discovery.words import nothing_found, sentence
+from nnsight_et.results.store import Result
 from nnsight_et.results.study import Study
 
 
@@ -27,7 +28,7 @@ class Graph(Finding):
     branches: tuple[Row, ...] = ()
     """Every branch that was looked at, and what became of it."""
     sentences: tuple[str, ...] = ()
-    """Of each group what it reads, and what it writes to."""
+    """Of each group what it reads, and what it writes to; if nothing was found, what was searched, and what to try."""
 
 
 def discover(
@@ -94,6 +95,11 @@ def discover(
     known = model.collect_notices(examples)
     with experimenting("discover", spec, [model], {"": examples}) as run:
         result = run.result(known)
+    return _graph(result, spec)
+
+
+def _graph(result: Result, spec: Discovery) -> Graph:
+    """What a result of discovery says."""
     summary = DiscoverySummary.read(result.header)
     rows = [edge.to_dict() for edge in summary.graph]
     groups, _, _ = EXPERIMENT.tables(result.header, summary)
@@ -107,5 +113,6 @@ def discover(
         self_check=result.header.self_check.to_dict(),
         circuit=summary.circuit.to_circuit(),
         branches=tuple(one.to_dict() for one in summary.branches),
-        sentences=tuple(sentence(summary, group) for group in summary.groups if group.nodes),
+        sentences=tuple(sentence(summary, group) for group in summary.groups if group.nodes)
+        or (nothing_found(spec, summary),),
     )

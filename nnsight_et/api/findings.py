@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nnsight_et.core.batch import right_tokens
 from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.notices import Notice
 from nnsight_et.core.statistics import accuracy_intervals
@@ -178,11 +177,6 @@ def accuracy_bars(name: str, title: str, rows: Sequence[Row], category: str, lin
         title, tuple(str(row[category]) for row in rows), (Series("accuracy", tuple(marks)),), "accuracy", tuple(dashed)
     )
     return FigureGroup(name, title, BARS, (panel,))
-
-
-def answers_of(examples: Sequence[Any]) -> Tensor:
-    """[example, n]: the right tokens."""
-    return right_tokens(examples)
 
 
 def _text(row: Row, key: str) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from nnsight_et.api.arguments import AnyHeads, as_circuit, check_setting, whole_number
 from nnsight_et.api.circuits import encode_pairs
-from nnsight_et.api.context import experimenting
+from nnsight_et.api.context import attending, experimenting
 from nnsight_et.api.findings import Finding, finding_of
 from nnsight_et.api.models import LoadedModel
 from nnsight_et.api.pairs import Pairs
@@ -144,13 +144,8 @@ def view_attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, index: i
     layers = sorted({head.layer for head in heads})
     model.model.check_has("value", layers)  # linear attention has no patterns
     prompt = examples[index].base
-    run, module = padded_batch([prompt], model.pad).to(model.model.device), model.model.nn._module
-    before = module.config._attn_implementation
-    module.set_attn_implementation("eager")
-    try:
-        patterns = whole_patterns(model.model, run, layers)
-    finally:
-        module.set_attn_implementation(before)
+    with attending(model, "eager"):
+        patterns = whole_patterns(model.model, padded_batch([prompt], model.pad).to(model.model.device), layers)
     weights = torch.stack([patterns[str(head.layer)][0, head.index] for head in heads])
     tokens = [str(model.tokenizer.decode([token])) for token in prompt.tokens]
     return AttentionView(attention_heads(weights, tokens, [str(head) for head in heads]).local_src)

@@ -17,10 +17,21 @@ MLP_NAME = "L([0-9]{1,6})MLP"
 
 
 class Head(NamedTuple):
-    """One attention head; index counts query heads. Sorted heads are in the order a forward pass meets them."""
+    """One attention head; index counts query heads. Sorted heads are in the order a forward pass meets them.
+
+    Equal to the tuple (layer, index), and to no MLP.
+    """
 
     layer: int
     index: int
+
+    def __eq__(self, other: object) -> bool:
+        return not isinstance(other, Mlp) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
 
     def __repr__(self) -> str:
         return f"L{self.layer}H{self.index}"
@@ -37,11 +48,19 @@ class Head(NamedTuple):
 class Mlp(NamedTuple):
     """The MLP of a layer: no part of any circuit, but what a path can begin or end in.
 
-    Its index is always 0: of MLPs there is one in a layer, so that tables of them are [layer, 1].
+    Its index is always 0: of MLPs there is one in a layer, so that tables of them are [layer, 1]. Equal to no head.
     """
 
     layer: int
     index: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return not isinstance(other, Head) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
 
     def __repr__(self) -> str:
         return f"L{self.layer}MLP"

@@ -5,6 +5,7 @@ NnsightEtError
 ├── TaskError          data that cannot be made as asked, or a circuit file that does not fit (2)
 ├── UnsupportedModel   a model that cannot be found, read, or taken apart (2)
 ├── ExperimentError    an experiment that ran and failed (1)
+│   └── NothingFound   one that cannot run, as an earlier one found no circuit (1)
 └── ResultError        a result that is damaged, or none of this package's (2)
     └── FolderError    a run directory that somebody else holds, or that cannot be written (1)
 
@@ -13,7 +14,7 @@ A message says where, what was found, and what is accepted. Anything else raised
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 BEGINNING = 3  # letters of a name that are enough to mean it
@@ -44,6 +45,15 @@ class ExperimentError(NnsightEtError):
     """An experiment that started and could not be finished."""
 
     exit_code = 1
+
+
+class NothingFound(ExperimentError):
+    """The circuit that experiments need was looked for by an earlier one, and not found."""
+
+    def __init__(self, message: str, skipped: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.skipped = skipped or {}
+        """The experiments of a run that were left out, and why."""
 
 
 class ResultError(NnsightEtError):

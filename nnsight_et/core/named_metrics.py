@@ -24,6 +24,8 @@ class NamedMetric:
     needs_foils: bool = False
     ranks: Literal["negative", "large"] = "negative"
     """Which scores heads that matter have; the most negative, or the largest, come first."""
+    compares: bool = False
+    """Whether a patched run's value reads all logits of the base run."""
 
     @property
     def direction(self) -> int:
@@ -41,7 +43,7 @@ METRICS: dict[Metric, NamedMetric] = {
         "mean(PD_patched - PD_base)",
         True,
     ),
-    "kl": NamedMetric("KL(base || patched) over the next token, in nats", None, ranks="large"),
-    "function": NamedMetric("f(patched logits) - f(base logits)", "mean(f_patched - f_base)"),
+    "kl": NamedMetric("KL(base || patched) over the next token, in nats", None, ranks="large", compares=True),
+    "function": NamedMetric("f(patched logits) - f(base logits)", "mean(f_patched - f_base)", compares=True),
 }
 WRITTEN: tuple[WrittenMetric, ...] = get_args(WrittenMetric)

@@ -142,7 +142,7 @@ def cache_with(
                 current = model.projection(layer, via).clone()
                 current[:, : given.shape[1], index] = given.to(model.device, current.dtype)
                 model.write_projection(layer, via, current)
-        model.skip_unembedding(model.residual(model.n_layers))
+        model.stop_before_mlp(model.n_layers - 1)
         cache = model.cached_keys_and_values()
     return cache
 
@@ -157,14 +157,11 @@ def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[i
     outputs: dict[str, dict[int, Tensor]] = {name: {} for name in layers}
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in range(last + 1):
-            residual = model.residual(layer)
             z = model.z(layer)
             for name in layers:
                 if layer in layers[name]:
                     outputs[name][layer] = z[row, run.positions[name]]
-        model.skip_mlp(last, residual)  # nobody reads what comes of it: any numbers of this shape will do
-        model.skip_layers(range(last + 1, model.n_layers), residual)
-        model.skip_unembedding(residual)
+        model.stop_before_mlp(last)
     return outputs
 
 

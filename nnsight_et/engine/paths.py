@@ -65,3 +65,52 @@ class Path:
         for _, group in groupby(senders, lambda one: starts.get(one.layer) if mlps else one.layer):
             alike = list(group)
             yield from (alike[first : first + most] for first in range(0, len(alike), most))
+
+
+@dataclass(frozen=True)
+class StageReads:
+    """What the passes of a stage read of captured runs; while its receivers are not known, what they may read.
+
+    at and senders are its path's. starts: the layers that suffix passes can begin at. top: the last layer whose heads
+    or MLPs donate or receive.
+    """
+
+    at: str
+    senders: Kind
+    starts: frozenset[int]
+    top: int
+
+    def within(self, other: StageReads) -> bool:
+        """Whether what serves the other serves it."""
+        alike = (self.at, self.senders) == (other.at, other.senders)
+        return alike and self.starts <= other.starts and self.top <= other.top
+
+
+@dataclass(frozen=True)
+class KeptParts:
+    """What several stages read of both runs, and no more.
+
+    entering: layer -> of how many tokens, the last ones, the residual entering it. cached: per layer of how many
+    tokens, the first ones, keys and values. tokens and donated: of how many layers, the first ones, what a one-token
+    pass reads of the token at a position, and what donates there.
+    """
+
+    entering: Mapping[int, int]
+    cached: Sequence[int]
+    tokens: Mapping[str, int]
+    donated: Mapping[tuple[str, Kind], int]
+
+    @classmethod
+    def of(cls, stages: Iterable[StageReads], n_layers: int, spans: Mapping[str, tuple[int, int]]) -> KeptParts:
+        """Of a run of so many layers; spans: how many tokens a position has before it at most, and from it on."""
+        entering, cached = dict[int, int](), [0] * n_layers
+        tokens, donated = dict[str, int](), dict[tuple[str, Kind], int]()
+        for one in stages:
+            before, live = spans[one.at]
+            for layer in one.starts:
+                entering[layer] = max(entering.get(layer, 0), live)
+            for layer in range(min(one.starts, default=n_layers), n_layers):
+                cached[layer] = max(cached[layer], before)
+            tokens[one.at] = max(tokens.get(one.at, 0), one.top + 1)
+            donated[one.at, one.senders] = max(donated.get((one.at, one.senders), 0), one.top + 1)
+        return cls(entering, cached, tokens, donated)

@@ -78,6 +78,12 @@ class Readout:
         value = None if self.value is None else self.value[some]
         return Readout(self.probability[some], self.logit[some], self.predicted[some], value, self.alone)
 
+    def of_examples(self, rows: Tensor) -> Readout:
+        """Those of some of the examples."""
+        value = None if self.value is None else self.value[..., rows]
+        probability, logit, predicted = (one[..., rows] for one in (self.probability, self.logit, self.predicted))
+        return Readout(probability, logit, predicted, value, self.alone)
+
     def numbers(self) -> dict[str, Tensor]:
         """The same on the CPU, detached, as plain data that can leave a session."""
         return {
@@ -92,7 +98,9 @@ def read_logits(model: Model, run: PromptBatch) -> Tensor:
 
     No others are computed.
     """
-    model.narrow_unembedding(torch.arange(len(run.tokens), device=model.device)[:, None], run.read)
+    row = torch.arange(len(run.tokens), device=model.device)[:, None]
+    model.narrow_last_mlp(len(row), row, run.read)
+    model.narrow_unembedding(row, run.read)
     logits = model.logits()
     return logits if run.continuation else logits[:, 0]
 

@@ -111,6 +111,7 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spe
     if more := capture.run.continuation:  # live tokens too, one behind the other
         last = (last[:, :, None] + torch.arange(1 + more, device=model.device)).flatten(1)
     first_copy = torch.arange(layout.rows * layout.batch, device=model.device)[:, None]
+    last = last[: len(first_copy)]
     fixed = capture.run.position_ids[:, : capture.visible.shape[-1]]
     keys = torch.cat([fixed.repeat(layout.copies * layout.rows, 1), places], 1)
     mask = layout.spread(capture.run.mask) if capture.whole else _mask(model, capture, layout)
@@ -131,18 +132,28 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spe
             if capture.background is not None:
                 where, values = (layout.spread(one) for one in (capture.background[0], capture.background[1][layer]))
                 model.write_z(layer, torch.where(where, values, model.z(layer)))
-            here = [edit for site in SITES for edit in edits if (edit.layer, edit.site) == (layer, site)]
+            here = [edit for edit in edits if edit.layer == layer]
+            _edit_attention(model, layer, here, layout)
+            if layer == model.n_layers - 1:
+                model.narrow_last_mlp(layout.size, first_copy, last)
             for edit in here:
-                _apply(model, edit, layout)
-                applied += 1
-                if edit.visible_to_heads is not None:
-                    assert len(here) == 1, "what some heads alone see is a layer's only edit"
-                    _join(model, layer, edit.visible_to_heads)
+                if edit.site == "mlp":
+                    _apply(model, edit, layout)
+            applied += len(here)
         if applied != len(edits):
             raise ExperimentError(f"suffix from layer {start}: {applied} of {len(edits)} edits applied; accepted: all")
-        model.narrow_unembedding(first_copy, last[: len(first_copy)])
+        model.narrow_unembedding(first_copy, last)
         outcome = read_variants(model, spec, layout.rows, arrange)  # [variant, batch]
     return outcome
+
+
+def _edit_attention(model: Model, layer: int, edits: Sequence[Edit], layout: Layout) -> None:
+    """Inside a trace: make the edits of a layer, but those of its MLP."""
+    for edit in (edit for site in SITES[:-1] for edit in edits if edit.site == site):
+        _apply(model, edit, layout)
+        if edit.visible_to_heads is not None:
+            assert len(edits) == 1, "what some heads alone see is a layer's only edit"
+            _join(model, layer, edit.visible_to_heads)
 
 
 def _apply(model: Model, edit: Edit, layout: Layout) -> None:

@@ -103,7 +103,7 @@ def _mean_outputs(model: Model, runs: Sequence[PromptBatch], names: tuple[str, .
             for layer in range(model.n_layers):
                 z = model.z(layer)
                 total[layer].index_add_(0, slot, z[real].double())
-            model.skip_unembedding(model.residual(model.n_layers))
+            model.stop_before_mlp(model.n_layers - 1)
     return (total / tokens.clamp(min=1)[:, None, None]).to(model.dtype).cpu()
 
 

@@ -43,7 +43,7 @@ def _whole_patterns(model: Model, run: PromptBatch, layers: Sequence[int]) -> di
     with model.trace(run.tokens, run.position_ids, run.mask):
         for layer in sorted(layers):
             found[str(layer)] = model.attention_weights(layer).float().cpu()
-        model.skip_unembedding(model.residual(model.n_layers))
+        model.stop_before_mlp(max(layers))
     return found
 
 
@@ -67,7 +67,7 @@ def _attention_from(model: Model, run: PromptBatch, at: str, to: tuple[str, ...]
             named = torch.stack([weights[row, :, column] for column in columns])  # [to + 1, batch, head]
             rest = weights.sum(-1) - named.sum(0)
             layers.append(torch.cat([named, rest[None]]).permute(2, 0, 1))  # [head, to + 2, batch]
-        model.skip_unembedding(model.residual(model.n_layers))
+        model.stop_before_mlp(model.n_layers - 1)
     return torch.stack(layers).cpu()
 
 

@@ -151,9 +151,7 @@ def _inputs(model: Model, run: PromptBatch, group: HeadGroup) -> Inputs:
             for via in VIAS:
                 heads = model.projection(layer, via)[:, :, _heads_in(model, group, layer, via)]
                 found[via][layer] = heads[row, at] if via == "query" else heads[:, :before]
-        residual = model.residual(layers[-1] + 1)
-        model.skip_layers(range(layers[-1] + 1, model.n_layers), residual)
-        model.skip_unembedding(residual)
+        model.stop_before_mlp(layers[-1])
     return found
 
 

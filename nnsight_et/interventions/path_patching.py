@@ -80,12 +80,12 @@ def _effects(model: Model, pair: Pair, path: Path, senders: Sequence[Component],
     layers = sorted({sender.layer for sender in senders})
     starts = path.starts(layers, model.parallel)
     kept = {*starts.values(), *(layers if pair.base.continuation and path.via is None else ())}
-    capture, donated = both_runs(model, pair, path, starts=kept, donors=layers)
+    capture, donated, base = both_runs(model, pair, path, starts=kept, donors=layers)
     (token,), asked = capture.tokens, ReadoutSpec.of(pair, capture.logits)
     parts = path_readouts(
         model, capture, path, senders, token=token, starts=starts, donated=donated, asked=asked, chunks=chunks
     )
-    return numbers_of(readout(capture.logits, asked), joined_readouts(list(parts)))
+    return numbers_of(base, joined_readouts(list(parts)))
 
 
 def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> dict[str, Tensor]:

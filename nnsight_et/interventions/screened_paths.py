@@ -23,7 +23,7 @@ from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture
 from nnsight_et.engine.one_token import Receivers, Senders
 from nnsight_et.engine.paths import Path
-from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
+from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, stacked_readouts
 from nnsight_et.engine.shared_runs import both_runs
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.path_patching import check_ends, numbers_of, path_readouts
@@ -57,7 +57,7 @@ def _effects(
     if pair.base.continuation and path.via is None:  # what follows the prompt reads what the senders change
         kept.update(layers, [min(head.layer for head in heads)])
     donors = sorted({head.layer for head in heads})
-    capture, donated = both_runs(model, pair, path, starts=kept, donors=donors)
+    capture, donated, clean = both_runs(model, pair, path, starts=kept, donors=donors)
     asked = ReadoutSpec.of(pair, capture.logits)
     if engine == "reference":
         base, patched = reference.path_effects(model, pair, path, senders)
@@ -67,7 +67,7 @@ def _effects(
         parts = path_readouts(
             model, capture, path, senders, token=token, starts=starts, donated=donated, asked=asked, chunks=chunks
         )
-        found = numbers_of(readout(capture.logits, asked), joined_readouts(list(parts)))
+        found = numbers_of(clean, joined_readouts(list(parts)))
     estimate = torch.zeros(len(heads), len(pair.base.tokens))
     if model.gradients:
         estimate = _estimates(model, capture, path, heads, donated=donated, asked=asked, chunks=chunks)

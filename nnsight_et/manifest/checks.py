@@ -161,9 +161,11 @@ def _task_problems(manifest: Manifest) -> Iterator[Problem]:
     task = manifest.task
     if isinstance(task, PairsTask):
         yield from _pairs_problems(task)
-    if isinstance(task, IOITask) and task.sentences != "wang" and task.templates > OF_OWN:
-        text = f"found {task.templates}; accepted: 1 to {OF_OWN}, or up to {OF_WANG} with sentences: wang"
-        yield Problem(("task", "templates"), text)
+    if isinstance(task, IOITask) and task.sentences != "wang":
+        for key, found in (("templates", task.templates), ("sentence", task.sentence)):
+            if found is not None and found > OF_OWN:
+                text = f"found {found}; accepted: 1 to {OF_OWN}, or up to {OF_WANG} with sentences: wang"
+                yield Problem(("task", key), text)
     if isinstance(task, IOITask) and task.names:
         yield from _words_problems("names", task.names)
     if isinstance(task, BoxesTask) and task.objects is not None:

@@ -67,6 +67,8 @@ class IOITask(SpecModel):
     """Your own names, each a single token of the model's tokenizer; by default the 152 built-in names that are."""
     sentences: Literal["own", "wang"] | None = None
     """`wang`: the 15 sentences of Wang et al., Appendix E; by default 8 similar ones."""
+    sentence: Annotated[int, Field(ge=1, le=OF_WANG, strict=True)] | None = None
+    """Only this one of the sentences, by its number, so that all prompts have one length; `templates` stays unused."""
     sources: Literal["other_names", "symmetric"] | None = None
     """`other_names` (the default): the source has three other names in the same sentence (their p_ABC).
 
@@ -87,7 +89,7 @@ class IOITask(SpecModel):
     @property
     def identity(self) -> dict[str, Any]:
         """What is computed on, as plain data."""
-        later = {key for key in ("sentences", "sources") if getattr(self, key) is None}
+        later = {key for key in ("sentences", "sentence", "sources") if getattr(self, key) is None}
         return self.model_dump(mode="json", exclude=later) | {"templates": self.used, "version": self.version}
 
     def is_unordered(self, one: str, other: str) -> bool:

@@ -49,8 +49,8 @@ SMALL_SIZES = ((8, 4), (6, 3), (6, 3), (4, None))
 GPT2 = ("gpt2", "openai-community/gpt2")
 STUDIES: dict[str, StarterStudy] = {
     "ioi": StarterStudy(
-        about="indirect object identification (Wang et al. 2022). With templates: 1 all prompts have one length, and\n# ablated "
-        "heads output their mean at the same token. With more, it is their mean at the same named position.",
+        about="indirect object identification (Wang et al. 2022). With templates: 1 all prompts have one length, and\n"
+        "# ablated heads output their mean at the same token. With more, it is their mean at the same named position.",
         task="{kind: ioi, order: mixed, templates: 1}",
         model=GPT2,
         stages=(

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 NEAR = 1e-9  # thresholds and ties are not decided by rounding
-Scores = Mapping[str, Tensor]
 
 
 class Finding(NamedTuple):

@@ -109,7 +109,10 @@ def _says(found: Any, written: Any) -> bool:
 
 
 def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit: Audit) -> None:
-    """Derive what the experiment decided and counted again from what was measured; ExperimentError if it differs."""
+    """Derive what the experiment decided and counted again from what was measured; ExperimentError if it differs.
+
+    What cannot be derived at all is no difference but a fault of this package, and stays the exception that it is.
+    """
     start, worst = time.monotonic(), dict[str, Finding]()
     try:
         derived = audit(Evidence(job, output.scores, output.summary, context))
@@ -117,8 +120,12 @@ def check_output(context: RunContext, job: Job, output: MethodOutput[Any], audit
             if found.check not in worst or found.gap > worst[found.check].gap:
                 worst[found.check] = found
     except (LookupError, TypeError, ValueError) as error:  # something is not there, or of another kind
-        if all(found.gap <= RECOUNT for found in worst.values()):
-            worst["decisions"] = finding("decisions", False, f"{type(error).__name__}: {error}")
+        if all(found.gap <= RECOUNT for found in worst.values()):  # else it may come of what differs
+            error.add_note(
+                f"experiments.{job.name}: its result could not be derived again, and was not written; no file is "
+                "damaged: this is a fault of nnsight_et"
+            )
+            raise
     for found in sorted(worst.values(), key=lambda one: ORDER.index(one.check)):
         more = {"at": found.where} if found.gap > RECOUNT else {}
         context.self_check.add(job, found.check, found.gap, RECOUNT, **more)

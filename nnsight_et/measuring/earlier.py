@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from nnsight_et.core.circuit import Circuit
-from nnsight_et.core.errors import ExperimentError, ResultError
+from nnsight_et.core.errors import ExperimentError, NothingFound, ResultError
 from nnsight_et.planning.plan import Job
 from nnsight_et.results.store import Result
 from nnsight_et.results.summary import circuit_in
@@ -25,14 +25,16 @@ class EarlierResults:
     def circuit(self, job: Job, empty: bool = False) -> Circuit:
         """The circuit the job uses: from its file, a shipped one, or found by the experiment it needs.
 
-        ExperimentError if it has no groups, or, unless it may be `empty`, no heads.
+        ExperimentError if it has no groups, or, unless it may be `empty`, no heads; NothingFound if an experiment found
+        none.
         """
         name = job.spec.circuit_names[0]
         circuit = self.named_circuit(job, name)
         if not circuit.groups or not (empty or circuit.size):
-            why = "" if name not in self.results else f" (experiment {name} found none that matter; its tables say why)"
+            if name not in job.circuits:
+                raise NothingFound(found_none(name))
             raise ExperimentError(
-                f"experiments.{job.name}: the circuit {name} has no heads{why}; accepted: one that has some"
+                f"experiments.{job.name}: the circuit {name} has no heads; accepted: one that has some"
             )
         return circuit
 
@@ -46,3 +48,8 @@ class EarlierResults:
         if found is None:
             raise ResultError(f"experiment {name}: its result has no circuit")
         return found
+
+
+def found_none(name: str) -> str:
+    """Why an experiment that needs the heads of experiment `name` is left out."""
+    return f"{name}, whose heads it needs, found none; the tables of {name} say why"

@@ -28,7 +28,7 @@ from nnsight_et.measuring.examples import task_of
 from nnsight_et.measuring.reading import examples_findings, file_findings, prompts_findings, reader_of
 from nnsight_et.measuring.steps import Batch, EvalSettings
 from nnsight_et.planning.plan import Job, ModelChoice
-from nnsight_et.results.headers import HEADER
+from nnsight_et.results.headers import HEADER, read_header
 from nnsight_et.results.summary import Summary
 from nnsight_et.tasks.own_pairs import OwnPairs
 
@@ -187,11 +187,11 @@ class Evidence(Generic[M, S]):
         return [ablation, names if ablation == "mean" else None]
 
     def earlier_summary(self, name: str) -> dict[str, Any]:
-        """What an earlier experiment's result says, as its file has it."""
+        """What an earlier experiment's result says, as its file has it; ResultError if that is damaged by now."""
         path = self.context.folder / name / HEADER
         if not path.exists():  # in memory alone
             return self.context.earlier.results[name].header.summary
-        return json.loads(path.read_bytes())["summary"]
+        return read_header(path.parent).summary
 
     def circuit(self, name: str) -> Groups:
         """The circuit that the manifest names, from what it was written in."""

@@ -127,7 +127,8 @@ def task_of(task: TaskData, foils: bool = False) -> AnyTask:
         case PairsFile():
             return _pairs_of(task)
         case IOITask():
-            return IOI(task.order, task.used, task.names, task.sentences == "wang", task.sources == "symmetric")
+            wang, symmetric = task.sentences == "wang", task.sources == "symmetric"
+            return IOI(task.order, task.used, task.names, wang, symmetric, task.sentence)
         case GreaterThanTask():
             return GreaterThan()
         case ColoredObjectsTask():

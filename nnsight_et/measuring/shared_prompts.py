@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from nnsight_et.core.batch import Example
-from nnsight_et.engine.paths import Kind
-from nnsight_et.engine.shared_runs import SharedRuns
+from nnsight_et.engine.shared_runs import SharedRuns, StageReads
 from nnsight_et.interventions.calls import Call
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, batches
@@ -19,12 +18,13 @@ from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, batches
 class SharedPrompts:
     """Those of an experiment's examples whose runs are kept: as many as the memory plan has room for.
 
-    examples: all of them, in the order in which steps come to need them. size: how many run together.
+    examples: all of them, in the order in which steps come to need them. stages: what the one that asks and those to
+    come read. size: how many run together.
     """
 
     context: RunContext
     examples: Sequence[Example]
-    donors: tuple[tuple[str, Kind], ...]
+    stages: tuple[StageReads, ...]
     kept: int
     size: int
 
@@ -43,11 +43,11 @@ class SharedPrompts:
             call, groups = measurement.measure(batch, settings), {self.group(places[index]) for index in batch}
             if len(groups) > 1 or -1 in groups:
                 return call
+            own, *rest = call.arguments
             first = self.size * groups.pop()
             some = range(first, min(first + self.size, self.kept))
-            pair = self.context.data.pair(step.choice, self.examples, some)
+            pair = self.context.data.pair(step.choice, self.examples, some, own.metric)
             rows = torch.tensor([places[index] - first for index in batch])
-            own, *rest = call.arguments
-            return replace(call, arguments=(replace(own, shared=SharedRuns(pair, rows, self.donors)), *rest))
+            return replace(call, arguments=(replace(own, shared=SharedRuns(pair, rows, self.stages)), *rest))
 
         return replace(measurement, step=replace(step, batches=tuple(batches(sizes, self.size))), measure=measure)

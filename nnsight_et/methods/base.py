@@ -76,4 +76,3 @@ class Method(Generic[M, S]):
 
 
 AnyMethod = Method[Any, Any]
-AnyExperiment = Experiment[Any, Any]

@@ -326,9 +326,29 @@ class Model:
         when = self.parts.layer_gives_tuple
         return when is True or (when == "before 5.24" and not _is_5_24())
 
+    def stop_before_mlp(self, layer: int) -> None:
+        """Inside a trace whose logits nobody reads: run nothing that comes after the layer's attention."""
+        numbers = self.attention(layer)  # any of this shape will do
+        self.skip_mlp(layer, numbers)
+        self.skip_layers(range(layer + 1, self.n_layers), numbers)
+        self.skip_unembedding(numbers)
+
     def skip_unembedding(self, residual: Tensor) -> None:
         """Inside a trace whose logits nobody reads: do not compute them."""
         self.part(self.parts.unembedding).skip(residual[..., :1])
+
+    def narrow_last_mlp(self, batch: int, row: Tensor, index: Tensor) -> None:
+        """Inside a trace of `batch` rows: run the last MLP only at index [batch, k] of each row [batch, 1].
+
+        At other tokens, which nobody reads behind the last layer, it adds 0.
+        """
+        last = self.n_layers - 1
+        entering = self.mlp_input(last, batch)
+        self.write_mlp_input(last, entering[row, index])
+        added = self.mlp(last, len(row))
+        whole = added.new_zeros(*entering.shape[:2], added.shape[-1])
+        whole[row, index] = added
+        self.write_mlp(last, whole)
 
     def narrow_unembedding(self, row: Tensor, index: Tensor) -> None:
         """Inside a trace: compute logits only at index [batch, k] of each row [batch, 1]; they get k positions."""

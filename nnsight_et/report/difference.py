@@ -19,6 +19,9 @@ TOLERANCE = 1e-4
 SELECTING = ("patching_score", "contribution", "mask")
 """What the names of heads' values begin with by which a method keeps or selects them: patching_score_kl too."""
 
+ORDER = ("nodes", "group", "edges")
+"""What is told first of two graphs."""
+
 PROMPTS = "prompts_measured"
 """The value of heads that a screened stage has, and no other."""
 
@@ -215,19 +218,35 @@ def _identity(one: TidyRow, one_model: bool) -> tuple:
 
 
 def _graphs(pairs: Sequence[Pair]) -> Iterator[Members]:
-    """Of two graphs that discovery found: their nodes by position, and their edges by where they end.
+    """Of two graphs that discovery found: their nodes by position, their groups, and their edges by where they end.
 
-    Groups' names say in which order they were found, so positions stand for them.
+    Groups' names say in which order they were found, so of edges positions stand for them.
     """
     for name, *results in pairs:
         if any(method_of(result.header) != "discovery" for result in results):
             continue
-        sides = [_places(DiscoverySummary.read(result.header)) for result in results]
-        for place in dict.fromkeys([*sides[0], *sides[1]]):
-            one, other = (side.get(place, {}) for side in sides)
+        summaries = [DiscoverySummary.read(result.header) for result in results]
+        sides = [_places(summary) for summary in summaries]
+        found = [(place, *(side.get(place, {}) for side in sides)) for place in dict.fromkeys([*sides[0], *sides[1]])]
+        for place, one, other in sorted([*found, *_groups(*summaries)], key=lambda row: ORDER.index(row[0].split()[0])):
             both = tuple(node for node in one if node in other)
             only = [tuple(node for node in some if node not in both) for some in (one, other)]
             yield Members(name, place, "", both, *only)
+
+
+def _groups(a: DiscoverySummary, b: DiscoverySummary) -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
+    """The groups of both: those of one position that share most nodes together, then those that share none."""
+    ours, theirs = ([group for group in summary.groups if group.nodes] for summary in (a, b))
+    shared = [
+        (len({*one.nodes} & {*other.nodes}), one, other) for one in ours for other in theirs if one.at == other.at
+    ]
+    for count, one, other in sorted(shared, key=lambda row: -row[0]):
+        if count and one in ours and other in theirs:
+            ours.remove(one)
+            theirs.remove(other)
+            yield f"group {' | '.join(dict.fromkeys((one.name, other.name)))}", one.nodes, other.nodes
+    yield from ((f"group {one.name}", one.nodes, ()) for one in ours)
+    yield from ((f"group {other.name}", (), other.nodes) for other in theirs)
 
 
 def _places(summary: DiscoverySummary) -> dict[str, dict[str, None]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from math import isfinite
 from typing import Any
@@ -17,13 +18,20 @@ SHOWN = ("patching_score", "contribution", "mask", "exact_effect", "attention", 
 ABSENT = "–"
 
 
-def difference_tables(found: Difference, top: int = 20) -> tuple[Table, ...]:
-    """The tables of a difference, those without rows left out; of single heads' values the `top` largest."""
+def difference_tables(found: Difference, top: int = 10) -> tuple[Table, ...]:
+    """The tables of a difference, those without rows left out.
+
+    What differs in an experiment at more than `top` places, as probes and layers do, comes behind: the `top` largest,
+    as of single heads' values.
+    """
+    many = [place for place, count in Counter(map(_metric, found.metrics)).items() if count > top]
+    few = [change for change in found.metrics if _metric(change) not in many]
     tables = (
         _only_table(found),
         _changes_table(found),
-        _metrics_table(found),
         _members_table(found),
+        _metrics_table(found, few),
+        _places_table(found, many, top),
         _heads_table(found, top),
     )
     return tuple(map(_filled, (table for table in tables if table.rows)))
@@ -98,20 +106,43 @@ def _only_table(found: Difference) -> Table:
 def _changes_table(found: Difference) -> Table:
     rows = []
     for change in found.changes:
-        every = len(change.experiments) == len(found.compared) > 1
-        names = f"all {len(found.compared)}" if every else ", ".join(change.experiments)
+        every = len(change.experiments) == len(found.compared)
+        names = (
+            (f"all {len(found.compared)}" if len(found.compared) > 1 else "")
+            if every
+            else ", ".join(change.experiments)
+        )
         rows.append((change.part, change.key, change.a or ABSENT, change.b or ABSENT, names))
     return Table("how they were made", ("what", "key", "A", "B", "experiments"), tuple(rows))
 
 
-def _metrics_table(found: Difference) -> Table:
-    rows = tuple(
-        (change.experiment, _place(change), change.one.metric, *_both(change), _overlap(change))
-        for change in found.metrics
-    )
-    columns = ("experiment", "of", "metric", "A", "B", "difference", "intervals")
+VALUES = ("experiment", "of", "metric", "A", "B", "difference", "intervals")
+
+
+def _metric(change: ValueChange) -> tuple[str, str]:
+    return change.experiment, change.one.metric
+
+
+def _metrics_table(found: Difference, some: Iterable[ValueChange]) -> Table:
     note = f"Values that differ by more than {found.tolerance:g}. In brackets: 95% intervals."
-    return Table("metric by metric", columns, rows, frozenset({"difference"}), note)
+    return Table("metric by metric", VALUES, tuple(map(_value_row, some)), frozenset({"difference"}), note)
+
+
+def _places_table(found: Difference, many: Iterable[tuple[str, str]], top: int) -> Table:
+    """Of metrics with many values those in both that lie farthest apart, and how many there are."""
+    rows, told = list[ValueChange](), list[str]()
+    for experiment, metric in many:
+        changes = [change for change in found.metrics if _metric(change) == (experiment, metric)]
+        both = [change for change in changes if change.difference is not None]
+        rows += (both or changes)[:top]
+        alone = f", {len(changes) - len(both)} of them in one only" if len(both) < len(changes) else ""
+        told.append(f"{experiment}: {len(changes)} of {metric} differ{alone}.")
+    note = f"The {top} largest differences of each; --top shows more, --json all. {' '.join(told)}"
+    return Table("metrics with many values", VALUES, tuple(map(_value_row, rows)), frozenset({"difference"}), note)
+
+
+def _value_row(change: ValueChange) -> tuple[str, ...]:
+    return change.experiment, _place(change), change.one.metric, *_both(change), _overlap(change)
 
 
 def _members_table(found: Difference) -> Table:
@@ -126,12 +157,11 @@ def _members_table(found: Difference) -> Table:
         for members in found.members
         if members.only_a or members.only_b
     )
-    columns = ("experiment", "group", "heads in both", "only in A", "only in B")
+    columns = ("experiment", "group", "in both", "only in A", "only in B")
     same = len(found.members) - len(rows)
-    note = (
-        f"Heads that are kept or selected. {quantity(same, 'other group')} with the same heads in both." if same else ""
-    )
-    return Table("head by head: membership", columns, rows, frozenset({"heads in both"}), note)
+    more = f" {quantity(same, 'other row')} with the same in both." if same else ""
+    note = f"Heads that are kept or selected; of a graph its nodes, groups and edges.{more}"
+    return Table("head by head: membership", columns, rows, frozenset({"in both"}), note)
 
 
 def _heads_table(found: Difference, top: int) -> Table:

@@ -69,6 +69,8 @@ class TaskRecord(Record):
     """ioi: names of your own."""
     sentences: str = ""
     """ioi: whose sentences are used."""
+    sentence: int = 0
+    """ioi: the number of the only sentence that is used; 0 where there are several."""
     sources: str = ""
     """ioi: what the source prompts are."""
     options: dict[str, Any] = Field(default_factory=dict[str, Any])

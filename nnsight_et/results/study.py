@@ -11,6 +11,7 @@ from nnsight_et.core.notices import Notice
 from nnsight_et.planning.plan import Job, Plan
 from nnsight_et.results.headers import name_of
 from nnsight_et.results.store import HEADER, Result, read_result
+from nnsight_et.results.summary import circuit_in
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def study_of(plan: Plan, folder: Path) -> Study:
         if isinstance(found, Result):
             results[job.name] = _as_headed_now(found, job)
         else:
-            missing[job.name] = Missing(job.name, job.spec.method, _with_needs(found, job.needs, missing))
+            empty = [need for need in job.needs if need in results and _found_no_heads(results[need])]
+            why = f"{found}; {' and '.join(empty)}, whose heads it needs, found none" if empty else found
+            missing[job.name] = Missing(job.name, job.spec.method, _with_needs(why, job.needs, missing))
     return Study(plan.name, tuple(results.values()), tuple(missing.values()))
 
 
@@ -97,6 +100,14 @@ def _read(folder: Path, name: str) -> Result | str:
         return read_result(folder / name)
     except ResultError as error:
         return str(error).replace(f"{folder}/", "")
+
+
+def _found_no_heads(result: Result) -> bool:
+    try:
+        circuit = circuit_in(result.header)
+    except ResultError:  # where it is shown it says what is wrong
+        return False
+    return circuit is not None and not circuit.size
 
 
 def _with_needs(why: str, needs: tuple[str, ...], missing: Mapping[str, Missing]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from nnsight_et import __version__
-from nnsight_et.core.errors import ManifestError, ResultError
+from nnsight_et.core.errors import ManifestError, NothingFound, ResultError
 from nnsight_et.core.notices import Notice
 from nnsight_et.measuring.cell_cache import ENGINE_VERSION
 from nnsight_et.measuring.checks import check_output
@@ -66,7 +66,8 @@ def run(
     and once more when an experiment's result is written.
 
     What is in the store is not measured again, unless `fresh`. Models, data and circuits are checked before any work,
-    and models in float16 tried on a prompt. ManifestError if it cannot be run with these options.
+    and models in float16 tried on a prompt. ManifestError if it cannot be run with these options. Where an experiment
+    finds no circuit, those that need one are left out: NothingFound says so when all others are done.
     """
     options = options or RunOptions()
     check_workers(options.workers, plan.backend, plan.device)
@@ -80,8 +81,11 @@ def run(
         checks, on_notice = SelfCheck(plan.self_check), options.on_notice
         context = RunContext(store, folder, models, plan.memory, fresh, server, workers, on_notice, plan.probe, checks)
         _check_first(context, jobs)
+        skipped = dict[str, str]()
         for job in jobs:
             try:
+                if gone := [need for need in job.needs if need in skipped]:
+                    raise NothingFound(f"it needs {' and '.join(gone)}, skipped too")
                 context.self_check = SelfCheck(plan.self_check)
                 if _take_earlier(context, job):
                     yield replace(context.progress(job, job.spec.method, 1, 1, 1), finished=True)
@@ -91,9 +95,14 @@ def run(
                 context.executor.look_at(job)
                 _write_result(context, job, output, start)
                 yield replace(context.progress(job, job.spec.method, 0, 0, 0), finished=True)
+            except NothingFound as error:
+                skipped[job.name] = str(error)
             except Exception as error:
                 error.add_note(f"while running {job.name}")
                 raise
+    if skipped:
+        told = (f"experiments.{name}: skipped: {why}" for name, why in skipped.items())
+        raise NothingFound("\n".join(told), skipped)
 
 
 def _clear_up(store: Store, folder: Path, server: Server | None, fresh: bool) -> None:

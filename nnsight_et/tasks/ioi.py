@@ -109,7 +109,7 @@ class IOI:
     """A generator of pairs from the first `templates` of TEMPLATES, in one order of the names or half in each.
 
     `names` are your own; without any, those of NAMES that the tokenizer has as single tokens. wang: the sentences are
-    those of WANG. symmetric: the source is the base in which the other one gives.
+    those of WANG. symmetric: the source is the base in which the other one gives. sentence: only that one, from 1.
     """
 
     order: Order = "mixed"
@@ -117,11 +117,13 @@ class IOI:
     names: tuple[str, ...] | None = None
     wang: bool = False
     symmetric: bool = False
+    sentence: int | None = None
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """The templates that are used."""
-        return (WANG if self.wang else TEMPLATES)[: self.templates]
+        every = WANG if self.wang else TEMPLATES
+        return every[: self.templates] if self.sentence is None else (every[self.sentence - 1],)
 
     def examples(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Example]:
         """`count` pairs at io, s1, s1_plus_1 (the token after S1), s2 and last; the foil is the subject.

@@ -148,3 +148,47 @@ def test_four_stages_are_the_default_for_the_boxes_task(written: Path):
     result = et("path-patch", "--model", "./one", "--boxes", 3, "--examples", 2)
     assert result.exit_code == 2  # three layers of four heads: nothing is left to reach the fourth stage's receivers
     assert "structure_reader" in result.stderr or "keep" in result.stderr
+
+
+STRICT = "examples: 4, held_out_examples: 4, effect: 0.99"
+
+
+def test_a_search_that_finds_nothing_ends_with_what_was_searched(written: Path):
+    settings = (f"discovered.{setting.replace(': ', '=')}" for setting in STRICT.split(", "))
+    options = [part for setting in settings for part in ("--set", f"experiments.{setting}")]
+    found = et("discover", "--model", "./one", "--boxes", 3, *options)
+    assert found.exit_code == 0
+    told = (
+        "Nothing found. 12 heads patched into the logits on 4 pairs of prompts: none has an effect of 0.99 of the base"
+    )
+    assert told in found.stdout
+    assert "To try: more pairs, a smaller effect, MLPs as well." in found.stdout
+    skipped = [line for line in found.stderr.splitlines() if "skipped" in line]
+    assert skipped == [
+        f"{name}: skipped: discovered, whose heads it needs, found none; the tables of discovered say why"
+        for name in ("faithfulness", "looks", "carries")
+    ]
+    (page,) = written.parent.glob("runs/discover/*/report.html")
+    assert "Nothing found." in page.read_text()
+
+
+def test_what_needs_a_circuit_that_was_not_found_is_skipped_and_the_others_run(written: Path):
+    head, _, _ = STUDY.partition("  table1:")
+    written.write_text(f"""{head}\
+  nobody: {{method: discovery, model: one, {STRICT}}}
+  pruned: {{method: minimality, circuit: nobody, examples: 4, ablation_examples: 4}}
+  table1: {{method: faithfulness, circuit: pruned, models: [one], examples: 4, ablation_examples: 4}}
+  carries: {{method: activation_patching, roles: nobody, models: [one], desiderata: [object], examples: 4}}
+  blind: {{method: knockout, model: one, examples: 4}}
+""")
+    run = et("run", "study.yaml", "--json")
+    assert run.exit_code == 1
+    objects = [json.loads(line) for line in run.stdout.splitlines()]
+    assert {one["experiment"] for one in objects if one["event"] == "result"} == {"nobody", "blind"}
+    skipped = {one["experiment"]: one["why"] for one in objects if one["event"] == "skipped"}
+    nobody = "nobody, whose heads it needs, found none; the tables of nobody say why"
+    assert skipped == {"pruned": nobody, "table1": "it needs pruned, skipped too", "carries": nobody}
+    assert set(scores(written.parent)) == {"nobody", "blind"}
+    again = et("run", "study.yaml")
+    assert (again.exit_code, again.stderr.count("skipped: ")) == (1, 3)
+    assert "nobody, whose heads it needs, found none" in " ".join(et("report", "study.yaml").stdout.split())

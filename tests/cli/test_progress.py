@@ -153,6 +153,22 @@ def test_the_silence_of_a_step_that_waits_is_ended_from_outside_it(monkeypatch):
     assert lines[0].startswith("reading models and data, for ")
 
 
+def test_a_long_first_step_is_told_under_the_name_of_its_experiment():
+    """DCM trains its masks before the first of its cells is there."""
+    now, lines = [0.0], list[str]()
+    writer = progress.LineWriter(lines.append, clock=lambda: now[0])
+
+    def slow() -> Iterator[Progress]:
+        yield Progress("circuit", "stage", 1, 1, 0, finished=True)
+        now[0] += 30
+        writer.beat()
+
+    info = run_events.RunInfo(experiments=("circuit", "masks"))
+    for _ in progress._lines(events(slow()), info, writer):
+        pass
+    assert lines[-1] == "[2/2] masks: first step, for 30 s"
+
+
 def test_an_experiment_ends_when_its_result_is_written_and_is_shown_then():
     order = list[str]()
 

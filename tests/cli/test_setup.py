@@ -79,8 +79,8 @@ def test_init_says_how_long_a_run_takes_or_why_that_is_not_known(folder: Path, m
     printed = et("init", folder.parent / "a study.yaml", "--model", "./mine").output
     assert "A run takes about 1 minute on this machine" in printed
     assert "name: a-study\n" in (folder.parent / "a study.yaml").read_text()
-    printed = et("init", folder.parent / "other.yaml", "--model", "./none").output
-    assert "The time it takes is unknown: ./none: no folder" in printed
+    printed = et("init", folder.parent / "other.yaml", "--model", "org/none").output
+    assert "The time it takes is unknown: org/none: " in printed
 
 
 def test_only_what_is_needed_is_written():
@@ -114,7 +114,7 @@ def test_init_writes_a_manifest_and_its_schema_and_overwrites_nothing(tmp_path: 
     before = path.read_bytes()
     again = et("init", path)
     assert again.exit_code == 2
-    assert "a file is there already" in again.stderr
+    assert "something is there already" in again.stderr
     assert path.read_bytes() == before
 
     (path.parent / "manifest.schema.json").write_text("{}")
@@ -127,6 +127,10 @@ def test_init_writes_a_manifest_and_its_schema_and_overwrites_nothing(tmp_path: 
 
 def test_a_wish_that_is_refused_leaves_no_file(tmp_path: Path):
     assert et("init", tmp_path / "a.yaml", "--model", "lama-tiny").exit_code == 2
+    for option in ("--model", "--finetuned"):
+        refused = et("init", tmp_path / "a.yaml", option, "./none")
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith(f"{option}: no folder ./none; accepted: a built-in model, a folder, or a hub")
     assert not list(tmp_path.iterdir())
 
 

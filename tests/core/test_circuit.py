@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.circuit import Circuit, Head, HeadGroup, Mlp
 from nnsight_et.core.errors import TaskError
 
 CIRCUIT = Circuit(
@@ -28,6 +28,16 @@ def test_a_head_is_printed_and_read_back():
 
 def test_heads_sort_in_the_order_of_a_forward_pass():
     assert sorted([Head(10, 0), Head(2, 11), Head(2, 3)]) == [Head(2, 3), Head(2, 11), Head(10, 0)]
+
+
+def test_the_first_head_of_a_layer_is_not_its_mlp():
+    head, mlp = Head(3, 0), Mlp(3)
+    assert head != mlp
+    assert not head == mlp  # noqa: SIM201 - each is a method of its own
+    assert mlp != head
+    assert len({head, mlp}) == len(dict.fromkeys([mlp, head])) == 2
+    assert (head, mlp) == ((3, 0), (3, 0)) == (Head(3, 0), Mlp(3))
+    assert hash(head) == hash((3, 0))
 
 
 @pytest.mark.parametrize("name", ["", "9.3", "L9", "L9H", "l9h3", "L9H3 ", "L-1H2", "L9H3\n", 93, None])

@@ -11,7 +11,7 @@ import torch
 from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Head
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.paths import Kind, Path
+from nnsight_et.engine.paths import Kind, Path, StageReads
 from nnsight_et.engine.shared_runs import SharedRuns
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.interventions.screened_paths import screened_probabilities
@@ -28,7 +28,8 @@ PATHS = (
     Path("query_label", "key", (Head(1, 2), Head(2, 3)), "expanded"),
     Path("last", "query", (Head(2, 1),), senders="mlps"),
 )
-DONORS: tuple[tuple[str, Kind], ...] = (("last", "heads"), ("last", "mlps"), ("query_label", "heads"))
+ENDS: tuple[tuple[str, Kind], ...] = (("last", "heads"), ("last", "mlps"), ("query_label", "heads"))
+ANY = tuple(StageReads(at, senders, frozenset(range(3)), 2) for at, senders in ENDS)  # receivers in any layer
 EXAMPLES = few_examples((2, 4, 3, 2, 4), 0)
 
 
@@ -39,7 +40,7 @@ def model():
 
 def of(rows: list[int], shared: bool = True):
     pair = collate([EXAMPLES[row] for row in rows], PAD)
-    return replace(pair, shared=SharedRuns(collate(EXAMPLES, PAD), torch.tensor(rows), DONORS)) if shared else pair
+    return replace(pair, shared=SharedRuns(collate(EXAMPLES, PAD), torch.tensor(rows), ANY)) if shared else pair
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3, 0], [1]], ids=str)
@@ -67,19 +68,17 @@ def test_what_a_call_finds_does_not_depend_on_what_was_asked_before(model):
 
 def test_both_runs_are_made_once_and_all_that_follows_is_the_senders_own(model):
     fresh = replace(model, runs={})
-    whole = model.n_layers * len(EXAMPLES) * collate(EXAMPLES, PAD).base.tokens.shape[1]
+    layer = collate(EXAMPLES, PAD).base.tokens.numel()  # tokens
     for number, path in enumerate(PATHS[:4]):
         senders = path.reaching(model.n_layers, model.n_heads)
         with counted(model) as alone:
             path_probabilities(replace(model, runs=None), of([0, 1]), path, senders, "default", Chunks())
         with counted(model) as together:
             path_probabilities(fresh, of([0, 1]), path, senders, "default", Chunks())
-        layers = model.n_layers + max(
-            sender.layer for sender in senders
-        )  # of base and source, but the source's last MLP
-        own = alone["layers"] - layers * 2 * of([0, 1]).base.tokens.shape[1]
-        all_three = 3 * whole - whole // model.n_layers  # base, source, and the source's MLPs in a run of their own
-        runs = 0 if number else all_three
+        source = max(sender.layer for sender in senders)  # the MLP of the last layer that is read is not run
+        own = alone["layers"] - of([0, 1]).base.tokens.numel() * (model.n_layers - 1 + source) - 2
+        last = model.n_layers - 1  # base, source, and the source's MLPs in a run of their own
+        runs = 0 if number else layer * (last + last + model.n_layers) + len(EXAMPLES)
         assert together["layers"] == own + runs
     assert len(fresh.runs or {}) == 1
 
@@ -106,18 +105,61 @@ def storages_in(value) -> Iterator[torch.UntypedStorage]:
             yield from storages_in(one)
 
 
+def test_what_no_stage_to_come_reads_is_forgotten_without_a_run_or_another_number(model):
+    """The runs that all stages share, then the same when the first two are over and their receivers are known."""
+    fresh, (_, _, value, key, _) = replace(model, runs={}), PATHS
+    known = [StageReads(path.at, "heads", frozenset({one.layer for one in path.receivers}), 2) for path in (value, key)]
+    held = list[int]()
+    for path, stages in ((PATHS[0], ANY), (value, (known[0], ANY[2])), (key, (known[1],))):
+        whole, pair = replace(model, runs={}), of([3, 1])
+        senders = path.reaching(model.n_layers, model.n_heads)
+        with counted(model) as count:
+            less = replace(pair, shared=replace(pair.shared, stages=stages))
+            found = screened_probabilities(fresh, less, path, senders, "default", Chunks())
+        with counted(model) as again:
+            same = screened_probabilities(whole, pair, path, senders, "default", Chunks())
+        assert all(torch.equal(found[name], same[name]) for name in same)
+        assert (count["layers"] < again["layers"]) == (path != PATHS[0])  # whose runs are the first
+        held.append(bytes_in(fresh))
+    assert held[2] < held[1] < held[0] == bytes_in(whole)
+    (kept,) = (fresh.runs or {}).values()
+    assert set(kept.tokens) == {"query_label"}
+    assert set(kept.base.entering) == {1, 2}
+    assert kept.base.cache[0][0].numel() == 0 < kept.base.cache[1][0].numel()
+
+
+@pytest.mark.parametrize("metric", ["probability_ratio", "kl"])
+def test_logits_are_kept_where_patched_runs_are_compared_with_them(model, metric):
+    fresh, path = replace(model, runs={}), PATHS[1]
+    pair = replace(of([3, 1]), metric=metric)
+    pair = replace(pair, shared=replace(pair.shared, pair=replace(pair.shared.pair, metric=metric)))
+    senders = path.reaching(model.n_layers, model.n_heads)
+    found, alone = (
+        path_probabilities(model, one, path, senders, "default", Chunks())
+        for model, one in ((fresh, pair), (replace(model, runs=None), pair))
+    )
+    for name in alone:
+        torch.testing.assert_close(found[name], alone[name], rtol=1e-10, atol=1e-14)
+    (kept,) = (fresh.runs or {}).values()
+    assert (kept.base.logits.numel() > 0) == (metric == "kl")
+
+
+def bytes_in(model) -> int:
+    """Of all tensors of numbers that its runs hold."""
+    return sum({one.data_ptr(): one.nbytes() for one in storages_in(list(model.runs.values()))}.values())
+
+
 def test_a_plan_counts_what_is_kept(model):
     """Of prompts of one length; the bytes of all tensors that a model's runs hold."""
     alike = [one for one in few_examples((3, 3, 3, 3), 1) if one.base.length == EXAMPLES[2].base.length]
     fresh, pair = replace(model, runs={}), collate(alike, PAD)
-    donors: tuple[tuple[str, Kind], ...] = (("last", "heads"), ("query_label", "heads"))
-    shared = SharedRuns(pair, torch.tensor([1]), donors)
+    stages = (ANY[0], StageReads("query_label", "heads", frozenset({1}), 1))
+    shared = SharedRuns(pair, torch.tensor([1]), stages)
     asked = replace(collate(alike[1:2], PAD), shared=shared)
     path_probabilities(fresh, asked, PATHS[0], [Head(0, 0)], "default", Chunks())
     assert fresh.runs
-    found = {one.data_ptr(): one.nbytes() for one in storages_in(list(fresh.runs.values()))}
     places = {name: int(index[0]) for name, index in pair.base.positions.items()}
     prompts = Prompts(len(alike), pair.base.tokens.shape[1], places)
     shape = shape_from(model.nn._module.config, "tiny")
-    kept = kept_runs(Sizes(shape, Chunks()), prompts, ["last", "query_label"], len(alike))
-    assert kept * 2 * shape.n_kv_heads * shape.d_head * 8 == pytest.approx(sum(found.values()), rel=0.15)
+    kept = kept_runs(Sizes(shape, Chunks()), prompts, stages, len(alike), logits=False)
+    assert kept * 2 * shape.n_kv_heads * shape.d_head * 8 == pytest.approx(bytes_in(fresh), rel=0.02)

@@ -96,9 +96,10 @@ def test_the_default_engine_runs_what_the_design_says_and_no_more(model, pair):
     """Two whole runs; per sender one token up to the last receiver, and one from the first receiver above it up."""
     one_token = sum(HEADS * (7 - layer) for layer in range(7))
     suffix = sum(HEADS * (LAYERS - max(4, layer + 1)) for layer in range(7))
-    base_and_source = EXAMPLES * TOKENS * (LAYERS + 6)  # of the source the heads of seven layers, six of their MLPs
+    base = TOKENS * (LAYERS - 1) + 1  # the last token alone goes through the last MLP
+    source = TOKENS * 6  # the heads of seven layers are read, six of their MLPs are run
     counts = work(model, pair, LAST, "default")
-    assert counts["layers"] == base_and_source + EXAMPLES * (one_token + suffix)
+    assert counts["layers"] == EXAMPLES * (base + source + one_token + suffix)
 
 
 def test_logits_are_computed_for_answers_only(model, pair):
@@ -112,7 +113,7 @@ def test_mlps_ride_together_where_their_paths_meet_the_same_receivers_first(mode
     counts = work(model, pair, replace(LAST, senders="mlps"), "default")
     one_token = 4 * 7 + sum(7 - layer for layer in (4, 5, 6))
     suffix = 4 * (LAYERS - 4) + sum(LAYERS - (layer + 1) for layer in (4, 5, 6))
-    assert counts["layers"] == EXAMPLES * (TOKENS * (LAYERS + 7) + one_token + suffix)
+    assert counts["layers"] == EXAMPLES * (TOKENS * (LAYERS - 1 + 7) + 1 + one_token + suffix)
     assert counts["passes"] == 2 + 2 * 4
     assert counts["logits"] == EXAMPLES * (1 + 7)
 
@@ -120,7 +121,7 @@ def test_mlps_ride_together_where_their_paths_meet_the_same_receivers_first(mode
 def test_mlps_into_logits_are_one_pass(model, pair):
     counts, slow = (work(model, pair, Path("last", senders="mlps"), engine) for engine in ("default", "reference"))
     assert counts["passes"] == 3
-    assert counts["layers"] == EXAMPLES * (2 * TOKENS * LAYERS + LAYERS * LAYERS)
+    assert counts["layers"] == EXAMPLES * (TOKENS * (2 * LAYERS - 1) + 1 + LAYERS * LAYERS)
     assert (
         slow["layers"] == (4 + LAYERS) * EXAMPLES * TOKENS * LAYERS
     )  # the source's MLPs are read in a run of their own
@@ -131,4 +132,4 @@ def test_heads_into_an_mlp_run_no_layer_above_it_twice(model, pair):
     counts = work(model, pair, Path("last", "input", (Mlp(4),)), "default")
     one_token = sum(HEADS * (5 - layer) for layer in range(5))
     suffix = 5 * HEADS * (LAYERS - 4)
-    assert counts["layers"] == EXAMPLES * (TOKENS * (LAYERS + 4) + one_token + suffix)
+    assert counts["layers"] == EXAMPLES * (TOKENS * (LAYERS - 1 + 4) + 1 + one_token + suffix)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnsight_et.core.errors import ExperimentError
+from nnsight_et.core.errors import ResultError
 from nnsight_et.measuring import checks
 from nnsight_et.measuring.audit import differences
 from nnsight_et.measuring.checks import RECOUNT, check_output
@@ -140,12 +140,26 @@ def test_every_score_is_derived_again(evidence, name):
     assert missed == []
 
 
-def test_a_summary_that_cannot_be_derived_again_fails_by_name(evidence):
-    """Of a result that lacks what it was decided by there is nothing to check, so it is wrong."""
+def test_a_summary_that_cannot_be_derived_again_is_a_fault_of_ours_and_no_difference(evidence):
+    """Of a result that lacks what it was decided by there is nothing to check."""
     found = evidence["found"]
     output = MethodOutput({}, found.summary, "")
-    with pytest.raises(ExperimentError, match=r"found: self-check 'decisions', at KeyError: 'value_fetcher"):
+    with pytest.raises(KeyError, match="value_fetcher") as raised:
         check_output(found.context, found.job, output, METHODS["path_patching"].experiment().audit)
+    (note,) = raised.value.__notes__
+    assert note.startswith("experiments.found: its result could not be derived again, and was not written")
+
+
+def test_an_earlier_result_that_is_damaged_by_now_is_named(evidence):
+    path = evidence["table"].context.folder / "found" / "result.json"
+    whole = path.read_bytes()
+    try:
+        for wrong in (b"{", whole.replace(b"value_fetcher", b"value_fetchex"), b"[]"):
+            path.write_bytes(wrong)
+            with pytest.raises(ResultError, match=r"found/result\.json: "):
+                evidence["table"].circuit("found")
+    finally:
+        path.write_bytes(whole)
 
 
 def test_an_accuracy_that_no_number_of_validation_pairs_gives_is_told(evidence, monkeypatch):

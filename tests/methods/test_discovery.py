@@ -16,15 +16,18 @@ from rich.console import Console
 from benchmarks.discovery import CASES, edges_of, exhaustive, found_in, search, truth
 from nnsight_et.core.circuit import Head, Mlp
 from nnsight_et.core.errors import ManifestError
+from nnsight_et.diagnostics.costs import costs
+from nnsight_et.diagnostics.sizing import read_rows
 from nnsight_et.display.figures import Diagram
 from nnsight_et.manifest import Manifest, parse
 from nnsight_et.methods.discovery.experiment import EXPERIMENT
-from nnsight_et.methods.discovery.graph import Branch, Edge, Group, branches_of, connected, grouped, node_at
+from nnsight_et.methods.discovery.graph import Branch, Edge, Group, Node, branches_of, connected, grouped
 from nnsight_et.methods.discovery.present import _found as noted
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.discovery.words import sentence, sentences
 from nnsight_et.planning.plan import Plan, plan
 from nnsight_et.report.difference import difference
+from nnsight_et.report.difference_tables import difference_tables
 from nnsight_et.report.export import export
 from nnsight_et.report.results import head_rows, metric_rows, tables
 from nnsight_et.results.headers import folder_of
@@ -150,10 +153,15 @@ def test_whole_groups_are_patched_and_each_says_what_it_carries(planted, found):
 
 
 def test_a_search_that_found_nothing_says_why(found):
-    empty = found.summary.model_copy(update={"edges": []})
-    assert "No head is beyond chance with an effect worth keeping." in noted(empty)
+    empty = found.summary.model_copy(update={"edges": [], "nodes": []})
+    told = (
+        "Nothing found. 40 heads patched into the logits, and 9 further branches searched, on 48 pairs of prompts: none"
+    )
+    assert told in noted(found.header, empty)
     few = empty.model_copy(update={"held_out_examples": 4})
-    assert "With 4 examples no head can be beyond chance" in noted(few)
+    assert "With 4 examples no head can be beyond chance" in noted(found.header, few)
+    lost = noted(found.header, found.summary.model_copy(update={"nodes": []}))
+    assert "on 60 held-out pairs, and none beyond chance leads to the logits, at an error rate of 0.05 over all" in lost
 
 
 def test_a_search_that_is_continued_measures_nothing_twice_and_finds_the_same(planted, found):
@@ -260,6 +268,17 @@ def test_a_search_ends_where_it_may_cost_no_more(planted, more, ended, opened):
     assert {group.name for group in summary.groups if group.round == 1} == {"last_1"}
 
 
+def test_a_plan_is_a_bound_that_keeps_to_the_budget(planted, found):
+    budget = 0.3 * (found.summary.cost.search + found.summary.cost.probes)
+    jobs = plan(manifest_of(planted, budget={"token_layers": budget}))
+    finish(jobs, planted / "runs", ("found",))
+    spent = read_result(folder_of(planted / "runs", jobs) / "found").read(DiscoverySummary).summary.cost.total
+    rows, _ = read_rows(jobs, {}, None)
+    bound, without = (costs(one, rows, {})["found"].count.token_layers for one in (jobs, plan(manifest_of(planted))))
+    assert spent <= bound <= 1.7 * budget  # on held-out examples edges are tested beyond it
+    assert found.summary.cost.total <= without
+
+
 def test_mistakes_are_told_by_line(tmp_path):
     for more, text in (
         ({"metric": "kl"}, "kl, which has no sign to test"),
@@ -274,13 +293,13 @@ def test_mistakes_are_told_by_line(tmp_path):
 
 def test_nodes_form_groups_by_position_and_profile():
     profiles = {
-        node_at(Head(4, 0), "last"): [-0.5, 0.0, -0.4],
-        node_at(Head(4, 1), "last"): [-0.05, 0.0, -0.05],
-        node_at(Head(3, 0), "last"): [0.0, -0.6, 0.0],
-        node_at(Head(3, 1), "last"): [0.0, 0.001, 0.0],
-        node_at(Head(2, 1), "other"): [-0.5, 0.0],
-        node_at(Mlp(2), "last"): [-0.5],
-        node_at(Head(2, 2), "last"): [0.001, 0.0, 0.0],
+        Node(Head(4, 0), "last"): [-0.5, 0.0, -0.4],
+        Node(Head(4, 1), "last"): [-0.05, 0.0, -0.05],
+        Node(Head(3, 0), "last"): [0.0, -0.6, 0.0],
+        Node(Head(3, 1), "last"): [0.0, 0.001, 0.0],
+        Node(Head(2, 1), "other"): [-0.5, 0.0],
+        Node(Mlp(2), "last"): [-0.5],
+        Node(Head(2, 2), "last"): [0.001, 0.0, 0.0],
     }
     groups = grouped(profiles, 0.02, 0.7, {"last_1"}, 2)
     assert {group.name: group.parts for group in groups} == {
@@ -300,7 +319,7 @@ def test_branches_go_to_earlier_positions_alone():
 
 
 def test_edges_that_lead_nowhere_are_no_part_of_the_graph():
-    nodes = [node_at(Head(layer, 0), "last") for layer in range(4)]
+    nodes = [Node(Head(layer, 0), "last") for layer in range(4)]
     into = {name: Branch(name, "query", "last") for name in ("a", "b")}
     logits = Branch("logits", None, "last")
     edges = [Edge(nodes[3], logits), Edge(nodes[2], into["a"]), Edge(nodes[1], into["b"]), Edge(nodes[0], into["a"])]
@@ -375,9 +394,40 @@ def test_two_graphs_are_compared_by_nodes_and_edges(found):
     gone = next(edge for edge in fewer.summary["edges"] if edge["node"] == "L3H0")
     gone["in_graph"] = False
     fewer.summary["nodes"] = [node for node in fewer.summary["nodes"] if node["node"] != "L3H0"]
+    (group,) = [group for group in fewer.summary["groups"] if group["nodes"] == ["L3H0"]]
+    group["nodes"], group["dropped"] = [], ["L3H0"]
     other = Study("d", (type(found)(fewer, found.scores, DiscoverySummary.read(fewer)),), ())
     members = {one.group: one for one in difference(Study("d", (found,), ()), other).members}
     assert members["nodes at last"].only_a == ("L3H0",)
     assert {"L4H0", "L4H1"} == {*members["nodes at last"].both}
+    assert members["group last_2"].only_a == ("L3H0",)
     assert members["edges from last into the query at last"].only_a == ("L3H0",)
     assert members["edges from last into logits"].only_a == ()
+
+
+def test_groups_of_two_graphs_are_compared_with_those_that_share_their_nodes(found):
+    renamed = json.loads(json.dumps(found.header.summary).replace("last_1", "last_9"))
+    header = found.header.model_copy(update={"summary": renamed})
+    other = Study("d", (type(found)(header, found.scores, DiscoverySummary.read(header)),), ())
+    members = {one.group: one for one in difference(Study("d", (found,), ()), other).members}
+    assert {*members["group last_1 | last_9"].both} == {"L4H0", "L4H1"}
+    assert not any(one.only_a or one.only_b for one in members.values())
+
+
+def test_of_many_probes_that_differ_the_largest_are_shown_behind_what_the_graph_lost(found):
+    changed = json.loads(json.dumps(found.header.summary))
+    probes = [probe for branch in changed["branches"] for probe in branch["probes"]]
+    for number, probe in enumerate(probes):
+        probe["score"] += 1 + number
+    changed["nodes"] = changed["nodes"][1:]
+    header = found.header.model_copy(update={"summary": changed})
+    other = Study("d", (type(found)(header, found.scores, DiscoverySummary.read(header)),), ())
+    several = difference(Study("d", (found,), ()), other)
+    tables = {table.title: table for table in difference_tables(several, top=3)}
+    assert [*tables] == ["head by head: membership", "metric by metric", "metrics with many values"]
+    assert [row[2] for row in tables["metric by metric"].rows] == ["nodes"]
+    assert [row[-1] for row in tables["metrics with many values"].rows] == [
+        f"{number:+.4g}" for number in (len(probes), len(probes) - 1, len(probes) - 2)
+    ]
+    assert f"found: {len(probes)} of probe_effect differ." in tables["metrics with many values"].note
+    assert len(several.metrics) == len(probes) + 1 > 100

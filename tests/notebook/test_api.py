@@ -287,6 +287,16 @@ def test_a_circuit_is_put_together_as_manifests_do():
         et.circuit_of(one, one)
 
 
+def test_a_search_that_finds_nothing_is_a_graph_that_says_so(model: et.LoadedModel):
+    found = et.discover(model, et.Pairs.boxes(8, boxes=3), effect=0.99)
+    assert (found.rows, found.circuit) == ((), Circuit(()))
+    (told,) = found.sentences
+    assert told.startswith(
+        "Nothing found. 12 heads patched into the logits on 3 pairs of prompts: none has an effect of"
+    )
+    assert told in repr(found)
+
+
 def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[[], object], str]]:
     same = et.Pairs.of([("The {{asked|car}}", "The {{asked|book}}", "is")])
     far, lost = (Circuit((HeadGroup("a", at, (head,)),)) for at, head in (("last", Head(3, 0)), ("first", Head(0, 0))))
@@ -300,6 +310,7 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
         "receiver": (lambda: et.path_patch(model, pairs, into=["L9H0"], via="query"), "into: L9H0; the model has"),
         "head's input": (lambda: et.path_patch(model, pairs, into=["L1H0"], via="input"), "via: 'input' into L1H0;"),
         "MLP's query": (lambda: et.path_patch(model, pairs, into=["L1MLP"], via="query"), "via: 'query' into L1MLP;"),
+        "MLP and head": (lambda: et.path_patch(model, pairs, into=["L1H0", "L1MLP"], via="query"), "into L1MLP;"),
         "far MLP": (lambda: et.path_patch(model, pairs, into=["L3MLP"], via="input"), "into: L3MLP; the model has"),
         "first MLP": (lambda: et.path_patch_mlps(model, pairs, into=["L0MLP"], via="input"), "into: no MLP can reach"),
         "no name": (lambda: et.path_patch(model, pairs, into=["LMLP"], via="input"), "'LMLP' is not the name of an M"),
@@ -321,7 +332,7 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
 REFUSED = (
     "position", "via", "no via", "into", "none", "first layer", "receiver", "head", "place", "empty", "same", "order",
     "few", "keys", "texts", "no pairs", "tokenizer", "two", "shape",
-    "head's input", "MLP's query", "far MLP", "first MLP", "no name",
+    "head's input", "MLP's query", "MLP and head", "far MLP", "first MLP", "no name",
 )  # fmt: skip
 
 

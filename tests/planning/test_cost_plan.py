@@ -41,7 +41,7 @@ experiments:
   two: {{method: faithfulness, circuit: found, models: [llama-tiny, goat-tiny], examples: 20, ablation_examples: 30}}
 """
 JOBS = plan(parse(TEXT, "study.yaml"))
-WHOLE = 20 * 26 * 6  # tokens times layers of one measurement's whole prompts
+WHOLE = 20 * (26 * 5 + 1)  # tokens times layers of one measurement's whole prompts, one of each in the last MLP
 
 
 def test_prompts_of_the_boxes_task_stand_where_the_tokenizer_puts_them():
@@ -54,7 +54,7 @@ def test_prompts_of_the_boxes_task_stand_where_the_tokenizer_puts_them():
 def test_means_and_plain_runs_are_counted_once_and_circuits_each_time():
     found = costs(JOBS, rows_of(JOBS, None), {})
     one, two = (found[name].counts["goat-tiny"] for name in ("one", "two"))
-    assert one.whole == 30 * 26 * 6 + 2 * WHOLE
+    assert one.whole == 30 * 26 * 5 + 2 * WHOLE  # of means no last MLP
     assert two.whole == WHOLE
     assert one.again == two.again > 0
     assert (found["one"].count.texts, found["two"].count.texts) == (70, 0)  # one tokenizer: made once for both models
@@ -65,9 +65,10 @@ def test_what_a_model_answers_first_is_counted_where_it_is_first_measured():
     found, probed = (costs(JOBS, rows_of(JOBS, None), {}, probed=some) for some in (False, True))
     added = {name: {model: probed[name].counts[model].whole - count.whole for model, count in one.counts.items()}
              for name, one in found.items()}  # fmt: skip
+    each = 26 * 5 + 1  # the last token alone goes through the last MLP
     assert added == {
-        "found": {"llama-tiny": 40 * 26 * 6},
-        "one": {"llama-tiny": 0, "goat-tiny": 40 * 26 * 6},
+        "found": {"llama-tiny": 40 * each},
+        "one": {"llama-tiny": 0, "goat-tiny": 40 * each},
         "two": {"llama-tiny": 0, "goat-tiny": 0},
     }
 
@@ -117,7 +118,8 @@ def test_receivers_say_how_much_a_path_costs():
         for one in rows.of(10, ["last"])
     ]
     assert prompts.tokens == 26
-    assert costs(JOBS, rows_of(JOBS, None), {})[job.name].count.token_layers == methods.total(every).token_layers
+    counted = costs(JOBS, rows_of(JOBS, None), {})[job.name].count
+    assert counted.token_layers == pytest.approx(methods.total(every).token_layers)
 
 
 def test_stages_of_mlps_cost_one_sender_a_layer_and_put_nothing_into_the_circuit():
@@ -239,6 +241,35 @@ def test_an_experiment_without_passes_takes_no_time_and_one_of_an_unknown_model_
     assert expected_seconds(work, {"c": 5.0}) == {"a": 0.0}
 
 
+@pytest.mark.parametrize("groups", [(), (HeadGroup("a", "last", ()),)], ids=["no groups", "no heads"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "faithfulness, models: [llama-tiny]",
+        "completeness",
+        "completeness, draws: 0",
+        "minimality",
+        "dcm",
+        "cmap, donor: llama-tiny, recipient: goat-tiny",
+        "attention_patterns",
+    ],
+)
+def test_what_is_on_a_circuit_that_was_found_without_heads_costs_little(method, groups):
+    text = f"""\
+name: study
+task: {{kind: boxes, boxes: 3}}
+experiments:
+  found: {{method: discovery, model: llama-tiny, examples: 10, held_out_examples: 10}}
+  one: {{method: {method}, circuit: found}}
+"""
+    jobs = plan(parse(text, "study.yaml"))
+    rows = rows_of(jobs, None)
+    assert (
+        costs(jobs, rows, {"found": Circuit(groups)})["one"].count.token_layers
+        < costs(jobs, rows, {})["one"].count.token_layers
+    )
+
+
 def test_a_circuit_that_discovery_has_yet_to_find_is_taken_to_have_heads_everywhere():
     text = """\
 name: study
@@ -249,4 +280,5 @@ experiments:
 """
     jobs = plan(parse(text, "study.yaml"))
     alone = costs(jobs, rows_of(jobs, None), {})["one"].counts["llama-tiny"]
-    assert alone.again == 20 * 11 * 4 * 6  # 11 circuits, of which 4 positions are recomputed in 6 layers
+    # 11 circuits: 4 positions are recomputed in 6 layers, but one in the last MLP
+    assert alone.again == 20 * 11 * (4 * 5 + 1)

@@ -16,12 +16,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import nnsight_et
 from benchmarks import coverage, other_tools, setting, seven_b
-from benchmarks.tools import cost
+from benchmarks.tools import cost, one_stage
 from benchmarks.tools.hooks import Hooks
+from benchmarks.tools.races import KnownStage, StageOfModel
 from nnsight_et.core.batch import collate
 from nnsight_et.core.circuit import Head
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.interventions.path_patching import Path as PatchedPath
+from nnsight_et.manifest.methods.path_patching import Screen
 from nnsight_et.tasks.boxes import Boxes
 from nnsight_et.tasks.ioi import IOI
 from tests.helpers import pretend_lens
@@ -49,7 +51,7 @@ SMALL = {  # benchmark -> how it is run here, and what it then writes
     "other_tools": ("--prompts 3 --others 2", "other_tools_llama"),
     "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
     "self_checks": ("study.yaml --limit 2", "self_checks"),
-    "screening": ("--examples 12 --rounds 1 --screens all~prompts first:~4", "screening"),
+    "screening": ("--examples 12 --rounds 1 --screens all~prompts first:~4 --seeds 20 21 --mlps", "screening"),
     "seven_b": ("--shape small --device cpu --examples 3 --batch 2 --peak-tflops 0.01", "seven_b_small"),
     "transformer_lens": ("--size small --rounds 1", "transformer_lens_small"),
 }
@@ -220,8 +222,6 @@ def test_what_other_tools_cost_is_counted_and_timed(lens, tmp_path):
     heads = [Head(layer, index) for layer in range(3) for index in range(4)]
     ratios = [cost.counted(model, path, heads, tokens)["ratio"] for tokens in (15, 54)]
     assert 1 < ratios[0] < ratios[1]
-    race = cost.raced(model, examples, path, heads, 3)
-    assert set(race.prompts.tolist()) <= set(range(8, 13))
     bridge = pretend_lens.TransformerBridge(module)
     caches = [bridge.run_with_cache(run.tokens)[1] for run in (pair.source, pair.base)]
     tool = SimpleNamespace(bridge=bridge, caches=caches, layers=range(4))
@@ -265,12 +265,51 @@ def test_a_graph_of_ioi_is_held_against_other_methods(written, tmp_path, monkeyp
     assert set(found["whole_heads"]) == {"last"}
 
 
-def test_stages_with_a_screen_stand_beside_the_same_without(written):
-    whole, screened = run("screening", written)["runs"].values()
-    assert whole["token_layers"] > 0 < screened["token_layers"]
-    for one, other in zip(whole["stages"], screened["stages"], strict=True):
-        assert one["measured"] == 1 >= other["measured"] > 0
-        assert len(one["kept"]) == len(other["kept"])
+def test_stages_with_a_screen_stand_beside_the_same_without(written, tmp_path, monkeypatch):
+    words = f"{SMALL['screening'][0]} --effects {tmp_path / 'effects'} --orders 3"
+    monkeypatch.setitem(SMALL, "screening", (words, "screening"))
+    found = run("screening", written)
+    for rows in found["seeds"].values():
+        whole, screened = rows.values()
+        assert whole["token_layers"] == sum(stage["token_layers"] for stage in whole["stages"])
+        assert screened["beside_all_prompts"]["token_layers"] == screened["token_layers"] / whole["token_layers"]
+        for one, other in zip(whole["stages"], screened["stages"], strict=True):
+            assert one["measured"] == 1 >= other["measured"] > 0
+            assert len(one["kept"]) == len(other["kept"])
+    (again,) = found["other_orders"]
+    assert again["all"]["races"] == sum(again[stage["group"]]["races"] for stage in whole["stages"])
+    assert again["all"]["races"] >= 2 * 3 * 2  # both seeds' first stages, into the logits, in three orders each
+    assert 0 < again["all"]["pairs"] <= 1
+    assert again["value_fetcher"]["lost_outside_interval"] <= again["value_fetcher"]["lost"]
+
+
+def test_a_race_on_a_model_measures_what_the_stage_has():
+    """And a race of the effects it measured, in the same order, measures the same heads on the same prompts."""
+    module = setting.llama(setting.SMALL)
+    model, some = replace(setting.traced(module), runs={}), setting.prompts(10)
+    path = PatchedPath("previous_query_label", "value", setting.receivers((4, 5), 4))
+    stage = StageOfModel(model, some, path, path.reaching(8, 4), "probability_ratio", Chunks(examples=4))
+    race, effects = stage.race(Screen(first=4), 2, "20"), stage.measure()
+    order = {number: place for place, number in enumerate(race.order)}
+    for sender, prompts in enumerate(race.prompts.tolist()):
+        measured = [number for number in range(10) if order[number] < prompts]
+        there = race.found["patched"][sender] / race.found["base"] - 1
+        assert there.isfinite().nonzero()[:, 0].tolist() == measured
+        assert torch.allclose(there[measured].double(), effects[sender, measured], atol=1e-6)
+    known = KnownStage("probability_ratio", 2, effects, race.estimates.double(), race.found["base"].double())
+    assert known.race(Screen(first=4), "20").prompts.tolist() == race.prompts.tolist()
+    assert known.outcome(Screen(first=4), "20")["left"] == 20 - len(race.whole)
+
+
+def test_one_stage_is_measured_in_forwards_and_bytes(written, tmp_path):
+    found = one_stage.headline(1, 8, setting.SMALL)
+    assert set(found["models"]) == {"random Llama", "llama-tiny"}
+    assert all(min(row["forwards_per_head"].values()) > 0 for row in found["models"].values())
+    assert all(row["token_layers"]["first: 4"] > 0 for row in found["models"].values())
+    random_llama(tmp_path / "llama", 6)
+    held = one_stage.bytes_held(str(tmp_path / "llama"), 12)
+    assert held["bytes"]["all prompts"] > held["bytes"]["weights"] > 0
+    assert held["bytes"]["first: 4, afterwards"] > held["bytes"]["all prompts, afterwards"]  # runs are kept
 
 
 def test_all_stages_of_a_shape_are_measured_and_written(written):

@@ -370,6 +370,7 @@ def test_what_only_the_boxes_task_has_is_refused(experiment: str, message: str):
     [
         ("{kind: ioi, order: BAAB}", "task.order", "found 'BAAB'; did you mean 'BABA'? accepted: mixed, ABBA, BABA"),
         ("{kind: ioi, templates: 9}", "task.templates", "found 9; accepted: 1 to 8, or up to 15 with sentences: wang"),
+        ("{kind: ioi, sentence: 9}", "task.sentence", "found 9; accepted: 1 to 8, or up to 15 with sentences: wang"),
         ("{kind: ioi, names: [a, b, c, d, a]}", "task.names.4", "'a' appears twice"),
         ("{kind: ioi, names: [a, b, c, d]}", "task.names", "accepted: 5 or more entries"),
         ("{kind: ioi, boxes: 3}", "task.boxes", "no key 'boxes' here; accepted: kind, order, templates, names"),
@@ -385,10 +386,11 @@ def test_a_task_that_is_written_wrong_is_told_by_its_line(task: str, place: str,
 
 def test_every_option_of_a_task_reaches_its_generator_and_what_is_computed():
     tasks = [IOITask(kind="ioi"), IOITask(kind="ioi", order="ABBA"), IOITask(kind="ioi", templates=2)]
-    tasks.append(IOITask(kind="ioi", names=NAMES[:6]))
+    tasks += [IOITask(kind="ioi", names=NAMES[:6]), IOITask(kind="ioi", sentence=3)]
     made = [task_of(task).examples(WORDS, 12, 0, "discovery") for task in tasks]
     assert all(made[0] != other for other in made[1:])
-    assert len({str(task.identity) for task in tasks}) == 4
+    assert len({str(task.identity) for task in tasks}) == len(tasks)
+    assert {words(example.base).split()[0] for example in made[-1]} == {TEMPLATES[2].split()[0]}
     assert tasks[0].identity["version"] == 1
     assert len(TEMPLATES) == IOITask(kind="ioi").templates
     with pytest.raises(ValueError, match="less than or equal to 15"):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Example, Question, right_tokens
 from nnsight_et.core.circuit import Circuit, Head, HeadGroup
-from nnsight_et.core.errors import TaskError
+from nnsight_et.core.errors import NothingFound, TaskError
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.metrics import is_right
 from nnsight_et.core.statistics import accuracy_intervals
@@ -18,6 +18,7 @@ from nnsight_et.manifest import DCM
 from nnsight_et.manifest.written import is_shipped
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
+from nnsight_et.measuring.earlier import found_none
 from nnsight_et.measuring.mask_training import gradient_of, train_masks
 from nnsight_et.measuring.predictions import answer_scores
 from nnsight_et.measuring.roles import SelectedHeads
@@ -166,13 +167,16 @@ def _rows(
 def selected_heads(context: RunContext, name: str, desiderata: Sequence[str] = ()) -> SelectedHeads:
     """The selections called `name`: shipped ones, or those of an experiment; of one that finds a circuit whole groups.
 
-    desiderata: what whole groups are for.
+    desiderata: what whole groups are for. NothingFound if these have no heads.
     """
     if is_shipped(name):
         return SelectedHeads.from_shipped(name.partition("/")[2])
     result = context.earlier.results[name]
     if method_of(result.header) != "dcm":
-        return SelectedHeads.whole_groups(context.earlier.found_circuit(name), desiderata)
+        circuit = context.earlier.found_circuit(name)
+        if not circuit.size:
+            raise NothingFound(found_none(name))
+        return SelectedHeads.whole_groups(circuit, desiderata)
     summary = result.read(DCMSummary).summary
     found = dict[str, dict[str, tuple[Head, ...]]]()
     for row in summary.rows:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import ceil
 
 from nnsight_et.core.circuit import Head
 from nnsight_et.engine.paths import Path
@@ -10,41 +11,47 @@ from nnsight_et.manifest import Discovery
 from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.sections import CIRCUITS
-from nnsight_et.planning.cost.methods import Count as Count
-from nnsight_et.planning.cost.methods import total
-from nnsight_et.planning.cost.paths import path_patching, probing
+from nnsight_et.planning.cost.methods import Count, Rows, total
+from nnsight_et.planning.cost.paths import edges, path_patching, probing
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 
 def cost(setting: CostSetting[Discovery]) -> Iterator[Piece]:
-    """A bound: as many branches as may be opened, each at the first position, all they keep probed and tested."""
+    """A bound: as many branches as may be opened, each at the first position, all they keep probed and tested.
+
+    A budget bounds the search; on held-out examples as many of these branches are tested as it pays for.
+    """
     spec, (name, rows) = setting.job.spec, setting.first
     shape, places = rows.sizes.shape, spec.places(setting.job.task.all_positions)
     yield texts_made("discovery", 2 * (spec.examples + spec.held_out_examples), name)
     first, every = places[0], tuple(Head(layer, 0) for layer in range(1, shape.n_layers))
     last = Path(places[-1])
     worst = Path(first, "key", every) if every else last
-    searched, again = (
-        total(
-            path_patching(rows.sizes, one, path, path.reaching(shape.n_layers, shape.n_heads, shape.parallel)[:most])
-            * times
-            for path, times in ((last, 1), (worst, spec.branches))
-            for one in rows.of(count, [path.at])
-        )
-        for count, most in ((spec.examples, None), (spec.held_out_examples, spec.keep))
+    senders = {path: path.reaching(shape.n_layers, shape.n_heads, shape.parallel) for path in (last, worst)}
+    into_logits, branch = (
+        total(path_patching(rows.sizes, one, path, senders[path]) for one in rows.of(spec.examples, [path.at]))
+        for path in (last, worst)
     )
+    others = branch * spec.branches + _probed(spec, rows, places)
+    most = spec.budget.token_layers if spec.budget else None
+    share = 1.0 if most is None else min(1.0, max(0.0, most - into_logits.token_layers) / others.token_layers)
+    tested = [(last, senders[last][: spec.keep]), *[(worst, senders[worst][: spec.keep])] * ceil(share * spec.branches)]
+    held_out = total(edges(rows.sizes, one, tested) for one in rows.of(spec.held_out_examples, places))
+    yield "", name, into_logits + others * share + held_out
+
+
+def _probed(spec: Discovery, rows: Rows, places: Sequence[str]) -> Count:
+    """As many nodes as may be found, and their branches' inputs; and halves of layers of every branch."""
+    shape = rows.sizes.shape
     nodes = min(spec.keep * (spec.branches + 1), shape.n_layers * shape.n_heads * len(places))
     inputs = 1 + 2 * len(places)
     layers, half = list(range(shape.n_layers)), 2 * shape.n_layers
     asked = (1, 7 * inputs * nodes, 5 * inputs * nodes), (spec.branches, half, half)
-    probed = total(
-        probing(rows.sizes, one, {(first, "key"): (layers, variants, sets)}) * times
+    return total(
+        probing(rows.sizes, one, {(places[0], "key"): (layers, variants, sets)}) * times
         for times, variants, sets in asked
-        for one in rows.of(spec.examples, [first])
+        for one in rows.of(spec.examples, [places[0]])
     )
-    found = searched + probed
-    most = spec.budget.token_layers if spec.budget else None
-    yield "", name, (found if most is None else found * min(1.0, most / found.token_layers)) + again
 
 
 def _experiment() -> Experiment[Discovery, DiscoverySummary]:

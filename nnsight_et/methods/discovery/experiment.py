@@ -28,7 +28,7 @@ from nnsight_et.measuring.stage_scores import effects, over_all, tested_values
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.discovery import audit, present, spent
-from nnsight_et.methods.discovery.graph import Edge, Node, connected, node_at
+from nnsight_et.methods.discovery.graph import Edge, Node, connected
 from nnsight_et.methods.discovery.race import Trials
 from nnsight_et.methods.discovery.search import Search, Searched
 from nnsight_et.methods.discovery.summary import (
@@ -88,7 +88,7 @@ def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress
         for kind in search.kinds:
             if parts := sorted(node.part for node in one.candidates if node.kind == kind):
                 paths.append((one.branch.path(kind), parts))
-                asked += [Edge(node_at(part, one.branch.at), one.branch) for part in parts]
+                asked += [Edge(Node(part, one.branch.at), one.branch) for part in parts]
     if not paths:
         return Tests((), torch.zeros(0, len(held_out)), torch.zeros(0, len(held_out)), 0)
     edges = [(path, part) for path, parts in paths for part in parts]
@@ -197,7 +197,7 @@ def _group_records(search: Search, best: Mapping[tuple[str, str], float]) -> lis
     for group in search.groups.values():
         names = list(map(str, group.parts))
         kept = sorted((name for name in names if (name, group.at) in best), key=lambda name: best[name, group.at])
-        profiles = {str(part): search.profiles.get(node_at(part, group.at), []) for part in group.parts}
+        profiles = {str(part): search.profiles.get(Node(part, group.at), []) for part in group.parts}
         records.append(
             GroupOfNodes(
                 name=group.name,

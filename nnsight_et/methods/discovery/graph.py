@@ -21,13 +21,11 @@ class Node(NamedTuple):
 
     part: Component
     at: str
-    kind: Kind
-    """What it is one of: as tuples the first head of a layer and its MLP are equal."""
 
-
-def node_at(part: Component, at: str) -> Node:
-    """The node of a head or MLP at a position."""
-    return Node(part, at, "mlps" if isinstance(part, Mlp) else "heads")
+    @property
+    def kind(self) -> Kind:
+        """What it is one of."""
+        return "mlps" if isinstance(self.part, Mlp) else "heads"
 
 
 class Edge(NamedTuple):
@@ -50,7 +48,7 @@ class Group:
     @property
     def bottom(self) -> bool:
         """Whether its nodes are heads of layer 0, which read the tokens themselves."""
-        return is_bottom(node_at(self.parts[0], self.at))
+        return is_bottom(Node(self.parts[0], self.at))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from nnsight_et.core.errors import quantity
-from nnsight_et.core.statistics import too_few
 from nnsight_et.display.circuit_figures import StageView, colour_legend, heat_map
 from nnsight_et.display.figures import Arrow, Diagram, FigureGroup, Node
 from nnsight_et.display.measurement import (
@@ -22,7 +21,7 @@ from nnsight_et.display.measurement import (
 from nnsight_et.display.table import Table, number, signed_score, table_of
 from nnsight_et.manifest import Discovery
 from nnsight_et.methods.discovery.summary import BranchRecord, DiscoverySummary, EdgeRecord, GroupOfNodes, ProbeRecord
-from nnsight_et.methods.discovery.words import reads, writes
+from nnsight_et.methods.discovery.words import nothing_found, reads, writes
 from nnsight_et.methods.path_patching.present import score_note
 from nnsight_et.results.headers import ResultHeader, metric_of, models_of, name_of
 from nnsight_et.results.store import MethodResult
@@ -42,6 +41,8 @@ WHY = {
 
 def headline(summary: DiscoverySummary) -> str:
     """How large the graph is."""
+    if not summary.nodes:
+        return "nothing found"
     return f"{quantity(len(summary.nodes), 'node')} and {quantity(len(summary.graph), 'edge')} beyond chance"
 
 
@@ -64,7 +65,9 @@ def _groups(header: ResultHeader, summary: DiscoverySummary) -> Table:
         "writes to": lambda group: writes(summary, group),
     }
     rows = [group for group in summary.groups if group.nodes]
-    return table_of(header, f"circuit of {models_of(header)}, found without stages", columns, rows, _found(summary))
+    return table_of(
+        header, f"circuit of {models_of(header)}, found without stages", columns, rows, _found(header, summary)
+    )
 
 
 def _strongest(summary: DiscoverySummary) -> dict[tuple[str, str], float]:
@@ -75,7 +78,7 @@ def _strongest(summary: DiscoverySummary) -> dict[tuple[str, str], float]:
     return best
 
 
-def _found(summary: DiscoverySummary) -> str:
+def _found(header: ResultHeader, summary: DiscoverySummary) -> str:
     """What was searched and what it cost, in sentences."""
     opened = sum(one.open for one in summary.branches) - 1
     ended = {"nothing more": "nothing more was found", "branches": "as many branches were opened as may be"}
@@ -94,10 +97,9 @@ def _found(summary: DiscoverySummary) -> str:
         )
     if summary.stability is not None:
         sentences.append(f"Stability: {summary.stability:.2f}, mean Jaccard index with what resampled examples find.")
-    tested = summary.branches[0].tested if summary.branches else 0
-    if not summary.graph and tested:
-        none = "No head is beyond chance with an effect worth keeping."
-        sentences.append(too_few(summary.held_out_examples, tested) or none)
+    if not summary.nodes:
+        assert isinstance(header.job.spec, Discovery)
+        sentences.append(nothing_found(header.job.spec, summary))
     return " ".join(sentences)
 
 

@@ -34,7 +34,6 @@ from nnsight_et.methods.discovery.graph import (
     halves_of_layers,
     inputs_of,
     is_bottom,
-    node_at,
 )
 from nnsight_et.methods.discovery.race import MARGIN, Raced, Trials
 from nnsight_et.methods.discovery.summary import OPEN, ProbeRecord, Why
@@ -194,7 +193,7 @@ class Search:
             chosen = (raced.score <= -self.trials.threshold) & (raced.p_bh <= self.spec.level)
             indices: list[int] = to_list(torch.nonzero(chosen)[:, 0])
             for index in indices:
-                ranked.append((raced.score[index].item(), node_at(senders[index], one.branch.at)))
+                ranked.append((raced.score[index].item(), Node(senders[index], one.branch.at)))
         for score, node in sorted(ranked)[: self.spec.keep]:
             one.candidates.append(node)
             self.scores[Edge(node, one.branch)] = score
@@ -260,7 +259,7 @@ class Search:
         self.profiles |= profiles
         for group in grouped(profiles, self.spec.effect, self.spec.alike, self.groups, rounds):
             self.groups[group.name] = group
-            self.group_of |= {node_at(part, group.at): group.name for part in group.parts}
+            self.group_of |= {Node(part, group.at): group.name for part in group.parts}
 
     def _probe_branches(self, rounds: int) -> Generator[Progress, None, list[Searched]]:
         """Probe all branches of the round's groups; those to be opened, the strongest first."""

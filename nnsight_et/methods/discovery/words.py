@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnsight_et.core.errors import quantity
+from nnsight_et.core.statistics import too_few
+from nnsight_et.manifest import Discovery
 from nnsight_et.methods.activation_patching.summary import ActivationPatchingSummary, PatchedGroup
 from nnsight_et.methods.attention_patterns.summary import AttentionPatternsSummary
 from nnsight_et.methods.discovery.summary import DiscoverySummary, GroupOfNodes
@@ -53,12 +55,38 @@ def sentence(summary: DiscoverySummary, group: GroupOfNodes) -> str:
     return f"{who}, {verbs[0]} {reads(summary, group)}, and {verbs[1]} to {writes(summary, group)}."
 
 
+def nothing_found(spec: Discovery, summary: DiscoverySummary) -> str:
+    """What a search that found nothing has searched, how strictly it judged, and what to try."""
+    first, more = summary.branches[0], sum(one.open for one in summary.branches) - 1
+    searched = quantity(first.tested, "head or MLP", "heads and MLPs") if spec.mlps else quantity(first.tested, "head")
+    further = f", and {quantity(more, 'further branch', 'further branches')} searched," if more else ""
+    if summary.edges:
+        tested = f"{quantity(len(summary.edges), 'edge')} tested on {summary.held_out_examples} held-out pairs"
+        found = (
+            f"{tested}, and none beyond chance leads to the logits, at an error rate of {spec.level:g} over all edges."
+        )
+    else:
+        found = f"none has an effect of {spec.effect:g} of the base or more that is beyond chance, at an error rate of "
+        found += f"{spec.level:g}, so that no edge was tested on held-out pairs."
+    told = (
+        f"Nothing found. {searched} patched into the logits{further} on {summary.examples} pairs of prompts: {found}",
+        too_few(summary.held_out_examples, first.tested),
+        f"To try: more pairs, a smaller effect{'' if spec.mlps else ', MLPs as well'}.",
+    )
+    return " ".join(filter(None, told))
+
+
 def sentences(study: Study, names: Sequence[str]) -> Iterator[str]:
-    """Of each group of these results' graphs what it does; if measured, where it looks, and what it carries."""
+    """Of each group of these results' graphs what it does; if measured, where it looks, and what it carries.
+
+    Of a search that found nothing, what it has searched.
+    """
     for result in study.results:
         if method_of(result.header) != "discovery" or name_of(result.header) not in names:
             continue
-        summary = DiscoverySummary.read(result.header)
+        summary, spec = DiscoverySummary.read(result.header), result.header.job.spec
+        if not summary.nodes and isinstance(spec, Discovery):
+            yield nothing_found(spec, summary)
         on_it = [one.header for one in study.results if name_of(result.header) in one.header.job.needs]
         looks = [AttentionPatternsSummary.read(one) for one in on_it if method_of(one) == "attention_patterns"]
         patches = [ActivationPatchingSummary.read(one) for one in on_it if method_of(one) == "activation_patching"]

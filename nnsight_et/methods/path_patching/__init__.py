@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from nnsight_et.core.circuit import Component
+from nnsight_et.core.named_metrics import METRICS
 from nnsight_et.engine.paths import Path
 from nnsight_et.manifest import PathPatching
 from nnsight_et.methods.base import Experiment, Method
+from nnsight_et.methods.path_patching.reads import stage_reads
 from nnsight_et.methods.path_patching.summary import PathPatchingSummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost import pieces
@@ -19,11 +22,11 @@ def cost(setting: CostSetting[PathPatching]) -> Iterator[Piece]:
     """What its jobs measure on each model, and what that costs: of stages with a screen the most that it can be."""
     spec, (name, rows) = setting.job.spec, setting.first
     shape = rows.sizes.shape
-    names = [stage.at for stage in spec.stages if stage.screen is not None]
-    beside = max((kept_runs(rows.sizes, one, names, spec.examples) for one in rows.prompts), default=0) if names else 0
+    known = dict[str, Sequence[Component]]()
     yield texts_made("discovery", 2 * spec.examples, name)
-    for stage in spec.stages:
+    for index, stage in enumerate(spec.stages):
         receivers = pieces.receivers(setting.job, stage, setting.circuits, shape)
+        known |= {stage.into: receivers} if stage.via else {}
         path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
         every = path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
         keeping = set(pieces.kept_components(setting.job, stage, setting.circuits, shape))
@@ -36,7 +39,10 @@ def cost(setting: CostSetting[PathPatching]) -> Iterator[Piece]:
                     found += total(
                         estimates(rows.sizes, one, path) for one in prompts if stage.has_estimates(spec.metric)
                     )
-                    found = found.beside(beside)
+                    reads = stage_reads(spec.stages, index, known, shape)
+                    again = METRICS[spec.metric].compares
+                    beside = [kept_runs(rows.sizes, one, reads, spec.examples, again) for one in rows.prompts]
+                    found = found.beside(max(beside))
                 yield "", name, found
 
 

@@ -15,7 +15,7 @@ from nnsight_et.core.errors import TaskError, quantity
 from nnsight_et.core.lists import to_list
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import LEVEL
-from nnsight_et.engine.paths import Kind
+from nnsight_et.engine.paths import StageReads
 from nnsight_et.interventions.calls import Call
 from nnsight_et.interventions.path_patching import Path, path_probabilities
 from nnsight_et.interventions.screened_paths import screened_probabilities
@@ -32,6 +32,7 @@ from nnsight_et.measuring.stage_scores import Found, held_out_scores, ranking, s
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
 from nnsight_et.methods.base import Experiment
 from nnsight_et.methods.path_patching import audit, present
+from nnsight_et.methods.path_patching.reads import stage_reads
 from nnsight_et.methods.path_patching.summary import KeptHead, MeanTest, PathPatchingSummary, ScreenRecord, StageRecord
 from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.plan import Job, digest
@@ -66,7 +67,7 @@ def measure(
     scores: dict[str, Tensor] = {}
     stages: list[StageRecord] = []
     for index, stage in enumerate(spec.stages):
-        receivers = tuple(ranked[stage.into][: _receivers(spec, stage)]) if stage.via else ()
+        receivers = tuple(ranked[stage.into][: _receivers(spec, stage.into)]) if stage.via else ()
         path = Path(stage.at, stage.via, receivers, stage.kv_heads, stage.senders)
         senders = _reaching(path, shape)
         if stage.keep > len(senders):
@@ -78,7 +79,7 @@ def measure(
             check_scored(context, job, f"stages[{index}]", probabilities, examples)
             found, race = stage_scores(probabilities, senders, shape, stage.keep, job.seed, spec.metric), None
         else:
-            race = yield from _race(context, job, index, path, senders, examples)
+            race = yield from _race(context, job, index, path, senders, examples, ranked=ranked)
             found = screened_scores(race, senders, shape, job.seed)
             senders = [senders[number] for number in race.whole]
         order = ranking(found["score"], senders, spec.metric)
@@ -118,11 +119,18 @@ def _race(
     path: Path,
     senders: Sequence[Component],
     examples: Sequence[Example],
+    *,
+    ranked: Mapping[str, Sequence[Component]],
 ) -> Generator[Progress, None, Race]:
-    """The stage's race: round by round the senders that may still be kept, on more of the examples."""
+    """The stage's race: round by round the senders that may still be kept, on more of the examples.
+
+    ranked: of the stages before it.
+    """
     stage, metric = job.spec.stages[index], job.spec.metric
     assert stage.screen is not None
-    shared = _shared_prompts(context, job, examples)
+    receivers = {group: found[: _receivers(job.spec, group)] for group, found in ranked.items()}
+    reads = stage_reads(job.spec.stages, index, receivers, context.models.shape(job.models[0]))
+    shared = _shared_prompts(context, job, examples, reads)
     drawn = {number: place for place, number in enumerate(drawn_order(len(examples), str(job.seed)))}
 
     def ask(some: Sequence[int], prompts: Sequence[int], name: str) -> Generator[Progress, None, Found]:
@@ -143,18 +151,18 @@ def _race(
     return (yield from run_race(ask, how_many, screen=stage.screen, metric=metric, keep=stage.keep, seed=seed))
 
 
-def _shared_prompts(context: RunContext, job: Job[PathPatching], examples: Sequence[Example]) -> SharedPrompts | None:
+def _shared_prompts(
+    context: RunContext, job: Job[PathPatching], examples: Sequence[Example], reads: tuple[StageReads, ...]
+) -> SharedPrompts | None:
     """Of screened stages the prompts whose base and source runs are kept; none where the model is not in this process,
     or where what follows a prompt differs from answer to answer.
     """
-    screened = [stage for stage in job.spec.stages if stage.screen is not None]
-    donors: set[tuple[str, Kind]] = {(stage.at, stage.senders) for stage in screened}
     apart = context.models.on_server or context.workers is not None or job.engine == "reference"
-    if not donors or apart or any(one.further for one in examples):
+    if apart or any(one.further for one in examples):
         return None
     chunks = context.chunk_sizes.of(job.models[0], examples)
     drawn = [examples[number] for number in drawn_order(len(examples), str(job.seed))]
-    return SharedPrompts(context, drawn, tuple(sorted(donors)), min(chunks.kept, len(drawn)), chunks.examples)
+    return SharedPrompts(context, drawn, reads, min(chunks.kept, len(drawn)), chunks.examples)
 
 
 def _with_estimates(measurement: Measurement) -> Measurement:
@@ -297,8 +305,8 @@ def _reaching(path: Path, shape: Shape) -> list[Component]:
     return path.reaching(shape.n_layers, shape.n_heads, shape.parallel)
 
 
-def _receivers(spec: PathPatching, stage: Stage) -> int | None:
-    return next(earlier.receivers for earlier in spec.stages if earlier.group == stage.into)
+def _receivers(spec: PathPatching, group: str) -> int | None:
+    return next(stage.receivers for stage in spec.stages if stage.group == group)
 
 
 def _too_many(job: Job[PathPatching], index: int, stage: Stage, found: str, most: int) -> TaskError:

@@ -134,10 +134,13 @@ def total(counts: Iterable[Count]) -> Count:
 
 
 def whole_run(prompts: Prompts, layers: int, answers: bool = False) -> Count:
-    """A run of whole prompts that stops above so many layers, or ends in the logits of the last token."""
+    """A run of whole prompts that stops above so many layers, or ends in the logits of the last token.
+
+    In the latter that token alone goes through the last MLP.
+    """
     seen, batch = prompts.tokens * (prompts.tokens + 1) / 2, prompts.in_batch
     return Count(
-        whole=prompts.count * prompts.tokens * layers,
+        whole=prompts.count * (prompts.tokens * (layers - answers) + answers),
         seen=prompts.count * seen * layers,
         answers=prompts.count * answers,
         passes=prompts.batches,
@@ -162,12 +165,12 @@ def captured_run(prompts: Prompts, layers: int, background: bool = False) -> Cou
 
 
 def suffix_run(sizes: Sizes, prompts: Prompts, live: int, start: int, variants: int, copies: int = 1) -> Count:
-    """Variants of `live` tokens at the end of each prompt, recomputed from layer `start` up."""
+    """Variants of `live` tokens at the end of each prompt, recomputed from layer `start` up; one in the last MLP."""
     laid, layers = sizes.chunks.plan_passes(variants, prompts.in_batch, live, copies), sizes.shape.n_layers - start
     run = prompts.count * sum(rows * branches for _, rows, branches in laid)
     sees = live * (prompts.tokens - live) + live * (live + 1) / 2
     return Count(
-        again=run * copies * live * layers,
+        again=run * (copies * live * (layers - 1) + 1),
         seen=run * copies * sees * layers,
         answers=run,
         passes=prompts.batches * len(laid),
@@ -188,9 +191,9 @@ def _suffix_hold(sizes: Sizes, prompts: Prompts, live: int, start: int, rows: in
     return PeakMemory(own + copied + tokens * max(layers - 1, 0), tokens, mask=mask, answers=batch * rows * branches)
 
 
-def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int) -> Count:
+def trained_run(sizes: Sizes, prompts: Prompts, live: int, start: int, copies: int = 1) -> Count:
     """One variant, and the way back through it; until then what went through all layers but the last is kept."""
-    once, layers = suffix_run(sizes, prompts, live, start, 1), sizes.shape.n_layers - start
+    once, layers = suffix_run(sizes, prompts, live, start, 1, copies), sizes.shape.n_layers - start
     saved = prompts.in_batch * live * (layers - 1)
     holds = frozenset(replace(one, saved=saved) for one in once.holds)
     return Count(trained=once.again, seen=3 * once.seen, answers=2 * once.answers, passes=2 * once.passes, holds=holds)
@@ -234,13 +237,13 @@ def plain(rows: Rows, count: int) -> Count:
 
 
 def whole(rows: Rows, count: int, layers: int) -> Count:
-    """Runs of whole prompts whose answers nobody reads, through so many layers."""
-    return total(whole_run(one, layers) for one in rows.of(count))
+    """Runs of whole prompts of which heads are read, of so many layers."""
+    return total(source_run(one, layers - 1) for one in rows.of(count))
 
 
 def circuit_work(rows: Rows, count: int, circuits: int, names: Sequence[str]) -> Count:
     """Circuits alone: only the tokens at the vital positions differ from circuit to circuit (§4.2)."""
-    if not circuits:
+    if not circuits or not names:
         return Count()
     prompts = rows.of(count)
     found = [captured_run(one, rows.top, background=True) for one in prompts]
@@ -250,6 +253,8 @@ def circuit_work(rows: Rows, count: int, circuits: int, names: Sequence[str]) ->
 
 def without(rows: Rows, count: int, sets: int, names: Sequence[str]) -> Count:
     """The model without sets of heads (App. C)."""
+    if not names:
+        return Count()
     prompts = rows.of(count, names)
     found = [captured_run(one, rows.top, background=True) for one in prompts]
     found += [suffix_run(rows.sizes, one, one.live(names), 0, sets) for one in prompts]
@@ -350,7 +355,7 @@ def recipient_input_work(rows: Rows, count: int, group: HeadGroup, ways: int) ->
     """A donor's queries, keys and values of a group in a recipient, in so many ways (§6)."""
     found, start = [], min(head.layer for head in group.heads)
     for one in rows.of(count, [group.at]):
-        found += [captured_run(one, rows.top), whole_run(one, rows.top)]
+        found += [captured_run(one, rows.top), source_run(one, rows.top - 1)]
         found.append(suffix_run(rows.sizes, one, one.live([group.at]), start, 1) * ways)
     return total(found)
 
@@ -358,7 +363,7 @@ def recipient_input_work(rows: Rows, count: int, group: HeadGroup, ways: int) ->
 def donor_input_work(rows: Rows, count: int, group: HeadGroup) -> Count:
     """What the donor of those runs."""
     last = max(head.layer for head in group.heads)
-    return total(whole_run(one, last + 1) for one in rows.of(count, [group.at]))
+    return total(source_run(one, last) for one in rows.of(count, [group.at]))
 
 
 def positions_with_heads(heads: Circuit) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from nnsight_et.core.circuit import Component
-from nnsight_et.engine.paths import Path
+from nnsight_et.engine.paths import KeptParts, Path, StageReads
 from nnsight_et.planning.cost.methods import (
     Count,
     Prompts,
@@ -38,21 +38,24 @@ def estimates(sizes: Sizes, prompts: Prompts, path: Path) -> Count:
     if not path.receivers:
         return Count(mlp=prompts.count * sizes.shape.n_layers, answers=2 * prompts.count, passes=2 * prompts.batches)
     layers = sorted({one.layer for one in path.receivers})
-    back = trained_run(sizes, prompts, prompts.live([path.at]), layers[0]) * _copies(sizes, path)
+    back = trained_run(sizes, prompts, prompts.live([path.at]), layers[0], _copies(sizes, path))
     mlps = prompts.count * (layers[-1] + (path.via == "input"))
     return back + Count(mlp=mlps, passes=2 * prompts.batches)
 
 
-def kept_runs(sizes: Sizes, prompts: Prompts, names: Iterable[str], count: int) -> float:
-    """What screened stages at these positions keep of both runs of `count` prompts: tokens times layers of keys and
-    values that take as much memory.
+def kept_runs(sizes: Sizes, prompts: Prompts, stages: Sequence[StageReads], count: int, logits: bool) -> float:
+    """What is kept of both runs of `count` prompts for these stages, the base run's logits too if they are read again:
+    tokens times layers of keys and values that take as much memory.
     """
-    shape, places = sizes.shape, set(names)
+    shape, names = sizes.shape, {stage.at for stage in stages}
     queries, keys = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-    numbers = 2 * keys * prompts.tokens + shape.d_model * prompts.live(places)
-    numbers += 2 * (shape.d_model + queries) * len(places)
-    numbers = shape.n_layers * numbers + shape.vocabulary  # the base run's logits
-    return min(count, sizes.chunks.kept) * numbers / (2 * keys)
+    kept = KeptParts.of(stages, shape.n_layers, {at: (prompts.places[at], prompts.live([at])) for at in names})
+    numbers = 2 * keys * sum(kept.cached) + shape.d_model * sum(kept.entering.values())
+    numbers += (2 * shape.d_model + queries) * sum(kept.tokens.values())
+    numbers += sum(
+        layers * (queries if kind == "heads" else shape.d_model) for (_, kind), layers in kept.donated.items()
+    )
+    return min(count, sizes.chunks.kept) * (numbers + logits * shape.vocabulary) / (2 * keys)
 
 
 def _copies(sizes: Sizes, path: Path) -> int:
