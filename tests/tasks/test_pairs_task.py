@@ -142,6 +142,9 @@ def test_more_pairs_than_there_are_is_told_before_any_work(every, setting: str, 
         next(run(plan(load(every[0], [setting])), every[0].parent / "other"))
     assert str(error.value).startswith(message)
     assert "accepted: 1 to " in str(error.value)
+    planned = et("plan", every[0], "--set", setting)
+    assert planned.exit_code == 2
+    assert planned.stderr.startswith(message)
 
 
 def test_only_correct_keeps_what_the_model_answers_and_ends_with_the_file(two_models: Path, tmp_path: Path):
