@@ -52,8 +52,8 @@ class Page:
             self.events.append(json.loads(self.socket.recv()))
 
     def value(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of a JavaScript expression in the page; of a promise what it comes to."""
+        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 

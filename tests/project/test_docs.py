@@ -54,7 +54,8 @@ def test_every_block_says_what_it_is_and_manifests_can_be_planned(document: str,
 def test_links_lead_to_files_that_are_there(document: str):
     made = importlib.import_module("reference").PAGES
     folder = (ROOT / document).parent
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / document).read_text()):
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'<img src="([^"]+)"', text):
         if "://" not in target:
             there = (folder / target).resolve()
             assert there.exists() or there.relative_to(ROOT / "docs").as_posix() in made, target

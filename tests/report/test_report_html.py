@@ -285,6 +285,7 @@ def test_a_browser_shows_every_figure_without_a_complaint(study: Study, html: st
         _marks_tell_their_numbers(view)
         _contents_follow_and_numbers_are_saved(view)
         _a_button_over_a_table_would_be_found(view)
+        _links_lead_to_their_headings(view, path)
         assert len(view.send("Page.printToPDF", printBackground=True)["data"]) > 50_000
 
 
@@ -375,6 +376,17 @@ def _a_button_over_a_table_would_be_found(view) -> None:
         assert view.value(COVERED) > 0, wrong
         view.value("document.styleSheets[0].deleteRule(sheetEnd)")
         assert view.value(COVERED) == 0
+
+
+def _links_lead_to_their_headings(view, path: Path) -> None:
+    """Also to those below figures that are not drawn yet, for readers who do not mind motion."""
+    view.events.clear()
+    view.open(path, 1280, "light")
+    view.send("Emulation.setEmulatedMedia", features=[])
+    for link in range(0, view.value("document.querySelectorAll('nav li li a').length"), 3):
+        view.value(f"link = document.querySelectorAll('nav li li a')[{link}], link.click()")
+        view.value("new Promise((done) => setTimeout(done, 50))")
+        assert 0 <= view.value("document.querySelector(link.hash).getBoundingClientRect().top") < 300, link
 
 
 def _contents_follow_and_numbers_are_saved(view) -> None:
