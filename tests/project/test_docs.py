@@ -126,6 +126,18 @@ def test_the_site_has_the_pages_of_its_nav_written_or_made(monkeypatch: pytest.M
     assert all(text.startswith("# ") for text in made.values())
 
 
+def test_stars_behind_scores_are_stars_in_the_site_and_its_style_is_there():
+    settings = YAML(typ="safe").load((ROOT / "mkdocs.yml").read_text())
+    configs = [one if isinstance(one, dict) else {one: {}} for one in settings["markdown_extensions"]]
+    extensions = {name: config for one in configs for name, config in one.items()}
+    table = "| heads |\n| --- |\n| L5H0 -0.505*, L5H2 -0.235*, L5H3 0.1 |\n\n*emphasis*\n\n```text\na formula\n```\n"
+    html = pytest.importorskip("markdown").markdown(table, extensions=list(extensions), extension_configs=extensions)
+    assert "L5H0 -0.505*, L5H2 -0.235*, L5H3 0.1" in html
+    assert "<em>emphasis</em>" in html
+    assert "language-text" in html  # what the style breaks the lines of
+    assert all((ROOT / "docs" / name).exists() for name in settings["extra_css"])
+
+
 def test_the_reference_of_results_names_every_key_and_every_tensor_with_what_it_is():
     page = importlib.import_module("reference").results_page()
     schemas = [model.model_json_schema() for model in (ResultHeader, *(one.summary for one in METHODS.values()))]
