@@ -28,7 +28,8 @@ def diff(
     ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
     page: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Also write a page with the figures of both, side by side.")
+        Optional[Path],
+        typer.Option(metavar="FILE", dir_okay=False, help="Also write a page with the figures of both, side by side."),
     ] = None,
 ) -> None:
     """Show what differs between two runs: manifest, models, data, versions, then metric by metric and head by head.
@@ -76,7 +77,9 @@ def export(
     form: Annotated[
         Literal["csv", "parquet"], typer.Option("--format", help="Parquet needs pip install 'nnsight-et\\[export]'.")
     ] = "csv",
-    to: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Where to write. RUN/tables by default.")] = None,
+    to: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", file_okay=False, help="Where to write. RUN/tables by default.")
+    ] = None,
     examples: Annotated[bool, typer.Option("--examples", help="Also write the value of every example.")] = False,
 ) -> None:
     """Export the numbers of a run as long tables, and its graphs as JSON and GraphML."""

@@ -58,7 +58,9 @@ Settings = Annotated[
     Optional[list[str]],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the manifest: task.boxes=5. Repeatable."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results and the shared store go.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Where results and the shared store go.")
+]
 Backend = Annotated[
     Optional[Literal["local", "simulate", "ndif"]],
     typer.Option(help="Where models run: on this machine, on a simulated server here, or on NDIF."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -184,7 +185,9 @@ def _text(row: Row, key: str) -> str:
         bounds = row.get(f"{key}_interval")
         small = "p" in key.split("_") and 0 < value < 0.001
         text = f"{value:.1e}" if small else number(value, 3)
-        return text + (f" [{number(bounds[0], 3)}, {number(bounds[1], 3)}]" if bounds else "")
+        if bounds and not any(map(math.isnan, bounds)):  # a single prompt has no interval
+            text += f" [{number(bounds[0], 3)}, {number(bounds[1], 3)}]"
+        return text
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)

@@ -113,7 +113,7 @@ def _disk(folder: Path) -> Diagnosis:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.0f} GiB free"
-    if not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         return Diagnosis(
             "results", f"{folder.resolve()} cannot be written", "mend", "--out DIR: a folder that you can write to"
         )

@@ -28,6 +28,7 @@ from nnsight_et.manifest import DCM, Manifest, parse
 from nnsight_et.manifest.template import InitOptions, render_manifest
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.measuring.memory import capacity
+from nnsight_et.measuring.own_pairs import check_counts
 from nnsight_et.models.catalog import Shape
 from nnsight_et.models.files import describe_files, download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of
@@ -52,7 +53,10 @@ def read_rows(
     """What is `known`, and the same of the plan's other models whose configuration and tokenizer are on this machine.
 
     Those are in folders, or in the hub's cache; nothing is downloaded. And of models that cannot be sized, why not.
+    TaskError if an experiment asks for more pairs than its file has.
     """
+    for job in jobs.jobs:
+        check_counts(job)
     rows, unknown = dict(known), dict[str, str]()
     for job, choice in choices(jobs):
         if choice.name in known:

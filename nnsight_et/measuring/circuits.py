@@ -24,6 +24,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.measuring.checks import check_cell, means_check, run_checks
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.evidence import same_prompts
+from nnsight_et.measuring.own_pairs import splits
 from nnsight_et.measuring.self_check import Check
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, batches, data_digest, suffixes, whole_prompts
 from nnsight_et.planning.plan import Job, ModelChoice
@@ -120,6 +121,14 @@ class AblationSetup:
 
         some = means_check(self.context, self.job, self.choice, self.prompts, self.names, joined_run)
         return (*some, Check((), verify)) if some else ()
+
+
+def check_data_and_circuit(context: RunContext, job: Job) -> None:
+    """Raise TaskError if the job's data cannot be made, or a circuit from a file does not fit a model."""
+    _, split = next(splits(job))
+    for choice in job.models:
+        context.models.check_circuit(job, choice)
+        context.data.examples(job, choice, split, 1)
 
 
 def set_up_ablation(

@@ -31,6 +31,15 @@ def check_pairs(context: RunContext, job: Job) -> None:
         for swaps in pairs.swaps.values() if job.spec.needs_desiderata else ():
             line, pair = swaps.longest(tokenizer_of(files))
             require_prompts_fit([pair], files, f"{job.name}: {line}", context.models.on_server)
+    check_counts(job)
+
+
+def check_counts(job: Job) -> None:
+    """Raise TaskError naming the key that asks for more pairs than the file has, or a line without a needed foil."""
+    if not isinstance(job.task, PairsFile) or isinstance(job.spec, Comparison):
+        return
+    pairs = task_of(job.task)
+    assert isinstance(pairs, OwnPairs)
     if job.spec.needs_desiderata:
         _check_swaps(pairs, job)
         return

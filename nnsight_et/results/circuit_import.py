@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,8 @@ def _numbers(keep: Any) -> tuple[int, ...]:
 
 def _whole(paths: list[Path], names: tuple[str, ...], places: tuple[str, ...], largest: bool) -> ImportedCircuit:
     """The circuit one file holds, its groups renamed and placed where that is asked for."""
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        raise ManifestError(f"{missing[0]}: no file; accepted: a circuit, or one or more matrices of scores")
     if len(paths) > 1 or not (paths[0].is_dir() or paths[0].suffix == ".json") or largest:
         found = ", ".join(str(path) for path in paths)
         raise ManifestError(f"{found}: keep is missing; accepted: how many heads each group of scores keeps")

@@ -295,6 +295,7 @@ def test_a_search_that_finds_nothing_is_a_graph_that_says_so(model: et.LoadedMod
         "Nothing found. 12 heads patched into the logits on 3 pairs of prompts: none has an effect of"
     )
     assert told in repr(found)
+    assert [figure.name for figure in found.figures] == ["discover-scores"]
 
 
 def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[[], object], str]]:

@@ -158,7 +158,7 @@ def _branches(header: ResultHeader, summary: DiscoverySummary) -> Table:
 
 
 def figures(result: MethodResult[DiscoverySummary], study: Study) -> tuple[FigureGroup, ...]:
-    """The graph, and a heat map of every branch that was searched."""
+    """The graph, if anything was found, and a heat map of every branch that was searched."""
     header, summary, metric = result.header, result.summary, metric_of(result.header)
     views = [view_of(one, summary, mlps) for one in summary.branches if one.open for mlps in (False, True)]
     views = [one for one in views if f"{one.group}.score" in result.scores]
@@ -168,20 +168,10 @@ def figures(result: MethodResult[DiscoverySummary], study: Study) -> tuple[Figur
         f"{nodes} in {quantity(len(summary.circuit.groups) + len(summary.mlps), 'group')}, found from the task alone. "
         "Arrows: whose query (Q), key (K) or value (V) the group below reaches, or which MLPs' input (I)."
     )
-    return (
-        FigureGroup(
-            f"{name_of(header)}-graph",
-            f"Graph of {models_of(header)}",
-            caption,
-            (diagram(summary),),
-        ),
-        FigureGroup(
-            f"{name_of(header)}-scores",
-            f"Patching scores in {models_of(header)}, branch by branch",
-            colour_legend(metric, panels),
-            panels,
-        ),
-    )
+    graph = FigureGroup(f"{name_of(header)}-graph", f"Graph of {models_of(header)}", caption, (diagram(summary),))
+    title = f"Patching scores in {models_of(header)}, branch by branch"
+    scores = FigureGroup(f"{name_of(header)}-scores", title, colour_legend(metric, panels), panels)
+    return (graph, scores) if summary.nodes else (scores,)
 
 
 def diagram(summary: DiscoverySummary) -> Diagram:
