@@ -21,7 +21,10 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="B", help="The folder to compare with.")],
     tolerance: Annotated[float, typer.Option(min=0.0, help="Ignore differences up to this size.")] = 1e-4,
     top: Annotated[
-        int, typer.Option(min=1, help="How many heads, and values of one metric, to show: the largest differences.")
+        int,
+        typer.Option(
+            min=1, help="How many heads, and how many values of one metric, to show, largest difference first."
+        ),
     ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
     page: Annotated[

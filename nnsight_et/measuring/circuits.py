@@ -145,7 +145,7 @@ def set_up_ablation(
         examples = [replace(one, source=prompts[i % len(prompts)]) for i, one in enumerate(examples)]
         if any(len(one.base.tokens) != len(one.source.tokens) for one in examples):
             raise TaskError(
-                f"experiments.{job.name}.ablation: resample, and prompts differ in length; accepted: mean, zero"
+                f"experiments.{job.name}.ablation: resample needs prompts of one length; accepted: mean, zero"
             )
     context.ablating[job.name, choice.name] = prompts
     return AblationSetup(context, job, choice, examples, prompts, ablation)

@@ -150,8 +150,9 @@ def _branches(header: ResultHeader, summary: DiscoverySummary) -> Table:
         "in the graph": lambda branch: " ".join(branch.found) or "–",
     }
     note = (
-        "Whole: the input is the source's; heads: as far as heads write it; halves of them, drawn at random. "
-        f"Opened by a mean effect of {signed_score(-summary.effect, metric)} or stronger."
+        "Whole: the input is the source's. Heads: only the part of it that heads write. Strongest half: of "
+        "random halves of these heads, the strongest. "
+        f"A branch is opened by a mean effect of {signed_score(-summary.effect, metric)} or stronger."
     )
     return table_of(header, f"branches searched in {models_of(header)}", columns, summary.branches, note)
 
