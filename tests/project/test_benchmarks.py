@@ -51,7 +51,10 @@ SMALL = {  # benchmark -> how it is run here, and what it then writes
     "other_tools": ("--prompts 3 --others 2", "other_tools_llama"),
     "plan_accuracy": ("study.yaml --limit 2 --rounds 1", "plan_accuracy"),
     "self_checks": ("study.yaml --limit 2", "self_checks"),
-    "screening": ("--examples 12 --rounds 1 --screens all~prompts first:~4 --seeds 20 21 --mlps", "screening"),
+    "screening": (
+        "--examples 12 --rounds 1 --screens all~prompts first:~4 --seeds 20 21 --mlps",
+        "screening_llama-tiny_boxes",
+    ),
     "seven_b": ("--shape small --device cpu --examples 3 --batch 2 --peak-tflops 0.01", "seven_b_small"),
     "transformer_lens": ("--size small --rounds 1", "transformer_lens_small"),
 }
@@ -267,7 +270,7 @@ def test_a_graph_of_ioi_is_held_against_other_methods(written, tmp_path, monkeyp
 
 def test_stages_with_a_screen_stand_beside_the_same_without(written, tmp_path, monkeypatch):
     words = f"{SMALL['screening'][0]} --effects {tmp_path / 'effects'} --orders 3"
-    monkeypatch.setitem(SMALL, "screening", (words, "screening"))
+    monkeypatch.setitem(SMALL, "screening", (words, SMALL["screening"][1]))
     found = run("screening", written)
     for rows in found["seeds"].values():
         whole, screened = rows.values()
