@@ -97,7 +97,9 @@ def report(
     source: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest, or the folder of a run.")],
     figures: Annotated[
         Optional[Path],
-        typer.Option(metavar="DIR", help="Also save the figures there, one file each, ready for a paper."),
+        typer.Option(
+            metavar="DIR", file_okay=False, help="Also save the figures there, one file each, ready for a paper."
+        ),
     ] = None,
     formats: Annotated[str, typer.Option(help="Formats of the figures, separated by commas.")] = "pdf,png,svg",
     settings: options.Settings = None,

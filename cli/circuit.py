@@ -51,7 +51,7 @@ def import_one(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="A circuit as .json, or scores [layer, head] as .npy, .csv, .pt, .safetensors, or a result's folder.",
+            help="A circuit as .json, or scores of all heads as .npy, .csv, .pt, .safetensors, or a result's folder.",
         ),
     ],
     group: Annotated[
@@ -99,7 +99,7 @@ def export(
 def _check_new(to: Path | None) -> None:
     """Raise ManifestError if something is at `to`, or no folder for it."""
     if to is not None and (to.exists() or not to.parent.is_dir() or to.suffix != ".json"):
-        found = "something is there already" if to.exists() else "no .json file in a folder that exists"
+        found = "it exists already" if to.exists() else "not a .json file in an existing folder"
         raise ManifestError(f"--to {to}: {found}; accepted: the name of a new file, such as circuit.json")
 
 

@@ -21,11 +21,15 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="B", help="The folder to compare with.")],
     tolerance: Annotated[float, typer.Option(min=0.0, help="Ignore differences up to this size.")] = 1e-4,
     top: Annotated[
-        int, typer.Option(min=1, help="How many heads, and values of one metric, to show: the largest differences.")
+        int,
+        typer.Option(
+            min=1, help="How many heads, and how many values of one metric, to show, largest difference first."
+        ),
     ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
     page: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Also write a page with the figures of both, side by side.")
+        Optional[Path],
+        typer.Option(metavar="FILE", dir_okay=False, help="Also write a page with the figures of both, side by side."),
     ] = None,
 ) -> None:
     """Show what differs between two runs: manifest, models, data, versions, then metric by metric and head by head.
@@ -73,7 +77,9 @@ def export(
     form: Annotated[
         Literal["csv", "parquet"], typer.Option("--format", help="Parquet needs pip install 'nnsight-et\\[export]'.")
     ] = "csv",
-    to: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Where to write. RUN/tables by default.")] = None,
+    to: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", file_okay=False, help="Where to write. RUN/tables by default.")
+    ] = None,
     examples: Annotated[bool, typer.Option("--examples", help="Also write the value of every example.")] = False,
 ) -> None:
     """Export the numbers of a run as long tables, and its graphs as JSON and GraphML."""

@@ -72,7 +72,7 @@ def inspect(
     the BOS that there is, to see whether it needs it.
     """
     if settings and manifest is None:
-        raise ManifestError("--set: there is no manifest to set it in; accepted: --manifest FILE")
+        raise ManifestError("--set: given without a manifest; accepted: together with --manifest FILE")
     from nnsight_et.diagnostics.inspection import inspect_model
     from nnsight_et.manifest import load
 

@@ -58,14 +58,18 @@ Settings = Annotated[
     Optional[list[str]],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the manifest: task.boxes=5. Repeatable."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results and the shared store go.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Where results and the shared store go.")
+]
 Backend = Annotated[
     Optional[Literal["local", "simulate", "ndif"]],
     typer.Option(help="Where models run: on this machine, on a simulated server here, or on NDIF."),
 ]
 Device = Annotated[
     Optional[str],
-    typer.Option(help="auto, cpu, cuda, cuda:0, or balanced, which spreads the layers of a model over all GPUs."),
+    typer.Option(
+        metavar="NAME", help="auto, cpu, cuda, cuda:0, or balanced, which spreads the layers of a model over all GPUs."
+    ),
 ]
 Workers = Annotated[
     Optional[str],
@@ -76,13 +80,14 @@ Workers = Annotated[
     ),
 ]
 Memory = Annotated[
-    Optional[str], typer.Option(help="Memory for one batch of work: 4GiB. Chosen from what is free unless set.")
+    Optional[str],
+    typer.Option(
+        metavar="AMOUNT", help="Memory for one batch of work, such as 4GiB. Default: most of a GPU, 2GiB on a CPU."
+    ),
 ]
 SelfCheck = Annotated[
     Optional[Literal["on", "off"]],
-    typer.Option(
-        "--self-check", help="Whether to measure a sample again with the slow reference engine. On by default."
-    ),
+    typer.Option("--self-check", help="Measure a sample again with the slow reference engine. On by default."),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore stored results and compute everything again.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the folder of the results, and errors.")]
@@ -91,12 +96,16 @@ Json = Annotated[
 ]
 Limit = Annotated[
     Optional[int],
-    typer.Option(min=1, help="For a quick look: at most this many examples everywhere, except to train masks."),
+    typer.Option(metavar="N", min=1, help="For a quick look: at most N examples everywhere, except to train masks."),
 ]
-Examples = Annotated[Optional[int], typer.Option(min=1, help="Number of examples. Each method has its own default.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the data.")]
-Boxes = Annotated[int, typer.Option(help="Boxes in a prompt: 2 to 12.")]
-ModelName = Annotated[str, typer.Option(help="A built-in model, a folder, or a hub id.", autocompletion=model_names)]
+Examples = Annotated[
+    Optional[int], typer.Option(metavar="N", min=1, help="Number of examples. Each method has its own default.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the data.")]
+Boxes = Annotated[int, typer.Option(metavar="N", help="Boxes in a prompt: 2 to 12.")]
+ModelName = Annotated[
+    str, typer.Option(metavar="NAME", help="A built-in model, a folder, or a hub id.", autocompletion=model_names)
+]
 CircuitPlace = Annotated[
     Optional[str],
     typer.Option(
@@ -120,7 +129,7 @@ CircuitArgument = Annotated[
 def view_of(quiet: bool, as_json: bool) -> View:
     """How a run is shown; ManifestError if two ways are asked for."""
     if quiet and as_json:
-        raise ManifestError("--quiet and --json: both are given; accepted: one of them")
+        raise ManifestError("--quiet and --json: given together; accepted: one of them")
     return "quiet" if quiet else "json" if as_json else "auto"
 
 

@@ -281,11 +281,11 @@ def _parts(event: Event) -> Iterator[str]:
     if step.reused:
         yield f"{step.reused} from the store"
     if event.rate:
-        yield f"{event.rate:.2g} cells/s" if event.rate < 10 else f"{event.rate:.0f} cells/s"
+        yield f"{event.rate:.2g} measurements/s" if event.rate < 10 else f"{event.rate:.0f} measurements/s"
     if event.seconds_left and event.seconds_left >= LINE_EVERY:  # a shorter one is over before the next line
         yield f"about {duration(event.seconds_left)} left in this step"
     if left := event.run_left:
-        yield f"about {duration(left.seconds)} in the run{' and more not timed yet' if left.partial else ''}"
+        yield f"about {duration(left.seconds)} in the run{' plus work not timed yet' if left.partial else ''}"
 
 
 def _end(event: Event, info: RunInfo) -> Text:
@@ -299,7 +299,7 @@ def _end(event: Event, info: RunInfo) -> Text:
     if outcome and outcome.headline:
         text.append(f"; {outcome.headline}")
     if not event.stored:
-        cells = quantity(event.computed_here, "cell") if event.computed_here else "no new cells"
+        cells = quantity(event.computed_here, "measurement") if event.computed_here else "no new measurements"
         checks = f", {outcome.checks} self-checks passed" if outcome else ""
         text.append(f" ({cells}{checks})", "dim")
     return text

@@ -91,7 +91,7 @@ def formats_of(text: str) -> tuple[str, ...]:
         if name not in FORMATS:
             raise ManifestError(f"--formats: no format {name!a}; {accepted_names(name, FORMATS)}")
     if not names:
-        raise ManifestError(f"--formats: none is named; accepted: {', '.join(FORMATS)}")
+        raise ManifestError(f"--formats: no format is named; accepted: {', '.join(FORMATS)}")
     if set(names) != {"svg"} and find_spec("vl_convert") is None:
         accept = "--formats svg, or pip install 'nnsight-et[figures]'"
         raise ManifestError(f"--figures: vl-convert-python is not installed; accepted: {accept}")

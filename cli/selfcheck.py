@@ -40,7 +40,7 @@ def selfcheck() -> None:
 def benchmark_truth(seeds: Seeds = 1, out: File = None) -> None:
     """Benchmark every method and both engines on models whose circuit is known."""
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise ManifestError(f"--out {out}: not a file in a folder that exists; accepted: such as truth.json")
+        raise ManifestError(f"--out {out}: not a file in an existing folder; accepted: a name such as truth.json")
     from nnsight_et.truth import Benchmark, by_method, hard, hard_trials, heads, whole_trials, write_json
 
     benchmark = _run_benchmark(Benchmark((*whole_trials(range(seeds)), *hard_trials(range(seeds)))))

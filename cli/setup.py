@@ -47,7 +47,7 @@ def init(
     from nnsight_et.manifest.template import InitOptions, study_name
 
     if path.exists():
-        raise ManifestError(f"{path}: something is there already; accepted: the name of a new one")
+        raise ManifestError(f"{path}: this file exists already; accepted: the name of a new one")
     given = {"model": model, "finetuned": finetuned, "task": task, "boxes": boxes}
     given |= {"methods": methods and names_of(methods)}
     given = {key: value for key, value in given.items() if value is not None}
@@ -106,7 +106,9 @@ def _write_schema(path: Path) -> None:
     from nnsight_et.manifest.schema import is_schema, schema_text
 
     if path.exists() and not (path.is_file() and is_schema(path.read_text(encoding="utf-8", errors="replace"))):
-        raise ManifestError(f"{path}: something else is there; accepted: a new file, or an earlier schema of et's")
+        raise ManifestError(
+            f"{path}: this file exists and is not a schema; accepted: a new file, or a schema that et wrote"
+        )
     write_file(path, schema_text().encode())
 
 
@@ -155,7 +157,7 @@ def doctor(
         from nnsight_et.diagnostics.doctor_ndif import known_models, server_findings
 
         tables["the NDIF server"] = server_findings(known_models() if models is None else list(models.values()))
-    words = {"ok": "", "note": "note", "mend": "MEND"}
+    words = {"ok": "", "note": "note", "mend": "FIX"}
     for title, found in tables.items():
         rows = tuple((words[one.state], one.subject, one.found, one.do) for one in found)
         show(output(), Table(title, ("", "what", "found", "what to do"), rows))

@@ -4,6 +4,7 @@ The names of nnsight_et.api are here too; they are imported, and torch with them
 """
 
 # ruff: noqa: F403, F405
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("nnsight_et.api"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    close = "".join(f"; did you mean {one!r}?" for one in get_close_matches(name, __all__, n=1))
+    # notebooks show no suggestions of Python's own; naming the attribute keeps Python from adding one elsewhere
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{close}", name=name)
 
 
 def __dir__() -> list[str]:

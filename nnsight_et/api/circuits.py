@@ -35,9 +35,16 @@ WRITERS = {"eap-ig": to_eap_ig, "auto-circuit": to_auto_circuit}
 
 
 def circuit_of(*groups: HeadGroup) -> Circuit:
-    """The groups as a circuit; a head that a later group has at the same position leaves the earlier one (§4.1).
+    """Make a circuit of groups. A head in two groups at the same position stays only in the later one (§4.1).
 
-    TaskError if there is no group, or two have one name.
+    Args:
+        *groups: HeadGroup objects, each with its own name.
+
+    Returns:
+        The Circuit, with its groups in this order.
+
+    Raises:
+        TaskError: There are no groups, or two have the same name.
 
     Examples:
         >>> import nnsight_et as et
@@ -46,14 +53,14 @@ def circuit_of(*groups: HeadGroup) -> Circuit:
         (L5H0,)
     """
     if not groups:
-        raise TaskError("groups: there is none; accepted: one or more, such as scores.group('mine')")
+        raise TaskError("groups: none given; accepted: one or more, such as scores.group('mine')")
     for group in groups:
         if not isinstance(group, HeadGroup):
-            accept = "groups, each an argument: circuit_of(scores.group('one'), HeadGroup('two', 'last', ['L9H3']))"
+            accept = "groups as separate arguments: circuit_of(scores.group('one'), HeadGroup('two', 'last', ['L9H3']))"
             raise TaskError(f"groups: {brief(group)}; accepted: {accept}")
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
-        raise TaskError(f"groups: two have the same name among {', '.join(names)}; accepted: names of their own")
+        raise TaskError(f"groups: two have the same name ({', '.join(names)}); accepted: a different name for each")
     return Circuit.from_stages(groups)
 
 
@@ -62,21 +69,21 @@ def export_circuit(
 ) -> Path:
     """Write a circuit for another tool: the graph of its heads, all MLPs and all edges between them, as JSON.
 
-    Positions are lost, as these graphs have none. "eap-ig" is what EAP-IG's `Graph.from_json` reads, with scores of 0;
-    "auto-circuit" is a list of edges by its names, such as "A9.6->A10.0.Q" (it has no file of its own but pickles).
-    `et.import_circuit` and `et circuit import` read both.
+    Positions are lost, because these graphs have none. "eap-ig" writes what EAP-IG's `Graph.from_json` reads, with all
+    scores 0. "auto-circuit" writes a list of edge names, such as "A9.6->A10.0.Q", because auto-circuit itself only has
+    pickles. `et.import_circuit` and `et circuit import` read both.
 
     Args:
         circuit: A circuit, scores (their kept heads), a group, or a list of heads.
-        path: The file; one that is there is replaced.
+        path: The file to write. An existing file is replaced.
         form: "eap-ig" or "auto-circuit".
-        model: What `et.load` returns; its sizes decide which nodes there are.
+        model: What `et.load` returns. Its sizes determine the nodes.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        TaskError: An argument is not of this kind, or the circuit does not fit the model.
+        TaskError: An argument has the wrong type or value, or the circuit does not fit the model.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -103,18 +110,18 @@ def evaluate(
     ablation: Literal["mean", "zero"] = "mean",
     random: int = 10,
 ) -> Finding:
-    """Accuracy of the model, of the circuit alone, of random circuits of its size, and faithfulness (§4.2, §4.3).
+    """Measure the accuracy of the model, the circuit alone and random circuits of its size; faithfulness (§4.2, §4.3).
 
-    A circuit alone: at its positions all other heads, at other tokens all heads, take their mean over the source
-    prompts, or zero. Means are per absolute position where all prompts have one length; otherwise per named position,
-    with one more for all other tokens. Faithfulness is the circuit's accuracy divided by the model's.
+    To run a circuit alone, all other heads at its positions, and all heads at other tokens, output their mean over the
+    source prompts, or zero. If all prompts have the same length, there is one mean per token; otherwise one per named
+    position, and one for all other tokens. Faithfulness is the circuit's accuracy divided by the model's.
 
     Args:
         model: What `et.load` returns.
-        pairs: Base prompts that are scored; of the source prompts `ablation="mean"` takes the means.
-        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
-        ablation: "mean" or "zero".
-        random: How many random circuits, with as many heads at each position.
+        pairs: Their base prompts are scored; `ablation="mean"` takes means over their source prompts.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads at the last token.
+        ablation: What ablated heads output: "mean" or "zero".
+        random: How many random circuits to compare with, each with as many heads at each position.
 
     Returns:
         A Finding. `.rows`: the full model, the circuit and the random circuits, with accuracies, their 95% intervals
@@ -122,7 +129,7 @@ def evaluate(
         share and its interval; "model.predicted" [example], "circuit.predicted" [1 + random, example], and so on.
 
     Raises:
-        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        TaskError: An argument has the wrong type or value, or the circuit does not fit the model or the prompts.
         ExperimentError: A self-check failed.
 
     Examples:
@@ -178,22 +185,22 @@ def _accuracies(row: FaithfulnessRow) -> Iterator[Row]:
 
 
 def activation_patch(model: LoadedModel, pairs: Pairs, circuit: AnyHeads) -> Finding:
-    """How often the pairs' answer is given when heads take their outputs from the source run (§5.2).
+    """Measure how often the model gives the pairs' answer when heads output what they do in the source run (§5.2).
 
-    Nothing is frozen: what comes after a patched head recomputes. Each run has its own positions.
+    Nothing is frozen: everything after a patched head is recomputed. Each run has its own positions.
 
     Args:
         model: What `et.load` returns.
-        pairs: Their answer is the one that the patch should give, such as `et.Pairs.desideratum("object", 100)`.
-        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
+        pairs: Pairs whose answer is what the patch should give, such as `et.Pairs.desideratum("object", 100)`.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads at the last token.
 
     Returns:
-        A Finding. `.rows`: nothing patched, each group alone and, if there are several, all together, with "accuracy",
-        its 95% interval, and the answer's mean "probability". `.scores`: "predicted", "probability" and "logit" [row,
-        example], "answer" [example].
+        A Finding. `.rows`: nothing patched, each group alone and, if there are several, all together, each with its
+        "accuracy" (0 to 1), its 95% interval, and the answer's mean "probability". `.scores`: "predicted",
+        "probability" and "logit" [row, example], "answer" [example].
 
     Raises:
-        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        TaskError: An argument has the wrong type or value, or the circuit does not fit the model or the prompts.
         ExperimentError: A self-check failed.
 
     Examples:
@@ -235,7 +242,7 @@ def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answ
             sets.items(), is_right(found["predicted"], answers), found["probability"], strict=True
         )
     )
-    note = f"Accuracy: how often the pairs' answer is given; on {quantity(len(answers), 'pair')}."
+    note = f"Accuracy: the share of prompts with the pairs' answer, on {quantity(len(answers), 'pair')}."
     figure = accuracy_bars("patched", title, rows, "patched")
     return Finding(title, rows, (figure,), note, found | answer_scores(answers))
 
@@ -243,13 +250,13 @@ def of_sets(title: str, sets: dict[str, Circuit], found: dict[str, Tensor], answ
 def encode_pairs(model: LoadedModel, pairs: Pairs, circuit: Circuit) -> list[Example]:
     """The pairs for the model's tokenizer; TaskError if the circuit has no heads, or does not fit model or prompts."""
     if not circuit.size:
-        raise TaskError("circuit: it has no heads; accepted: one that has some")
+        raise TaskError("circuit: it has no heads; accepted: a circuit with one or more")
     circuit.check_fits(model.shape.n_layers, model.shape.n_heads, f"circuit: {model.name}")
     for position in circuit.positions:
         pairs.check_position(position, "circuit")
     examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     for index, (one, other) in product(range(len(examples)), combinations(circuit.positions, 2)):
         if examples[index].base.positions[one] == examples[index].base.positions[other]:
-            found = f"pairs[{index}]: {one!r} and {other!r} are one token of the base"
+            found = f"pairs[{index}]: {one!r} and {other!r} are the same token of the base prompt"
             raise TaskError(f"{found}; accepted: a circuit whose positions are different tokens")
     return examples

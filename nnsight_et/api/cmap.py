@@ -20,17 +20,17 @@ from nnsight_et.methods.cmap.experiment import Side, check_alike
 
 
 def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyHeads, random: int = 3) -> Finding:
-    """Accuracy of the recipient when heads have the donor's outputs: cross-model activation patching (§6, Figure 4).
+    """Measure a model's accuracy with another model's head outputs: cross-model activation patching (§6, Figure 4).
 
-    Both models run the same base prompts. If a group's outputs lift the recipient towards the donor, the donor does
-    that group's step better.
+    Both models run the same base prompts. If a group's outputs lift the recipient's accuracy towards the donor's, the
+    donor does that group's step better.
 
     Args:
-        donor: The model whose outputs are taken, such as the fine-tuned one.
-        recipient: The model that gets them.
+        donor: The model that outputs are copied from, such as the fine-tuned one.
+        recipient: The model that they are patched into.
         pairs: Base prompts and their answers; source prompts are not run.
-        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
-        random: How many sets of random heads, as many per position, are tried as a control.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads at the last token.
+        random: How many sets of random heads to patch as a control, each with as many heads per position.
 
     Returns:
         A Finding. `.rows`: both models alone, each group, all groups, and the random sets, with "accuracy", its 95%
@@ -38,8 +38,8 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
         "donor.predicted" and "recipient.predicted" [example], and so on.
 
     Raises:
-        TaskError: An argument is not of this kind, or the circuit does not fit a model or the prompts.
-        UnsupportedModel: The two differ in shape or tokenizer.
+        TaskError: An argument has the wrong type or value, or the circuit does not fit a model or the prompts.
+        UnsupportedModel: The two models differ in shape or tokenizer.
         ExperimentError: A self-check failed.
 
     Examples:
@@ -55,7 +55,9 @@ def cmap(donor: LoadedModel, recipient: LoadedModel, pairs: Pairs, circuit: AnyH
     random, circuit = whole_number(random, "random"), as_circuit(circuit)
     check_alike("cmap", _side(donor), _side(recipient))
     if donor.engine != recipient.engine:
-        raise TaskError(f"cmap: engine {donor.engine} in the donor, {recipient.engine} in the recipient; accepted: one")
+        raise TaskError(
+            f"cmap: the donor's engine is {donor.engine}, the recipient's {recipient.engine}; accepted: one for both"
+        )
     examples = donor.require_pairs_fit(encode_pairs(recipient, pairs, circuit))
     groups = [group for group in circuit.groups if group.heads]
     every = Circuit(tuple(groups))

@@ -17,28 +17,30 @@ from nnsight_et.manifest import Comparison
 
 @dataclass(frozen=True, repr=False)
 class Overlap(Finding):
-    """How two circuits overlap; rows: one a group."""
+    """What `et.compare` returns: how two circuits overlap, with one row per group."""
 
     impact: tuple[Row, ...] = ()
-    """With scores: all heads of both circuits, those that matter most first."""
+    """Given scores: all heads of both circuits, those that matter most first."""
 
 
 def compare(first: AnyHeads, second: AnyHeads, scores: Mapping[str, PatchingScores | Tensor] | None = None) -> Overlap:
-    """How two circuits overlap, group by group, and their heads by causal impact (App. E4, F4). No model runs.
+    """Measure how two circuits overlap, group by group, and rank their heads by causal impact (App. E4, F4).
+
+    No model runs.
 
     Args:
-        first: The pretrained model's circuit, or any other; groups are compared by name.
-        second: The finetuned one's.
-        scores: By group, what `et.path_patch` returns in the second's model, or its scores [layer, head]; with them
-            the heads are put in the order of |score|.
+        first: A circuit, such as the pretrained model's. Groups are compared by name.
+        second: Another circuit, such as the finetuned model's.
+        scores: Group -> what `et.path_patch` returns for the second's model, or its scores [layer, head]. Given these,
+            heads are ranked by |score|.
 
     Returns:
-        An Overlap. `.rows`: one a group, with the sizes "first", "second" and "shared", "precision", the share of the
-        first's heads that the second has, and "recall", the other way. `.impact`: with `scores`, one a head, with its
-        |score|, and whether it is "in_pretrained" and "in_finetuned". `.scores` is empty.
+        An Overlap. `.rows`: one per group, with the sizes "first", "second" and "shared", "precision" (the share of the
+        first's heads that the second has) and "recall" (the reverse). `.impact`: given `scores`, one row per head, with
+        its |score| and whether it is "in_pretrained" and "in_finetuned". `.scores` is empty.
 
     Raises:
-        TaskError: An argument is not of this kind, or a group has no scores, or not those of all its heads.
+        TaskError: An argument has the wrong type or value, or a group has no scores, or not those of all its heads.
 
     Examples:
         >>> import nnsight_et as et
@@ -54,7 +56,7 @@ def compare(first: AnyHeads, second: AnyHeads, scores: Mapping[str, PatchingScor
         for head in group.heads:
             if head.layer >= shape[0] or head.index >= shape[1]:
                 found = f"no {head} among {quantity(shape[0], 'layer')} of {quantity(shape[1], 'head')}"
-                raise TaskError(f"scores[{group.name!r}]: {found}; accepted: those of the circuits' model")
+                raise TaskError(f"scores[{group.name!r}]: {found}; accepted: scores of the circuits' model")
     spec = Comparison(
         method="comparison", circuits=("first", "second"), scores=None if scores is None else "path_patching"
     )
@@ -66,7 +68,7 @@ def compare(first: AnyHeads, second: AnyHeads, scores: Mapping[str, PatchingScor
 
 def _named(scores: object) -> Mapping[str, object]:
     if scores is not None and not isinstance(scores, Mapping):
-        accept = 'by group what et.path_patch returns: {"mine": scores}'
+        accept = 'a mapping from group to what et.path_patch returns: {"mine": scores}'
         raise TaskError(f"scores: {brief(scores)}; accepted: {accept}")
     return scores or {}
 

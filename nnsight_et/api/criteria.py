@@ -23,27 +23,28 @@ def minimality(
     fraction: float = 0.3,
     ablation: Literal["mean", "zero"] = "mean",
 ) -> Selection:
-    """What each head adds to a circuit's accuracy, and the circuit of those that add enough (App. B).
+    """Measure what each head adds to a circuit's accuracy, and keep the heads that add enough: minimality (App. B).
 
-    A head v is tried where the heads that make up for it are gone: with K, at most `fraction` of its group, without
-    which the circuit C loses least; it adds F(C \\ K) / F(C \\ (K + v)) - 1, F being the share of prompts answered
-    right. It is kept where that is at least `threshold`. Heads outside the circuit are ablated as `evaluate` does it.
+    Each head v is tested without the heads that compensate for it: K, at most `fraction` of its group, is the set whose
+    removal costs the circuit C least. The head adds F(C \\ K) / F(C \\ (K + v)) - 1, where F is the share of prompts
+    answered correctly, and is kept if that is at least `threshold`. Heads outside the circuit are ablated as in
+    `evaluate`.
 
     Args:
         model: What `et.load` returns.
-        pairs: Prompts that are scored; of the source prompts `ablation="mean"` takes the means.
-        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
-        threshold: From -1 to 1e6, as a share of the accuracy: 0.01 is one percent of it.
-        fraction: From 0 to 1.
-        ablation: "mean" or "zero".
+        pairs: Their base prompts are scored; `ablation="mean"` takes means over their source prompts.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads at the last token.
+        threshold: The relative gain in accuracy that a head must add, from -1 to 1e6: 0.01 is one percent.
+        fraction: The largest share of a group that K may be, from 0 to 1.
+        ablation: What ablated heads output: "mean" or "zero".
 
     Returns:
-        A Selection. `.circuit`: the heads that are kept. `.rows`: one a head, with "without" (K), the accuracies
-        "before" and "after" v is removed as well, and "contribution", "infinite" where "after" is 0. `.scores`:
+        A Selection. `.circuit`: the kept heads. `.rows`: one per head, with "without" (K), the accuracies "before" and
+        "after" v is removed too, and "contribution", which is "infinite" where "after" is 0. `.scores`:
         "<group>.pair_accuracy" [head, head], F without two heads of the group, and "<group>.before_after" [head, 2].
 
     Raises:
-        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        TaskError: An argument has the wrong type or value, or the circuit does not fit the model or the prompts.
         ExperimentError: A self-check failed.
 
     Examples:
@@ -81,26 +82,25 @@ def completeness(
     draws: int = 20,
     ablation: Literal["mean", "zero"] = "mean",
 ) -> Finding:
-    """Accuracies of the circuit and of the model without the same heads K: in a complete circuit both lose alike
-    (App. C).
+    """Measure the accuracy of circuit and model without the same heads K: completeness (App. C).
 
-    K is each of `draws` random halves of the circuit, and each of its groups. Ablated heads put out what they do in
-    `evaluate`.
+    If the circuit is complete, both lose the same accuracy. K is each of `draws` random halves of the circuit, and each
+    of its groups. Heads are ablated as in `evaluate`.
 
     Args:
         model: What `et.load` returns.
-        pairs: Prompts that are scored; of the source prompts `ablation="mean"` takes the means.
-        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
-        draws: A whole number from 0.
-        ablation: "mean" or "zero".
+        pairs: Their base prompts are scored; `ablation="mean"` takes means over their source prompts.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads at the last token.
+        draws: How many random halves to remove, one after another: 0 or more.
+        ablation: What ablated heads output: "mean" or "zero".
 
     Returns:
-        A Finding. `.rows`: one a set K, with "removed" (its name), "heads" (how many), the accuracies "circuit" and
-        "model" without it, from 0 to 1, and "completeness", how far they lie apart. `.scores`: "circuit.predicted",
-        "circuit.probability", "model.predicted", "model.probability" [K, example].
+        A Finding. `.rows`: one per set K, with "removed" (its name), "heads" (its size), the accuracies of "circuit"
+        and "model" without it (0 to 1), and "completeness" (the difference between the two). `.scores`:
+        "circuit.predicted", "circuit.probability", "model.predicted", "model.probability" [K, example].
 
     Raises:
-        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        TaskError: An argument has the wrong type or value, or the circuit does not fit the model or the prompts.
         ExperimentError: A self-check failed.
 
     Examples:

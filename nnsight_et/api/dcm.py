@@ -28,38 +28,39 @@ from nnsight_et.results.summary import Reason
 
 @dataclass(frozen=True, repr=False)
 class Selection(Finding):
-    """Which heads of each group DCM selected, and what patching them does on pairs that had no say."""
+    """What `et.dcm` and `et.minimality` return: the heads selected from each group, and the numbers behind them."""
 
     circuit: Circuit = field(default_factory=lambda: Circuit(()))
     """The selected heads."""
     why: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict[str, tuple[Reason, ...]])
-    """By group why its selection is empty or of no use, or what it hangs by; groups without a reason are left out."""
+    """Group -> why its selection is empty, useless or a close call; groups without a reason are left out."""
 
 
 def dcm(
     model: LoadedModel, circuit: AnyHeads, train: Pairs, validation: Pairs, test: Pairs, sparsity: float = 0.01
 ) -> Selection:
-    """Which heads of a circuit carry one variable: desiderata-based component masking (§5.1, App. H).
+    """Find which heads of a circuit carry one variable: desiderata-based component masking (§5.1, App. H).
 
-    The pairs' answer is what swapping the variable should give, such as `et.Pairs.desideratum("object", 320)`. One
-    mask per group is trained on `train` (Adam, 2 epochs, batches of 32); the best one on `validation` selects heads,
-    whose outputs are then taken from the source run in `test`.
+    The pairs' answer is what swapping the variable should give, as in `et.Pairs.desideratum("object", 320)`. One mask
+    per group is trained on `train` (Adam, 2 epochs, batches of 32). The mask that does best on `validation` selects
+    heads, whose outputs are then taken from the source run in `test`.
 
     Args:
-        model: What `et.load` returns, with its default engine: gradients are autograd's.
-        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
-        train: Pairs that train masks; at least as many as a mask needs to select a head, some 300.
-        validation: Pairs that choose the best mask.
-        test: Pairs that had no say, for the accuracy.
-        sparsity: What a selected head costs in the loss, 0 or more.
+        model: What `et.load` returns, with the default engine. Gradients come from autograd.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads at the last token.
+        train: Pairs to train masks on; enough for a mask to select a head, about 300.
+        validation: Pairs to choose the best mask on.
+        test: Other pairs, to measure the accuracy on.
+        sparsity: What each selected head adds to the loss, from 0 to 1e6.
 
     Returns:
-        A Selection. `.circuit`: the selected heads. `.why`: by group why its selection is empty or of no use.
-        `.rows`: one per group, with "accuracy" (how often the answer is given) and its 95% interval, and what all heads
-        and none give. `.scores`: "predicted", "probability" and "logit" [group + 1, example], nothing patched last.
+        A Selection. `.circuit`: the selected heads. `.why`: group -> why its selection is empty or useless. `.rows`:
+        one per group, with "accuracy" (the share of prompts with the pairs' answer) and its 95% interval, and the
+        same with all heads and with none. `.scores`: "predicted", "probability" and "logit" [group + 1, example],
+        nothing patched last.
 
     Raises:
-        TaskError: An argument is not of this kind, or the pairs are too few to select a head.
+        TaskError: An argument has the wrong type or value, or the pairs are too few to select a head.
         ExperimentError: A self-check failed.
 
     Examples:
@@ -73,10 +74,10 @@ def dcm(
     for pairs, where in ((train, "train"), (validation, "validation"), (test, "test")):
         check_setting(model, pairs, where)
     if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity <= 1e6:
-        raise TaskError(f"sparsity: {sparsity!r}; accepted: a number, 0 or more, at most 1e6")
+        raise TaskError(f"sparsity: {sparsity!r}; accepted: a number from 0 to 1e6")
     circuit = as_circuit(circuit)
     if model.engine != "default":
-        raise TaskError(f"engine: {model.engine} trains no masks; accepted: default")
+        raise TaskError(f"engine: {model.engine} cannot train masks; accepted: default")
     spec = DCM(
         method="dcm",
         circuit="circuit",
@@ -109,7 +110,9 @@ def _selection(
     nothing = {"group": "nothing patched", "accuracy": rows[0]["do_nothing"]}
     figure = accuracy_bars("dcm", title, rows, "group", [nothing])
     pairs = quantity(tested, "pair")
-    note = f"Accuracy: how often patching the selected heads gives the answer, on the {pairs} of `test`. {LIMITS}"
+    note = (
+        f"Accuracy: the share of the {pairs} of `test` that get their answer with the selected heads patched. {LIMITS}"
+    )
     masks = DCMSummary.read(result.header).rows
     note += "".join(f" {mask.group}: {reason.text}" for mask in masks for reason in mask.why)
     why, checks = {mask.group: tuple(mask.why) for mask in masks if mask.why}, result.header.self_check.to_dict()

@@ -21,14 +21,14 @@ from nnsight_et.results.study import Study
 
 @dataclass(frozen=True, repr=False)
 class Graph(Finding):
-    """A circuit that was found without stages. Its rows are the edges of the graph; every function takes it."""
+    """What `et.discover` returns: a circuit found without stages. Its rows are the edges; every function accepts it."""
 
     circuit: Circuit = field(default_factory=lambda: Circuit(()))
     """The groups of heads, from the logits back."""
     branches: tuple[Row, ...] = ()
-    """Every branch that was looked at, and what became of it."""
+    """Every branch that was probed, and what was done with it."""
     sentences: tuple[str, ...] = ()
-    """Of each group what it reads, and what it writes to; if nothing was found, what was searched, and what to try."""
+    """What each group reads and writes; if nothing was found, what was searched, and what to try."""
 
 
 def discover(
@@ -39,27 +39,27 @@ def discover(
     branches: int = 40,
     searched: float = 1 / 3,
 ) -> Graph:
-    """Find the circuit of a task, without being told a stage (docs/discovery.md).
+    """Find the circuit of a task from its prompts alone, without stages (docs/discovery.md).
 
-    From the logits back: heads that are found are probed for the inputs and positions that matter to them, and into
-    these the heads below are patched one by one. What is found on the first pairs is tested on the others.
+    The search goes back from the logits. It probes which inputs and positions matter to the heads found so far, and
+    patches the heads below into those inputs one by one. What it finds on the first pairs is tested on the others.
 
     Args:
         model: What `et.load` returns.
         pairs: Base and source prompts; the nodes of the graph are heads at their named positions.
-        effect: The least score worth keeping, as a share of the base, from 0.0001 to 0.9999.
-        mlps: Whether MLPs can be nodes too. They are in no circuit.
-        branches: How many branches are opened at most.
-        searched: On which share of the pairs is searched; every edge is tested on the others.
+        effect: The smallest score worth keeping, as a share of the base run's, from 0.0001 to 0.9999.
+        mlps: Let MLPs be nodes too. They do not become part of the circuit.
+        branches: At most how many branches to open.
+        searched: The share of the pairs to search on. Every edge is tested on the others.
 
     Returns:
-        A Graph. `.circuit`: its groups. `.rows`: one an edge, with "node", "at", "into", "via", "score" and its
+        A Graph. `.circuit`: its groups. `.rows`: one per edge, with "node", "at", "into", "via", "score" and its
         interval, and "p_holm". `.branches`: what was probed, opened and closed, and why. `.sentences`: what each group
-        does. `.scores`: "<branch>.score" [layer, head] and the like of every branch that was searched, "held_out"
+        does. `.scores`: "<branch>.score" [layer, head] and the like for every searched branch, "held_out"
         [edge, example].
 
     Raises:
-        TaskError: An argument is not of this kind, or there are fewer than two pairs.
+        TaskError: An argument has the wrong type or value, or there are fewer than two pairs.
         ExperimentError: A self-check failed, or the answer has no probability in a base run.
 
     Examples:
@@ -73,15 +73,15 @@ def discover(
     """
     check_setting(model, pairs)
     if pairs.metric == "function":
-        accept = "probability_ratio, logit_difference or probability_difference, by name"
-        raise TaskError(f"pairs: scored by a function, which a search does not know; accepted: {accept}")
+        accept = "probability_ratio, logit_difference or probability_difference"
+        raise TaskError(f"pairs: scored by a function, which discovery does not support; accepted: {accept}")
     effect, searched = number(effect, "effect", 0.0001, 0.9999), number(searched, "searched", 0, 1)
     branches = whole_number(branches, "branches")
     examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     first = round(searched * len(examples))
     if not 0 < first < len(examples):
-        found = f"{len(examples)} and searched: {searched}, which leaves none to search on or to test on"
-        raise TaskError(f"pairs: {found}; accepted: two pairs or more, some for each")
+        found = f"{len(examples)} pairs with searched: {searched} leave none to search or to test on"
+        raise TaskError(f"pairs: {found}; accepted: two or more pairs, with some for each")
     spec = Discovery(
         method="discovery",
         model=model.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -38,9 +39,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """Numbers of one measurement. rows: a mapping each, `<key>_interval` being the 95% interval of `<key>`.
+    """The numbers of one measurement. rows: one mapping each, where `<key>_interval` is the 95% interval of `<key>`.
 
-    scores: everything that was measured, by name, [..., example].
+    scores: everything that was measured, as tensors by name, [..., example].
     """
 
     title: str
@@ -64,7 +65,7 @@ class Finding:
 
     @property
     def table(self) -> Table:
-        """The rows as text; intervals stand in brackets behind their numbers."""
+        """The rows as text, with intervals in brackets after their numbers."""
         keys = [key for key in dict.fromkeys(key for row in self.rows for key in row) if not key.endswith("_interval")]
         rows = tuple(tuple(_text(row, key) for key in keys) for row in self.rows[:LISTED])
         numeric = frozenset(key for key in keys if not isinstance(self.rows[0].get(key), str))
@@ -73,7 +74,7 @@ class Finding:
         return Table(self.title, tuple(key.replace("_", " ") for key in keys), rows, _words(numeric), note)
 
     def to_dataframe(self) -> DataFrame:
-        """The rows as a pandas DataFrame, an interval as two columns."""
+        """The rows as a pandas DataFrame, with two columns per interval."""
         try:
             import pandas
         except ImportError as error:
@@ -82,11 +83,11 @@ class Finding:
         return pandas.DataFrame.from_records([_flat(row) for row in self.rows])
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write it as the ending of `path` says; the files that were written.
+        """Write it in the format of the file extension of `path`; return the files written.
 
-        .svg, .pdf or .png: its figures; of several, each file has its figure's name added. PDF and PNG need the extra
-        `figures`. .html: figures and table as one page. .csv: the rows, an interval as two columns. TaskError for
-        another ending, or for figures where it has none.
+        .svg, .pdf or .png: its figures. If there are several, each file name ends in its figure's name. PDF and PNG
+        need the extra `figures`. .html: figures and table as one page. .csv: the rows, with two columns per interval.
+        TaskError for another extension, or if it has no figures.
 
         >>> from tempfile import TemporaryDirectory
         >>> from nnsight_et.display.figures import Bars, DataPoint, FigureGroup, Series
@@ -184,7 +185,9 @@ def _text(row: Row, key: str) -> str:
         bounds = row.get(f"{key}_interval")
         small = "p" in key.split("_") and 0 < value < 0.001
         text = f"{value:.1e}" if small else number(value, 3)
-        return text + (f" [{number(bounds[0], 3)}, {number(bounds[1], 3)}]" if bounds else "")
+        if bounds and not any(map(math.isnan, bounds)):  # a single prompt has no interval
+            text += f" [{number(bounds[0], 3)}, {number(bounds[1], 3)}]"
+        return text
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)

@@ -28,22 +28,22 @@ from nnsight_et.results.disk import write_file
 def attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, scores: PatchingScores | None = None) -> Finding:
     """How much each head of a circuit attends from its position to the named positions, on average (§4.1, §5.2).
 
-    Only base prompts run, with eager attention, whatever the model is loaded with. `et.attention_patterns` is the same
+    Only base prompts run, with eager attention, however the model was loaded. `et.attention_patterns` is the same
     function under the name that manifests have for it.
 
     Args:
         model: What `et.load` returns.
         pairs: The prompts, which name the positions.
-        circuit: A circuit, scores (their kept heads), a group, or a list of heads, which are at the last token.
-        scores: Patching scores to show beside the weights; those of `circuit` itself if that is scores.
+        circuit: A circuit, scores (their kept heads), a group, or a list of heads at the last token.
+        scores: Patching scores to show next to the weights. By default those of `circuit`, if it is scores.
 
     Returns:
-        A Finding. `.rows`: one a head: "head", its "score" where there are scores at its position, its mean weights by
-        position, and under "first token" and "other"; the weights of all tokens sum to 1. `.scores`:
+        A Finding. `.rows`: one per head: "head", its "score" if there are scores at its position, its mean weight on
+        each named position, and on the "first token" and all "other" tokens. A head's weights sum to 1. `.scores`:
         "<position>.weights" [layer, head, position + 2] of all heads of the model, for each position of the circuit.
 
     Raises:
-        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        TaskError: An argument has the wrong type or value, or the circuit does not fit the model or the prompts.
         ExperimentError: A self-check failed.
 
     Examples:
@@ -64,7 +64,7 @@ def attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, scores: Patch
         raise TaskError(f"scores: {brief(scores)}; accepted: what et.path_patch(...) returns, of heads")
     circuit = as_circuit(circuit)
     for name in {*pairs.positions[:-1]} & {*TAKEN}:
-        raise TaskError(f"pairs: a position is named {name!r}, which rows have too; accepted: another name")
+        raise TaskError(f"pairs: the position name {name!r} is also a column of the rows; accepted: another name")
     examples = encode_pairs(model, pairs, circuit)
     spec = AttentionPatterns(method="attention_patterns", circuit="circuit", examples=len(pairs))
     with experimenting("attention_patterns", spec, [model], {"": examples}, circuits={"circuit": circuit}) as run:
@@ -106,7 +106,7 @@ class AttentionView:
 
 
 def view_attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, index: int = 0) -> AttentionView:
-    """Where each head of a circuit looks in one base prompt, token by token, in a view for notebooks.
+    """Show where each head of a circuit looks in one base prompt, token by token, in a notebook.
 
     Needs CircuitsVis: pip install 'nnsight-et[view]'.
 
@@ -114,13 +114,13 @@ def view_attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, index: i
         model: What `et.load` returns.
         pairs: Their base prompts.
         circuit: A circuit, scores (their kept heads), a group, or a list of heads.
-        index: Which pair.
+        index: Which pair, counted from 0.
 
     Returns:
-        An AttentionView, which notebooks show; `.save("view.html")` writes it.
+        An AttentionView, which a notebook displays; `.save("view.html")` writes it.
 
     Raises:
-        TaskError: An argument is not of this kind, or the circuit does not fit the model or the prompts.
+        TaskError: An argument has the wrong type or value, or the circuit does not fit the model or the prompts.
         UnsupportedModel: The heads of a layer have no attention pattern.
 
     Examples:
@@ -139,7 +139,7 @@ def view_attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, index: i
     circuit, index = as_circuit(circuit), whole_number(index, "index")
     examples = encode_pairs(model, pairs, circuit)
     if index >= len(examples):
-        raise TaskError(f"index: {index}; accepted: 0 to {len(examples) - 1}, as there are {len(examples)} pairs")
+        raise TaskError(f"index: {index}; accepted: 0 to {len(examples) - 1}, since there are {len(examples)} pairs")
     heads = sorted({head for group in circuit.groups for head in group.heads})
     layers = sorted({head.layer for head in heads})
     model.model.check_has("value", layers)  # linear attention has no patterns
@@ -152,23 +152,23 @@ def view_attention(model: LoadedModel, pairs: Pairs, circuit: AnyHeads, index: i
 
 
 def attribution(model: LoadedModel, pairs: Pairs, at: str | Iterable[str] = "last") -> Finding:
-    """A cheap screen of all heads, gradient times difference, beside the exact effect of patching each.
+    """Estimate every head's effect cheaply, as gradient times difference, and compare it with the exact effect.
 
-    The effect of a head is (p_patched - p) / p of the answer when its output at the position is the source run's.
+    A head's effect is (p_patched - p) / p of the answer when its output at the position comes from the source run.
 
     Args:
         model: What `et.load` returns, with the default engine.
         pairs: Base and source prompts.
-        at: The position, or positions, whose heads are screened.
+        at: The named position, or positions, at which heads are measured.
 
     Returns:
-        A Finding. `.rows`: one a position, with "pearson" and "spearman", how well estimate and effect agree over all
-        heads, and "top_found", the share of the `top` most negative effects that are among the `top` most negative
-        estimates. `.scores`: "<position>.exact", its interval "<position>.low" and ".high", and
-        "<position>.attributed" [layer, head].
+        A Finding. `.rows`: one per position, with "pearson" and "spearman", the correlations of estimate and effect
+        over all heads, and "top_found", the share of the `top` most negative effects that are among the `top` most
+        negative estimates. `.scores` [layer, head]: "<position>.exact", its interval "<position>.low" and
+        "<position>.high", and the estimate "<position>.attributed".
 
     Raises:
-        TaskError: An argument is not of this kind.
+        TaskError: An argument has the wrong type or value.
         ExperimentError: A self-check failed, or the answer has no probability in a base run.
 
     Examples:
@@ -185,7 +185,7 @@ def attribution(model: LoadedModel, pairs: Pairs, at: str | Iterable[str] = "las
         raise TaskError(f"at: {brief(at)}; accepted: a position's name, or a list of names")
     positions = (at,) if isinstance(at, str) else tuple(dict.fromkeys(at))
     if not positions:
-        raise TaskError("at: no position; accepted: one or more")
+        raise TaskError("at: no positions; accepted: one or more")
     for position in positions:
         pairs.check_position(position, "at")
     examples = model.require_pairs_fit(pairs.examples(model.tokenizer))

@@ -17,25 +17,25 @@ from nnsight_et.manifest import Edge, Knockout
 
 
 def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str, *, layers: Sequence[int] | None = None) -> Finding:
-    """Accuracy when one position may not attend to another from a layer up: attention knockout (App. A).
+    """Measure accuracy when one position cannot attend to another from a layer upwards: attention knockout (App. A).
 
-    No head of layers L0 and up attends from `blind` to `to`, for every L0, or those of `layers`. From the layer where
-    accuracy recovers, `blind` already has what it needs.
+    In layers L0 and above, no head attends from `blind` to `to`. Each layer is tried as L0, or those of `layers`. From
+    the L0 at which accuracy recovers, `blind` already has what it needs from `to`.
 
     Args:
         model: What `et.load` returns.
         pairs: Base prompts and their answers; source prompts are not run.
-        blind: The named position that is cut off.
-        to: The named position it may not see, before `blind` in every prompt.
-        layers: The L0 to try, from low to high, such as [0, 8, 16]; every one when absent.
+        blind: The named position whose attention is blocked.
+        to: The named position that it cannot attend to; it comes before `blind` in every prompt.
+        layers: The values of L0 to try, in increasing order, such as [0, 8, 16]. By default every layer.
 
     Returns:
-        A Finding. `.rows`: one per first blocked layer, the last one with nothing blocked, with "accuracy", its 95%
+        A Finding. `.rows`: one per first blocked layer, and a last one with nothing blocked, with "accuracy", its 95%
         interval and the answer's mean "probability". `.scores`: "predicted", "probability" and "logit" [tried layers +
         1, example], "answer" [example].
 
     Raises:
-        TaskError: An argument is not of this kind, or `to` is not before `blind`.
+        TaskError: An argument has the wrong type or value, or `to` is not before `blind`.
         ExperimentError: A self-check failed.
 
     Examples:
@@ -49,7 +49,9 @@ def knockout(model: LoadedModel, pairs: Pairs, blind: str, to: str, *, layers: S
     for name, where in ((blind, "blind"), (to, "to")):
         pairs.check_position(name, where)
         if name == "random":
-            raise TaskError(f"{where}: random, which manifests call a token drawn at random; accepted: another name")
+            raise TaskError(
+                f"{where}: random, a name that manifests give to a randomly drawn token; accepted: another position"
+            )
     examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     for index, example in enumerate(examples):
         if example.base.positions[to] >= example.base.positions[blind]:
@@ -80,5 +82,5 @@ def _checked_layers(layers: Any, n_layers: int) -> tuple[int, ...]:
     listed = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else []
     right = all(type(layer) is int and 0 <= layer < n_layers for layer in listed)
     if not listed or not right or sorted(set(listed)) != listed:
-        raise TaskError(f"layers: {brief(layers)}; accepted: numbers from 0 to {n_layers - 1}, from low to high")
+        raise TaskError(f"layers: {brief(layers)}; accepted: numbers from 0 to {n_layers - 1} in increasing order")
     return tuple(listed)

@@ -41,10 +41,16 @@ Measure = Callable[[Pair, Chunks], dict[str, Tensor]]
 class LoadedModel:
     """A model in memory with its tokenizer.
 
-    engine: "reference" runs the literal definition over whole prompts, slowly, for checking:
-    dataclasses.replace(model, engine="reference"). memory: bytes that one pass may take. probe: "off" looks at no
-    answers before a method measures; `notices` has what is known of the model without them. self_check: "off" measures
-    no sample of a method's numbers again by the reference engine.
+    Change its settings with `dataclasses.replace(model, engine="reference")`. engine: "reference" runs the literal
+    definition over whole prompts, slowly, for checking. memory: how many bytes one pass may take. probe: "off" skips
+    the check for chance before a method measures; `notices` has what is known about the model without it. self_check:
+    "off" skips measuring a sample of each method's numbers again with the reference engine.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> import nnsight_et as et
+        >>> replace(et.load("llama-tiny", device="cpu"), engine="reference").engine
+        'reference'
     """
 
     name: str
@@ -132,31 +138,32 @@ def load(
     bos: Literal["add", "none"] | None = None,
     chat: bool | str | Path | None = None,
 ) -> LoadedModel:
-    """A model ready to measure, and its tokenizer.
+    """Load a model and its tokenizer, ready for measurements.
 
     A model in memory needs its tokenizer, is frozen and set to eval mode, and keeps its dtype, device and attention:
-    other values are refused, as are `adapter` and `gguf`. Of peft's PeftModel the active adapters run. A model of
-    nnsight and a bridge of TransformerLens bring their tokenizer; their weights are shared, and the bridge stays as it
-    is.
+    other values are refused, and so are `adapter` and `gguf`. The active adapters of a PeftModel run. Models of nnsight
+    and bridges of TransformerLens come with their tokenizer. Their weights are shared, and a bridge is not changed.
 
     Args:
         model: A name that `et models` lists, a folder, a hub id, or a model in memory: of transformers or peft,
             nnsight's LanguageModel or TransformersModel, or TransformerLens' TransformerBridge.
-        tokenizer: Its folder or hub id, if it is not the model's; of a model in memory the tokenizer itself.
-        adapter: Folder or hub id of an adapter that is put over the model.
-        gguf: The file in the model's folder that has the weights, read as plain numbers
+        tokenizer: Its folder or hub id, if it is not with the model; for a model in memory, the tokenizer itself.
+        adapter: Folder or hub id of an adapter to apply to the model.
+        gguf: A file in the model's folder to read the weights from, as plain numbers
             (pip install 'nnsight-et[gguf]').
-        dtype: "float32" (when absent), "bfloat16", "float16" or "float64".
-        device: "cuda" where there is a GPU, else "cpu" (when absent); "balanced" spreads layers over all GPUs.
-        attention: "sdpa" (when absent) or "eager".
-        bos: "add" begins every text with the tokenizer's BOS, once; "none" leaves it off; when absent the tokenizer
-            decides.
-        chat: True makes base and source messages of a user in the tokenizer's chat template, and the answer begins the
-            reply; a template's name, or a file with one in Jinja, takes that template. `pairs.sent(model)` shows what
-            the model is given.
+        dtype: "float32" (the default), "bfloat16", "float16" or "float64".
+        device: By default "cuda" if there is a GPU, else "cpu". "balanced" spreads layers over all GPUs.
+        attention: "sdpa" (the default) or "eager".
+        bos: "add" begins every text with one BOS; "none" leaves it off. By default the tokenizer decides.
+        chat: True sends base and source as a user's messages in the tokenizer's chat template; the answer then begins
+            the reply. The name of a template, or a file with one in Jinja, chooses that template. `pairs.sent(model)`
+            shows what the model receives.
+
+    Returns:
+        A LoadedModel, which every function takes.
 
     Raises:
-        UnsupportedModel: It cannot be found, read or taken apart.
+        UnsupportedModel: The model cannot be found or read, or is built in a way that the methods do not support.
         ManifestError: An argument is not one of these values.
 
     Examples:
@@ -176,9 +183,7 @@ def load(
         _check_as_it_is(model, {"adapter": adapter, "gguf": gguf}, dtype, device, attention)
         return _in_memory(model, tokenizer, bos, template)
     if tokenizer is not None and not isinstance(tokenizer, (str, Path)):
-        raise ManifestError(
-            "tokenizer: a tokenizer in memory goes with a model in memory; accepted: a folder or hub id"
-        )
+        raise ManifestError("tokenizer: a tokenizer in memory needs a model in memory; accepted: a folder or hub id")
     model = str(model)
     _check_known(model)
     known = KNOWN_MODELS[model].spec if model in KNOWN_MODELS else ModelSpec(model)
@@ -223,8 +228,8 @@ def _device(wanted: object) -> str:
     known = ("cuda", "balanced", "cpu") if count else ("cpu",)
     if kind in known and (not index or (index.isdecimal() and int(index) < max(count, 1))):
         return str(wanted)
-    here = f"cuda:0 to cuda:{count - 1}, balanced" if count else "here is no CUDA device"
-    raise ManifestError(f"device: {wanted!r}; accepted: auto, cpu; {here}")
+    here = f", cuda:0 to cuda:{count - 1}, balanced" if count else " (there is no CUDA device here)"
+    raise ManifestError(f"device: {wanted!r}; accepted: auto, cpu{here}")
 
 
 def _check_as_it_is(
@@ -237,7 +242,7 @@ def _check_as_it_is(
     """Raise ManifestError if an option asks of a model in memory what it is not; `files` are those of files alone."""
     for key, value in files.items():
         if value is not None:
-            accept = f"{key} with a folder or a hub id; over a model in memory an adapter that peft has put there"
+            accept = f"{key} with a folder or hub id; for a model in memory, an adapter that peft has applied to it"
             raise ManifestError(f"{key}: {str(value)!r} for a model in memory; accepted: {accept}")
     wanted = {
         "dtype": dtype and _dtype(dtype),
@@ -251,8 +256,8 @@ def _check_as_it_is(
     }
     for key, value in own.items():
         if value and wanted[key] and wanted[key] not in (value, value.partition(":")[0]):
-            accept = f"{value}, or no {key}: a model in memory stays as it is"
-            raise ManifestError(f"{key}: {wanted[key]}, and the model in memory has {value}; accepted: {accept}")
+            accept = f"{value}, or no {key}: a model in memory is used as it is"
+            raise ManifestError(f"{key}: {wanted[key]}, but the model in memory has {value}; accepted: {accept}")
 
 
 def _in_memory(
@@ -270,7 +275,7 @@ def _in_memory(
     if chat:
         if bos is not None:
             raise ManifestError(
-                f"bos: {bos}, and chat, whose template says how prompts begin; accepted: one of the two"
+                f"bos: {bos} with chat, whose template decides how prompts begin; accepted: one of the two"
             )
         tokenizer = deepcopy(tokenizer)
         set_chat(tokenizer, chat, name)

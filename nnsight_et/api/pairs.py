@@ -32,10 +32,16 @@ LEFT = 'style="text-align:left"'
 
 @dataclass(frozen=True)
 class Pairs:
-    """Base prompts, each with a source prompt and the answer that is scored, for any model's tokenizer.
+    """Base prompts, each with a source prompt and the answer to score, for any model's tokenizer.
 
-    The answer is the base's own one where the question is what a patch breaks; for activation patching and DCM it is
-    the answer that the patch should give.
+    The answer is that of the base prompt if you ask what a patch breaks. For activation patching and DCM it is the
+    answer that the patch should give.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> pairs = et.Pairs.boxes(3)
+        >>> len(pairs), len(pairs[:2]), pairs.positions
+        (3, 2, ('correct_object', 'previous_query_label', 'query_label', 'last'))
     """
 
     texts: tuple[MarkedPair, ...]
@@ -47,9 +53,7 @@ class Pairs:
     def __post_init__(self) -> None:
         texts: Any = self.texts
         if not isinstance(texts, tuple) or not texts or not all(isinstance(one, MarkedPair) for one in texts):
-            raise TaskError(
-                "pairs: none, or others than marked ones; accepted: et.Pairs.of([(base, source, answer), ...])"
-            )
+            raise TaskError("pairs: empty, or not made by Pairs; accepted: et.Pairs.of([(base, source, answer), ...])")
 
     @classmethod
     def of(
@@ -65,25 +69,25 @@ class Pairs:
         special_tokens: SpecialTokens = "tokenizer",
         answer_tokens: AnswerTokens = "one",
     ) -> Pairs:
-        """Your own pairs.
+        """Make pairs of your own prompts.
 
         Args:
-            pairs: {"base": ..., "source": ..., "answer": ...} or (base, source, answer) each. {{name|text}} in base
-                and source marks a position, the last token of the text. A mapping may also have "foil" (wrong answers)
-                and "also_right": a text, or a list of texts, one token each as the answer is.
-            columns: By these keys the ones that mappings have instead: {"base": "clean", "source": "corrupted"}.
-                Further keys are kept, in `metadata`.
+            pairs: Each {"base": ..., "source": ..., "answer": ...} or (base, source, answer). {{name|text}} in base and
+                source marks a position, the last token of the text. A mapping may also have "foil" (wrong answers) and
+                "also_right" (further right ones): a text or a list of texts, each a single token like the answer.
+            columns: Which keys the mappings have instead of these: {"base": "clean", "source": "corrupted"}.
+                Other keys are kept in `metadata`.
             sources: "next_row" for mappings without a source: it is the base of the next one with another answer.
-            answers: "token_ids" where numbers stand for answers and foils.
-            find: By position a regular expression that finds it in both texts, or "differing": where they differ.
-            group: The key that `by_group` sorts by.
-            space: Whether a space goes between prompt and answer where none is written; when absent the texts decide.
-            special_tokens: "text" for prompts that bring their own special tokens.
-            answer_tokens: "several" for answers, foils and what is right as well of more tokens than one; a probability
-                is then that of the whole text. A pair may say all three itself.
+            answers: "token_ids" if answers and foils are numbers.
+            find: Position -> a regular expression that finds it in both texts, or "differing": the words that differ.
+            group: The key that `by_group` groups by.
+            space: Whether a space goes between prompt and answer where none is written. By default the texts decide.
+            special_tokens: "text" for prompts that already have their special tokens.
+            answer_tokens: "several" if answers and foils may have more than one token; a probability is then that of
+                the whole text. A pair may give the last three itself.
 
         Raises:
-            TaskError: A pair is not written like this, or names other positions than the first; it is named.
+            TaskError: A pair is not written like this, or has other positions than the first. The error names the pair.
 
         Examples:
             >>> base = "The {{object|apple}} is in Box F. Box F contains the"
@@ -130,10 +134,10 @@ class Pairs:
         special_tokens: SpecialTokens = "tokenizer",
         answer_tokens: AnswerTokens = "one",
     ) -> Pairs:
-        """The pairs in a file: JSON lines, JSON, CSV, TSV or Parquet; TaskError naming each row that is wrong.
+        """Read pairs from a file: JSON lines, JSON, CSV, TSV or Parquet; TaskError naming each wrong row.
 
-        layout: a file known by name, in place of columns. rows: which list of a JSON object has them. See `of` for the
-        other keywords.
+        layout: a known file format, instead of columns. rows: the list of a JSON object that has the rows. The other
+        keywords are those of `of`.
         """
         if not isinstance(path, (str, Path)):
             raise TaskError(f"path: {brief(path)}; accepted: the name of a file of JSON lines")
@@ -144,7 +148,7 @@ class Pairs:
 
     @classmethod
     def boxes(cls, count: int, boxes: int = 7, seed: int = 0, split: str = "discovery") -> Pairs:
-        """Pairs of the boxes task (§3): the source asks for a box that neither prompt has, so it cannot answer.
+        """Make pairs of the boxes task (§3): the source asks about a box that neither prompt has, so it has no answer.
 
         Positions: correct_object, previous_query_label, query_label, last. Splits share no context.
         """
@@ -153,20 +157,20 @@ class Pairs:
 
     @classmethod
     def desideratum(cls, name: str, count: int, boxes: int = 7, seed: int = 0, split: str = "evaluation") -> Pairs:
-        """Pairs of the boxes task whose answer is what swapping one variable gives: object, label, position, ..."""
+        """Make pairs of the boxes task whose answer is that of swapping a variable: object, label, position, ..."""
         _check_drawn(count, boxes)
         return cls(tuple(desideratum_pairs(Boxes(boxes), str(name), count, seed, split)))
 
     @classmethod
     def _alike(cls, texts: Sequence[MarkedPair]) -> Pairs:
         if not texts:
-            raise TaskError("pairs: there is none; accepted: one or more")
+            raise TaskError("pairs: the list is empty; accepted: one or more")
         check_alike(texts, [f"pairs[{index}]" for index in range(len(texts))])
         return cls(tuple(texts))
 
     @property
     def positions(self) -> tuple[str, ...]:
-        """The positions that all prompts name; `last` is the last token."""
+        """The named positions of all prompts; `last` is the last token."""
         return (*self.texts[0].base.spans, "last")
 
     def examples(self, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
@@ -178,17 +182,17 @@ class Pairs:
         return [encoded_pair(pair, tokenizer, f"pairs[{index}]") for index, pair in enumerate(self.texts)]
 
     def tokens(self, model: LoadedModel) -> Finding:
-        """The tokens that are scored: of each pair its answer, what is right as well, and its foils."""
+        """The tokens that are scored: for each pair its answer, further right answers, and foils."""
         if not isinstance(model, LoadedModel):
             raise TaskError(f"model: {brief(model)}; accepted: what et.load(...) returns")
         rows = []
         for index, example in enumerate(self.examples(model.tokenizer)):
             for role, texts in roles(example):
                 rows += [{"pair": index, "as": role, **text_description(text, model.tokenizer)} for text in texts]
-        return Finding(f"Tokens that are scored, of {model.name}", tuple(rows), notices=model.notices)
+        return Finding(f"Tokens that are scored in {model.name}", tuple(rows), notices=model.notices)
 
     def sent(self, model: LoadedModel) -> Finding:
-        """What the model is given of each pair: base and source as its tokens say them, special ones too."""
+        """What the model receives for each pair: the text of base and source, with all special tokens."""
         if not isinstance(model, LoadedModel):
             raise TaskError(f"model: {brief(model)}; accepted: what et.load(...) returns")
         rows = tuple(
@@ -199,24 +203,26 @@ class Pairs:
         return Finding(f"What is sent to {model.name}", rows, notices=model.notices)
 
     def answered_by(self, model: LoadedModel) -> Pairs:
-        """Those whose answer the model gives; TaskError if there is none."""
+        """The pairs that the model answers correctly; TaskError if there are none."""
         if not isinstance(model, LoadedModel):
             raise TaskError(f"model: {brief(model)}; accepted: what et.load(...) returns")
         found = predict_answers(model, model.require_pairs_fit(self.examples(model.tokenizer)))
         kept = [pair for pair, right in zip(self.texts, found, strict=True) if right]
         if not kept:
-            raise TaskError(f"pairs: {model.name} answers none of {len(self)}; accepted: prompts that it answers")
+            raise TaskError(
+                f"pairs: {model.name} answers none of {len(self)} correctly; accepted: prompts that it answers"
+            )
         return replace(self, texts=tuple(kept))
 
     def scored_by(self, metric: WrittenMetric | Callable[[Tensor, Any], Tensor]) -> Pairs:
-        """The same pairs, path patching being scored by another metric: docs/methods.md has them.
+        """The same pairs, but with another metric for path patching; docs/methods.md lists them.
 
-        metric: a name, or a function f(logits, batch) of your own; a score is then the mean of f(patched) - f(base).
-        logits [batch, vocabulary] are those at the last token, in fp32 at least; f returns one number a prompt,
-        [batch]. `batch.answer` [batch], `batch.right` and `batch.foils` [batch, n] have tokens, -1 where a prompt has
-        fewer (foils is None where no prompt has any), and `batch.base` [batch, vocabulary] the logits of the base run.
+        metric: a name, or your own function f(logits, batch); the score is then the mean of f(patched) - f(base).
+        logits [batch, vocabulary] are those at the last token, in fp32 or better. f returns one number per prompt,
+        [batch]. `batch.answer` [batch], `batch.right` and `batch.foils` [batch, n] hold tokens, -1 where a prompt has
+        fewer (foils is None if no prompt has any). `batch.base` [batch, vocabulary] holds the logits of the base run.
 
-        TaskError naming a pair without a foil, if the metric compares the answer with foils.
+        TaskError naming a pair without a foil, if the metric needs foils.
 
         >>> pairs = Pairs.boxes(2).scored_by(lambda logits, batch: logits.gather(-1, batch.answer[:, None])[:, 0])
         >>> pairs.metric
@@ -229,11 +235,11 @@ class Pairs:
             raise TaskError(f"metric: {metric!r}; {names}, or a function of logits [batch, vocabulary] and the batch")
         for index, pair in enumerate(self.texts):
             if METRICS[metric].needs_foils and not pair.foils:
-                raise TaskError(f"pairs[{index}]: no {FOIL}, which {metric} compares with; accepted: one in every pair")
+                raise TaskError(f"pairs[{index}]: no {FOIL}, which {metric} needs; accepted: one in every pair")
         return replace(self, metric=metric, function=None)
 
     def by_group(self) -> dict[str, Pairs]:
-        """The pairs of each group, which `group` named when they were made; TaskError if it did not."""
+        """The pairs by group, if they were made with `group`; TaskError if not."""
         groups = dict[str, list[MarkedPair]]()
         for index, pair in enumerate(self.texts):
             if pair.group is None:
@@ -244,7 +250,9 @@ class Pairs:
     def check_position(self, name: str, where: str) -> None:
         """Raise TaskError naming `where` if the prompts have no such position."""
         if not isinstance(name, str):
-            accept = f"a position's name: {', '.join(self.positions)}; {{{{name|text}}}} in the prompts makes one"
+            accept = (
+                f"the name of a position: {', '.join(self.positions)}; {{{{name|text}}}} in the prompts marks another"
+            )
             raise TaskError(f"{where}: {name!r}; accepted: {accept}")
         if name not in self.positions:
             raise TaskError(f"{where}: no position {name!r}; {accepted_names(name, self.positions)}")
@@ -258,7 +266,7 @@ class Pairs:
     def __getitem__(self, some: slice) -> Pairs:
         if not isinstance(some, slice):
             accept = "a slice, such as pairs[:10]; `for pair in pairs` gives one at a time"
-            raise TaskError(f"pairs[{some!r}]: no slice; accepted: {accept}")
+            raise TaskError(f"pairs[{some!r}]: not a slice; accepted: {accept}")
         return replace(Pairs._alike(self.texts[some]), metric=self.metric, function=self.function)
 
     def __repr__(self) -> str:

@@ -37,9 +37,10 @@ SHORT: dict[Metric, str] = {"logit_difference": "LD", "probability_difference": 
 
 @dataclass(frozen=True, repr=False)
 class PatchingScores(Finding):
-    """Patching scores of all heads, or all MLPs, at one position; rows: those that can reach, what matters most first.
+    """What `et.path_patch` and `et.path_patch_mlps` return: scores of all heads, or all MLPs, at one position.
 
-    That is the most negative score; for metric kl the largest.
+    rows: the heads or MLPs that can reach the end of the path, those that matter most first: the most negative scores,
+    or for metric kl the largest.
     """
 
     path: Path = field(default_factory=lambda: Path("last"))
@@ -53,7 +54,7 @@ class PatchingScores(Finding):
 
     @property
     def circuit(self) -> Circuit:
-        """The kept heads as a circuit of one group: scores are accepted wherever a circuit is."""
+        """The kept heads as a circuit of one group. Scores are accepted wherever a circuit is."""
         return Circuit((self.group(f"heads at {self.path.at}"),))
 
     def to_transformer_lens(self) -> list[dict[str, Any]]:
@@ -78,9 +79,11 @@ class PatchingScores(Finding):
         """The top `count` heads, or those kept, as a group of a circuit; TaskError if they are MLPs, or fewer."""
         chosen = self.kept if count is None else self.top(whole_number(count, "count", 1))
         if count is not None and len(chosen) < count:
-            raise TaskError(f"count: {count}, and {len(chosen)} were measured; accepted: 1 to {len(chosen)}")
+            raise TaskError(f"count: {count}, but {len(chosen)} were measured; accepted: 1 to {len(chosen)}")
         if self.path.senders == "mlps":
-            raise TaskError(f"group {name}: {', '.join(map(str, chosen))}; accepted: heads, which circuits are made of")
+            raise TaskError(
+                f"group {name}: {', '.join(map(str, chosen))}; accepted: heads, since a circuit consists of heads"
+            )
         return HeadGroup(name, self.path.at, tuple(Head(*head) for head in chosen))
 
 
@@ -92,30 +95,30 @@ def path_patch(
     via: End | None = None,
     keep: int | None = None,
 ) -> PatchingScores:
-    """How much the answer's probability changes when one head's path is broken: path patching (§4.1).
+    """Measure how much each head matters to the answer, or to other heads: path patching (§4.1).
 
-    In the base run one head's output at `at` is replaced by that of the source run, and its effect is let through to
-    `into` alone. The score is the mean over pairs of (p_patched - p) / p; a head with a negative score mattered.
-    `pairs.scored_by(...)` chooses another metric (docs/methods.md), or a function of logits; scores of "kl" are 0 or
-    more, the largest first, and have no p-values.
+    In the base run, one head's output at `at` is replaced by its output in the source run, and the change reaches
+    only `into`. The score is the mean over pairs of (p_patched - p) / p, where p is the answer's probability in the
+    base run. A negative score means that the head mattered. `pairs.scored_by(...)` chooses another metric
+    (docs/methods.md), or a function of logits. Scores of "kl" are 0 or more, with the largest first, and have no
+    p-values.
 
     Args:
         model: What `et.load` returns.
         pairs: Base and source prompts, and the base's answers.
-        at: The named position of the heads that are patched; "last" if `into` is the logits.
-        into: "logits", or the receivers: heads such as scores.top(5), a group or ["L4H0"]; or MLPs such as ["L3MLP"].
-        via: The input through which receivers are reached: "query", "key" or "value", of MLPs "input".
-        keep: How many heads are marked as kept; `group(name)` makes a group of them. None: 10, or all if fewer can
-            reach `into`.
+        at: The named position at which heads are patched. Must be "last" if `into` is the logits.
+        into: "logits", or receivers: heads such as scores.top(5), a group or ["L4H0"], or MLPs such as ["L3MLP"].
+        via: The input of the receivers that is patched: "query", "key" or "value"; for MLPs "input".
+        keep: How many heads to keep; `group(name)` makes a group of them. None: 10, or all if fewer can reach `into`.
 
     Returns:
-        PatchingScores. `.values`: the scores [layer, head], a share of p, exactly 0 where `into` cannot be reached.
-        `.rows`: a head each, the most negative first, with its 95% interval, p of a t test, and p_holm, corrected over
-        all heads. `.scores`: the same as tensors, and "per_example" [layer, head, example].
+        PatchingScores. `.values`: the scores [layer, head], as a share of p; exactly 0 where `into` cannot be reached.
+        `.rows`: one per head, the most negative first, with the score's 95% interval, the p-value of a t test, and
+        p_holm, corrected for all heads. `.scores`: the same as tensors, and "per_example" [layer, head, example].
 
     Raises:
-        TaskError: An argument is not of this kind, or does not fit the model or the prompts.
-        ExperimentError: A score does not exist (the answer's probability is 0), or a self-check failed.
+        TaskError: An argument has the wrong type or value, or does not fit the model or the prompts.
+        ExperimentError: A score does not exist because the answer's probability is 0, or a self-check failed.
 
     Examples:
         >>> import nnsight_et as et
@@ -138,10 +141,11 @@ def path_patch_mlps(
     via: End | None = None,
     keep: int | None = None,
 ) -> PatchingScores:
-    """The same for MLPs: at `at`, all that one of them adds to the residual is the source's (docs/methods.md).
+    """Measure how much each MLP matters, like `path_patch` for heads (docs/methods.md).
 
-    Arguments, result and errors are those of `path_patch`; `.values` is [layer, 1], and `keep` None is 3. Kept MLPs can
-    be receivers of `path_patch`, via "input". They belong to no circuit.
+    At `at`, everything that one MLP adds to the residual comes from the source run. Arguments, result and errors are
+    those of `path_patch`, but `.values` is [layer, 1], and `keep=None` means 3. Kept MLPs can be receivers of
+    `path_patch`, via "input". They do not become part of a circuit.
 
     Examples:
         >>> import nnsight_et as et
@@ -165,10 +169,12 @@ def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int | No
     senders = path.reaching(model.shape.n_layers, model.shape.n_heads, model.shape.parallel)
     kind = "MLP" if path.senders == "mlps" else "head"
     if not senders:
-        raise TaskError(f"into: no {kind} can reach it: all of it is in layer 0; accepted: what is in later layers")
+        raise TaskError(
+            f"into: no {kind} can reach it, because all of it is in layer 0; accepted: heads or MLPs of later layers"
+        )
     keep = min(KEPT[kind], len(senders)) if keep is None else whole_number(keep, "keep", 1)
     if keep > len(senders):
-        found = f"{quantity(keep, kind)}; {len(senders)} can reach {'the logits' if path.via is None else 'into'}"
+        found = f"{quantity(keep, kind)}, but {len(senders)} can reach {'the logits' if path.via is None else 'into'}"
         raise TaskError(f"keep: {found}; accepted: 1 to {len(senders)}")
     examples = model.require_pairs_fit(pairs.examples(model.tokenizer))
     known = model.collect_notices(examples)
@@ -185,7 +191,7 @@ def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int | No
     with experimenting("path_patch", spec, [model], {"": examples}, metric=pairs.function) as run:
         found = run.values(patched_paths(run.context, run.job, path, senders, "found", examples))
     if have := without_score(found, pairs.metric, examples, model.tokenizer):
-        accept = 'prompts the model gives some chance, or load(dtype="float64")'
+        accept = 'prompts whose answer has some probability, or load(dtype="float64")'
         raise ExperimentError(f"pairs: {have}; accepted: {accept}")
     scores = stage_scores(found, senders, model.shape, keep, SEED, pairs.metric)
     ranked = ranking(scores["score"], senders, pairs.metric)
@@ -196,14 +202,14 @@ def _measure_scores(model: LoadedModel, pairs: Pairs, path: Path, keep: int | No
 def _try_metric(model: LoadedModel, metric: Callable[[Tensor, Any], Tensor], examples: list[Example]) -> None:
     """Raise TaskError unless the function makes one number a prompt of made-up logits."""
     if any(example.further for example in examples):
-        raise TaskError("metric: a function, and answers of several tokens; accepted: answers of one token")
+        raise TaskError("metric: a function cannot score answers of several tokens; accepted: answers of one token")
     pair = replace(collate(examples[:3]), metric="function", function=metric).to(model.model.device)
     size = len(pair.right), model.shape.vocabulary  # no random ones: the caller's draws stay what they are
     logits = torch.linspace(-1, 1, size[0] * size[1], device=model.model.device).view(size)
     found: Any = metric(logits, ReadoutSpec.of(pair, logits))
     if not isinstance(found, Tensor) or found.shape != logits.shape[:1]:
         got = f"found a tensor {list(found.shape)}" if isinstance(found, Tensor) else brief(found)
-        accept = f"a tensor with one number a prompt, {list(logits.shape[:1])}"
+        accept = f"a tensor with one number per prompt, {list(logits.shape[:1])}"
         raise TaskError(f"metric: {got} for logits {list(logits.shape)}; accepted: {accept}")
 
 
@@ -245,11 +251,13 @@ def _row(head: Component, scores: dict[str, Tensor], kept: bool) -> dict[str, An
 def _receivers(model: LoadedModel, into: Any, via: End | None) -> tuple[Component, ...]:
     if isinstance(into, str) and into == "logits":
         if via is not None:
-            raise TaskError(f"via: {via!r}, and into is the logits; accepted: via with heads or MLPs")
+            raise TaskError(
+                f"via: {via!r}, but the logits have no such input; accepted: via together with heads or MLPs"
+            )
         return ()
     found = _parts(into)
     if via not in ("query", "key", "value", "input"):
-        accept = "query, key or value, which input of the receivers is patched, or input where they are MLPs"
+        accept = "query, key or value: the input of the receivers to patch; for MLPs, input"
         raise TaskError(f"via: {via!r}; accepted: {accept}")
     if not found:
         raise TaskError('into: no heads; accepted: "logits", or one or more heads')

@@ -138,10 +138,10 @@ class Run:
 
 
 def open_run(folder: str | Path) -> Run:
-    """A finished run: its results by the experiments' names.
+    """Open a finished run: its results by the names of its experiments.
 
     Args:
-        folder: What `et run` names at its end, or the folder of one result.
+        folder: The folder that `et run` names at its end, or the folder of one result in it.
 
     Returns:
         A Run. `run["table1"]` is a result: its `.summary`, `.scores` (tensors by name), `.circuit` and `.notices`.

@@ -79,7 +79,7 @@ def read_groups(path: Path, where: str) -> tuple[list[HeadGroup], str]:
         found = f"{path} is not text in UTF-8 (byte {error.start})"
         raise ManifestError(f"{where}: {found}; accepted: a circuit's .json file") from None
     except RecursionError:
-        raise ManifestError(f"{where}: {path} is nested too deep; accepted: a circuit's .json file") from None
+        raise ManifestError(f"{where}: {path} is nested too deeply; accepted: a circuit's .json file") from None
     except ValueError as error:
         raise ManifestError(f"{where}: {path} is not JSON ({error}); accepted: a circuit's .json file") from None
     return _groups_in(data, f"{where}: {path}")

@@ -48,13 +48,13 @@ def of_eap_ig(data: Mapping[str, Any], where: str) -> HeadGroup:
     """The heads in the graph, the strongest first: by a node's own score, else by that of its edges in the graph."""
     nodes, edges = data["nodes"], data["edges"]
     if not isinstance(nodes, dict) or not isinstance(edges, dict):
-        raise TaskError(f"{where}: nodes or edges are no objects; accepted: what Graph.to_json of EAP-IG writes")
+        raise TaskError(f"{where}: nodes or edges are not objects; accepted: what Graph.to_json of EAP-IG writes")
     weights = dict[Head, float]()
     for name, said in nodes.items():
         match = NODE.fullmatch(name)
         if match is None and not OTHER.fullmatch(name):
             accept = "input, logits, m<layer> and a<layer>.h<head>, as Graph.to_json of EAP-IG writes them"
-            raise TaskError(f"{where}: node {name[:60]!a}; accepted: {accept}")
+            raise TaskError(f"{where}: found node {name[:60]!a}; accepted: {accept}")
         if match and (said.get("in_graph") if isinstance(said, dict) else said):
             own = said.get("score") if isinstance(said, dict) else None
             weights[Head(int(match[1]), int(match[2]))] = abs(_number(own)) if own is not None else 0.0
@@ -77,7 +77,7 @@ def of_auto_circuit(data: Sequence[str] | Mapping[str, Any], where: str) -> Head
             match = END.fullmatch(end)
             if match is None:
                 accept = "A<layer>.<head>, with .Q, .K or .V where an edge ends, MLP <layer>, Resid Start, Resid End"
-                raise TaskError(f"{where}: edge {name[:60]!a}; accepted: {accept}")
+                raise TaskError(f"{where}: found edge {name[:60]!a}; accepted: {accept}")
             if match[1] and score:
                 head = Head(int(match[1]), int(match[2]))
                 weights[head] = weights.get(head, 0.0) + score

@@ -21,7 +21,17 @@ UNFINISHED = -2
 
 @dataclass(frozen=True)
 class Prompt:
-    """One encoded prompt, unpadded: token ids, and the index of each named position in them."""
+    """One encoded prompt, without padding, for tasks in Python that make tokens themselves.
+
+    Args:
+        tokens: Its token ids.
+        positions: The index of each named position in `tokens`, "last" among them.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.Prompt((1, 17, 4), {"object": 1, "last": 2}).length
+        3
+    """
 
     tokens: tuple[int, ...]
     positions: dict[str, int]
@@ -39,11 +49,22 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Example:
-    """A base prompt, the source prompt that donates activations, and the token that answers the base prompt.
+    """A pair of encoded prompts, for tasks in Python that make tokens themselves.
 
-    also_right: further tokens that are right as well; foils: tokens that are wrong, for metrics that compare.
-    further: where one of these texts has several tokens, all are by their first ones, and this has what follows it in
-    the answer, in each that is right as well, and in each foil.
+    Args:
+        base: The prompt that is patched.
+        source: The prompt that donates activations.
+        answer: The token that answers the base prompt.
+        also_right: Further tokens that count as right.
+        foils: Wrong tokens, for metrics that compare.
+        further: If any of these texts has several tokens: the tokens after the first, of the answer, then of each other
+            right text, then of each foil. `Example.scored_by` fills it in.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> base, source = et.Prompt((1, 17, 4), {"last": 2}), et.Prompt((1, 9, 4), {"last": 2})
+        >>> et.Example(base, source, answer=17, foils=(9,)).wrong
+        ((9,),)
     """
 
     base: Prompt
@@ -102,7 +123,7 @@ def check_lengths(some: Iterable[Prompt | Example], most: int | None, where: str
     """Raise TaskError naming `where` if one has more tokens than `most`, the model's positions; None: no end."""
     length = max((one.length for one in some), default=0)
     if most is not None and length > most:
-        found = f"a prompt of {length} tokens, and {model} has positions for {most}"
+        found = f"a prompt of {length} tokens, but {model} has positions for {most}"
         raise TaskError(f"{where}: {found}; accepted: prompts of at most {most} tokens")
 
 
@@ -110,7 +131,7 @@ def check_tokens(some: Iterable[Prompt | Example], rows: int, where: str, model:
     """Raise TaskError naming `where` if one has a token that the model has no row for, its vocabulary being `rows`."""
     largest = max((one.largest for one in some), default=0)
     if largest >= rows:
-        found = f"token {largest} is in a prompt or an answer, and {model} has rows for tokens 0 to {rows - 1}"
+        found = f"a prompt or an answer has token {largest}, but {model} embeds only tokens 0 to {rows - 1}"
         raise TaskError(f"{where}: {found}; accepted: the model's own tokenizer, and tokens that its embedding has")
 
 

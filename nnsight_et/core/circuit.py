@@ -17,9 +17,14 @@ MLP_NAME = "L([0-9]{1,6})MLP"
 
 
 class Head(NamedTuple):
-    """One attention head; index counts query heads. Sorted heads are in the order a forward pass meets them.
+    """One attention head. Layers and indices count from 0, and indices are those of query heads.
 
-    Equal to the tuple (layer, index), and to no MLP.
+    It equals the tuple (layer, index), but never an MLP. Sorted heads are in the order of a forward pass.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.Head(9, 3), et.Head.parse("L4H0") < et.Head(9, 3)
+        (L9H3, True)
     """
 
     layer: int
@@ -105,9 +110,9 @@ def as_part(one: object) -> Component:
     try:
         layer, index = map(operator.index, one)  # type: ignore[call-overload]
     except (TypeError, ValueError):
-        raise TaskError(f"{brief(one)}, which is no head; accepted: Head(9, 3) or a name such as L9H3") from None
+        raise TaskError(f"{brief(one)}, which is not a head; accepted: Head(9, 3) or a name such as L9H3") from None
     if layer < 0 or index < 0:
-        raise TaskError(f"the head {tuple(one)} counts backwards; accepted: layer and index from 0")  # type: ignore[arg-type]
+        raise TaskError(f"the head {tuple(one)} has a negative number; accepted: layer and index from 0")  # type: ignore[arg-type]
     return Mlp(layer) if isinstance(one, Mlp) else Head(layer, index)
 
 
@@ -115,13 +120,27 @@ def as_head(one: object) -> Head:
     """The same of heads alone: TaskError if it is an MLP."""
     found = as_part(one)
     if isinstance(found, Mlp):
-        raise TaskError(f"{found} is an MLP, which belongs to no circuit; accepted: heads, such as L9H3")
+        raise TaskError(f"{found} is an MLP, and a circuit consists of heads; accepted: heads, such as L9H3")
     return found
 
 
 @dataclass(frozen=True)
 class HeadGroup:
-    """Heads that do one job at one named position, the most important first; TaskError if some are no heads."""
+    """Heads that do one job at one named position.
+
+    Args:
+        name: A name for the group, such as "movers".
+        at: The named position of the prompts at which the heads act, such as "last".
+        heads: The heads or their names, the most important first.
+
+    Raises:
+        TaskError: Something in `heads` is not a head.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> et.HeadGroup("movers", "last", ["L5H0", et.Head(5, 2)]).heads
+        (L5H0, L5H2)
+    """
 
     name: str
     at: str
@@ -142,7 +161,16 @@ class HeadGroup:
 
 @dataclass(frozen=True)
 class Circuit:
-    """Groups of heads at named positions (paper §4.1: a set of pairs of head and token)."""
+    """Groups of heads at named positions: the paper's set of pairs of head and token (§4.1).
+
+    `et.circuit_of` makes one of groups. `to_json` and `from_json` write and read it as text.
+
+    Examples:
+        >>> import nnsight_et as et
+        >>> circuit = et.Circuit((et.HeadGroup("movers", "last", ["L5H0", "L5H2"]),))
+        >>> circuit.size, circuit.positions, et.Circuit.from_json(circuit.to_json()) == circuit
+        (2, ('last',), True)
+    """
 
     groups: tuple[HeadGroup, ...]
 
@@ -235,7 +263,9 @@ class Circuit:
         groups = tuple(_group(entry, f"{where}: groups[{i}]") for i, entry in enumerate(data["groups"]))
         names = [group.name for group in groups]
         if len(set(names)) < len(names):
-            raise TaskError(f"{where}: two groups have the same name among {', '.join(names)}")
+            raise TaskError(
+                f"{where}: two groups have the same name ({', '.join(names)}); accepted: a different name for each"
+            )
         return cls(groups)
 
     @classmethod
@@ -244,7 +274,7 @@ class Circuit:
         try:
             data = json.loads(text)
         except RecursionError:
-            raise TaskError(f"{where}: nested too deep; accepted: a circuit's JSON") from None
+            raise TaskError(f"{where}: nested too deeply; accepted: a circuit's JSON") from None
         except (ValueError, TypeError) as error:
             raise TaskError(f"{where}: not JSON ({error}); accepted: a circuit's JSON") from None
         return cls.from_dict(data, where)
@@ -263,7 +293,7 @@ def _group(entry: object, where: str) -> HeadGroup:
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
     if len(set(parsed)) < len(parsed):
-        raise TaskError(f"{where}: the head {_repeated_head(parsed)} appears twice")
+        raise TaskError(f"{where}: the head {_repeated_head(parsed)} appears twice; accepted: each head once")
     return HeadGroup(name, at, parsed)
 
 

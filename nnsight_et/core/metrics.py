@@ -170,7 +170,9 @@ def circuit_overlap(first: Circuit, second: Circuit) -> tuple[Overlap, ...]:
     for name in dict.fromkeys((*mine, *other)):
         places = {groups[name].at for groups in (mine, other) if name in groups}
         if len(places) > 1:
-            raise TaskError(f"group {name} is at {' and at '.join(sorted(places))}; accepted: one position in both")
+            raise TaskError(
+                f"group {name} is at {' and at '.join(sorted(places))}; accepted: the same position in both circuits"
+            )
         heads, others = (set(groups[name].heads) if name in groups else set() for groups in (mine, other))
         overlaps.append(Overlap(name, len(heads), len(others), len(heads & others)))
     shared = sum(overlap.shared for overlap in overlaps)
@@ -201,8 +203,8 @@ def causal_impact(pretrained: Circuit, finetuned: Circuit, scores: Mapping[str, 
             for head in group.heads:
                 score = abs(float(scores[group.name][head.layer][head.index]))
                 if score != score:
-                    found = f"{head} of {group.name} has no score, as a screen let it leave"
-                    raise TaskError(f"{found}; accepted: scores of stages without screen")
+                    found = f"{head} of {group.name} has no score because a screen dropped it"
+                    raise TaskError(f"{found}; accepted: scores of stages without a screen")
                 largest[head] = max(score, largest.get(head, 0.0))
     ordered = sorted(largest, key=lambda head: (-largest[head], head))
     return tuple(Impact(head, largest[head], head in members[0], head in members[1]) for head in ordered)

@@ -91,7 +91,7 @@ def _extras() -> Iterator[Diagnosis]:
 def _device() -> Diagnosis:
     if not torch.cuda.is_available():
         found = f"cpu, {torch.get_num_threads()} threads; no CUDA device"
-        return Diagnosis("device", found, "note", "fine for the embedded models; 7B models want a CUDA build and a GPU")
+        return Diagnosis("device", found, "note", "fine for the embedded models; 7B models need a CUDA build and a GPU")
     free, total = torch.cuda.mem_get_info()
     first = f"{torch.cuda.get_device_name()}, {free / GIB:.0f} of {total / GIB:.0f} GiB free"
     if (count := torch.cuda.device_count()) == 1:
@@ -113,9 +113,9 @@ def _disk(folder: Path) -> Diagnosis:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.0f} GiB free"
-    if not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         return Diagnosis(
-            "results", f"{folder.resolve()} cannot be written", "mend", "--out DIR: a folder you can write"
+            "results", f"{folder.resolve()} cannot be written", "mend", "--out DIR: a folder that you can write to"
         )
     if free < LOW_DISK:
         return Diagnosis("results", found, "note", "--out DIR: a folder on a larger disk")

@@ -33,7 +33,7 @@ def server_findings(models: Sequence[ModelChoice]) -> list[Diagnosis]:
     try:
         client = Client()
     except Rejected as failure:
-        return [Diagnosis("server", str(failure), "mend", "mend NDIF_HOST, or HOST in " + str(configuration()))]
+        return [Diagnosis("server", str(failure), "mend", "correct NDIF_HOST, or HOST in " + str(configuration()))]
     return list(_findings(client, models))
 
 
@@ -55,16 +55,16 @@ def _findings(client: Client, models: Sequence[ModelChoice]) -> Iterator[Diagnos
             yield from look()
         except RemoteFailure as failure:
             state: Literal["note", "mend"] = "mend" if isinstance(failure, Retryable) else "note"
-            do = LATER if state == "mend" else "this server does not tell; a run may work"
+            do = LATER if state == "mend" else "this server does not say; a run may still work"
             yield Diagnosis(subject, _failure_text(client, failure), state, do)
 
 
 def _way_out(failure: RemoteFailure) -> str:
     if isinstance(failure, Rejected):
-        return "no NDIF server at this address: mend NDIF_HOST, or HOST in " + str(configuration())
+        return "no NDIF server at this address: correct NDIF_HOST, or HOST in " + str(configuration())
     if "answers" in str(failure):
         return f"{LATER}; a server of your own: ndif logs ray"
-    return f"is it up, and the address right? NDIF_HOST, or HOST in {configuration()}"
+    return f"is the server up, and is the address right? NDIF_HOST, or HOST in {configuration()}"
 
 
 def _failure_text(client: Client, failure: RemoteFailure) -> str:
@@ -83,20 +83,20 @@ def _key(client: Client) -> Iterator[Diagnosis]:
         refused = client.refusal()
         if refused is not None:
             said = refused.removeprefix(f"{client.host}: ").partition("; accepted")[0]
-            ask = "https://login.ndif.us gives one" if "ndif.us" in client.host else "ask who runs the server"
+            ask = "https://login.ndif.us gives one" if "ndif.us" in client.host else "ask whoever runs the server"
             do = f"NDIF_API_KEY, or APIKEY in {configuration()}; {ask}"
             yield Diagnosis("key", f"from {where}: {said}" if where else f"none; {said}", "mend", do)
             return
         if not where or Client(client.host, "").refusal() is None:
-            yield Diagnosis("key", "not needed: this server checks none")
-            yield Diagnosis("trust", "trusted: every job is, where keys are not checked")
+            yield Diagnosis("key", "not needed: this server checks no keys")
+            yield Diagnosis("trust", "trusted, as every job is: keys are not checked")
             return
     yield Diagnosis("key", f"valid (from {where})")
     if "trusted" in tags:
-        yield Diagnosis("trust", "trusted: jobs run beside the weights, with gradients")
+        yield Diagnosis("trust", "trusted: jobs run next to the weights, with gradients")
         return
-    do = "every method works; DCM and attribution take finite differences, and each job some seconds to start"
-    found = "not told by this server; if untrusted," if who is None else "untrusted:"
+    do = "every method works; DCM and attribution use finite differences, and each job takes some seconds to start"
+    found = "the server does not say; if untrusted," if who is None else "untrusted:"
     yield Diagnosis("trust", f"{found} jobs see activations, not weights or gradients", "note", do)
 
 
@@ -114,8 +114,8 @@ def _versions(client: Client) -> Iterator[Diagnosis]:
 
 DIFFERENT = {
     "nnsight": "jobs name nnsight's own parts, which move between minor releases: pip install 'nnsight=={}' here",
-    "transformers": "models may be laid out in another way, and requests fail: pip install 'transformers=={}' here",
-    "torch": "numbers may differ in their last digits; nothing else",
+    "transformers": "models may have other module names, so that requests fail: pip install 'transformers=={}' here",
+    "torch": "only the last digits of numbers may differ",
     "python": "code travels as source: if jobs fail with a SyntaxError, use Python {} here",
 }
 
@@ -124,7 +124,7 @@ def _compare_versions(name: str, own: str, other: str) -> Diagnosis:
     """How a version here and the server's go together; those of one minor release do."""
     subject = f"server's {name}"
     if not other:
-        return Diagnosis(subject, f"not told; {own} here", "note", "compare it with who runs the server")
+        return Diagnosis(subject, f"unknown; {own} here", "note", "ask whoever runs the server")
     if _minor(own) == _minor(other):
         return Diagnosis(subject, other if own == other else f"{other}; {own} here")
     state = "mend" if name == "nnsight" else "note"
@@ -147,7 +147,7 @@ def _models(client: Client, models: Sequence[ModelChoice]) -> Iterator[Diagnosis
         if named:
             key = "ndif" if named == name else "ndif_adapter"
             do = f"models: {{{choice.name}: {{..., {key}: org/name}}}} in the manifest"
-            yield Diagnosis(choice.name, f"{named} is no name on a server", "mend", do)
+            yield Diagnosis(choice.name, f"{named} is not a name on a server", "mend", do)
             continue
         yield _look_up_deployment(
             choice, [one for one in entries if _is(one, choice)], f"; {adapter} over it" if adapter else ""
@@ -179,12 +179,12 @@ def _look_up_deployment(choice: ModelChoice, entries: Entries, adapter: str) -> 
                 do = f"dtype: {dtype} in the manifest, or deploy it in {choice.dtype}"
                 return Diagnosis(choice.name, f"{found}; the manifest says {choice.dtype}", "mend", do)
             return Diagnosis(choice.name, found)
-    deploy = f"a server of your own: ndif deploy {name} --task {TASK}; else ask who runs it"
+    deploy = f"a server of your own: ndif deploy {name} --task {TASK}; else ask whoever runs it"
     if entries:
         states = ", ".join(dict.fromkeys(_condition(entry) for entry in entries))
         do = f"the first job waits until it is loaded; {deploy}"
         return Diagnosis(choice.name, f"{name} is not hot: {states}{adapter}", "note", do)
-    do = f"the first job may have it deployed, or be refused; {deploy}"
+    do = f"the first job may trigger its deployment, or be refused; {deploy}"
     return Diagnosis(choice.name, f"{name} is not deployed{adapter}", "note", do)
 
 

@@ -131,13 +131,13 @@ def _adapter(spec: ModelSpec, files: Files, module: Any) -> Iterator[Row]:
     settings = read_settings(files.adapter, files.name)
     yield "adapter", spec.adapter
     yield "of the kind", summary(settings)
-    yield "made for", str(settings.get("base_model_name_or_path") or "a model that it does not name")
+    yield "made for", str(settings.get("base_model_name_or_path") or "an unnamed model")
     if not has_weights(files.adapter):
         yield "whether it fits", "not known: its weights are not here"
         return
     before = _count(module)
     attach_adapter(module, files.adapter, files.name)
-    yield "whether it fits", f"yes: {_count(module) - before:,} parameters more"
+    yield "whether it fits", f"yes: it adds {_count(module) - before:,} parameters"
 
 
 def _count(module: Any) -> int:
@@ -159,7 +159,7 @@ def _sizes(shape: Shape) -> Iterator[Row]:
 def _windows(windows: tuple[int | None, ...]) -> str:
     narrow = [layer for layer, window in enumerate(windows) if window is not None]
     if not narrow:
-        return "none: a token sees all before it"
+        return "none: a token sees all earlier tokens"
     layers = "all layers" if len(narrow) == len(windows) else f"layers {', '.join(map(str, narrow))}"
     return f"{windows[narrow[0]]} tokens in {layers}"
 
@@ -222,8 +222,8 @@ def _positions(table: int | None, trained: int | None, longest: int) -> str:
     if table is not None:
         return f"a table of {table}: " + ("the task's prompts fit" if longest <= table else f"{longest} are refused")
     if trained is None or longest <= trained:
-        return f"no end; max_position_embeddings is {trained}"
-    return f"no end, but prompts of {longest} are longer than max_position_embeddings, {trained}: answers may be poor"
+        return f"no limit; max_position_embeddings is {trained}"
+    return f"no limit, but prompts of {longest} tokens exceed max_position_embeddings, {trained}: answers may be poor"
 
 
 def _task(files: Files, use: Use) -> tuple[list[Row], int]:
@@ -236,9 +236,9 @@ def _task(files: Files, use: Use) -> tuple[list[Row], int]:
         return [(name, f"not with this tokenizer: {error}")], 0
     base = examples[0].base
     begins = tokenizer.bos_token_id is not None and tokenizer.bos_token_id == base.tokens[0]
-    first = f"the first is {tokenizer.bos_token}" if begins else "the first is of the text"
+    first = f"the first is {tokenizer.bos_token}" if begins else "the first is from the text"
     ending = trailing_tokens(tokenizer)
-    first += f", without the {ending} that the tokenizer puts at the end" if ending else ""
+    first += f", without the {ending} that the tokenizer appends" if ending else ""
     at = ", ".join(f"{position} {base.positions[position]}" for position in base.positions)
     shortest, longest = min(one.length for one in examples), max(one.length for one in examples)
     lengths = f"{longest} tokens" if shortest == longest else f"{shortest} to {longest} tokens"

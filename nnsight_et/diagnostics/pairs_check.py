@@ -78,7 +78,7 @@ def check_pairs_file(path: Path, model: str | None, settings: Sequence[str]) -> 
     manifest = _manifest(path, settings)
     task = manifest.task
     if not isinstance(task, PairsTask):
-        raise ManifestError(f"{path}: task.kind: {task.kind}; accepted: pairs, the task with a file")
+        raise ManifestError(f"{path}: task.kind: found {task.kind}; accepted: pairs, which reads a file")
     file = manifest.task_data()
     assert isinstance(file, PairsFile)
     data = Data(file.name, file.text, file.form)
@@ -163,9 +163,9 @@ def _facts(
         some = [f"{name} ({count})" for name, count in groups.most_common(5)]
         yield f"groups by {task.group}", f"{len(groups)}: {', '.join(some)}{', ...' if len(groups) > 5 else ''}"
     if kept := dict.fromkeys(name for pair in every for name in pair.metadata):
-        yield "kept beside the pairs", ", ".join(kept)
+        yield "kept with the pairs", ", ".join(kept)
     if tokenizer is None:
-        yield "tokens", "not looked at; --model NAME shows those of a model"
+        yield "tokens", "not shown; --model NAME shows those of a model"
         return
     for swaps in pairs.swaps.values():
         swaps.all_examples(tokenizer)

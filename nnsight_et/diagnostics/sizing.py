@@ -28,6 +28,7 @@ from nnsight_et.manifest import DCM, Manifest, parse
 from nnsight_et.manifest.template import InitOptions, render_manifest
 from nnsight_et.measuring.examples import task_of
 from nnsight_et.measuring.memory import capacity
+from nnsight_et.measuring.own_pairs import check_counts
 from nnsight_et.models.catalog import Shape
 from nnsight_et.models.files import describe_files, download_files
 from nnsight_et.models.load import load_model, shape_of, tokenizer_of
@@ -52,7 +53,10 @@ def read_rows(
     """What is `known`, and the same of the plan's other models whose configuration and tokenizer are on this machine.
 
     Those are in folders, or in the hub's cache; nothing is downloaded. And of models that cannot be sized, why not.
+    TaskError if an experiment asks for more pairs than its file has.
     """
+    for job in jobs.jobs:
+        check_counts(job)
     rows, unknown = dict(known), dict[str, str]()
     for job, choice in choices(jobs):
         if choice.name in known:
@@ -149,7 +153,9 @@ def calibrate_models(manifest: Manifest, plan: Plan) -> tuple[dict[str, Rows], d
     Reads weights, and raises what reading them raises; ManifestError for a run on a server.
     """
     if manifest.backend != "local":
-        raise ManifestError(f"--calibrate: backend {manifest.backend}; accepted: local, whose models run here")
+        raise ManifestError(
+            f"--calibrate: found backend: {manifest.backend}; accepted: local, where models run on this machine"
+        )
     device = device_of(manifest.device)
     rows, speeds = dict[str, Rows](), dict[str, Speeds]()
     known = dict[tuple[Shape, str], str]()

@@ -124,7 +124,7 @@ _OF_A_CELL = ("score", "low", "high", "p", "p_holm", "reach", "prompts")
 
 def _text(name: str, here: Mapping[str, float], metric: Metric) -> str:
     text = f"{name}: {signed_score(here['score'], metric)}"
-    if "low" in here:
+    if not math.isnan(here.get("low", math.nan)):
         text += f" [{signed_score(here['low'], metric)}, {signed_score(here['high'], metric)}]"
     if not math.isnan(here.get("p", math.nan)):
         text += f"; p {here['p']:.2g}" + (f", Holm {here['p_holm']:.2g}" if "p_holm" in here else "")

@@ -19,7 +19,7 @@ NEARLY = 0.58
 """Of fewer than FEW right or wrong prompts Wilson's interval goes more than this share of the way to 0 or 1."""
 INTERVALS = (
     f"In brackets: 95% intervals over prompts. ~: fewer than {FEW} prompts are right, or wrong, or tell two accuracies "
-    "apart; the interval then holds the truth in 90% to 100% of cases rather than 95%."
+    "apart; the interval then contains the truth in 90% to 100% of cases instead of 95%."
 )
 
 

@@ -58,7 +58,8 @@ def parse(
     except ValidationError as error:
         found = _problems(error, document.data)
         raise document.error((*found, *_further_problems(document, found, folder))) from None
-    manifest = manifest.in_folder(folder or Path(), document.places).with_data(document.data)
+    given = {path: name for path, name in document.options.items() if document.places.get(path) == document.where}
+    manifest = manifest.in_folder(folder or Path(), document.places, given).with_data(document.data)
     if problems := tuple(checks.problems(manifest)):
         raise document.error(problems)
     return manifest

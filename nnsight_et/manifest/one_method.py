@@ -82,7 +82,7 @@ class SingleMethod:
             "looks": {"method": "attention_patterns", "circuit": "discovered"},
         }
         data = None if task == "boxes" else {"kind": task}
-        if variables := _variables(self._probe(model, data)):
+        if variables := _variables(self._probe(data)):
             carried = {"method": "activation_patching", "roles": "discovered", "models": [model], **CARRIED}
             experiments["carries"] = carried | {"desiderata": list(variables)}
         return self._manifest("discover", experiments, "discovered", data)
@@ -119,17 +119,17 @@ class SingleMethod:
 
     def _template(self, model: str) -> list[dict[str, Any]]:
         """The stages to take where none are given; ManifestError if the task, as the settings have it, brings none."""
-        task = self._probe(model).task
+        task = self._probe().task
         stages = stages_of(task.kind, model)
         if not stages:
             accept = f"a circuit, or stages for `et path-patch`, such as --stage '{STAGE}'"
             raise ManifestError(f"task.kind: {task.kind}, which has no built-in stages; accepted: {accept}")
         return stages
 
-    def _probe(self, model: str, task: dict[str, Any] | None = None) -> Manifest:
+    def _probe(self, task: dict[str, Any] | None = None) -> Manifest:
         """A manifest of the task alone, as the settings have it."""
         own = [text for text in self.settings if text.partition("=")[0].partition(".")[0] == "task"]
-        experiments: Experiments = {"any": {"method": "attribution", "model": model}}
+        experiments: Experiments = {"any": {"method": "attribution", "model": "llama-tiny"}}
         probe = {"name": "task", "experiments": experiments, "task": task or self._boxes}
         return parse(json.dumps(probe), "", own, lines=False, options=_options("", experiments))
 
@@ -163,7 +163,7 @@ def _place(circuit: str) -> str:
 def _options(command: str, experiments: Experiments) -> dict[KeyPath, str]:
     """Where a command's manifest has a value -> the option or argument that it comes from."""
     found: dict[KeyPath, str] = {("task", "boxes"): "--boxes", ("seed",): "--seed"}
-    own = OPTIONS | ({"circuit": "CIRCUIT"} if command == "evaluate" else {})
+    own = OPTIONS | {"evaluate": {"circuit": "CIRCUIT"}, "cmap": {"model": "--src"}}.get(command, {})
     for name, spec in experiments.items():
         here: KeyPath = ("experiments", name)
         found |= {(*here, key): option for key, option in own.items() if key in spec}

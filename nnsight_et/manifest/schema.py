@@ -123,6 +123,7 @@ class Manifest(SpecModel):
 
     _folder: Path = PrivateAttr(default_factory=Path)
     _places: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+    _options: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
     _data: dict[str, Any] = PrivateAttr(default_factory=dict)
     _made: MadeTask | None = PrivateAttr(default=None)
 
@@ -142,15 +143,21 @@ class Manifest(SpecModel):
         moved._data = data
         return moved
 
-    def in_folder(self, folder: Path, places: dict[KeyPath, str] | None = None) -> Manifest:
-        """The same manifest with relative paths that start in `folder`; `places`: where its parts are written."""
+    def in_folder(
+        self, folder: Path, places: dict[KeyPath, str] | None = None, options: dict[KeyPath, str] | None = None
+    ) -> Manifest:
+        """The same manifest with relative paths that start in `folder`.
+
+        places: where its parts are written. options: which of a command's options those come from that nobody wrote.
+        """
         moved = self.model_copy()
-        moved._folder, moved._made, moved._places = folder, None, places or self._places
+        moved._folder, moved._made = folder, None
+        moved._places, moved._options = places or self._places, options or self._options
         return moved
 
     def place(self, *path: str | int) -> str:
         """Where a part is written, for messages: study.yaml:3: task.file."""
-        return ": ".join(filter(None, (self._places.get(path), dotted_path(path))))
+        return ": ".join(filter(None, (self._places.get(path), self._options.get(path) or dotted_path(path))))
 
     def task_data(self) -> TaskData:
         """The task, its file read or its class imported where it has one; ManifestError if that cannot be done."""

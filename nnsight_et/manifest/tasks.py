@@ -68,7 +68,7 @@ class IOITask(SpecModel):
     sentences: Literal["own", "wang"] | None = None
     """`wang`: the 15 sentences of Wang et al., Appendix E; by default 8 similar ones."""
     sentence: Annotated[int, Field(ge=1, le=OF_WANG, strict=True)] | None = None
-    """Only this one of the sentences, by its number, so that all prompts have one length; `templates` stays unused."""
+    """Use only the sentence with this number, so that all prompts have the same length. `templates` is then ignored."""
     sources: Literal["other_names", "symmetric"] | None = None
     """`other_names` (the default): the source has three other names in the same sentence (their p_ABC).
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from nnsight_et.core.errors import ManifestError, accepted_names
 from nnsight_et.core.named_metrics import Metric
+from nnsight_et.manifest.document import KeyPath, read
 from nnsight_et.manifest.experiments import METHODS
 from nnsight_et.manifest.load import parse
 from nnsight_et.manifest.methods.dcm import DCM
@@ -190,8 +191,19 @@ def render_manifest(wishes: InitOptions) -> str:
     ]
     lines += [indent(text, "  ") for text in _experiments(wishes)]
     text = "\n".join(lines) + "\n"
-    parse(text, "the manifest", lines=False)
+    parse(text, "", lines=False, options=dict(_options(text, wishes)))
     return text
+
+
+def _options(text: str, wishes: InitOptions) -> Iterator[tuple[KeyPath, str]]:
+    """The option that the boxes, and each model of the experiments, come from."""
+    yield ("task", "boxes"), "--boxes"
+    options = {wishes.model: "--model", wishes.finetuned: "--finetuned"}
+    for name, spec in read(text, "", lines=False).data["experiments"].items():
+        for key, value in spec.items():
+            for index, model in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(model, str) and model in options:
+                    yield ("experiments", name, key, *([index] if isinstance(value, list) else [])), options[model]
 
 
 def _check(wishes: InitOptions) -> None:

@@ -47,7 +47,7 @@ class CellCache:
         """The tensors of a cell that this run has found in the store or put there; ExperimentError if it is gone."""
         tensors = self.store.cell(key)
         if tensors is None:
-            raise ExperimentError(f"the store's cell {key} was removed or damaged during the run; run again to mend it")
+            raise ExperimentError(f"stored work ({key}) was removed or damaged during the run; run again to repeat it")
         return tensors
 
     def keep(self, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.measuring.checks import check_cell, means_check, run_checks
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.evidence import same_prompts
+from nnsight_et.measuring.own_pairs import splits
 from nnsight_et.measuring.self_check import Check
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, batches, data_digest, suffixes, whole_prompts
 from nnsight_et.planning.plan import Job, ModelChoice
@@ -122,6 +123,14 @@ class AblationSetup:
         return (*some, Check((), verify)) if some else ()
 
 
+def check_data_and_circuit(context: RunContext, job: Job) -> None:
+    """Raise TaskError if the job's data cannot be made, or a circuit from a file does not fit a model."""
+    _, split = next(splits(job))
+    for choice in job.models:
+        context.models.check_circuit(job, choice)
+        context.data.examples(job, choice, split, 1)
+
+
 def set_up_ablation(
     context: RunContext,
     job: Job,
@@ -136,7 +145,7 @@ def set_up_ablation(
         examples = [replace(one, source=prompts[i % len(prompts)]) for i, one in enumerate(examples)]
         if any(len(one.base.tokens) != len(one.source.tokens) for one in examples):
             raise TaskError(
-                f"experiments.{job.name}.ablation: resample, and prompts differ in length; accepted: mean, zero"
+                f"experiments.{job.name}.ablation: resample needs prompts of one length; accepted: mean, zero"
             )
     context.ablating[job.name, choice.name] = prompts
     return AblationSetup(context, job, choice, examples, prompts, ablation)

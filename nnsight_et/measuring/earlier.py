@@ -34,7 +34,7 @@ class EarlierResults:
             if name not in job.circuits:
                 raise NothingFound(found_none(name))
             raise ExperimentError(
-                f"experiments.{job.name}: the circuit {name} has no heads; accepted: one that has some"
+                f"experiments.{job.name}: the circuit {name} has no heads; accepted: a circuit with one or more"
             )
         return circuit
 

@@ -213,9 +213,9 @@ def require_prompts_fit(some: Iterable[Some], files: Files, experiment: str, on_
     most = longest_alike(files) if on_server else None
     length = max((one.length for one in every), default=0)
     if most is not None and length > most:
-        found = f"a prompt of {length} tokens; beyond {most} {files.name} rotates each by the longest of its batch"
+        found = f"a prompt of {length} tokens; beyond {most}, {files.name}'s rotations depend on the longest of a batch"
         raise TaskError(
-            f"{where}: {found}; accepted: on a server at most {most} tokens; backend: local takes longer ones"
+            f"{where}: {found}; accepted: at most {most} tokens on a server; longer ones with backend: local"
         )
     return every
 

@@ -191,4 +191,4 @@ def _message(job: Job, choice: ModelChoice, tried: Sequence[int | None], found: 
     sizes = ", ".join(str(tokens) for tokens in tried if tokens is not None)
     with_sizes = f", with {sizes} tokens in one pass" if sizes else ""
     where = f"experiments.{job.name}: {choice.name} in {choice.dtype}"
-    return f"{where}: out of memory{with_sizes}{found.asked}; accepted: a smaller memory:, a dtype of fewer bytes"
+    return f"{where}: out of memory{with_sizes}{found.asked}; accepted: a smaller memory:, a smaller dtype"

@@ -60,7 +60,7 @@ def check_scored(
     else:
         wrong = without_share([found["exact"], found["attributed"]], examples, tokenizer)
     if wrong:
-        accept = "prompts the model gives some chance, such as only_correct: true, or dtype: float64"
+        accept = "prompts whose answer has some probability, such as only_correct: true; or dtype: float64"
         raise ExperimentError(f"experiments.{job.name}.{where}: {wrong}; accepted: {accept}")
 
 

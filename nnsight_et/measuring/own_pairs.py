@@ -31,6 +31,15 @@ def check_pairs(context: RunContext, job: Job) -> None:
         for swaps in pairs.swaps.values() if job.spec.needs_desiderata else ():
             line, pair = swaps.longest(tokenizer_of(files))
             require_prompts_fit([pair], files, f"{job.name}: {line}", context.models.on_server)
+    check_counts(job)
+
+
+def check_counts(job: Job) -> None:
+    """Raise TaskError naming the key that asks for more pairs than the file has, or a line without a needed foil."""
+    if not isinstance(job.task, PairsFile) or isinstance(job.spec, Comparison):
+        return
+    pairs = task_of(job.task)
+    assert isinstance(pairs, OwnPairs)
     if job.spec.needs_desiderata:
         _check_swaps(pairs, job)
         return
@@ -39,8 +48,10 @@ def check_pairs(context: RunContext, job: Job) -> None:
     for key, split in splits(job):
         count, there = getattr(job.spec, key), pairs.available(job.seed, split)
         if count > there:
-            found = f"{quantity(count, 'pair')}; of the {len(pairs.pairs)} in {job.task.name}, {there} are for {split}"
-            need = f"a file with about {THIRDS * count} different base prompts, as each of three parts has a third"
+            found = (
+                f"{quantity(count, 'pair')}, but {there} of the {len(pairs.pairs)} in {job.task.name} are for {split}"
+            )
+            need = f"a file with about {THIRDS * count} different base prompts, since each split gets a third"
             accept = f"1 to {there}, or {need}" if there else need
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
 
@@ -53,7 +64,7 @@ def _check_swaps(pairs: OwnPairs, job: Job) -> None:
         if count * draws > there:
             wanted = quantity(count, "pair") + (f" in each of {draws} draws" if draws > 1 else "")
             accept = f"1 to {there // draws}" if there >= draws else "more different base prompts, or fewer draws"
-            found = f"{wanted}; of each desideratum {there} are for {split}"
+            found = f"{wanted}, but each desideratum has {there} for {split}"
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
 
 
@@ -80,7 +91,7 @@ def check_foils(job: Job, examples: Sequence[Example]) -> None:
     """Raise TaskError if the job's metric needs foils, and the task has none."""
     if needs_foils(job) and not all(example.foils for example in examples):
         accept = ", ".join(name for name in WRITTEN if not METRICS[name].needs_foils)
-        raise TaskError(f"{_reason(job)}, and the task's examples have none; accepted: {accept}, or a task with foils")
+        raise TaskError(f"{_reason(job)}, but the task's examples have none; accepted: {accept}, or a task with foils")
 
 
 def _reason(job: Job) -> str:

@@ -50,7 +50,7 @@ def select_examples(
         if len(right) >= count:
             return right[:count]
         if drawn >= most:
-            found_right = f"{choice.name} answers {len(right)} of {drawn} prompts"
+            found_right = f"{choice.name} answers {len(right)} of {drawn} prompts correctly"
             raise ExperimentError(f"experiments.{job.name}.only_correct: {found_right}; accepted: fewer examples")
         drawn = int(min(2 * drawn, most))
 

@@ -40,7 +40,7 @@ class SplitsSeen:
     def findings(self, job: Job, split: str, prompts: Sequence[Prompt]) -> Iterator[Finding]:
         """That none of these was in another split of this run, and, of a task with a generator, none is there twice."""
         own = isinstance(job.task, (PairsFile, MadeTask))
-        if isinstance(job.task, MadeTask) and split == "ablation":
+        if own and split == "ablation":  # sources, which may be bases too: of the same pair in the other direction
             return
         part = SHARED.get(split, split) if own else split
         for prompt in prompts:

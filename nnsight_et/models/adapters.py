@@ -92,9 +92,9 @@ def objection(settings: Mapping[str, Any]) -> str:
             return f"is {kind} with {key} ({meaning}); accepted: {kind} without it"
     beginning = settings.get("init_lora_weights")
     if kind == "LORA" and beginning not in (*BEGINNINGS, *REPEATED):
-        accept = "an adapter to the base as it is on disk: its save_pretrained(FOLDER, "
-        accept += "path_initial_model_for_weight_conversion=INITIAL) makes one"
-        found = f"is LORA with init_lora_weights: {beginning!r}, for which peft does not make its base again alike"
+        accept = "an adapter to the base as it is on disk, as save_pretrained(FOLDER, "
+        accept += "path_initial_model_for_weight_conversion=INITIAL) writes"
+        found = f"is LORA with init_lora_weights: {beginning!r}, for which peft does not restore the same base"
         return f"{found}; accepted: {accept}"
     return ""
 
@@ -110,10 +110,10 @@ def server_objection(settings: Mapping[str, Any], attention: str) -> str:
     changes = {"bias": ("none", None), "init_lora_weights": BEGINNINGS}
     for key, harmless in changes.items():
         if settings.get(key) not in harmless:
-            found = f"is {kind} with {key}: {settings[key]!r}, which is about weights of the base itself"
+            found = f"is {kind} with {key}: {settings[key]!r}, which changes the base's own weights"
             return f"{found}; accepted on a server: an adapter that leaves its base as it is, or backend: local"
     if attention in (settings.get("modules_to_save") or ()):
-        found = f"brings its own {attention} (modules_to_save), whose parts a server does not show"
+        found = f"brings its own {attention} (modules_to_save), whose parts a server does not expose"
         return f"{found}; accepted on a server: one that changes the projections, or backend: local"
     return ""
 
@@ -144,9 +144,9 @@ def check_words(folder: Path, tokenizer: Path, name: str) -> None:
     """Raise UnsupportedModel if a tokenizer beside the adapter has words that the model's own in `tokenizer` lacks."""
     own, its = _tokenizer_words(tokenizer), _tokenizer_words(folder)
     if own and (more := sorted(its - own)):
-        count = quantity(len(more), "word")
-        found = f"the tokenizer beside its adapter has {count} more than the base's, such as {more[0]!r}"
-        raise UnsupportedModel(f"{name}: {found}; accepted: tokenizer: {folder}, or that of your choice")
+        count = f"{len(more)} more {'token' if len(more) == 1 else 'tokens'}"
+        found = f"the tokenizer beside its adapter has {count} than the base's, such as {more[0]!r}"
+        raise UnsupportedModel(f"{name}: {found}; accepted: tokenizer: {folder}, or another one that you choose")
 
 
 def _tokenizer_words(folder: Path) -> set[str]:
@@ -216,7 +216,7 @@ def attach_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         found = next((line for line in lines if line.startswith("size mismatch")), lines[0] if lines else repr(error))
         raise UnsupportedModel(
-            f"{name}: peft cannot put its adapter in {folder} over this model ({found}); accepted: {FIT}"
+            f"{name}: peft cannot apply its adapter in {folder} to this model ({found}); accepted: {FIT}"
         ) from error
     missing = [key for key in result.missing_keys if key.replace(".default", "") in needed]
     surplus = [key for key in result.unexpected_keys if key not in spare]
@@ -235,7 +235,7 @@ def check_adapter(module: PreTrainedModel, folder: Path, name: str) -> None:
         if found is None or found.shape != stored.shape or found.device.type == "meta":
             continue
         if not torch.equal(found.cpu(), stored.to(found.dtype)):
-            raise UnsupportedModel(f"{name}: its adapter's {_short(key)} is not what {path} holds; accepted: {FIT}")
+            raise UnsupportedModel(f"{name}: its adapter's {_short(key)} differs from {path}; accepted: {FIT}")
 
 
 def _plain(key: str) -> str:
@@ -266,8 +266,8 @@ def check_fit(module: PreTrainedModel, folder: Path, name: str) -> None:
         attach_adapter(module, folder, name)
         rows = _words(module)
         if rows != own:
-            accept = "on a server: an adapter over a base with as many, or backend: local"
-            raise UnsupportedModel(f"{name}: its adapter has {rows} words, its base {own}; accepted {accept}")
+            accept = "on a server: an adapter with as many as its base, or backend: local"
+            raise UnsupportedModel(f"{name}: its adapter has {rows} tokens, but its base has {own}; accepted {accept}")
 
 
 def _config(folder: Path, name: str) -> PeftConfig:
@@ -279,7 +279,7 @@ def _config(folder: Path, name: str) -> PeftConfig:
         found = f"{folder / CONFIG} has {key}: {value!r}, which peft {peft.__version__} does not know"
         accept = "a version of peft that knows it; or the file without it, if it changes nothing"
         raise UnsupportedModel(f"{name}: {found}; accepted: {accept}")
-    said = f"{name}: {folder / CONFIG} is not what peft {peft.__version__} reads"
+    said = f"{name}: peft {peft.__version__} cannot read {folder / CONFIG}"
     with reading_files(lambda reason: f"{said} ({reason}); accepted: {FIT}"):
         config = PeftConfig.from_peft_type(**{key: value for key, value in settings.items() if key in known})
     config.inference_mode = True
@@ -296,7 +296,7 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
         weights: Any = load_peft_weights(str(folder), device="cpu")
     if not isinstance(weights, Mapping) or not all(isinstance(one, Tensor) for one in weights.values()):
         raise UnsupportedModel(
-            f"{name}: the weights of its adapter in {folder} are not tensors by name; accepted: those"
+            f"{name}: the weights of its adapter in {folder} are not tensors by name; accepted: tensors by name"
         )
     return {key if key.startswith("base_model.") else PREFIX + key: one for key, one in weights.items()}
 
@@ -307,8 +307,8 @@ def _resize_vocabulary(module: PreTrainedModel, weights: Mapping[str, Tensor], n
     if rows in (None, own):
         return
     if _rows(module, weights, "output") != rows:
-        accept = "one that brings embedding and unembedding of all its words"
-        raise UnsupportedModel(f"{name}: its adapter has {rows} words, its base {own}; accepted: {accept}")
+        accept = "one that contains embedding and unembedding for all its tokens"
+        raise UnsupportedModel(f"{name}: its adapter has {rows} tokens, but its base has {own}; accepted: {accept}")
     module.resize_token_embeddings(rows, mean_resizing=False)
 
 
@@ -320,7 +320,7 @@ def _check_tokens(module: PreTrainedModel, config: PeftConfig, name: str) -> Non
     if tokens and max(tokens) >= rows:
         accept = "an adapter saved with its embeddings: save_pretrained(FOLDER, save_embedding_layers=True)"
         raise UnsupportedModel(
-            f"{name}: its adapter changes token {max(tokens)}, its base has {rows}; accepted: {accept}"
+            f"{name}: its adapter changes token {max(tokens)}, but its base has {rows} tokens; accepted: {accept}"
         )
 
 
@@ -342,9 +342,9 @@ def _rows(module: PreTrainedModel, weights: Mapping[str, Tensor], side: str) -> 
 
 def _misfit(name: str, folder: Path, missing: list[str], surplus: list[str]) -> UnsupportedModel:
     found = [f"its files lack {quantity(len(missing), 'weight')}, such as {_short(missing[0])}"] if missing else []
-    found += [f"its files hold what has no place in it, such as {_short(surplus[0])}"] if surplus else []
+    found += [f"its files hold weights that it has no place for, such as {_short(surplus[0])}"] if surplus else []
     return UnsupportedModel(
-        f"{name}: its adapter in {folder} does not go over this model: {' and '.join(found)}; accepted: {FIT}"
+        f"{name}: its adapter in {folder} does not fit this model: {' and '.join(found)}; accepted: {FIT}"
     )
 
 

@@ -36,14 +36,14 @@ def bos_here(files: Files, dtype: str) -> BosFound:
         return BosFound(f"texts begin with {token}")
     without = f"texts begin without {token}"
     if bos_comparison_run(tokenizer, config) is None:
-        return BosFound(f"{without}; not compared, the tokenizer does not know plain English")
+        return BosFound(f"{without}; not compared, because the tokenizer does not know plain English")
     if files.gguf is None and not any(True for pattern in WEIGHTS for _ in files.weights.glob(pattern)):
-        return BosFound(f"{without}; whether the model needs it is compared in a run: its weights are not here")
+        return BosFound(f"{without}; a run compares whether the model needs it: its weights are not here")
     needed = shape_of(files).parameters * getattr(torch, dtype).itemsize
     if needed > psutil.virtual_memory().available:
-        return BosFound(f"{without}; whether the model needs it is compared in a run: too large for the memory here")
+        return BosFound(f"{without}; a run compares whether the model needs it: it is too large for the memory here")
     try:
         found = tuple(bos_notices(files.name, tokenizer, load_model(files, dtype)))
     except UnsupportedModel as error:
         return BosFound(f"{without}; not compared: {error}")
-    return BosFound(without if found else f"{without}, and the model is as good without it", found)
+    return BosFound(without if found else f"{without}, and the model does as well without it", found)

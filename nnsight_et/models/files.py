@@ -111,7 +111,7 @@ def _adapter(name: str, spec: ModelSpec, weights: Path, weights_too: bool, here:
 def check_no_gguf(name: str, spec: ModelSpec) -> None:
     """Raise UnsupportedModel if a server could not read the model's weights."""
     if spec.gguf:
-        found = f"{name}: gguf: {spec.gguf} is read on this machine alone, not on a server"
+        found = f"{name}: gguf: {spec.gguf} can only be read on this machine, not on a server"
         raise UnsupportedModel(f"{found}; accepted: backend: local, or a model in Hugging Face format")
 
 
@@ -135,8 +135,8 @@ def _describe_gguf(name: str, spec: ModelSpec, gguf: str) -> Files:
     if not folder.is_dir() and is_hub_id(spec.path):
         cached = huggingface_hub.try_to_load_from_cache(spec.path, gguf, revision=spec.revision)
         if not isinstance(cached, str):
-            found = f"{name}: {gguf} of {spec.path} is not here, and what it is made of is said in it alone"
-            raise UnsupportedModel(f"{found}; accepted: after hf download {spec.path} {gguf}")
+            found = f"{name}: {gguf} of {spec.path} is not here, and only the file itself describes its model"
+            raise UnsupportedModel(f"{found}; accepted: run hf download {spec.path} {gguf} first")
         folder = Path(cached.removesuffix(gguf))
     else:
         folder = _folder(name, spec.path, spec.revision)
@@ -248,7 +248,7 @@ def _check_revisions(name: str, spec: ModelSpec) -> None:
     of_model = ("revision", None if spec.ndif else spec.revision, spec.path)
     for key, revision, place in (of_model, ("adapter_revision", spec.adapter_revision, spec.adapter)):
         if revision and place and _local(name, place):
-            found = f"{key} is '{revision}', and {place} is a folder of this machine, whose files are what they are"
+            found = f"{key} is '{revision}', but {place} is a local folder, which has no revisions"
             raise UnsupportedModel(f"{name}: {found}; accepted: no {key}, or a hub id")
 
 
@@ -279,8 +279,8 @@ def _folder(
         if here:
             raise UnsupportedModel(f"{name}: the files of '{place}' are not on this machine yet") from None
         raise UnsupportedModel(
-            f"{name}: no folder {place}, and the hub cannot give '{place}' ({first_line(error)}); accepted: a local "
-            f"folder (in a manifest, models: {{{name}: {{path: FOLDER}}}}), or a hub id with a network"
+            f"{name}: no folder {place}, and '{place}' cannot be fetched from the hub ({first_line(error)}); accepted: "
+            f"a local folder (in a manifest, models: {{{name}: {{path: FOLDER}}}}), or a hub id with a network"
         ) from error
 
 

@@ -33,7 +33,7 @@ def check_numbers(model: Model, found: Mapping[str, Tensor], given: Iterable[Pro
         return dict(found)
     runs = (run for one in given for run in ((one.base, one.source) if isinstance(one, Pair) else (one,)))
     places = (find_nonfinite(model, run) for run in runs)
-    where = next(filter(None, places), f"{wrong[0]} is NaN or infinite, and nothing in the plain runs is")
+    where = next(filter(None, places), f"{wrong[0]} is NaN or infinite, although nothing in the unpatched runs is")
     dtype = str(model.dtype).removeprefix("torch.")
     raise ExperimentError(f"{model.name} in {dtype}: {where}; accepted: {accepted_dtypes(model.dtype)}")
 

@@ -46,7 +46,7 @@ def check_package(name: str) -> None:
     """Raise UnsupportedModel if the package that reads GGUF files is not installed."""
     if find_spec("gguf") is None:
         raise UnsupportedModel(
-            f"{name}: reading a GGUF file needs another package; accepted: after pip install 'nnsight-et[gguf]'"
+            f"{name}: reading a GGUF file needs another package; accepted: run pip install 'nnsight-et[gguf]' first"
         )
 
 
@@ -123,8 +123,10 @@ def _check_read(name: str, path: Path, config: PretrainedConfig) -> None:
     """
     read = header(name, path)
     for key, there, taken in _settings(read, config.get_text_config()):
-        found = f"{name}: {path.name} says {key}: {there}, and transformers reads {taken}"
-        raise UnsupportedModel(f"{found}, so it would be another model; accepted: the model in Hugging Face format")
+        found = f"{name}: {path.name} says {key}: {there}, but transformers reads {taken}"
+        raise UnsupportedModel(
+            f"{found}, so the model would be a different one; accepted: the model in Hugging Face format"
+        )
     if any(number != 1 for number in read.divisors):
         found = f"{name}: {path.name} has scaled rotary frequencies ({ROPE}), which transformers does not read"
         raise UnsupportedModel(f"{found}; accepted: the model in Hugging Face format")
@@ -166,7 +168,7 @@ def check_all_read(name: str, path: Path, module: PreTrainedModel) -> None:
         odd = _without_place(read, module)
         such = f", such as {odd[0]}" if odd else ""
         found = (
-            f"{name}: {path.name} has {there:,} numbers and the model that transformers reads from it {taken:,}{such}"
+            f"{name}: {path.name} has {there:,} numbers, but transformers makes a model with {taken:,} of them{such}"
         )
         raise UnsupportedModel(f"{found}; accepted: the model in Hugging Face format")
 

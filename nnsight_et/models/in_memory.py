@@ -65,8 +65,8 @@ def hook_notices(module: PreTrainedModel | PeftModel | PeftMixedModel, name: str
     hooked += [type(whole).__name__] if whole._forward_hooks else []
     if not hooked:
         return []
-    text = f"the forward hooks on {' and on '.join(hooked)} as a whole are left out: no number here has their effect"
-    return [Notice("hooks", name, f"{text}. Hooks on its parts, such as its layers or the last norm, are kept")]
+    text = f"the forward hooks on {' and on '.join(hooked)} as a whole are ignored and change no number here"
+    return [Notice("hooks", name, f"{text}. Hooks on its parts, such as layers or the last norm, still run")]
 
 
 def _check_module(module: PreTrainedModel, name: str) -> None:
@@ -75,12 +75,12 @@ def _check_module(module: PreTrainedModel, name: str) -> None:
     paths = {path for path, _ in module.named_modules()}
     lacking = [path for path in (parts.unembedding, parts.layers) if path not in paths]
     if lacking:
-        accept = "a model with its head for the next token, such as AutoModelForCausalLM makes"
+        accept = "a model with its next-token head, as AutoModelForCausalLM loads it"
         raise UnsupportedModel(f"{name}: {kind} has no {lacking[0]}, and so no logits; accepted: {accept}")
     empty = [key for key, one in module.named_parameters() if one.is_meta]
     if empty:
-        found = f"{quantity(len(empty), 'parameter')} without numbers (on the meta device), such as {empty[0]}"
-        raise UnsupportedModel(f"{name}: {found}; accepted: a model that is in memory as a whole")
+        found = f"{quantity(len(empty), 'parameter')} without values (on the meta device), such as {empty[0]}"
+        raise UnsupportedModel(f"{name}: {found}; accepted: a model that is entirely in memory")
     if strange := _quantization_text(module):
         accept = "the same model in float32, bfloat16, float16 or float64"
         raise UnsupportedModel(f"{name}: its weights are quantized ({strange}); accepted: {accept}")

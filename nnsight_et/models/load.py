@@ -42,7 +42,7 @@ def configuration(files: Files) -> PretrainedConfig:
     """The model's configuration, from config.json or its GGUF file; UnsupportedModel if it cannot be read."""
     place = files.gguf or files.weights / "config.json"
     with reading_files(
-        lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: what describes a model",
+        lambda reason: f"{files.name}: {place} cannot be read ({reason}); accepted: a model's configuration",
         lambda: None if files.gguf else check_no_code(files.name, files.weights, "config.json"),
     ):
         if files.gguf:
@@ -63,12 +63,14 @@ def shape_of(files: Files) -> Shape:
 def shape_from(config: PretrainedConfig, name: str) -> Shape:
     """The sizes in a configuration; UnsupportedModel if its architecture is not known."""
     parts = architecture(config, name)
-    with reading_files(lambda reason: f"{name}: the sizes in its config.json are none ({reason}); accepted: numbers"):
+    with reading_files(
+        lambda reason: f"{name}: the sizes in its config.json are not numbers ({reason}); accepted: numbers"
+    ):
         shape = parts.shape(config.get_text_config())
     sizes = (shape.n_layers, shape.n_heads, shape.d_model, shape.vocabulary)
     if min(sizes) < 1:
         raise UnsupportedModel(
-            f"{name}: config.json has {sizes} layers, heads, d_model, words; accepted: 1 or more of each"
+            f"{name}: config.json has {sizes} for layers, heads, d_model and tokens; accepted: 1 or more of each"
         )
     return shape
 
@@ -89,7 +91,9 @@ def outline(files: Files) -> PreTrainedModel:
     config = configuration(files)
     with (
         reading_files(
-            lambda reason: f"{files.name}: its config.json describes no model ({reason}); accepted: one that does"
+            lambda reason: (
+                f"{files.name}: its config.json does not describe a model ({reason}); accepted: one that does"
+            )
         ),
         torch.device("meta"),
     ):
@@ -112,11 +116,11 @@ def tokenizer_of(files: Files) -> PreTrainedTokenizerBase:
         tokenizer = read_tokenizer(files.tokenizer.resolve(), files if files.bos or files.chat else None)
     if not tokenizer.is_fast:
         raise UnsupportedModel(
-            f"{files.name}: no character offsets in its tokenizer; accepted: one with tokenizer.json"
+            f"{files.name}: its tokenizer gives no character offsets; accepted: a tokenizer with tokenizer.json"
         )
     if files.chat:
         if files.bos:
-            found = f"{files.name}: bos: {files.bos}, and chat, whose template says how prompts begin"
+            found = f"{files.name}: bos: {files.bos} with chat, whose template decides how prompts begin"
             raise UnsupportedModel(f"{found}; accepted: one of the two")
         if not makes_turns(tokenizer):
             set_chat(tokenizer, files.chat, files.name)
@@ -147,7 +151,7 @@ def _check_generation(files: Files) -> None:
     except (OSError, ValueError, RecursionError):
         return
     if not isinstance(content, dict):
-        raise UnsupportedModel(f"{files.name}: {path} is no JSON object; accepted: one, or no such file")
+        raise UnsupportedModel(f"{files.name}: {path} is not a JSON object; accepted: one, or no such file")
 
 
 def load_model(files: Files, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Model:
@@ -165,7 +169,7 @@ def load_model(files: Files, dtype: str = "float32", device: str = "cpu", attent
         more["return_dict"] = True  # an old config.json may deny it, and modules of transformers 5 rely on it
     with (
         reading_files(
-            lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: whole files of weights",
+            lambda reason: f"{files.name}: its weights cannot be loaded ({reason}); accepted: complete weight files",
             lambda: _check_generation(files),
         ),
         without_bars() if files.gguf else nullcontext(),
@@ -187,7 +191,7 @@ def load_model(files: Files, dtype: str = "float32", device: str = "cpu", attent
         attach_adapter(module, files.adapter, files.name)
         check_adapter(module, files.adapter, files.name)
     if has_adapter(module) != (files.adapter is not None):
-        raise UnsupportedModel(f"{files.name}: its adapter is not in the model, or one is that was not asked for")
+        raise UnsupportedModel(f"{files.name}: its adapter is missing from the loaded model, or another one is in it")
     nn = TransformersModel(module, task="text-generation", tokenizer=tokenizer_of(files))
     return wrap_model(nn, files.name)
 
@@ -212,14 +216,14 @@ def distant(files: Files, spec: ModelSpec, dtype: str = "float32", attention: st
     name, adapter = spec.server_names
     for key, place in (("ndif", name), ("ndif_adapter", adapter)):
         if place and not is_hub_id(place):
-            raise UnsupportedModel(f"{files.name}: {place} is no name on a server; accepted: {key}: org/name")
+            raise UnsupportedModel(f"{files.name}: {place} is not a name on a server; accepted: {key}: org/name")
     if files.adapter:
         check_served(files.adapter, architecture(configuration(files), files.name).attention, files.name)
         check_fit(outline(files), files.adapter, files.name)
     _prepare(files, attention)
     with (
         reading_files(
-            lambda reason: f"{files.name}: its parts cannot be laid out ({reason}); accepted: files of one model"
+            lambda reason: f"{files.name}: its modules cannot be built ({reason}); accepted: files of one model"
         ),
         warnings.catch_warnings(),
     ):
@@ -273,8 +277,8 @@ def _model(nn: TransformersModel, name: str, dtype: torch.dtype, device: torch.d
     shape, parts = shape_from(nn.config, name), architecture(nn.config, name)
     there = len(attrgetter(parts.layers)(nn._module))
     if there != shape.n_layers:
-        found = f"its configuration says {quantity(shape.n_layers, 'layer')}, and it has {there}"
-        raise UnsupportedModel(f"{name}: {found}; accepted: config.num_hidden_layers as many as there are")
+        found = f"its configuration says {quantity(shape.n_layers, 'layer')}, but it has {there}"
+        raise UnsupportedModel(f"{name}: {found}; accepted: config.num_hidden_layers equal to their number")
     text = nn.config.get_text_config()
     scales = [float(getattr(text, key)) if key else 1.0 for key in (parts.embedding_scale, parts.residual_scale)]
     widths, storing = parts.widths(text), parts.storing(text)
@@ -347,7 +351,7 @@ def on_its_devices(model: Model, name: str) -> Model:
     for layer, found in enumerate(places):
         if len(found) > 1 or torch.device("meta") in found:
             where = " and ".join(sorted(str(device).replace("meta", "no device") for device in found))
-            accept = "each layer whole on one device; more GPUs, or a dtype of fewer bytes"
+            accept = "each layer entirely on one device: more GPUs, or a smaller dtype"
             raise UnsupportedModel(f"{name}: the weights of layer {layer} are on {where}; accepted: {accept}")
     spread = tuple(device for (device,) in places)
     return model if set(spread) == {model.device} else replace(model, spread=spread)

@@ -44,8 +44,10 @@ def check_tokenizing(files: Files) -> None:
     check_no_code(files.name, files.tokenizer, "tokenizer_config.json")
     alone = [] if (files.tokenizer / "tokenizer.json").exists() else sorted(files.tokenizer.glob("*.model"))
     if alone and find_spec("sentencepiece") is None:
-        found = f"{files.name}: its tokenizer is in {alone[0]} alone, which another package reads"
-        raise UnsupportedModel(f"{found}; accepted: after pip install sentencepiece; or one with tokenizer.json")
+        found = f"{files.name}: its tokenizer is only in {alone[0]}, which needs another package"
+        raise UnsupportedModel(
+            f"{found}; accepted: run pip install sentencepiece first, or a tokenizer with tokenizer.json"
+        )
 
 
 def with_padding_token(tokenizer: PreTrainedTokenizerBase, name: str, rows: int) -> PreTrainedTokenizerBase:
@@ -59,7 +61,7 @@ def with_padding_token(tokenizer: PreTrainedTokenizerBase, name: str, rows: int)
             if token is not None and _is_among(tokenizer.convert_tokens_to_ids(str(token)), rows):
                 tokenizer.pad_token = token
                 return tokenizer
-        found = f"{name}: its tokenizer has no special token that the model knows, to fill shorter prompts with"
+        found = f"{name}: its tokenizer has no special token that the model knows, to pad shorter prompts with"
         raise UnsupportedModel(f"{found}; accepted: one with pad_token, eos_token, bos_token or unk_token")
     return tokenizer
 
@@ -171,7 +173,7 @@ def set_chat(tokenizer: PreTrainedTokenizerBase, chat: bool | str, name: str) ->
     template = chat if isinstance(chat, str) and "{" in chat else named.get("default" if chat is True else str(chat))
     if template is None:
         there = ", ".join(named) or "none"
-        found = f"{name}: chat: {str(chat).lower() if chat is True else chat}, and its tokenizer has "
+        found = f"{name}: chat: {str(chat).lower() if chat is True else chat}, but its tokenizer has "
         found += "no chat template" if not named else f"no such template, but {there}"
         accept = "true, " * ("default" in named) + ", ".join(named) + ", or " * bool(named)
         raise UnsupportedModel(f"{found}; accepted: {accept}a file with a template in Jinja, or no chat")
@@ -183,7 +185,7 @@ def set_bos(tokenizer: PreTrainedTokenizerBase, bos: Bos, name: str, config: Pre
     token = bos_of(tokenizer, config)
     if token is None:
         if bos == "add":
-            raise UnsupportedModel(f"{name}: bos: add, and neither tokenizer nor config.json has a BOS; accepted: none")
+            raise UnsupportedModel(f"{name}: bos: add, but neither tokenizer nor config.json has a BOS; accepted: none")
         return
     inner: Any = tokenizer.backend_tokenizer
     begun = leading(tokenizer, token)
@@ -200,8 +202,8 @@ def set_bos(tokenizer: PreTrainedTokenizerBase, bos: Bos, name: str, config: Pre
         inner.post_processor = Tokenizer.from_str(json.dumps(whole)).post_processor
     begun = leading(tokenizer, token)
     if begun != (bos == "add"):
-        found = f"its texts begin with {begun} BOS, whatever its post-processor is made to do"
-        raise UnsupportedModel(f"{name}: bos: {bos}, and {found}; accepted: a tokenizer.json that says what is wanted")
+        found = f"its texts begin with {begun} BOS, whatever its post-processor is told"
+        raise UnsupportedModel(f"{name}: bos: {bos}, but {found}; accepted: a tokenizer.json that does as bos says")
 
 
 def leading(tokenizer: PreTrainedTokenizerBase, token: int) -> int:

@@ -28,7 +28,7 @@ QUANTIZED = re.compile(
     r"weight_scale_inv|weight_zero_point|codebooks|codes)$|_(blocks|scales)$"
 )
 WRAPPERS = {"module.": "torch.nn.DataParallel", "_orig_mod.": "torch.compile"}
-ACCEPTED = "accepted: weights for all that config.json describes, and no others"
+ACCEPTED = "accepted: exactly the weights that config.json describes"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _shards(name: str, index: Path) -> list[Path]:
         raise UnsupportedModel(f"{name}: {index} does not say which file has which parameter; accepted: its weight_map")
     shards = [index.parent / place for place in sorted(set(places.values()))]
     if absent := [shard.name for shard in shards if not shard.is_file()]:
-        found = f"{name}: {index} names files that are not beside it ({', '.join(absent)[:200]})"
+        found = f"{name}: {index} names files that are missing ({', '.join(absent)[:200]})"
         raise UnsupportedModel(f"{found}; accepted: all the files of the model")
     return shards
 
@@ -103,21 +103,19 @@ def check_parameters(
     `stored`, for that may hide a parameter.
     """
     for key, there, wanted in sorted(report["mismatched_keys"]):
-        found = f"{name}: {key} is {_size(there)} in its files, and {_size(wanted)} by config.json"
+        found = f"{name}: {key} is {_size(there)} in its files, but {_size(wanted)} in config.json"
         raise UnsupportedModel(f"{found}; accepted: weights of the sizes that config.json describes")
     missing, surplus = sorted(report["missing_keys"]), _surplus(stored, module, report)
     parts = []
     if missing:
         parts.append(f"{_count(missing)} not in its files, such as {missing[0]}")
     if surplus:
-        parts.append(
-            f"{_count(surplus)} in its files without a place in the model of config.json, such as {surplus[0]}"
-        )
+        parts.append(f"{_count(surplus)} in its files that config.json has no place for, such as {surplus[0]}")
     if parts:
         raise UnsupportedModel(f"{name}: {', and '.join(parts)}{_hint(stored, surplus)}; {ACCEPTED}")
     strange = [key for key, one in stored.items() if not one.plain and not _is_computed(key, one)]
     if strange:
-        found = f"{name}: {strange[0]} is stored as {stored[strange[0]].dtype}, so its numbers have a scale elsewhere"
+        found = f"{name}: {strange[0]} is stored as {stored[strange[0]].dtype}, so their scale must be stored elsewhere"
         raise UnsupportedModel(f"{found}; accepted: floating-point weights")
 
 

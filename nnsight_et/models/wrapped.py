@@ -40,12 +40,12 @@ def unwrap(model: Any) -> Unwrapped | None:
     kind = type(model).__name__
     if not hasattr(model, "original_model"):
         accept = "TransformerBridge.boot_transformers(name), which keeps them as transformers has them"
-        raise UnsupportedModel(f"{kind}: its weights are in a layout of TransformerLens; accepted: {accept}")
+        raise UnsupportedModel(f"{kind}: its weights are in TransformerLens's own layout; accepted: {accept}")
     if model.compatibility_mode or getattr(model, "_weights_processed", False):
         accept = "a bridge before enable_compatibility_mode() or process_weights()"
         raise UnsupportedModel(f"{kind}: TransformerLens has changed its weights; accepted: {accept}")
     hooked = sorted(name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks)
-    notices = [Notice("hooks", kind, f"hooks of the bridge are left out: {', '.join(hooked[:5])}")] if hooked else []
+    notices = [Notice("hooks", kind, f"hooks of the bridge are ignored: {', '.join(hooked[:5])}")] if hooked else []
     return Unwrapped(_plain_twin(model.original_model, kind), model.tokenizer, tuple(notices))
 
 

@@ -100,7 +100,7 @@ class Client:
         try:
             return answer.json()
         except ValueError:
-            raise Rejected(f"{self.host}{path}: found no JSON; accepted: an NDIF server") from None
+            raise Rejected(f"{self.host}{path}: the answer is not JSON; accepted: an NDIF server") from None
 
     def refusal(self) -> str | None:
         """Why the server takes no job from this key; None if it takes them.
@@ -139,7 +139,9 @@ class Client:
         try:
             return ResponseModel.model_validate_json(answer.text)
         except ValidationError:
-            raise Retryable(f"{self.host}: found no NDIF response in {len(answer.content)} bytes", sent=True) from None
+            raise Retryable(
+                f"{self.host}: the answer, {len(answer.content)} bytes, is not an NDIF response", sent=True
+            ) from None
 
 
 def _whole(content: bytes, where: str) -> bytes:
@@ -149,9 +151,9 @@ def _whole(content: bytes, where: str) -> bytes:
         with zipfile.ZipFile(io.BytesIO(archive)) as parts:
             damaged = parts.testzip()
     except (zstandard.ZstdError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise Retryable(f"{where} came in damaged ({_kind(error)})") from None
+        raise Retryable(f"{where} arrived damaged ({_kind(error)})") from None
     if damaged:
-        raise Retryable(f"{where} came in damaged ({damaged})")
+        raise Retryable(f"{where} arrived damaged ({damaged})")
     return archive
 
 

@@ -61,7 +61,9 @@ def unpack(archive: bytes, where: str) -> dict[str, Any]:
         return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)["outcome"]
     except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, OSError) as error:
         found = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ExperimentError(f"{where}: the result is not one of ours ({found}); accepted: plain tensors") from None
+        raise ExperimentError(
+            f"{where}: the server returned something else than results ({found}); accepted: plain tensors"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,7 @@ class RemoteJob:
 
     def _check_silence(self, heard: float, failure: Retryable) -> None:
         if time.monotonic() - heard > self.patience.silence:
-            raise ServerSilent(
-                f"{self.where}: {failure}; jobs that were sent are found again by the next run"
-            ) from None
+            raise ServerSilent(f"{self.where}: {failure}; the next run finds the jobs that were sent") from None
 
     def _rest(self, trial: int, failure: Exception | None, status: str, description: str = "") -> None:
         """Say what is waited for, and wait: longer each time, and never shorter than the server asks for."""
@@ -290,7 +290,7 @@ class Server:
 def check_place(place: dict[str, Any], choice: ModelChoice, where: str) -> None:
     """Raise UnsupportedModel unless the model on the server has the dtype that was asked for, and its parts add up."""
     if place["dtype"] != choice.dtype:
-        found = f"{choice.name} runs in {place['dtype']} on the server, and the manifest says {choice.dtype}"
+        found = f"{choice.name} runs in {place['dtype']} on the server, but the manifest says {choice.dtype}"
         raise UnsupportedModel(f"{where}: {found}; accepted: dtype: {place['dtype']}")
     check_gap(place["gap"].item(), getattr(torch, choice.dtype), f"{where}: {choice.name}")
 

@@ -127,7 +127,9 @@ def export(results: Iterable[Result], to: Path, form: Format = "csv", examples: 
     ManifestError if Parquet is asked for and pyarrow is not installed. Earlier files of these names are replaced.
     """
     if form == "parquet" and find_spec("pyarrow") is None:
-        raise ManifestError("--format parquet: no pyarrow; accepted: csv, or pip install 'nnsight-et[export]'")
+        raise ManifestError(
+            "--format parquet: pyarrow is not installed; accepted: csv, or pip install 'nnsight-et[export]'"
+        )
     finished = list(results)
     made = {to / f"{name}.{form}": table(finished) for name, table in TABLES.items() if name != "examples" or examples}
     for path, table in made.items():

@@ -71,7 +71,7 @@ def _in_all(estimates: Mapping[str, Estimate]) -> Iterator[str]:
         flops, peak = sum(one.flops for one in every), max(one.peak for one in every)
         seconds = [one.seconds for one in every if one.seconds is not None]
         times = f", about {sum(seconds) / 60:.1f} minutes" if seconds else ""
-        text = f"In all {flops / 1e12:,.1f} TFLOP{times}, at most {_gib(peak)} at once, self-checks"
+        text = f"Total: {flops / 1e12:,.1f} TFLOP{times}, at most {_gib(peak)} at once, self-checks"
         yield f"{text} {'included in the time' if seconds else 'not counted'}; by formula: docs/performance.md."
 
 

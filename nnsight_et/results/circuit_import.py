@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ POSITION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 @dataclass(frozen=True)
 class ImportedCircuit:
-    """A circuit, and what its reader should know: what it was read as, heads that moved, ties."""
+    """What `et.import_circuit` returns: a circuit, and notes on how it was read, moved heads and ties."""
 
     circuit: Circuit
     notes: tuple[str, ...]
@@ -64,14 +65,14 @@ def import_circuit(
     """
     paths, names, places, numbers = _paths(files), _as_tuple(group), _as_tuple(at), _numbers(keep)
     if not paths:
-        raise ManifestError("files: none; accepted: a circuit, or one or more matrices of scores")
+        raise ManifestError("files: none given; accepted: a circuit, or one or more matrices of scores")
     if not numbers:
         return _whole(paths, names, places, largest)
     matrices = [matrix for path in paths for matrix in read_scores(path)]
     found = _groups(matrices, names, places)
     if len({matrix.scores.shape for matrix in found}) > 1:
         shapes = ", ".join(f"{one.group} {list(one.scores.shape)}" for one in found)
-        raise TaskError(f"matrices of different shapes: {shapes}; accepted: all of one model, [layer, head]")
+        raise TaskError(f"matrices of different shapes: {shapes}; accepted: matrices of one model, [layer, head]")
     groups = list[HeadGroup]()
     notes = [f"{len(found)} matri{'x' if len(found) == 1 else 'ces'} of scores {_shape(found[0])}"]
     for matrix, number in zip(found, _for_each(numbers, [one.group for one in found], "keep"), strict=True):
@@ -102,9 +103,11 @@ def _numbers(keep: Any) -> tuple[int, ...]:
 
 def _whole(paths: list[Path], names: tuple[str, ...], places: tuple[str, ...], largest: bool) -> ImportedCircuit:
     """The circuit one file holds, its groups renamed and placed where that is asked for."""
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        raise ManifestError(f"{missing[0]}: no file; accepted: a circuit, or one or more matrices of scores")
     if len(paths) > 1 or not (paths[0].is_dir() or paths[0].suffix == ".json") or largest:
         found = ", ".join(str(path) for path in paths)
-        raise ManifestError(f"{found}: no keep; accepted: with matrices of scores how many heads each group keeps")
+        raise ManifestError(f"{found}: keep is missing; accepted: how many heads each group of scores keeps")
     groups, form = read_groups(paths[0], "circuit")
     found = [one.name for one in groups]
     given = _require_one_per_group(names, found, "group") or found
@@ -136,8 +139,10 @@ def _for_each(given: Sequence[T], groups: Sequence[str], option: str) -> list[T]
 def _require_one_per_group(given: Sequence[T], groups: Sequence[str], option: str) -> list[T]:
     """The values, one for each group; ManifestError if there are some, and more or fewer."""
     if given and len(given) != len(groups):
-        found = f"{option}: {len(given)} given, groups {', '.join(groups)[:200]!a}"
-        raise ManifestError(f"{found}; accepted: {'' if option == 'group' else 'one, or '}as many, in their order")
+        found = f"{option}: {len(given)} given for the groups {', '.join(groups)[:200]!a}"
+        raise ManifestError(
+            f"{found}; accepted: {'' if option == 'group' else 'one for all, or '}one for each, in their order"
+        )
     return list(given)
 
 
@@ -150,8 +155,8 @@ def _strongest_heads(matrix: ScoreMatrix, keep: int, largest: bool) -> tuple[Hea
     scores = dict(zip(places, values, strict=True))
     ranked = sorted((head for head in scores if scores[head]), key=lambda head: (scores[head], head))
     if isinstance(keep, bool) or not 1 <= keep <= len(ranked):
-        there = f"{len(ranked)} of {len(scores)} in {matrix.group} have a score other than 0"
-        found = f"keep: {quantity(keep, 'head')}; {there}"
+        there = f"{len(ranked)} of {len(scores)} in {matrix.group} have a nonzero score"
+        found = f"keep: {quantity(keep, 'head')}, but {there}"
         raise TaskError(f"{found}; accepted: 1 to {len(ranked)}" if ranked else f"{found}; accepted: other scores")
     kept, left = ranked[:keep], ranked[keep:]
     assert matrix.at is not None

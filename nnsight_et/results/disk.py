@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nnsight_et.core.errors import FolderError
+from nnsight_et.core.errors import FolderError, ManifestError
 
 TEMPORARY = ".writing-"
 LOCK, HOLDER = ".lock", ".holder"
@@ -186,8 +186,12 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def _naming_path_in_errors(path: Path) -> Generator[None, None, None]:
-    """A disk's refusal as a FolderError that names the path."""
+    """A disk's refusal as a FolderError that names the path; ManifestError where a file is in the place of a folder."""
     try:
         yield
     except OSError as error:
+        if file := next((one for one in path.parents if one.is_file()), None):
+            raise ManifestError(f"{path}: {file} is a file; accepted: a folder, or a place for a new one") from None
+        if isinstance(error, IsADirectoryError):
+            raise ManifestError(f"{path}: a folder is there; accepted: the name of a file") from None
         raise FolderError(f"{path}: cannot be written ({error.strerror}); earlier results are intact") from error

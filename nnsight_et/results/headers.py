@@ -234,7 +234,9 @@ def read_header(folder: Path) -> ResultHeader:
         json.dumps(data, ensure_ascii=False).encode()  # a ValueError for half a character, which nothing can show
         _check_schema(data, path)
         if digest({key: value for key, value in data.items() if key != "digest"}) != data.get("digest"):
-            raise ResultError(f"{path}: damaged: its digest is not the one in it; remove the folder and run again")
+            raise ResultError(
+                f"{path}: damaged: its content does not match its digest; remove the folder and run again"
+            )
         return ResultHeader.model_validate(data)
     except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error.strerror}); accepted: a result") from None

@@ -54,7 +54,7 @@ def read_scores(path: Path) -> tuple[ScoreMatrix, ...]:
     if path.is_dir():
         return tuple(_of_result(path))
     if path.suffix not in READERS:
-        raise ManifestError(f"{path}: found {path.suffix or 'no ending'}; {ACCEPTED}")
+        raise ManifestError(f"{path}: found {path.suffix or 'no file extension'}; {ACCEPTED}")
     try:
         size = path.stat().st_size
         content = path.read_bytes() if size <= FILE_LIMIT else b""
@@ -69,11 +69,13 @@ def _of_result(folder: Path) -> Iterator[ScoreMatrix]:
     """Every stage's scores."""
     result = read_result(folder)
     if method_of(result.header) != "path_patching":
-        raise TaskError(f"{folder}: no result of path_patching; accepted: one, or the circuit in it, without keep")
+        raise TaskError(
+            f"{folder}: not a result of path_patching; accepted: one, or a result with a circuit, without keep"
+        )
     for stage in stages_in(result.header):
         name = f"{stage.group}.score"
         if name not in result.scores:
-            raise ResultError(f"{folder / SCORES}: no {name}, a stage's scores; accepted: a result of path_patching")
+            raise ResultError(f"{folder / SCORES}: no scores {name}; accepted: a result of path_patching")
         yield ScoreMatrix(stage.group, stage.at, _matrix(result.scores[name], f"{folder}: {stage.group}"))
 
 
@@ -87,7 +89,7 @@ def _of_numpy(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
             raise ValueError(f"{found.dtype} {found.shape}")
         values = torch.as_tensor(numpy.array(found, dtype=numpy.float64))
     except (*DAMAGED, UserWarning) as error:
-        raise TaskError(f"{path}: no array of numbers ({_first_line(error)}); {ACCEPTED}") from None
+        raise TaskError(f"{path}: not an array of numbers ({_first_line(error)}); {ACCEPTED}") from None
     return (ScoreMatrix(path.stem, None, _matrix(values, str(path))),)
 
 
@@ -101,7 +103,7 @@ def _of_torch(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
         with warnings.catch_warnings(action="error"):  # a pickle of another protocol
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (*DAMAGED, UserWarning) as error:
-        raise TaskError(f"{path}: no tensors of torch.save alone ({_first_line(error)}); {ACCEPTED}") from None
+        raise TaskError(f"{path}: not tensors as torch.save writes them ({_first_line(error)}); {ACCEPTED}") from None
     return _of_tensors(cast(Mapping[Any, Any], found) if isinstance(found, Mapping) else {path.stem: found}, path)
 
 
@@ -117,7 +119,7 @@ def _of_safetensors(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
 def _of_tensors(found: Mapping[Any, Any], path: Path) -> tuple[ScoreMatrix, ...]:
     """One group per tensor, under the tensor's name, or the file's where there is one only."""
     if not found:
-        raise TaskError(f"{path}: no tensor in it; {ACCEPTED}")
+        raise TaskError(f"{path}: it has no tensors; {ACCEPTED}")
     names = [path.stem] if len(found) == 1 else [ascii(name)[1:-1] for name in found]
     return tuple(
         ScoreMatrix(name, None, _matrix(one, f"{path}: {name}"))
@@ -130,7 +132,7 @@ def _of_csv(content: bytes, path: Path) -> tuple[ScoreMatrix, ...]:
     try:
         rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(f"{path}: no CSV ({_first_line(error)}); {ACCEPTED}") from None
+        raise TaskError(f"{path}: not CSV ({_first_line(error)}); {ACCEPTED}") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if LAYER in header:
         return tuple(_tidy(header, rows[1:], path))
@@ -159,7 +161,9 @@ def _tidy(header: list[str], rows: list[list[str]], path: Path) -> Iterator[Scor
             scores[place] = _number(entry[value], where)
     names = [group for group, *_ in groups]
     if not groups or len(set(names)) < len(names):
-        found = "no row with a patching_score" if not groups else "a group of several experiments, models or positions"
+        found = (
+            "no row with a patching_score" if not groups else "one group with several experiments, models or positions"
+        )
         raise TaskError(f"{path}: {found}; accepted: the scores of one experiment")
     for (group, at, *_), scores in groups.items():
         yield ScoreMatrix(
@@ -171,7 +175,7 @@ def _score_matrix(scores: Mapping[tuple[int, int], float], where: str) -> Tensor
     """[layer, head]; TaskError if a head up to the largest layer and index has no score."""
     layers, heads = (1 + max(place[axis] for place in scores) for axis in (0, 1))
     if layers * heads != len(scores):
-        raise TaskError(f"{where}: {len(scores)} heads; accepted: all of {layers} layers of {heads} heads, or more")
+        raise TaskError(f"{where}: {len(scores)} heads; accepted: every head of {layers} layers of {heads} heads")
     values = torch.empty(layers, heads, dtype=torch.float64)
     for place, value in scores.items():
         values[place] = value
@@ -183,7 +187,7 @@ def _matrix(found: Any, where: str) -> Tensor:
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.is_meta or found.is_quantized:
         raise TaskError(f"{where}: found {type(found).__name__}; {ACCEPTED}")
     if found.ndim != 2 or not 0 < found.numel() <= HEADS_LIMIT:
-        raise TaskError(f"{where}: a shape of {list(found.shape)}; {ACCEPTED}")
+        raise TaskError(f"{where}: shape {list(found.shape)}; {ACCEPTED}")
     if found.dtype == torch.bool or found.is_complex():
         raise TaskError(f"{where}: {found.dtype}; accepted: real numbers")
     values = found.detach().to(torch.float64)
@@ -203,7 +207,7 @@ def _number(text: str, where: str) -> float:
 def _index(text: str, where: str) -> int:
     text = text.strip()
     if not (text.isascii() and text.isdecimal() and len(text) < 7):
-        raise TaskError(f"{where}: found {text[:40]!a}; accepted: the number of a layer or of a head in it, from 0")
+        raise TaskError(f"{where}: found {text[:40]!a}; accepted: the index of a layer or head, from 0")
     return int(text)
 
 

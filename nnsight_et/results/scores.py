@@ -71,7 +71,9 @@ def check_scores(where: str, scores: Mapping[str, Tensor], summary: BaseModel, d
         for name, keys in one.names(summary):
             if name not in scores:
                 if one.always:
-                    raise ResultError(f"{where}: its {SCORES} has no {name}; accepted: all that its summary speaks of")
+                    raise ResultError(
+                        f"{where}: its {SCORES} has no {name}; accepted: every tensor that its summary lists"
+                    )
                 continue
             shape = tuple(scores[name].shape)
             counted = {key: value for key, value in keys.items() if type(value) is int}

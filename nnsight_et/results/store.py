@@ -136,7 +136,7 @@ def read_result(folder: Path) -> Result:
             return Result(header, tensors_of(content))
         earlier, header = header, read_header(folder)  # a run may have put another result there in between
         if header == earlier:
-            why = f"its digest is not the one in {HEADER}; remove the folder and run again"
+            why = f"its content does not match the digest in {HEADER}; remove the folder and run again"
             raise ResultError(f"{path}: damaged: {why}")
 
 

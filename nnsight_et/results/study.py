@@ -59,7 +59,7 @@ def study_of(plan: Plan, folder: Path) -> Study:
     for job in plan.jobs:
         found = _read(folder, job.name)
         if isinstance(found, Result) and found.header.job_id != job.id:
-            found = "its result is of another version of the experiment; run the manifest again"
+            found = "its result is from another version of the experiment; run the manifest again"
         if isinstance(found, Result):
             results[job.name] = _as_headed_now(found, job)
         else:
@@ -81,7 +81,7 @@ def study_in(folder: Path) -> Study:
     for name, result in results.items():
         for need in result.header.job.needs:
             if need not in results and need not in missing:
-                missing[need] = Missing(need, "–", f"no result; {name} was made from it")
+                missing[need] = Missing(need, "–", f"no result, although {name} was made from it")
     return Study(folder.resolve().parent.name, _in_order(results), tuple(missing.values()), planned=False)
 
 
@@ -113,7 +113,7 @@ def _found_no_heads(result: Result) -> bool:
 def _with_needs(why: str, needs: tuple[str, ...], missing: Mapping[str, Missing]) -> str:
     """The reason, and which missing experiments this one waits for."""
     waiting = [need for need in needs if need in missing]
-    return f"{why}; it needs {' and '.join(waiting)}, missing too" if waiting else why
+    return f"{why}; it needs {' and '.join(waiting)}, also missing" if waiting else why
 
 
 def _in_order(results: Mapping[str, Result]) -> tuple[Result, ...]:

@@ -18,7 +18,7 @@ SEVERAL = (FOIL, ALSO_RIGHT)  # may come from several columns
 FORM = '{"base": "...", "source": "...", "answer": "..."}'
 ACCEPTED = (
     "columns that say which of them are a pair's; or texts "
-    f"under {', '.join(KEYS)}, as in {FORM}, and with them, if wanted, {', '.join(MORE)}"
+    f"under {', '.join(KEYS)}, as in {FORM}, and optionally {', '.join(MORE)}"
 )
 DIFFERING = "differing"
 """In place of an expression: where base and source differ."""
@@ -39,7 +39,7 @@ class Columns:
     def of(cls, given: Mapping[str, str | Sequence[str]]) -> Columns:
         """As written: a name by key, of foil and also_right also several; TaskError naming a key that is none."""
         if not isinstance(given, Mapping):
-            raise TaskError(f"columns: {brief(given)}; accepted: names of columns by {', '.join((*KEYS, *MORE))}")
+            raise TaskError(f"columns: {brief(given)}; accepted: a mapping from {', '.join((*KEYS, *MORE))} to columns")
         named = dict[str, tuple[str, ...]]()
         for key, names in given.items():
             if key not in (*KEYS, *MORE):
@@ -109,7 +109,9 @@ def find_of(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
             re.compile(expression)
         except (re.error, TypeError) as error:
             accept = f"a regular expression, or {DIFFERING}"
-            raise TaskError(f"find: {name}: {expression!a} is none ({error}); accepted: {accept}") from None
+            raise TaskError(
+                f"find: {name}: {expression!a} is not a regular expression ({error}); accepted: {accept}"
+            ) from None
     return tuple(given.items())
 
 
@@ -170,7 +172,7 @@ def _mapped(row: Row, columns: Columns, mapping: PairMapping) -> Entry:
             if name not in row.fields:
                 more = ", or sources: next_row" if key == "source" else ""
                 tail = accepted_names(name, row.fields)
-                raise TaskError(f"{row.where}: no column {name!r}, which {key} is to come from; {tail}{more}")
+                raise TaskError(f"{row.where}: no column {name!r}, which {key} should come from; {tail}{more}")
         found = [row.fields[name] for name in several]
         if key in SEVERAL:
             values[key] = [one for value in found for one in (value if isinstance(value, list) else [value])]
@@ -235,7 +237,7 @@ def _checked(entry: Entry, mapping: PairMapping) -> Entry:
 def _token_id(value: Any, where: str) -> int:
     number = int(value) if isinstance(value, str) and value.strip().isdecimal() and len(value) < 12 else value
     if type(number) is not int or number < 0:
-        raise TaskError(f"{where}: {brief(value)}; accepted: the id of a token, a whole number from 0")
+        raise TaskError(f"{where}: {brief(value)}; accepted: a token id, a whole number from 0")
     return number
 
 
@@ -246,7 +248,7 @@ def _with_sources(entries: list[Entry]) -> list[Entry]:
         following = (bases[(index + step) % len(bases)] for step in range(1, len(bases)))
         other = next((one for one in following if one[1] != entry.values["answer"]), None)
         if other is None:
-            raise TaskError(f"{entry.where}: sources: no row has another answer; accepted: rows of several answers")
+            raise TaskError(f"{entry.where}: sources: no row has another answer; accepted: rows with different answers")
         entry.values["source"] = other[0]
         entry.columns["source"] = f"{other[2]} of another row"
     return entries

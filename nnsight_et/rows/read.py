@@ -57,7 +57,7 @@ def read_file(path: Path) -> Data:
     shown, accept = ascii(str(path))[1:-1], f"accepted: {KINDS}"
     try:
         if path.exists() and not path.is_file():
-            raise ManifestError(f"{shown}: cannot be read: it is no file; {accept}")
+            raise ManifestError(f"{shown}: cannot be read: it is not a file; {accept}")
         if path.is_file() and path.stat().st_size > FILE_LIMIT:
             raise ManifestError(f"{shown} has {path.stat().st_size} bytes; accepted: at most {FILE_LIMIT}")
         if path.suffix.lower() in PARQUET:
@@ -167,12 +167,14 @@ def _table_rows(data: Data) -> Iterator[Row]:
                 columns = _column_names(values, f"{data.name}:{line}")
                 continue
             if len(values) != len(columns):
-                found = f"{quantity(len(values), 'cell')}, and the columns are {', '.join(columns)}"
-                raise TaskError(f"{data.name}:{line}: {found}; accepted: a cell for each, in quotes if it has a comma")
+                found = f"{quantity(len(values), 'cell')}, but the columns are {', '.join(columns)}"
+                raise TaskError(
+                    f"{data.name}:{line}: {found}; accepted: one cell per column, in quotes if it has a comma"
+                )
             yield Row(f"{data.name}:{line}", {name: cell for name, cell in zip(columns, values, strict=True) if name})
     except csv.Error as error:
         raise TaskError(
-            f"{data.name}:{cells.line_num}: not a table ({error}); accepted: cells, some in quotes"
+            f"{data.name}:{cells.line_num}: not a table ({error}); accepted: cells separated by commas, or in quotes"
         ) from None
 
 
@@ -220,7 +222,7 @@ def _list_in(whole: Any, key: str | None, name: str) -> list[Any]:
     if isinstance(whole, list) and key is None:
         return whole
     if not isinstance(whole, dict):
-        found = "no JSON document" if whole is None else content(whole)
+        found = "not a JSON document" if whole is None else content(whole)
         raise TaskError(f"{name}: {found}; accepted: {'an object with a list ' + repr(key) if key else _OBJECT}")
     lists = [one for one, value in whole.items() if _is_list_of_objects(value)]
     if key is not None:
@@ -250,7 +252,7 @@ def _table_header(first: str) -> str:
     """What a line is that looks like the first one of a table; "" for others."""
     columns = [column.strip() for column in re.split(r"[,\t;]", first)]
     named = len(columns) > 1 and all(re.fullmatch(r"\"?[A-Za-z_][\w-]*\"?", column) for column in columns)
-    return f"a table with the columns {', '.join(columns)}, whose file is called neither .csv nor .tsv" if named else ""
+    return f"a table with the columns {', '.join(columns)}, in a file that is not called .csv or .tsv" if named else ""
 
 
 def _row(found: object, where: str) -> Row:
@@ -263,7 +265,7 @@ def content(whole: object) -> str:
     """What a JSON value is, in a few words."""
     if isinstance(whole, dict):
         return f"an object with the keys {', '.join(map(ascii, whole))}"
-    return "no object" + (f" but a list of {len(whole)}" if isinstance(whole, list) else "")
+    return "not an object" + (f" but a list of {len(whole)}" if isinstance(whole, list) else "")
 
 
 def _parquet_rows(path: Path, shown: str) -> list[dict[str, Any]]:

@@ -207,7 +207,7 @@ def check_own_task(context: RunContext, jobs: Sequence[Job]) -> None:
     for base, place in measuring.items():
         if base in selecting:
             found = f"has the base prompt of {selecting[base]}"
-            raise TaskError(f"{place} {found}; accepted: what measures apart from what selects")
+            raise TaskError(f"{place} {found}; accepted: different prompts to select with and to measure on")
 
 
 Part = tuple[str, str, str, list[Example]]
@@ -236,12 +236,14 @@ def _swaps(context: RunContext, job: Job) -> Iterator[Part]:
             made = [context.data.swapped_pairs(job, job.models[0], name, split=split, count=count)]
             made.append(task.desideratum(name, tokenizer, count, 1000 * job.seed, split))
             if made[0] != made[1]:
-                raise TaskError(f"{where}: other examples when asked again; accepted: the same for the same call")
+                raise TaskError(
+                    f"{where}: a second call gave other examples; accepted: the same ones for the same call"
+                )
             other, examples = next(iter(first.items()), (name, made[0]))
             first.setdefault(name, made[0])
             for number, (one, same) in enumerate(zip(made[0], examples, strict=True), start=1):
                 if one.base != same.base:
-                    found = f"example {number} has another base prompt than that of {other}"
+                    found = f"example {number} has another base prompt than in {other}"
                     raise TaskError(f"{where}: {found}; accepted: the same ones, in the same order, for all desiderata")
             yield job.models[0].name, key, split, made[0]
 
@@ -253,12 +255,14 @@ def _draw_examples(
     (key, split), where = part, f"experiments.{job.name}.{part[0]}"
     count, there = getattr(job.spec, key), context.data.available(job, split)
     if count > there:
-        accept = f"1 to {there}" if there else "a task that has some of this split"
-        raise TaskError(f"{where}: {quantity(count, 'example')}; the task has {there} of {split}; accepted: {accept}")
+        accept = f"1 to {there}" if there else "a task with examples of this split"
+        raise TaskError(
+            f"{where}: {quantity(count, 'example')}, but the task has {there} of {split}; accepted: {accept}"
+        )
     asked = (choice.name, split, count)
     if count and asked not in drawn:
         drawn[asked] = context.data.examples(job, choice, split, count)
         if task_of(job.task).examples(context.models.tokenizer(choice), count, job.seed, split) != drawn[asked]:
-            found = f"other examples of {split} when asked again"
-            raise TaskError(f"{where}: {found}; accepted: the same for the same count, seed and split")
+            found = f"a second call gave other examples of {split}"
+            raise TaskError(f"{where}: {found}; accepted: the same ones for the same count, seed and split")
     return drawn.get(asked, [])

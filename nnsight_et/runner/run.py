@@ -217,5 +217,5 @@ def device_of(wanted: str, elsewhere: bool = False) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted != "cpu" and not elsewhere and not torch.cuda.is_available():
-        raise ManifestError(f"device: {wanted}, and there is no CUDA device here; accepted: cpu, auto")
+        raise ManifestError(f"device: {wanted}, but there is no CUDA device here; accepted: cpu, auto")
     return wanted

@@ -86,7 +86,7 @@ def _either(text: str, key: str, pair: MarkedPair, base: Prompt, tokenizer: PreT
     if pair.answer_tokens == "one" and 1 not in (len(apart), len(together)):
         found = f"{text!r} is not one token (found {one} with a space before it, {other} without)"
         raise TaskError(f"{key}: {found}; accepted: {SINGLE}")
-    found = f"{text!r} may follow {pair.base.text[-20:]!r} with a space (found {one}) or without (found {other})"
+    found = f"{text!r} could follow {pair.base.text[-20:]!r} with a space (found {one}) or without (found {other})"
     raise TaskError(f"{key}: {found}; accepted: space: yes or no, in the task or the pair")
 
 
@@ -104,11 +104,11 @@ def _following(
         return whole[len(base.tokens) :]
     if pair.base.text[-1].isspace() and not pair.turns:
         found = f"the prompt ends with {pair.base.text[-1]!r}, which makes one token with what follows"
-        raise TaskError(f"{key}: {found}; accepted: the prompt without it, and {key} with a space in front")
+        raise TaskError(f"{key}: {found}; accepted: the prompt without it, and {key} with a leading space")
     own = [] if gap or text[0].isspace() else list(_behind_marks(text, tokenizer))
     if not own:
-        found = f"the prompt's own tokens change when {text!r} follows"
-        raise TaskError(f"{key}: {found}; accepted: a prompt that does not end within a token")
+        found = f"appending {text!r} changes the prompt's own tokens"
+        raise TaskError(f"{key}: {found}; accepted: a prompt that does not end inside a token")
     return next((tokens for tokens in own if len(tokens) == 1), own[0])
 
 

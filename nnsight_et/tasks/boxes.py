@@ -78,7 +78,7 @@ class Boxes:
         need = 2 * self.boxes + 1  # base labels, source labels, and a query letter of the source that is in neither
         if self.boxes < 2 or need > len(LABELS):
             raise TaskError(
-                f"task.boxes: {self.boxes} boxes need {need} labels, there are {len(LABELS)}; accepted: 2 to 12"
+                f"task.boxes: {self.boxes} boxes need {need} labels, but there are {len(LABELS)}; accepted: 2 to 12"
             )
         if len(set(self.objects)) < 2 * self.boxes:
             found = f"{len(set(self.objects))} different objects"
@@ -93,7 +93,7 @@ class Boxes:
                 if context not in seen:
                     break
             else:
-                found = f"only {quantity(len(seen), 'context')} of the split {split} found"
+                found = f"found only {quantity(len(seen), 'context')} of the split {split}"
                 raise TaskError(f"task.objects: {found}; accepted: more objects")
             seen.add(context)
             yield context

@@ -164,7 +164,9 @@ def _position_swap(task: Boxes, scene: Scene, variant: Variant, draw: random.Ran
     targets = {asked: (asked + variant.shift) % segments for asked in _other_segments(scene)}
     targets = {asked: target for asked, target in targets.items() if target != scene.queried}
     if not targets:
-        raise TaskError(f"task.boxes: {segments} boxes leave no target but the base's own answer; accepted: 3 to 12")
+        raise TaskError(
+            f"task.boxes: {segments} boxes leave no target other than the base's own answer; accepted: 3 to 12"
+        )
     asked = draw.choice(list(targets))
     target = scene.base.query(scene.base.labels[targets[asked]], targets[asked])
     if variant.added is None:
@@ -184,5 +186,5 @@ def _draw_unused(task: Boxes, scene: Scene, draw: random.Random) -> tuple[str, s
     if not objects:
         need = 2 * task.boxes + 1
         found = len(set(task.objects))
-        raise TaskError(f"task.objects: {found} different objects; an additional segment needs {need}")
+        raise TaskError(f"task.objects: {found} different objects; accepted: at least {need} for an additional segment")
     return draw.choice(objects), draw.choice(labels)

@@ -79,7 +79,7 @@ def encode(text: str, tokenizer: PreTrainedTokenizerBase, special_tokens: Specia
     start, end = (starts[-1], starts[-1] + len(own)) if own and starts else (0, len(ids))
     if own and own[0] in ids[:start]:
         doubled = tokenizer.convert_ids_to_tokens(own[0])
-        found = f"the text begins with {doubled!r}, and the tokenizer puts one there as well"
+        found = f"the text begins with {doubled!r}, and the tokenizer adds one as well"
         raise TaskError(f"{found}; accepted: the text without it, or special_tokens: text")
     return Encoding(ids[:end], tuple(made["offset_mapping"][:end]), ids[end:])
 
@@ -98,11 +98,11 @@ def check_ends(tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase, wher
     made, own = encode(SOME_TEXT, tokenizer), encode(SOME_TEXT, tokenizer, "text")
     front = made.ids[: len(made.ids) - len(own.ids)]
     if made.appended and tokens[-len(made.appended) :] == made.appended:
-        found = f"the tokens end with {trailing_tokens(tokenizer)}, which the tokenizer puts behind every text"
+        found = f"the tokens end with {trailing_tokens(tokenizer)}, which the tokenizer appends to every text"
         raise TaskError(f"{where}: {found}; accepted: a prompt without it")
     if front and tokens[: len(front) + 1] == (*front, front[-1]):
         doubled = tokenizer.convert_ids_to_tokens(front[-1])
-        raise TaskError(f"{where}: the tokens begin with {doubled} twice; accepted: once, as the tokenizer puts it")
+        raise TaskError(f"{where}: the tokens begin with {doubled} twice; accepted: once, as the tokenizer adds it")
 
 
 def is_unknown(token: int, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:

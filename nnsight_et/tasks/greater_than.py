@@ -78,7 +78,9 @@ class GreaterThan:
         years = years_of(tokenizer)
         nouns = single_tokens(NOUNS, "The {} lasted", tokenizer)
         if not nouns:
-            raise TaskError(f"{WHERE}: no noun is a single token of this tokenizer; accepted: one of English words")
+            raise TaskError(
+                f"{WHERE}: no noun is a single token of this tokenizer; accepted: a tokenizer with English words"
+            )
         century = next(iter(years.starts))
         known_prompt(Period(nouns[0], century, years.starts[century][0], years.width).marked_text, tokenizer)
         draw = random.Random(f"{seed}/{split}/greater_than")
@@ -97,7 +99,7 @@ def years_of(tokenizer: PreTrainedTokenizerBase) -> Years:
         if years.starts:
             return years
     pieces = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(_token_lists(["the year 1732"], tokenizer)[0])))
-    accept = "one with a token for a year's last two digits, as GPT-2's, or its last, as Llama's"
+    accept = "a tokenizer with a token for a year's last two digits, like GPT-2's, or its last one, like Llama's"
     raise TaskError(f"{WHERE}: this tokenizer has no such years ('the year 1732': {pieces}); accepted: {accept}")
 
 

@@ -70,7 +70,7 @@ def marked_text(text: str, where: str) -> MarkedText:
         if end is None:
             raise TaskError(f"{place}: '{{{{' is not closed; {ACCEPTED}")
         if end[0] == "{{":
-            raise TaskError(f"{where}, character {end.start() + 1}: '{{{{' inside of a mark; {ACCEPTED}")
+            raise TaskError(f"{where}, character {end.start() + 1}: '{{{{' inside a mark; {ACCEPTED}")
         name, inside = _mark(text[brace.end() : end.start()], place)
         if name in spans:
             again = f"{where}, character {end.start() + 1}"
@@ -91,7 +91,7 @@ def pair_between(first: MarkedText, second: MarkedText, answer: str | int, where
         there = [side for side, text in (("base", first), ("source", second)) if name in text.spans]
         if len(there) == 1:
             raise TaskError(
-                f"{where}: position {name!r} is marked in the {there[0]} only; accepted: in both, or neither"
+                f"{where}: position {name!r} is marked only in the {there[0]}; accepted: in both, or in neither"
             )
     if not first.text.strip() or not second.text.strip() or not str(answer).strip():
         raise TaskError(f"{where}: base, source or answer is empty; accepted: some text in each")
@@ -142,7 +142,7 @@ def _several(found: Any, kind: type, where: str) -> tuple[str | int, ...]:
 
 def _check_whole(text: str | int, where: str) -> None:
     if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
-        raise TaskError(f"{where}: half of a character, such as \\ud83d by itself; accepted: whole ones")
+        raise TaskError(f"{where}: half of a character, such as \\ud83d alone; accepted: whole characters")
 
 
 def read_pairs(path: Path, defaults: Mapping[str, str] | None = None, mapping: PairMapping = PLAIN) -> list[MarkedPair]:
@@ -231,10 +231,10 @@ def _check_apart(pair: MarkedPair, answer: Tokens, also_right: Sequence[Tokens],
     for key, texts, some in ((ALSO_RIGHT, pair.also_right, also_right), (FOIL, pair.foils, foils)):
         for text, tokens in zip(texts, some, strict=True):
             if tokens in before:
-                found = f"{pair.name(key)}: {text!r} is {before[tokens]} too"
-                raise TaskError(f"{found}; accepted: tokens that are there once")
+                found = f"{pair.name(key)}: {text!r} is already {before[tokens]}"
+                raise TaskError(f"{found}; accepted: each token once")
             for other, name in before.items():
                 if tokens[: len(other)] == other or other[: len(tokens)] == tokens:
-                    found = f"{pair.name(key)}: {text!r} goes on where {name} ends, or the other way round"
-                    raise TaskError(f"{found}; accepted: texts none of which is the beginning of another")
+                    found = f"{pair.name(key)}: {text!r} begins with {name}, or the other way round"
+                    raise TaskError(f"{found}; accepted: texts that do not begin with one another")
             before[tokens] = f"{key} {text!r}"

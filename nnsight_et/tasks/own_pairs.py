@@ -67,7 +67,9 @@ class OwnPairs:
         """The split's first `count` pairs; TaskError if there are fewer, or naming a line that does not fit."""
         part = self._part(seed, split)
         if len(part) < count:
-            raise TaskError(f"split {split}: {quantity(count, 'pair')} of {len(part)}; accepted: 1 to {len(part)}")
+            raise TaskError(
+                f"split {split}: {quantity(count, 'pair')}, but there are {len(part)}; accepted: 1 to {len(part)}"
+            )
         return [self.example(where, pair, tokenizer) for where, pair in part[:count]]
 
     def desideratum(
@@ -80,8 +82,10 @@ class OwnPairs:
         """
         part = self._swap_part(name, seed, split)
         if len(part) < count * (draw + 1):
-            found = f"{quantity(draw + 1, 'draw')} of {quantity(count, 'pair')} of desideratum {name}, from {len(part)}"
-            raise TaskError(f"split {split}: {found}; accepted: 1 to {len(part) // (draw + 1)}")
+            found = f"{quantity(draw + 1, 'draw')} of {quantity(count, 'pair')} of desideratum {name}"
+            raise TaskError(
+                f"split {split}: {found}, but there are {len(part)} pairs; accepted: 1 to {len(part) // (draw + 1)}"
+            )
         return [self.example(where, pair, tokenizer) for where, pair in part[draw * count : (draw + 1) * count]]
 
     def available_swaps(self, seed: int, split: str) -> int:
@@ -116,11 +120,13 @@ class OwnPairs:
             for one, other in pairwise(names):
                 if prompt.positions[one] == prompt.positions[other]:
                     found = f"positions {one!r} and {other!r} are the same token"
-                    raise TaskError(f"{where}: {side}: {found}; accepted: one for each, none of them the last")
+                    raise TaskError(
+                        f"{where}: {side}: {found}; accepted: a different token for each, and none the last one"
+                    )
             if side == "base" and names[:-1] != list(self.positions):
                 found = f"positions in the order {', '.join(names[:-1])}"
                 raise TaskError(
-                    f"{where}: base: {found}; accepted: that of task.positions, {', '.join(self.positions)}"
+                    f"{where}: base: {found}; accepted: the order of task.positions, {', '.join(self.positions)}"
                 )
         return example
 
@@ -159,7 +165,7 @@ def with_swaps(pairs: OwnPairs, swaps: Mapping[str, OwnPairs]) -> OwnPairs:
         for other, others in every.items():
             for key in own:
                 if key not in others:
-                    found = f"desideratum {other} has no row {key[1] + 1} with the base prompt of this one of {name}"
+                    found = f"desideratum {other} lacks row {key[1] + 1} with this base prompt of {name}"
                     raise TaskError(f"{own[key][0]}: {found}; accepted: the same base prompts in all desiderata")
     return replace(pairs, swaps=swaps)
 
@@ -183,11 +189,11 @@ def _with_positions(where: str, pair: MarkedPair, positions: Sequence[str]) -> t
     marked = list(pair.base.spans)
     for position in marked:
         if position not in positions:
-            text = f"position {position!r} is marked, and task.positions does not list it"
+            text = f"position {position!r} is marked, but task.positions does not list it"
             raise TaskError(f"{where}: {text}; {accepted_names(position, positions)}")
     for position in positions:
         if position not in marked:
-            text = f"no position {position!r}, which task.positions lists; accepted: the same in all pairs"
+            text = f"no position {position!r}, which task.positions lists; accepted: the same positions in all pairs"
             raise TaskError(f"{where}: {text}")
     return where, pair
 
@@ -198,5 +204,5 @@ def _check_groups(pairs: Sequence[tuple[str, MarkedPair]]) -> None:
     for where, pair in pairs:
         other, group = seen.setdefault(pair.base.text, (where, pair.group))
         if group != pair.group:
-            found = f"group {pair.group!r}, and the same base prompt is in group {group!r} ({other})"
-            raise TaskError(f"{where}: {found}; accepted: a base prompt in one group")
+            found = f"group {pair.group!r}, but the same base prompt is in group {group!r} ({other})"
+            raise TaskError(f"{where}: {found}; accepted: each base prompt in one group")

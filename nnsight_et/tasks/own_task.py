@@ -77,7 +77,7 @@ class OwnTask:
         if count is None:
             return inf
         if type(count) is not int or count < 0:
-            raise TaskError(f"{self.name}: available of {split}: found {count!r:.60}; accepted: a number from 0")
+            raise TaskError(f"{self.name}: available of {split}: found {count!r:.60}; accepted: a whole number from 0")
         return count
 
     def examples(self, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, split: str) -> list[Example]:
@@ -91,7 +91,7 @@ class OwnTask:
         self, given: Sequence[Any], count: int, tokenizer: PreTrainedTokenizerBase, where: str
     ) -> list[Example]:
         if len(given) != count:
-            raise TaskError(f"{where}: found {len(given)}; accepted: the {count} that were asked for")
+            raise TaskError(f"{where}: found {len(given)}; accepted: {count}, as requested")
         names = (*self.given.positions, "last")
         return [
             checked_example(one, names, tokenizer, f"{where}: example {index}")
@@ -116,7 +116,7 @@ def checked_example(given: Any, names: Sequence[str], tokenizer: PreTrainedToken
         example = _encoded_example(given, tokenizer, where)
     elif isinstance(given, Example):
         if makes_turns(tokenizer):
-            found = "an Example of tokens, and prompts are turns of a chat"
+            found = "an Example of tokens, but chat prompts must be text"
             raise TaskError(f"{where}: found {found}; accepted: {', '.join(KEYS)} as texts")
         example = given
     else:
@@ -173,7 +173,7 @@ def _check_prompt(prompt: Any, names: Sequence[str], vocabulary: int, where: str
             raise TaskError(f"{where}: 'last' is {index}; accepted: {length - 1}, the prompt's last token")
         if index in taken:
             found = f"positions {taken[index]!r} and {name!r} are the same token"
-            raise TaskError(f"{where}: {found}; accepted: one for each, none of them the last")
+            raise TaskError(f"{where}: {found}; accepted: a different token for each, and none the last one")
         taken[index] = name
 
 
@@ -185,7 +185,7 @@ def _check_answers(example: Example, vocabulary: int, where: str) -> None:
         _check_tokens(tokens, vocabulary, f"{where}: further", fewest=0)
     for key, texts in (("also_right", example.right), ("foils", (*dict.fromkeys(example.right), *example.wrong))):
         if len(set(texts)) < len(texts):
-            raise TaskError(f"{where}: {key}: a token that is there twice, or right; accepted: others")
+            raise TaskError(f"{where}: {key}: a token that appears twice or counts as right; accepted: other tokens")
 
 
 def _check_tokens(tokens: Any, vocabulary: int, where: str, fewest: int = 1) -> None:

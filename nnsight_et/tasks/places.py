@@ -26,7 +26,9 @@ def with_found(pair: MarkedPair, find: Sequence[tuple[str, str]], where: str) ->
     base, source = dict(pair.base.spans), dict(pair.source.spans)
     for name, expression in find:
         if name in base:
-            raise TaskError(f"{where}: position {name!r} is marked, and find has it too; accepted: one of the two")
+            raise TaskError(
+                f"{where}: position {name!r} is marked in the text and also in find; accepted: one of the two"
+            )
         if expression == DIFFERING:
             base[name], source[name] = _differing(pair, f"{where}: {name}")
         else:
@@ -42,14 +44,14 @@ def _matching(expression: str, text: str, where: str) -> Span:
     found = list(re.finditer(expression, text))
     if len(found) != 1:
         shown, times = expression if expression.isprintable() else repr(expression)[1:-1], f"{len(found)} times"
-        accept = "an expression that is there once, such as '.*(word)' for the last one"
+        accept = "an expression that matches once, such as '.*(word)' for the last one"
         error = TaskError(f"{where}: '{shown}' is found {times} in {text!r:.120}; accepted: {accept}")
         error.alike = f"{where.rsplit(': ', 2)[1:]} {expression} {times}"
         raise error
     (match,) = found
     start, end = match.span(AT if AT in match.re.groupindex else min(match.re.groups, 1))
     if start == end:
-        raise TaskError(f"{where}: {expression!r} finds nothing between characters; accepted: one that finds some text")
+        raise TaskError(f"{where}: {expression!r} matches an empty text; accepted: one that matches some text")
     return start, end
 
 
@@ -66,6 +68,6 @@ def _differing(pair: MarkedPair, where: str) -> tuple[Span, Span]:
             f"{' '.join(texts[0][a:b])!r} and {' '.join(texts[1][c:d])!r}" for _, a, b, c, d in others[:3]
         )
         found = f"base and source differ in {len(others)} places" + (f" ({shown})" if others else "")
-        raise TaskError(f"{where}: {found}; accepted: one, with words in both; or a mark, or an expression")
+        raise TaskError(f"{where}: {found}; accepted: one place with words in both, or a mark, or an expression")
     ((_, a, b, c, d),) = others
     return (words[0][a][0], words[0][b - 1][1]), (words[1][c][0], words[1][d - 1][1])

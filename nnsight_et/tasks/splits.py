@@ -52,7 +52,7 @@ def without_repeats(draw: Callable[[], Drawn], split: str, where: str) -> Iterat
                 break
         else:
             raise TaskError(
-                f"{where}: only {quantity(len(seen), 'different prompt')} of the split {split} found; accepted: fewer"
+                f"{where}: found only {quantity(len(seen), 'different prompt')} of the split {split}; accepted: fewer"
             )
         seen.add(one)
         yield one

@@ -27,7 +27,7 @@ def as_turns(pair: MarkedPair, tokenizer: Any) -> MarkedPair:
     if pair.turns or not makes_turns(tokenizer):
         return pair
     if pair.special_tokens == "text":
-        found = "special_tokens: text, and the prompts are turns of a chat, whose template has the special tokens"
+        found = "special_tokens: text, but the chat template already has the special tokens"
         raise TaskError(f"{found}; accepted: one of the two")
     base, source = (_turn(text, tokenizer) for text in (pair.base, pair.source))
     space = _space_before_reply(tokenizer) if pair.space is None else pair.space
@@ -41,7 +41,7 @@ def _turn(marked: MarkedText, tokenizer: Any) -> MarkedText:
     if whole != before + marked.text + behind:  # many templates strip what a user says
         cut = len(marked.text) - len(marked.text.lstrip())
         if whole != before + marked.text.strip() + behind:
-            raise TaskError(f"the chat template makes {whole[:200]!r} of {marked.text[:60]!r}; {ACCEPTED}")
+            raise TaskError(f"the chat template turns {marked.text[:60]!r} into {whole[:200]!r}; {ACCEPTED}")
     first = tokenizer.bos_token
     if first and whole.startswith(2 * first):
         raise TaskError(f"the chat template begins with {first} twice; accepted: one that begins with it once")

@@ -107,7 +107,7 @@ def cluster(count: int) -> Iterator[None]:
             said = str(error).strip().splitlines()[0]
             where = f"{ADDRESS}={os.environ[ADDRESS]}" if ADDRESS in os.environ else "--workers"
             raise ManifestError(
-                f"{where}: Ray cannot be had ({said}); accepted: a cluster of this Ray's version"
+                f"{where}: Ray cannot be started or reached ({said}); accepted: a cluster with this version of Ray"
             ) from error
         finally:
             if current_thread() is main_thread():
@@ -184,7 +184,7 @@ class Workers:
         there = int(ray.cluster_resources().get(needed, 0))
         if there < self.count:
             raise ManifestError(
-                f"--workers ray:{self.count}: found {there} {needed}s; accepted: at most one worker each"
+                f"--workers ray:{self.count}: found {there} {needed}s; accepted: at most one worker for each"
             )
         made = ray.remote(Worker).options(
             num_cpus=1,

@@ -101,7 +101,7 @@ def test_every_format_gives_the_same_heads(form: str, tmp_path: Path):
     most = import_circuit(path, group="mine", at="subject", keep=3, largest=True)
     assert most.circuit.groups[0].heads == (Head(1, 3), Head(0, 1), Head(0, 2))
     assert most.notes[2:] == ("mine: the score of L0H2 is negative",)
-    with pytest.raises(TaskError, match="9 heads; 8 of 12 in mine have a score other than 0; accepted: 1 to 8"):
+    with pytest.raises(TaskError, match="9 heads, but 8 of 12 in mine have a nonzero score; accepted: 1 to 8"):
         import_circuit(path, group="mine", at="subject", keep=9)
 
 
@@ -149,7 +149,7 @@ def test_what_comes_in_goes_out_again_byte_by_byte(finished: Path, tmp_path: Pat
     assert et("circuit", "export", finished, "found", "--to", tmp_path / "found.json").exit_code == 0
     assert api.import_circuit(tmp_path / "found.json").circuit == api.open_run(finished)["found"].circuit
     refused = et("circuit", "export", finished, "found", "--to", tmp_path / "found.json")
-    assert (refused.exit_code, "something is there already" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "it exists already" in refused.stderr) == (2, True)
 
 
 def test_a_circuit_is_shown(tmp_path: Path):
@@ -196,29 +196,29 @@ def refused_files(folder: Path) -> dict[str, tuple[Callable[[], Any], str]]:
     python_2 = (folder / "python2.npy").read_bytes().replace(b"(3, 4), }  ", b"(3L, 4L), }")
     contents: dict[str, tuple[Any, str]] = {
         "nan.npy": (nan, "L1H2 is nan"),
-        "one.npy": (SCORES[0], r"a shape of \[4\]"),
-        "none.npy": (SCORES[:0], r"a shape of \[0, 4\]"),
-        "bits.npy": (SCORES > 0, "no array of numbers"),
-        "wide.npy": (torch.zeros(1025, 1025), "no array of numbers"),
+        "one.npy": (SCORES[0], r"shape \[4\]"),
+        "none.npy": (SCORES[:0], r"shape \[0, 4\]"),
+        "bits.npy": (SCORES > 0, "not an array of numbers"),
+        "wide.npy": (torch.zeros(1025, 1025), "not an array of numbers"),
         "one.pt": ([SCORES], "found list"),
         "complex.pt": (SCORES.to(torch.complex64), "accepted: real numbers"),
         "sparse.pt": (SCORES.to_sparse(), r"accepted: scores \[layer, head\]"),
         "some.pt": ({"a": SCORES, "b": 3}, "some.pt: b: found int"),
-        "empty.pt": ({}, "no tensor in it"),
+        "empty.pt": ({}, "it has no tensors"),
         "ragged.csv": ("1,2\n3\n", "rows of unequal length"),
         "words.csv": ("1,2\n3,x\n", "row 2: found 'x'; accepted: a number"),
         "nothing.csv": ("", "rows of unequal length"),
-        "missing.csv": ("layer,head,score\n0,0,1\n1,1,2\n", "2 heads; accepted: all of 2 layers of 2 heads"),
+        "missing.csv": ("layer,head,score\n0,0,1\n1,1,2\n", "2 heads; accepted: every head of 2 layers of 2 heads"),
         "twice.csv": ("layer,head,score\n0,0,1\n0,0,2\n", "row 3: L0H0 appears twice"),
         "short.csv": ("layer,head,score\n0,0\n", "row 2: 2 columns; accepted: 3"),
         "names.csv": ("layer,head,score\n0,L0H0,1\n", "row 2: found 'L0H0'"),
         "columns.csv": ("layer,value\n0,1\n", "accepted: layer, head, score"),
         "other.csv": ("layer,index,metric,value\n0,0,mask,1\n", "no row with a patching_score"),
         "runs.csv": ("layer,head,score,group,experiment\n0,0,1,a,x\n0,0,1,a,y\n", "the scores of one experiment"),
-        "latin.csv": (b"\xff\xfe,1", "no CSV"),
+        "latin.csv": (b"\xff\xfe,1", "not CSV"),
         "text.npy": ("1,2", "no .npy header"),
         "python2.npy": (python_2, "Save the file again"),
-        "text.pt": ("1,2", "no tensors of torch.save alone"),
+        "text.pt": ("1,2", "not tensors as torch.save writes them"),
         "text.safetensors": ("1,2", "not safetensors"),
         "scores.pkl": ("1,2", r"found \.pkl; accepted: scores"),
         "big.csv": (b"1," * (1 << 23) + b"1", "accepted: at most"),
@@ -239,12 +239,12 @@ def refused_files(folder: Path) -> dict[str, tuple[Callable[[], Any], str]]:
     two = [folder / "a.npy", folder / "b.npy"]
     return found | {
         "shapes": (lambda: import_circuit(two, keep=1, at="last"), r"different shapes: a \[3, 4\], b \[2, 4\]"),
-        "keep": (lambda: import_circuit(two, at="last"), "no keep; accepted"),
-        "keeps": (lambda: import_circuit([two[0]] * 2, ("a", "b"), "last", (1, 2, 3)), "keep: 3 given, groups"),
+        "keep": (lambda: import_circuit(two, at="last"), "keep is missing; accepted"),
+        "keeps": (lambda: import_circuit([two[0]] * 2, ("a", "b"), "last", (1, 2, 3)), "keep: 3 given for the groups"),
         "zero": (lambda: import_circuit(two[0], at="last", keep=0), "keep: 0 heads"),
         "at": (lambda: import_circuit(two[0], keep=1), "at: missing for the group a"),
         "place": (lambda: import_circuit(two[0], keep=1, at="the end"), "at: found 'the end' for the group a"),
-        "group": (lambda: import_circuit(two, "x", "last", 1), "group: 1 given, groups 'a, b'; accepted: as many"),
+        "group": (lambda: import_circuit(two, "x", "last", 1), "group: 1 given for the groups 'a, b'; accepted: one"),
         "same": (lambda: import_circuit(two, ("x", "x"), "last", 1), "a name appears twice among x, x"),
         "name": (lambda: import_circuit(folder / "my scores.npy", at="last", keep=1), "group: 'my scores'"),
         "nothing": (lambda: import_circuit([]), "files: none"),
@@ -297,7 +297,7 @@ def test_nothing_in_a_torch_file_is_run(tmp_path: Path, monkeypatch: pytest.Monk
     numpy.save("scores.npy", numpy.array([Harmful()]), allow_pickle=True)
     for name in ("scores.pt", "scores.npy"):
         found = et("circuit", "import", name, "--at", "last", "--keep", 1)
-        assert (found.exit_code, found.stderr.startswith(f"{name}: no ")) == (2, True)
+        assert (found.exit_code, found.stderr.startswith(f"{name}: not ")) == (2, True)
     assert not Path("touched").exists()
 
 

@@ -119,6 +119,41 @@ def test_options_that_do_not_fit_are_refused(written: Path):
     assert not (written.parent / "runs").exists() or not list(written.parent.glob("runs/**/result.json"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("plan study.yaml --out study.yaml", "'study.yaml' is a file"),
+        ("doctor --out study.yaml", "'study.yaml' is a file"),
+        ("run study.yaml --out study.yaml/x", "study.yaml is a file; accepted: a folder"),
+        ("report study.yaml --figures study.yaml", "'study.yaml' is a file"),
+        ("schema --write study.yaml/x", "study.yaml/x: study.yaml is a file; accepted: a folder"),
+        ("schema --write one", "one: something else is there"),
+        ("init study.yaml/x.yaml", "study.yaml is a file; accepted: a folder"),
+        ("init one", "one: something is there already"),
+        ("init new.yaml --model nobody", "--model: no model named 'nobody'"),
+        ("init new.yaml --finetuned ./none", "--finetuned: no folder ./none"),
+        ("circuit import none.npy", "none.npy: no file; accepted: a circuit, or one or more matrices"),
+        ("circuit show none.json", "no file none.json"),
+        ("compare none.json published/goat", "A: none.json: no file none.json"),
+        ("evaluate none.json --models llama-tiny", "CIRCUIT: none.json: no file none.json"),
+        ("dcm --model llama-tiny --circuit none.json", "--circuit: none.json: no file none.json"),
+        ("cmap --src nobody --dst llama-tiny", "--src: no model named 'nobody'"),
+        ("diff none one", "none: no result here"),
+        ("export study.yaml", "study.yaml: no result here"),
+        ("models inspect ./none", "no folder ./none"),
+        ("models inspect llama-tiny --manifest one", "one: cannot be read (Is a directory)"),
+        ("pairs check one", "cannot be read: it is no file"),
+    ],
+)
+def test_a_place_that_is_not_there_or_of_another_kind_is_told(written: Path, arguments: str, part: str):
+    before = sorted(written.parent.rglob("*"))
+    refused = et(*arguments.split())
+    assert refused.exit_code == 2
+    assert part in " ".join(refused.stderr.replace("│", " ").split())
+    assert "experiments." not in refused.stderr
+    assert sorted(written.parent.rglob("*")) == before
+
+
 @pytest.mark.parametrize("command", ["plan", "validate"])
 @pytest.mark.parametrize(
     ("model", "models", "text"),

@@ -120,7 +120,7 @@ def test_commands_of_one_method_find_first_what_they_need(written: Path):
 
     again = et("dcm", "--model", "./one", "--boxes", 3, stages, *settings)
     assert again.exit_code == 0
-    assert re.search(r"circuit: done in .*\(no new cells", again.stderr)  # what cmap has measured is shared
+    assert re.search(r"circuit: done in .*\(no new measurements", again.stderr)  # what cmap has measured is shared
     assert "none" in et("knockout", "--model", "./two", "--boxes", 3, "--examples", 2).stdout
 
 

@@ -74,11 +74,11 @@ def test_what_was_computed_is_counted_and_what_was_stored_is_not():
 
 def test_lines_tell_the_start_and_the_end_of_each_experiment():
     lines = followed(terminal=False)[1].splitlines()
-    assert [re.sub(r", \d+ cells/s", "", line) for line in lines] == [
+    assert [re.sub(r", \d+ measurements/s", "", line) for line in lines] == [
         "[1/3] found: stage 3/3, 2 from the store",
-        "[1/3] found: done in 12 s; all of found (1 cell, 7 self-checks passed)",
+        "[1/3] found: done in 12 s; all of found (1 measurement, 7 self-checks passed)",
         "[2/3] table: model 1/2",
-        "[2/3] table: done in 12 s; all of table (4 cells, 7 self-checks passed)",
+        "[2/3] table: done in 12 s; all of table (4 measurements, 7 self-checks passed)",
         "[3/3] last: from the store; all of last",
     ]
 
@@ -93,7 +93,7 @@ def test_only_a_result_that_was_there_is_from_the_store():
     progress.follow(remade(), console, INFO)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue()
-    assert "found: done in 12 s; all of found (no new cells, 7 self-checks passed)" in lines
+    assert "found: done in 12 s; all of found (no new measurements, 7 self-checks passed)" in lines
     assert "last: from the store; all of last" in lines
 
 
@@ -112,10 +112,14 @@ def test_between_them_a_line_comes_every_fifteen_seconds_at_most(monkeypatch):
     for _ in progress._lines(events(slow()), run_events.RunInfo(), writer):
         pass
     assert [line.split(",")[0] for line in lines] == [
-        "long: stage 1/50", "long: stage 16/50", "long: stage 31/50", "long: stage 46/50", "long: done (50 cells)"
+        "long: stage 1/50",
+        "long: stage 16/50",
+        "long: stage 31/50",
+        "long: stage 46/50",
+        "long: done (50 measurements)",
     ]  # fmt: skip
-    assert lines[1] == "long: stage 16/50, 1 cells/s, about 34 s left in this step"
-    assert lines[3] == "long: stage 46/50, 1 cells/s"  # 4 s, over before there is another line
+    assert lines[1] == "long: stage 16/50, 1 measurements/s, about 34 s left in this step"
+    assert lines[3] == "long: stage 46/50, 1 measurements/s"  # 4 s, over before there is another line
 
 
 def test_a_silence_ends_after_fifteen_seconds_with_what_is_done_and_for_how_long():
@@ -220,7 +224,7 @@ def test_the_time_left_of_a_run_is_told_from_experiments_of_the_same_method(cloc
 def test_methods_not_measured_yet_are_not_in_it_and_it_says_so(clock):
     found = timed("a", "c", "b")
     assert found[3].run_left == run_events.TimeLeft(60.0, partial=True)
-    assert list(progress._parts(found[3]))[-1] == "about 60 s in the run and more not timed yet"
+    assert list(progress._parts(found[3]))[-1] == "about 60 s in the run plus work not timed yet"
     assert list(progress._parts(found[-2]))[-1] == "about 50 s in the run"
 
 
@@ -238,7 +242,7 @@ def test_self_checks_of_all_experiments_are_added_up():
 
 def test_a_terminal_gets_a_bar_and_a_line_per_finished_experiment():
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", followed(terminal=True)[1])
-    assert "[1/3] found: done in 12 s; all of found (1 cell, 7 self-checks passed)" in shown
+    assert "[1/3] found: done in 12 s; all of found (1 measurement, 7 self-checks passed)" in shown
     assert "[3/3] last: from the store" in shown
 
 
@@ -248,7 +252,7 @@ def test_the_live_view_tells_experiment_step_rate_checks_and_memory(clock):
     console.print(progress._view(event, INFO, 75.0))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    for part in ("[1/3] found", "stage 3/3", "2 from the store", "cells/s", "3 self-checks passed", "75 s"):
+    for part in ("[1/3] found", "stage 3/3", "2 from the store", "measurements/s", "3 self-checks passed", "75 s"):
         assert part in shown
     assert re.search(r"\d\.\d GiB of memory", shown)
 

@@ -114,7 +114,7 @@ def test_init_writes_a_manifest_and_its_schema_and_overwrites_nothing(tmp_path: 
     before = path.read_bytes()
     again = et("init", path)
     assert again.exit_code == 2
-    assert "something is there already" in again.stderr
+    assert "this file exists already" in again.stderr
     assert path.read_bytes() == before
 
     (path.parent / "manifest.schema.json").write_text("{}")
@@ -209,7 +209,7 @@ def test_what_must_be_mended_is_told_with_the_command_and_exit_code_2(tmp_path: 
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.1")
     result = et("doctor", "--out", tmp_path)
     assert result.exit_code == 2
-    torch = next(line for line in result.stdout.splitlines() if line.startswith("MEND  torch "))
+    torch = next(line for line in result.stdout.splitlines() if line.startswith("FIX") and " torch " in line)
     assert "pip install 'torch>=2.6'" in torch
     assert "Ready" not in result.stdout
 

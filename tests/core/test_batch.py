@@ -53,7 +53,9 @@ def test_examples_become_a_pair_whose_runs_have_their_own_lengths():
 )  # fmt: skip
 def test_a_token_beyond_the_models_rows_is_named_wherever_it_is(example):
     check_tokens([example], 13, "pairs", "m")
-    with pytest.raises(TaskError, match=r"pairs: token 12 is in .*, and m has rows for tokens 0 to 11; accepted: "):
+    with pytest.raises(
+        TaskError, match=r"pairs: a prompt or an answer has token 12, but m embeds only tokens 0 to 11; accepted: "
+    ):
         check_tokens([example], 12, "pairs", "m")
 
 

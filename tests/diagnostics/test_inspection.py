@@ -45,7 +45,7 @@ def test_a_folder_is_described_without_weights(described):
     assert found["a captured token, bfloat16"] == "768.0 B"
     assert found["task boxes"].startswith("fits the tokenizer; 54 tokens in 20 examples, the first is <s>; one has ")
     assert found["task boxes"].endswith(", query_label 51, last 53")
-    assert found["positions"] == "no end; max_position_embeddings is 128"
+    assert found["positions"] == "no limit; max_position_embeddings is 128"
     # kept: 54 tokens x 1536 bytes; a pass: 65536 tokens x (4 x (3 x 80 + 8 x 48 + 4 x 40) + 10 x 122) bytes
     assert found["a chunk of work, float32: 50 prompts, 65536 tokens a pass"] == "276.2 MiB"
     assert found["padding"] == "token 1, on the left"
@@ -95,7 +95,7 @@ def test_what_differs_between_architectures_is_told(tmp_path):
     assert gemma["attention"] == "output of model.layers.*.post_attention_layernorm"
     assert support["attention"] == "eager: put attention: eager in the manifest"
     assert told("Mistral")[0]["sliding window"] == f"{WINDOW} tokens in all layers"
-    assert told("Llama 3 (GQA)")[0]["sliding window"] == "none: a token sees all before it"
+    assert told("Llama 3 (GQA)")[0]["sliding window"] == "none: a token sees all earlier tokens"
     assert told("OLMo-2")[1]["query"] == "output of model.layers.*.self_attn.q_norm"
     assert told("Mixtral")[0]["d_mlp"] == "96 of 192 in all experts"
 
@@ -128,7 +128,7 @@ def test_a_manifests_task_memory_and_dtype_are_looked_at(described):
     found = lines(*study)
     start = "fits the tokenizer; 130 tokens in pairs.jsonl:2, the longest of 3 pairs, the first is <s>; one has thing 2"
     assert found["task pairs"].startswith(start)
-    assert found["positions"].startswith("no end, but prompts of 130 are longer than max_position_embeddings, 128")
+    assert found["positions"].startswith("no limit, but prompts of 130 tokens exceed max_position_embeddings, 128")
     # 2 bytes x 3 layers x 128; 262144 // (130 x (768 + 2788)) is no whole prompt; 524288 // 2788 tokens in a pass
     assert found["a chunk of work, bfloat16: 1 prompts, 188 tokens a pass"] == "609.4 KiB"
     assert "weights, float32" not in found
@@ -165,7 +165,7 @@ def test_a_hub_id_whose_configuration_is_here_is_described_and_another_is_refuse
         assert lines("org/one")["layers"] == "3"
         refused = et("models", "inspect", "org/two")
     assert refused.exit_code == 2
-    assert "the hub cannot give 'org/two'" in refused.stderr
+    assert "'org/two' cannot be fetched from the hub" in refused.stderr
 
 
 def test_what_cannot_be_run_or_read_is_told_with_exit_code_2(described, tmp_path):

@@ -123,7 +123,7 @@ def test_balanced_is_what_transformers_is_asked_for(folder, monkeypatch):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "balanced"])
 def test_gpus_that_are_not_here_are_refused(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ManifestError, match=f"device: {device}, and there is no CUDA device here; accepted: cpu, auto"):
+    with pytest.raises(ManifestError, match=f"device: {device}, but there is no CUDA device here; accepted: cpu, auto"):
         device_of(device)
 
 

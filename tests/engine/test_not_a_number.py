@@ -205,7 +205,7 @@ def test_words_that_a_vocabulary_only_has_room_for_may_be_minus_infinity(pair):
 def test_an_answer_that_is_minus_infinity_is_refused(pair):
     module = hf_llama()
     module.lm_head.register_forward_hook(lambda _, given, logits: logits.index_fill(-1, pair.answer[:1], -torch.inf))
-    with pytest.raises(ExperimentError, match="tiny in float32: logit is NaN or infinite, and nothing in the plain"):
+    with pytest.raises(ExperimentError, match="tiny in float32: logit is NaN or infinite, although nothing in the"):
         model_readouts(tiny_model(module), pair.question, "default")
 
 

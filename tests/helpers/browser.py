@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 from urllib.request import urlopen
 
@@ -51,10 +52,17 @@ class Page:
             self.events.append(json.loads(self.socket.recv()))
 
     def value(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of a JavaScript expression in the page; of a promise what it comes to."""
+        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def wait(self, condition: str) -> None:
+        """Wait until a JavaScript condition holds in the page."""
+        end = monotonic() + TIMEOUT
+        while not self.value(condition):
+            assert monotonic() < end, condition
+            sleep(0.02)
 
     def press(self, key: str) -> None:
         """Press a key."""

@@ -229,7 +229,7 @@ def test_some_layers_are_those_of_the_whole_sweep(tmp_path):
 
 @pytest.mark.parametrize(
     ("layers", "message"),
-    [("[2, 1]", "layers.1: 1 after 2; accepted: layers from low to high"), ("[1, 1]", "layers.1: 1 after 1"),
+    [("[2, 1]", "layers.1: found 1 after 2; accepted: layers in inc"), ("[1, 1]", "layers.1: found 1 after 1"),
      ("[]", "layers: found a list of 0"), ("[6]", "layers.0: layer 6, and llama-tiny has 6; accepted: 0 to 5")],
 )  # fmt: skip
 def test_layers_that_cannot_be_are_told(layers: str, message: str):
@@ -245,5 +245,5 @@ def test_a_notebook_takes_layers():
     assert [row["first_blocked_layer"] for row in found.rows] == ["L1", "L4", "none"]
     assert [row["accuracy"] for row in found.rows] == [whole.rows[layer]["accuracy"] for layer in (1, 4, 6)]
     for wrong in ([4, 1], [6], [], "1", [True], 3):
-        with pytest.raises(TaskError, match=r"layers: found .*; accepted: numbers from 0 to 5, from low to high"):
+        with pytest.raises(TaskError, match=r"layers: found .*; accepted: numbers from 0 to 5 in increasing order"):
             et.knockout(model, pairs_, blind="last", to="correct_object", layers=wrong)  # type: ignore[arg-type]

@@ -322,7 +322,7 @@ def test_the_papers_metric_is_the_default_and_leaves_names_of_work_as_they_were(
         (("metric: kl", "metric: kld"), "metric: found 'kld'; did you mean 'kl'? accepted: "),
         (
             ("metric: kl", "metric: kl\n    reproduces: [Figure 1]"),
-            "metric: kl, and the paper's numbers are of probability",
+            "metric: found kl, but the paper's numbers use probability",
         ),
     ],
 )
@@ -374,13 +374,13 @@ def test_pairs_in_python_keep_their_metric_and_need_foils_for_some():
     assert made.scored_by("kl")[:1].metric == "kl"
     assert made[:1].scored_by("logit_difference").metric == "logit_difference"
     assert nnsight_et.Pairs.boxes(2, boxes=3).scored_by("probability_difference").texts[0].foils
-    with pytest.raises(TaskError, match=r"pairs\[1\]: no foil, which logit_difference compares with; accepted: one in"):
+    with pytest.raises(TaskError, match=r"pairs\[1\]: no foil, which logit_difference needs; accepted: one in"):
         made.scored_by("logit_difference")
     with pytest.raises(
         TaskError, match=r"metric: 'logit'; did you mean 'logit_difference'\? accepted: probability_ratio"
     ):
         made.scored_by("logit")  # type: ignore[arg-type]
-    with pytest.raises(TaskError, match=r"pairs\[0\]: foil: 'book' is the answer too"):
+    with pytest.raises(TaskError, match=r"pairs\[0\]: foil: 'book' is already the answer"):
         nnsight_et.Pairs.of([PLAIN | {"answer": "book", "foil": "book"}]).examples(tokenizer())
 
 
@@ -416,12 +416,14 @@ def test_a_function_that_is_no_metric_is_refused_before_or_by_a_self_check():
     with pytest.raises(TaskError, match=r"metric: found a tensor \[\] for logits \[2, \d+\]; accepted: .* \[2\]"):
         nnsight_et.path_patch(model, made.scored_by(lambda logits, _: logits.mean()))
     assert torch.equal(torch.get_rng_state(), draws)  # the caller's stay what they are
-    with pytest.raises(TaskError, match=r"metric: found 3 for logits .* accepted: a tensor with one number a prompt"):
+    with pytest.raises(TaskError, match=r"metric: found 3 for logits .* accepted: a tensor with one number per prompt"):
         nnsight_et.path_patch(model, made.scored_by(lambda _, batch: 3))  # type: ignore[arg-type, return-value]
     mixed = nnsight_et.Pairs.boxes(4, boxes=3).scored_by(lambda logits, _: logits[:, 5] - logits[:, 5].mean())
     with pytest.raises(ExperimentError, match=r"et\.path_patch: self-check 'reference engine'"):
         nnsight_et.path_patch(model, mixed)
-    with pytest.raises(TaskError, match="scored by a function, which a search does not know; accepted: probability_r"):
+    with pytest.raises(
+        TaskError, match="scored by a function, which discovery does not support; accepted: probability_r"
+    ):
         nnsight_et.discover(model, made.scored_by(own_difference))
 
 

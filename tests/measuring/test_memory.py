@@ -130,7 +130,7 @@ def test_where_nothing_is_small_enough_the_run_says_what_it_tried_and_keeps_what
     sizes = ", ".join(str(TOKENS >> halvings) for halvings in range(4))
     assert str(raised.value) == (
         f"experiments.found: one in float32: out of memory, with {sizes} tokens in one pass; the last pass asked for "
-        "2.50 GiB more; accepted: a smaller memory:, a dtype of fewer bytes"
+        "2.50 GiB more; accepted: a smaller memory:, a smaller dtype"
     )
     assert chunk_sizes(root, "runs") == {}
     made, found = ran(root, "runs")

@@ -57,13 +57,13 @@ def test_a_prompt_longer_than_the_table_is_told_before_a_weight_is_read(method, 
     found = et("run", path, "--out", tmp_path / "runs")
     assert found.exit_code == 2
     assert found.stderr.startswith("experiments.x: a prompt of ")
-    assert "and one has positions for 25; accepted: prompts of at most 25 tokens" in found.stderr
+    assert "but one has positions for 25; accepted: prompts of at most 25 tokens" in found.stderr
 
 
 @pytest.mark.parametrize("name", ["GPT-2", "GPT-J", "OPT"])
 def test_the_last_position_of_a_table_can_be_used_and_one_more_cannot(name, tmp_path):
     assert list(run(plan(load(study(tmp_path, name, TOKENS))), tmp_path / "runs"))
-    with pytest.raises(TaskError, match=f"a prompt of {TOKENS} tokens, and one has positions for {TOKENS - 1};"):
+    with pytest.raises(TaskError, match=f"a prompt of {TOKENS} tokens, but one has positions for {TOKENS - 1};"):
         next(run(plan(load(study(tmp_path, name, TOKENS - 1))), tmp_path / "runs"))
 
 
@@ -80,7 +80,7 @@ def test_a_file_of_pairs_is_refused_at_its_longest_line(tmp_path, monkeypatch):
     path = study(tmp_path, "GPT-2", 20, task="{kind: pairs, file: pairs.jsonl}")
     found = et("run", path, "--set", "experiments.x.at=[last]", "--out", tmp_path / "runs")
     assert found.exit_code == 2
-    text = "experiments.x: pairs.jsonl:3: a prompt of 21 tokens, and one has positions for 20; accepted: prompts of"
+    text = "experiments.x: pairs.jsonl:3: a prompt of 21 tokens, but one has positions for 20; accepted: prompts of"
     assert found.stderr.startswith(text)
 
 
@@ -94,7 +94,7 @@ def test_the_same_in_python():
         lambda: api.knockout(model, pairs, blind="last", to="correct_object"),
         lambda: pairs.answered_by(model),
     ):
-        with pytest.raises(TaskError, match=r"pairs: a prompt of 26 tokens, and .* has positions for 25"):
+        with pytest.raises(TaskError, match=r"pairs: a prompt of 26 tokens, but .* has positions for 25"):
             call()
     api.path_patch(model, api.Pairs.boxes(3, boxes=2), keep=2)
 

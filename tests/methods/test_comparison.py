@@ -91,7 +91,9 @@ def test_impact_is_ordered_by_the_scores_of_the_experiment_that_is_named(tmp_pat
 
 def test_groups_at_different_positions_are_refused_with_both_positions(root, no_model):
     (root / "second.json").write_text(written(FINETUNED | {"b": ["query_label", "L0H1"]}))
-    with pytest.raises(TaskError, match="group b is at last and at query_label; accepted: one position in both"):
+    with pytest.raises(
+        TaskError, match="group b is at last and at query_label; accepted: the same position in both circuits"
+    ):
         steps(root, compared("./first.json", "./second.json"))
 
 

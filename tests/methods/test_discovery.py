@@ -283,8 +283,8 @@ def test_mistakes_are_told_by_line(tmp_path):
     for more, text in (
         ({"metric": "kl"}, "kl, which has no sign to test"),
         ({"positions": ["first"]}, "no position 'first'"),
-        ({"budget": {}}, "either token_layers or minutes"),
-        ({"budget": {"minutes": 1, "token_layers": 1}}, "either token_layers or minutes"),
+        ({"budget": {}}, "one of token_layers and minutes"),
+        ({"budget": {"minutes": 1, "token_layers": 1}}, "one of token_layers and minutes"),
         ({"effect": 0}, "effect"),
     ):
         with pytest.raises(ManifestError, match=text):

@@ -193,7 +193,7 @@ REFUSED = {
     "logits via input": ("into: logits, via: input, at: last", "via: via 'input' into logits, which have no"),
     "another position": (
         "into: m, via: input, at: query_label",
-        "at: senders at query_label, but the input of m is made at last; accepted: last",
+        "at: senders at query_label, but the input of m is computed at last; accepted: last",
     ),
     "expanded": (
         "into: m, via: input, at: last, kv_heads: expanded",
@@ -251,7 +251,7 @@ def test_more_than_can_reach_is_refused_and_as_many_is_not(stages, most, told):
 
 def test_more_mlps_than_layers_is_refused_when_the_model_is_read(tmp_path):
     text = ONLY_MLPS.replace("keep: 1", "keep: 4")
-    with pytest.raises(TaskError, match=r"stages\[0\].keep: 4 MLPs; one has 3 MLPs; accepted: 1 to 3"):
+    with pytest.raises(TaskError, match=r"stages\[0\].keep: 4 MLPs, but one has 3 MLPs; accepted: 1 to 3"):
         results(models_in(tmp_path), text)
 
 

@@ -182,7 +182,7 @@ def test_the_audit_finds_a_head_that_left_too_early(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("screen", "says"),
     [
-        ("{exact: 2}", "stages.0.screen.exact: 2 measured on all prompts, 3 kept; accepted: 3 or more"),
+        ("{exact: 2}", "stages.0.screen.exact: found 2, fewer than the 3 to keep; accepted: 3 or more"),
         ("{miss: 0}", "stages.0.screen.miss"),
         ("{first: 1}", "stages.0.screen.first"),
         ("{tail: 0.5}", "stages.0.screen.tail"),
@@ -195,7 +195,7 @@ def test_what_a_screen_cannot_be_is_told_by_its_key(screen: str, says: str):
 
 
 def test_an_effect_without_ends_needs_an_assumption():
-    with pytest.raises(ManifestError, match="nothing bounds what kl may be on a prompt; accepted: a number"):
+    with pytest.raises(ManifestError, match="kl has no bound on a single prompt; accepted: a number"):
         parse(MANIFEST.format(examples=8, metric="kl", screen=", screen: {tail: any}"), "x.yaml", ())
 
 
@@ -211,5 +211,5 @@ def test_circuits_are_not_compared_by_scores_that_are_not_there(tmp_path):
         '{"schema": 1, "groups": [{"name": "a", "at": "last", "heads": ["L0H0", "L0H1", "L0H2", "L0H3"]}]}'
     )
     text += "  overlap: {method: comparison, circuits: [./other.json, found], scores: found}\n"
-    with pytest.raises(TaskError, match="has no score, as a screen let it leave"):
+    with pytest.raises(TaskError, match="has no score because a screen dropped it"):
         list(run(plan(parse(text, "screening.yaml", ()).in_folder(tmp_path)), tmp_path / "runs"))

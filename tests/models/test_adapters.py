@@ -248,7 +248,7 @@ def test_words_whose_numbers_are_not_all_in_the_files_are_refused(bases, tmp_pat
         base = hf_llama()
         base.resize_token_embeddings(125, mean_resizing=False)
         folder = saved(trained(config, base), tmp_path / str(number))
-        wanted = "has 125 words, its base 122" if number == 0 else "changes token 124, its base has 122"
+        wanted = "has 125 tokens, but its base has 122" if number == 0 else "changes token 124, but its base has 122"
         assert wanted in refusal(bases["plain"], folder)
 
 
@@ -259,7 +259,7 @@ def test_a_tokenizer_with_more_words_beside_the_adapter_is_chosen_by_name(bases,
     words = tokenizer()
     words.add_tokens(["<turn>"])
     words.save_pretrained(folder)
-    assert f"1 word more than the base's, such as '<turn>'; accepted: tokenizer: {folder}" in refusal(
+    assert f"1 more token than the base's, such as '<turn>'; accepted: tokenizer: {folder}" in refusal(
         bases["plain"], folder
     )
     assert "<turn>" in read(bases["plain"], folder, tokenizer=str(folder)).nn.tokenizer.get_vocab()
@@ -303,7 +303,7 @@ DAMAGED = {
                             "its files lack 1 weight, such as model.layers.1.self_attn.q_proj.lora_A.weight"),
     "all are missing": (without(""), "its files lack 18 weights"),
     "one too many": (lambda folder: change_weights(folder, lambda weights: weights | {
-        "base_model.model.lm_head.lora_A.weight": torch.ones(3, 48)}), "hold what has no place in it, such as lm_head"),
+        "base_model.model.lm_head.lora_A.weight": torch.ones(3, 48)}), "that it has no place for, such as lm_head"),
     "another rank": (lambda folder: change_settings(folder, r=4), "size mismatch for"),
     "other modules": (lambda folder: change_settings(folder, target_modules=["c_attn"]),
                       "Target modules {'c_attn'} not found in the base model"),
@@ -312,7 +312,7 @@ DAMAGED = {
     "a kind of the future": (lambda folder: change_settings(folder, peft_type="NEWLORA"), "is NEWLORA; accepted: LORA"),
     "no kind": (lambda folder: change_settings(folder, peft_type=None), "is of no kind"),
     "several adapters in one": (lambda folder: change_settings(folder, peft_type="XLORA"), "is XLORA (several"),
-    "a rank in words": (lambda folder: change_settings(folder, r="three"), "peft cannot put its adapter"),
+    "a rank in words": (lambda folder: change_settings(folder, r="three"), "peft cannot apply its adapter"),
     "not tensors": (with_a_program, "cannot be read (a .bin file holds more than tensors, or is damaged"),
     "cut short": (cut_short, "cannot be read"),
     "no weights": (without_weights, "no weights of an adapter in"),
@@ -389,4 +389,4 @@ def test_an_adapter_whose_weights_are_not_those_of_its_file_is_refused(bases, tm
     folder = saved(trained(lora(), hf_llama()), tmp_path)
     rounded = {key: one.bfloat16() for key, one in read_weights(folder, "mine").items()}
     monkeypatch.setattr(adapters, "_weights", lambda *_: rounded)
-    assert re.search(r"lora_A\.weight is not what .*adapter_model\.safetensors holds", refusal(bases["plain"], folder))
+    assert re.search(r"lora_A\.weight differs from .*adapter_model\.safetensors", refusal(bases["plain"], folder))

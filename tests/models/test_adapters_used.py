@@ -77,7 +77,7 @@ def test_inspect_says_of_which_kind_an_adapter_is_and_what_it_adds(folders):
     )
     assert facts["made for"] == "some-org/its-base"
     weights = 3 * (3 * (48 + 40) + 3 * (48 + 20) + 3 * (40 + 48)) + 3 * (40 + 20 + 48) + 122 * 48  # A, B, sizes, head
-    assert facts["whether it fits"] == f"yes: {weights:,} parameters more"
+    assert facts["whether it fits"] == f"yes: it adds {weights:,} parameters"
     (folder / "adapter_model.safetensors").unlink()
     assert facts_of()["whether it fits"].startswith("not known")
 
@@ -208,7 +208,7 @@ def served(folders: Path) -> Any:
 ON_SERVERS = {
     "vera": "is VERA; accepted on a server: LORA",
     "adalora": "is ADALORA; accepted on a server: LORA",
-    "all biases": "is LORA with bias: 'all', which is about weights of the base",
+    "all biases": "is LORA with bias: 'all', which changes the base's own weights",
     "pissa": "is LORA with init_lora_weights: 'pissa'",
     "saved attention": "brings its own self_attn (modules_to_save)",
 }
@@ -233,7 +233,9 @@ def test_what_does_not_fit_is_said_before_anything_is_sent_if_its_weights_are_he
     wider = hf_llama()
     wider.resize_token_embeddings(125, mean_resizing=False)
     saved(trained(lora(modules_to_save=["embed_tokens", "lm_head"]), wider), adapter)
-    with pytest.raises(UnsupportedModel, match="its adapter has 125 words, its base 122; accepted on a server"):
+    with pytest.raises(
+        UnsupportedModel, match="its adapter has 125 tokens, but its base has 122; accepted on a server"
+    ):
         check_fit(outline(download_files("mine", ModelSpec(str(folders / "base")))), adapter, "mine")
 
 

@@ -226,7 +226,7 @@ def test_a_bos_that_is_nowhere_cannot_be_added(tmp_path: Path):
     other = words(begins=False)
     other.bos_token = None
     folder = folder_of(tmp_path / "m", other)
-    with pytest.raises(UnsupportedModel, match="bos: add, and neither tokenizer nor config"):
+    with pytest.raises(UnsupportedModel, match="bos: add, but neither tokenizer nor config"):
         nnsight_et.load(str(folder), bos="add")
     with pytest.raises(ManifestError, match="bos: found 'yes'"):
         nnsight_et.load(str(folder), bos="yes")  # type: ignore[arg-type]
@@ -281,7 +281,7 @@ def test_a_model_is_compared_with_its_adapter(content: Path, tmp_path: Path, mon
     for more, told in ((), False), (("--set", "models.m.adapter=lora"), True):
         found = et("models", "inspect", "m", "--manifest", "s.yaml", *more).stdout
         assert ("Notice: m: prompts begin without <s>" in found) is told
-        assert ("as good without it" in found) is not told
+        assert ("does as well without it" in found) is not told
     (tmp_path / "s.yaml").write_text(STUDY.replace("path: model", "path: model, adapter: lora"))
     assert "prompts begin without <s>" in et("doctor", "s.yaml").stdout
 

@@ -220,7 +220,7 @@ def test_a_server_does_not_read_it(place, tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY + "backend: simulate\n")
     said = et("run", tmp_path / "study.yaml", "--out", tmp_path / "runs")
     assert said.exit_code == 2
-    assert "is read on this machine alone" in said.stderr
+    assert "can only be read on this machine" in said.stderr
 
 
 def test_a_name_that_is_no_gguf_file_is_a_mistake_of_the_manifest(tmp_path):

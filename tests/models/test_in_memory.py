@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "a classifier": (lambda: LlamaForSequenceClassification(hf_llama().config), "Classification has no lm_head"),
     "an encoder": (lambda: BertModel(BertConfig(vocab_size=9, **SIZES)), "architecture 'bert' is not known"),
     "of images": (lambda: ViTModel(ViTConfig(image_size=16, **SIZES)), "architecture 'vit' is not known"),
-    "without numbers": (without_numbers, "parameters without numbers (on the meta device), such as model.embed_tokens"),
+    "without numbers": (without_numbers, "parameters without values (on the meta device), such as model.embed_tokens"),
     "a layer without numbers": (lambda: changed(lambda one: one.model.layers[1].to("meta")), "such as model.layers.1."),
     "whole numbers": (lambda: changed(whole_numbers), "quantized (model.layers.0.mlp.up_proj.weight is int8)"),
     "numbers of a byte": (lambda: hf_llama().to(torch.float8_e4m3fn), "weight is float8_e4m3fn); accepted: the same"),
@@ -130,7 +130,7 @@ def test_a_device_that_is_not_its_own_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for wanted in ("cuda", "cuda:0", "balanced", "auto"):
-        with pytest.raises(ManifestError, match=r"^device: .*, and the model in memory has cpu; accepted: cpu"):
+        with pytest.raises(ManifestError, match=r"^device: .*, but the model in memory has cpu; accepted: cpu"):
             et.load(hf_llama(), tokenizer(), device=wanted)
 
 
@@ -144,7 +144,7 @@ def test_options_that_say_what_it_is_are_accepted_and_nothing_need_be_said(dtype
 def test_a_model_with_fewer_layers_than_its_configuration_says_is_refused():
     module = hf_llama()
     module.model.layers = module.model.layers[:2]
-    with pytest.raises(UnsupportedModel, match="its configuration says 3 layers, and it has 2; accepted"):
+    with pytest.raises(UnsupportedModel, match="its configuration says 3 layers, but it has 2; accepted"):
         et.load(module, tokenizer())
     module.config.num_hidden_layers = 2
     assert et.load(module, tokenizer()).shape.n_layers == 2
@@ -172,7 +172,7 @@ def test_hooks_on_parts_are_kept_and_those_on_the_whole_are_told_to_be_left_out(
     whole.register_forward_hook(doubled)
     loaded = [et.load(module, tokenizer()) for module in (plain, part, whole)]
     assert [[notice.kind for notice in model.notices] for model in loaded] == [[], [], ["hooks"]]
-    assert "the forward hooks on LlamaForCausalLM as a whole are left out" in loaded[2].notices[0].text
+    assert "the forward hooks on LlamaForCausalLM as a whole are ignored" in loaded[2].notices[0].text
     unhooked, of_part, of_whole = map(scores, loaded)
     assert of_whole == unhooked != of_part
 
@@ -182,4 +182,4 @@ def test_hooks_on_what_peft_puts_around_a_model_are_told_to_be_left_out():
     assert et.load(adapted, tokenizer()).notices == ()
     adapted.register_forward_pre_hook(lambda *_: None)
     (notice,) = et.load(adapted, tokenizer()).notices
-    assert "on PeftModelForCausalLM as a whole are left out" in notice.text
+    assert "on PeftModelForCausalLM as a whole are ignored" in notice.text

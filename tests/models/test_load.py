@@ -131,7 +131,9 @@ def test_a_revision_of_a_folder_is_refused_but_for_the_servers(folder, adapter, 
         "revision": ModelSpec(str(folder), revision="v2"),
         "adapter_revision": ModelSpec(str(folder), adapter=str(adapter), adapter_revision="v2"),
     }.items():
-        with pytest.raises(UnsupportedModel, match=rf"mine: {key} is 'v2', and .* is a folder.*; accepted: no {key}"):
+        with pytest.raises(
+            UnsupportedModel, match=rf"mine: {key} is 'v2', but .* is a local folder.*; accepted: no {key}"
+        ):
             read("mine", spec)
     assert read("mine", ModelSpec(str(folder), revision="v2", ndif="org/mine")).weights == folder
 
@@ -193,7 +195,7 @@ def test_a_hub_id_without_a_network_is_refused(offline, closed_port, tmp_path, m
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     message = refusal(ModelSpec("some-org/some-model"))
-    assert "the hub cannot give 'some-org/some-model'" in message
+    assert "'some-org/some-model' cannot be fetched from the hub" in message
     assert "accepted: a local folder" in message
 
 

@@ -276,8 +276,8 @@ def test_on_a_server_prompts_that_others_would_change_are_refused(study):
     with pytest.raises(TaskError) as refused:
         require_prompts_fit([short, long], files, "found", on_server=True)
     assert str(refused.value) == (
-        "experiments.found: a prompt of 26 tokens; beyond 13 one rotates each by the longest of its batch; "
-        "accepted: on a server at most 13 tokens; backend: local takes longer ones"
+        "experiments.found: a prompt of 26 tokens; beyond 13, one's rotations depend on the longest of a batch; "
+        "accepted: at most 13 tokens on a server; longer ones with backend: local"
     )
     assert has_length_limit(files, on_server=True)
     assert not has_length_limit(files, on_server=False)

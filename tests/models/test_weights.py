@@ -171,7 +171,7 @@ def test_a_head_of_its_own_is_used_though_the_configuration_says_it_is_the_embed
 
 def test_a_parameter_of_another_size_is_named_with_both_sizes(folder):
     rewrite(folder, lambda own: own | {f"{UP}.weight": torch.ones(3, 4)})
-    assert f"{UP}.weight is 3 x 4 in its files, and 80 x 48 by config.json" in refusal(folder)
+    assert f"{UP}.weight is 3 x 4 in its files, but 80 x 48 in config.json" in refusal(folder)
 
 
 def test_whole_numbers_are_no_weights_and_those_of_eight_bits_are(folder):

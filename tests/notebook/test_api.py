@@ -120,7 +120,7 @@ def test_mlps_are_receivers_of_heads_and_no_group_of_a_circuit(model, pairs):
     assert mlps.kept == mlps.top(2)
     assert all(isinstance(mlp, Mlp) for mlp in mlps.kept)
     assert et.path_patch(model, pairs, into=mlps.kept, via="input").path.receivers == mlps.kept
-    with pytest.raises(TaskError, match=r"group g: L[0-2]MLP; accepted: heads, which circuits are made of"):
+    with pytest.raises(TaskError, match=r"group g: L[0-2]MLP; accepted: heads, since a circuit consists of heads"):
         mlps.group("g", 1)
 
 
@@ -295,6 +295,7 @@ def test_a_search_that_finds_nothing_is_a_graph_that_says_so(model: et.LoadedMod
         "Nothing found. 12 heads patched into the logits on 3 pairs of prompts: none has an effect of"
     )
     assert told in repr(found)
+    assert [figure.name for figure in found.figures] == ["discover-scores"]
 
 
 def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[[], object], str]]:
@@ -303,7 +304,7 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
     return {
         "position": (lambda: et.path_patch(model, pairs, at="lable"), "at: no position 'lable'; did you mean 'label'?"),
         "via": (lambda: et.path_patch(model, pairs, into=["L1H0"]), "via: None; accepted: query, key or value"),
-        "no via": (lambda: et.path_patch(model, pairs, via="query"), "via: 'query', and into is the logits"),
+        "no via": (lambda: et.path_patch(model, pairs, via="query"), "via: 'query', but the logits have no such input"),
         "into": (lambda: et.path_patch(model, pairs, into="L1H0", via="query"), "into: found 'L1H0'; accepted:"),
         "none": (lambda: et.path_patch(model, pairs, into=[], via="query"), "into: no heads"),
         "first layer": (lambda: et.path_patch(model, pairs, into=["L0H0"], via="query"), "into: no head can reach it"),
@@ -317,14 +318,14 @@ def refused(model: et.LoadedModel, pairs: et.Pairs) -> dict[str, tuple[Callable[
         "head": (lambda: et.evaluate(model, pairs, far), "group a has L3H0; the model has layers L0-L2"),
         "place": (lambda: et.activation_patch(model, pairs, lost), "circuit: no position 'first'"),
         "empty": (lambda: et.evaluate(model, pairs, Circuit(())), "circuit: it has no heads"),
-        "same": (lambda: et.evaluate(model, same, CIRCUIT), "pairs[0]: 'last' and 'asked' are one token"),
+        "same": (lambda: et.evaluate(model, same, CIRCUIT), "pairs[0]: 'last' and 'asked' are the same token"),
         "order": (lambda: et.knockout(model, pairs, "thing", "asked"), "pairs[0]: 'asked' is not before 'thing'"),
         "few": (lambda: et.dcm(model, CIRCUIT, pairs, pairs, pairs), "train: 3 pairs, so 2 steps of at most 0.1"),
         "keys": (lambda: et.Pairs.of([{"base": "a"}]), "pairs[0]: the keys 'base'; accepted: columns that say"),
         "texts": (lambda: et.Pairs.of([("a", "b")]), "accepted: three texts"),
-        "no pairs": (lambda: et.Pairs.of([]), "pairs: there is none"),
+        "no pairs": (lambda: et.Pairs.of([]), "pairs: the list is empty"),
         "tokenizer": (lambda: et.load(hf_llama()), "tokenizer: a model in memory needs its own"),
-        "two": (lambda: et.load("llama-tiny", tokenizer()), "a tokenizer in memory goes with a model in memory"),
+        "two": (lambda: et.load("llama-tiny", tokenizer()), "a tokenizer in memory needs a model in memory"),
         "shape": (lambda: et.cmap(et.load(hf_llama(layers=2), tokenizer()), model, pairs, CIRCUIT), "n_layers 2 in"),
     }  # fmt: skip
 

@@ -85,6 +85,13 @@ def test_no_head_is_named_against_the_answer_where_none_is_or_the_metric_has_no_
     assert "against the answer" not in repr(et.path_patch(model, pairs))
 
 
+def test_scores_of_a_single_pair_have_no_interval(tmp_path: Path):
+    model = et.load(hf_llama(), tokenizer())
+    pair = ("The car is in Box F. Box F contains the", "The fan is in Box C. Box C contains the", "car")
+    scores = et.path_patch(model, et.Pairs.of([pair]), at="last", keep=2)
+    assert "nan" not in str(scores) + scores._repr_html_()
+
+
 def test_attention_stands_beside_the_scores_of_the_heads():
     model, pairs = et.load("llama-tiny"), et.Pairs.boxes(6)
     scores = et.path_patch(model, pairs, keep=3)

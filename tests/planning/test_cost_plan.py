@@ -241,35 +241,6 @@ def test_an_experiment_without_passes_takes_no_time_and_one_of_an_unknown_model_
     assert expected_seconds(work, {"c": 5.0}) == {"a": 0.0}
 
 
-@pytest.mark.parametrize("groups", [(), (HeadGroup("a", "last", ()),)], ids=["no groups", "no heads"])
-@pytest.mark.parametrize(
-    "method",
-    [
-        "faithfulness, models: [llama-tiny]",
-        "completeness",
-        "completeness, draws: 0",
-        "minimality",
-        "dcm",
-        "cmap, donor: llama-tiny, recipient: goat-tiny",
-        "attention_patterns",
-    ],
-)
-def test_what_is_on_a_circuit_that_was_found_without_heads_costs_little(method, groups):
-    text = f"""\
-name: study
-task: {{kind: boxes, boxes: 3}}
-experiments:
-  found: {{method: discovery, model: llama-tiny, examples: 10, held_out_examples: 10}}
-  one: {{method: {method}, circuit: found}}
-"""
-    jobs = plan(parse(text, "study.yaml"))
-    rows = rows_of(jobs, None)
-    assert (
-        costs(jobs, rows, {"found": Circuit(groups)})["one"].count.token_layers
-        < costs(jobs, rows, {})["one"].count.token_layers
-    )
-
-
 def test_a_circuit_that_discovery_has_yet_to_find_is_taken_to_have_heads_everywhere():
     text = """\
 name: study

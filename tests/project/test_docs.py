@@ -54,7 +54,8 @@ def test_every_block_says_what_it_is_and_manifests_can_be_planned(document: str,
 def test_links_lead_to_files_that_are_there(document: str):
     made = importlib.import_module("reference").PAGES
     folder = (ROOT / document).parent
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / document).read_text()):
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'<img src="([^"]+)"', text):
         if "://" not in target:
             there = (folder / target).resolve()
             assert there.exists() or there.relative_to(ROOT / "docs").as_posix() in made, target
@@ -123,6 +124,18 @@ def test_the_site_has_the_pages_of_its_nav_written_or_made(monkeypatch: pytest.M
     assert hooks.on_files([], config) == list(made.values())
     assert made.keys() == reference.PAGES.keys()
     assert all(text.startswith("# ") for text in made.values())
+
+
+def test_stars_behind_scores_are_stars_in_the_site_and_its_style_is_there():
+    settings = YAML(typ="safe").load((ROOT / "mkdocs.yml").read_text())
+    configs = [one if isinstance(one, dict) else {one: {}} for one in settings["markdown_extensions"]]
+    extensions = {name: config for one in configs for name, config in one.items()}
+    table = "| heads |\n| --- |\n| L5H0 -0.505*, L5H2 -0.235*, L5H3 0.1 |\n\n*emphasis*\n\n```text\na formula\n```\n"
+    html = pytest.importorskip("markdown").markdown(table, extensions=list(extensions), extension_configs=extensions)
+    assert "L5H0 -0.505*, L5H2 -0.235*, L5H3 0.1" in html
+    assert "<em>emphasis</em>" in html
+    assert "language-text" in html  # what the style breaks the lines of
+    assert all((ROOT / "docs" / name).exists() for name in settings["extra_css"])
 
 
 def test_the_reference_of_results_names_every_key_and_every_tensor_with_what_it_is():

@@ -7,6 +7,7 @@ import re
 import tomllib
 from datetime import date
 from pathlib import Path
+from traceback import format_exception_only
 
 import pytest
 from ruamel.yaml import YAML
@@ -25,8 +26,9 @@ def test_every_exported_name_is_there_once_and_documented():
     for name in nnsight_et.__all__:
         assert getattr(nnsight_et, name) is getattr(api, name)
         assert (getattr(api, name).__doc__ or "").strip(), name
-    with pytest.raises(AttributeError, match="no attribute 'path_patchh'"):
-        _ = nnsight_et.path_patchh
+    with pytest.raises(AttributeError, match=r"no attribute 'path_patching'; did you mean 'path_patch'\?") as raised:
+        _ = nnsight_et.path_patching
+    assert "".join(format_exception_only(raised.value)).count("path_patch'") == 1
 
 
 def test_the_version_is_the_newest_dated_one_of_the_changelog_and_of_the_citation():

@@ -77,7 +77,7 @@ joined(
 text(
     "an answer that the text joins to the prompt's last token: hel + lo",
     Line("The {{object|fish}} in Box F: hel", "The {{object|hat}} in Box C: hel", "lo", more={"space": "no"}),
-    wrong="own tokens change|within a token|joins|one token",
+    wrong="own tokens|inside a token|joins|one token",
 )
 joined(
     "Japanese and Chinese, which have no spaces",
@@ -215,7 +215,7 @@ ENDS = Line(
     "The {{object|hat}} is in Box C. Box Y contains the ",
     "apple",
 )
-text("a prompt that ends with a space", ENDS, wrong="space|within a token|own tokens change")
+text("a prompt that ends with a space", ENDS, wrong="space|inside a token|own tokens")
 text("a word of several tokens as the answer", Line(BASE, SOURCE, "zeppelin"), wrong=ONE_TOKEN)
 text("an emoji as the answer, several tokens of bytes", Line(BASE, SOURCE, "🍎"), wrong=ONE_TOKEN)
 text(

@@ -23,7 +23,7 @@ def test_the_doctor_tells_what_the_server_has(ndif_server: RealNdif, monkeypatch
     found = {one.subject: one for one in server_findings(models)}
     assert not [one for one in found.values() if one.state == "mend"]
     assert " answers in " in found["server"].found
-    assert found["key"].found == "not needed: this server checks none"
+    assert found["key"].found == "not needed: this server checks no keys"
     assert found["server's nnsight"].found == "0.8.0; 0.8.1 here"
     assert found["server's transformers"].found == "5.22.2"
     assert found["absent"].found == "test/none is not deployed"

@@ -32,7 +32,9 @@ def test_a_search_is_a_job_a_step_and_goes_on_where_it_stopped(away, server, two
             break
     assert server.counts()["accepted"] - before == 4  # logits, those of MLPs, profiles and branches of the first round
     server.fault("response", "drop", times=0)
-    with pytest.raises(ServerSilent, match="found again by the next run"):  # the next job is sent, and not heard of
+    with pytest.raises(
+        ServerSilent, match="the next run finds the jobs that were sent"
+    ):  # the next job is sent, and not heard of
         away.steps(GRAPH, *SETTINGS)
     server.clear()
     steps = away.steps(GRAPH, *SETTINGS)

@@ -181,7 +181,7 @@ def failing(model, *_arguments):
 def test_a_server_that_stays_silent_stops_the_run_and_the_next_one_fetches_the_job(away, server, expected):
     before = server.counts()["accepted"]
     server.fault("response", "drop", times=0)
-    with pytest.raises(ServerSilent, match="found again by the next run"):
+    with pytest.raises(ServerSilent, match="the next run finds the jobs that were sent"):
         away.steps(ONE, UNCHECKED)
     server.clear()
     check(away, expected)

@@ -79,7 +79,7 @@ def test_masks_that_no_head_pays_for_are_told_in_a_table_of_their_own(found):
 
 def test_roles_without_heads_are_told_where_they_are_patched(found):
     assert "Nothing is patched where no heads were selected: value_fetcher, object" in note(found["roles"])
-    assert "No heads were selected from value_fetcher, so nothing of it is patched." in note(found["across"])
+    assert "No heads were selected from value_fetcher, so nothing of them is patched." in note(found["across"])
 
 
 def test_a_group_that_later_stages_empty_is_told(found):

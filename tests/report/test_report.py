@@ -87,15 +87,15 @@ def test_where_keys_and_values_are_shared_the_circuits_note_says_who_saw_them_pa
     summary = FOUND | {"stages": stages, "circuit": {"groups": groups}, "query_heads_per_kv_head": 4}
     note = tables(header("path_patching", summary))[0].note
     assert "b, c: patching a receiver's key or value patches it for all 4 query heads that share it." in note
-    assert "d: of the 4 query heads that share a key or value, only the receivers see the patched one." in note
+    assert "d: of the 4 query heads that share a key or value, only receivers see the patched one." in note
 
 
 def test_heads_beyond_chance_are_named_kept_or_not_with_the_test_that_says_so():
     _, table = tables(header("path_patching", FOUND))
     assert table.columns[1:4] == ("heads tested", "beyond chance", "by Benjamini-Hochberg")
     assert table.rows == (("a", "12", "3", "4", "L2H2 L2H3"),)
-    assert "mean x is below 0, by t corrected for skew" in table.note
-    assert "p at most 0.05 after Holm's correction" in table.note
+    assert "mean x is below 0 by a one-sided test (t corrected for skew)" in table.note
+    assert "p is at most 0.05 after Holm's correction" in table.note
     _, none = tables(header("path_patching", FOUND | {"stages": [STAGE | {"beyond_chance": ["L4H1"]}]}))
     assert none.rows[0][-1] == "–"
 
@@ -203,7 +203,7 @@ def test_a_p_that_is_not_the_least_has_no_mark_and_the_note_names_the_least():
 def test_a_minimal_circuit_says_what_ties_and_infinite_mean():
     head = {"group": "a", "head": "L4H1", "contribution": "infinite", "kept": True, "tied": ["L4H0"]}
     (table,) = tables(header("minimality", {"heads": [head], "candidate": CANDIDATE}))
-    assert "Tie: more heads make up for these equally well than may be removed with them" in table.note
+    assert "Tie: more heads compensate equally well for these than may be removed with them" in table.note
     assert "Infinite: without the head the circuit answers nothing right." in table.note
     (plain,) = tables(
         header("minimality", {"heads": [head | {"contribution": 0.5, "tied": []}], "candidate": CANDIDATE})

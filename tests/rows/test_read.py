@@ -93,16 +93,16 @@ def test_a_dataset_without_its_package_is_refused_by_name(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.csv", "a,b\n1\n", "x.csv:2: 1 cell, and the columns are a, b; accepted: a cell for each"),
-        ("x.csv", "a,b\n1,2,3\n", "x.csv:2: 3 cells, and the columns are a, b"),
+        ("x.csv", "a,b\n1\n", "x.csv:2: 1 cell, but the columns are a, b; accepted: one cell per column"),
+        ("x.csv", "a,b\n1,2,3\n", "x.csv:2: 3 cells, but the columns are a, b"),
         ("x.csv", 'a,b\n1,"2\n', "x.csv:2: not a table"),
         ("x.csv", "a,a\n1,2\n", "x.csv:1: the column 'a' appears twice"),
         ("x.csv", "a,b\n", "x.csv: no pairs"),
         ("x.json", "[]", "x.json: no pairs"),
-        ("x.json", "[1]", "x.json: row 1: no object"),
+        ("x.json", "[1]", "x.json: row 1: not an object"),
         ("x.json", '{\n"a": 1}', "x.json: an object with the keys 'a', none with a list of objects"),
         ("x.jsonl", '{"a": 1}\n{"a": \n', "x.jsonl:2: not JSON"),
-        ("x.txt", "a,b\n1,2\n", "x.txt:1: a table with the columns a, b, whose file is called neither .csv nor .tsv"),
+        ("x.txt", "a,b\n1,2\n", "x.txt:1: a table with the columns a, b, in a file that is not called .csv or .tsv"),
     ],
 )
 def test_what_is_no_row_is_told_by_its_place(tmp_path: Path, name: str, text: str, message: str):

@@ -130,13 +130,13 @@ def test_only_runs_what_is_named_and_what_it_needs(study):
 
 def test_keeping_more_heads_than_the_model_has_is_refused_before_any_work(study, no_model):
     for stage in (0, 1, 2):
-        message = rf"experiments.found.stages\[{stage}\].keep: 13 heads; .*accepted: 1 to \d"
+        message = rf"experiments.found.stages\[{stage}\].keep: 13 heads, but .*accepted: 1 to \d"
         with pytest.raises(TaskError, match=message):
             steps(study, f"experiments.found.stages.{stage}.keep=13")
 
 
 def test_keeping_more_heads_than_can_reach_the_receivers_is_refused(study):
-    message = r"experiments.found.stages\[1\].keep: 12 heads; \d can reach a; accepted: 1 to \d"
+    message = r"experiments.found.stages\[1\].keep: 12 heads, but \d can reach a; accepted: 1 to \d"
     with pytest.raises(TaskError, match=message):
         steps(study, "experiments.found.stages.1.keep=12")
 

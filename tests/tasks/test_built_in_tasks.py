@@ -307,7 +307,7 @@ def test_a_word_of_a_template_that_is_not_known_is_told():
 def test_more_prompts_than_there_are_end_with_a_message():
     task = IOI("ABBA", templates=1, names=NAMES[:5])  # 10 pairs of names x 4 places x 4 things
     assert (len(IOI().words(WORDS).places), len(IOI().words(WORDS).things)) == (4, 4)
-    with pytest.raises(TaskError, match=r"task ioi: only \d+ different prompts of the split pruning found; accepted"):
+    with pytest.raises(TaskError, match=r"task ioi: found only \d+ different prompts of the split pruning; accepted"):
         task.examples(WORDS, 161, 0, "pruning")
     assert set(PLACES).isdisjoint(THINGS)
 
@@ -316,10 +316,10 @@ def test_more_prompts_than_there_are_end_with_a_message():
     ("task", "experiment", "message"),
     [
         ("{kind: ioi}", "{into: logits, at: io}", "senders at io, but the logits are read at last"),
-        ("{kind: ioi}", "[io, s1]", "senders at s1, receivers at io: with order: mixed either comes first; acc"),
-        ("{kind: ioi}", "[s1_plus_1, io]", "senders at io, receivers at s1_plus_1: with order: mixed either"),
-        ("{kind: ioi, order: ABBA}", "[io, s1]", "senders at s1, after b at io; accepted: io"),
-        ("{kind: ioi, order: BABA}", "[s1, io]", "senders at io, after b at s1; accepted: s1"),
+        ("{kind: ioi}", "[io, s1]", "senders at s1 and receivers at io have no fixed order with order: mixed; acc"),
+        ("{kind: ioi}", "[s1_plus_1, io]", "senders at io and receivers at s1_plus_1 have no fixed order"),
+        ("{kind: ioi, order: ABBA}", "[io, s1]", "senders at s1, which comes after b at io; accepted: io"),
+        ("{kind: ioi, order: BABA}", "[s1, io]", "senders at io, which comes after b at s1; accepted: s1"),
         ("{kind: ioi, order: ABBA}", "[s1, io]", ""),
         ("{kind: ioi, order: BABA}", "[io, s1]", ""),
         ("{kind: ioi}", "[s2, io]", ""),
@@ -351,10 +351,10 @@ def test_paths_follow_the_order_of_the_positions_in_every_prompt(task: str, expe
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        ("{method: dcm, circuit: c.json, model: a/b}", "desiderata: missing, and object, label, position are of the"),
-        ("{method: knockout, model: a/b}", "edges: missing, and the sweeps of App. A are of the boxes task"),
-        ("{method: knockout, model: a/b, edges: [{blind: s1, to: io}]}", "from s1 to io: with order: mixed either"),
-        ("{method: faithfulness, circuit: published/llama, models: [a/b]}", "published/llama is of the boxes task"),
+        ("{method: dcm, circuit: c.json, model: a/b}", "desiderata: missing; its default is for the boxes"),
+        ("{method: knockout, model: a/b}", "edges: missing; the default (App. A) is for the boxes task"),
+        ("{method: knockout, model: a/b, edges: [{blind: s1, to: io}]}", "s1 and io have no fixed order"),
+        ("{method: faithfulness, circuit: published/llama, models: [a/b]}", "published/llama is for the boxes task"),
         ("{method: attribution, model: a/b, reproduces: [Table 1]}", "accepted for ioi: none"),
     ],
 )  # fmt: skip

@@ -103,7 +103,7 @@ def test_a_space_goes_before_the_answer_where_the_template_has_one():
 
 @pytest.mark.parametrize(
     ("template", "text"),
-    [(TWICE, "begins with <s> twice"), (CHANGING, "the chat template makes"), (REFUSING, "turns must alternate")],
+    [(TWICE, "begins with <s> twice"), (CHANGING, "the chat template turns"), (REFUSING, "turns must alternate")],
     ids=["two BOS", "changes the text", "refuses"],
 )
 def test_a_template_that_does_not_take_a_prompt_as_it_is_is_refused(template, text):
@@ -112,7 +112,7 @@ def test_a_template_that_does_not_take_a_prompt_as_it_is_is_refused(template, te
 
 
 def test_prompts_with_special_tokens_of_their_own_are_no_turns():
-    with pytest.raises(TaskError, match="line: special_tokens: text, and the prompts are turns"):
+    with pytest.raises(TaskError, match="line: special_tokens: text, but the chat template"):
         encoded_pair(pair_of(Entry("line", pair(0) | {"special_tokens": "text"})), turning(), "line")
 
 
@@ -187,11 +187,11 @@ def test_what_cannot_be_is_refused_in_one_sentence(study: Path, tmp_path: Path, 
     bare = tmp_path / "bare"
     hf_llama(vocab_size=128).save_pretrained(bare)
     written(bare, None)
-    assert "one: chat: true, and its tokenizer has no chat template; accepted: a file" in refused(
+    assert "one: chat: true, but its tokenizer has no chat template; accepted: a file" in refused(
         study, "models.one.path=bare"
     )
-    assert "chat: tool, and its tokenizer has no such template, but default" in refused(study, "task.chat=tool")
-    assert "and chat, whose template says how prompts begin" in refused(study, "models.one.bos=add")
+    assert "chat: tool, but its tokenizer has no such template, but default" in refused(study, "task.chat=tool")
+    assert "with chat, whose template decides how prompts begin" in refused(study, "models.one.bos=add")
     assert "found text, but the chat template already has the special tokens" in refused(
         study, "task.special_tokens=text"
     )
@@ -199,7 +199,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(study: Path, tmp_path: Path, 
     assert "none.txt has no template" in refused(study, "task.chat=none.txt")
     assert "task.chat" in refused(study, "task.chat=3")
     boxes = refused(study, "task={kind: boxes}", "models.one.chat=true")
-    assert "models.one.chat: the prompts of task boxes are begun sentences" in boxes
+    assert "models.one.chat: the prompts of task boxes are unfinished sentences" in boxes
 
 
 def test_a_template_is_chosen_by_its_name():
@@ -217,7 +217,7 @@ def test_a_class_gives_texts_not_tokens():
     names = ("object", "label", "asked", "last")
     made = checked_example(pair(0) | {"foils": ["car"]}, names, turning(), "here")
     assert list(made.base.tokens) == as_sent(turning(), pair_of(Entry("line", pair(0))).base.text)
-    with pytest.raises(TaskError, match="an Example of tokens, and prompts are turns of a chat"):
+    with pytest.raises(TaskError, match="an Example of tokens, but chat prompts must be text"):
         checked_example(made, names, turning(), "here")
 
 
@@ -232,5 +232,5 @@ def test_a_notebook_chats_too(model_folder: Path):
     assert pairs.sent(in_memory).rows == sent
     plain = pairs.sent(et.load(str(model_folder), device="cpu")).rows
     assert "<u>" not in plain[0]["text"]
-    with pytest.raises(ManifestError, match="bos: add, and chat"):
+    with pytest.raises(ManifestError, match="bos: add with chat"):
         et.load(hf_llama(vocab_size=128), chat_tokenizer(), chat=True, bos="add")

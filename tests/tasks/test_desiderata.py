@@ -196,5 +196,7 @@ def test_what_cannot_be_made_is_refused_by_name():
         desideratum(Boxes(2), "incorrect_segment", WORDS, 1, 0, "evaluation")
     assert len(desideratum(Boxes(2), "position", WORDS, 3, 0, "evaluation")) == 3
     few = Boxes(objects=OBJECTS[:14])
-    with pytest.raises(TaskError, match=r"task\.objects: 14 different objects; an additional segment needs 15"):
+    with pytest.raises(
+        TaskError, match=r"task\.objects: 14 different objects; accepted: at least 15 for an additional"
+    ):
         desideratum(few, "segment_at_end", WORDS, 1, 0, "evaluation")

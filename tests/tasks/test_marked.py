@@ -26,7 +26,7 @@ def test_marks_leave_the_text_and_name_its_spans():
     [
         ("The {{a|b}} {{c|d", "here, character 13: '{{' is not closed"),
         ("The b}} c", "here, character 6: '}}' without '{{'"),
-        ("The {{a|b {{c|d}}}}", "here, character 11: '{{' inside of a mark"),
+        ("The {{a|b {{c|d}}}}", "here, character 11: '{{' inside a mark"),
         ("The {{a}} c", "here, character 5: found {{a}}"),
         ("The {{a|}} c", "here, character 5: found {{a|}}"),
         ("The {{2a|c}}", "here, character 5: found {{2a|c}}"),
@@ -53,8 +53,8 @@ def test_a_position_is_the_last_token_of_its_mark():
 @pytest.mark.parametrize(
     ("base", "source", "answer", "message"),
     [
-        (BASE, SOURCE.replace("{{label|Box F}}", "F"), "apple", "position 'label' is marked in the base only"),
-        ("The apple", "The {{a|car}}", "is", "position 'a' is marked in the source only"),
+        (BASE, SOURCE.replace("{{label|Box F}}", "F"), "apple", "position 'label' is marked only in the base"),
+        ("The apple", "The {{a|car}}", "is", "position 'a' is marked only in the source"),
         ("The apple", "The car", " ", "is empty"),
         ("The apple", " ", "is", "is empty"),
         ("The {{a|app}}le", "The {{a|car}}", "is", "a: 'app' is not made of whole tokens of this tokenizer (found"),
@@ -91,7 +91,7 @@ def test_a_file_of_pairs_is_read_in_its_order(tmp_path: Path):
     ("text", "message"),
     [
         (lines(GOOD, "{"), "pairs.jsonl:2: not JSON"),
-        (lines(GOOD, "", [1]), "pairs.jsonl:3: no object"),
+        (lines(GOOD, "", [1]), "pairs.jsonl:3: not an object"),
         (lines({"base": "a", "source": "b"}), "pairs.jsonl:1: the keys 'base', 'source'"),
         (lines(GOOD | {"answer": 3}), "pairs.jsonl:1: answer: found 3"),
         (lines(GOOD, GOOD | {"base": "The {{a|b"}), "pairs.jsonl:2: base, character 5: '{{' is not closed"),

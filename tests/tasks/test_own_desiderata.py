@@ -174,7 +174,9 @@ def test_what_selects_heads_measures_none_and_no_pair_is_in_two_draws(by_columns
     assert tokens["mask_test"] == evaluation
     draws = [made.desideratum("label", words, 4, 3, "evaluation", draw=draw) for draw in range(4)]
     assert len({one.base.tokens for some in draws for one in some}) == 16
-    with pytest.raises(TaskError, match="split evaluation: 5 draws of 4 pairs of desideratum label, from 16; accepted"):
+    with pytest.raises(
+        TaskError, match="split evaluation: 5 draws of 4 pairs of desideratum label, but there are 16 pairs; accepted"
+    ):
         made.desideratum("label", words, 4, 3, "evaluation", draw=4)
 
 
@@ -198,8 +200,8 @@ def test_base_prompts_that_the_task_does_not_have_are_dealt_too(by_columns):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda some: some[1:], "object.jsonl:1: desideratum label has no row 1 with the base prompt of th"),
-        (lambda some: [*some, some[0]], f"label.jsonl:{COUNT + 1}: desideratum object has no row 2 with the base"),
+        (lambda some: some[1:], "object.jsonl:1: desideratum label lacks row 1 with this base prompt of"),
+        (lambda some: [*some, some[0]], f"label.jsonl:{COUNT + 1}: desideratum object lacks row 2 with this base"),
         (lambda some: [some[0].replace('"target": "', '"target": "two '), *some[1:]], "label.jsonl:1: target: 'two "),
         (lambda some: [some[0].replace('"target"', '"answer"'), *some[1:]], "label.jsonl:1: no column 'target', which"),
         (lambda some: [some[0].replace("{query_label|", "{asked|"), *some[1:]], "label.jsonl:1: position 'asked' is"),
@@ -231,15 +233,15 @@ def test_an_id_changes_with_a_desideratums_rows_and_columns(two_models: Path, tm
     [
         (
             "masks.training_examples=12",
-            "experiments.masks.training_examples: 12 pairs; of each desideratum 11 are",
+            "experiments.masks.training_examples: 12 pairs, but each desideratum has 11",
         ),
         (
             "masks.test_examples=17",
-            "experiments.masks.test_examples: 17 pairs; of each desideratum 16 are",
+            "experiments.masks.test_examples: 17 pairs, but each desideratum has 16",
         ),
         (
             "roles.draws=5",
-            "experiments.roles.examples: 4 pairs in each of 5 draws; of each desideratum 16 are",
+            "experiments.roles.examples: 4 pairs in each of 5 draws, but each desideratum has 16",
         ),
     ],
 )
@@ -252,12 +254,12 @@ def test_more_pairs_of_a_desideratum_than_there_are_is_told_before_any_work(by_c
 @pytest.mark.parametrize(
     ("experiment", "place", "message"),
     [
-        ("{method: dcm, circuit: found}", "desiderata", "missing, and object, label, position are of the boxes task"),
+        ("{method: dcm, circuit: found}", "desiderata", "missing; its default is for the boxes task"),
         ("{method: dcm, circuit: found, desiderata: [objct]}", "desiderata.0", "found 'objct'; did you mean 'object'?"),
-        ("{method: cmap, donor: one, recipient: two, circuit: found, roles: masks}", "main_role", "missing, and"),
+        ("{method: cmap, donor: one, recipient: two, circuit: found, roles: masks}", "main_role", "missing; its"),
         ("{method: cmap, donor: one, recipient: two, circuit: found, roles: masks, main_role: {a: lable}}",
          "main_role.a", "found 'lable'; did you mean 'label'?"),
-        ("{method: activation_patching, roles: published/goat, models: [one]}", "roles", "published/goat is of the"),
+        ("{method: activation_patching, roles: published/goat, models: [one]}", "roles", "published/goat is for the"),
         ("{method: activation_patching, roles: masks, models: [one], desiderata: [label]}", "", ""),
     ],
 )  # fmt: skip
@@ -282,12 +284,12 @@ def test_what_an_experiment_says_of_own_desiderata_is_checked(experiment: str, p
          "experiments.masks.training_examples: desideratum label of mask_training: example 1 has another base"),
         (("return desideratum(Boxes(3), name, tokenizer, count, seed, split)",
           "self.n = getattr(self, 'n', 0) + 1; return desideratum(Boxes(3), name, tokenizer, count, self.n, split)"),
-         "experiments.masks.training_examples: desideratum object of mask_training: other examples when asked again"),
+         "experiments.masks.training_examples: desideratum object of mask_training: a second call gave other examples"),
         (("return desideratum(Boxes(3), name, tokenizer, count, seed, split)",
           "return desideratum(Boxes(3), name, tokenizer, count, seed, 'mask_test')"),
          "experiments.masks.test_examples: example 1 of mask_test has the base prompt of experiments.masks.train"),
         (("return desideratum(Boxes(3), name, tokenizer, count, seed, split)", "return []"),
-         "experiments.masks: task given:Given: desideratum object of mask_training: found 0; accepted: the 1"),
+         "experiments.masks: task given:Given: desideratum object of mask_training: found 0; accepted: 1, as"),
         (("return desideratum(Boxes(3),", "raise KeyError(name) or ("),
          "experiments.masks: task given:Given: desideratum object of mask_training: KeyError: 'object' (given.py:12)"),
     ],

@@ -39,7 +39,7 @@ def told(tmp_path: Path, text: str, task: str) -> str:
 @pytest.mark.parametrize(
     ("text", "task", "place", "message"),
     [
-        ("", "{kind: 'missing_one:Pairs'}", "kind", "no module 'missing_one'; accepted: one in the manifest's folder"),
+        ("", "{kind: 'missing_one:Pairs'}", "kind", "no module 'missing_one'; accepted: a module in the"),
         ("", "{kind: 'broken.inner:Pairs'}", "kind", "no module 'broken.inner'; accepted"),
         ("class Pears: pass", "{kind: 'broken:Pairs'}", "kind", "no class 'Pairs' in broken; did you mean 'Pears'? ac"),
         ("Pairs = 3", "{kind: 'broken:Pairs'}", "kind", "no class 'Pairs' in broken; accepted: none"),
@@ -77,17 +77,17 @@ def test_a_class_that_cannot_be_made_is_told_by_the_manifests_line(
     [
         ("return {}[split]", "examples of discovery: KeyError: 'discovery' (my_pairs.py:8)"),
         (f"yield {PAIR}\nraise ValueError('no more')", "examples of discovery: ValueError: no more (my_pairs.py:9)"),
-        (f"return [{PAIR}] * 2", "examples of discovery: found 2; accepted: the 3 that were asked for"),
+        (f"return [{PAIR}] * 2", "examples of discovery: found 2; accepted: 3, as requested"),
         (f"return [{PAIR}] * 2 + ['text']", "example 3: found str; accepted: an Example, or base, source, answer as t"),
         (f"return [{PAIR}] * 2 + [dict({PAIR}, ansver='in')]", "example 3: no key 'ansver' here; did you mean 'answer"),
         (f"return [{PAIR}] * 2 + [dict({PAIR}, answer=3)]", "example 3: answer: found 3; accepted: a text"),
         (f"return [dict({PAIR}, answer='a b')] * 3", "example 1: answer: 'a b' is not one token"),
         (f"return [dict({PAIR}, base='The {{{{object|book')] * 3", "example 1: base, character 5: '{{' is not closed"),
-        (f"return [dict({PAIR}, base='The book is')] * 3", "example 1: position 'object' is marked in the source only"),
+        (f"return [dict({PAIR}, base='The book is')] * 3", "example 1: position 'object' is marked only in the source"),
         (f"return [dict({PAIR}, base='A is', source='B is')] * 3", "base: positions last; accepted: object, last"),
         (f"return [dict({PAIR}, foils='in')] * 3", "example 1: foils: found 'in'; accepted: a list of texts"),
-        (f"return [dict({PAIR}, foils=['in'])] * 3", "example 1: foils: a token that appears twice, or right; accept"),
-        (f"return [dict({PAIR}, also_right=['in'])] * 3", "also_right: a token that appears twice, or right; accepte"),
+        (f"return [dict({PAIR}, foils=['in'])] * 3", "example 1: foils: a token that appears twice or counts"),
+        (f"return [dict({PAIR}, also_right=['in'])] * 3", "also_right: a token that appears twice or counts"),
         (f"return [dict({PAIR}, foils=['zebra'])] * 3", "example 1: foils: answer: 'zebra' is not one token"),
         (f"{PROMPT}return [Example(prompt, None, 4)] * 3", "example 1: source: found NoneType; accepted: a Prompt of"),
         (f"{PROMPT}return [Example(prompt, prompt, 400)] * 3", "example 1: answer: found 400; accepted: token ids, wh"),
@@ -129,12 +129,12 @@ def test_positions_in_another_order_are_told(tmp_path: Path):
         (("return mine[:count]", "return mine[:count - 1] + [mine[-1] | {'answer': 'a b'}]"),
          "experiments.found: task my_pairs:Pairs: examples of discovery: example 1: answer: 'a b' is not one token"),
         (("random.Random(f\"{seed}/{split}\").shuffle(mine)", "random.shuffle(mine)"),
-         "experiments.found.examples: other examples of discovery when asked again; accepted: the same for the same"),
+         "experiments.found.examples: a second call gave other examples of discovery; accepted: the same"),
         (("[PARTS[split] :: 3]", "[:]"), "experiments.found.held_out_examples: example "),
         (("    def examples", "    def available(self, seed, split):\n        return 4\n\n    def examples"),
-         "experiments.found.examples: 5 examples; the task has 4 of discovery; accepted: 1 to 4"),
+         "experiments.found.examples: 5 examples, but the task has 4 of discovery; accepted: 1 to 4"),
         (("    def examples", "    def available(self, seed, split):\n        return '4'\n\n    def examples"),
-         "task my_pairs:Pairs: available of discovery: found '4'; accepted: a number from 0"),
+         "task my_pairs:Pairs: available of discovery: found '4'; accepted: a whole number from 0"),
     ],
 )  # fmt: skip
 def test_a_task_that_an_experiment_cannot_use_is_told_before_any_work(
@@ -157,7 +157,7 @@ def test_a_base_prompt_that_selects_and_measures_is_told_with_both_places(two_mo
     place = (
         "experiments.found.held_out_examples: example 1 of evaluation has the base prompt of experiments.found.examples"
     )
-    assert f"{place}: example 1 of discovery; accepted: what measures apart from what selects" in found
+    assert f"{place}: example 1 of discovery; accepted: different prompts to select with and to measure on" in found
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_a_base_prompt_that_selects_and_measures_is_told_with_both_places(two_mo
     [
         ("{method: dcm, circuit: found}", "dcm needs a task with desiderata, such as boxes or ioi; accepted for my_"),
         ("{method: knockout, model: one}", "edges: missing; the default (App. A) is for the boxes task; accepted"),
-        ("{method: knockout, model: one, edges: [{blind: last, to: random}]}", "edges.0.to: random tokens are those t"),
-        ("{method: cmap, donor: one, recipient: two, circuit: published/goat}", "published/goat is of the boxes task;"),
+        ("{method: knockout, model: one, edges: [{blind: last, to: random}]}", "edges.0.to: random means a token"),
+        ("{method: cmap, donor: one, recipient: two, circuit: published/goat}", "published/goat is for the boxes"),
     ],
 )  # fmt: skip
 def test_what_only_the_boxes_task_has_is_refused(experiment: str, message: str, two_models: Path, tmp_path: Path):

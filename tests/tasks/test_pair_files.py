@@ -150,12 +150,12 @@ def test_ids_of_tokens_are_answers():
     assert repr(et.Pairs.of(rows, answers="token_ids")) == "<1 pair at last: 'Then, Laura' -> token 7>"
     for answer, message in (
         (len(WORDS), "token .*; accepted: ids of this tokenizer"),
-        (5, "also_right: 5 is the answer"),
+        (5, "also_right: 5 is already the answer"),
     ):
         with pytest.raises(TaskError, match=message):
             et.Pairs.of([rows[0] | {"answer": answer}], answers="token_ids").examples(WORDS)
     for value in ("Laura", -1, True, 1.5, None):
-        with pytest.raises(TaskError, match=r"answer: found .*; accepted: the id of a token"):
+        with pytest.raises(TaskError, match=r"answer: found .*; accepted: a token id"):
             et.Pairs.of([rows[0] | {"answer": value}], answers="token_ids")
     with pytest.raises(TaskError, match="answer: found 7; accepted: a text, or answers: token_ids"):
         et.Pairs.of(rows)
@@ -174,7 +174,7 @@ def test_rows_of_a_group_are_dealt_to_one_part():
     parts = {split: made.available(0, split) for split in ("discovery", "evaluation", "ablation")}
     assert sorted(parts.values()) == [0, 3, 3]  # two groups of three rows
     text = CSV + "\n" + CSV.splitlines()[1][:-1] + "1"
-    with pytest.raises(TaskError, match=r"x.csv:8: group '1', and the same base prompt is in group '0' \(x.csv:2\)"):
+    with pytest.raises(TaskError, match=r"x.csv:8: group '1', but the same base prompt is in group '0' \(x.csv:2\)"):
         OwnPairs.of(text, "x.csv", ("place",), form="commas", mapping=mapping)
 
 
@@ -215,19 +215,19 @@ BY_NAME = KEYS["x.csv"]
          ["x.csv:2: clean: this tokenizer does not know 'zebra'; accepted: words it knows (also in 5 more rows: 3,"]),
         (CSV.replace("Simon gave", "{{x|Simon gave", 1), BY_NAME, ["x.csv:", "corrupted, character", "is not closed"]),
         (CSV, BY_NAME.replace("corrupted", "corupted"),
-         ["x.csv:2: no column 'corupted', which source is to come from; did you mean 'corrupted'? accepted: clean,"]),
+         ["x.csv:2: no column 'corupted', which source should come from; did you mean 'corrupted'? accepted: clean,"]),
         (CSV, BY_NAME.replace("source: corrupted, ", ""),
          ["no column 'source'", "accepted: clean, corrupted, answer, foil, template, or sources: next_row"]),
         (CSV, "find: {place: differing}", ["x.csv:2: the keys 'clean', '", "accepted: columns that say"]),
         (CSV, BY_NAME.replace("differing", "'(zebra)'"),
          ["x.csv:2: clean: place: '(zebra)' is found 0 times in 'Then, Laura",
-          "accepted: an expression that is there once, such as '.*(word)' for the last one (also in 5 more rows: 3"]),
+          "accepted: an expression that matches once, such as '.*(word)' for the last one (also in 5 more rows: 3"]),
         (CSV, BY_NAME.replace("differing", r"'\bno\s'"), [r"clean: place: '\bno\s' is found 0 times in"]),
         (CSV, BY_NAME.replace("differing", "went|gave"), ["x.csv:2: clean: place: 'went|gave' is found 2 times"]),
-        (CSV, BY_NAME.replace("differing", "'(x?)went'"), ["'(x?)went' finds nothing between characters"]),
+        (CSV, BY_NAME.replace("differing", "'(x?)went'"), ["'(x?)went' matches an empty text"]),
         (CSV.replace("Then, Laura and Peter went. Emma", "Then, Laura or Peter went. Emma"), BY_NAME,
          ["x.csv:2: place: base and source differ in 2 places ('and' and 'or', 'Peter' and 'Emma'); accepted: one"]),
-        (CSV.replace(",0", ",").replace(",1", ""), BY_NAME, ["x.csv:3: 4 cells, and the columns are clean, "]),
+        (CSV.replace(",0", ",").replace(",1", ""), BY_NAME, ["x.csv:3: 4 cells, but the columns are clean, "]),
     ],
 )  # fmt: skip
 def test_every_wrong_row_is_told_with_its_line_and_column(study: Path, text: str, keys: str, messages: list[str]):
@@ -245,13 +245,13 @@ def test_every_wrong_row_is_told_with_its_line_and_column(study: Path, text: str
 @pytest.mark.parametrize(
     ("task", "place", "message"),
     [
-        ("{kind: pairs, file: a, dataset: {path: b}}", "task.dataset", "there is a file, too; accepted: one of"),
-        ("{kind: pairs, file: a, layout: masked_sentences, columns: {base: b}}", "task.layout", "there are columns"),
+        ("{kind: pairs, file: a, dataset: {path: b}}", "task.dataset", "given together with file; accepted: one of"),
+        ("{kind: pairs, file: a, layout: masked_sentences, columns: {base: b}}", "task.layout", "given together"),
         ("{kind: pairs, file: a, layout: masked}", "task.layout", "found 'masked'; "),
         ("{kind: pairs, file: a, columns: {bass: b}}", "task.columns.bass", "no key 'bass' here; did you mean 'base'?"),
-        ("{kind: pairs, file: a, columns: {source: b}, sources: next_row}", "task.columns.source", "of the next row"),
+        ("{kind: pairs, file: a, columns: {source: b}, sources: next_row}", "task.columns.source", "given together"),
         ("{kind: pairs, file: a, find: {x: y}}", "task.find.x", "task.positions does not list 'x'; accepted: none"),
-        ("{kind: pairs, file: a, positions: [x], find: {x: '('}}", "task.find", "x: '(' is none (missing ), unter"),
+        ("{kind: pairs, file: a, positions: [x], find: {x: '('}}", "task.find", "x: '(' is not a regular expression"),
         ("{kind: pairs, file: a, columns: {foil: []}}", "task.columns.foil", "found a list of 0; accepted: "),
         ("{kind: pairs, dataset: {split: b}}", "task.dataset.path", "missing"),
     ],
@@ -271,10 +271,10 @@ def test_a_mapping_that_cannot_be_is_told_by_its_line(task: str, place: str, mes
     [
         ({"columns": {"bass": "x"}}, "columns: no key 'bass'; did you mean 'base'?"),
         ({"columns": {"base": ["x", "y"]}}, "columns: base: found a list; accepted: the name of a column"),
-        ({"columns": "clean"}, "columns: found 'clean'; accepted: names of columns by base"),
+        ({"columns": "clean"}, "columns: found 'clean'; accepted: a mapping from base"),
         ({"sources": "next"}, "sources: found 'next'; did you mean 'next_row'?"),
         ({"answers": "ids"}, "answers: found 'ids'; "),
-        ({"find": {"x": "("}}, "find: x: '(' is none"),
+        ({"find": {"x": "("}}, "find: x: '(' is not a regular expression"),
         ({"group": "kind"}, "pairs[0]: no column 'kind', which group names; "),
     ],
 )
@@ -316,7 +316,7 @@ def test_check_names_wrong_rows_and_other_tasks(study: Path, tmp_path: Path):
     assert (shown.exit_code, "x.csv:2: the keys 'a', 'b'; accepted: " in " ".join(shown.output.split())) == (2, True)
     (tmp_path / "x.yaml").write_text("name: x\nexperiments: {a: {method: attribution, model: llama-tiny}}\n")
     shown = command("pairs", "check", tmp_path / "x.yaml")
-    assert (shown.exit_code, "task.kind: boxes; accepted: pairs" in " ".join(shown.output.split())) == (2, True)
+    assert (shown.exit_code, "task.kind: found boxes; accepted: pairs" in " ".join(shown.output.split())) == (2, True)
 
 
 def test_a_dataset_runs_as_its_rows_do(study: Path):

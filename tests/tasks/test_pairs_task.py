@@ -114,7 +114,7 @@ def test_splits_of_the_file_are_apart_and_each_has_its_third():
     assert made.prompts(tokenizer(), 4, 3, "ablation") == [one.source for one in parts["ablation"][:4]]
     assert made.available(3, "pruning") == made.available(3, "discovery")
     assert made.examples(tokenizer(), 5, 4, "discovery") != parts["discovery"][:5]  # another seed, other pairs
-    with pytest.raises(TaskError, match="split ablation: 99 pairs of "):
+    with pytest.raises(TaskError, match="split ablation: 99 pairs, but there are"):
         made.prompts(tokenizer(), 99, 3, "ablation")
 
 
@@ -131,7 +131,7 @@ def test_the_keys_that_take_pairs_are_told_with_the_splits_the_jobs_take(every: 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("experiments.found.examples=7", "experiments.found.examples: 7 pairs; of the 16 in pairs.jsonl, 6 are"),
+        ("experiments.found.examples=7", "experiments.found.examples: 7 pairs, but 6 of the 16 in pairs.jsonl are"),
         ("experiments.found.held_out_examples=6", "experiments.found.held_out_examples: 6 pairs; of the 16 in"),
         ("experiments.table1.ablation_examples=6", "experiments.table1.ablation_examples: 6 pairs; of the 16 in"),
         ("experiments.minimal.examples=7", "experiments.minimal.examples: 7 pairs; of the 16 in"),
@@ -142,6 +142,9 @@ def test_more_pairs_than_there_are_is_told_before_any_work(every, setting: str, 
         next(run(plan(load(every[0], [setting])), every[0].parent / "other"))
     assert str(error.value).startswith(message)
     assert "accepted: 1 to " in str(error.value)
+    planned = et("plan", every[0], "--set", setting)
+    assert planned.exit_code == 2
+    assert planned.stderr.startswith(message)
 
 
 def test_only_correct_keeps_what_the_model_answers_and_ends_with_the_file(two_models: Path, tmp_path: Path):
@@ -222,3 +225,12 @@ def test_jobs_run_on_the_pairs_they_were_planned_for(two_models: Path, tmp_path:
     (tmp_path / "pairs.jsonl").write_text("")
     assert isinstance(job.task, PairsFile)
     assert len(OwnPairs.of(job.task.text, "pairs.jsonl", job.task.positions).pairs) == 16
+
+
+def test_a_source_may_be_the_base_of_another_pair_in_whatever_part(two_models: Path, tmp_path: Path):
+    pairs = [pair(index) for index in range(12)]
+    turned = [one | {"source": other["base"]} for one, other in zip(pairs, [*pairs[1:], pairs[0]], strict=True)]
+    one_stage = MANIFEST.partition("      - {group: b")[0].replace("examples: 6", "examples: 4")
+    text = one_stage + EVERY.splitlines()[0].replace("examples: 5", "examples: 4")
+    found = results(written(tmp_path, two_models, text, "\n".join(map(json.dumps, turned))))
+    assert all(check.passed for check in found["table1"].header.self_check.checks)

@@ -24,7 +24,7 @@ from tests.helpers.tiny_model import tokenizer
     [
         (lambda path: path.unlink(), "(No such file or directory)"),
         (lambda path: path.write_bytes(b"\xff{}"), "is not text in UTF-8 (byte 0)"),
-        (lambda path: (path.unlink(), path.mkdir()), "is no file"),
+        (lambda path: (path.unlink(), path.mkdir()), "it is not a file"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_is_told_by_the_manifests_line(made, message: str, two_models: Path, tmp_path: Path):
@@ -49,10 +49,10 @@ def test_a_file_with_too_many_bytes_is_not_read(two_models: Path, tmp_path: Path
         ("{", "pairs.jsonl:17: not JSON"),
         (json.dumps(pair(0) | {"answer": "two words"}), "pairs.jsonl:17: answer: 'two words' is not one token"),
         (json.dumps(pair(0)).replace("{{asked|A}}", "A").replace("{{asked|Y}}", "Y"), "no position 'asked', which"),
-        (json.dumps(pair(0)).replace("asked|", "seen|"), "position 'seen' is marked, and task.positions does not list"),
+        (json.dumps(pair(0)).replace("asked|", "seen|"), "position 'seen' is marked, but task.positions does not list"),
         (json.dumps(pair(0)).replace("{{object|book", "{{object|zebra"), "does not know 'zebra'"),
         (json.dumps(pair(0)).replace("{{label|A}}", "{{asked|A}}", 1).replace("Box {{asked|A}} c", "Box {{label|A}} c"),
-         "base: positions in the order object, asked, label; accepted: that of task.positions, object, label, asked"),
+         "base: positions in the order object, asked, label; accepted: the order of task.positions, object"),
         (json.dumps(pair(0)).replace("{{asked|A}} contains the", "A contains {{asked|the}}"),
          "base: positions 'asked' and 'last' are the same token"),
         (json.dumps(pair(0)).replace("{{asked|Y}} contains the", "Y contains {{asked|the}}"),
@@ -64,9 +64,9 @@ def test_a_file_with_too_many_bytes_is_not_read(two_models: Path, tmp_path: Path
         (json.dumps(pair(0) | {"foil": [" "]}), "foil: found [' ']; accepted: a text, or a list of texts, none empty"),
         (json.dumps(pair(0) | {"foil": ["car", "zebra"]}), "foil: 'zebra' is not one token"),
         (json.dumps(pair(0) | {"foil": "\ud83d"}), "foil: half of a character"),
-        (json.dumps(pair(0) | {"foil": "book"}), "foil: 'book' is the answer too; accepted: tokens that are there"),
-        (json.dumps(pair(0) | {"foil": ["car", "car"]}), "foil: 'car' is foil 'car' too"),
-        (json.dumps(pair(0) | {"foil": "car", "also_right": ["car"]}), "foil: 'car' is also_right 'car' too"),
+        (json.dumps(pair(0) | {"foil": "book"}), "foil: 'book' is already the answer; accepted: each token"),
+        (json.dumps(pair(0) | {"foil": ["car", "car"]}), "foil: 'car' is already foil 'car'"),
+        (json.dumps(pair(0) | {"foil": "car", "also_right": ["car"]}), "foil: 'car' is already also_right 'car'"),
         (json.dumps(pair(0) | {"also_right": {"car": 1}}), "also_right: found {'car': 1}; accepted: a text, or a list"),
         (json.dumps(pair(0) | {"foils": "car"}), "under base, source, answer, as in"),
         ("1" * 5000, "not JSON"),
@@ -87,14 +87,14 @@ def test_a_wrong_line_is_told_before_any_work(line: str, message: str, two_model
     [
         ("{method: dcm, circuit: found}", "method", "dcm needs a task with desiderata, such as boxes or ioi; accepted"),
         ("{method: activation_patching, roles: x, models: [one]}", "method", "needs a task with desiderata"),
-        ("{method: knockout, model: one}", "edges", "missing, and the sweeps of App. A are of the boxes task"),
-        ("{method: knockout, model: one, edges: [{blind: last, to: random}]}", "edges.0.to", "random tokens are those"),
+        ("{method: knockout, model: one}", "edges", "missing; the default (App. A) is for the boxes task"),
+        ("{method: knockout, model: one, edges: [{blind: last, to: random}]}", "edges.0.to", "random means a token"),
         ("{method: knockout, model: one, edges: [{blind: label, to: asked}]}", "edges.0.to", "position before label"),
-        ("{method: cmap, donor: one, recipient: two, circuit: found, roles: published/goat}", "roles", "no roles, for"),
-        ("{method: cmap, donor: one, recipient: two, circuit: published/goat}", "circuit", "published/goat is of"),
+        ("{method: cmap, donor: one, recipient: two, circuit: found, roles: published/goat}", "roles", "no roles, to"),
+        ("{method: cmap, donor: one, recipient: two, circuit: published/goat}", "circuit", "published/goat is for"),
         ("{method: comparison, circuits: [found, published/goat]}", "circuits.1", "accepted for pairs: an experiment"),
-        ("{method: comparison, circuits: [found, found], scores: published/goat}", "scores", "published/goat is of"),
-        ("{method: attribution, model: one, reproduces: [Table 1]}", "reproduces", "the paper's numbers are of"),
+        ("{method: comparison, circuits: [found, found], scores: published/goat}", "scores", "published/goat is for"),
+        ("{method: attribution, model: one, reproduces: [Table 1]}", "reproduces", "the paper's numbers are for"),
         ("{method: attribution, model: one, at: [correct_object]}", "at.0", "no position 'correct_object'"),
     ],
 )  # fmt: skip
@@ -146,7 +146,7 @@ def test_a_single_method_takes_its_stages_from_the_boxes_task_alone(two_models: 
     own = ("--set", TASK.replace("task: ", "task=", 1), "--set", "experiments.circuit.examples=4")
     refused = et("path-patch", "--model", "./one", *own)
     assert refused.exit_code == 2
-    assert "task.kind: pairs, and the four stages are those of the boxes task" in refused.output.replace("\n", " ")
+    assert "task.kind: pairs, which has no built-in stages" in refused.output.replace("\n", " ")
     done = et(
         "path-patch", "--model", "./one", "--stage", "{group: a, into: logits, at: last, keep: 2}", *own, "--quiet"
     )

@@ -152,8 +152,8 @@ def test_what_does_not_fit_is_refused_with_what_would():
     several: dict[str, object] = {"answer_tokens": "several"}
     assert "'zebra' is not one token" in refused(several | {"answer": "zebra"})
     assert "is not known" in refused(several | {"answer": "book zebra"})
-    assert "goes on where the answer ends" in refused(several | {"answer": "book .", "foil": "book . The"})
-    assert "is the answer too" in refused(several | {"answer": "book .", "foil": "book ."})
+    assert "begins with the answer" in refused(several | {"answer": "book .", "foil": "book . The"})
+    assert "is already the answer" in refused(several | {"answer": "book .", "foil": "book ."})
     assert "answer_tokens: found 'two'; accepted: one or several" in refused({"answer_tokens": "two"})
 
 

@@ -138,7 +138,7 @@ def test_init_writes_every_method_that_the_task_has_for_any_model(kind: str):
     ("wishes", "message"),
     [
         (InitOptions(task="io"), "--task: no task 'io'; did you mean 'ioi'? accepted: boxes, ioi, greater_than, col"),
-        (InitOptions(task="ioi", boxes=3), "--boxes 3: the task ioi has none; accepted: with --task boxes"),
+        (InitOptions(task="ioi", boxes=3), "--boxes 3: the task ioi has no boxes; accepted: --boxes with --task boxes"),
         (InitOptions(task="greater_than", methods=("dcm",)),
          "--methods dcm: it needs a task with desiderata, such as boxes or ioi; accepted"),
     ],

@@ -130,7 +130,7 @@ def test_the_question_names_both_tokens_and_how_to_decide(kind: str):
     with pytest.raises(TaskError) as error:
         answer("The opposite of kind is un", "kind", kind)
     found = f"with a space (found '{gap}kind') or without (found 'kind'); accepted: space: yes or no, in the task or"
-    assert str(error.value).startswith("pairs[0]: answer: 'kind' may follow ")
+    assert str(error.value).startswith("pairs[0]: answer: 'kind' could follow ")
     assert found in str(error.value)
 
 
@@ -141,7 +141,7 @@ def test_no_question_where_a_tokenizer_makes_one_token_of_both():
 
 def test_a_word_of_the_tokenizer_that_both_make_is_a_reason_to_ask():
     assert space_before("kind", "He is the", "") is True
-    with pytest.raises(TaskError, match="answer: 'flower' may follow 'the word is: sun' with a space"):
+    with pytest.raises(TaskError, match="answer: 'flower' could follow 'the word is: sun' with a space"):
         answer("the word is: sun", "flower")
     made = pieces(alone=["thekind"])
     assert answer("He is the", "kind", pieces()) == "▁kind"
@@ -179,7 +179,7 @@ def test_foils_and_right_tokens_are_their_own():
         ["bar"],
         ["hat", "▁hat"],
     )
-    with pytest.raises(TaskError, match="foil: 'flower' may follow"):
+    with pytest.raises(TaskError, match="foil: 'flower' could follow"):
         answer("The sun", " hat", foil="flower")
 
 
@@ -194,7 +194,7 @@ def test_a_foil_has_a_space_where_the_answer_has_one():
         task = checked_example(given | {"foils": [foil]}, ("last",), KINDS["pieces"], "x")
         assert task == made
         assert KINDS["pieces"].convert_ids_to_tokens([made.answer, *made.foils]) == tokens
-    with pytest.raises(TaskError, match="x: foils: answer: 'flower' may follow"):
+    with pytest.raises(TaskError, match="x: foils: answer: 'flower' could follow"):
         checked_example(
             {"base": "The sun", "source": "The", "answer": " hat", "foils": ["flower"]}, ("last",), KINDS["pieces"], "x"
         )
@@ -262,9 +262,7 @@ def test_a_doubled_first_token_is_refused_and_a_text_can_bring_its_own():
     texts = [("<s>" + BOXES, "<s>" + BOXES, "apple")]
     with pytest.raises(TaskError) as error:
         et.Pairs.of(texts).examples(KINDS["pieces"])
-    found = (
-        "the text begins with '<s>', and the tokenizer puts one there as well; accepted: the text without it, or spec"
-    )
+    found = "the text begins with '<s>', and the tokenizer adds one as well; accepted: the text without it, or spec"
     assert found in str(error.value)
     made = et.Pairs.of(texts, special_tokens="text").examples(KINDS["pieces"])[0]
     assert made.base.tokens == encode(BOXES, KINDS["pieces"]).ids
@@ -321,7 +319,7 @@ def test_an_example_that_a_class_has_encoded_with_the_end_or_two_beginnings_is_r
     whole: list[int] = ENDS("The book is")["input_ids"]  # type: ignore[assignment]
     assert checked_example(given(whole[:-1]), ("last",), ENDS, "x").base.tokens == tuple(whole[:-1])
     with pytest.raises(
-        TaskError, match="x: base: the tokens end with <pad>, which the tokenizer puts behind every text"
+        TaskError, match="x: base: the tokens end with <pad>, which the tokenizer appends to every text"
     ):
         checked_example(given(whole), ("last",), ENDS, "x")
     with pytest.raises(TaskError, match="x: base: the tokens begin with <s> twice"):
@@ -348,7 +346,7 @@ def test_a_run_on_such_a_tokenizer_has_the_numbers_of_one_without_and_says_so(tm
     assert [notice for notice in plain.header.notices if notice.kind == "end"] == []
     said = said.replace("<pad>", "&lt;pad&gt;")
     assert (said in page, said in other) == (False, True)
-    assert "without the <pad> that the tokenizer puts at the end" in str(
+    assert "without the <pad> that the tokenizer appends" in str(
         inspect_model(str(tmp_path / "ends" / "model")).support
     )
 
@@ -411,10 +409,10 @@ def test_pairs_tokens_say_whether_a_space_is_part_of_one(kind: str):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('clean,corrupted,answer\n"a, b",c,d\n', ":1: a table with the columns clean, corrupted, answer, whose file"),
+        ('clean,corrupted,answer\n"a, b",c,d\n', ":1: a table with the columns clean, corrupted, answer, in a file"),
         ('{\n "name": "capitals",\n "prompts": []\n}', ": an object with the keys 'name', 'prompts', none with a list"),
         ('[\n {"a": "a"},\n {"b": "b"}\n]', ": row 1: the keys 'a'; accepted: columns that say which"),
-        ('[{"base": "a"}]', ": row 1: the keys 'base'"), ("[[1]]", ": row 1: no object"),
+        ('[{"base": "a"}]', ": row 1: the keys 'base'"), ("[[1]]", ": row 1: not an object"),
         ("The apple, the hat", ":1: not JSON"),
         ('{"masked": "a", "word": "b"}', ":1: the keys 'masked', 'word'"),
     ],

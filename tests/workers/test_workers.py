@@ -254,7 +254,7 @@ def test_more_workers_than_gpus_are_refused(tmp_path, here, monkeypatch):
     two = Workers(2, "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     try:
-        with pytest.raises(ManifestError, match=r"ray:2: found 0 GPUs; accepted: at most one worker each"):
+        with pytest.raises(ManifestError, match=r"ray:2: found 0 GPUs; accepted: at most one worker for each"):
             two._start()
     finally:
         two.stop()

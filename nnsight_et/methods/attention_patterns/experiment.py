@@ -13,6 +13,7 @@ from nnsight_et.interventions.attention_patterns import attention_from
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import AttentionPatterns
 from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.circuits import check_data_and_circuit
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, whole_prompts
@@ -23,12 +24,6 @@ from nnsight_et.planning.plan import Job
 from nnsight_et.results.records import CircuitRecord
 
 SPLIT = "evaluation"
-
-
-def check(context: RunContext, job: Job[AttentionPatterns]) -> None:
-    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
-    context.models.check_circuit(job, job.models[0])
-    context.data.examples(job, job.models[0], SPLIT, 1)
 
 
 def measure(
@@ -71,7 +66,7 @@ def _looks(context: RunContext, job: Job[AttentionPatterns], at: str, examples: 
 
 
 EXPERIMENT = Experiment(
-    check=check,
+    check=check_data_and_circuit,
     measure=measure,
     audit=audit.audit_output,
     headline=present.headline,

@@ -15,6 +15,7 @@ from nnsight_et.interventions.attribution import head_effects
 from nnsight_et.interventions.calls import Call
 from nnsight_et.manifest import Attribution
 from nnsight_et.measuring.cells import measure_cells
+from nnsight_et.measuring.circuits import check_data_and_circuit
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.mask_training import gradient_of
 from nnsight_et.measuring.missing_scores import check_scored
@@ -27,12 +28,6 @@ from nnsight_et.planning.plan import Job
 from nnsight_et.results.summary import Gradient
 
 SPLIT = "discovery"
-
-
-def check(context: RunContext, job: Job[Attribution]) -> None:
-    """Raise TaskError if the data cannot be made."""
-    context.models.shape(job.models[0])
-    context.data.examples(job, job.models[0], SPLIT, 1)
 
 
 def measure(context: RunContext, job: Job[Attribution]) -> Generator[Progress, None, MethodOutput[AttributionSummary]]:
@@ -87,7 +82,7 @@ def ranks(values: Tensor) -> Tensor:
 
 
 EXPERIMENT = Experiment(
-    check=check,
+    check=check_data_and_circuit,
     measure=measure,
     audit=audit.audit_output,
     headline=present.headline,

@@ -57,7 +57,7 @@ def _doubts(header: ResultHeader, summary: CMAPSummary) -> Iterator[str]:
         yield f"As many random heads of {summary.donor} help as much: {found}."
     without = [group.name for group in summary.circuit.groups if not group.heads]
     if without:
-        yield f"No heads were selected from {', '.join(without)}, so nothing of it is patched."
+        yield f"No heads were selected from {', '.join(without)}, so nothing of them is patched."
 
 
 def figures(result: MethodResult[CMAPSummary], study: Study) -> tuple[FigureGroup, ...]:

@@ -37,7 +37,7 @@ def tables(header: ResultHeader, summary: ComparisonSummary) -> tuple[Table, ...
         "recall": lambda row: row.recall,
     }
     note = (
-        "Precision: the share of the first circuit's heads that the second has; recall: the other way (Tables A6, A10)."
+        "Precision: the share of the first circuit's heads that the second has; recall: the reverse (Tables A6, A10)."
     )
     return (table_of(header, "overlap", columns, summary.rows, note),)
 

@@ -16,7 +16,7 @@ from nnsight_et.core.statistics import accuracy_intervals, difference_interval
 from nnsight_et.display.measurement import no_rows
 from nnsight_et.manifest import Completeness
 from nnsight_et.measuring.cells import measure_cells
-from nnsight_et.measuring.circuits import circuits_alone, model_without, set_up_ablation
+from nnsight_et.measuring.circuits import check_data_and_circuit, circuits_alone, model_without, set_up_ablation
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import answer_scores, select_examples
 from nnsight_et.measuring.steps import data_digest
@@ -34,12 +34,6 @@ from nnsight_et.planning.plan import Job
 from nnsight_et.results.records import CircuitRecord
 
 SPLIT = "evaluation"
-
-
-def check(context: RunContext, job: Job[Completeness]) -> None:
-    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
-    context.models.check_circuit(job, job.models[0])
-    context.data.examples(job, job.models[0], SPLIT, 1)
 
 
 def measure(
@@ -119,7 +113,7 @@ def _spread(values: Tensor) -> dict[str, float]:
 
 
 EXPERIMENT = Experiment(
-    check=check,
+    check=check_data_and_circuit,
     measure=measure,
     audit=audit.audit_output,
     headline=present.headline,

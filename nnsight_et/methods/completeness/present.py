@@ -51,7 +51,7 @@ def tables(header: ResultHeader, summary: CompletenessSummary) -> tuple[Table, .
         "circuit": "circuit",
         "difference": "completeness",
     }
-    about = "Accuracy without the removed heads. In a complete circuit, circuit and model lose the same (App. C)."
+    about = "Accuracy without the removed heads. If the circuit is complete, both lose the same accuracy (App. C)."
     note = f"{about} {INTERVALS}"
     return (table_of(header, f"completeness on {models_of(header)}", columns, rows, note),)
 

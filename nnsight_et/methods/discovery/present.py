@@ -150,14 +150,15 @@ def _branches(header: ResultHeader, summary: DiscoverySummary) -> Table:
         "in the graph": lambda branch: " ".join(branch.found) or "–",
     }
     note = (
-        "Whole: the input is the source's; heads: as far as heads write it; halves of them, drawn at random. "
-        f"Opened by a mean effect of {signed_score(-summary.effect, metric)} or stronger."
+        "Whole: the input is the source's. Heads: only the part of it that heads write. Strongest half: of "
+        "random halves of these heads, the strongest. "
+        f"A branch is opened by a mean effect of {signed_score(-summary.effect, metric)} or stronger."
     )
     return table_of(header, f"branches searched in {models_of(header)}", columns, summary.branches, note)
 
 
 def figures(result: MethodResult[DiscoverySummary], study: Study) -> tuple[FigureGroup, ...]:
-    """The graph, and a heat map of every branch that was searched."""
+    """The graph, if anything was found, and a heat map of every branch that was searched."""
     header, summary, metric = result.header, result.summary, metric_of(result.header)
     views = [view_of(one, summary, mlps) for one in summary.branches if one.open for mlps in (False, True)]
     views = [one for one in views if f"{one.group}.score" in result.scores]
@@ -167,20 +168,10 @@ def figures(result: MethodResult[DiscoverySummary], study: Study) -> tuple[Figur
         f"{nodes} in {quantity(len(summary.circuit.groups) + len(summary.mlps), 'group')}, found from the task alone. "
         "Arrows: whose query (Q), key (K) or value (V) the group below reaches, or which MLPs' input (I)."
     )
-    return (
-        FigureGroup(
-            f"{name_of(header)}-graph",
-            f"Graph of {models_of(header)}",
-            caption,
-            (diagram(summary),),
-        ),
-        FigureGroup(
-            f"{name_of(header)}-scores",
-            f"Patching scores in {models_of(header)}, branch by branch",
-            colour_legend(metric, panels),
-            panels,
-        ),
-    )
+    graph = FigureGroup(f"{name_of(header)}-graph", f"Graph of {models_of(header)}", caption, (diagram(summary),))
+    title = f"Patching scores in {models_of(header)}, branch by branch"
+    scores = FigureGroup(f"{name_of(header)}-scores", title, colour_legend(metric, panels), panels)
+    return (graph, scores) if summary.nodes else (scores,)
 
 
 def diagram(summary: DiscoverySummary) -> Diagram:

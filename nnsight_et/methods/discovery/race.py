@@ -150,9 +150,9 @@ class Trials:
             self.unit = found["base_value"].double().mean().item()
         if self.unit <= 0:
             text = f"mean {METRICS[self.metric].effect.partition(': ')[2]} is {self.unit:.3g} in the base run"
-            accept = "a task the model does, such as only_correct: true"
+            accept = "prompts that the model answers, such as only_correct: true"
             raise ExperimentError(
-                f"experiments.{self.job.name}: {text}, of which there is no share; accepted: {accept}"
+                f"experiments.{self.job.name}: {text}, so effects cannot be shares of it; accepted: {accept}"
             )
 
     def probes(

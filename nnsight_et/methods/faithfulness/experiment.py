@@ -13,7 +13,7 @@ from nnsight_et.display.measurement import no_rows
 from nnsight_et.interventions.ablation import random_circuits
 from nnsight_et.manifest import Faithfulness
 from nnsight_et.measuring.cells import measure_cells
-from nnsight_et.measuring.circuits import circuits_alone, set_up_ablation
+from nnsight_et.measuring.circuits import check_data_and_circuit, circuits_alone, set_up_ablation
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import answer_scores, plain_model, select_examples
 from nnsight_et.measuring.steps import data_digest
@@ -24,13 +24,6 @@ from nnsight_et.planning.plan import Job, digest
 from nnsight_et.results.records import CircuitRecord
 
 SPLIT = "evaluation"
-
-
-def check(context: RunContext, job: Job[Faithfulness]) -> None:
-    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit a model."""
-    for choice in job.models:
-        context.models.check_circuit(job, choice)
-        context.data.examples(job, choice, SPLIT, 1)
 
 
 def measure(
@@ -84,7 +77,7 @@ def _row(name: str, whole: Tensor, alone: Tensor, answers: Tensor) -> Faithfulne
 
 
 EXPERIMENT = Experiment(
-    check=check,
+    check=check_data_and_circuit,
     measure=measure,
     audit=audit.audit_output,
     headline=present.headline,

@@ -14,7 +14,7 @@ from nnsight_et.core.metrics import contribution, greedy_set, greedy_ties, is_ke
 from nnsight_et.core.statistics import accuracy_intervals, ratio_interval
 from nnsight_et.manifest import Minimality
 from nnsight_et.measuring.cells import measure_cells
-from nnsight_et.measuring.circuits import AblationSetup, circuits_alone, set_up_ablation
+from nnsight_et.measuring.circuits import AblationSetup, check_data_and_circuit, circuits_alone, set_up_ablation
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.steps import Measurement, data_digest
@@ -25,12 +25,6 @@ from nnsight_et.planning.plan import Job
 from nnsight_et.results.records import CircuitRecord, Interval
 
 SPLIT = "pruning"
-
-
-def check(context: RunContext, job: Job[Minimality]) -> None:
-    """Raise TaskError if the data cannot be made, or a circuit from a file does not fit the model."""
-    context.models.check_circuit(job, job.models[0])
-    context.data.examples(job, job.models[0], SPLIT, 1)
 
 
 def measure(context: RunContext, job: Job[Minimality]) -> Generator[Progress, None, MethodOutput[MinimalitySummary]]:
@@ -151,7 +145,7 @@ def _where(heads: tuple[Head, ...], kept: list[bool]) -> tuple[Head, ...]:
 
 
 EXPERIMENT = Experiment(
-    check=check,
+    check=check_data_and_circuit,
     measure=measure,
     audit=audit.audit_output,
     headline=present.headline,

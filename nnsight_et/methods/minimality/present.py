@@ -36,7 +36,9 @@ def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...
     columns = {"group": "group", "heads tried": "tried", "kept": "kept", "head and what it adds": "heads"}
     note = "What a head adds: accuracy with the head / accuracy without it, minus 1 (App. B)."
     if ties := [row.head for row in summary.heads if row.tied]:
-        note += " Tie: more heads make up for these equally well than may be removed with them, so the set removed is "
+        note += (
+            " Tie: more heads compensate equally well for these than may be removed with them, so the removed set is "
+        )
         note += f"partly arbitrary: {several(ties)}."
     if any(row.contribution == "infinite" for row in summary.heads):
         note += " Infinite: without the head the circuit answers nothing right."
@@ -47,7 +49,7 @@ def tables(header: ResultHeader, summary: MinimalitySummary) -> tuple[Table, ...
 def _doubts(header: ResultHeader, summary: MinimalitySummary) -> Iterator[str]:
     """Why there is nothing to prune, or nothing left, a sentence for each reason there is."""
     if not summary.heads:
-        yield "The candidate circuit has no heads: there is nothing to prune. Take a circuit that has some."
+        yield "The candidate circuit has no heads: there is nothing to prune. Choose a circuit with heads."
     elif not any(row.before or row.after for row in summary.heads):
         yield "The candidate circuit answers no prompt right, so no head can add anything. Look at its faithfulness."
         return

@@ -311,8 +311,8 @@ def _receivers(spec: PathPatching, group: str) -> int | None:
 
 def _too_many(job: Job[PathPatching], index: int, stage: Stage, found: str, most: int) -> TaskError:
     where = f"experiments.{job.name}.stages[{index}].keep"
-    accept = f"1 to {most}" if most else "fewer stages, or other receivers: those kept are in the first layer"
-    return TaskError(f"{where}: {quantity(stage.keep, NOUNS[stage.senders][:-1])}; {found}; accepted: {accept}")
+    accept = f"1 to {most}" if most else "fewer stages, or other receivers: those kept are all in the first layer"
+    return TaskError(f"{where}: {quantity(stage.keep, NOUNS[stage.senders][:-1])}, but {found}; accepted: {accept}")
 
 
 EXPERIMENT = Experiment(

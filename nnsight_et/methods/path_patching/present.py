@@ -88,9 +88,7 @@ def _mlps(header: ResultHeader, summary: PathPatchingSummary, stages: Sequence[S
         "stability": "stability",
         "MLP and score": "heads",
     }
-    about = (
-        "All that an MLP adds to the residual at the position comes from the source run. MLPs are not in the circuit."
-    )
+    about = "All an MLP adds to the residual at the position comes from the source run. MLPs are not in the circuit."
     rows = [_row(stage, stage.kept, metric_of(header)) for stage in stages]
     doubts = _doubts(summary, metric_of(header), of_mlps=True)
     note = " ".join([about, *_score_notes(header, summary, columns), *_screens(summary, of_mlps=True), *doubts])
@@ -125,7 +123,7 @@ def _sharing(summary: PathPatchingSummary) -> Iterator[str]:
         return
     texts = {
         "shared": f"patching a receiver's key or value patches it for all {sharing} query heads that share it",
-        "expanded": f"of the {sharing} query heads that share a key or value, only the receivers see the patched one",
+        "expanded": f"of the {sharing} query heads that share a key or value, only receivers see the patched one",
     }
     stages = [stage for stage in summary.stages if stage.via in ("key", "value")]
     for kind, text in texts.items():
@@ -184,8 +182,8 @@ def _beyond_chance(header: ResultHeader, summary: PathPatchingSummary, test: Mea
         "beyond chance, not kept": _not_kept,
     }
     note = (
-        f"Beyond chance: {test.statistic} is {test.alternative}, by {test.null} over the examples, one-sided; "
-        f"p at most {test.level} after Holm's correction over all that the stage tested."
+        f"Beyond chance: over the examples, {test.statistic} is {test.alternative} by a one-sided test ({test.null}); "
+        f"p is at most {test.level} after Holm's correction over everything that the stage tested."
     )
     most = max((stage.tested for stage in summary.stages), default=0)
     note = f"{note} {too_few(summary.examples, most)}".strip()

@@ -243,7 +243,7 @@ def whole(rows: Rows, count: int, layers: int) -> Count:
 
 def circuit_work(rows: Rows, count: int, circuits: int, names: Sequence[str]) -> Count:
     """Circuits alone: only the tokens at the vital positions differ from circuit to circuit (§4.2)."""
-    if not circuits or not names:
+    if not circuits:
         return Count()
     prompts = rows.of(count)
     found = [captured_run(one, rows.top, background=True) for one in prompts]
@@ -253,8 +253,6 @@ def circuit_work(rows: Rows, count: int, circuits: int, names: Sequence[str]) ->
 
 def without(rows: Rows, count: int, sets: int, names: Sequence[str]) -> Count:
     """The model without sets of heads (App. C)."""
-    if not names:
-        return Count()
     prompts = rows.of(count, names)
     found = [captured_run(one, rows.top, background=True) for one in prompts]
     found += [suffix_run(rows.sizes, one, one.live(names), 0, sets) for one in prompts]

@@ -13,6 +13,7 @@ from nnsight_et.report.html.reading import reading_of
 from nnsight_et.report.html.svg import COLOURS, WIDTH, add, bars, curves, heat_map, impact, markup, point, scatter
 
 FITTING = 34  # heads
+LARGE = 300_000  # characters: about 2,000 marks
 READABLE = 1.3 * WIDTH  # a wider diagram does not shrink with its column
 
 
@@ -43,6 +44,11 @@ class Panel:
     svg: Markup
     width: float
     height: float
+
+    @property
+    def large(self) -> bool:
+        """Whether it has so much in it that a page should draw it only when it is looked at."""
+        return len(self.svg) > LARGE
 
 
 @dataclass(frozen=True)

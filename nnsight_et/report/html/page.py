@@ -79,7 +79,7 @@ def beside_html(a: Study, b: Study, differences: Sequence[Table], names: tuple[s
 
     note: what to know before.
     """
-    found = [Section("differences", "What differs", "A dash: nothing there.", tables=tuple(differences))]
+    found = [Section("differences", "What differs", "A dash means that there is no value.", tables=tuple(differences))]
     sides = [{one.anchor: one for one in method_sections(study)[0]} for study in (a, b)]
     for anchor in dict.fromkeys(anchor for side in sides for anchor in side):
         section = next(side[anchor] for side in sides if anchor in side)

@@ -1,7 +1,7 @@
-for (const svg of document.querySelectorAll("figure svg")) {
+const listen = (svg) => {
   const marks = [...svg.querySelectorAll(".m")];
   const told = svg.parentElement.querySelector("output");
-  if (!marks.length || !told) continue;
+  if (!marks.length || !told) return;
   const columns = Number(svg.dataset.columns) || 1;
   let at = -1;
   const show = (index) => {
@@ -24,7 +24,23 @@ for (const svg of document.querySelectorAll("figure svg")) {
     const next = at < 0 ? 0 : at + steps[event.key];
     if (next >= 0 && next < marks.length) show(next);
   });
-}
+};
+for (const svg of document.querySelectorAll("figure svg")) listen(svg);
+
+// Large figures are text until somebody comes near, so that a page with tens of thousands of marks opens at once.
+const draw = (within) => {
+  for (const kept of within.querySelectorAll("script.late")) {
+    const figure = kept.parentElement;
+    figure.querySelector("svg").outerHTML = kept.textContent;
+    kept.remove();
+    listen(figure.querySelector("svg"));
+  }
+};
+const near = new IntersectionObserver((found) => {
+  for (const one of found) if (one.isIntersecting) draw(one.target), near.unobserve(one.target);
+}, { rootMargin: "50%" });
+for (const kept of document.querySelectorAll("script.late")) near.observe(kept.parentElement);
+addEventListener("beforeprint", () => draw(document));
 
 let save = (name, rows) => {
   const quoted = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
@@ -56,8 +72,11 @@ for (const plate of document.querySelectorAll(".plate")) {
     const [, value = "", low = "", high = ""] = text.match(numbers) || [];
     return [figure.querySelector("figcaption")?.textContent ?? "", text.split(":")[0], value, low, high, text];
   };
-  const figures = [...plate.querySelectorAll("figure")].filter((figure) => figure.querySelector(".m"));
-  const rows = () => figures.flatMap((figure) => [...figure.querySelectorAll(".m")].map((mark) => row(figure, mark)));
+  const figures = [...plate.querySelectorAll("figure")].filter((figure) => figure.querySelector(".m, .late"));
+  const rows = () => {
+    draw(plate);
+    return figures.flatMap((figure) => [...figure.querySelectorAll(".m")].map((mark) => row(figure, mark)));
+  };
   const header = ["figure", "mark", "value", "low", "high", "text"];
   if (figures.length) offer(plate.querySelector(".panels"), plate.id, () => [header, ...rows()]);
 }
