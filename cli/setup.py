@@ -106,9 +106,7 @@ def _write_schema(path: Path) -> None:
     from nnsight_et.manifest.schema import is_schema, schema_text
 
     if path.exists() and not (path.is_file() and is_schema(path.read_text(encoding="utf-8", errors="replace"))):
-        raise ManifestError(
-            f"{path}: it exists and is not a schema; accepted: a new file, or a schema that et wrote"
-        )
+        raise ManifestError(f"{path}: it exists and is not a schema; accepted: a new file, or a schema that et wrote")
     write_file(path, schema_text().encode())
 
 
