@@ -122,13 +122,18 @@ def validate(manifests: Annotated[list[Path], MANIFEST], settings: options.Setti
 
     Reads no weights and uses no network.
     """
-    from nnsight_et.manifest import load
+    from nnsight_et.manifest import PairsFile, load
     from nnsight_et.planning.plan import plan as planned
 
     for manifest in manifests:
         read = load(manifest, settings or ())
         check_models(read)
-        planned(read)
+        jobs = planned(read).jobs
+        if any(isinstance(job.task, PairsFile) for job in jobs):
+            from nnsight_et.measuring.own_pairs import check_counts
+
+            for job in jobs:
+                check_counts(job)
         typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, no errors")
 
 

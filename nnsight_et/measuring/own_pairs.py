@@ -46,13 +46,15 @@ def check_counts(job: Job) -> None:
     if needs_foils(job):
         pairs.check_foils(_reason(job))
     for key, split in splits(job):
-        count, there = getattr(job.spec, key), pairs.available(job.seed, split)
+        count, there = count_until(job, key), pairs.available(job.seed, split)
         if count > there:
-            found = (
-                f"{quantity(count, 'pair')}, but {there} of the {len(pairs.pairs)} in {job.task.name} are for {split}"
-            )
+            own = getattr(job.spec, key)
+            beside = f" beside the {count - own} of examples" if count > own else ""
+            found = f"{quantity(own, 'pair')}{beside}"
+            found += f", but {there} of the {len(pairs.pairs)} in {job.task.name} are for {split}"
             need = f"a file with about {THIRDS * count} different base prompts, since each split gets a third"
-            accept = f"1 to {there}, or {need}" if there else need
+            most = there - (count - own)
+            accept = f"1 to {most}, or {need}" if most > 0 else need
             raise TaskError(f"experiments.{job.name}.{key}: {found}; accepted: {accept}")
 
 
@@ -84,7 +86,7 @@ def check_every_prompt(context: RunContext, job: Job) -> None:
         if has_length_limit(context.models.files(choice), context.models.on_server):
             for key, split in splits(job):
                 made = context.data.prompts if key == "ablation_examples" else context.data.examples
-                made(job, choice, split, getattr(job.spec, key, 0))
+                made(job, choice, split, count_until(job, key))
 
 
 def check_foils(job: Job, examples: Sequence[Example]) -> None:
@@ -103,7 +105,13 @@ def splits(job: Job) -> Iterator[tuple[str, str]]:
     """The job's keys that say how many pairs it takes, each with the split they are from."""
     finds, prunes = isinstance(job.spec, (PathPatching, Attribution, Discovery)), isinstance(job.spec, Minimality)
     yield "examples", "discovery" if finds else "pruning" if prunes else "evaluation"
-    if isinstance(job.spec, PathPatching):
-        yield "held_out_examples", "evaluation"
+    if isinstance(job.spec, (PathPatching, Discovery)):
+        yield "held_out_examples", "evaluation" if isinstance(job.spec, PathPatching) else "discovery"
     if hasattr(job.spec, "ablation_examples"):
         yield "ablation_examples", "ablation"
+
+
+def count_until(job: Job, key: str) -> int:
+    """How many pairs of its split the job takes up to the key: discovery's held-out pairs come after its others."""
+    before = job.spec.examples if isinstance(job.spec, Discovery) and key == "held_out_examples" else 0
+    return before + getattr(job.spec, key, 0)

@@ -28,7 +28,7 @@ from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.chance import PROBED, asked_of, chance_notices, choice_of, right_answers
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.examples import Sample, examples_of, naming_job_in_errors, task_of
-from nnsight_et.measuring.own_pairs import splits, swap_splits
+from nnsight_et.measuring.own_pairs import count_until, splits, swap_splits
 from nnsight_et.measuring.predictions import plain_model
 from nnsight_et.measuring.steps import data_digest
 from nnsight_et.measuring.tokens import end_notices
@@ -253,12 +253,12 @@ def _draw_examples(
 ) -> list[Example]:
     """What the job takes of a split for one of its keys; TaskError if there is less, or each time something else."""
     (key, split), where = part, f"experiments.{job.name}.{part[0]}"
-    count, there = getattr(job.spec, key), context.data.available(job, split)
+    count, there = count_until(job, key), context.data.available(job, split)
     if count > there:
-        accept = f"1 to {there}" if there else "a task with examples of this split"
-        raise TaskError(
-            f"{where}: {quantity(count, 'example')}, but the task has {there} of {split}; accepted: {accept}"
-        )
+        before = count - getattr(job.spec, key)
+        accept = f"1 to {there - before}" if there > before else "a task with more examples of this split"
+        found = f"{quantity(count, 'example')}{' with those of examples' if before else ''}"
+        raise TaskError(f"{where}: {found}, but the task has {there} of {split}; accepted: {accept}")
     asked = (choice.name, split, count)
     if count and asked not in drawn:
         drawn[asked] = context.data.examples(job, choice, split, count)
