@@ -256,7 +256,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong selection", "the smallest divergences come first", "core/named_metrics.py",
-        ('None, ranks="large")', 'None, ranks="negative")'), "gqa", "interventions/path_metrics",
+        ('None, ranks="large",', 'None, ranks="negative",'), "gqa", "interventions/path_metrics",
     ),
     _fault(
         "receivers one by one", "only the first receiver of a layer is replaced", PATHS,

@@ -37,8 +37,8 @@ def _fault(kind: str, name: str, file: str, change: tuple[str, str], exercise: s
 FIRST: tuple[Fault, ...] = (
     _decision(
         "receivers are the lowest of the kept heads, not the best", METHODS.format("path_patching"),
-        ("tuple(ranked[stage.into][: _receivers(spec, stage)])",
-         "tuple(sorted(ranked[stage.into])[: _receivers(spec, stage)])"),
+        ("tuple(ranked[stage.into][: _receivers(spec, stage.into)])",
+         "tuple(sorted(ranked[stage.into])[: _receivers(spec, stage.into)])"),
     ),
     _decision(
         "K is ranked by what is lost from the circuit without the head itself", "core/metrics.py",
