@@ -45,6 +45,7 @@ real: $(READY)
 	$(BIN)/et run real --set models.smollm2.path=$(REAL)/smollm2 --set models.gemma3.path=$(REAL)/gemma3
 
 # What is there already is kept. The adapters of names.yaml and of the last step of boxes.yaml come with the repository.
+# Then another seed and other sentences, and every circuit on each sentence.
 TUNE := OMP_NUM_THREADS=2 $(BIN)/python -m examples.real_study.fine_tune
 real-study: $(READY)
 	$(BIN)/python -m tools.real_models $(REAL) smollm2
