@@ -52,6 +52,10 @@ real-study: $(READY)
 	test -d $(REAL)/whole/step-100 || $(TUNE) whole $(REAL)/smollm2 $(REAL)/whole --bfloat16 --steps 100 --keep 26 51
 	$(BIN)/et run examples/real_study/names.yaml
 	$(BIN)/et run examples/real_study/boxes.yaml
+	for seed in 20 21; do $(BIN)/et run examples/real_study/stable.yaml --set name=real-seed-$$seed --set seed=$$seed || exit 1; done
+	for number in 2 3; do $(BIN)/et run examples/real_study/stable.yaml --set name=real-sentence-$$number --set task.sentence=$$number || exit 1; done
+	$(BIN)/python -m tools.stability runs $(REAL)/circuits
+	for number in 1 2 3; do $(BIN)/et run examples/real_study/across.yaml --set name=real-across-$$number --set task.sentence=$$number || exit 1; done
 	$(BIN)/python -m tools.real_study runs build
 
 real-notebook: $(READY)

@@ -24,6 +24,7 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks import setting
 from benchmarks.setting import written
 from benchmarks.tools.one_stage import bytes_held, headline
 from benchmarks.tools.races import KnownStage
@@ -89,7 +90,8 @@ def measured(given: argparse.Namespace, seed: int, screen: dict[str, Any] | None
         seconds = time.process_time() - start
         result = read_result(folder_of(Path(folder), made) / "circuit")
     found = [stage | of_stage[stage["group"]] for stage in _stages(result)]
-    return {"seconds": seconds, "token_layers": count[0], "stages": found}, dict(_tensors(result, races))
+    row = {"examples": given.examples, "seconds": seconds, "token_layers": count[0], "stages": found}
+    return row, dict(_tensors(result, races))
 
 
 Found = dict[str, Tensor]
@@ -190,18 +192,18 @@ def _name(given: argparse.Namespace) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write results/screening.json; of another model than the embedded one results/screening_NAME.json."""
+    """Measure, print, and add to results/screening_MODEL_TASK.json, or write screening_headline.json and the like."""
     given = _parsed(arguments)
     torch.set_num_threads(1)
-    name = "screening" if given.model == "llama-tiny" else f"screening_{_name(given)}"
     if given.headline or given.memory:
-        what = "headline" if given.headline else "memory"
+        name = "headline" if given.headline else f"{Path(given.model).name}_memory"
         found = headline(given.rounds) if given.headline else bytes_held(given.model, given.examples)
-        print(json.dumps(found, indent=1), f"\nWritten to {written(f'{name}_{what}', found)}")
+        print(json.dumps(found, indent=1), f"\nWritten to {written(f'screening_{name}', found)}")
         return
-    outcome: dict[str, Any] = {key: getattr(given, key) for key in ("task", "examples", "rounds")} | {"seeds": {}}
+    name = f"screening_{_name(given)}"
+    outcome = _earlier(name)
     for seed in given.seeds:
-        rows = outcome["seeds"][seed] = Rows()
+        rows = outcome["seeds"][str(seed)] = Rows()
         for _ in range(given.rounds):
             _add_round(given, seed, rows)
             written(name, outcome)
@@ -211,6 +213,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         outcome["other_orders"] = [simulated(given, screen) for screen in screens]
         print(json.dumps(outcome["other_orders"], indent=1))
     print(f"Written to {written(name, outcome)}")
+
+
+def _earlier(name: str) -> dict[str, Any]:
+    """What earlier runs found with other seeds."""
+    path = setting.RESULTS / f"{name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {"seeds": {}}
+    return {key: value for key, value in found.items() if key != "with"}
 
 
 def _add_round(given: argparse.Namespace, seed: int, rows: Rows) -> None:

@@ -47,7 +47,7 @@ def init(
     from nnsight_et.manifest.template import InitOptions, study_name
 
     if path.exists():
-        raise ManifestError(f"{path}: this file exists already; accepted: the name of a new one")
+        raise ManifestError(f"{path}: it exists already; accepted: the name of a new one")
     given = {"model": model, "finetuned": finetuned, "task": task, "boxes": boxes}
     given |= {"methods": methods and names_of(methods)}
     given = {key: value for key, value in given.items() if value is not None}
@@ -106,9 +106,7 @@ def _write_schema(path: Path) -> None:
     from nnsight_et.manifest.schema import is_schema, schema_text
 
     if path.exists() and not (path.is_file() and is_schema(path.read_text(encoding="utf-8", errors="replace"))):
-        raise ManifestError(
-            f"{path}: this file exists and is not a schema; accepted: a new file, or a schema that et wrote"
-        )
+        raise ManifestError(f"{path}: it exists and is not a schema; accepted: a new file, or a schema that et wrote")
     write_file(path, schema_text().encode())
 
 

@@ -2,7 +2,8 @@
 
 FOLDER/real_study/RUN keeps the results of each run, without the store's cells: what `et diff` compares and
 `et.open_run` opens. Each table of FOLDER/real_study.md follows a line <!-- RUN EXPERIMENT: column, column --> and
-is made of them, with these columns. The report of `make real` is kept beside them.
+is made of them, with these columns; RUN `several` is those of tools/stability.py. The report of
+`make real` is kept beside them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnsight_et.display.table import Table
@@ -18,10 +19,11 @@ from nnsight_et.report.html import report_html
 from nnsight_et.report.results import tables
 from nnsight_et.results.store import HEADER
 from nnsight_et.results.study import Study, study_in
+from tools import stability
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = "real_study.md"
-RUNS = ("real", "real-names", "real-boxes")
+RUNS = ("real", "real-names", "real-boxes", *stability.RUNS)
 REPORTED = "real"
 NO_HEADS = {("heads", "0"), *(("selected", f"0 of {count}") for count in range(100))}
 """Rows that say only that nothing was selected, and that nothing happens; they are left out."""
@@ -32,9 +34,8 @@ MARK = re.compile(r"(<!-- (\S+) (\S+): (.*) -->\n)(?:\n(?:\|.*\n)+)?")
 def keep_results(runs: Path, kept: Path) -> None:
     """Copy the newest finished run of each of RUNS, and write the report of one of them."""
     for name in RUNS:
-        newest = max((path.parent for path in runs.glob(f"{name}/*/report.html")), key=lambda one: one.stat().st_mtime)
         shutil.rmtree(kept / name, ignore_errors=True)
-        for header in sorted(newest.glob(f"*/{HEADER}")):
+        for header in sorted(stability.newest(runs, name).glob(f"*/{HEADER}")):
             shutil.copytree(header.parent, kept / name / header.parent.name)
         if name == REPORTED:
             (kept / "report.html").write_bytes(report_html(study_in(kept / name)).encode())
@@ -43,14 +44,17 @@ def keep_results(runs: Path, kept: Path) -> None:
 def fill_tables(page: str, kept: Path) -> str:
     """The page with its tables made of the kept results."""
     studies = {name: study_in(kept / name) for name in RUNS if (kept / name).is_dir()}
-    return MARK.sub(lambda found: found[1] + "\n" + _table(studies[found[2]], found[3], found[4].split(", ")), page)
+    return MARK.sub(lambda found: found[1] + "\n" + _table(studies, found[2], found[3], found[4].split(", ")), page)
 
 
-def _table(study: Study, experiment: str, columns: Sequence[str]) -> str:
-    """The first table of an experiment that has all of these columns."""
-    result = study.result(experiment)
-    assert result is not None, experiment
-    table = next(one for one in tables(result.header) if set(columns) <= set(one.columns))
+def _table(studies: Mapping[str, Study], run: str, experiment: str, columns: Sequence[str]) -> str:
+    """The first table of an experiment that has all of these columns; or one over several runs."""
+    if run == "several":
+        table = stability.table(studies, experiment)
+    else:
+        result = studies[run].result(experiment)
+        assert result is not None, experiment
+        table = next(one for one in tables(result.header) if set(columns) <= set(one.columns))
     return "".join(f"| {row} |\n" for row in _rows(table, columns))
 
 

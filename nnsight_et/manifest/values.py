@@ -67,7 +67,8 @@ def value_problem(details: Mapping[str, Any]) -> str:
     if kind == "string_pattern_mismatch":
         accept = next((text for part, text in PATTERNS.items() if part in context["pattern"]), NAME)
         return f"{found}; accepted: {accept}"
-    return f"{found}; accepted: {ACCEPTED.get(kind, details['msg']).format(**context)}"
+    accept = ACCEPTED[kind].format(**context) if kind in ACCEPTED else details["msg"]
+    return f"{found}; accepted: {accept}"
 
 
 def shown_value(value: Any) -> str:

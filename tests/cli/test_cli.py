@@ -127,9 +127,9 @@ def test_options_that_do_not_fit_are_refused(written: Path):
         ("run study.yaml --out study.yaml/x", "study.yaml is a file; accepted: a folder"),
         ("report study.yaml --figures study.yaml", "'study.yaml' is a file"),
         ("schema --write study.yaml/x", "study.yaml/x: study.yaml is a file; accepted: a folder"),
-        ("schema --write one", "one: this file exists"),
+        ("schema --write one", "one: it exists and is not a schema"),
         ("init study.yaml/x.yaml", "study.yaml is a file; accepted: a folder"),
-        ("init one", "one: this file exists"),
+        ("init one", "one: it exists already"),
         ("init new.yaml --model nobody", "--model: no model named 'nobody'"),
         ("init new.yaml --finetuned ./none", "--finetuned: no folder ./none"),
         ("circuit import none.npy", "none.npy: no file; accepted: a circuit, or one or more matrices"),
@@ -142,7 +142,7 @@ def test_options_that_do_not_fit_are_refused(written: Path):
         ("export study.yaml", "study.yaml: no result here"),
         ("models inspect ./none", "no folder ./none"),
         ("models inspect llama-tiny --manifest one", "one: cannot be read (Is a directory)"),
-        ("pairs check one", "one: cannot be read: "),
+        ("pairs check one", "cannot be read: it is not a file"),
     ],
 )
 def test_a_place_that_is_not_there_or_of_another_kind_is_told(written: Path, arguments: str, part: str):

@@ -114,7 +114,7 @@ def test_init_writes_a_manifest_and_its_schema_and_overwrites_nothing(tmp_path: 
     before = path.read_bytes()
     again = et("init", path)
     assert again.exit_code == 2
-    assert "this file exists already" in again.stderr
+    assert "it exists already" in again.stderr
     assert path.read_bytes() == before
 
     (path.parent / "manifest.schema.json").write_text("{}")

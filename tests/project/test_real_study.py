@@ -17,7 +17,7 @@ from examples.real_study import fine_tune
 from nnsight_et.manifest import load
 from nnsight_et.planning.plan import plan
 from tests.helpers.commands import ROOT
-from tools import real_study
+from tools import real_study, stability
 
 STUDY = ROOT / "examples/real_study"
 FEW = ["--steps", "2", "--batch", "2", "--look", "1", "--boxes", "3", "--keep", "1", "--stop", "2"]
@@ -63,17 +63,40 @@ def test_only_the_words_that_are_asked_for_are_learned():
     assert tokenizer.convert_ids_to_tokens(learned.tolist()) == tokenizer.tokenize(" apple")
 
 
-@pytest.mark.parametrize("name", ["names", "boxes"])
+@pytest.mark.parametrize("name", ["names", "boxes", "stable"])
 def test_the_manifests_of_the_study_are_accepted(name: str):
     manifest = load(STUDY / f"{name}.yaml")
     assert len(plan(manifest).jobs) == len(manifest.experiments)
 
 
+def as_runs(folder: Path) -> None:
+    """The kept results where runs leave theirs."""
+    for name in real_study.RUNS:
+        shutil.copytree(real_study.DOCS / "real_study" / name, folder / name / "0")
+        (folder / name / "0" / "report.html").touch()
+
+
+def test_each_circuit_of_other_seeds_and_sentences_is_measured_on_every_sentence(tmp_path: Path):
+    as_runs(tmp_path / "runs")
+    stability.copy_circuits(tmp_path / "runs", tmp_path / "build/real/circuits")
+    (tmp_path / "examples/real_study").mkdir(parents=True)
+    copy = shutil.copy(STUDY / "across.yaml", tmp_path / "examples/real_study")
+    assert {job.name for job in plan(load(Path(copy))).jobs} == set(stability.FOUND_WITH)
+
+
+def test_the_tables_over_several_runs_say_how_many_circuits_have_a_head():
+    heads = [("L1H0", "L1H1", "L2H0"), ("L1H1", "L1H0", "L3H0"), ("L1H0", "L1H1", "L3H0")]
+    circuits = [et.Circuit((et.HeadGroup("movers", "last", tuple(map(et.Head.parse, one))),)) for one in heads]
+    row = stability.row_of(circuits, "movers", 16)
+    assert row[:4] == ("movers", "L1H0 (1 to 2), L1H1 (1 to 2)", "L3H0 (3)", "L2H0 (3)")
+    assert row[4] == f"{(1 / 2 + 1 / 2 + 1) / 3:.2f}"
+    # 3 of 16 heads drawn twice: 234, 39 and 1 of 560 draws share one, two and three
+    assert row[5] == f"{(234 / 5 + 39 * 2 / 4 + 1) / 560:.2f}"
+
+
 def test_the_tables_of_the_page_are_those_of_its_results(tmp_path: Path):
     """As `make real-study` ends: from runs to a page with their tables, and the report."""
-    for name in real_study.RUNS:
-        shutil.copytree(real_study.DOCS / "real_study" / name, tmp_path / "runs" / name / "0")
-        (tmp_path / "runs" / name / "0" / "report.html").touch()
+    as_runs(tmp_path / "runs")
     (tmp_path / "build").mkdir()
     real_study.main([str(tmp_path / "runs"), str(tmp_path / "build")])
     assert (tmp_path / "build/real_study.md").read_text() == (real_study.DOCS / "real_study.md").read_text()

@@ -174,7 +174,7 @@ def test_a_plan_is_shown_in_order_with_what_is_done():
     assert table.rows[1][3:6] == ("llama-tiny, goat-tiny", "500", "2 models, 10 random circuits each")
     assert table.columns[6:9] == ("TFLOP", "memory", "minutes")
     assert [row[6:9] for row in table.rows] == [("2.50", "1.50 GiB", "1.50"), ("–", "–", "–")]
-    assert "In all 2.5 TFLOP, about 1.5 minutes" in table.note
+    assert "Total: 2.5 TFLOP, about 1.5 minutes" in table.note
 
 
 def test_every_model_known_by_name_is_listed_without_folders_of_this_machine():
