@@ -15,8 +15,8 @@ from nnsight_et.engine.paths import Path
 from nnsight_et.interventions.calls import Call
 from nnsight_et.results.store import Store
 
-VERSION = 1  # of what is digested: records of another one say nothing
-LATER = ("further",)  # fields that came later: empty ones are left out, so that records of before still say something
+VERSION = 2  # of what is digested: records of another one say nothing
+LATER = ("further", "function")  # fields that came later: empty ones are left out, so that records of before still say something
 
 
 @dataclass
