@@ -26,7 +26,7 @@ def noted(*arguments) -> str:
 
 
 def test_notes_of_work_stay_what_they_were():
-    """A field that comes later changes them, and stops runs on stores of before: it goes into LATER, or VERSION rises."""
+    """A new field would stop runs that continue stored work: it goes into LATER, or VERSION rises."""
     pair, circuit = collate(EXAMPLES, metric="logit_difference"), Circuit((HeadGroup("a", "last", (Head(1, 0),)),))
     found = (
         noted(pair, PATH, [Head(0, 0)], "default", Chunks()),
