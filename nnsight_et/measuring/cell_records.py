@@ -16,7 +16,7 @@ from nnsight_et.interventions.calls import Call
 from nnsight_et.results.store import Store
 
 VERSION = 2  # of what is digested: records of another one say nothing
-LATER = ("further", "function")  # fields that came later: empty ones are left out, so that records of before still say something
+LATER = ("further", "function")  # came later: empty ones are left out, so that records of before still say something
 
 
 @dataclass
