@@ -128,12 +128,11 @@ def validate(manifests: Annotated[list[Path], MANIFEST], settings: options.Setti
     for manifest in manifests:
         read = load(manifest, settings or ())
         check_models(read)
-        jobs = planned(read).jobs
-        if any(isinstance(job.task, PairsFile) for job in jobs):
-            from nnsight_et.measuring.own_pairs import check_counts
+        jobs = planned(read)
+        if any(isinstance(job.task, PairsFile) for job in jobs.jobs):
+            from nnsight_et.diagnostics.sizing import check_files_of_pairs
 
-            for job in jobs:
-                check_counts(job)
+            check_files_of_pairs(jobs)
         typer.echo(f"{manifest}: {quantity(len(read.experiments), 'experiment')}, no errors")
 
 

@@ -53,10 +53,8 @@ def read_rows(
     """What is `known`, and the same of the plan's other models whose configuration and tokenizer are on this machine.
 
     Those are in folders, or in the hub's cache; nothing is downloaded. And of models that cannot be sized, why not.
-    TaskError if an experiment asks for more pairs than its file has.
     """
-    for job in jobs.jobs:
-        check_counts(job)
+    check_files_of_pairs(jobs)
     rows, unknown = dict(known), dict[str, str]()
     for job, choice in choices(jobs):
         if choice.name in known:
@@ -68,6 +66,12 @@ def read_rows(
         except NnsightEtError as error:
             unknown[choice.name] = str(error)
     return rows, unknown
+
+
+def check_files_of_pairs(jobs: Plan) -> None:
+    """Raise TaskError if a line of a file of pairs is none, or an experiment asks for more pairs than its file has."""
+    for job in jobs.jobs:
+        check_counts(job)
 
 
 def choices(jobs: Plan) -> Iterator[tuple[Job, ModelChoice]]:

@@ -17,7 +17,7 @@ from nnsight_et.core.errors import UnsupportedModel
 from nnsight_et.models.adapters import CONFIG, check_no_adapter, check_words, read_settings
 from nnsight_et.models.catalog import ModelSpec, is_hub_id
 from nnsight_et.models.failures import first_line
-from nnsight_et.models.stored import check_not_quantized
+from nnsight_et.models.stored import check_has, check_not_quantized, or_gguf
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 DESCRIBING = ("*.json", "tokenizer.model")
@@ -287,19 +287,11 @@ def _folder(
 def _check_config(name: str, folder: Path, config: str) -> None:
     if config != CONFIG:
         check_no_adapter(folder, name)
-    if not (folder / config).is_file():
-        also = _or_gguf(folder)
-        raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: a folder in Hugging Face format{also}")
+    check_has(name, folder, config)
 
 
 def _check_files(name: str, folder: Path, config: str, weights_too: bool) -> None:
     _check_config(name, folder, config)
     if weights_too and not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
-        also = _or_gguf(folder)
+        also = or_gguf(folder)
         raise UnsupportedModel(f"{name}: no weights in {folder}; accepted: {' or '.join(WEIGHTS)}{also}")
-
-
-def _or_gguf(folder: Path) -> str:
-    """How to ask for the GGUF files of a folder that has some."""
-    files = sorted(path.name for path in folder.glob("*.gguf"))
-    return f", or gguf: {' or '.join(files)} beside path in the manifest" if files else ""

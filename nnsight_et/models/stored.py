@@ -15,13 +15,29 @@ KEYS = ("quantization_config", "compression_config")
 
 
 def check_stored(name: str, spec: ModelSpec) -> None:
-    """Raise UnsupportedModel if the model is quantized, where its config.json is in a folder or in the hub's cache.
+    """Raise UnsupportedModel if the model's folder holds none, or a quantized one; the latter also in the hub's cache.
 
     Anything else that may be wrong with it is said when it is read.
     """
     folder = None if spec.gguf else _folder(spec)
-    if folder is not None:
-        check_not_quantized(name, folder)
+    if folder is None:
+        return
+    if _is_folder(spec.path) and not (folder / "adapter_config.json").is_file():
+        check_has(name, folder, "config.json")
+    check_not_quantized(name, folder)
+
+
+def check_has(name: str, folder: Path, config: str) -> None:
+    """Raise UnsupportedModel if the model's or adapter's folder has no file `config`."""
+    if not (folder / config).is_file():
+        accept = f"a folder in Hugging Face format{or_gguf(folder)}"
+        raise UnsupportedModel(f"{name}: no {config} in {folder}; accepted: {accept}")
+
+
+def or_gguf(folder: Path) -> str:
+    """How to ask for the GGUF files of a folder that has some."""
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    return f", or gguf: {' or '.join(files)} beside path in the manifest" if files else ""
 
 
 def missing_folder(spec: ModelSpec) -> tuple[str, str] | None:

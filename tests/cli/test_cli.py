@@ -89,6 +89,7 @@ def test_the_main_manifest_validates_and_plans(tmp_path: Path):
         ("run", "keep: 3, ", "keeep: 3, ", "study.yaml:13: experiments.found.stages.0.keeep: no key"),
         ("run", "path: two", "path: ./three", "three"),
         ("run", "path: two", "path: .", "two: no config.json"),
+        ("validate", "path: two", "path: .", "two: no config.json"),
         ("run", "keep: 2", "keep: 200", "keep"),
         ("run", "boxes: 3", "boxes: 2, objects: [book, car, ice cream, letter]", "ice cream"),
     ],
