@@ -132,13 +132,13 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spe
             if capture.background is not None:
                 where, values = (layout.spread(one) for one in (capture.background[0], capture.background[1][layer]))
                 model.write_z(layer, torch.where(where, values, model.z(layer)))
-            here = [edit for edit in edits if edit.layer == layer]
-            _edit_attention(model, layer, here, layout)
+            here = [edit for site in SITES for edit in edits if (edit.layer, edit.site) == (layer, site)]
+            attention = [edit for edit in here if edit.site != "mlp"]
+            _edit_attention(model, layer, attention, layout)
             if layer == model.n_layers - 1:
                 model.narrow_last_mlp(layout.size, first_copy, last)
-            for edit in here:
-                if edit.site == "mlp":
-                    _apply(model, edit, layout)
+            for edit in here[len(attention) :]:
+                _apply(model, edit, layout)
             applied += len(here)
         if applied != len(edits):
             raise ExperimentError(f"suffix from layer {start}: {applied} of {len(edits)} edits applied; accepted: all")
@@ -148,8 +148,8 @@ def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spe
 
 
 def _edit_attention(model: Model, layer: int, edits: Sequence[Edit], layout: Layout) -> None:
-    """Inside a trace: make the edits of a layer, but those of its MLP."""
-    for edit in (edit for site in SITES[:-1] for edit in edits if edit.site == site):
+    """Inside a trace: make the edits of a layer's attention, in the order of a forward pass."""
+    for edit in edits:
         _apply(model, edit, layout)
         if edit.visible_to_heads is not None:
             assert len(edits) == 1, "what some heads alone see is a layer's only edit"

@@ -223,14 +223,14 @@ def test_some_layers_are_those_of_the_whole_sweep(tmp_path):
     assert some.header.summary["layers"] == [0, 2]
     (table,) = present.tables(some.header, KnockoutSummary.model_validate(some.header.summary))
     assert table.columns == ("blind", "to", "L0+", "L2+", "none")
-    with pytest.raises(TaskError, match=r"experiments.x.layers.1: layer 3, and one has 3; accepted: 0 to 2"):
+    with pytest.raises(TaskError, match=r"experiments.x.layers.1: layer 3, but one has 3 layers; accepted: 0 to 2"):
         results(root, f"  x: {{{spec}, layers: [1, 3]}}\n")
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [("[2, 1]", "layers.1: found 1 after 2; accepted: layers in inc"), ("[1, 1]", "layers.1: found 1 after 1"),
-     ("[]", "layers: found a list of 0"), ("[6]", "layers.0: layer 6, and llama-tiny has 6; accepted: 0 to 5")],
+     ("[]", "layers: found a list of 0"), ("[6]", "layers.0: layer 6, but llama-tiny has 6 layers; accepted: 0 to 5")],
 )  # fmt: skip
 def test_layers_that_cannot_be_are_told(layers: str, message: str):
     text = f"name: x\nexperiments:\n  x: {{method: knockout, model: llama-tiny, layers: {layers}}}\n"

@@ -74,7 +74,7 @@ def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
     def loaded(*args, **options):
         model = whole(*args, **options)
         for layer in model.nn._module.model.layers:
-            layer.mlp.down_proj.register_forward_pre_hook(device.check)
+            layer.self_attn.o_proj.register_forward_pre_hook(device.check)
         return model
 
     monkeypatch.setattr(model_pool, "load_model", loaded)

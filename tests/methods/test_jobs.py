@@ -174,7 +174,9 @@ def test_only_prompts_the_model_answers_are_taken_where_that_is_asked_for(root, 
 
 def test_a_model_that_answers_too_few_prompts_is_named(root):
     text = "  x: {method: knockout, model: one, examples: 2, only_correct: true}\n"
-    with pytest.raises(ExperimentError, match=r"x.only_correct: one answers 0 of 64 prompts; accepted: fewer examples"):
+    with pytest.raises(
+        ExperimentError, match=r"x.only_correct: one answers 0 of 64 prompts correctly; accepted: fewer examples"
+    ):
         steps(root, text, "task.objects=[apple, pipe, guitar, disk]")
 
 

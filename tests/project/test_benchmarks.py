@@ -357,14 +357,10 @@ def test_the_floor_of_a_path_worked_out_by_hand():
     (example,) = seven_b.prompts(1, 1, 7)
     assert (len(example.base.tokens), example.base.positions["query_label"]) == (12, 9)
     least = seven_b.floor(shape, PatchedPath("query_label", "value", (seven_b.Head(1, 0),)), [example])
-    assert (least.mlp, least.whole, least.again, least.answers) == (
-        1,
-        12 * 2,
-        3,
-        2,
-    )  # layer 0 of the source runs no MLP
+    # layer 0 of the source runs no MLP, and the last token alone goes through the last one
+    assert (least.mlp, least.whole, least.again, least.answers) == (1, 12 + 1, 1, 2)
     assert least.seen == 3 * 78 + 10 + 11 + 12
-    assert least.flops(shape) == 2 * (1 * 45 + 27 * (24 + 45) + 2 * 21) + 4 * 267 * 2
+    assert least.flops(shape) == 2 * (1 * 45 + 14 * (24 + 45) + 2 * 21) + 4 * 267 * 2
 
 
 def test_prompts_are_laid_out_as_boxes_prompts_are():

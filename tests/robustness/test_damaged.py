@@ -159,7 +159,7 @@ def test_a_file_where_a_result_or_the_cells_belong_is_replaced_or_told(finished,
     shutil.rmtree(copied / CELL)
     (copied / CELL).write_bytes(b"a note")
     shutil.rmtree(found)
-    assert (continued(finished, copied).code, (copied / CELL).read_bytes()) == (1, b"a note")
+    assert (continued(finished, copied).code, (copied / CELL).read_bytes()) == (2, b"a note")
 
 
 ENTRY = JournalEntry("id", "abc", "https://host", "found", ("one", "two"), "accepted")

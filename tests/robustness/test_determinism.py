@@ -124,7 +124,10 @@ def choices(summary: Any, path: str = "") -> dict[str, Any]:
 
 
 def gap(here: dict[str, Result], there: dict[str, Result]) -> float:
-    """The largest difference of two scores; all that was chosen is the same."""
+    """The largest difference of two scores; all that was chosen is the same.
+
+    p-values are left out: of effects near 0 they are what a test makes of rounding.
+    """
     assert here.keys() == there.keys()
     worst = 0.0
     for name, result in here.items():
@@ -134,7 +137,7 @@ def gap(here: dict[str, Result], there: dict[str, Result]) -> float:
             others = there[name].scores[key]
             assert (values.dtype, values.shape) == (others.dtype, others.shape)
             assert torch.equal(values.isnan(), others.isnan())
-            if values.numel():
+            if values.numel() and key.rpartition(".")[2] not in ("p", "p_bh", "p_holm"):
                 distance = (values.double() - others.double()).nan_to_num(0.0).abs()
                 worst = max(worst, (distance / values.double().nan_to_num(0.0).abs().clamp(min=1)).max().item())
     return worst

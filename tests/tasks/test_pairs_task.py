@@ -177,7 +177,9 @@ def test_only_correct_keeps_what_the_model_answers_and_ends_with_the_file(two_mo
     settings = ["experiments.found.only_correct=true", "experiments.found.held_out_examples=0"]
     right = [one for one in drawn(path, "discovery", 6) if says(module, one) == one.answer]
     assert 1 < len(right) < 6
-    with pytest.raises(ExperimentError, match=rf"only_correct: one answers {len(right)} of 6 prompts; accepted: fewer"):
+    with pytest.raises(
+        ExperimentError, match=rf"only_correct: one answers {len(right)} of 6 prompts correctly; accepted: fewer"
+    ):
         results(path, *settings)
     found = results(path, *settings, f"experiments.found.examples={len(right) - 1}")["found"]
     assert found.header.data_digest == data_digest(right[:-1])
