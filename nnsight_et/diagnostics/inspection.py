@@ -111,7 +111,7 @@ def inspect_model(name: str, manifest: Manifest | None = None) -> Inspection:
 
 
 def _begins(files: Files, dtype: str) -> BosFound:
-    """How texts begin; a tokenizer that cannot be read is told of where the task's prompts are looked at."""
+    """How texts begin. A tokenizer that cannot be read is reported with the task's prompts."""
     try:
         return bos_here(files, dtype)
     except UnsupportedModel:
@@ -218,7 +218,7 @@ def _support(parts: Architecture, shape: Shape) -> Iterator[Row]:
 
 
 def _positions(table: int | None, trained: int | None, longest: int) -> str:
-    """How many tokens a prompt can have, and whether the task's have no more."""
+    """How many tokens a prompt can have, and whether the task's prompts fit."""
     if table is not None:
         return f"a table of {table}: " + ("the task's prompts fit" if longest <= table else f"{longest} are refused")
     if trained is None or longest <= trained:

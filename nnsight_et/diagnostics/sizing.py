@@ -108,7 +108,7 @@ class FittedStudy:
 
 
 def fit_study(wishes: InitOptions, folder: Path, speed: float | None = None) -> FittedStudy:
-    """The manifest that is wished for, with fewer examples where a run with the usual ones takes more than MINUTES.
+    """The manifest the user asked for, with fewer examples where a run with the usual ones takes more than MINUTES.
 
     folder: where its relative paths start. speed: floating-point operations a second; measured on this machine if None.
     """
@@ -147,7 +147,7 @@ STEPS = 2  # of a training
 VARIANTS = 10
 SAMPLE = 2  # prompts of a self-check's sample
 Timed = tuple[str, Callable[[], object], Count]
-"""Which speed is told, by what, and what that costs: everything else in it is told by those before."""
+"""A speed, the passes that measure it, and their cost; earlier measurements explain the rest of that cost."""
 
 
 def calibrate_models(manifest: Manifest, plan: Plan) -> tuple[dict[str, Rows], dict[str, Speeds]]:

@@ -147,7 +147,7 @@ def _donated_z(token: TokenCapture, here: int, senders: Senders, heads: Tensor) 
 
 
 def frozen_edits(model: Model, token: TokenCapture, senders: Senders, capture: Capture) -> list[Edit]:
-    """What a suffix pass is told for `last`, the token, to be as in to_logits, while what follows it recomputes."""
+    """Edits that make the token at `last` in a suffix pass equal to that of to_logits; what follows it recomputes."""
     slot, every = capture.live_index(capture.run.positions["last"]), torch.arange(model.n_heads, device=model.device)
     only, first, edits = every[:1], senders.layers[0], []
     for here in range(first, model.n_layers):

@@ -88,7 +88,7 @@ class StageReads:
 
 @dataclass(frozen=True)
 class KeptParts:
-    """What several stages read of both runs, and no more.
+    """Exactly what several stages read of both runs.
 
     entering: layer -> of how many tokens, the last ones, the residual entering it. cached: per layer of how many
     tokens, the first ones, keys and values. tokens and donated: of how many layers, the first ones, what a one-token

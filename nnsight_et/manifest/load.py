@@ -66,7 +66,7 @@ def parse(
 
 
 def _further_problems(document: Document, found: Sequence[Problem], folder: Path | None) -> Iterator[Problem]:
-    """What is wrong besides, as far as it can be seen without what these problems are about."""
+    """Further mistakes that show even without the parts that these problems are about."""
     data = deepcopy(document.data)
     if not all(_delete(data, path) for path in {problem.path for problem in found}):
         return

@@ -143,7 +143,7 @@ class InitOptions:
     """How many of the usual number of examples, at most all of them."""
 
     def has(self, *methods: str) -> bool:
-        """Whether one of these methods is wished for."""
+        """Whether the user asked for one of these methods."""
         return not set(methods).isdisjoint(self.methods)
 
     def examples(self, usual: int) -> int:
@@ -246,7 +246,7 @@ def _task(wishes: InitOptions) -> list[str]:
 
 
 def _experiments(wishes: InitOptions) -> Iterator[str]:
-    """The methods that are wished for and those they need, those that find circuits first."""
+    """The methods the user asked for and those they need; methods that find circuits come first."""
     wanted, more = set[str](), set(wishes.methods)
     while more:
         wanted |= more

@@ -31,7 +31,7 @@ from nnsight_et.planning.plan import Job, ModelChoice
 
 EXAMPLES = 2  # of one recomputed sample
 ORDER = ("manifest", "weights", "splits", "examples", "asked", "decisions", "recount")
-"""What is told first of several that fail: what the others may come of."""
+"""The order in which failed checks are reported: causes before their consequences."""
 RECOUNT = 1e-5  # ratios are stored in the probabilities' own precision
 EXACT = ("reference: source = base", "out of reach", "heads of queries", "heads of keys", "heads of values", "fill")
 Values = Mapping[str, Tensor]
@@ -100,7 +100,7 @@ def _as_written(job: Job) -> Iterator[Finding]:
 
 
 def _says(found: Any, written: Any) -> bool:
-    """Whether plain data has all that is written, and has it so; lists have no more."""
+    """Whether plain data contains everything that is written, with equal values and lists of equal length."""
     if isinstance(written, dict):
         return isinstance(found, dict) and all(key in found and _says(found[key], one) for key, one in written.items())
     if isinstance(written, list):

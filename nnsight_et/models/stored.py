@@ -1,4 +1,4 @@
-"""How a model's weights are stored, as far as config.json says it. Imports no torch: validate and plan ask as well."""
+"""How a model's weights are stored, read from config.json. Imports no torch, because validate and plan need it too."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def quantization_of(config: Any) -> tuple[str, str] | None:
 
 
 def _method(written: Any) -> str:
-    """What a quantization is called: its method, and how many bits, as far as they are written."""
+    """The name of a quantization: its method and, where written, its bits."""
     if not isinstance(written, dict):
         return ascii(written)[:60]
     method = written.get("quant_method") or written.get("format") or "no method named"

@@ -90,7 +90,7 @@ class Waiting:
 
 
 def say_nothing(_: Waiting) -> None:
-    """Nobody is told what a run waits for."""
+    """Ignore what a run waits for."""
 
 
 class RemoteJob:
@@ -234,7 +234,7 @@ class RemoteJob:
 
 @dataclass(frozen=True)
 class Remote:
-    """How a run uses a server: who is told what it waits for, how long it does; and which, if not nnsight's own."""
+    """How a run uses a server: where waiting is reported, how long it waits, and which server, if not nnsight's own."""
 
     on_wait: Callable[[Waiting], None] = say_nothing
     patience: RetryPolicy = field(default_factory=RetryPolicy)

@@ -15,12 +15,12 @@ from nnsight_et.results.store import Result
 from nnsight_et.results.study import Study
 
 TOLERANCE = 1e-4
-"""The self-check's for fp32: values that lie no farther apart are not told of."""
+"""The self-check's tolerance for fp32: smaller differences are ignored."""
 SELECTING = ("patching_score", "contribution", "mask")
 """What the names of heads' values begin with by which a method keeps or selects them: patching_score_kl too."""
 
 ORDER = ("nodes", "group", "edges")
-"""What is told first of two graphs."""
+"""The metrics that come first when two graphs are compared."""
 
 PROMPTS = "prompts_measured"
 """The value of heads that a screened stage has, and no other."""

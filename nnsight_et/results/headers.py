@@ -35,7 +35,7 @@ class ModelRecord(Record):
 
 
 class TaskRecord(Record):
-    """The task's data, as far as they change what is computed. Which keys there are depends on `kind`."""
+    """The task's settings that change what is computed. Which keys there are depends on `kind`."""
 
     kind: str
     """boxes, pairs, ioi, greater_than, colored_objects, or the module:Class of a task of your own."""

@@ -25,7 +25,7 @@ FILE_LIMIT = 1 << 26  # bytes
 ROWS_LIMIT = 100_000  # of a dataset
 TOLD = 20  # mistakes in one message
 PLACE = re.compile(r"^.*?:(?: row )?(\d+): ")
-"""Where a row is: the same mistake in many rows is told once."""
+"""Where a row is: a mistake that many rows share is reported once."""
 KINDS = "a file of JSON lines, JSON, CSV, TSV or Parquet"
 _OBJECT = "rows as objects: one a line, a list of them, or one object with a list of them"
 

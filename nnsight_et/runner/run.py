@@ -115,7 +115,7 @@ def _clear_up(store: Store, folder: Path, server: Server | None, fresh: bool) ->
 
 
 def _check_first(context: RunContext, jobs: Sequence[Job]) -> None:
-    """Before any work: models, data and circuits fit together; and what must be known of the models is told."""
+    """Check before any work that models, data and circuits fit together, and give notices about models."""
     for job in jobs:
         check_pairs(context, job)
         METHODS[job.spec.method].experiment().check(context, job)

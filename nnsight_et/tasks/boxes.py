@@ -85,7 +85,7 @@ class Boxes:
             raise TaskError(f"task.objects: {found}; accepted: at least {2 * self.boxes} for {self.boxes} boxes")
 
     def contexts(self, draw: random.Random, split: str) -> Iterator[Context]:
-        """Contexts of `split` without end, none twice; TaskError when there are no more."""
+        """Contexts of `split`, each once; TaskError when all are used."""
         seen: set[Context] = set()
         while True:
             for _ in range(1000):

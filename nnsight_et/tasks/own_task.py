@@ -64,7 +64,7 @@ class OwnTask:
     """A user's task; everything it gives is checked."""
 
     given: Any
-    """What a manifest has made of it, a MadeTask: what that gives is not checked, what it raises is told."""
+    """The MadeTask that a manifest makes of it. Its output is not checked here; its errors are reported."""
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from nnsight_et.methods.discovery.summary import DiscoverySummary, GroupOfNodes
 from nnsight_et.results.headers import method_of, models_of, name_of
 from nnsight_et.results.study import Study
 
-LOOKS = 0.1  # the least share of attention that is told of
+LOOKS = 0.1  # the smallest share of attention that is mentioned
 
 ENDS = ("whole", "heads")
 
@@ -48,7 +48,7 @@ def writes(summary: DiscoverySummary, group: GroupOfNodes) -> str:
 
 
 def sentence(summary: DiscoverySummary, group: GroupOfNodes) -> str:
-    """What a group of the graph does, as far as paths say it."""
+    """What a group of the graph does, read from its paths."""
     count = quantity(len(group.nodes), "head" if group.kind == "heads" else "MLP")
     verbs = ("reads", "writes") if len(group.nodes) == 1 else ("read", "write")
     who = f"{group.name}, {count} at {group.at}"

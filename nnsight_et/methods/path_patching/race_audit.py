@@ -105,7 +105,7 @@ class Replay:
         return self.stage.screen.miss / self.stage.keep
 
     def loudest(self) -> Array:
-        """[sender]: of the first examples, and of all as far as the estimates tell."""
+        """[sender]: of the first examples, and by the estimates of all."""
         sizes, here = abs(self.estimates), abs(self.rests[:, : self.first]).max(1)
         early, late = sizes[:, : self.first].max(1), sizes.max(1)
         return np.array(

@@ -106,7 +106,7 @@ def _parts(job: Job, stage: Stage, shape: Shape) -> tuple[Component, ...]:
 
 
 def anywhere(circuit: Circuit, shape: Shape) -> Circuit:
-    """A random circuit of the same positions, as far as its cost goes: heads from the first layer to the last."""
+    """A random circuit at the same positions for counting cost: heads from the first layer to the last."""
     return _at_any(circuit.positions, shape)
 
 
