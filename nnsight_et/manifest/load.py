@@ -235,7 +235,7 @@ def _container(details: ErrorDetails) -> str:
         return f"a mapping such as {{{DICTIONARIES.get(str(location[-1]), f'name: {inside}')}}}"
     if held and _is_spec(held[0]):
         return f"a list of mappings, such as [{_example(held[0])}]"
-    return f"a list, such as [{found}]" if isinstance(found, (str, int, float)) else "a list"
+    return f"a list, such as [{found}]" if re.fullmatch(r"[\w.][\w./ -]{0,40}", str(found)) else "a list"
 
 
 def _is_spec(kind: Any) -> bool:

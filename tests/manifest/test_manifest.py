@@ -155,6 +155,11 @@ def test_what_is_no_mapping_or_list_is_shown_one(old: str, new: str, text: str):
     assert text in problem(old, new)
 
 
+def test_a_text_with_a_line_break_where_a_list_belongs_is_told_in_one_line():
+    said = problem("[llama-tiny, goat-tiny]", r'"line\nbreak"')
+    assert said.endswith(r"models: found 'line\nbreak'; accepted: a list")
+
+
 def test_senders_after_their_receivers_are_refused():
     after = TEXT.replace("via: value, at: query_label", "via: value, at: last").replace(
         "into: value_fetcher, via: query, at: last", "into: value_fetcher, via: value, at: query_label"
