@@ -173,7 +173,5 @@ def mlp_outputs(model: Model, run: PromptBatch, at: str, wanted: Iterable[int]) 
         for layer in range(max(layers) + 1):
             if layer in layers:
                 outputs[layer] = model.mlp(layer, len(row))[row, run.positions[at]]
-        residual = model.residual(max(layers) + 1)
-        model.skip_layers(range(max(layers) + 1, model.n_layers), residual)
-        model.skip_unembedding(residual)
+        model.stop_after(max(layers))
     return outputs

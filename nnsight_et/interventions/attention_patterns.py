@@ -51,9 +51,7 @@ def _are_shown(model: Model, run: PromptBatch) -> bool:
     """Whether the model gives its attention weights: not where a server runs it with another implementation."""
     with model.trace(run.tokens[:1], run.position_ids[:1]):
         shown = model.attention_weights(0) is not None
-        residual = model.residual(1)
-        model.skip_layers(range(1, model.n_layers), residual)
-        model.skip_unembedding(residual)
+        model.stop_before_mlp(0)
     return shown
 
 

@@ -143,9 +143,7 @@ def _source_values(
                 if via == "z":
                     for name in names:
                         z[name][layer] = model.z(layer)[row, run.positions[name]]
-        residual = model.residual(last + 1)
-        model.skip_layers(range(last + 1, model.n_layers), residual)
-        model.skip_unembedding(residual)
+        model.stop_after(last)
     return z, inputs
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from nnsight_et.core.batch import Example
-from nnsight_et.engine.shared_runs import SharedRuns, StageReads
+from nnsight_et.engine.paths import StageReads
+from nnsight_et.engine.shared_runs import SharedRuns
 from nnsight_et.interventions.calls import Call
 from nnsight_et.measuring.context import RunContext
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, batches

@@ -330,8 +330,15 @@ class Model:
         """Inside a trace whose logits nobody reads: run nothing that comes after the layer's attention."""
         numbers = self.attention(layer)  # any of this shape will do
         self.skip_mlp(layer, numbers)
-        self.skip_layers(range(layer + 1, self.n_layers), numbers)
-        self.skip_unembedding(numbers)
+        self._skip_above(layer, numbers)
+
+    def stop_after(self, layer: int) -> None:
+        """Inside a trace whose logits nobody reads: run nothing that comes after the layer."""
+        self._skip_above(layer, self.residual(layer + 1))
+
+    def _skip_above(self, layer: int, residual: Tensor) -> None:
+        self.skip_layers(range(layer + 1, self.n_layers), residual)
+        self.skip_unembedding(residual)
 
     def skip_unembedding(self, residual: Tensor) -> None:
         """Inside a trace whose logits nobody reads: do not compute them."""
