@@ -47,21 +47,22 @@ run: $(READY)
 REAL := build/real
 real: $(READY)
 	$(BIN)/python -m tools.real_models $(REAL)
-	$(BIN)/et run real --set models.smollm2.path=$(REAL)/smollm2 --set models.gemma3.path=$(REAL)/gemma3
+	$(KEEP) $(BIN)/et run real --set models.smollm2.path=$(REAL)/smollm2 --set models.gemma3.path=$(REAL)/gemma3
 
 # What is there already is kept. The adapters of names.yaml and of the last step of boxes.yaml come with the repository.
-# Then another seed and other sentences, and every circuit on each sentence.
+# Then other seeds and other sentences, and every circuit on each sentence.
 TUNE := OMP_NUM_THREADS=2 $(BIN)/python -m examples.real_study.fine_tune
 real-study: $(READY)
-	$(BIN)/python -m tools.real_models $(REAL) smollm2
+	$(BIN)/python -m tools.real_models $(REAL)
 	test -d $(REAL)/bindings/step-101 || $(TUNE) bindings $(REAL)/smollm2 $(REAL)/bindings --bfloat16 --stop 101 --keep 26 51
 	test -d $(REAL)/whole/step-100 || $(TUNE) whole $(REAL)/smollm2 $(REAL)/whole --bfloat16 --steps 100 --keep 26 51
-	$(BIN)/et run examples/real_study/names.yaml
-	$(BIN)/et run examples/real_study/boxes.yaml
-	for seed in 20 21; do $(BIN)/et run examples/real_study/stable.yaml --set name=real-seed-$$seed --set seed=$$seed || exit 1; done
-	for number in 2 3; do $(BIN)/et run examples/real_study/stable.yaml --set name=real-sentence-$$number --set task.sentence=$$number || exit 1; done
+	$(KEEP) $(BIN)/et run examples/real_study/names.yaml
+	$(KEEP) $(BIN)/et run examples/real_study/boxes.yaml
+	for seed in 20 21; do $(KEEP) $(BIN)/et run examples/real_study/stable.yaml --set name=real-seed-$$seed --set seed=$$seed || exit 1; done
+	$(KEEP) $(BIN)/et run examples/real_study/stable.yaml --only smollm2 --set name=real-seed-22 --set seed=22
+	for number in 2 3; do $(KEEP) $(BIN)/et run examples/real_study/stable.yaml --only smollm2 --set name=real-sentence-$$number --set task.sentence=$$number || exit 1; done
 	$(BIN)/python -m tools.stability runs $(REAL)/circuits
-	for number in 1 2 3; do $(BIN)/et run examples/real_study/across.yaml --set name=real-across-$$number --set task.sentence=$$number || exit 1; done
+	for number in 1 2 3; do $(KEEP) $(BIN)/et run examples/real_study/across.yaml --set name=real-across-$$number --set task.sentence=$$number || exit 1; done
 	$(BIN)/python -m tools.real_study runs build
 
 real-notebook: $(READY)

@@ -2,7 +2,7 @@
 
 FOLDER/real_study/RUN keeps the results of each run, without the store's cells: what `et diff` compares and
 `et.open_run` opens. Each table of FOLDER/real_study.md follows a line <!-- RUN EXPERIMENT: column, column --> and
-is made of them, with these columns; RUN `several` is those of tools/stability.py. The report of
+is made of them, with these columns; EXPERIMENT of RUN `several` is MODEL/TABLE of tools/stability.py. The report of
 `make real` is kept beside them.
 """
 
@@ -50,7 +50,7 @@ def fill_tables(page: str, kept: Path) -> str:
 def _table(studies: Mapping[str, Study], run: str, experiment: str, columns: Sequence[str]) -> str:
     """The first table of an experiment that has all of these columns; or one over several runs."""
     if run == "several":
-        table = stability.table(studies, experiment)
+        table = stability.table(studies, *experiment.split("/"))
     else:
         result = studies[run].result(experiment)
         assert result is not None, experiment

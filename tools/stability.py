@@ -24,10 +24,11 @@ from nnsight_et.results.study import Study
 from nnsight_et.results.summary import Summary
 
 S = TypeVar("S", bound=Summary)
-FOUND_WITH = ("seed-20", "seed-21", "sentence-2", "sentence-3")
-"""The runs of stable.yaml, without real-. Both seeds have sentence 1; both other sentences have seed 20."""
+SEEDS = ("seed-20", "seed-21")
+FOUND_WITH = {"smollm2": (*SEEDS, "seed-22", "sentence-2", "sentence-3"), "gemma3": SEEDS}
+"""By model, the runs of stable.yaml, without real-. Seeds have sentence 1; other sentences have seed 20."""
 SENTENCES = (1, 2, 3)
-RUNS = (*(f"real-{name}" for name in FOUND_WITH), *(f"real-across-{sentence}" for sentence in SENTENCES))
+RUNS = (*(f"real-{name}" for name in FOUND_WITH["smollm2"]), *(f"real-across-{sentence}" for sentence in SENTENCES))
 
 
 def newest(runs: Path, name: str) -> Path:
@@ -36,15 +37,16 @@ def newest(runs: Path, name: str) -> Path:
 
 
 def copy_circuits(runs: Path, folder: Path) -> None:
-    """FOLDER/NAME.json: each circuit's result."""
+    """FOLDER/MODEL-NAME.json: each circuit's result."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FOUND_WITH:
-        shutil.copy(newest(runs, f"real-{name}") / "smollm2" / HEADER, folder / f"{name}.json")
+    for model, names in FOUND_WITH.items():
+        for name in names:
+            shutil.copy(newest(runs, f"real-{name}") / model / HEADER, folder / f"{model}-{name}.json")
 
 
-def table(studies: Mapping[str, Study], what: str) -> Table:
-    """`heads`: a row for each group of the circuits; `faithfulness`: a row for each circuit."""
-    return _heads(studies) if what == "heads" else _faithfulness(studies)
+def table(studies: Mapping[str, Study], model: str, what: str) -> Table:
+    """`heads`: a row for each group of a model's circuits; `faithfulness`: a row for each circuit."""
+    return _heads(studies, model) if what == "heads" else _faithfulness(studies, model)
 
 
 def _read(study: Study, experiment: str, summary: type[S]) -> MethodResult[S]:
@@ -53,8 +55,8 @@ def _read(study: Study, experiment: str, summary: type[S]) -> MethodResult[S]:
     return result.read(summary)
 
 
-def _heads(studies: Mapping[str, Study]) -> Table:
-    results = [_read(studies[f"real-{name}"], "smollm2", PathPatchingSummary) for name in FOUND_WITH]
+def _heads(studies: Mapping[str, Study], model: str) -> Table:
+    results = [_read(studies[f"real-{name}"], model, PathPatchingSummary) for name in FOUND_WITH[model]]
     circuits = [result.summary.circuit.to_circuit() for result in results]
     heads = results[0].scores[f"{circuits[0].groups[0].name}.score"].numel()
     columns = ("group", "in all", "in most", "in fewer", "overlap", "by chance")
@@ -96,16 +98,16 @@ def _by_chance(first: int, second: int, heads: int) -> float:
     return sum(way * both / (first + second - both) for way, both in zip(ways, shared, strict=True)) / sum(ways)
 
 
-def _faithfulness(studies: Mapping[str, Study]) -> Table:
+def _faithfulness(studies: Mapping[str, Study], model: str) -> Table:
     names = [f"sentence {sentence}" for sentence in SENTENCES]
     runs = [studies[f"real-across-{sentence}"] for sentence in SENTENCES]
 
     def of(name: str) -> list[FaithfulnessRow]:
-        return [_read(run, name, FaithfulnessSummary).summary.rows[0] for run in runs]
+        return [_read(run, f"{model}-{name}", FaithfulnessSummary).summary.rows[0] for run in runs]
 
-    full = [bounded(row.full, row.full_interval) for row in of(FOUND_WITH[0])]
+    full = [bounded(row.full, row.full_interval) for row in of(FOUND_WITH[model][0])]
     rows = [("whole model's accuracy", *full)]
-    for name in FOUND_WITH:
+    for name in FOUND_WITH[model]:
         cells = [bounded(row.faithfulness, row.faithfulness_interval, row.differing) for row in of(name)]
         rows.append((name.replace("-", " "), *cells))
     return Table("faithfulness", ("found with", *names), tuple(rows), frozenset(names))

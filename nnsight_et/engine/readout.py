@@ -54,6 +54,13 @@ Asked = Tensor | Answers | ReadoutSpec
 
 
 @dataclass(frozen=True)
+class LogitOf:
+    """Of each example the logit of the answer [batch], which is all that is read."""
+
+    answer: Tensor
+
+
+@dataclass(frozen=True)
 class Readout:
     """Of each variant and example: the answer's probability and logit, and the predicted token. All [..., batch].
 
@@ -110,12 +117,12 @@ def in_fp32_at_least(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def readout(logits: Tensor, spec: Asked) -> Readout:
+def readout(logits: Tensor, spec: Asked | LogitOf) -> Readout:
     """The readout of logits [..., batch, vocabulary] for answer [batch]; softmax over all tokens, in fp32 at least.
 
     Of answers of several tokens: of logits [..., row, token, vocabulary].
     """
-    answer = spec.answer if isinstance(spec, ReadoutSpec) else spec
+    answer = spec if isinstance(spec, (Tensor, Answers)) else spec.answer
     wide = in_fp32_at_least(logits)
     if isinstance(answer, Answers):
         return _readout_of_several(wide, answer, spec if isinstance(spec, ReadoutSpec) else None)
@@ -125,10 +132,15 @@ def readout(logits: Tensor, spec: Asked) -> Readout:
     return Readout(probability, wide.gather(-1, index)[..., 0], wide.argmax(-1), value)
 
 
-def read_variants(model: Model, spec: Asked, rows: int, arrange: Callable[[Tensor], Tensor]) -> Readout:
+def read_variants(model: Model, spec: Asked | LogitOf, rows: int, arrange: Callable[[Tensor], Tensor]) -> Readout:
     """Inside a trace of `rows` times the batch: the readout of its logits, which `arrange` lays out as [..., batch,
     vocabulary]. Where a metric needs the logits of few words alone, no others are computed.
     """
+    if isinstance(spec, LogitOf) and model.reads_words:
+        model.narrow_vocabulary(spec.answer[:, None].repeat(rows, 1))
+        logit = in_fp32_at_least(arrange(model.logits()))[..., 0]
+        nothing = torch.full_like(logit, nan)
+        return Readout(nothing, logit, torch.full(logit.shape, NO_TOKEN, device=logit.device))
     words = spec.words(model) if isinstance(spec, ReadoutSpec) else None
     if words is None or not isinstance(spec, ReadoutSpec):
         return readout(arrange(model.logits()), spec)

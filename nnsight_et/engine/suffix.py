@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from nnsight_et.core.errors import ExperimentError
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture
-from nnsight_et.engine.readout import Asked, Readout, joined_readouts, read_variants
+from nnsight_et.engine.readout import Asked, LogitOf, Readout, joined_readouts, read_variants
 from nnsight_et.models.model import Model
 
 Site = Literal["query", "key", "value", "z", "mlp"]
@@ -29,7 +29,8 @@ class Edit:
     """Values for some heads of one layer at one live token per example; what an MLP adds is one head as wide as d.
 
     values [variant or 1, batch, k, d_head] replace what the run computes for heads [k]; keep [variant, k], where given,
-    is how much of the run's own value stays: booleans choose, numbers in [0, 1] mix (and carry gradients). seen_by,
+    or [variant, batch, k], is how much of the run's own value stays: booleans choose, numbers in [0, 1] mix (and carry
+    gradients). seen_by,
     where given, are the query heads [q] that see the edited keys or values; the others see the run's own.
     """
 
@@ -82,7 +83,9 @@ class Layout:
         return rows.unflatten(3, (self.branches, self.live)).transpose(2, 3)
 
 
-def suffix(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Asked, chunks: Chunks) -> Readout:
+def suffix(
+    model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Asked | LogitOf, chunks: Chunks
+) -> Readout:
     """[variant, batch]: the readout of every variant of the captured run, recomputed from layer `start` up.
 
     There are as many variants as the edits have; without edits one, the run itself.
@@ -102,7 +105,9 @@ def suffix(model: Model, capture: Capture, start: int, edits: Sequence[Edit], sp
     return joined_readouts(parts)
 
 
-def _pass(model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Asked, layout: Layout) -> Readout:
+def _pass(
+    model: Model, capture: Capture, start: int, edits: Sequence[Edit], spec: Asked | LogitOf, layout: Layout
+) -> Readout:
     row = torch.arange(layout.batch, device=model.device)[:, None]
     tokens = layout.spread(capture.run.tokens[row, capture.live])
     places = layout.spread(capture.run.position_ids[row, capture.live])
@@ -165,8 +170,9 @@ def _apply(model: Model, edit: Edit, layout: Layout) -> None:
     values = edit.values.expand(layout.rows * layout.branches, -1, -1, -1).reshape(shape).to(whole.dtype)
     if edit.keep is not None:
         current = view[:, :, :, row, slot, edit.heads]
-        every = edit.keep.expand(layout.rows * layout.branches, -1)
-        keep = every.unflatten(0, (layout.rows, layout.branches))[:, :, None, :, None]
+        each = edit.keep if edit.keep.ndim == 3 else edit.keep[:, None]  # [variant, batch or 1, k]
+        every = each.expand(layout.rows * layout.branches, -1, -1)
+        keep = every.unflatten(0, (layout.rows, layout.branches))[..., None]
         choose = keep.dtype == torch.bool
         values = torch.where(keep, current, values) if choose else keep * current + (1 - keep) * values
     view[:, :, :, row, slot, edit.heads] = values.to(whole.dtype)  # a mask in fp32 makes them wider

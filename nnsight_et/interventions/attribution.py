@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from nnsight_et.core.batch import Answers, Pair
-from nnsight_et.core.circuit import Circuit, Head, HeadGroup
+from nnsight_et.core.circuit import Head, HeadGroup
 from nnsight_et.engine import reference
 from nnsight_et.engine.budget import Chunks
+from nnsight_et.engine.capture import capture_run, head_outputs, suffix_of
 from nnsight_et.engine.readout import readout
-from nnsight_et.interventions.activation_patching import with_donation
-from nnsight_et.interventions.dcm import STEPS, Prepared, masked_readout, prepare_batches
+from nnsight_et.engine.suffix import Edit, suffix
+from nnsight_et.interventions.dcm import STEPS, Prepared, masked_readout
 from nnsight_et.models.finite import check_numbers
 from nnsight_et.models.model import Model
 
@@ -45,32 +46,48 @@ def head_effects(
 
 
 def _head_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:
-    group = HeadGroup(at, at, tuple(heads))
-    (batch,) = prepare_batches(model, [group], pair)
-    alone = [Circuit((HeadGroup(str(head), at, (head,)),)) for head in heads]
-    exact = with_donation(model, pair.question, {at: batch.donated}, alone, "default", chunks).probability
-    base = readout(batch.capture.logits, pair.answer).probability
+    layers, position = sorted({head.layer for head in heads}), pair.base.positions[at]
+    donated = head_outputs(model, pair.source, {at: layers})[at]
+    capture = capture_run(model, pair.base, suffix_of(pair.base, position), layers)
+    batch = Prepared(capture, layers[0], pair.answer, capture.live_index(position), donated)
+    base = readout(capture.logits, pair.answer).probability
+    exact = _patch_each(model, batch, heads, chunks)
     found = {
-        "attributed": _compute_attribution(model, group, batch, base, chunks),
+        "attributed": _compute_attribution(model, HeadGroup(at, at, tuple(heads)), batch, base, chunks),
         "exact": ((exact - base) / base).cpu(),
     }
     return found | {"base": base.cpu()}
 
 
+def _patch_each(model: Model, batch: Prepared, heads: Sequence[Head], chunks: Chunks) -> Tensor:
+    """[head, batch]: the probability when one head is patched, recomputed from its own layer up. Opens traces."""
+    found = dict[Head, Tensor]()
+    for layer, donated in batch.donated.items():
+        some = [head for head in heads if head.layer == layer]
+        index = torch.tensor([head.index for head in some], device=model.device)
+        keep = ~torch.eye(len(some), dtype=torch.bool, device=model.device)
+        edit = Edit(layer, "z", batch.slot, index, donated[None][:, :, index], keep)
+        probability = suffix(model, batch.capture, layer, [edit], batch.answer, chunks).probability
+        found.update(zip(some, probability, strict=True))
+    return torch.stack([found[head] for head in heads])
+
+
 def _compute_attribution(model: Model, group: HeadGroup, batch: Prepared, base: Tensor, chunks: Chunks) -> Tensor:
-    """[head, batch]: -d(p / p_base)/dm at m = 1, where z = m * z_base + (1 - m) * z_source; see dcm.mask_gradient."""
-    columns, count = [], len(group.heads)
+    """[head, batch]: -d(p / p_base)/dm at m = 1, where z = m * z_base + (1 - m) * z_source; see dcm.mask_gradient.
+
+    No prompt of a batch depends on another's masks, so that one way back gives the gradients of all.
+    """
+    count = len(group.heads)
     if not model.gradients:
         step = STEPS[model.dtype]
         moves = step * torch.eye(count, dtype=base.dtype, device=base.device)
         p = masked_readout(model, group, batch, torch.cat([1 + moves, 1 - moves]), chunks).probability
         return ((p[count:] - p[:count]) / (2 * step * base)).cpu()
-    mask = torch.ones(1, len(group.heads), dtype=model.dtype, device=model.device, requires_grad=True)
-    ratio = masked_readout(model, group, batch, mask, chunks).probability[0] / base
-    for example in range(len(base)):
-        (slope,) = torch.autograd.grad(ratio[example], mask, retain_graph=True)
-        columns.append(-slope[0])
-    return torch.stack(columns, -1).detach().cpu()
+    mask = torch.ones(len(base), count, dtype=model.dtype, device=model.device, requires_grad=True)
+    rows = mask[batch.answer.example] if isinstance(batch.answer, Answers) else mask
+    ratio = masked_readout(model, group, batch, rows[None], chunks).probability[0] / base
+    (slope,) = torch.autograd.grad(ratio.sum(), mask)
+    return -slope.T.cpu()
 
 
 def _reference_effects(model: Model, pair: Pair, at: str, heads: Sequence[Head], chunks: Chunks) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from nnsight_et.core.errors import ExperimentError
 from nnsight_et.core.metrics import is_right
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.capture import Capture, capture_run, head_outputs, suffix_of
-from nnsight_et.engine.readout import Readout
+from nnsight_et.engine.readout import LogitOf, Readout
 from nnsight_et.engine.suffix import Edit, suffix
 from nnsight_et.interventions.activation_patching import layers_of
 from nnsight_et.models.finite import check_numbers
@@ -129,14 +129,19 @@ def steps_of(training: Training, train: Sequence[Pair]) -> int:
     return training.epochs * len(train)
 
 
-def masked_readout(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks: Chunks) -> Readout:
-    """[mask, batch]: the readout under each of the masks [mask, head]; gradients flow to them. Opens traces."""
+def masked_readout(
+    model: Model, group: HeadGroup, batch: Prepared, mask: Tensor, chunks: Chunks, asked: LogitOf | None = None
+) -> Readout:
+    """[mask, batch]: the readout under each of the masks [mask, head], or [mask, batch, head]; gradients flow to them.
+
+    asked: what is read, if not the answers. Opens traces.
+    """
     edits = []
     for layer in sorted({head.layer for head in group.heads}):
         members = [i for i, head in enumerate(group.heads) if head.layer == layer]
         heads = torch.tensor([group.heads[i].index for i in members], device=model.device)
-        edits.append(Edit(layer, "z", batch.slot, heads, batch.donated[layer][None][:, :, heads], mask[:, members]))
-    return suffix(model, batch.capture, batch.start, edits, batch.answer, chunks)
+        edits.append(Edit(layer, "z", batch.slot, heads, batch.donated[layer][None][:, :, heads], mask[..., members]))
+    return suffix(model, batch.capture, batch.start, edits, batch.answer if asked is None else asked, chunks)
 
 
 def prepare_batches(model: Model, groups: Sequence[HeadGroup], pair: Pair) -> list[Prepared]:
@@ -212,9 +217,10 @@ def mask_gradient(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor,
     By autograd; where gradients do not pass through the model by central differences, each head's mask moved up and
     down by STEPS of its dtype.
     """
+    asked = None if isinstance(batch.answer, Answers) else LogitOf(batch.answer)
     if model.gradients:
         leaf = mask.detach().requires_grad_()
-        logit = masked_readout(model, group, batch, leaf[None], chunks).logit.mean()
+        logit = masked_readout(model, group, batch, leaf[None], chunks, asked).logit.mean()
         if not logit.requires_grad:
             raise ExperimentError(
                 "mask training: no gradient comes back through the model; accepted: finite differences"
@@ -225,7 +231,7 @@ def mask_gradient(model: Model, group: HeadGroup, batch: Prepared, mask: Tensor,
     moves = step * torch.eye(len(mask), dtype=mask.dtype, device=mask.device)
     moved = torch.cat([mask.detach() + moves, mask.detach() - moves])  # [2 * head, head]
     with torch.no_grad():
-        up, down = masked_readout(model, group, batch, moved, chunks).logit.mean(-1).split(len(mask))
+        up, down = masked_readout(model, group, batch, moved, chunks, asked).logit.mean(-1).split(len(mask))
     return ((up - down) / (2 * step)).to(mask.dtype)
 
 

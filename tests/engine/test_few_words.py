@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from nnsight_et.core.batch import collate
-from nnsight_et.core.circuit import Head
+from nnsight_et.core.circuit import Head, HeadGroup
 from nnsight_et.core.named_metrics import Metric
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path
+from nnsight_et.interventions.dcm import Training, trained_masks
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.interventions.screened_paths import screened_probabilities
 from tests.engine.test_work_counts import counted
@@ -70,6 +71,21 @@ def test_the_whole_vocabulary_is_multiplied_out_for_base_runs_alone(model):
     with counted(model) as found:
         path_probabilities(model, examples(), PATHS[1], senders, "default", Chunks())
     assert found["logits"] == 3
+
+
+def test_masks_are_trained_on_the_targets_logits_alone(model):
+    """The base runs of training and validation have all logits, and so have the validated masks; steps have one."""
+    pair, group = examples(), HeadGroup("values", "query_label", (Head(0, 0), Head(2, 3)))
+    outcomes = []
+    for words in (False, True):
+        with counted(replace(model, reads_words=words)) as found:
+            training = Training(validate_every=1, learning_rate=1e-6)  # so short that all masks round to one
+            outcomes += trained_masks(replace(model, reads_words=words), [group], training, [pair], [pair], Chunks())
+        assert found["logits"] == 3 * (1 + 1 + 1 + (0 if words else training.epochs))
+    whole, few = outcomes
+    assert whole["gradients"].abs().max() > 0
+    torch.testing.assert_close(few["gradients"], whole["gradients"], rtol=1e-5, atol=1e-7)
+    assert torch.equal(few["accuracies"], whole["accuracies"])
 
 
 def test_an_unembedding_that_is_more_than_a_linear_layer_is_run_whole():

@@ -340,12 +340,12 @@ def knockout(rows: Rows, count: int, blind: str, firsts: Sequence[int]) -> Count
 
 
 def every_head(rows: Rows, count: int, at: str) -> Count:
-    """Each head at a position patched in turn, and all of them estimated from one gradient (a way back per example)."""
-    found, heads = [], rows.top * rows.sizes.shape.n_heads
+    """Each head at a position patched in turn, from its layer up, and all of them estimated from one gradient."""
+    found, heads = [], rows.sizes.shape.n_heads
     for one in rows.of(count, [at]):
-        found += [captured_run(one, rows.top)] * 2 + [source_run(one, rows.top - 1)]
-        found.append(suffix_run(rows.sizes, one, one.live([at]), 0, heads).beside(one.cached_tokens(rows.top)))
-        found.append(trained_run(rows.sizes, one, one.live([at]), 0) * ((1 + one.in_batch) / 2))
+        found += [source_run(one, rows.top - 1), captured_run(one, rows.top)]
+        found += [suffix_run(rows.sizes, one, one.live([at]), layer, heads) for layer in range(rows.top)]
+        found.append(trained_run(rows.sizes, one, one.live([at]), 0))
     return total(found)
 
 
