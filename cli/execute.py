@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,8 @@ def _run(
     from nnsight_et.results.headers import read_header
     from nnsight_et.runner.run import Remote, RunOptions, run
 
+    _freeze_imports()
+
     def outcome(name: str) -> Outcome:
         header = read_header(folder / name)
         return Outcome(header.seconds, len(header.self_check.checks), headline(header))
@@ -127,6 +130,13 @@ def _run(
         if where.view == "json":
             write_object({"event": "error", "message": str(error), "exit_code": error.exit_code})
         raise
+
+
+@cache  # once in a process: what comes later can become garbage
+def _freeze_imports() -> None:
+    """Let no garbage collection look through what imports have made: there is one for every model that is loaded."""
+    gc.collect()
+    gc.freeze()
 
 
 def _until_skipped(steps: Iterable[Step], left_out: list[NothingFound]) -> Iterator[Step]:

@@ -83,7 +83,7 @@ class LoadedModel:
         The prompts of a batch have as many tokens from the first of `positions` on; without positions, any number.
         """
         sizes = [(_live(example, positions), len(example.base.tokens)) for example in examples]
-        chosen = chunks(self.shape, self.model.dtype.itemsize, max(length for _, length in sizes), self.memory)
+        chosen = self._chunks(max(length for _, length in sizes), examples)
         parts, order = [], []
         for batch in batches(sizes, chosen.examples):
             pair = collate([examples[index] for index in batch], self.pad).to(self.model.device)
@@ -91,6 +91,10 @@ class LoadedModel:
             order += batch
         back = torch.tensor(order).argsort()
         return {name: torch.cat([part[name] for part in parts], -1)[..., back] for name in parts[0]}
+
+    def _chunks(self, length: int, examples: Sequence[Example]) -> Chunks:
+        read = max(one.read for one in examples)
+        return chunks(self.shape, self.model.dtype.itemsize, length, self.memory, read)
 
     def collect_notices(self, examples: Sequence[Example]) -> tuple[Notice, ...]:
         """What to know before numbers measured on these examples are read: of the model, and of what it answers.
@@ -100,7 +104,7 @@ class LoadedModel:
         if self.probe == "off":
             return self.notices
         length = max(len(one.base.tokens) for one in examples)
-        most = chunks(self.shape, self.model.dtype.itemsize, length, self.memory).examples
+        most = self._chunks(length, examples).examples
         some = examples[: min(PROBED, most)]
         key = tuple((one.base.tokens, one.right, one.wrong) for one in some)
         if key not in self._looked:

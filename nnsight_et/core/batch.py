@@ -108,6 +108,11 @@ class Example:
         return max(map(len, self.further), default=0)
 
     @property
+    def read(self) -> int:
+        """How many tokens' logits are read of a run of its base prompt: with texts of several tokens those of each."""
+        return max(1, len(self.further)) * (1 + self.continuation)
+
+    @property
     def length(self) -> int:
         """How many tokens the longer of its prompts has, with those of its answers that follow it."""
         return max(self.base.length + self.continuation, self.source.length)

@@ -46,29 +46,34 @@ def kept_per_token(shape: Shape, itemsize: int) -> int:
     return itemsize * shape.n_layers * (2 * shape.n_kv_heads * shape.d_head + shape.d_model + heads)
 
 
-def passing_per_token(shape: Shape, itemsize: int) -> int:
-    """Bytes that a token takes on its way: the widest point of a layer, the logits in fp32 with their softmax."""
-    heads = shape.n_heads * shape.d_head
-    return itemsize * (3 * shape.d_mlp + 8 * shape.d_model + 4 * heads) + 10 * shape.vocabulary
+def widest_per_token(shape: Shape, itemsize: int) -> int:
+    """Bytes that a token takes at the widest point of a layer: MLP, norms, heads."""
+    return itemsize * (3 * shape.d_mlp + 8 * shape.d_model + 4 * shape.n_heads * shape.d_head)
+
+
+def logits_per_token(shape: Shape) -> int:
+    """Bytes that a token takes whose logits are read: in fp32, with their softmax."""
+    return 10 * shape.vocabulary
 
 
 def chunk_bytes(shape: Shape, itemsize: int, prompt_tokens: int, chosen: Chunks) -> int:
     """Bytes of activations that one chunk of work takes: its captured prompts, and the larger of its passes."""
-    captured = chosen.examples * prompt_tokens
-    at_once = max(captured, chosen.tokens)
-    return captured * kept_per_token(shape, itemsize) + at_once * passing_per_token(shape, itemsize)
+    captured, logits = chosen.examples * prompt_tokens, logits_per_token(shape)
+    widest = widest_per_token(shape, itemsize)
+    at_once = max(captured * widest + chosen.examples * logits, chosen.tokens * (widest + logits))
+    return captured * kept_per_token(shape, itemsize) + at_once
 
 
-def chunks(shape: Shape, itemsize: int, prompt_tokens: int, memory: int | None) -> Chunks:
+def chunks(shape: Shape, itemsize: int, prompt_tokens: int, memory: int | None, read: int = 1) -> Chunks:
     """The chunk sizes whose activations of `itemsize` bytes stay within `memory` bytes, for prompts of that length.
 
-    Counted per token: the widest point of a layer (MLP, norms, heads), the logits in fp32 with their softmax; and what
-    a captured prompt keeps.
+    Counted per token: the widest point of a layer, and what a captured prompt keeps; and the logits, of a captured
+    prompt for the `read` tokens where they are read, in a pass for each token.
     """
-    passing = passing_per_token(shape, itemsize)
-    kept = kept_per_token(shape, itemsize)
+    widest, logits = widest_per_token(shape, itemsize), logits_per_token(shape)
+    passing, kept = widest + logits, kept_per_token(shape, itemsize)
     budget = memory or DEFAULT_BYTES
-    examples = max(1, min(50, budget // 4 // (prompt_tokens * (kept + passing))))
+    examples = max(1, min(50, budget // 4 // (prompt_tokens * (kept + widest) + read * logits)))
     return Chunks(
         examples=examples,
         tokens=max(1, min(1 << 16, budget // 2 // passing)),

@@ -156,7 +156,7 @@ def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[i
     row = torch.arange(len(run.tokens), device=model.device)
     outputs: dict[str, dict[int, Tensor]] = {name: {} for name in layers}
     with model.trace(run.tokens, run.position_ids, run.mask):
-        for layer in range(last + 1):
+        for layer in sorted(set().union(*layers.values())):
             z = model.z(layer)
             for name in layers:
                 if layer in layers[name]:

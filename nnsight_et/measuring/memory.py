@@ -41,11 +41,12 @@ class ChunkSizes:
     def of(self, choice: ModelChoice, data: Sequence[Example] | Sequence[Prompt]) -> Chunks:
         """The model's chunk sizes for these prompts, or the base prompts of these examples."""
         tokens = max(map(_tokens_of, data))
-        name = f"{choice.name}/{choice.dtype}/{tokens}"
+        read = max(1 if isinstance(one, Prompt) else one.read for one in data)
+        name = f"{choice.name}/{choice.dtype}/{tokens}" + (f"/{read}" if read > 1 else "")
         if name not in self._sizes:
             shape, size = self.models.shape(choice), getattr(torch, choice.dtype).itemsize
             budget = self.memory or capacity(self.models.device, shape.parameters * size)
-            self._sizes[name] = chunks(shape, size, tokens, budget)
+            self._sizes[name] = chunks(shape, size, tokens, budget, read)
             self._write(self._sizes)
         return self._sizes[name]
 

@@ -124,7 +124,8 @@ def _chance(context: RunContext, job: Job, choice: ModelChoice) -> Iterator[Look
     answers = choice_of(examples, shape.vocabulary, **named)
     length, itemsize = max(len(one.base.tokens) for one in examples), getattr(torch, choice.dtype).itemsize
     own = getattr(job.spec, next(splits(job))[0], PROBED)  # the job's own passes are no smaller, and go in
-    most = max(1, min(own, chunks(shape, itemsize, length, context.chunk_sizes.memory or DEFAULT_BYTES).examples))
+    memory, read = context.chunk_sizes.memory or DEFAULT_BYTES, max(one.read for one in examples)
+    most = max(1, min(own, chunks(shape, itemsize, length, memory, read).examples))
     parts = [slice(start, start + most) for start in range(0, len(examples), most)]
     key = context.cells.key(job, choice, {"probe": to_list(answers.tokens), "data": data_digest(examples)})
     pad = context.models.pad(choice)

@@ -269,9 +269,10 @@ def test_chunk_sizes_follow_the_memory_budget():
 
 
 def test_chunk_sizes_by_hand():
-    """Per token: passing 4 (3 256 + 8 128 + 4 256) + 10 283 = 14094, kept 4 6 (2 256 + 128 + 256) = 21504."""
-    found = chunks(KNOWN_MODELS["llama-tiny"].shape, 4, 10, 32 << 20)
-    assert found == Chunks(examples=(8 << 20) // 355980, tokens=(16 << 20) // 14094, kept=(8 << 20) // 215040)
+    """Per token: in layers 4 (3 256 + 8 128 + 4 256) = 11264, logits 10 283, kept 4 6 (2 256 + 128 + 256) = 21504."""
+    for read, prompt in ((1, 10 * 32768 + 2830), (6, 10 * 32768 + 6 * 2830)):
+        found = chunks(KNOWN_MODELS["llama-tiny"].shape, 4, 10, 32 << 20, read)
+        assert found == Chunks(examples=(8 << 20) // prompt, tokens=(16 << 20) // 14094, kept=(8 << 20) // 215040)
     assert chunks(KNOWN_MODELS["llama-tiny"].shape, 4, 10, 1 << 40) == Chunks(examples=50, tokens=1 << 16, kept=1 << 12)
 
 

@@ -144,7 +144,7 @@ def test_a_smaller_budget_is_heeded_after_a_run_that_had_too_little_memory(root,
         with pytest.raises(ExperimentError, match="out of memory"):
             ran(root, "runs")
     ran(root, "runs", "memory=8MiB")
-    assert chunk_sizes(root, "runs")["one/float32/19"]["examples"] == 11
+    assert chunk_sizes(root, "runs")["one/float32/19"]["examples"] == 13
 
 
 def test_a_gpus_budget_is_most_of_what_it_has_beside_the_weights_and_not_of_what_is_free(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -190,11 +191,12 @@ def test_a_donors_inputs(model, pair, rows):
 def test_trained_masks(model, pair, rows):
     """Forward passes are counted; as many again go back. Steps are so short that all masks round to one."""
     spec = DCM(method="dcm", circuit="c", training_examples=3, validation_examples=3, batch=3, validate_every=1)
+    training = Training(validate_every=1, learning_rate=1e-6)
     with counted(model) as found:
-        trained_masks(model, GROUPS, Training(validate_every=1, learning_rate=1e-6), [pair], [pair], CHUNKS)
+        trained_masks(replace(model, reads_words=True), GROUPS, training, [pair], [pair], CHUNKS)
     count = methods.masks(rows, spec, GROUPS)
     forward = count.trained + count.whole + count.again
-    assert forward == found["layers"]
+    assert (forward, count.answers) == (found["layers"], found["answers"])
 
 
 def test_attribution_of_every_head(model, pair, rows):

@@ -297,6 +297,7 @@ def masks(rows: Rows, spec: DCM, groups: Sequence[HeadGroup]) -> Count:
     """The training and validation of all groups' masks for one desideratum (App. H).
 
     Of the validated masks half are taken to differ. Captured prompts stay in memory from epoch to epoch if they fit.
+    Training reads the target's logit, and the unembedding is taken to be a linear layer, of which no more is computed.
     """
     steps = ceil(spec.training_examples / spec.batch)
     held = min(spec.training_examples, rows.sizes.chunks.kept)
@@ -305,7 +306,7 @@ def masks(rows: Rows, spec: DCM, groups: Sequence[HeadGroup]) -> Count:
     for one in _in_steps(rows, spec.training_examples, spec.batch):
         training.append(_preparing_work(one, rows.top, groups) * (1 if held == spec.training_examples else spec.epochs))
         for start, live in _begins(one, groups):
-            training.append(trained_run(rows.sizes, one, live, start) * spec.epochs)
+            training.append(replace(trained_run(rows.sizes, one, live, start), answers=0.0) * spec.epochs)
     for one in _in_steps(rows, spec.validation_examples, spec.batch):
         validation.append(_preparing_work(one, rows.top, groups))
         validation += [suffix_run(rows.sizes, one, live, start, different) for start, live in _begins(one, groups)]
