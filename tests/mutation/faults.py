@@ -421,7 +421,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "wrong direction", "the sign of attributed effects", ATTRIBUTION,
-        ("columns.append(-slope[0])", "columns.append(slope[0])"), "gqa", "interventions/attribution",
+        ("return -slope.T.cpu()", "return slope.T.cpu()"), "gqa", "interventions/attribution",
     ),
     _fault(
         "wrong selection", "the least harmful heads are kept", "measuring/stage_scores.py",
