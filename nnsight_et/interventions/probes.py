@@ -136,6 +136,7 @@ def _receivers(model: Model, probes: Sequence[Probe], key: SuffixKey) -> Receive
 def _reads(model: Model, probe: Probe, layer: int, head: int) -> bool:
     """Whether a receiver of the probe has the layer's input `head`, in the space of its via."""
     via = probe.path.via
+    assert via is not None
     return any(
         one.layer == layer and (0 if via == "input" else model.receiver(one.index, via)) == head
         for one in probe.path.receivers

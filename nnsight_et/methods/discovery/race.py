@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from math import nan, sqrt
 from typing import Any, NamedTuple
 
@@ -65,8 +66,8 @@ class Raced:
 
     def split(self, counts: Sequence[int]) -> list[Raced]:
         """So many consecutive variants each."""
-        parts = (one.split(list(counts)) for one in (self.effect, self.p, self.p_bh))
-        return [Raced(*part) for part in zip(*parts, strict=True)]
+        ends = [*accumulate(counts, initial=0)]
+        return [Raced(self.effect[a:b], self.p[a:b], self.p_bh[a:b]) for a, b in pairwise(ends)]
 
     def among(self, indices: Sequence[int], count: int) -> Raced:
         """The same among `count` variants, of which these are numbers `indices`; the others were not run."""
@@ -221,11 +222,12 @@ def _corrected(p: Tensor, families: Sequence[Family]) -> Tensor:
     """[variant]: p-values [variant] after the correction over each family, the rest of which have 1."""
     if not families:
         return p
-    corrected = list[Tensor]()
-    for one, family in zip(p.split([family.run for family in families]), families, strict=True):
-        every = torch.cat([one, p.new_ones(family.of - family.run)])
-        corrected.append(benjamini_hochberg(every)[: family.run])
-    return torch.cat(corrected)
+    corrected, first = p.clone(), 0
+    for family in families:
+        here, first = slice(first, first + family.run), first + family.run
+        every = torch.cat([p[here], p.new_ones(family.of - family.run)])
+        corrected[here] = benjamini_hochberg(every)[: family.run]
+    return corrected
 
 
 def _plain(probe: Probe) -> list[Any]:

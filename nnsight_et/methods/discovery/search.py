@@ -180,7 +180,8 @@ class Search:
             for kind in self.kinds:
                 senders, found = one.branch.senders(self.shape, kind), one.halves if kind == "heads" else None
                 alone = [index for index, sender in enumerate(senders) if found is None or sender in found.alone]
-                asked += [(one, kind, senders, alone)] if senders else []
+                if senders:
+                    asked.append((one, kind, senders, alone))
         edges = [(one.branch.path(kind), senders[index]) for one, kind, senders, alone in asked for index in alone]
         families = [Family(len(alone), len(senders)) for _, _, senders, alone in asked]
         run = self.trials.run_all if name == LOGITS else self.trials.race
