@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from nnsight_et.core.batch import PromptBatch
 from nnsight_et.core.errors import ExperimentError
+from nnsight_et.engine.paths import Kind
 from nnsight_et.engine.readout import read_logits
 from nnsight_et.models.model import Model
 
@@ -149,29 +150,36 @@ def cache_with(
 
 def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:
     """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops before the last wanted MLP."""
-    layers = {name: frozenset(found) for name, found in wanted.items()}
-    if not layers:
-        return {}
-    last = max(max(found) for found in layers.values())
-    row = torch.arange(len(run.tokens), device=model.device)
-    outputs: dict[str, dict[int, Tensor]] = {name: {} for name in layers}
-    with model.trace(run.tokens, run.position_ids, run.mask):
-        for layer in sorted(set().union(*layers.values())):
-            z = model.z(layer)
-            for name in layers:
-                if layer in layers[name]:
-                    outputs[name][layer] = z[row, run.positions[name]]
-        model.stop_before_mlp(last)
-    return outputs
+    heads: Mapping[tuple[str, Kind], Iterable[int]] = {(name, "heads"): layers for name, layers in wanted.items()}
+    return {name: found for (name, _), found in component_outputs(model, run, heads).items()}
 
 
 def mlp_outputs(model: Model, run: PromptBatch, at: str, wanted: Iterable[int]) -> dict[int, Tensor]:
     """Layer -> what its MLP adds [batch, d] at the position, of one plain run, which stops above the last."""
-    layers, outputs = frozenset(wanted), dict[int, Tensor]()
+    return component_outputs(model, run, {(at, "mlps"): wanted})[at, "mlps"]
+
+
+def component_outputs(
+    model: Model, run: PromptBatch, wanted: Mapping[tuple[str, Kind], Iterable[int]]
+) -> dict[tuple[str, Kind], dict[int, Tensor]]:
+    """The same of heads and MLPs at several positions, of one run: (position, kind) -> layer -> outputs."""
+    layers = {key: frozenset(found) for key, found in wanted.items()}
+    outputs: dict[tuple[str, Kind], dict[int, Tensor]] = {key: {} for key in layers}
+    if not any(layers.values()):
+        return outputs
+    asked = sorted(set().union(*layers.values()))
     row = torch.arange(len(run.tokens), device=model.device)
+    kinds: tuple[Kind, ...] = ("heads", "mlps")  # in the order of a forward pass
     with model.trace(run.tokens, run.position_ids, run.mask):
-        for layer in range(max(layers) + 1):
-            if layer in layers:
-                outputs[layer] = model.mlp(layer, len(row))[row, run.positions[at]]
-        model.stop_after(max(layers))
+        for layer in asked:
+            for kind in kinds:
+                here = [key for key, found in layers.items() if key[1] == kind and layer in found]
+                if here:
+                    values = model.z(layer) if kind == "heads" else model.mlp(layer, len(row))
+                for key in here:
+                    outputs[key][layer] = values[row, run.positions[key[0]]]
+        if any(kind == "mlps" and asked[-1] in found for (_, kind), found in layers.items()):
+            model.stop_after(asked[-1])
+        else:
+            model.stop_before_mlp(asked[-1])
     return outputs

@@ -69,12 +69,14 @@ class Senders:
 
     @classmethod
     def together(cls, model: Model, sets: Sequence[Sequence[Head]], donated: Mapping[int, Tensor]) -> Senders:
-        """Sets of heads, each of which donates at once."""
+        """Sets of heads, each of which donates at once; a pass begins at the lowest of all."""
         members = torch.zeros(len(sets), model.n_layers, model.n_heads, dtype=torch.bool)
         for number, heads in enumerate(sets):
             for layer, index in heads:
                 members[number, layer, index] = True
-        return cls((0,) * len(sets), None, donated, members.to(model.device))
+        layers = {layer for heads in sets for layer, _ in heads}
+        given = {layer: z for layer, z in donated.items() if layer in layers}
+        return cls((min(layers),) * len(sets), None, given, members.to(model.device))
 
     def mlps_of(self, layer: int) -> bool:
         """Whether the layer's MLP is one of the senders."""

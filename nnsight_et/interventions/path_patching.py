@@ -21,9 +21,9 @@ from nnsight_et.core.batch import Pair
 from nnsight_et.core.circuit import Component
 from nnsight_et.engine import one_token, reference
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, head_outputs, mlp_outputs, suffix_of
+from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, component_outputs, suffix_of
 from nnsight_et.engine.one_token import Receivers
-from nnsight_et.engine.paths import Path
+from nnsight_et.engine.paths import Kind, Path
 from nnsight_et.engine.readout import Asked, Readout, ReadoutSpec, joined_readouts, readout, stacked_readouts
 from nnsight_et.engine.shared_runs import both_runs
 from nnsight_et.engine.suffix import Edit, suffix
@@ -59,7 +59,7 @@ def edge_probabilities(
     check_ends(model, [path for path, _ in edges])
     with model.session():
         together = _reference_edge_effects if engine == "reference" else _edge_effects
-        outcome = nnsight.save(together(model, pair.by_row(), _by_path(edges), chunks))
+        outcome = nnsight.save(together(model, pair.by_row(), by_path(edges), chunks))
     return check_numbers(model, outcome, [pair])
 
 
@@ -72,7 +72,8 @@ def check_ends(model: Model, paths: Iterable[Path]) -> None:
 Senders = Sequence[tuple[Path, Sequence[Component]]]
 
 
-def _by_path(edges: Sequence[tuple[Path, Component]]) -> Senders:
+def by_path(edges: Sequence[tuple[Path, Component]]) -> Senders:
+    """The senders of each path; edges of one path stand together."""
     return [(path, [sender for _, sender in some]) for path, some in groupby(edges, lambda edge: edge[0])]
 
 
@@ -102,14 +103,12 @@ def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> d
     )
     tokens = dict(zip(names, whole.tokens, strict=True))
     asked = ReadoutSpec.of(pair, whole.logits)
-    wanted: dict[str, set[int]] = {}
+    wanted: dict[tuple[str, Kind], set[int]] = {}
     for (path, _), some in zip(paths, layers, strict=True):
-        if path.senders == "heads":
-            wanted.setdefault(path.at, set()).update(some)
-    donated = head_outputs(model, pair.source, wanted)
+        wanted.setdefault((path.at, path.senders), set()).update(some)
+    donated = component_outputs(model, pair.source, wanted)
     parts: list[Readout] = []
-    for (path, senders), some, begins in zip(paths, layers, starts, strict=True):
-        given = donated[path.at] if path.senders == "heads" else mlp_outputs(model, pair.source, path.at, some)
+    for (path, senders), begins in zip(paths, starts, strict=True):
         capture = whole.with_live(suffix_of(run, run.positions[path.at]))
         parts += path_readouts(
             model,
@@ -118,7 +117,7 @@ def _edge_effects(model: Model, pair: Pair, paths: Senders, chunks: Chunks) -> d
             senders,
             token=tokens[path.at],
             starts=begins,
-            donated=given,
+            donated=donated[path.at, path.senders],
             asked=asked,
             chunks=chunks,
         )

@@ -74,7 +74,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     _fault(
         "off-by-one position", "the source's token is the one before", CAPTURE,
-        ("outputs[name][layer] = z[row, run.positions[name]]", "outputs[name][layer] = z[row, run.positions[name] - 1]"),
+        ("outputs[key][layer] = values[row, run.positions[key[0]]]",
+         "outputs[key][layer] = values[row, run.positions[key[0]] - 1]"),
         "gqa", "interventions/activation_patching",
     ),
     _fault(

@@ -27,6 +27,7 @@ from nnsight_et.interventions.path_patching import Path, edge_probabilities, pat
 from nnsight_et.interventions.probes import Probe, probe_probabilities
 from nnsight_et.interventions.screened_paths import screened_probabilities
 from nnsight_et.manifest import DCM
+from nnsight_et.methods.discovery.spent import passes_of
 from nnsight_et.models.catalog import Shape
 from nnsight_et.models.load import shape_from
 from nnsight_et.planning.cost import methods, paths
@@ -209,12 +210,14 @@ def test_attribution_of_every_head(model, pair, rows):
     assert once.whole + once.again + once.trained == found["layers"]
 
 
-def test_edges_of_several_paths(model, pair, rows):
+@pytest.mark.parametrize("top", [Mlp(2), Mlp(3)])  # below the last head, and beside it
+def test_edges_of_several_paths(model, pair, rows, top):
     (prompts,) = rows.prompts
-    some = [
+    some: list[tuple[Path, list[Component]]] = [
         (Path("last"), [Head(0, 1), Head(3, 3)]),
         (Path("query_label", "value", HEADS), [Head(0, 2), Head(1, 1), Head(2, 0)]),
         (Path("previous_query_label", "key", HEADS[:1]), [Head(2, 1)]),
+        (Path("last", senders="mlps"), [Mlp(0), top]),
     ]
     edges = [(path, sender) for path, senders in some for sender in senders]
     with counted(model) as found:
@@ -224,14 +227,21 @@ def test_edges_of_several_paths(model, pair, rows):
 
 def test_probes_of_several_places(model, pair, rows):
     (prompts,) = rows.prompts
-    donors = (Head(0, 1), Head(1, 3))
     ends: list[tuple[str, End, tuple[Component, ...]]] = [
         ("last", "query", HEADS),
         ("query_label", "value", HEADS[:1]),
         ("last", "input", MLPS),
     ]
-    every = [Probe(Path(at, via, parts), given) for at, via, parts in ends for given in (None, None, donors)]
-    places = {(at, via): (sorted({one.layer for one in parts}), 3, 1) for at, via, parts in ends}
+    sets = None, (Head(0, 1), Head(1, 3)), (Head(0, 2),), (Head(1, 0),), (Head(2, 1), Head(2, 3))
+    every = [Probe(Path(at, via, parts), given) for at, via, parts in ends for given in (None, *sets)]
+    passes = [
+        paths.ProbePass("last", "query", 2, 3, 5, {0: 2, 1: 1}),
+        paths.ProbePass("last", "query", 3, 3, 1, {2: 1}),  # out of reach of the lower receiver
+        paths.ProbePass("query_label", "value", 3, 3, 6, {0: 2, 1: 1, 2: 1}),
+        paths.ProbePass("last", "input", 1, 3, 5, {0: 2, 1: 1}),  # a head reaches the MLP of its layer
+        paths.ProbePass("last", "input", 3, 3, 1, {2: 1}),
+    ]
     with counted(model) as found:
         probe_probabilities(model, pair, every, "default", CHUNKS)
-    same(paths.probing(rows.sizes, prompts, places), found)
+    same(paths.probing(rows.sizes, prompts, passes), found)
+    assert passes_of(every, SHAPE.parallel) == passes

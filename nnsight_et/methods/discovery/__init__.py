@@ -12,7 +12,7 @@ from nnsight_et.methods.base import Experiment, Method
 from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.methods.sections import CIRCUITS
 from nnsight_et.planning.cost.methods import Count, Rows, total
-from nnsight_et.planning.cost.paths import edges, path_patching, probing
+from nnsight_et.planning.cost.paths import ProbePass, edges, path_patching, probing
 from nnsight_et.planning.cost.pieces import CostSetting, Piece, texts_made
 
 
@@ -45,12 +45,13 @@ def _probed(spec: Discovery, rows: Rows, places: Sequence[str]) -> Count:
     shape = rows.sizes.shape
     nodes = min(spec.keep * (spec.branches + 1), shape.n_layers * shape.n_heads * len(places))
     inputs = 1 + 2 * len(places)
-    layers, half = list(range(shape.n_layers)), 2 * shape.n_layers
-    asked = (1, 7 * inputs * nodes, 5 * inputs * nodes), (spec.branches, half, half)
+    at, last = places[0], shape.n_layers - 1
+    branches = [ProbePass(at, "key", 0, last, 7 * inputs * nodes, {0: 5 * inputs * nodes})]
+    halves = [ProbePass(at, "key", layer + 1, last, 2, {layer: 2}) for layer in range(last)]
     return total(
-        probing(rows.sizes, one, {(places[0], "key"): (layers, variants, sets)}) * times
-        for times, variants, sets in asked
-        for one in rows.of(spec.examples, [places[0]])
+        probing(rows.sizes, one, passes) * times
+        for times, passes in ((1, branches), (spec.branches, halves))
+        for one in rows.of(spec.examples, [at])
     )
 
 

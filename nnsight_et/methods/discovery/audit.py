@@ -55,7 +55,7 @@ def _graph(search: Replay) -> Generator[Finding, None, dict[str, Any]]:
     steps = evidence.steps("held out")
     yield finding("asked", bool(steps) == bool(edges), "held out: whether anything is tested")
     if edges:
-        told = [[one.at, one.via, one.receivers, node[0]] for node, one in edges]
+        told = [search.told(one, node[0]) for node, one in edges]
         yield from evidence.calls(steps[-1], "edge_probabilities", told_edges, told)
         found = evidence.values(steps[-1])
         cost, effect = cost_of(search, steps[-1]), search.effect(found)
@@ -107,8 +107,8 @@ def _edges(
     effect, p, adjusted = numbers
     seed, kept = search.evidence.job.seed, {(node, one.name) for node, one in graph}
     for number, ((name, at), one) in enumerate(edges):
-        senders, found = one.tables[name.endswith("MLP")]
-        searched = found[senders.index(place(name))]
+        table = one.tables[name.endswith("MLP")]
+        searched = table.effect[table.senders.index(place(name))]
         searched = searched[~searched.isnan()]
         ends: list[float] = to_list(mean_interval(effect[number]))
         again = means_of_resamples(searched, seed) <= -search.least
@@ -168,8 +168,8 @@ def _stability(search: Replay) -> float | None:
     """Jaccard index over all senders that were run alone, of those with an effect and resampled ones."""
     found, again = list[Tensor](), list[Tensor]()
     for one in search.branches.values():
-        for _, effects in one.tables.values():
-            for effect in effects:
+        for table in one.tables.values():
+            for effect in table.effect:
                 if len(run := effect[~effect.isnan()]):
                     found.append((run.mean() <= -search.least)[None])
                     again.append(means_of_resamples(run[None], search.evidence.job.seed) <= -search.least)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,8 @@ from torch import Tensor
 from nnsight_et.core.batch import Example
 from nnsight_et.core.circuit import Circuit, Component, Head, HeadGroup
 from nnsight_et.core.lists import to_list
-from nnsight_et.core.named_metrics import DEFAULT_METRIC
 from nnsight_et.core.statistics import effect_p_values, holm, mean_interval, resampled_means, wilson_interval
 from nnsight_et.engine.paths import Path
-from nnsight_et.interventions.calls import Call
-from nnsight_et.interventions.path_patching import edge_probabilities
 from nnsight_et.manifest import Discovery
 from nnsight_et.measuring.cells import measure_cells
 from nnsight_et.measuring.context import MethodOutput, Progress, RunContext
@@ -25,9 +21,9 @@ from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.own_pairs import check_foils
 from nnsight_et.measuring.predictions import select_examples
 from nnsight_et.measuring.stage_scores import effects, over_all, tested_values
-from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, data_digest, suffixes
+from nnsight_et.measuring.steps import data_digest
 from nnsight_et.methods.base import Experiment
-from nnsight_et.methods.discovery import audit, present, spent
+from nnsight_et.methods.discovery import audit, present
 from nnsight_et.methods.discovery.graph import Edge, Node, connected
 from nnsight_et.methods.discovery.race import Trials
 from nnsight_et.methods.discovery.search import Search, Searched
@@ -82,26 +78,16 @@ class Tests:
 def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress, None, Tests]:
     """Patch the candidates of every branch on examples that had no say in choosing them, all in one measurement."""
     context, job = search.trials.context, search.trials.job
-    choice, metric = job.models[0], job.spec.metric
-    paths, asked = list[tuple[Path, list[Component]]](), list[Edge]()
+    metric = job.spec.metric
+    paths, asked = list[tuple[Path, Component]](), list[Edge]()
     for one in search.branches.values():
         for kind in search.kinds:
             if parts := sorted(node.part for node in one.candidates if node.kind == kind):
-                paths.append((one.branch.path(kind), parts))
+                paths += [(one.branch.path(kind), part) for part in parts]
                 asked += [Edge(Node(part, one.branch.at), one.branch) for part in parts]
     if not paths:
         return Tests((), torch.zeros(0, len(held_out)), torch.zeros(0, len(held_out)), 0)
-    edges = [(path, part) for path, parts in paths for part in parts]
-    chunks = context.chunk_sizes.of(choice, held_out)
-    step = suffixes(job, choice, "held out", held_out, sorted({path.at for path, _ in paths}), chunks.examples)
-
-    def measure(batch: Batch, settings: EvalSettings) -> Call:
-        pair = context.data.pair(choice, held_out, batch, metric)
-        return Call(edge_probabilities, (pair, settings.select(edges), settings.engine, chunks))
-
-    named = [[path.at, path.via, sorted(map(str, path.receivers)), str(part)] for path, part in edges]
-    cache_key: dict[str, Any] = {"edges": named} | ({} if metric == DEFAULT_METRIC else {"metric": metric})
-    measurement = Measurement(step, cache_key, measure, len(edges))
+    measurement, cost = search.trials.edges(paths, "held out", range(len(paths)), held_out)
     yield from measure_cells(context, [measurement])
     found = context.cells.values(measurement)
     check_scored(context, job, "held_out_examples", found, held_out)
@@ -110,7 +96,6 @@ def _tested_again(search: Search, held_out: list[Example]) -> Generator[Progress
     effect, places = effects(found, metric), list(search.branches)
     score: list[float] = to_list(effect.mean(-1))
     order = sorted(range(len(asked)), key=lambda index: (places.index(asked[index].branch.name), score[index]))
-    cost = spent.of_paths(step, search.shape, chunks, paths)
     return Tests(tuple(asked[index] for index in order), effect[order], values[order], cost)
 
 

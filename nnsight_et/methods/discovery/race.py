@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from math import nan, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from nnsight_et.core.named_metrics import DEFAULT_METRIC, METRICS, Metric
 from nnsight_et.core.statistics import benjamini_hochberg, effect_p_values
 from nnsight_et.engine.paths import Path
 from nnsight_et.interventions.calls import Call
+from nnsight_et.interventions.path_patching import by_path, edge_probabilities
 from nnsight_et.interventions.probes import Probe, probe_probabilities
 from nnsight_et.manifest import Discovery
 from nnsight_et.measuring.cells import measure_cells
@@ -26,7 +28,6 @@ from nnsight_et.measuring.missing_scores import check_scored
 from nnsight_et.measuring.stage_scores import Found, effects, tested_values
 from nnsight_et.measuring.steps import Batch, EvalSettings, Measurement, suffixes
 from nnsight_et.methods.discovery import spent
-from nnsight_et.methods.path_patching.experiment import patched_paths
 from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.plan import Job
 
@@ -34,6 +35,16 @@ FIRST = 16  # so many examples say which variants are run on others
 MARGIN = 2.0  # standard errors
 Measured = Callable[[Sequence[int], list[Example]], tuple[Measurement, int]]
 """Some of the variants on some of the examples, and what that costs."""
+
+
+class Family(NamedTuple):
+    """Hypotheses that a correction is over: how many variants are run, one after the other, of how many in all.
+
+    The others have no effect.
+    """
+
+    run: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,11 @@ class Raced:
     def score(self) -> Tensor:
         """[variant]: the mean effects."""
         return self.effect.nanmean(-1)
+
+    def split(self, counts: Sequence[int]) -> list[Raced]:
+        """So many consecutive variants each."""
+        ends = [*accumulate(counts, initial=0)]
+        return [Raced(self.effect[a:b], self.p[a:b], self.p_bh[a:b]) for a, b in pairwise(ends)]
 
     def among(self, indices: Sequence[int], count: int) -> Raced:
         """The same among `count` variants, of which these are numbers `indices`; the others were not run."""
@@ -90,12 +106,14 @@ class Trials:
         """The examples on which all is run that is run at all."""
         return self.examples[:FIRST]
 
-    def race(self, measured: Measured, count: int, kind: str, family: int = 1) -> Generator[Progress, None, Raced]:
+    def race(
+        self, measured: Measured, count: int, kind: str, families: Sequence[Family] = ()
+    ) -> Generator[Progress, None, Raced]:
         """Measure variants on the first examples, and those that these leave undecided on as many more, and so on.
 
         Decided: the mean effect is two standard errors short of one worth keeping; or as far beyond it, and beyond
-        chance. family: of how many hypotheses they are a part, the others of which have no effect; 1: each is its own.
-        Each look takes twice the examples of the one before.
+        chance, after the correction over its family; without families each is its own. Each look takes twice the
+        examples of the one before.
         """
         effect = torch.full((count, len(self.examples)), nan, dtype=torch.float64)
         tested, (p, p_bh) = effect.clone(), torch.ones(2, count, dtype=torch.float64)
@@ -107,19 +125,21 @@ class Trials:
             reach, mean = MARGIN * seen.std(-1) / sqrt(seen.shape[-1]), seen.mean(-1)
             ruled_out = (mean - reach > -self.threshold) & (stop < len(self.examples))
             p[left] = effect_p_values(tested[left, :stop]).masked_fill(ruled_out, 1.0)
-            p_bh[left] = _corrected(p, family)[left]
+            p_bh[left] = _corrected(p, families)[left]
             decided = ruled_out | ((mean + reach <= -self.threshold) & (p_bh[left] <= self.job.spec.level))
             left: list[int] = [index for index, done in zip(left, to_list(decided), strict=True) if not done]
             start, stop = stop, 2 * stop
         return Raced(effect, p, p_bh)
 
-    def run_all(self, measured: Measured, count: int, kind: str) -> Generator[Progress, None, Raced]:
+    def run_all(
+        self, measured: Measured, count: int, kind: str, families: Sequence[Family]
+    ) -> Generator[Progress, None, Raced]:
         """Measure all variants on all examples; they say what a share of the base is."""
         found = yield from self.values(measured, range(count), self.examples, kind)
         if not self.bases:
             self._keep_base(found)
         p = effect_p_values(self._tested(found))
-        return Raced(effects(found, self.metric), p, benjamini_hochberg(p))
+        return Raced(effects(found, self.metric), p, _corrected(p, families))
 
     def values(
         self, measured: Measured, variants: Sequence[int], some: list[Example], kind: str
@@ -174,11 +194,22 @@ class Trials:
         return Measurement(step, cache_key, measure, len(asked)), spent.of_probes(step, self.shape, chunks, asked)
 
     def edges(
-        self, path: Path, senders: Sequence[Component], name: str, variants: Sequence[int], some: list[Example]
+        self, edges: Sequence[tuple[Path, Component]], name: str, variants: Sequence[int], some: list[Example]
     ) -> tuple[Measurement, int]:
-        """Some of a path's senders on some of the examples, and what that costs."""
-        chosen = [senders[index] for index in variants]
-        return patched_paths(self.context, self.job, path, chosen, name, some), self.cost_of(path, chosen, some)
+        """Some of the edges, of which a path's stand together, on some of the examples, and what that costs."""
+        choice, metric = self.job.models[0], self.metric
+        asked = [edges[index] for index in variants]
+        chunks = self.context.chunk_sizes.of(choice, some)
+        step = suffixes(self.job, choice, name, some, sorted({path.at for path, _ in asked}), chunks.examples)
+
+        def measure(batch: Batch, settings: EvalSettings) -> Call:
+            pair = self.context.data.pair(choice, some, batch, metric)
+            return Call(edge_probabilities, (pair, settings.select(asked), settings.engine, chunks))
+
+        named = [[path.at, path.via, sorted(map(str, path.receivers)), str(part)] for path, part in asked]
+        cache_key: dict[str, Any] = {"edges": named} | ({} if metric == DEFAULT_METRIC else {"metric": metric})
+        cost = spent.of_paths(step, self.shape, chunks, by_path(asked))
+        return Measurement(step, cache_key, measure, len(asked)), cost
 
     def cost_of(self, path: Path, senders: Sequence[Component], some: Sequence[Example]) -> int:
         """Tokens times layers of patching the senders, one by one, on some examples."""
@@ -187,9 +218,16 @@ class Trials:
         return spent.of_paths(step, self.shape, chunks, [(path, senders)]) if senders else 0
 
 
-def _corrected(p: Tensor, family: int) -> Tensor:
-    """[variant]: p-values [variant] after the correction over them and the rest of their family, which have 1."""
-    return p if family == 1 else benjamini_hochberg(torch.cat([p, p.new_ones(family - len(p))]))[: len(p)]
+def _corrected(p: Tensor, families: Sequence[Family]) -> Tensor:
+    """[variant]: p-values [variant] after the correction over each family, the rest of which have 1."""
+    if not families:
+        return p
+    corrected, first = p.clone(), 0
+    for family in families:
+        here, first = slice(first, first + family.run), first + family.run
+        every = torch.cat([p[here], p.new_ones(family.of - family.run)])
+        corrected[here] = benjamini_hochberg(every)[: family.run]
+    return corrected
 
 
 def _plain(probe: Probe) -> list[Any]:

@@ -13,7 +13,7 @@ from nnsight_et.core.lists import to_list
 from nnsight_et.engine.paths import End
 from nnsight_et.manifest import IOITask
 from nnsight_et.measuring.audit import Finding
-from nnsight_et.measuring.evidence import Heads, name_of, place, places
+from nnsight_et.measuring.evidence import Heads, name_of, place
 from nnsight_et.methods.discovery.replayed import (
     FIRST,
     BranchAgain,
@@ -21,7 +21,8 @@ from nnsight_et.methods.discovery.replayed import (
     Named,
     Race,
     Replay,
-    told_path,
+    Table,
+    told_edges,
     told_probes,
 )
 
@@ -29,7 +30,7 @@ from nnsight_et.methods.discovery.replayed import (
 def rounds_again(search: Replay) -> Iterator[Finding]:
     """Every round of the search; afterwards what it must have found is there."""
     search.branches["logits"] = logits = BranchAgain("logits", None, search.positions[-1], [], "logits")
-    yield from _senders(search, logits)
+    yield from _senders(search, [logits], "logits")
     sampled, rounds = False, 0
     while True:
         while new := _new(search):
@@ -42,7 +43,7 @@ def rounds_again(search: Replay) -> Iterator[Finding]:
         search.sampled_from = len(closed)
         draw = random.Random(f"{search.evidence.job.seed}/closed branches")
         some = [search.branches[name] for name in draw.sample(closed, min(search.spec.closed_sample, len(closed)))]
-        yield from _open(search, some, "sampled", "layers sampled")
+        yield from _open(search, some, "sampled", "sampled")
         sampled = any(one.why == "sampled" for one in some)
         if not _new(search):
             return
@@ -76,52 +77,59 @@ def _open(search: Replay, some: Sequence[BranchAgain], why: str, name: str) -> I
             opened.append(one)
         elif why == "effect":
             one.why = limit
-    yield from _halves(search, opened, name)
-    for one in opened:
-        yield from _senders(search, one)
+    yield from _halves(search, opened, f"layers {name}")
+    yield from _senders(search, opened, f"senders {name}")
 
 
-def _senders(search: Replay, one: BranchAgain) -> Iterator[Finding]:
-    """A branch's senders on the search's examples, and its candidates."""
-    ranked = list[tuple[float, tuple[int, int], str]]()
-    for mlps in (False, True) if search.spec.mlps else (False,):
-        senders = one.senders(search.shape, mlps)
-        if not senders:
-            continue
-        path, name = one.path(mlps), f"{one.name}{' MLPs' * mlps}"
-        said = {"at": path.at, "via": path.via, "senders": path.senders, "metric": search.spec.metric}
-        said |= {"receivers": sorted(places(path.receivers)), "kv_heads": "shared"}
-        alone = senders
-        if one.why != "logits" and not mlps:
-            alone = one.alone
-        found = Race(search, "path_probabilities", told_path, [said | {"from": [part]} for part in alone], "search")
-        steps = search.evidence.steps(name)
-        if one.why == "logits":
-            yield from found.run_all(steps)
-        else:
-            yield from found.run(steps, len(senders))
-        if one.why == "logits" and not mlps:
-            base = search.evidence.values(steps[0])
-            search.tensors |= {key: base[key] for key in ("base", "base_value") if key in base}
-            search.unit = base["base_value"].double().mean().item() if "base_value" in base else 1.0
+def _senders(search: Replay, some: Sequence[BranchAgain], name: str) -> Iterator[Finding]:
+    """The senders of branches on the search's examples, and the branches' candidates."""
+    told, asked = list[list[Any]](), list[tuple[BranchAgain, bool, Heads, Heads]]()
+    for one in some:
+        for mlps in (False, True) if search.spec.mlps else (False,):
+            if senders := one.senders(search.shape, mlps):
+                alone = senders if one.why == "logits" or mlps else one.alone
+                asked.append((one, mlps, senders, alone))
+                told += [search.told(one, name_of(part, mlps)) for part in alone]
+    found, steps = Race(search, "edge_probabilities", told_edges, told, "search"), search.evidence.steps(name)
+    families = [(len(alone), len(senders)) for _, _, senders, alone in asked]
+    yield from found.run_all(steps, families) if name == "logits" else found.run(steps, families)
+    if name == "logits":
+        base = search.evidence.values(steps[0])
+        search.tensors |= {key: base[key] for key in ("base", "base_value") if key in base}
+        search.unit = base["base_value"].double().mean().item() if "base_value" in base else 1.0
+    first = 0
+    for one, mlps, senders, alone in asked:
+        here, first = slice(first, first + len(alone)), first + len(alone)
         at = [senders.index(part) for part in alone]
         effect = torch.full((len(senders), len(search.examples)), nan, dtype=torch.float64)
         p, bh = torch.ones(2, len(senders), dtype=torch.float64)
-        effect[at], p[at], bh[at] = found.effect, found.p, found.p_bh
-        score = effect.nanmean(-1)
-        one.tables[mlps], one.tested = (senders, effect), one.tested + len(alone)
-        stem, width = f"{one.name}{'.mlps' * mlps}", 1 if mlps else search.shape.n_heads
-        reach = torch.ones(len(senders), dtype=torch.bool)
-        of_all = {"score": (score, 0), "per_example": (effect, 0), "reach": (reach, 0)}
-        of_all |= {"p": (p, nan), "p_bh": (bh, nan)}
-        for key, (values, other) in of_all.items():
-            whole = values.new_full((search.shape.n_layers, width, *values.shape[1:]), other)
-            for number, (layer, index) in enumerate(senders):
-                whole[layer, index] = values[number]
-            search.tensors[f"{stem}.{key}"] = whole
-        for number, part in enumerate(senders):
-            if search.is_under(score[number].item()) and bh[number].item() <= search.spec.level:
-                ranked.append((score[number].item(), part, name_of(part, mlps)))
+        effect[at], p[at], bh[at] = found.effect[here], found.p[here], found.p_bh[here]
+        one.tables[mlps], one.tested = Table(senders, effect, p, bh), one.tested + len(alone)
+        _keep_tensors(search, one, mlps)
+    for one in some:
+        _candidates(search, one)
+
+
+def _keep_tensors(search: Replay, one: BranchAgain, mlps: bool) -> None:
+    """What must be kept of a branch's heads, or MLPs."""
+    table = one.tables[mlps]
+    stem, width = f"{one.name}{'.mlps' * mlps}", 1 if mlps else search.shape.n_heads
+    reach = torch.ones(len(table.senders), dtype=torch.bool)
+    of_all = {"score": (table.score, 0), "per_example": (table.effect, 0), "reach": (reach, 0)}
+    of_all |= {"p": (table.p, nan), "p_bh": (table.p_bh, nan)}
+    for key, (values, other) in of_all.items():
+        whole = values.new_full((search.shape.n_layers, width, *values.shape[1:]), other)
+        for number, (layer, index) in enumerate(table.senders):
+            whole[layer, index] = values[number]
+        search.tensors[f"{stem}.{key}"] = whole
+
+
+def _candidates(search: Replay, one: BranchAgain) -> None:
+    ranked = list[tuple[float, tuple[int, int], str]]()
+    for mlps, table in one.tables.items():
+        for part, score, p in zip(table.senders, to_list(table.score), to_list(table.p_bh), strict=True):
+            if search.is_under(score) and p <= search.spec.level:
+                ranked.append((score, part, name_of(part, mlps)))
     for score, _, name in sorted(ranked)[: search.spec.keep]:
         one.candidates.append(name)
         search.scores[(name, one.at), one.name] = score
@@ -243,7 +251,7 @@ def _openings(search: Replay, rounds: int) -> Iterator[Finding]:
     if not told:
         return
     race = Race(search, "probe_probabilities", told_probes, told, "probes")
-    yield from race.run(search.evidence.steps(f"branches {rounds}"), 1)
+    yield from race.run(search.evidence.steps(f"branches {rounds}"), [])
     first, opened = 0, list[tuple[float, str]]()
     for one, kinds in asked:
         effect, p = race.effect[first : first + len(kinds)], race.p[first : first + len(kinds)]
@@ -260,7 +268,7 @@ def _openings(search: Replay, rounds: int) -> Iterator[Finding]:
         elif strong:
             one.why = "token"
     some = [search.branches[name] for _, name in sorted(opened)]
-    yield from _open(search, some, "effect", f"layers {rounds}")
+    yield from _open(search, some, "effect", str(rounds))
 
 
 def _probes(search: Replay, one: BranchAgain) -> list[tuple[str, Heads | None]]:

@@ -24,6 +24,8 @@ from nnsight_et.methods.discovery.summary import DiscoverySummary
 from nnsight_et.models.catalog import Shape
 
 FIRST = 16
+Families = Sequence[tuple[int, int]]
+"""Of consecutive variants that are corrected together how many were run, and how many hypotheses there are."""
 Named = tuple[str, str]
 """A head or MLP by its name, and its position."""
 
@@ -45,6 +47,21 @@ class GroupAgain:
 
 
 @dataclass
+class Table:
+    """The senders of a branch as they must be: effects [sender, example], p-values [sender], corrected ones too."""
+
+    senders: Heads
+    effect: Tensor
+    p: Tensor
+    p_bh: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """[sender]"""
+        return self.effect.nanmean(-1)
+
+
+@dataclass
 class BranchAgain:
     """A branch as it must be."""
 
@@ -61,8 +78,8 @@ class BranchAgain:
     sampled: list[str] = field(default_factory=list[str])
     alone: Heads = field(default_factory=list["tuple[int, int]"])
     """The heads that must have been patched one by one."""
-    tables: dict[bool, tuple[Heads, Tensor]] = field(default_factory=dict[bool, tuple[Heads, Tensor]])
-    """Of heads, and of MLPs: senders, and effects [sender, example]."""
+    tables: dict[bool, Table] = field(default_factory=dict["bool", "Table"])
+    """Of heads, and of MLPs."""
 
     @property
     def name(self) -> str:
@@ -121,6 +138,10 @@ class Replay:
         """Node -> its group."""
         return {(name, one.at): group for group, one in self.groups.items() for name in one.names}
 
+    def told(self, one: BranchAgain, name: str) -> list[Any]:
+        """What a call must say of an edge, from the sender of that name."""
+        return [one.at, one.via, one.receivers, name, "shared", self.spec.metric]
+
     def effect(self, found: Mapping[str, Tensor]) -> Tensor:
         """[variant, example]"""
         ratio = self.spec.metric == "probability_ratio"
@@ -147,14 +168,14 @@ class Race:
         self.effect = torch.full((len(variants), len(search.examples)), nan, dtype=torch.float64)
         self.p, self.p_bh = torch.ones(2, len(variants), dtype=torch.float64)
 
-    def run_all(self, steps: Sequence[Measured]) -> Iterator[Finding]:
+    def run_all(self, steps: Sequence[Measured], families: Families) -> Iterator[Finding]:
         """Hold the one step against what must have been asked; then `effect` and `p` are there."""
         yield from self.look(steps[0], self.search.examples, range(len(self.variants)))
         found = self.search.evidence.values(steps[0])
         self.effect, self.p = self.search.effect(found), p_values(self.search.sign(found))
-        self.p_bh = benjamini_hochberg(self.p)
+        self.p_bh = corrected(self.p, families)
 
-    def run(self, steps: Sequence[Measured], family: int) -> Iterator[Finding]:
+    def run(self, steps: Sequence[Measured], families: Families) -> Iterator[Finding]:
         """The same of one step after the other."""
         search, alive = self.search, list(range(len(self.variants)))
         sign, seen, looks = self.effect.clone(), 0, 0
@@ -170,8 +191,7 @@ class Race:
                 mean, reach = self._mean(one, seen)
                 short[one] = mean - reach > -search.least and seen < len(search.examples)
                 self.p[one] = 1.0 if short[one] else p[number]
-            others = torch.ones(max(family - len(self.variants), 0), dtype=torch.float64)
-            now = self.p if family == 1 else benjamini_hochberg(torch.cat([self.p, others]))
+            now = corrected(self.p, families)
             for one in alive:
                 mean, reach = self._mean(one, seen)
                 self.p_bh[one] = now[one]
@@ -195,12 +215,13 @@ class Race:
         self.search.cost[self.kind] += cost_of(self.search, one)
 
 
-def told_path(arguments: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """What a call of path_probabilities patches, sender by sender."""
-    pair, path, senders = arguments[:3]
-    said = {"at": path.at, "via": path.via, "senders": path.senders, "metric": pair.metric}
-    said |= {"receivers": sorted(places(path.receivers)), "kv_heads": path.kv_heads}
-    return [said | {"from": [part]} for part in places(senders)]
+def corrected(p: Tensor, families: Families) -> Tensor:
+    """p-values after Benjamini and Hochberg's correction over each family, whose other hypotheses have 1."""
+    found, first = p.clone(), 0
+    for run, of in families:
+        here, first = slice(first, first + run), first + run
+        found[here] = benjamini_hochberg(torch.cat([p[here], torch.ones(of - run, dtype=p.dtype)]))[:run]
+    return found
 
 
 def told_probes(arguments: tuple[Any, ...]) -> list[list[Any]]:
@@ -212,8 +233,10 @@ def told_probes(arguments: tuple[Any, ...]) -> list[list[Any]]:
 
 
 def told_edges(arguments: tuple[Any, ...]) -> list[list[Any]]:
-    """What a call of edge_probabilities patches."""
-    return [[path.at, path.via, list(map(str, path.receivers)), str(part)] for path, part in arguments[1]]
+    """What a call of edge_probabilities patches, and by which metric."""
+    pair, edges = arguments[:2]
+    paths = ([path.at, path.via, list(map(str, path.receivers)), str(part), path.kv_heads] for path, part in edges)
+    return [[*said, pair.metric] for said in paths]
 
 
 def cost_of(search: Replay, one: Measured) -> int:
@@ -223,10 +246,7 @@ def cost_of(search: Replay, one: Measured) -> int:
     chunks = call.arguments[-1]
     if call.function.__name__ == "probe_probabilities":
         return spent.of_probes(step, search.shape, chunks, call.arguments[1])
-    paths = [(call.arguments[1], call.arguments[2])]
-    if call.function.__name__ == "edge_probabilities":
-        together: dict[Path, list[Any]] = {}
-        for path, part in call.arguments[1]:
-            together.setdefault(path, []).append(part)
-        paths = list(together.items())
-    return spent.of_paths(step, search.shape, chunks, paths)
+    paths: dict[Path, list[Any]] = {}
+    for path, part in call.arguments[1]:
+        paths.setdefault(path, []).append(part)
+    return spent.of_paths(step, search.shape, chunks, list(paths.items()))

@@ -35,7 +35,7 @@ from nnsight_et.methods.discovery.graph import (
     inputs_of,
     is_bottom,
 )
-from nnsight_et.methods.discovery.race import MARGIN, Raced, Trials
+from nnsight_et.methods.discovery.race import MARGIN, Family, Raced, Trials
 from nnsight_et.methods.discovery.summary import OPEN, ProbeRecord, Why
 from nnsight_et.models.catalog import Shape
 
@@ -134,7 +134,7 @@ class Search:
         """Search until nothing more is found, or no more may be searched."""
         logits = Searched(Branch(LOGITS, None, self.positions[-1]), "logits")
         self.branches[LOGITS] = logits
-        yield from self._patch_senders(logits)
+        yield from self._patch_senders([logits], LOGITS)
         rounds = 0
         while True:
             while new := self._new_nodes():
@@ -160,7 +160,7 @@ class Search:
         return sorted(best, key=lambda node: (best[node], node))
 
     def _open(self, some: Sequence[Searched], why: Why, name: str) -> Steps:
-        """Search as many of the branches as may be: halves of layers of all of them at once, then branch by branch."""
+        """Search as many of the branches as may be: halves of layers of all of them at once, then their senders."""
         opened, reserved = list[Searched](), 0
         for one in some:
             limit = self._limit(one.branch, reserved)
@@ -171,43 +171,37 @@ class Search:
             elif why == "effect":
                 one.why = limit
         yield from self._patch_halves(opened, f"layers {name}")
-        for one in opened:
-            yield from self._patch_senders(one)
+        yield from self._patch_senders(opened, f"senders {name}")
 
-    def _patch_senders(self, one: Searched) -> Steps:
-        """Patch the senders of a branch, one by one, and choose its candidates."""
-        ranked = list[tuple[float, Node]]()
-        for kind in self.kinds:
-            senders = one.branch.senders(self.shape, kind)
-            if not senders:
-                continue
-            path, name = one.branch.path(kind), f"{one.branch.name}{' MLPs' * (kind == 'mlps')}"
-            found = one.halves if kind == "heads" else None
-            if one.why == "logits":
-                measured = partial(self.trials.edges, path, senders, name)
-                raced = yield from self.trials.run_all(measured, len(senders), "search")
-            else:
+    def _patch_senders(self, some: Sequence[Searched], name: str) -> Steps:
+        """Patch the senders of branches, one by one, in the same measurements, and choose the branches' candidates."""
+        asked = list[tuple[Searched, Kind, list[Component], list[int]]]()
+        for one in some:
+            for kind in self.kinds:
+                senders, found = one.branch.senders(self.shape, kind), one.halves if kind == "heads" else None
                 alone = [index for index, sender in enumerate(senders) if found is None or sender in found.alone]
-                raced = yield from self._race_some(path, senders, name, alone)
-            one.tested[kind] = Tested(tuple(senders), raced)
+                if senders:
+                    asked.append((one, kind, senders, alone))
+        edges = [(one.branch.path(kind), senders[index]) for one, kind, senders, alone in asked for index in alone]
+        families = [Family(len(alone), len(senders)) for _, _, senders, alone in asked]
+        run = self.trials.run_all if name == LOGITS else self.trials.race
+        raced = yield from run(partial(self.trials.edges, edges, name), len(edges), "search", families)
+        parts = raced.split([family.run for family in families])
+        for (one, kind, senders, alone), part in zip(asked, parts, strict=True):
+            one.tested[kind] = Tested(tuple(senders), part.among(alone, len(senders)))
+        for one in some:
+            self._choose_candidates(one)
+
+    def _choose_candidates(self, one: Searched) -> None:
+        ranked = list[tuple[float, Node]]()
+        for tested in one.tested.values():
+            raced = tested.raced
             chosen = (raced.score <= -self.trials.threshold) & (raced.p_bh <= self.spec.level)
             indices: list[int] = to_list(torch.nonzero(chosen)[:, 0])
-            for index in indices:
-                ranked.append((raced.score[index].item(), Node(senders[index], one.branch.at)))
+            ranked += [(raced.score[index].item(), Node(tested.senders[index], one.branch.at)) for index in indices]
         for score, node in sorted(ranked)[: self.spec.keep]:
             one.candidates.append(node)
             self.scores[Edge(node, one.branch)] = score
-
-    def _race_some(
-        self, path: Path, senders: Sequence[Component], name: str, alone: Sequence[int]
-    ) -> Generator[Progress, None, Raced]:
-        """Race some of the senders; the others were not run."""
-        if not alone:
-            empty = torch.zeros(0, len(self.trials.examples), dtype=torch.float64)
-            return Raced(empty, empty[:, 0], empty[:, 0]).among((), len(senders))
-        measured = partial(self.trials.edges, path, [senders[index] for index in alone], name)
-        raced = yield from self.trials.race(measured, len(alone), "search", len(senders))
-        return raced.among(alone, len(senders))
 
     def _patch_halves(self, some: Sequence[Searched], name: str) -> Steps:
         """Patch halves of layers at once, and open those that move the answer of any prompts enough, up or down."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from nnsight_et.core.circuit import Component
 from nnsight_et.engine.budget import Chunks
 from nnsight_et.engine.paths import Path
-from nnsight_et.interventions.probes import Probe
+from nnsight_et.interventions.probes import Probe, suffixes_of
 from nnsight_et.measuring.steps import Step
 from nnsight_et.models.catalog import Shape
 from nnsight_et.planning.cost.methods import Prompts, Sizes, total
-from nnsight_et.planning.cost.paths import edges, probing
+from nnsight_et.planning.cost.paths import ProbePass, edges, probing
 
 
 def prompts_in(step: Step) -> Iterator[Prompts]:
@@ -34,10 +35,16 @@ def of_paths(step: Step, shape: Shape, chunks: Chunks, paths: Sequence[tuple[Pat
 
 def of_probes(step: Step, shape: Shape, chunks: Chunks, probes: Sequence[Probe]) -> int:
     """Probes of one measurement."""
-    places: dict[tuple[str, str], tuple[Sequence[int], int, int]] = {}
-    for probe in probes:
-        layers, variants, sets = places.get(probe.place, ((), 0, 0))
-        here = {receiver.layer for receiver in probe.path.receivers}
-        places[probe.place] = (sorted({*layers, *here}), variants + 1, sets + (probe.donors is not None))
-    sizes = Sizes(shape, chunks)
-    return round(total(probing(sizes, one, places) for one in prompts_in(step)).token_layers)
+    sizes, passes = Sizes(shape, chunks), passes_of(probes, shape.parallel)
+    return round(total(probing(sizes, one, passes) for one in prompts_in(step)).token_layers)
+
+
+def passes_of(probes: Sequence[Probe], parallel: bool) -> list[ProbePass]:
+    """The passes that probes of one measurement take, as plans count them."""
+    passes = list[ProbePass]()
+    for (at, via, start), some in suffixes_of(probes, parallel).items():
+        last = max(receiver.layer for index in some for receiver in probes[index].path.receivers)
+        lowest = Counter(probes[index].lowest for index in some)
+        sets = {layer: count for layer, count in lowest.items() if layer is not None}
+        passes.append(ProbePass(at, via, start, last, len(some), sets))
+    return passes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from nnsight_et.core.circuit import Component
-from nnsight_et.engine.paths import KeptParts, Path, StageReads
+from nnsight_et.engine.paths import End, KeptParts, Path, StageReads
 from nnsight_et.planning.cost.methods import (
     Count,
     Prompts,
@@ -25,10 +26,10 @@ def path_patching(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[
 
 
 def edges(sizes: Sizes, prompts: Prompts, paths: Sequence[tuple[Path, Sequence[Component]]]) -> Count:
-    """The same of several paths from heads: one base run, and one source run up to the last layer of any sender."""
-    top = sizes.shape.n_layers
-    last = max(senders[-1].layer for _, senders in paths)
-    source = source_run(prompts, last) if paths[0][0].senders == "heads" else whole_run(prompts, last + 1)
+    """The same of several paths: one base run, and one source run up to the last layer of any sender."""
+    top, last = sizes.shape.n_layers, max(senders[-1].layer for _, senders in paths)
+    of_mlp = any(path.senders == "mlps" and senders[-1].layer == last for path, senders in paths)
+    source = whole_run(prompts, last + 1) if of_mlp else source_run(prompts, last)
     found = [captured_run(prompts, top), source.beside(prompts.cached_tokens(top))]
     return total([*found, *(_path_passes(sizes, prompts, path, senders) for path, senders in paths)])
 
@@ -80,17 +81,29 @@ def _path_passes(sizes: Sizes, prompts: Prompts, path: Path, senders: Sequence[C
     return total(found)
 
 
-def probing(sizes: Sizes, prompts: Prompts, places: Mapping[tuple[str, str], tuple[Sequence[int], int, int]]) -> Count:
-    """Probes, by position and via: receivers' layers, how many variants, and of these how many that heads write.
+@dataclass(frozen=True)
+class ProbePass:
+    """Probes of one suffix pass, from layer `start` on; `last` is the layer of their last receiver.
 
-    One capture and one source run for all; the passes of interventions.probes.
+    sets: the lowest layer of donors -> how many of the variants they write the inputs of.
     """
+
+    at: str
+    via: End
+    start: int
+    last: int
+    variants: int
+    sets: Mapping[int, int]
+
+
+def probing(sizes: Sizes, prompts: Prompts, passes: Sequence[ProbePass]) -> Count:
+    """Probes: one capture and one source run for all, and the passes of interventions.probes."""
     top = sizes.shape.n_layers
-    last = max(max(layers) for layers, _, _ in places.values())
-    found = [captured_run(prompts, top), whole_run(prompts, last + 1).beside(prompts.cached_tokens(top))]
-    for (at, via), (layers, variants, sets) in places.items():
-        if sets:
-            mlps = max(layers) + (via == "input")
-            found.append(Count(mlp=prompts.count * sets * mlps, passes=prompts.batches))
-        found.append(suffix_run(sizes, prompts, prompts.live([at]), min(layers), variants))
+    source = whole_run(prompts, max(one.last for one in passes) + 1)
+    found = [captured_run(prompts, top), source.beside(prompts.cached_tokens(top))]
+    for one in passes:
+        for lowest, variants in one.sets.items():
+            mlps = one.last + (one.via == "input") - lowest
+            found.append(Count(mlp=prompts.count * variants * mlps, passes=prompts.batches))
+        found.append(suffix_run(sizes, prompts, prompts.live([one.at]), one.start, one.variants))
     return total(found)
