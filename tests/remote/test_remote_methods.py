@@ -15,7 +15,7 @@ from tests.helpers.remote_study import Remotely
 
 JOBS = {  # a stage, a model, or what the next step depends on is a job; a comparison needs no model
     "found": 2, "table": 2, "pruned": 2, "complete": 1, "masks": 2, "roles": 2, "across": 2, "blind": 1, "looks": 1,
-    "screen": 1, "overlap": 0, "mlps": 2, "graph": 2,
+    "screen": 1, "overlap": 0, "mlps": 2, "graph": 1,
 }  # fmt: skip
 STAGES = """\
   found:
