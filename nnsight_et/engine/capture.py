@@ -149,20 +149,18 @@ def cache_with(
 
 
 def head_outputs(model: Model, run: PromptBatch, wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[int, Tensor]]:
-    """Position -> layer -> z [batch, head, d_head] there, of one plain run, which stops before the last wanted MLP."""
+    """Position -> layer -> z [batch, head, d_head] there, of one plain run."""
     heads: Mapping[tuple[str, Kind], Iterable[int]] = {(name, "heads"): layers for name, layers in wanted.items()}
     return {name: found for (name, _), found in component_outputs(model, run, heads).items()}
-
-
-def mlp_outputs(model: Model, run: PromptBatch, at: str, wanted: Iterable[int]) -> dict[int, Tensor]:
-    """Layer -> what its MLP adds [batch, d] at the position, of one plain run, which stops above the last."""
-    return component_outputs(model, run, {(at, "mlps"): wanted})[at, "mlps"]
 
 
 def component_outputs(
     model: Model, run: PromptBatch, wanted: Mapping[tuple[str, Kind], Iterable[int]]
 ) -> dict[tuple[str, Kind], dict[int, Tensor]]:
-    """The same of heads and MLPs at several positions, of one run: (position, kind) -> layer -> outputs."""
+    """(position, kind) -> layer -> z [batch, head, d_head], or what the MLP adds [batch, d], of one plain run.
+
+    It stops before the last wanted layer's MLP, or after it if that is wanted.
+    """
     layers = {key: frozenset(found) for key, found in wanted.items()}
     outputs: dict[tuple[str, Kind], dict[int, Tensor]] = {key: {} for key in layers}
     if not any(layers.values()):

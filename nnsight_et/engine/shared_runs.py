@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nnsight_et.core.batch import Pair, PromptBatch
 from nnsight_et.core.named_metrics import METRICS
-from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, head_outputs, mlp_outputs, suffix_of, visible
+from nnsight_et.engine.capture import Capture, TokenCapture, capture_run, component_outputs, suffix_of, visible
 from nnsight_et.engine.paths import KeptParts, Kind, Path, StageReads
 from nnsight_et.engine.readout import Readout, ReadoutSpec, readout
 from nnsight_et.models.model import Model
@@ -119,10 +119,8 @@ def both_runs(
     if shared is None or model.runs is None or model.recurrent:
         place = pair.base.positions[path.at]
         capture = capture_run(model, pair.base, suffix_of(pair.base, place), sorted(starts), [place])
-        if path.senders == "mlps":
-            donated = mlp_outputs(model, pair.source, path.at, donors)
-        else:
-            donated = head_outputs(model, pair.source, {path.at: donors})[path.at]
+        end = path.at, path.senders
+        donated = component_outputs(model, pair.source, {end: donors})[end]
         return capture, donated, readout(capture.logits, ReadoutSpec.of(pair, capture.logits))
     runs: dict[Any, BothRuns] = model.runs
     for key, one in runs.items():
@@ -139,12 +137,7 @@ def _run_both(model: Model, shared: SharedRuns) -> BothRuns:
     first = torch.stack([pair.base.positions[name] for name in names]).amin(0)
     places = [pair.base.positions[name] for name in names]
     capture = capture_run(model, pair.base, suffix_of(pair.base, first), layers, places)
-    wanted = {one.at: layers for one in shared.stages if one.senders == "heads"}
-    donated: dict[tuple[str, Kind], Mapping[int, Tensor]] = {
-        (name, "heads"): given for name, given in head_outputs(model, pair.source, wanted).items()
-    }
-    for name in sorted({one.at for one in shared.stages if one.senders == "mlps"}):
-        donated[name, "mlps"] = mlp_outputs(model, pair.source, name, layers)
+    donated = component_outputs(model, pair.source, {(one.at, one.senders): layers for one in shared.stages})
     tokens = dict(zip(names, capture.tokens, strict=True))
     read = readout(capture.logits, ReadoutSpec.of(pair, capture.logits))
     again = METRICS[pair.metric].compares

@@ -30,8 +30,8 @@ class Edit:
 
     values [variant or 1, batch, k, d_head] replace what the run computes for heads [k]; keep [variant, k], where given,
     or [variant, batch, k], is how much of the run's own value stays: booleans choose, numbers in [0, 1] mix (and carry
-    gradients). seen_by,
-    where given, are the query heads [q] that see the edited keys or values; the others see the run's own.
+    gradients). seen_by, where given, are the query heads [q] that see the edited keys or values; the others see the
+    run's own.
     """
 
     layer: int

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+from nnsight_et_cli import execute
 from safetensors.torch import load_file
 
 from nnsight_et.manifest import load
@@ -34,6 +37,15 @@ def test_a_run_ends_with_the_table_and_a_second_one_has_nothing_to_do(written: P
     tensors = load_file(result / "scores.safetensors")
     assert tensors["value_fetcher.score"].shape == (3, 4)
     assert json.loads((result / "result.json").read_text())["job"]["name"] == "found"
+
+
+def test_what_imports_have_made_is_kept_out_of_garbage_collections_once(done: Path, monkeypatch: pytest.MonkeyPatch):
+    frozen = list[int]()
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    execute._freeze_imports.cache_clear()
+    for _ in range(2):
+        assert et("run", "study.yaml").exit_code == 0
+    assert frozen == [1]
 
 
 def test_a_damaged_result_is_made_again_from_its_cells(done: Path):

@@ -77,8 +77,8 @@ def test_both_runs_are_made_once_and_all_that_follows_is_the_senders_own(model):
             path_probabilities(fresh, of([0, 1]), path, senders, "default", Chunks())
         source = max(sender.layer for sender in senders)  # the MLP of the last layer that is read is not run
         own = alone["layers"] - of([0, 1]).base.tokens.numel() * (model.n_layers - 1 + source) - 2
-        last = model.n_layers - 1  # base, source, and the source's MLPs in a run of their own
-        runs = 0 if number else layer * (last + last + model.n_layers) + len(EXAMPLES)
+        # base, and source with its last MLP, which a later path reads
+        runs = 0 if number else layer * (model.n_layers - 1 + model.n_layers) + len(EXAMPLES)
         assert together["layers"] == own + runs
     assert len(fresh.runs or {}) == 1
 

@@ -13,7 +13,7 @@ from nnsight_et.core.metrics import patching_effect
 from nnsight_et.core.named_metrics import DEFAULT_METRIC, Metric
 from nnsight_et.engine import shared_runs
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import head_outputs
+from nnsight_et.engine.capture import component_outputs
 from nnsight_et.engine.paths import Path
 from nnsight_et.interventions.path_patching import path_probabilities
 from nnsight_et.interventions.screened_paths import screened_probabilities
@@ -51,10 +51,11 @@ def test_an_estimate_is_what_a_small_part_of_the_way_does(model, path: Path, met
     for part in (PART, -PART):
 
         def go_a_part(model, run, wanted, part=part):
-            base, source = (head_outputs(model, one, wanted)[path.at] for one in (pair.base, pair.source))
-            return {path.at: {layer: z + part * (source[layer] - z) for layer, z in base.items()}}
+            ((end, base),) = component_outputs(model, pair.base, wanted).items()
+            source = component_outputs(model, pair.source, wanted)[end]
+            return {end: {layer: z + part * (source[layer] - z) for layer, z in base.items()}}
 
-        monkeypatch.setattr(shared_runs, "head_outputs", go_a_part)
+        monkeypatch.setattr(shared_runs, "component_outputs", go_a_part)
         step = screened_probabilities(model, pair, path, senders, "default", Chunks())
         moved.append(patching_effect(step[f"patched{name}"], step[f"base{name}"], metric))
         torch.testing.assert_close(step["estimate"] / part, found["estimate"], rtol=1e-6, atol=1e-12)

@@ -22,7 +22,7 @@ from nnsight_et.core.metrics import is_right, patching_effect
 from nnsight_et.core.named_metrics import WRITTEN, Metric
 from nnsight_et.engine import shared_runs
 from nnsight_et.engine.budget import Chunks
-from nnsight_et.engine.capture import head_outputs
+from nnsight_et.engine.capture import component_outputs
 from nnsight_et.interventions import (
     ablation,
     activation_patching,
@@ -437,10 +437,11 @@ def test_a_gradient_estimates_what_a_small_part_of_the_way_does(name, metric, mo
     for step in (part, -part):
 
         def go_a_part(model, run, wanted, step=step):
-            base, source = (head_outputs(model, one, wanted)[path.at] for one in (rows.base, rows.source))
-            return {path.at: {layer: z + step * (source[layer] - z) for layer, z in base.items()}}
+            ((end, base),) = component_outputs(model, rows.base, wanted).items()
+            source = component_outputs(model, rows.source, wanted)[end]
+            return {end: {layer: z + step * (source[layer] - z) for layer, z in base.items()}}
 
-        monkeypatch.setattr(shared_runs, "head_outputs", go_a_part)
+        monkeypatch.setattr(shared_runs, "component_outputs", go_a_part)
         one = screened_paths.screened_probabilities(model, pair, path, senders, "default", Chunks())
         moved.append(patching_effect(one[f"patched{key}"], one[f"base{key}"], metric))
     slope = (moved[0] - moved[1]) / (2 * part)
